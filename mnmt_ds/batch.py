@@ -1,0 +1,51 @@
+"""What flows from data to loss: a batch of ONE language pair, and what teachers add to it.
+
+Shape letters: B sentences, S source positions, T target positions, D model width, E teacher's width, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+BOS, PAD, EOS, UNK = 0, 1, 2, 3
+"""Special ids, as in M2M100 (so that an export needs no renumbering)."""
+
+
+class TeacherSignal(NamedTuple):
+    """One teacher's view of a batch; without gradient."""
+
+    hidden_BTE: Tensor
+    """Decoder states, any float dtype."""
+    projection_VE: Tensor
+    """The teacher's output projection."""
+
+
+class Batch(NamedTuple):
+    """Sentences of one language pair, padded; already framed with tags and end symbols."""
+
+    source_BS: Tensor
+    """int64, PAD on the right."""
+    decoder_BT: Tensor
+    """int64, decoder input: start symbol or tag, then the target shifted right."""
+    target_BT: Tensor
+    """int64, gold tokens and the end symbol; PAD where nothing counts."""
+    pair: int
+    """Index of the language pair in the run's list."""
+    sentence_B: Tensor
+    """int64, index of each sentence in its pair's training set (the key of caches)."""
+    tokens: int
+    """Gold tokens of this micro-batch that count."""
+    divisor: int
+    """Gold tokens of the whole update, over all ranks and accumulation steps: the one divisor of the loss."""
+    teachers: tuple[TeacherSignal, ...] = ()
+
+
+def to_device(batch: Batch, device: object) -> Batch:
+    """The batch with its tensors on a device (asynchronous where pinned)."""
+    return batch._replace(
+        **{
+            name: value.to(device, non_blocking=True)
+            for name, value in batch._asdict().items()
+            if isinstance(value, Tensor)
+        }
+    )

@@ -1,0 +1,171 @@
+"""Strict settings: defaults < YAML (``extends:`` first) < ``a.b=c`` overrides.
+
+An unknown key, a duplicate key or a value of the wrong kind is a UserError that names file, line and remedy.
+Each component's settings class stands beside the component; this file knows none of them.
+"""
+
+import difflib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mnmt_ds.errors import UserError
+
+
+class Settings(BaseModel):
+    """Base of every settings class: immutable, no unknown key, the docstring under a field is its description."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, validate_default=True
+    )
+
+
+S = TypeVar("S", bound=Settings)
+Keys = tuple[str | int, ...]
+
+
+def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
+    """Reads a YAML file (None: defaults alone), applies overrides such as ``train.max_tokens=512``, and checks all."""
+    where: dict[Keys, str] = {}
+    values: dict[str, Any] = _read(path, where, ()) if path is not None else {}
+    for override in overrides:
+        _apply(values, override, where)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(kind, error, where, path)) from None
+
+
+def dump(settings: Settings) -> str:
+    """The settings as YAML that ``load`` reads back to an equal object."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe(kind: type[Settings], indent: str = "") -> list[str]:
+    """One line a key: name, default and description; what ``--help-config`` prints."""
+    lines: list[str] = []
+    for name, field in kind.model_fields.items():
+        nested = _settings_class(field.annotation)
+        if nested is not None:
+            lines += [f"{indent}{name}:", *describe(nested, indent + "  ")]
+        else:
+            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            lines.append(f"{indent}{name}: {default}   # {' '.join((field.description or '').split())}")
+    return lines
+
+
+def _read(path: Path, where: dict[Keys, str], seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise UserError(f"{path}:1: 'extends' leads back to this file; remove the cycle")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML recipe") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = _build(root, path, (), where) if root is not None else {}
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or error.context_mark).line + 1 if (error.problem_mark or error.context_mark) else 1
+        raise UserError(f"{path}:{line}: not valid YAML ({error.problem}); mend that line") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}:1: a recipe is a mapping of sections, this is a {type(values).__name__}")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    inherited: dict[Keys, str] = {}
+    merged = _merge(_read(path.parent / str(base), inherited, (*seen, path)), values)
+    for keys, place in inherited.items():
+        where.setdefault(keys, place)
+    return merged
+
+
+def _build(node: yaml.Node, path: Path, keys: Keys, where: dict[Keys, str]) -> Any:
+    """YAML node to plain values, remembering where each key stood; duplicate keys are refused."""
+    where[keys] = f"{path}:{node.start_mark.line + 1}"
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in result:
+                raise UserError(f"{path}:{key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
+            result[key] = _build(value_node, path, (*keys, key), where)
+            where[(*keys, key)] = f"{path}:{key_node.start_mark.line + 1}"
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(child, path, (*keys, i), where) for i, child in enumerate(node.value)]
+    return yaml.safe_load(yaml.serialize(node))
+
+
+def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise UserError(f"override '{override}': not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        raise UserError(f"override '{override}': the value is not valid YAML; quote it") from None
+    *parents, last = name.split(".")
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    values[last] = value
+    where[tuple(name.split("."))] = f"override '{override}'"
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            value = _merge(result[key], value)
+        result[key] = value
+    return result
+
+
+def _explain(kind: type[Settings], error: ValidationError, where: dict[Keys, str], path: Path | None) -> str:
+    """One line for the first fault, with a count of the others."""
+    faults = error.errors()
+    fault = faults[0]
+    keys: Keys = tuple(fault["loc"])
+    place = next((where[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in where), str(path or "settings"))
+    name = ".".join(map(str, keys))
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(kind, keys[:-1])
+        near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        message = f"{place}: unknown key '{name}'; {remedy}"
+    else:
+        reason = fault["msg"].removeprefix("Value error, ")
+        message = f"{place}: {name + ': ' if name else ''}{reason}"
+        if "input" in fault and not isinstance(fault["input"], dict | list | BaseModel) and fault["type"] != "missing":
+            message += f" (got {fault['input']!r})"
+    return message + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+
+
+def _known_keys(kind: type[Settings], keys: Keys) -> list[str]:
+    current: type[Settings] | None = kind
+    for key in keys:
+        if isinstance(key, int) or current is None:
+            continue
+        field = current.model_fields.get(key)
+        inner = _settings_class(field.annotation) if field is not None else None
+        current = inner if inner is not None else current
+    return list(current.model_fields) if current is not None else []
+
+
+def _settings_class(annotation: Any) -> type[Settings] | None:
+    """The Settings class inside an annotation such as ``X``, ``X | None``, ``list[X]`` or ``dict[str, X]``."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation if issubclass(annotation, Settings) else None
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict):
+        return next((found for arg in get_args(annotation) if (found := _settings_class(arg)) is not None), None)
+    return None

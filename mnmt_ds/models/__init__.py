@@ -1,0 +1,1 @@
+"""Encoder-decoder Transformer with M2M100's architecture."""

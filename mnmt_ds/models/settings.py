@@ -1,0 +1,62 @@
+"""The model's shape: presets of the papers, each field free to override."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from mnmt_ds.config import Settings
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": dict(d_model=128, ffn=512, heads=4, encoder_layers=2, decoder_layers=2),
+    "ted": dict(d_model=512, ffn=1024, heads=4, encoder_layers=6, decoder_layers=6),
+    "base": dict(d_model=512, ffn=2048, heads=8, encoder_layers=6, decoder_layers=6),
+    "big": dict(d_model=1024, ffn=4096, heads=16, encoder_layers=6, decoder_layers=6),
+    "m15": dict(d_model=1024, ffn=4096, heads=16, encoder_layers=12, decoder_layers=12),
+}
+"""tiny: calibration runs; ted: LSSD's released TED-8 scripts; base: papers 1 and 2; big and m15: paper 3."""
+
+
+class ModelSettings(Settings):
+    """Shape and regularisation of one student."""
+
+    preset: Literal["tiny", "ted", "base", "big", "m15"] = "base"
+    """Fills every shape below that is not given: tiny 2+2 layers of 128, ted (LSSD's TED scripts), base, big, m15 (12+12)."""
+    d_model: int = 0
+    """Width of embeddings and layers; 0: the preset's."""
+    ffn: int = 0
+    """Width of the feed-forward layers; 0: the preset's."""
+    heads: int = 0
+    """Attention heads; 0: the preset's."""
+    encoder_layers: int = 0
+    """Encoder layers; 0: the preset's."""
+    decoder_layers: int = 0
+    """Decoder layers; 0: the preset's."""
+    dropout: float = 0.1
+    """Probability on embeddings and on every sub-layer's output."""
+    attention_dropout: float = 0.0
+    """Probability on attention weights."""
+    activation_dropout: float = 0.0
+    """Probability after the feed-forward activation."""
+    share_embeddings: Literal["all", "decoder"] = "all"
+    """all: encoder, decoder and output projection share one matrix (M2M100); decoder: the encoder has its own."""
+    max_positions: int = 1024
+    """Longest sequence in tokens."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        shape = PRESETS.get(values.get("preset", "base"), {})
+        return {**values, **{key: value for key, value in shape.items() if not values.get(key)}}
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelSettings":
+        if self.d_model % self.heads or self.d_model % 2:
+            raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads {self.heads}")
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1)")
+        return self
