@@ -1,0 +1,63 @@
+"""The fused loss's one signature: gold and teacher cross-entropy, gates, and the K-pass divergence.
+
+    loss = gold_weight * CE + sum_j weight_j * gate_j * KD_j + divergence_weight * X-divergence
+
+reference.py defines it. ``implementation``: reference (plain PyTorch), chunked (PyTorch, no big matrix), cpu (C++),
+cuda; auto takes the fastest that runs here.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.errors import UserError
+from mnmt_ds.kernels import fused, reference
+from mnmt_ds.kernels.problem import check, flatten
+from mnmt_ds.kernels.types import Gate, Sums, Teacher
+
+__all__ = ["Gate", "Sums", "Teacher", "ce_with_teacher", "chosen"]
+
+IMPLEMENTATIONS = ("auto", "reference", "chunked")
+
+
+def chosen(implementation: str, device: torch.device) -> str:
+    """The implementation that would run on a device; UserError for an unknown name."""
+    if implementation not in IMPLEMENTATIONS:
+        raise UserError(f"loss: unknown implementation '{implementation}'; know {', '.join(IMPLEMENTATIONS)}")
+    return "chunked" if implementation == "auto" else implementation
+
+
+def ce_with_teacher(
+    hidden_BTD: Tensor,
+    projection_VD: Tensor,
+    target_BT: Tensor,
+    teachers: Sequence[Teacher] = (),
+    *,
+    smoothing: float = 0.1,
+    gold_weight: float | Tensor = 1.0,
+    passes: int = 1,
+    divergence_weight: float = 0.0,
+    pad: int = 1,
+    implementation: str = "auto",
+) -> Sums:
+    """The loss and its statistics; with K passes, hidden states are (K * B, T, D), pass after pass.
+
+    target_BT: integer; positions equal to ``pad`` never count. gold_weight: a number, (B,) or (B, T).
+    UserError where shapes, dtypes, weights, targets or vocabularies do not fit.
+    """
+    arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
+    check(hidden_BTD, projection_VD, target_BT, *arguments)
+    if chosen(implementation, hidden_BTD.device) == "reference":
+        return reference.ce_with_teacher(
+            hidden_BTD, projection_VD, target_BT, teachers, smoothing=smoothing, gold_weight=gold_weight,
+            passes=passes, divergence_weight=divergence_weight, pad=pad,
+        )  # fmt: skip
+    grad = torch.is_grad_enabled()
+    with torch.no_grad():
+        problem = flatten(hidden_BTD, projection_VD, target_BT, *arguments)
+        found = fused.compute(problem, grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
+        result = fused.sums(problem, found)
+    if found.hidden_KND is None and found.projection_VD is None:
+        return result
+    return result._replace(loss=fused.attach(hidden_BTD, projection_VD, result.loss, problem, found))

@@ -1,0 +1,69 @@
+"""What the fused loss takes and gives: teachers with their gates, and the sums that come out.
+
+Shape letters of this package: B sentences, T positions, N tokens that count, D student's width, E teacher's width,
+V vocabulary, K passes, J teachers.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Gate(NamedTuple):
+    """How much of a teacher's term a sentence (or a token) takes; carries no gradient.
+
+    With P the mean gold probability of a sentence (level "sentence") or the gold probability of a token ("token"):
+    whole: 1. selective: 1 where P(teacher) >= P(student), else ``below``. adaptive: min(P(teacher) / P(student), cap).
+    """
+
+    kind: str = "whole"
+    """whole, selective or adaptive."""
+    level: str = "sentence"
+    """sentence or token: over what P is taken."""
+    cap: float = 2.0
+    """Greatest adaptive gate."""
+    below: float = 0.0
+    """Selective gate where the teacher is worse (the released LSSD code: 0.2)."""
+    strict: bool = False
+    """Selective: the teacher must be better, not merely as good."""
+
+
+class Teacher(NamedTuple):
+    """One teacher of a batch: T^2 * CE(softmax(teacher / T), softmax(student / T)) a token; without gradient."""
+
+    hidden_BTE: Tensor
+    """The teacher's decoder states."""
+    projection_VE: Tensor
+    """The teacher's output projection."""
+    weight: float | Tensor
+    """Weight of the term: a number, (B,) a sentence, or (B, T) a token."""
+    gate: Gate = Gate()
+    temperature: float = 1.0
+    """T above; gates always compare probabilities at temperature 1."""
+    vocabulary_V: Tensor | None = None
+    """bool: the words this teacher may use; its distribution is cut to them and renormalised. None: all."""
+
+
+class Sums(NamedTuple):
+    """The loss and what is worth logging. Sums over tokens; with K passes, the mean over passes of each sum."""
+
+    loss: Tensor
+    """() the objective, differentiable."""
+    ce: Tensor
+    """() label-smoothed CE, not weighted by ``gold_weight``."""
+    nll: Tensor
+    """() CE without smoothing."""
+    tokens: Tensor
+    """() tokens that count (of one pass)."""
+    kd: tuple[Tensor, ...]
+    """() per teacher: gate times KD, without the teacher's weight."""
+    gate: tuple[Tensor, ...]
+    """(B,) per teacher: mean gate over the sentence's tokens; 0 for an empty sentence."""
+    student_probability_B: Tensor
+    """Mean gold probability of each sentence."""
+    teacher_probability: tuple[Tensor, ...]
+    """(B,) per teacher: the same of the teacher, at temperature 1."""
+    agreement: tuple[Tensor, ...]
+    """(B,) per teacher: share of tokens where student and teacher favour the same word."""
+    divergence: Tensor
+    """() X-divergence of the K passes, not weighted; 0 for one pass."""
