@@ -1,0 +1,1 @@
+"""Corpora: from raw text to batches."""

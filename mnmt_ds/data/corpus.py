@@ -1,0 +1,118 @@
+"""A prepared corpus, opened for training and evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnmt_ds.data.indexed import Indexed
+from mnmt_ds.data.tokenizer import Tokenizer
+from mnmt_ds.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Split:
+    """Sentence pairs of one pair's train, dev or test set."""
+
+    def __init__(self, directory: Path, pair: str, name: str) -> None:
+        self._texts = [directory / "text" / f"{pair}.{name}.{side}" for side in ("src", "tgt")]
+        self._data = Indexed(directory / "bin" / f"{pair}.{name}")
+        self.source_lengths: np.ndarray = self._data.lengths[0::2]
+        """Pieces of each source, without special symbols; int32."""
+        self.target_lengths: np.ndarray = self._data.lengths[1::2]
+        """Pieces of each target, without special symbols; int32."""
+
+    def __len__(self) -> int:
+        return len(self._data) // 2
+
+    def pieces(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of source and target i (int64), without special symbols."""
+        return self._data[2 * i], self._data[2 * i + 1]
+
+    def text(self) -> tuple[list[str], list[str]]:
+        """All sources and all targets, cleaned but not tokenised."""
+        source, target = (path.read_bytes().decode().split("\n")[:-1] for path in self._texts)
+        return source, target
+
+
+class Sentences:
+    """Monolingual sentences of one language."""
+
+    def __init__(self, directory: Path, lang: str) -> None:
+        self._text = directory / "text" / f"mono.{lang}"
+        self._data = Indexed(directory / "bin" / f"mono.{lang}")
+        self.lengths: np.ndarray = self._data.lengths
+        """Pieces of each sentence; int32."""
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def pieces(self, i: int) -> np.ndarray:
+        """Ids of sentence i (int64), without special symbols."""
+        return self._data[i]
+
+    def text(self) -> list[str]:
+        """All sentences, cleaned but not tokenised."""
+        return self._text.read_bytes().decode().split("\n")[:-1]
+
+
+class Corpus:
+    """What ``mnmt-ds prepare`` made: splits by pair, the tokenizer, the manifest."""
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.pairs: tuple[str, ...] = tuple(manifest["pairs"])
+        self.monolingual: tuple[str, ...] = tuple(manifest["monolingual"])
+        self.hash: str = manifest["hash"]
+        """SHA-256 over every file of text and ids and the tokenizer: equal data, equal hash."""
+
+    @classmethod
+    def open(cls, directory: Path | str) -> "Corpus":
+        """Opens a prepared directory; UserError where it is missing, incomplete or has another tokenizer's ids."""
+        directory = Path(directory)
+        path = directory / MANIFEST
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            known = manifest["format"] == FORMAT
+            sizes = {name: facts["size"] for name, facts in manifest["files"].items()}
+        except FileNotFoundError:
+            raise UserError(f"{path}: no prepared corpus here; run mnmt-ds prepare") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: not a readable manifest; run mnmt-ds prepare again") from None
+        if not known:
+            raise UserError(f"{path}: made by another version of mnmt-ds; run mnmt-ds prepare again")
+        for name, size in sizes.items():
+            try:
+                found = (directory / name).stat().st_size
+            except OSError:
+                raise UserError(f"{directory / name}: is missing; run mnmt-ds prepare again") from None
+            if found != size:
+                raise UserError(
+                    f"{directory / name}: {found} bytes, but {size} when prepared; run mnmt-ds prepare again"
+                )
+        tokenizer = Tokenizer.open(directory / "tokenizer")
+        if tokenizer.hash != manifest["tokenizer_hash"]:
+            raise UserError(
+                f"{directory / 'tokenizer'}: this tokenizer ({tokenizer.hash[:12]}) is not the one that made the ids"
+                f" ({manifest['tokenizer_hash'][:12]}); run mnmt-ds prepare again"
+            )
+        return cls(directory, manifest, tokenizer)
+
+    def split(self, pair: str, name: str) -> Split:
+        """Pair "bs-en", split "train", "dev" or "test"."""
+        if pair not in self.pairs:
+            raise UserError(f"pair '{pair}': not in {self.directory}, which has {', '.join(self.pairs)}")
+        if name not in self.manifest["pairs"][pair]["splits"]:
+            raise UserError(f"{self.directory}: pair {pair} has no {name} set; set data.split.{name} or give files")
+        return Split(self.directory, pair, name)
+
+    def mono(self, lang: str) -> Sentences:
+        """Monolingual sentences of a language."""
+        if lang not in self.monolingual:
+            raise UserError(f"language '{lang}': no monolingual text in {self.directory}; add data.monolingual.{lang}")
+        return Sentences(self.directory, lang)

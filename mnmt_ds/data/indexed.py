@@ -1,0 +1,71 @@
+"""megatron-core's indexed datasets: written by its builder, read here without its import of several seconds.
+
+Two files: ``.bin`` holds the ids of all sequences, ``.idx`` a header, lengths, byte offsets and document bounds.
+"""
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnmt_ds.errors import UserError
+
+HEADER = b"MMIDIDX\x00\x00"
+DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
+
+
+def best_dtype(vocabulary: int) -> type[np.integer]:
+    """The smallest type that holds the ids; megatron's own choice."""
+    return np.uint16 if vocabulary < 65500 else np.int32
+
+
+def write(prefix: Path, documents: Iterator[tuple[np.ndarray, Sequence[int]]], dtype: type[np.integer]) -> None:
+    """Writes documents (all ids, length of each sequence) with megatron's IndexedDatasetBuilder."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
+    builder.sequence_lengths = array("i")  # 4 bytes a number instead of a list's 36
+    builder.document_indices = array("q", [0])
+    for ids, lengths in documents:
+        builder.add_document(ids, lengths)
+    builder.finalize(f"{prefix}.idx")
+
+
+class Indexed:
+    """Read-only view of one dataset."""
+
+    def __init__(self, prefix: Path) -> None:
+        try:
+            index = np.memmap(f"{prefix}.idx", np.uint8, "r")
+            header, version, code, count, bounds = struct.unpack("<9sQBQQ", bytes(index[:34]))
+            if header != HEADER or version != 1:
+                raise ValueError("not an index of version 1")
+            dtype = np.dtype(DTYPES[code])
+            self.lengths = index[34 : 34 + 4 * count].view(np.int32)
+            """Ids of each sequence."""
+            start = 34 + 4 * count
+            self._offsets = index[start : start + 8 * count].view(np.int64)
+            self.documents = index[start + 8 * count : start + 8 * count + 8 * bounds].view(np.int64)
+            """First sequence of each document, then the number of sequences."""
+            size = Path(f"{prefix}.bin").stat().st_size
+            if len(self.documents) != bounds or int(self.lengths.sum(dtype=np.int64)) * dtype.itemsize != size:
+                raise ValueError("index and data do not fit together")
+            self._ids = np.memmap(f"{prefix}.bin", dtype, "r") if size else np.zeros(0, dtype)
+        except (OSError, ValueError, KeyError, struct.error) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "unknown number type"
+            raise UserError(f"{prefix}.idx: not readable ({reason}); run mnmt-ds prepare again") from None
+        self._size = dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """The ids of sequence i, int64."""
+        start = int(self._offsets[i]) // self._size
+        return self._ids[start : start + int(self.lengths[i])].astype(np.int64)

@@ -1,0 +1,1 @@
+"""One reader a format, each a small function that yields numbered rows."""

@@ -1,0 +1,79 @@
+"""Which script a language is written in, and how much of a text is in it."""
+
+import re
+
+LANGUAGES = {
+    "Latin": "af az bs ca ceb cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id ig is it jv lb ln lt lv mg ms"
+    " mt nb nl nn no oc om pl pt qu rm ro sk sl so sq st sv sw tl tn tr ts uz vi wo xh yo zu",
+    "Cyrillic": "be bg kk ky mk mn ru tg tt uk",
+    "Greek": "el",
+    "Devanagari": "bho hi mai mr ne sa",
+    "Bengali": "as bn",
+    "Gujarati": "gu",
+    "Gurmukhi": "pa",
+    "Oriya": "or",
+    "Tamil": "ta",
+    "Telugu": "te",
+    "Kannada": "kn",
+    "Malayalam": "ml",
+    "Sinhala": "si",
+    "Arabic": "ar fa ps sd ug ur",
+    "Hebrew": "he yi",
+    "Armenian": "hy",
+    "Georgian": "ka",
+    "Ethiopic": "am ti",
+    "Thai": "th",
+    "Lao": "lo",
+    "Khmer": "km",
+    "Burmese": "my",
+    "Hangul": "ko",
+    "Japanese": "ja",
+    "Han": "zh yue",
+}
+RANGES = {
+    "Latin": "A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ",
+    "Cyrillic": "\u0400-\u052f",
+    "Greek": "\u0370-\u03ff\u1f00-\u1fff",
+    "Devanagari": "\u0900-\u097f",
+    "Bengali": "\u0980-\u09ff",
+    "Gurmukhi": "\u0a00-\u0a7f",
+    "Gujarati": "\u0a80-\u0aff",
+    "Oriya": "\u0b00-\u0b7f",
+    "Tamil": "\u0b80-\u0bff",
+    "Telugu": "\u0c00-\u0c7f",
+    "Kannada": "\u0c80-\u0cff",
+    "Malayalam": "\u0d00-\u0d7f",
+    "Sinhala": "\u0d80-\u0dff",
+    "Arabic": "\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufeff",
+    "Hebrew": "\u0590-\u05ff",
+    "Armenian": "\u0530-\u058f",
+    "Georgian": "\u10a0-\u10ff\u1c90-\u1cbf",
+    "Ethiopic": "\u1200-\u139f",
+    "Thai": "\u0e00-\u0e7f",
+    "Lao": "\u0e80-\u0eff",
+    "Khmer": "\u1780-\u17ff",
+    "Burmese": "\u1000-\u109f",
+    "Hangul": "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af",
+    "Japanese": "\u3040-\u30ff\u4e00-\u9fff\u3400-\u4dbf",
+    "Han": "\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff",
+}
+_OUTSIDE = {
+    language: re.compile(rf"[^\W\d_{RANGES[script]}]")
+    for script, languages in LANGUAGES.items()
+    for language in languages.split()
+}
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def known(language: str) -> bool:
+    """Whether the language's script is known here; country and script suffixes (pt_BR) are ignored."""
+    return language.split("_")[0] in _OUTSIDE
+
+
+def share(text: str, language: str) -> float:
+    """Share of the text's letters in the language's script; 0 without a letter, 1 for an unknown language's."""
+    letters = len(_LETTER.findall(text))
+    outside = _OUTSIDE.get(language.split("_")[0])
+    if not letters or outside is None:
+        return 1.0 if letters else 0.0
+    return 1 - len(outside.findall(text)) / letters

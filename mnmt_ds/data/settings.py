@@ -1,0 +1,189 @@
+"""Settings of a prepared corpus: which pairs, from which files, how cleaned, split and tokenised."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mnmt_ds.config import Settings
+
+Format = Literal["moses", "tsv", "tmx", "po", "mo", "flores", "huggingface", "ted", "text", "gettext", "cldr"]
+TWO_FILES = ("moses", "flores")
+
+
+class Files(Settings):
+    """One place that holds sentences. In ``path`` and ``target_path``, {source}, {target} and {pair} are filled in."""
+
+    format: Format
+    """moses (two files), tsv, tmx, po, mo, flores (directory), huggingface (dataset saved on disk), ted (all_talks
+    TSV), text (one language, for ``monolingual``), gettext (the system's catalogs), cldr (Babel)."""
+    path: str = ""
+    """File or directory; with moses the source side. .gz, .xz and .zst are read as they are."""
+    target_path: str = ""
+    """With moses: the file of the target side."""
+    columns: tuple[int | str, int | str] | None = None
+    """Source and target column: numbers from 1 in a TSV without header (default 1, 2), names in a TED file or a
+    Hugging Face dataset (default: the language codes)."""
+    split: str = ""
+    """flores: dev or devtest (default: dev for ``dev``, devtest for ``test``); huggingface: the split's name."""
+    domain: str = ""
+    """Name for the cap per domain; default: the file's name."""
+    codes: dict[str, str] = Field(default_factory=dict)
+    """What a language is called in there where that differs, such as {bs: bos_Latn}."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Files":
+        if self.format == "moses" and not (self.path and self.target_path):
+            raise ValueError("moses needs 'path' (source side) and 'target_path' (target side)")
+        if self.format not in ("gettext", "cldr") and not self.path:
+            raise ValueError(f"{self.format} needs 'path'")
+        if self.target_path and self.format != "moses":
+            raise ValueError(f"{self.format} has no 'target_path'; only moses has")
+        return self
+
+
+class PairFiles(Settings):
+    """Where one pair's sentences come from."""
+
+    train: list[Files] = Field(default_factory=list)
+    """Training text; also the source of dev and test where those are not given."""
+    dev: list[Files] = Field(default_factory=list)
+    """Given dev set, taken whole; empty: ``split.dev`` sentences are held out of ``train``."""
+    test: list[Files] = Field(default_factory=list)
+    """Given test set, taken whole; empty: ``split.test`` sentences are held out of ``train``."""
+
+
+class CleanSettings(Settings):
+    """Which sentence pairs are dropped; every rule is counted in the report. Given dev and test sets are exempt."""
+
+    bad_lines: Literal["error", "drop"] = "error"
+    """Lines that are not UTF-8, hold a NUL byte or exceed ``max_line_bytes``: stop, or drop the pair and count it."""
+    max_line_bytes: int = Field(default=1_000_000, gt=0)
+    """Longest line, in bytes."""
+    max_words: int = Field(default=250, gt=0)
+    """Longest side, in words between spaces."""
+    max_key_words: int | None = Field(default=None, gt=0)
+    """Longest side in the key language (English), in words."""
+    max_characters: int = Field(default=2000, gt=0)
+    """Longest side, in characters."""
+    max_ratio: float = Field(default=4.0, ge=1)
+    """Largest ratio of the sides' lengths in characters (15 added to each, so that short pairs may differ)."""
+    min_script: float = Field(default=0.3, ge=0, le=1)
+    """Smallest share of a side's letters in its language's script; 0: no check."""
+    copied: Literal["drop", "keep"] = "drop"
+    """Pairs whose two sides are the same text."""
+    placeholders: Literal["differ", "any", "keep"] = "differ"
+    """Drop pairs whose placeholders (%s, {name}, ...) differ, pairs with any, or none."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Pairs that occurred before in the same pair's text."""
+    drop_domains: tuple[str, ...] = ("iso_*",)
+    """Domains (catalog or file names, shell patterns) that are left out: lists of names."""
+    domain_cap: int | None = Field(default=None, gt=0)
+    """Most sentence pairs of one domain, in each pair."""
+    unicode: Literal["NFC", "keep"] = "NFC"
+    """Unicode normal form of the kept text."""
+
+
+class SplitSettings(Settings):
+    """Held-out sets, chosen by a hash of the normalised English side so that none of it occurs in any training set."""
+
+    key_language: str = "en"
+    """The language whose text is hashed; a pair without it is hashed on its target side."""
+    dev: int = Field(default=1000, ge=1)
+    """Sentence pairs of a dev set (at most a quarter of a pair's text)."""
+    test: int = Field(default=1000, ge=0)
+    """Sentence pairs of a test set (at most a quarter of a pair's text)."""
+    seed: int = 1
+    """Another seed, another choice."""
+
+
+class TokenizerSettings(Settings):
+    """SentencePiece: one model for all languages, or one a language with their vocabularies merged."""
+
+    kind: Literal["joint", "per_language"] = "joint"
+    """One model on all training text, or one a language on its own training side."""
+    size: int = Field(default=32000, ge=8)
+    """Pieces of the model (of each language's model), special symbols included."""
+    model: Literal["unigram", "bpe"] = "unigram"
+    """SentencePiece's model type."""
+    coverage: float = Field(default=0.9995, gt=0.9, le=1)
+    """Share of characters that get a piece of their own."""
+    hard_limit: bool = True
+    """False: a small corpus may give fewer pieces than ``size``, without an error."""
+    normalization: Literal["nmt_nfkc", "nfkc", "identity"] = "nmt_nfkc"
+    """SentencePiece's normalisation rule."""
+    byte_fallback: bool = False
+    """Unknown characters become byte pieces (joint only)."""
+    sample: int = Field(default=1_000_000, gt=0)
+    """Most sentences that train a model."""
+    temperature: float = Field(default=1.0, gt=0)
+    """The sample's share of a text of n sentences is proportional to n^(1/temperature)."""
+
+    @model_validator(mode="after")
+    def _bytes(self) -> "TokenizerSettings":
+        if self.byte_fallback and self.kind == "per_language":
+            raise ValueError("byte_fallback needs kind: joint")
+        return self
+
+
+class DataSettings(Settings):
+    """Everything that ``mnmt-ds prepare`` needs; paths are relative to the working directory."""
+
+    directory: str = "data"
+    """Where the prepared corpus is."""
+    pairs: tuple[str, ...]
+    """Language pairs, source-target: a list, or "bs-en,mr-en"."""
+    source: Literal["auto", "files", "gettext", "cldr"] = "auto"
+    """files: ``corpora`` alone. gettext: the system's catalogs. cldr: Babel's data. auto: ``corpora`` where it is
+    given, else gettext, else (where catalogs are missing or too few) cldr for every pair."""
+    corpora: dict[str, PairFiles] = Field(default_factory=dict)
+    """Files by pair; "*" stands for every pair that is not named."""
+    monolingual: dict[str, list[Files]] = Field(default_factory=dict)
+    """Text in one language, by language."""
+    catalogs: tuple[str, ...] = ("/usr/share/locale", "/usr/share/locale-langpack", "/usr/local/share/locale")
+    """Where gettext looks for LANGUAGE/LC_MESSAGES/*.mo."""
+    min_catalog_pairs: int = 300
+    """With source auto: a pair with fewer clean sentence pairs from catalogs makes every pair fall back to cldr."""
+    max_train: dict[str, int] = Field(default_factory=dict)
+    """Most training sentences by pair (either direction's name, or "*"), chosen by hash."""
+    clean: CleanSettings = CleanSettings()
+    split: SplitSettings = SplitSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataSettings":
+        if not self.pairs:
+            raise ValueError("'pairs' is empty; name at least one, such as [fr-en]")
+        for pair in self.pairs:
+            sides = pair.split("-")
+            if len(sides) != 2 or not all(side.replace("_", "").isalnum() for side in sides) or sides[0] == sides[1]:
+                raise ValueError(f"pair '{pair}': write source-target, such as fr-en")
+        if len(set(self.pairs)) < len(self.pairs):
+            raise ValueError("a pair is named twice; keep one")
+        turned = {"-".join(reversed(pair.split("-"))) for pair in self.pairs}
+        for name, known in (("corpora", {*self.pairs, "*"}), ("max_train", {*self.pairs, *turned, "*"})):
+            for pair in getattr(self, name):
+                if pair not in known:
+                    raise ValueError(f"{name}: '{pair}' is not among the pairs ({', '.join(self.pairs)})")
+        for pair in self.pairs:
+            if self.source == "files" and not self.files_of(pair).train:
+                raise ValueError(f"source: files, but corpora has no train files for '{pair}'")
+        return self
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages in the order in which the pairs (then ``monolingual``) name them: the order of the tags."""
+        return tuple(dict.fromkeys([*(side for pair in self.pairs for side in pair.split("-")), *self.monolingual]))
+
+    def files_of(self, pair: str) -> PairFiles:
+        """The pair's files, or those of "*"."""
+        return self.corpora.get(pair) or self.corpora.get("*") or PairFiles()
+
+    def limit_of(self, pair: str) -> int | None:
+        """Most training sentences of a pair."""
+        source, target = pair.split("-")
+        return self.max_train.get(pair, self.max_train.get(f"{target}-{source}", self.max_train.get("*")))
