@@ -15,7 +15,7 @@ from mnmt_ds.data.clean import Block, Cleaned, Rules, clean_block
 from mnmt_ds.data.parallel import Progress, ordered
 from mnmt_ds.data.readers.rows import Part
 from mnmt_ds.data.readers.sources import blocks, files_of, identity
-from mnmt_ds.data.settings import CleanSettings, DataSettings
+from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, fingerprint, finished, new_directory, sha256
 
 ARRAYS = (("key", np.uint64), ("pair", np.uint64), ("domain", np.uint16))
@@ -36,7 +36,7 @@ def cleaned(
     """The finished stage for a pair's "train", "dev" or "test" parts, and whether it had to be made."""
     rules = rules_of(settings, pair, which in ("dev", "test"))
     relevant = settings.clean.model_dump(mode="json", exclude={"duplicates", "domain_cap"})
-    print_ = fingerprint(_code(), pair, rules._replace(clean=CleanSettings()), relevant, identity(parts))
+    print_ = fingerprint(_code(), pair, which, rules.key_side, rules.seed, relevant, identity(parts))
     name = f"clean.{pair}.{which}"
     if stage := finished(work, name, print_):
         return stage, False
