@@ -1,23 +1,18 @@
 """What flows from data to loss: a batch of ONE language pair, and what teachers add to it.
 
-Shape letters: B sentences, S source positions, T target positions, D model width, E teacher's width, V vocabulary.
+Shape letters: B sentences, S source positions, T target positions.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
 
+from mnmt_ds.kernels.types import Teacher
+
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 """Special ids, as in M2M100 (so that an export needs no renumbering)."""
-
-
-class TeacherSignal(NamedTuple):
-    """One teacher's view of a batch; without gradient."""
-
-    hidden_BTE: Tensor
-    """Decoder states, any float dtype."""
-    projection_VE: Tensor
-    """The teacher's output projection."""
 
 
 class Batch(NamedTuple):
@@ -37,7 +32,10 @@ class Batch(NamedTuple):
     """Gold tokens of this micro-batch that count."""
     divisor: int
     """Gold tokens of the whole update, over all ranks and accumulation steps: the one divisor of the loss."""
-    teachers: tuple[TeacherSignal, ...] = ()
+    gold_weight: float = 1.0
+    """Weight of the cross-entropy with gold (Pareto-MD: 1 - alpha)."""
+    teachers: Mapping[str, Teacher] = MappingProxyType({})
+    """What teachers say of this batch, by the name under which it is reported; added by a method's ``teach``."""
 
 
 def to_device(batch: Batch, device: object) -> Batch:

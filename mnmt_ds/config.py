@@ -5,10 +5,9 @@ Each component's settings class stands beside the component; this file knows non
 """
 
 import difflib
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -49,10 +48,10 @@ def describe(kind: type[Settings], indent: str = "") -> list[str]:
     """One line a key: name, default and description; what ``--help-config`` prints."""
     lines: list[str] = []
     for name, field in kind.model_fields.items():
-        nested = _settings_class(field.annotation)
-        if nested is not None:
-            lines += [f"{indent}{name}:", *describe(nested, indent + "  ")]
-        else:
+        nested = _settings_classes(field.annotation)
+        for inner in nested:
+            lines += [f"{indent}{name}:", *describe(inner, indent + "  ")]
+        if not nested:
             default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
             lines.append(f"{indent}{name}: {default}   # {' '.join((field.description or '').split())}")
     return lines
@@ -135,11 +134,11 @@ def _explain(kind: type[Settings], error: ValidationError, where: dict[Keys, str
     """One line for the first fault, with a count of the others."""
     faults = error.errors()
     fault = faults[0]
-    keys: Keys = tuple(fault["loc"])
+    keys = _without_tags(tuple(fault["loc"]), where)
     place = next((where[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in where), str(path or "settings"))
     name = ".".join(map(str, keys))
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(kind, keys[:-1])
+        known = _known_keys(kind, tuple(fault["loc"])[:-1])
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
         remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
         message = f"{place}: unknown key '{name}'; {remedy}"
@@ -151,21 +150,34 @@ def _explain(kind: type[Settings], error: ValidationError, where: dict[Keys, str
     return message + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
 
 
-def _known_keys(kind: type[Settings], keys: Keys) -> list[str]:
-    current: type[Settings] | None = kind
-    for key in keys:
-        if isinstance(key, int) or current is None:
-            continue
-        field = current.model_fields.get(key)
-        inner = _settings_class(field.annotation) if field is not None else None
-        current = inner if inner is not None else current
-    return list(current.model_fields) if current is not None else []
+def _without_tags(loc: Keys, where: dict[Keys, str]) -> Keys:
+    """A fault's path without the tags that pydantic adds for a union's chosen member."""
+    keys: Keys = ()
+    for n, key in enumerate(loc):
+        if (*keys, key) in where or n == len(loc) - 1:
+            keys = (*keys, key)
+    return keys
 
 
-def _settings_class(annotation: Any) -> type[Settings] | None:
-    """The Settings class inside an annotation such as ``X``, ``X | None``, ``list[X]`` or ``dict[str, X]``."""
+def _known_keys(kind: type[Settings], loc: Keys) -> list[str]:
+    """The fields of the settings class that a fault's path leads to."""
+    choices: list[type[Settings]] = [kind]
+    for key in loc:
+        tagged = [choice for choice in choices if _tag(choice) == key]
+        fields = [choice.model_fields[key] for choice in choices if key in choice.model_fields]  # type: ignore[index]
+        if tagged:
+            choices = tagged
+        elif fields:
+            choices = _settings_classes(fields[0].annotation) or choices
+    return [name for choice in choices for name in choice.model_fields]
+
+
+def _tag(kind: type[Settings]) -> object:
+    return kind.model_fields["name"].default if "name" in kind.model_fields else None
+
+
+def _settings_classes(annotation: Any) -> list[type[Settings]]:
+    """The Settings classes inside an annotation such as ``X``, ``X | Y``, ``list[X]`` or ``dict[str, X]``."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
-        return annotation if issubclass(annotation, Settings) else None
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict):
-        return next((found for arg in get_args(annotation) if (found := _settings_class(arg)) is not None), None)
-    return None
+        return [annotation] if issubclass(annotation, Settings) else []
+    return [found for argument in get_args(annotation) for found in _settings_classes(argument)]

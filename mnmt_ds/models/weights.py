@@ -1,7 +1,9 @@
 """Model directories: ``model.safetensors`` (fp32) beside ``model.json``; nothing is unpickled."""
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,6 @@ from torch import Tensor
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
-
-TIED = "head.weight"
-
-
-def unique_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the names that tying repeats."""
-    repeats = {TIED}
-    if "source_embedding.weight" in state and state["source_embedding.weight"] is state.get("embedding.weight"):
-        repeats.add("source_embedding.weight")
-    return {name: value for name, value in state.items() if name not in repeats}
 
 
 def load_state(model: Transformer, state: dict[str, Tensor], where: str) -> None:
@@ -48,7 +40,10 @@ def save_model(directory: Path, state: dict[str, Tensor], description: dict[str,
     """Writes a model directory, whole or not at all: built under a temporary name, synced, then renamed."""
     temporary = directory.with_name(directory.name + ".tmp")
     temporary.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in state.items()}, temporary / "model.safetensors")
+    weights = temporary / "model.safetensors"
+    save_file({name: value.contiguous() for name, value in state.items()}, weights)
+    with weights.open("rb") as file:
+        description = {**description, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     (temporary / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
     publish(temporary, directory)
 
@@ -95,7 +90,5 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Tra
 
 
 def _remove(directory: Path) -> None:
-    import shutil
-
     if directory.exists():
         shutil.rmtree(directory)

@@ -1,0 +1,53 @@
+"""Train a recipe: alone, or as a rank of a deepspeed, torchrun or srun job."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+HELP = "train a model as a recipe says"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's newest good checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
+    parser.add_argument("--dump-config", action="store_true", help="print the whole resolved recipe and stop")
+    parser.add_argument("--help-config", action="store_true", help="print every setting with its meaning and stop")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    from mnmt_ds.config import describe, dump
+    from mnmt_ds.engine.recipe import Recipe, load_recipe
+
+    if args.help_config:
+        print("\n".join(describe(Recipe)))
+        return 0
+    if args.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    recipe = load_recipe(args.recipe, args.overrides)
+    if args.dump_config:
+        print(dump(recipe), end="")
+        return 0
+    from mnmt_ds.distributed import job
+
+    _quiet_libraries()
+    with job(recipe.train.timeout_minutes):
+        from mnmt_ds.engine import loop
+
+        if args.dry_run:
+            loop.check(recipe)
+            return 0
+        loop.train(recipe, args.resume)
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """DeepSpeed's own chatter below warnings goes; MNMT_DS_VERBOSE=1 keeps it."""
+    if os.environ.get("MNMT_DS_VERBOSE"):
+        return
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)

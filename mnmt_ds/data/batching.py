@@ -1,0 +1,119 @@
+"""Which sentences form which batch: a function of (seed, epoch, index), equal for any number of ranks and workers.
+
+An epoch draws ``count`` sentences of every pair (the sampler's business), walks each pair through permutation
+after permutation of its sentences (no sentence comes twice before all came once), cuts them into single-pair
+batches of like length under a token budget, shuffles the batches of all pairs, and groups them into updates.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnmt_ds.distributed import seed_of
+
+Ints = NDArray[np.int64]
+
+
+class PairLengths(NamedTuple):
+    """Lengths of a pair's usable training sentences, in tokens with tags and end symbols."""
+
+    index: Ints
+    """The sentences' numbers in the pair's training set."""
+    source: Ints
+    target: Ints
+
+
+class Plan(NamedTuple):
+    """An epoch's micro-batches in order; update u owns micro-batches u·M to (u + 1)·M, the last perhaps fewer."""
+
+    sentence: Ints
+    """Sentence numbers of all micro-batches, one after another."""
+    start: Ints
+    """Micro-batch k holds ``sentence[start[k]:start[k + 1]]``."""
+    pair: Ints
+    """Language pair of each micro-batch."""
+    tokens: Ints
+    """Target tokens of each micro-batch."""
+    batches_per_update: int
+
+    @property
+    def updates(self) -> int:
+        return -(-len(self.pair) // self.batches_per_update)
+
+    def divisor(self, update: int) -> int:
+        """Target tokens of a whole update: the one divisor of its loss."""
+        first = update * self.batches_per_update
+        return int(self.tokens[first : first + self.batches_per_update].sum())
+
+
+def usable(source: Ints, target: Ints, source_extra: int, target_extra: int, longest: int) -> PairLengths:
+    """Lengths with frame tokens added; sentences over ``longest`` tokens on either side are left out."""
+    source, target = source.astype(np.int64) + source_extra, target.astype(np.int64) + target_extra
+    index = np.flatnonzero((source <= longest) & (target <= longest))
+    return PairLengths(index, source[index], target[index])
+
+
+def draw(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
+    """``count`` of a pair's ``size`` sentences from position ``offset`` of its endless walk of permutations."""
+    parts, position, end = [], offset, offset + count
+    while position < end:
+        lap, inside = divmod(position, size)
+        taken = min(size - inside, end - position)
+        order = np.random.Generator(np.random.Philox(seed_of(seed, "draw", pair, lap))).permutation(size)
+        parts.append(order[inside : inside + taken])
+        position += taken
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def cut(source: Ints, target: Ints, max_tokens: int) -> Ints:
+    """Starts of batches (and the end) over length-sorted sentences: size x longest side <= ``max_tokens``."""
+    longest = np.maximum(source, target)
+    starts, start, total = [0], 0, len(longest)
+    while start < total:
+        window = longest[start : start + max(1, max_tokens // max(1, int(longest[start])))]
+        padded = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)
+        start += max(1, int(np.searchsorted(padded, max_tokens, side="right")))
+        starts.append(start)
+    return np.array(starts, np.int64)
+
+
+def plan_epoch(
+    lengths: Sequence[PairLengths],
+    counts: Sequence[int],
+    offsets: Sequence[int],
+    *,
+    seed: int,
+    epoch: int,
+    max_tokens: int,
+    batches_per_update: int,
+) -> Plan:
+    """The epoch's plan. ``counts``: sentences to draw of each pair; ``offsets``: how many were drawn before."""
+    sentences: list[Ints] = []
+    pairs: list[int] = []
+    tokens: list[int] = []
+    for pair, (known, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
+        picked = draw(len(known.index), count, offset, seed, pair)
+        picked = picked[np.lexsort((known.source[picked], known.target[picked]))]
+        starts = cut(known.source[picked], known.target[picked], max_tokens)
+        for first, last in zip(starts[:-1], starts[1:], strict=True):
+            sentences.append(known.index[picked[first:last]])
+            tokens.append(int(known.target[picked[first:last]].sum()))
+            pairs.append(pair)
+    order = np.random.Generator(np.random.Philox(seed_of(seed, "order", epoch))).permutation(len(pairs))
+    sizes = np.array([len(sentences[k]) for k in order], np.int64)
+    return Plan(
+        sentence=np.concatenate([sentences[k] for k in order]) if len(order) else np.zeros(0, np.int64),
+        start=np.concatenate([np.zeros(1, np.int64), sizes.cumsum()]),
+        pair=np.array(pairs, np.int64)[order],
+        tokens=np.array(tokens, np.int64)[order],
+        batches_per_update=batches_per_update,
+    )
+
+
+def in_order(lengths: PairLengths, max_tokens: int) -> list[Ints]:
+    """A dev or test set cut into batches of like length, always the same."""
+    order = np.lexsort((lengths.index, lengths.source, lengths.target))
+    starts = cut(lengths.source[order], lengths.target[order], max_tokens)
+    return [lengths.index[order[a:b]] for a, b in zip(starts[:-1], starts[1:], strict=True)]

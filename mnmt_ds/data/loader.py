@@ -1,0 +1,103 @@
+"""From a plan to tensors: this rank's batches of every update, read ahead by worker processes where asked for."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from mnmt_ds.batch import EOS, PAD, Batch
+from mnmt_ds.data.batching import Plan
+from mnmt_ds.data.framing import Frame
+
+
+class Sentences(Protocol):
+    """A pair's sentences as pieces (``data.corpus.Split``, or a list in a test)."""
+
+    def pieces(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]: ...
+
+
+def collate(
+    sentences: Sentences, chosen: Sequence[int] | NDArray[np.int64], frame: Frame, pair: int, divisor: int
+) -> Batch:
+    """Frames, pads and stacks the chosen sentences of one pair."""
+    rows = [sentences.pieces(int(index)) for index in chosen]
+    before, after = frame.source_prefix, frame.source_suffix
+    extra = len(before) + len(after)
+    source = np.full((len(rows), max(len(s) for s, _ in rows) + extra), PAD, np.int64)
+    decoder = np.full((len(rows), max(len(t) for _, t in rows) + 1), PAD, np.int64)
+    target = decoder.copy()
+    for row, (pieces, gold) in enumerate(rows):
+        source[row, : len(before)] = before
+        source[row, len(before) : len(before) + len(pieces)] = pieces
+        source[row, len(before) + len(pieces) : len(pieces) + extra] = after
+        decoder[row, 0] = frame.decoder_start
+        decoder[row, 1 : len(gold) + 1] = gold
+        target[row, : len(gold)] = gold
+        target[row, len(gold)] = EOS
+    tokens = sum(len(gold) + 1 for _, gold in rows)
+    return Batch(
+        source_BS=torch.from_numpy(source),
+        decoder_BT=torch.from_numpy(decoder),
+        target_BT=torch.from_numpy(target),
+        pair=pair,
+        sentence_B=torch.as_tensor(np.asarray(chosen, np.int64)),
+        tokens=tokens,
+        divisor=divisor,
+    )
+
+
+def empty(pair: int, frame: Frame, divisor: int) -> Batch:
+    """A batch in which nothing counts: for a rank that has none left when its peers still do."""
+    one = torch.full((1, 1), EOS)
+    return Batch(one, torch.full((1, 1), frame.decoder_start), torch.full((1, 1), PAD), pair, torch.tensor([-1]), 0, divisor)
+
+
+class RankBatches(Dataset[Batch]):
+    """This rank's micro-batches of an epoch: step j of an update takes its slot j·world_size + rank."""
+
+    def __init__(
+        self, plan: Plan, sentences: Sequence[Sentences], frames: Sequence[Frame], rank: int, world_size: int
+    ) -> None:
+        self.plan, self.sentences, self.frames = plan, sentences, frames
+        self.rank, self.world_size = rank, world_size
+        self.steps = plan.batches_per_update // world_size
+
+    def __len__(self) -> int:
+        return self.plan.updates * self.steps
+
+    def __getitem__(self, index: int) -> Batch:
+        update, step = divmod(index, self.steps)
+        slot = update * self.plan.batches_per_update + step * self.world_size + self.rank
+        divisor = self.plan.divisor(update)
+        if slot >= len(self.plan.pair):
+            pair = int(self.plan.pair[-1])
+            return empty(pair, self.frames[pair], divisor)
+        pair = int(self.plan.pair[slot])
+        chosen = self.plan.sentence[self.plan.start[slot] : self.plan.start[slot + 1]]
+        return collate(self.sentences[pair], chosen, self.frames[pair], pair, divisor)
+
+
+def updates(batches: RankBatches, first: int = 0, workers: int = 0) -> Iterator[list[Batch]]:
+    """This rank's micro-batches update by update, from update ``first`` on (a resume skips nothing, it jumps)."""
+    loader: DataLoader[Batch] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first * batches.steps, len(batches)),
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
+    group: list[Batch] = []
+    for batch in loader:
+        group.append(batch)
+        if len(group) == batches.steps:
+            yield group
+            group = []
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

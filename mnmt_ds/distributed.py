@@ -1,0 +1,141 @@
+"""Ranks: joining the job under any launcher, sums over ranks, seeds that no layout changes."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mnmt_ds.errors import UserError
+
+
+def rank() -> int:
+    """This process's number in the job, 0 when alone."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Processes in the job."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """True on the one rank that prints, logs and writes shared files."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """The device of this rank: its CUDA device where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+@contextmanager
+def job(timeout_minutes: float = 30.0) -> Iterator[None]:
+    """Joins the ranks of a ``deepspeed``, ``torchrun`` or ``srun`` job (or none) for as long as the block runs.
+
+    Leaves with a barrier only where the block ended well, so that a failed rank never waits for its peers.
+    """
+    _environment()
+    import datetime
+
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        # Its shared-memory op serves inference alone and takes most of a minute to build.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        torch.cuda.set_device(device())
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False,
+        timeout=timeout,
+    )  # fmt: skip
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def _environment() -> None:
+    """Fills the variables that torch.distributed wants, from Slurm's or for a single process."""
+    env = os.environ
+    env.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if "RANK" not in env and int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+        env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_NTASKS"]
+        env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
+        if "MASTER_ADDR" not in env:
+            raise UserError(
+                "srun: MASTER_ADDR is not set; export MASTER_ADDR=$(scontrol show hostnames | head -n 1) before srun"
+            )
+        env.setdefault("MASTER_PORT", "29500")
+    if "RANK" not in env:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise sum over all ranks, equal on every one; the tensor itself is changed."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise maximum over all ranks; the tensor itself is changed."""
+    if world_size() > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def from_main(value: Any) -> Any:
+    """The main rank's value (picklable), on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Waits for all ranks."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed that is a function of its parts alone (so of (seed, update, slot), never of rank or history)."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def on_main_first(step: Any, *arguments: Any) -> Any:
+    """Runs a step on the main rank; where it fails there, every rank raises the same error instead of hanging."""
+    outcome: tuple[Any, str | None, bool] = (None, None, False)
+    if is_main():
+        try:
+            outcome = (step(*arguments), None, False)
+        except Exception as error:
+            outcome = (None, f"{type(error).__name__}: {error}", isinstance(error, UserError))
+            if world_size() == 1:
+                raise
+    result, failure, user = from_main(outcome)
+    if failure is not None:
+        raise UserError(failure.removeprefix("UserError: ")) if user else RuntimeError(failure)
+    return result
+
+
+def share(items: Sequence[Any]) -> list[Any]:
+    """This rank's part of a list, padded with None so that all ranks take equally many steps."""
+    mine = list(items[rank() :: world_size()])
+    steps = -(-len(items) // world_size())
+    return mine + [None] * (steps - len(mine))

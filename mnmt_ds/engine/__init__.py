@@ -1,0 +1,1 @@
+"""Training: students on DeepSpeed engines, validation, checkpoints, the loop."""

@@ -1,0 +1,112 @@
+"""Checkpoints that a crash cannot spoil: built aside, hashed, synced, then renamed; verified before they are loaded.
+
+``checkpoints/step_N`` holds DeepSpeed's files of every student, ``state.json`` (position, bests, teachers) and
+``manifest.json`` with each file's SHA-256; ``checkpoints/last`` links to the newest.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnmt_ds.distributed import barrier, on_main_first
+from mnmt_ds.engine.student import Student
+from mnmt_ds.errors import UserError
+from mnmt_ds.models.weights import publish
+
+State = dict[str, Any]
+
+
+def save(run: Path, students: Sequence[Student], state: State, keep: int) -> Path:
+    """Writes ``step_<update>``; called by all ranks together. Old checkpoints go only after the new one stands."""
+    final = run / "checkpoints" / f"step_{state['update']}"
+    temporary = final.with_name(final.name + ".tmp")
+    on_main_first(_fresh, temporary)
+    for student in students:
+        student.engine.save_checkpoint(str(temporary), tag=student.name, save_latest=False)
+    barrier()
+    on_main_first(_finish, temporary, final, state, keep)
+    return final
+
+
+def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, State] | None:
+    """The newest complete checkpoint that verifies; None where there is none. Each one passed over is named."""
+    path = on_main_first(_newest, run, say)
+    return (path, read_state(path)) if path is not None else None
+
+
+def load(path: Path, students: Sequence[Student]) -> None:
+    """Fills the engines (weights, optimizer, loss scale, counters) from a checkpoint."""
+    for student in students:
+        loaded, _ = student.engine.load_checkpoint(str(path), tag=student.name)
+        if loaded is None:
+            raise UserError(f"{path}: no student '{student.name}' in it; resume with the recipe that wrote it")
+
+
+def read_state(path: Path) -> State:
+    """``state.json`` of a checkpoint."""
+    return dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
+
+
+def complete(run: Path) -> list[Path]:
+    """Published checkpoints, newest first; not yet verified."""
+    found = [p for p in (run / "checkpoints").glob("step_*") if p.name.removeprefix("step_").isdigit()]
+    return sorted(found, key=lambda path: -int(path.name.removeprefix("step_")))
+
+
+def fault_of(path: Path) -> str | None:
+    """Why a checkpoint must not be loaded: the first missing or altered file; None where all is well."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{path}/manifest.json is missing or garbled"
+    for name, wanted in manifest.items():
+        file = path / name
+        if not file.is_file():
+            return f"{file} is missing"
+        if file.stat().st_uid not in (os.getuid(), 0):
+            return f"{file} belongs to another user"
+        if _digest(file) != wanted:
+            return f"{file} was altered (its SHA-256 is not the manifest's)"
+    return None
+
+
+def _fresh(temporary: Path) -> None:
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+
+
+def _finish(temporary: Path, final: Path, state: State, keep: int) -> None:
+    (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    manifest = {str(path.relative_to(temporary)): _digest(path) for path in files}
+    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    publish(temporary, final)
+    link = final.with_name(".last.tmp")
+    link.unlink(missing_ok=True)
+    link.symlink_to(final.name)
+    os.replace(link, final.with_name("last"))
+    for old in complete(final.parent.parent)[keep:]:
+        shutil.rmtree(old)
+
+
+def _newest(run: Path, say: Callable[[str], None]) -> Path | None:
+    for path in complete(run):
+        fault = fault_of(path)
+        if fault is None:
+            return path
+        say(f"{fault}; falling back to the checkpoint before")
+    if complete(run):
+        raise UserError(f"{run}/checkpoints: no checkpoint verifies; restore one, or train anew in another directory")
+    return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+

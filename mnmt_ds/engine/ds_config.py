@@ -1,0 +1,86 @@
+"""DeepSpeed's JSON: "auto" filled from the recipe, every contradiction listed at once, the rest left alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnmt_ds.engine.settings import TrainSettings, batches_per_update
+from mnmt_ds.errors import UserError
+
+Json = dict[str, Any]
+
+
+def read(path: Path) -> Json:
+    """The JSON as written."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); set 'deepspeed' to a file of ds_configs/") from None
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); mend that line") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}:1: a DeepSpeed configuration is a JSON object")
+    return config
+
+
+def known_values(settings: TrainSettings, ranks: int) -> dict[str, Any]:
+    """What the recipe decides, by dotted DeepSpeed key."""
+    total = batches_per_update(settings, ranks)
+    if total % ranks:
+        raise UserError(
+            f"train.batches_per_update: {total} cannot be shared by {ranks} ranks; use a multiple of {ranks}"
+        )
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": total // ranks,
+        "train_batch_size": total,
+        "gradient_clipping": settings.clip_norm,
+        "bf16.enabled": settings.precision == "bf16",
+        "fp16.enabled": settings.precision == "fp16",
+        "optimizer.params.lr": settings.lr,
+        "optimizer.params.betas": list(settings.adam_betas),
+        "optimizer.params.eps": settings.adam_eps,
+        "optimizer.params.weight_decay": settings.weight_decay,
+        "steps_per_print": 10**9,
+    }
+
+
+def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Json:
+    """The configuration with every "auto" filled; UserError lists all keys that contradict the recipe."""
+    filled: Json = json.loads(json.dumps(config))
+    faults: list[str] = []
+    for dotted, value in known_values(settings, ranks).items():
+        *parents, last = dotted.split(".")
+        section = filled
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        given = section.get(last, "auto")
+        if given == "auto":
+            section[last] = value
+        elif given != value and last != "steps_per_print":
+            faults.append(f"{dotted} is {given!r} there and {value!r} by the recipe")
+    for offload in ("offload_optimizer", "offload_param"):
+        section = filled.get("zero_optimization", {}).get(offload, {})
+        if section.get("pin_memory") == "auto":
+            section["pin_memory"] = torch.cuda.is_available()
+    faults += [f"{key} is 'auto' and no recipe key fills it" for key in _autos(filled, "")]
+    if faults:
+        raise UserError(f"{where}: {'; '.join(faults)}; write \"auto\" there and set the recipe alone")
+    return filled
+
+
+def zero_stage(config: Json) -> int:
+    """The ZeRO stage of a configuration."""
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _autos(section: Any, prefix: str) -> list[str]:
+    if section == "auto":
+        return [prefix]
+    if isinstance(section, dict):
+        return [found for key, value in section.items() for found in _autos(value, f"{prefix}.{key}".lstrip("."))]
+    return []

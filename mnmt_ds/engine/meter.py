@@ -1,0 +1,55 @@
+"""Sums between two reports, over micro-batches and ranks; every mean is taken once, at the report."""
+
+import math
+import time
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mnmt_ds.distributed import device, sum_over_ranks, world_size
+
+NAMES = {"loss": "train/loss", "ce": "train/ce_loss", "nll": "train/nll_loss"}
+
+
+class Meter:
+    """Collects (sum, count) metrics of this rank since the last report."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.tokens = 0
+        self.since = time.monotonic()
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def report(self) -> dict[str, float]:
+        """Means over all ranks, under their metric keys; starts anew. Called by all ranks together."""
+        names = sorted(self.sums)
+        if world_size() > 1:  # a rank may not have met a metric that its peers have, such as a teacher's
+            everyone: list[list[str]] = [[] for _ in range(world_size())]
+            dist.all_gather_object(everyone, names)
+            names = sorted(set().union(*everyone))
+        zero = torch.zeros(2, device=device())
+        stacked = torch.stack([self.sums.get(name, zero).float() for name in names]).double()
+        values: dict[str, float] = {}
+        for name, (total, count) in zip(names, sum_over_ranks(stacked).tolist(), strict=True):
+            values[NAMES.get(name, f"train/{name}")] = total / count if count else 0.0
+        values["train/ppl"] = math.exp(min(values["train/nll_loss"], 50.0))
+        values["runtime/tokens_per_sec"] = self.tokens / max(time.monotonic() - self.since, 1e-9)
+        self.reset()
+        return values
+
+
+def memory() -> dict[str, float]:
+    """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU."""
+    import resource
+
+    values = {"memory/cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
+    if torch.cuda.is_available():
+        values["memory/gpu_peak"] = float(torch.cuda.max_memory_allocated())
+    return values

@@ -1,0 +1,94 @@
+"""Settings of training itself: budget, optimizer, validation, checkpoints."""
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field, model_validator
+
+from mnmt_ds.config import Settings
+
+
+class TrainSettings(Settings):
+    """How a student is trained."""
+
+    max_tokens: int = 4096
+    """Padded tokens of a micro-batch, on its longer side."""
+    gradient_accumulation_steps: int | None = Field(
+        None, validation_alias=AliasChoices("gradient_accumulation_steps", "update_freq")
+    )
+    """Micro-batches of an update on each rank. Not together with batches_per_update."""
+    batches_per_update: int | None = None
+    """Micro-batches of an update over all ranks: then runs on any number of ranks see the same updates."""
+    max_epochs: int = 30
+    """Epochs at most; an epoch is as many sentences as all training sets hold."""
+    max_steps: int = Field(0, validation_alias=AliasChoices("max_steps", "max_update"))
+    """Updates at most; 0: no limit."""
+    patience: int = 0
+    """Stop after this many validations without a better overall dev loss; 0: never."""
+    lr: float = 2e-3
+    """Peak learning rate, reached after the warm-up; then it falls with the inverse square root of the update."""
+    warmup_steps: int = 4000
+    """Updates of linear warm-up."""
+    warmup_init_lr: float = 1e-7
+    """Learning rate that the warm-up starts from."""
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    """Adam's decay rates."""
+    adam_eps: float = 1e-6
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Largest norm of an update's gradient; 0: no clipping."""
+    label_smoothing: float = 0.1
+    """Epsilon of the label-smoothed cross-entropy."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type of weights and activations; masters of bf16 and fp16 stay fp32."""
+    seed: int = 1
+    """Of initial weights, order of the data and dropout."""
+    workers: int = 0
+    """Processes a rank that read batches ahead; 0: the training process reads."""
+    loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda"] = "auto"
+    """Which fused loss runs; auto: the fastest that this machine has."""
+    save_every: int = 0
+    """Updates between two checkpoints; 0: at validations alone."""
+    keep_checkpoints: int = 2
+    """Checkpoints that stay on disk."""
+    timeout_minutes: float = 30.0
+    """How long a rank waits for its peers before the job ends with an error."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainSettings":
+        if self.gradient_accumulation_steps is not None and self.batches_per_update is not None:
+            raise ValueError("give gradient_accumulation_steps or batches_per_update, not both")
+        for name in ("max_tokens", "max_epochs", "keep_checkpoints", "warmup_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError("label_smoothing must lie in [0, 1)")
+        return self
+
+
+class ValidationSettings(Settings):
+    """When dev losses are taken and what they select."""
+
+    every: int = 0
+    """Updates between two validations; 0: at each epoch's end (paper 1)."""
+    max_tokens: int = 4096
+    """Padded tokens of a dev batch."""
+    selection: Literal["pairs", "tokens"] = "pairs"
+    """Overall best checkpoint by the mean over pairs (the papers) or over all dev tokens (the released code)."""
+    keep_best_per_pair: bool = True
+    """Keep the weights of every pair's best checkpoint (best_<pair>)."""
+
+
+def learning_rate(settings: TrainSettings, update: int) -> float:
+    """Inverse square root with linear warm-up (fairseq): the rate of update number ``update``, counted from 1."""
+    if update <= settings.warmup_steps:
+        return settings.warmup_init_lr + (settings.lr - settings.warmup_init_lr) * update / settings.warmup_steps
+    return settings.lr * (settings.warmup_steps / update) ** 0.5
+
+
+def batches_per_update(settings: TrainSettings, ranks: int) -> int:
+    """Micro-batches of an update over all ranks."""
+    if settings.batches_per_update is not None:
+        return settings.batches_per_update
+    return ranks * (settings.gradient_accumulation_steps or 1)

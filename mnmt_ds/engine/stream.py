@@ -1,0 +1,107 @@
+"""A student's training data: the corpus under its sampler, epoch by epoch; and the dev sets as fixed batches."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnmt_ds.batch import EOS, Batch
+from mnmt_ds.data.batching import PairLengths, Plan, in_order, plan_epoch, usable
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
+from mnmt_ds.data.loader import RankBatches, collate, updates
+from mnmt_ds.distributed import rank, world_size
+from mnmt_ds.engine.settings import TrainSettings, batches_per_update
+from mnmt_ds.errors import UserError
+from mnmt_ds.samplers.temperature import SamplerSettings, counts, probabilities
+
+
+class Stream:
+    """Training batches of all pairs; what comes is a function of (seed, epoch, index) alone."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        pairs: Sequence[str],
+        framing: FramingSettings,
+        sampler: SamplerSettings,
+        train: TrainSettings,
+        longest: int,
+    ) -> None:
+        self.corpus, self.pairs, self.train = corpus, tuple(pairs), train
+        self.frames = [frame_of_pair(corpus, framing, pair) for pair in pairs]
+        self.splits = [corpus.split(pair, "train") for pair in pairs]
+        longest = min(longest, train.max_tokens)
+        self.lengths: list[PairLengths] = []
+        for pair, split, frame in zip(pairs, self.splits, self.frames, strict=True):
+            extra = len(frame.source_prefix) + len(frame.source_suffix)
+            known = usable(split.source_lengths, split.target_lengths, extra, 1, longest)
+            if not len(known.index):
+                raise UserError(
+                    f"{corpus.directory}: pair {pair} has no training sentence within {longest} tokens;"
+                    " raise train.max_tokens or model.max_positions, or leave the pair out of data.pairs"
+                )
+            self.lengths.append(known)
+        self.sizes = [len(known.index) for known in self.lengths]
+        self.probabilities = probabilities(self.sizes, sampler.temperature)
+        self.counts = counts(self.probabilities, sum(self.sizes))
+
+    @cached_property
+    def left_out(self) -> int:
+        """Training sentences that are too long to be used."""
+        return sum(len(split) for split in self.splits) - sum(self.sizes)
+
+    def plan(self, epoch: int) -> Plan:
+        """Micro-batches of an epoch (from 0), the same on every rank."""
+        return plan_epoch(
+            self.lengths,
+            self.counts,
+            [epoch * count for count in self.counts],
+            seed=self.train.seed,
+            epoch=epoch,
+            max_tokens=self.train.max_tokens,
+            batches_per_update=batches_per_update(self.train, world_size()),
+        )
+
+    def updates(self, plan: Plan, first: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each update from ``first`` on."""
+        return updates(
+            RankBatches(plan, self.splits, self.frames, rank(), world_size()), first, self.train.workers
+        )
+
+    def target_vocabulary(self, language: str) -> Tensor:
+        """bool (V,): tokens in the training text of a target language, its end symbol included."""
+        seen = torch.zeros(self.corpus.tokenizer.size, dtype=torch.bool)
+        seen[EOS] = True
+        for pair, split in zip(self.pairs, self.splits, strict=True):
+            if split_pair(pair)[1] == language:
+                for i in range(len(split)):
+                    seen[torch.from_numpy(np.unique(split.pieces(i)[1]).astype(np.int64))] = True
+        return seen
+
+
+def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:
+    """The frame of a pair, tags looked up in the corpus's tokenizer."""
+    source, target = split_pair(pair)
+    return frame_of(framing, corpus.tokenizer.tag(source), corpus.tokenizer.tag(target))
+
+
+def dev_batches(
+    corpus: Corpus, pairs: Sequence[str], framing: FramingSettings, max_tokens: int, longest: int
+) -> tuple[list[Batch], dict[str, int]]:
+    """All pairs' dev sets as batches, and each pair's count of dev tokens."""
+    batches: list[Batch] = []
+    tokens: dict[str, int] = {}
+    for number, pair in enumerate(pairs):
+        split = corpus.split(pair, "dev")
+        frame = frame_of_pair(corpus, framing, pair)
+        extra = len(frame.source_prefix) + len(frame.source_suffix)
+        known = usable(split.source_lengths, split.target_lengths, extra, 1, longest)
+        if not len(known.index):
+            raise UserError(f"{corpus.directory}: the dev set of {pair} is empty; give data.corpora.{pair}.dev or a larger data.split.dev")
+        tokens[pair] = int(known.target.sum())
+        for chosen in in_order(known, max_tokens):
+            batches.append(collate(split, chosen, frame, number, tokens[pair]))
+    return batches, tokens

@@ -1,0 +1,114 @@
+"""A student: a model on a DeepSpeed engine, with its method, its data stream and its best checkpoints."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.distributed import device, seed_of, world_size
+from mnmt_ds.engine import ds_config
+from mnmt_ds.engine.best import Best
+from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.objectives.method import Method
+
+Scorer = Callable[[Any, Tensor, Batch], Any]
+
+
+class Scored(nn.Module):
+    """The module that DeepSpeed wraps: from a batch to its score, the loss taken where the projection is whole."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, score: Scorer) -> Any:
+        states = self.model(batch.source_BS, batch.decoder_BT)
+
+        def scored(hidden_BTD: Tensor, projection_VD: Tensor) -> Any:
+            return tuple(score(states._replace(decoder_BTD=hidden_BTD), projection_VD, batch))
+
+        return self.model.head(states.decoder_BTD, scored)
+
+
+@dataclass
+class Student:
+    """One model in training. ``engine`` is a deepspeed engine around ``Scored``."""
+
+    name: str
+    engine: Any
+    method: Method
+    best: Best
+    seed: int
+
+    @property
+    def model(self) -> Transformer:
+        return self.engine.module.model  # type: ignore[no-any-return]
+
+
+def initialise_engine(model: Transformer, config: ds_config.Json) -> Any:
+    """The model under deepspeed.initialize, on this rank's device."""
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(model=Scored(model), model_parameters=list(model.parameters()), config=config)
+    return engine
+
+
+def backward(student: Student, batch: Batch, update: int, slot: int) -> dict[str, Tensor]:
+    """Forward and backward of one micro-batch; returns its metric sums.
+
+    Dropout is seeded by (seed, update, slot): the same masks on any number of ranks, and nothing to save for a resume.
+    """
+    batch = student.method.teach(student.method.prepare(to_device(batch, device())))
+    torch.manual_seed(seed_of(student.seed, "dropout", update, slot))
+    loss, metrics = student.engine(batch, student.method.score)
+    # DeepSpeed averages gradients over ranks; with this factor the update's loss is sum over tokens / token count.
+    student.engine.backward(loss * (world_size() / batch.divisor), scale_wrt_gas=False)
+    return metrics  # type: ignore[no-any-return]
+
+
+def step(student: Student, rate: float) -> float | None:
+    """The optimizer's step at a learning rate; returns the gradient's norm where DeepSpeed computes it."""
+    for group in student.engine.optimizer.param_groups:
+        group["lr"] = rate
+    student.engine.step()
+    norm = student.engine.get_global_grad_norm()
+    return None if norm is None else float(norm)
+
+
+@contextmanager
+def quiet(engine: Any) -> Iterator[None]:
+    """No dropout, no gradient."""
+    engine.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        engine.train()
+
+
+def quiet_states(engine: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Decoder states (B, T, D) and projection (V, D) of a pass without dropout or gradient."""
+    stage = engine.zero_optimization_stage()
+
+    def hand_out(states: Any, projection_VD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return states.decoder_BTD, projection_VD.clone() if stage == 3 else projection_VD.detach()
+
+    with quiet(engine):
+        hidden_BTD, projection_VD = engine(batch, hand_out)
+    return hidden_BTD, projection_VD
+
+
+def weights(engine: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The student's whole weights, copied to the CPU; at ZeRO-3 one parameter at a time is gathered, on all ranks."""
+    import deepspeed
+
+    partitioned = engine.zero_optimization_stage() == 3
+    whole = {}
+    for name, parameter in engine.module.model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+            whole[name] = parameter.detach().to("cpu", dtype or parameter.dtype, copy=True)
+    return whole

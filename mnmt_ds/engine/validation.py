@@ -1,0 +1,33 @@
+"""Dev losses of every pair, summed over ranks in float64, so that every rank decides the same."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.distributed import device, share, sum_over_ranks
+from mnmt_ds.engine.student import Scorer, quiet
+
+
+def validate(
+    engine: Any, batches: Sequence[Batch], pairs: Sequence[str], score: Scorer
+) -> dict[str, dict[str, float]]:
+    """{pair: {"loss": smoothed CE a token, "nll", "ppl"}} over the pairs' dev sets.
+
+    Each rank takes every world_size-th batch; one that has none left runs an empty batch, since at ZeRO-3 all must
+    gather together.
+    """
+    sums = torch.zeros(len(pairs), 3, dtype=torch.float64)
+    for batch in share(batches):
+        with quiet(engine):
+            _, metrics = engine(to_device(batch if batch is not None else batches[0], device()), score)
+        if batch is not None:
+            ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
+            sums[batch.pair] += torch.stack([ce[0], nll[0], ce[1]])
+    sums = sum_over_ranks(sums.to(device())).cpu() if device().type == "cuda" else sum_over_ranks(sums)
+    found = {}
+    for name, (ce, nll, tokens) in zip(pairs, sums.tolist(), strict=True):
+        found[name] = {"loss": ce / tokens, "nll": nll / tokens, "ppl": math.exp(min(nll / tokens, 50.0))}
+    return found

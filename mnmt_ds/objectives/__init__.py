@@ -1,0 +1,1 @@
+"""The methods, one a file, each a few functions over batches."""

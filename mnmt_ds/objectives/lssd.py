@@ -1,0 +1,124 @@
+"""LSSD: language-specific self-distillation (paper 1, Algorithm 1 and Equations 3 to 8).
+
+Each language pair's own best checkpoint teaches the present model while the model is worse than it on that pair.
+"""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from mnmt_ds.batch import Batch
+from mnmt_ds.config import Settings
+from mnmt_ds.errors import UserError
+from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
+from mnmt_ds.kernels.types import Gate, Teacher
+from mnmt_ds.objectives.method import Context, Method, unchanged
+from mnmt_ds.objectives.translation import scorer
+from mnmt_ds.teachers.bank import TeacherBank
+
+RELEASED: dict[str, Any] = dict(halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0)
+"""Where the authors' code departs from their paper (TED-8 scripts); ``profile: released`` sets these."""
+
+
+class LssdSettings(Settings):
+    """What LSSD leaves open. ``profile`` fills whatever is not given."""
+
+    name: Literal["lssd"] = "lssd"
+    """The method's name."""
+
+    profile: Literal["paper", "released"] = "paper"
+    """paper: the equations; released: what the authors' code does."""
+    variant: Literal["whole", "selective", "adaptive"] = "whole"
+    """Sentence weight G: 1; 1 where the teacher is at least as sure of gold; min(ratio of the two, cap)."""
+    alpha: float | None = None
+    """Weight of the distillation term. None: 2.0 into one language, 0.6 out of one; released 2.5 (selective 1.2), 0.6."""
+    cap: float = 2.0
+    """Adaptive gate's greatest value (the paper's sigma; released 1.0)."""
+    selective_below: float = 0.0
+    """Selective gate where the teacher is worse (released 0.2)."""
+    selective_strict: bool = False
+    """Selective: the teacher must be better, not merely as good (released true)."""
+    gate_level: Literal["sentence", "token"] = "sentence"
+    """Over what gold probabilities are compared (released, TED scripts: token)."""
+    gate_student: Literal["train", "eval"] = "train"
+    """The student's probability in the gate: from its training pass (with dropout), or from a quiet pass of its own."""
+    halve_total: bool = False
+    """(CE + alpha KD) / 2 while a pair distils, as the released code has it."""
+    teacher_vocabulary: Literal["full", "language"] = "full"
+    """language: the teacher's distribution is cut to the target language's own tokens and renormalised (released O2M)."""
+    teacher_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Type in which teachers are held on the CPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("profile") == "released":
+            return {**RELEASED, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "LssdSettings":
+        if self.gate_student == "eval" and self.gate_level == "token" and self.variant != "whole":
+            raise ValueError("gate_student: eval compares whole sentences; set gate_level: sentence")
+        if self.alpha is not None and self.alpha < 0:
+            raise ValueError("alpha must not be negative")
+        return self
+
+
+def lssd(settings: LssdSettings, context: Context) -> Method:
+    """Loss CE + alpha * sum_sentences G * sum_tokens -sum_w p(w; teacher) log p(w; student) while the pair's switch is on.
+
+    Differs: the teacher's weights are held in half precision, as in the released code.
+    """
+    if len(context.pairs) == 0:
+        raise UserError("method lssd: no language pairs; name at least one in data.pairs")
+    bank = TeacherBank(
+        pairs=context.pairs,
+        dtype=getattr(torch, settings.teacher_dtype),
+        blank_model=context.blank_model,
+        snapshot=context.snapshot,
+        load_snapshot=context.load_snapshot,
+    )
+    alpha = settings.alpha if settings.alpha is not None else default_alpha(settings, context.pairs)
+    gate = Gate(
+        settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
+    )
+    share = 0.5 if settings.halve_total else 1.0
+
+    def teach(batch: Batch) -> Batch:
+        name = context.pairs[batch.pair]
+        if not bank.switch[name] or batch.tokens == 0:
+            return batch
+        hidden_BTE, projection_VE = bank.states(name, batch)
+        teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=_vocabulary(name))
+        if settings.gate_student == "eval" and settings.variant != "whole":
+            teacher = teacher._replace(weight=share * alpha * _quiet_gate(batch, teacher), gate=Gate())
+        return batch._replace(gold_weight=share * batch.gold_weight, teachers={**batch.teachers, "kd": teacher})
+
+    def _vocabulary(pair: str) -> Tensor | None:
+        if settings.teacher_vocabulary == "full":
+            return None
+        return context.target_vocabulary(pair.partition("-")[2])
+
+    def _quiet_gate(batch: Batch, teacher: Teacher) -> Tensor:
+        """G (B,) from a pass of the student without dropout, so that the teacher has no head start."""
+        hidden_BTD, projection_VD = context.quiet_states(batch)
+        with torch.no_grad():
+            sums = ce_with_teacher(
+                hidden_BTD, projection_VD, batch.target_BT, (teacher,), implementation=context.implementation
+            )
+        return sums.gate[0]
+
+    return Method(unchanged, teach, scorer(context.smoothing, context.implementation), bank.update, {"teachers": bank})
+
+
+def default_alpha(settings: LssdSettings, pairs: object) -> float:
+    """The papers' alpha by direction: many-to-one 2.0, otherwise 0.6; the released TED scripts' 2.5 (selective 1.2), 0.6."""
+    targets = {pair.partition("-")[2] for pair in pairs}  # type: ignore[attr-defined]
+    if len(targets) > 1:
+        return 0.6
+    if settings.profile == "paper":
+        return 2.0
+    return 1.2 if settings.variant == "selective" else 2.5

@@ -1,0 +1,92 @@
+"""The one abstraction of training: a method is a few functions over batches.
+
+``prepare`` shapes the batch (repeats, masks), ``teach`` adds what teachers say, without gradient, where scoring
+happens; ``score`` turns states into a loss SUM, so that a pipeline's last stage can call it; ``on_validated`` hears
+the dev losses (teachers are replaced there, weights move); ``state`` is what a checkpoint must carry.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mnmt_ds.batch import Batch
+
+
+class StateLike(Protocol):
+    """Decoder states (B, T, D) and encoder states (B, S, D) of a batch."""
+
+    @property
+    def decoder_BTD(self) -> Tensor: ...
+    @property
+    def encoder_BSD(self) -> Tensor: ...
+
+
+class Score(NamedTuple):
+    """What a batch costs."""
+
+    loss: Tensor
+    """() sum over the batch's tokens, differentiable; the caller divides by the update's token count."""
+    metrics: dict[str, Tensor]
+    """Detached (2,) each: a sum and what it is to be divided by; both travel, the mean is taken once, at the report."""
+
+
+class Report(NamedTuple):
+    """A validation, equal on every rank."""
+
+    update: int
+    epoch: float
+    dev: dict[str, float]
+    """Label-smoothed cross-entropy a token on each pair's dev set."""
+
+
+class Stateful(Protocol):
+    """Something that a checkpoint must carry: JSON, plus the updates whose snapshots it refers to."""
+
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+    def snapshots(self) -> set[int]: ...
+    def report(self, update: int) -> dict[str, float]: ...
+
+
+class Method(NamedTuple):
+    """A way to train."""
+
+    prepare: Callable[[Batch], Batch]
+    teach: Callable[[Batch], Batch]
+    score: Callable[[StateLike, Tensor, Batch], Score]
+    on_validated: Callable[[Report], None]
+    state: Mapping[str, Stateful]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may need of the run it is part of."""
+
+    pairs: Sequence[str]
+    device: torch.device
+    smoothing: float
+    """Label smoothing of the cross-entropy with gold."""
+    implementation: str
+    """Of the fused loss: auto, reference, chunked, cpu or cuda."""
+    blank_model: Callable[[], nn.Module]
+    """A model of the student's architecture with weights to be filled, on the device, in eval mode."""
+    snapshot: Callable[[torch.dtype], dict[str, Tensor]]
+    """The student's present weights, whole, copied to the CPU; called by all ranks together."""
+    load_snapshot: Callable[[int], dict[str, Tensor]]
+    """The weights that were kept at the validation of an update; verified."""
+    quiet_states: Callable[[Batch], tuple[Tensor, Tensor]]
+    """The student's decoder states without dropout or gradient, and its projection."""
+    target_vocabulary: Callable[[str], Tensor]
+    """Of a target language, a boolean (V,) of the tokens in its own training text."""
+
+
+def unchanged(batch: Batch) -> Batch:
+    """The ``prepare`` or ``teach`` of a method that needs none."""
+    return batch
+
+
+def deaf(report: Report) -> None:
+    """The ``on_validated`` of a method that learns nothing from dev losses."""

@@ -1,0 +1,1 @@
+"""How much of each language pair an epoch holds."""

@@ -1,0 +1,1 @@
+"""Frozen teachers: which model teaches which language pair, and where its weights are."""

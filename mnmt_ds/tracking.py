@@ -1,0 +1,136 @@
+"""What a run tells the world: ``metrics.jsonl`` always, wandb where configured, one line a report for people.
+
+Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``time`` and metric keys such as
+``valid/bs-en/nll``.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from mnmt_ds.config import Settings
+
+Record = dict[str, Any]
+
+
+class TrackingSettings(Settings):
+    """Where figures go besides ``metrics.jsonl``."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    """off: JSONL alone; offline: wandb files in the run directory (``wandb sync`` later); online: live."""
+    project: str = "mnmt_ds"
+    """wandb project."""
+    entity: str = ""
+    """wandb entity (user or team); empty: your default."""
+    group: str = ""
+    """wandb group, such as a study's name."""
+    log_every: int = 50
+    """Updates between two reports."""
+
+
+class Tracker:
+    """Appends records to a run's ``metrics.jsonl`` and mirrors them to wandb; a silent sink on other ranks.
+
+    A wandb that fails to start or to log costs a warning, never the run.
+    """
+
+    def __init__(self, run: Path, settings: TrackingSettings, main: bool, config: Record, name: str) -> None:
+        self.path = run / "metrics.jsonl"
+        self.main = main
+        self.wandb: Any = None
+        if main and settings.wandb != "off":
+            self.wandb = self._start_wandb(run, settings, config, name)
+
+    def rewind(self, update: int) -> None:
+        """Drops what a killed run wrote after the checkpoint that training resumes from."""
+        if not self.main or not self.path.exists():
+            return
+        kept = [record for record in read_records(self.path) if record.get("update", 0) <= update]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def log(self, kind: str, update: int, epoch: float, values: Record) -> None:
+        if not self.main:
+            return
+        record = {"kind": kind, "update": update, "epoch": round(epoch, 4), "time": time.time(), **values}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.wandb is not None:
+            numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+            try:
+                self.wandb.log({**numbers, "update": update, "epoch": epoch})
+            except Exception as error:  # whatever wandb raises must not end the training
+                self.say(f"wandb: {error}; going on without it")
+                self.wandb = None
+
+    def say(self, line: str) -> None:
+        """One line for people, on the main rank."""
+        if self.main:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.wandb is not None:
+            self.wandb.finish(quiet=True)
+
+    def _start_wandb(self, run: Path, settings: TrackingSettings, config: Record, name: str) -> Any:
+        try:
+            import wandb
+
+            identity = run / "wandb_id"
+            if not identity.exists():
+                identity.write_text(wandb.util.generate_id(), encoding="utf-8")
+            started = wandb.init(
+                project=settings.project,
+                entity=settings.entity or None,
+                group=settings.group or None,
+                name=name,
+                dir=run,
+                config=config,
+                mode=settings.wandb,
+                id=identity.read_text(encoding="utf-8"),
+                resume="allow",
+                settings=wandb.Settings(silent=True, init_timeout=60),
+            )
+            started.define_metric("*", step_metric="update")
+            return started
+        except Exception as error:  # a dashboard that cannot be reached is no reason to stop
+            self.say(f"wandb: {error}; going on without it (metrics.jsonl has everything)")
+            return None
+
+
+def read_records(path: Path) -> list[Record]:
+    """All whole records of a ``metrics.jsonl``; a line torn by a crash is passed over."""
+    records = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def progress_line(update: int, last: int, epoch: float, values: Record, memory_gb: float) -> str:
+    """``step 1200/20000 | epoch 3.2 | loss 4.123 nll 3.456 ppl 10.97 kd 2.10 | lr 3.0e-4 | gnorm 0.8 | 41.2k tok/s | gpu 12.3 GB``."""
+    shown = [f"loss {values['train/loss']:.3f}", f"nll {values['train/nll_loss']:.3f}", f"ppl {values['train/ppl']:.2f}"]
+    shown += [
+        f"{key.removeprefix('train/').removesuffix('_loss')} {value:.3f}"
+        for key, value in values.items()
+        if key.startswith("train/") and key.endswith("_loss") and key not in ("train/nll_loss", "train/ce_loss")
+    ]
+    speed = values["runtime/tokens_per_sec"]
+    parts = [
+        f"step {update}/{last}" if last else f"step {update}",
+        f"epoch {epoch:.2f}",
+        " ".join(shown),
+        f"lr {values['train/lr']:.2e}",
+        *([f"gnorm {values['train/gnorm']:.2f}"] if values.get("train/gnorm") is not None else []),
+        f"{speed / 1000:.1f}k tok/s" if speed >= 1000 else f"{speed:.0f} tok/s",
+        f"{'gpu' if values.get('memory/gpu_peak') else 'cpu'} {memory_gb:.1f} GB",
+    ]
+    return " | ".join(parts)
