@@ -24,6 +24,8 @@ _OTHER = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\ufeff\ufffe\uffff]")
 _CONTEXT = re.compile(r"^\|[\w-]*\|(?=.)|^_: [^\n]*\n(?=.)")
 _PREFIX = re.compile(r"^[A-Za-z][\w -]*\|(?=\S)")
 _BRACKETED = re.compile(r"\s*\([_&~]\w\)")
+_ASCII_BEFORE, _ASCII_AFTER = re.compile(r"[A-Za-z0-9_*]*$"), re.compile(r"^[A-Za-z0-9_*]*")
+_ENTITY = re.compile(r"&#?\w+;")
 _ACCELERATOR = {mark: re.compile(rf"{mark}(?=[^\W_])") for mark in "_&~"}
 
 
@@ -194,16 +196,14 @@ def _unmarked(source: str, target: str, found: list[str]) -> tuple[str, str]:
 
 
 def _unaccelerated(text: str, other: str, pattern: re.Pattern[str]) -> str:
-    """``text`` without its one accelerator mark; a word that stands in both texts (log_file, &amp;) is left alone."""
+    """``text`` without its one accelerator mark; names that stand in both texts (log_file) and &amp; are left alone."""
     text = _BRACKETED.sub("", text)
     marks = list(pattern.finditer(text))
     if len(marks) != 1:
         return text
     start = marks[0].start()
-    begin = text.rfind(" ", 0, start) + 1
-    end = text.find(" ", start)
-    word = text[begin : end if end >= 0 else len(text)]
-    if word in other.split() or (word.startswith("&") and ";" in word):
+    ascii_run = _ASCII_BEFORE.findall(text[:start])[0] + text[start] + _ASCII_AFTER.findall(text[start + 1 :])[0]
+    if (len(ascii_run) > 1 and ascii_run in other) or _ENTITY.match(text, start):
         return text
     return text[:start] + text[start + 1 :]
 

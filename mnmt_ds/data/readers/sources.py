@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from mnmt_ds.data.readers import catalog
+from mnmt_ds.data.readers import catalog, cldr, huggingface, text, tmx
 from mnmt_ds.data.readers.rows import Part, Row
 from mnmt_ds.data.settings import DataSettings, Files
 from mnmt_ds.errors import UserError
@@ -15,8 +15,10 @@ Origin = Literal["files", "gettext", "cldr"]
 
 
 def parts_of(settings: DataSettings, pair: str, which: str, origin: Origin) -> list[Part]:
-    """The parts of a pair's "train", "dev" or "test" text."""
-    if which == "train" and origin != "files":
+    """The parts of a pair's "train", "dev" or "test" text, or of a language's "mono"."""
+    if which == "mono":
+        files = settings.monolingual[pair]
+    elif which == "train" and origin != "files":
         files = [Files(format=origin)]
     else:
         files = getattr(settings.files_of(pair), which)
@@ -53,7 +55,9 @@ def files_of(part: Part) -> list[Path]:
 
 
 def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> list[Part]:
-    source, target = pair.split("-")
+    source, _, target = pair.partition("-")
+    english, limit = settings.split.key_language, settings.clean.max_line_bytes
+    names = _names(place, source, target)
     filled = [
         path.replace("{source}", source).replace("{target}", target).replace("{pair}", pair)
         for path in (place.path, place.target_path)
@@ -62,9 +66,40 @@ def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> li
     domain = place.domain or Path(filled[0] if filled else place.format).name
     match place.format:
         case "gettext":
-            return catalog.system(pair, settings.catalogs)
+            return catalog.system(pair, settings.catalogs, english)
         case "mo" | "po":
-            turned = target == settings.split.key_language
+            turned = target == english
             reader = catalog.mo if place.format == "mo" else catalog.po
             return [Part(partial(reader, filled[0], turned=turned), (filled[0],), domain, catalog=True)]
-    raise UserError(f"data.corpora.{pair}: format '{place.format}' cannot be read here")
+        case "cldr":
+            return [Part(partial(cldr.cldr, source, target or source, english), ("",), cldr.version())]
+        case "moses":
+            return [Part(partial(text.moses, *filled, limit=limit), (filled[0], filled[1]), domain)]
+        case "flores":
+            split = place.split or {"test": "devtest"}.get(which, which)
+            files = [text.flores_file(filled[0], split, side, place.codes) for side in (source, target or source)]
+            return [Part(partial(text.moses, *files, limit=limit), (files[0], files[1]), domain)]
+        case "tsv":
+            return [Part(partial(text.tsv, filled[0], _numbers(place, pair), limit), (filled[0],), domain)]
+        case "ted":
+            return [Part(partial(text.ted, filled[0], names, limit), (filled[0],), domain)]
+        case "tmx":
+            return [Part(partial(tmx.tmx, filled[0], *names), (filled[0],), domain)]
+        case "huggingface":
+            return [Part(partial(huggingface.huggingface, filled[0], place.split, names), (filled[0],), domain)]
+        case "text":
+            return [Part(partial(text.text, filled[0], limit), (filled[0],), domain)]
+
+
+def _names(place: Files, source: str, target: str) -> tuple[str, str]:
+    """What the two languages are called in a file."""
+    if place.columns is not None:
+        return str(place.columns[0]), str(place.columns[1])
+    return place.codes.get(source, source), place.codes.get(target or source, target or source)
+
+
+def _numbers(place: Files, pair: str) -> tuple[int, int]:
+    first, second = place.columns or (1, 2)
+    if not (isinstance(first, int) and isinstance(second, int) and min(first, second) > 0):
+        raise UserError(f"data.corpora.{pair}: 'columns' of a TSV are two numbers from 1, such as [1, 2]")
+    return first, second

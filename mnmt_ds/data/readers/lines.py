@@ -1,0 +1,90 @@
+"""Lines of plain and compressed files, split on \\n bytes and nothing else."""
+
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from mnmt_ds.errors import UserError
+
+CHUNK = 1 << 17
+
+
+def lines(path: str, limit: int) -> Iterator[bytes | None]:
+    """Each line without its \\n; None for a line of more than ``limit`` bytes (which is not held in memory)."""
+    number = 0
+    try:
+        with opened(path) as stream:
+            while line := stream.readline(limit + 1):
+                number += 1
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+                elif len(line) <= limit:
+                    yield line
+                else:
+                    while (rest := stream.readline(CHUNK)) and not rest.endswith(b"\n"):
+                        pass
+                    yield None
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise UserError(
+            f"{path}:{number + 1}: the compressed file is cut short or damaged ({error or type(error).__name__});"
+            " copy or make it again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe") from None
+
+
+def opened(path: str) -> BinaryIO:
+    """A file's bytes, decompressed where its name ends in .gz, .xz or .zst."""
+    suffix = Path(path).suffix
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path))
+    if suffix == ".xz":
+        return cast(BinaryIO, lzma.open(path))
+    if suffix == ".zst":
+        return io.BufferedReader(_Zstandard(path), CHUNK)
+    return Path(path).open("rb", buffering=CHUNK)
+
+
+class _Zstandard(io.RawIOBase):
+    """Frames of a .zst file; unlike the library's own stream it says when the last one is cut short."""
+
+    def __init__(self, path: str) -> None:
+        import zstandard
+
+        self._file = Path(path).open("rb")  # noqa: SIM115 (closed by close)
+        self._frame = zstandard.ZstdDecompressor().decompressobj
+        self._error = zstandard.ZstdError
+        self._decompressor = self._frame()
+        self._fresh = True
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._ready:
+            if self._decompressor.eof:
+                data = self._decompressor.unused_data or self._file.read(CHUNK)
+                self._decompressor, self._fresh = self._frame(), True
+            else:
+                data = self._file.read(CHUNK)
+            if not data:
+                if not self._fresh:
+                    raise EOFError("the last zstd frame has no end")
+                return 0
+            try:
+                self._ready = self._decompressor.decompress(data)
+            except self._error as error:
+                raise EOFError(str(error)) from None
+            self._fresh = False
+        count = min(len(self._ready), len(buffer))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
