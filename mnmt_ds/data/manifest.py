@@ -5,46 +5,44 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnmt_ds.data import report
 from mnmt_ds.data.corpus import FORMAT, MANIFEST
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, publish, write_atomically
-from mnmt_ds.data.tokenizer import Tokenizer
 
 PREVIOUS = ".manifest.previous.json"
 
 
-def publish_all(
-    directory: Path,
-    settings: DataSettings,
-    origin: str,
-    stages: Mapping[str, Mapping[str, Stage]],
-    texts: Mapping[str, Stage],
-    tokenizer: Stage,
-    binaries: Mapping[str, Stage],
-) -> Path:
+class Built(NamedTuple):
+    """Every stage of a corpus; monolingual text stands as "mono.fr"."""
+
+    origin: str
+    clean: Mapping[str, Mapping[str, Stage]]
+    texts: Mapping[str, Stage]
+    tokenizer: Stage
+    binaries: Mapping[str, Stage]
+
+    def stages(self) -> list[Stage]:
+        """All of them."""
+        clean = [stage for by_split in self.clean.values() for stage in by_split.values()]
+        return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values()]
+
+
+def publish_all(directory: Path, settings: DataSettings, built: Built) -> Path:
     """Exchanges the corpus in ``directory``; while files are exchanged there is no manifest, so that none is trusted."""
-    sources: dict[str, tuple[Stage, str]] = {}
-    for pair, stage in texts.items():
-        for which in stage.record["sentences"]:
-            for side in ("src", "tgt"):
-                sources[f"text/{pair}.{which}.{side}"] = stage, f"{which}.{side}"
-    for name, stage in binaries.items():
-        for kind in ("bin", "idx"):
-            sources[f"bin/{name}.{kind}"] = stage, f"ids.{kind}"
-    for name in tokenizer.record["files"]:
-        sources[f"tokenizer/{name}"] = tokenizer, name
+    sources = _published(built)
     files = {name: stage.record["files"][inner] for name, (stage, inner) in sorted(sources.items())}
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "hash": _hash(files),
-        "tokenizer_hash": Tokenizer.open(tokenizer.directory).hash,
-        "origin": origin,
+        "tokenizer_hash": built.tokenizer.record["hash"],
+        "vocabulary_size": built.tokenizer.record["size"],
+        "origin": built.origin,
         "languages": settings.languages,
-        "pairs": {pair: _facts(pair, stages[pair], texts[pair], binaries) for pair in texts},
-        "monolingual": {},
+        "pairs": {pair: _facts(pair, built) for pair in settings.pairs},
+        "monolingual": {lang: _mono_facts(f"mono.{lang}", built) for lang in settings.monolingual},
         "files": files,
         "settings": settings.model_dump(mode="json"),
     }
@@ -64,22 +62,47 @@ def publish_all(
     return path
 
 
-def _facts(pair: str, stages: Mapping[str, Stage], text: Stage, binaries: Mapping[str, Stage]) -> dict[str, Any]:
+def _published(built: Built) -> dict[str, tuple[Stage, str]]:
+    """Final names, and whence each file comes."""
+    sources: dict[str, tuple[Stage, str]] = {}
+    for name, stage in built.texts.items():
+        for inner in stage.record["files"]:
+            final = name if name.startswith("mono.") else f"{name}.{inner}"
+            sources[f"text/{final}"] = stage, inner
+    for name, stage in built.binaries.items():
+        for kind in ("bin", "idx"):
+            sources[f"bin/{name}.{kind}"] = stage, f"ids.{kind}"
+    for inner in built.tokenizer.record["files"]:
+        sources[f"tokenizer/{inner}"] = built.tokenizer, inner
+    return sources
+
+
+def _facts(pair: str, built: Built) -> dict[str, Any]:
+    clean, text = built.clean[pair], built.texts[pair]
+    splits = {}
+    for which, count in text.record["sentences"].items():
+        source, target = built.binaries[f"{pair}.{which}"].record["tokens"]
+        splits[which] = {"sentences": count, "source_tokens": source, "target_tokens": target}
     return {
-        "splits": {
-            which: {
-                "sentences": count,
-                "source_tokens": binaries[f"{pair}.{which}"].record["tokens"][0],
-                "target_tokens": binaries[f"{pair}.{which}"].record["tokens"][1],
-            }
-            for which, count in text.record["sentences"].items()
-        },
-        "counts": {**stages["train"].record["counts"], **text.record["counts"]},
-        "given": {which: stages[which].record["counts"] for which in ("dev", "test") if which in stages},
-        "places": {which: stage.record["places"] for which, stage in stages.items()},
-        "domains": stages["train"].record["domains"],
-        "left_out": stages["train"].record["left_out"],
-        "inputs": {which: stage.record["inputs"] for which, stage in stages.items()},
+        "splits": splits,
+        "given": {which: clean[which].record["counts"] for which in ("dev", "test") if which in clean},
+        **_common(clean, text),
+    }
+
+
+def _mono_facts(name: str, built: Built) -> dict[str, Any]:
+    text, tokens = built.texts[name], built.binaries[name].record["tokens"]
+    return {"sentences": text.record["sentences"]["train"], "tokens": tokens[0], **_common(built.clean[name], text)}
+
+
+def _common(clean: Mapping[str, Stage], text: Stage) -> dict[str, Any]:
+    train = clean["train"].record
+    return {
+        "counts": {**train["counts"], **text.record["counts"]},
+        "places": {which: stage.record["places"] for which, stage in clean.items()},
+        "domains": train["domains"],
+        "left_out": train["left_out"],
+        "inputs": {which: stage.record["inputs"] for which, stage in clean.items()},
     }
 
 

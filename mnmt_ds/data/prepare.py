@@ -1,7 +1,11 @@
-"""From a recipe's ``data:`` section to a corpus on disk; a second run redoes only what changed."""
+"""From a recipe's ``data:`` section to a corpus on disk; a second run redoes only what changed.
+
+Stages: 1 read and clean, 2 select (duplicates, held-out sets, limits), 3 tokenizer, 4 ids; then all is published.
+"""
 
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -9,14 +13,13 @@ from pathlib import Path
 from mnmt_ds.data import report, split
 from mnmt_ds.data.binarize import Text, binarized
 from mnmt_ds.data.cleaning import array, cleaned
-from mnmt_ds.data.manifest import publish_all
+from mnmt_ds.data.manifest import Built, publish_all
 from mnmt_ds.data.parallel import workers
 from mnmt_ds.data.readers.sources import Origin, parts_of
-from mnmt_ds.data.selection import held_keys, plan, selected, usable
+from mnmt_ds.data.selection import held_keys, plan, selected, selected_mono, usable
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.stages import Stage, collect_garbage, fingerprint, finished, locked, new_directory
-from mnmt_ds.data.tokenizer import JOINT, Tokenizer
-from mnmt_ds.data.vocabulary import THREADS, Lines, train
+from mnmt_ds.data.stages import Stage, collect_garbage, locked
+from mnmt_ds.data.vocabulary import Lines, Side, trained
 from mnmt_ds.errors import UserError
 
 CleanStages = dict[str, dict[str, Stage]]
@@ -28,12 +31,12 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     The old corpus stays whole until the new one is; then files are exchanged and the manifest is written last.
     """
     directory = Path(settings.directory)
-    work = directory / "work"
     with locked(directory), workers(processes) as pool:
         if fresh:
-            collect_garbage(work, [])
+            collect_garbage(directory / "work", [])
         try:
-            return _prepared(settings, directory, work, pool)
+            built = _build(settings, directory / "work", pool)
+            path = publish_all(directory, settings, built)
         except BrokenProcessPool:
             raise UserError(
                 f"{directory}: a worker process died (out of memory?); free some memory, or use --processes 1"
@@ -41,37 +44,35 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
         except OSError as error:
             if error.errno is None:
                 raise
-            raise UserError(f"{error.filename or directory}: {os.strerror(error.errno)}; then prepare again") from None
-
-
-def _prepared(settings: DataSettings, directory: Path, work: Path, pool: Executor) -> Path:
-    origin, stages = _clean_all(settings, work, pool)
-    plans = {pair: plan(settings, stages[pair]) for pair in settings.pairs}
-    kept_out = split.union([held_keys(stages[pair], plans[pair]) for pair in settings.pairs])
-    texts = {
-        pair: _said(f"select {pair}", *selected(work, settings, pair, stages[pair], plans[pair], kept_out))
-        for pair in settings.pairs
-    }
-    tokenizer = _tokenizer(settings, work, pool, texts)
-    hash_ = Tokenizer.open(tokenizer.directory).hash
-    binaries: dict[str, Stage] = {}
-    for pair, stage in texts.items():
-        for which, count in stage.record["sentences"].items():
-            names = (f"{which}.src", f"{which}.tgt")
-            source, target = pair.split("-")
-            text = Text(
-                (stage.directory / names[0], stage.directory / names[1]),
-                (source, target),
-                (stage.sha256(names[0]), stage.sha256(names[1])),
-                count,
-            )
-            name = f"{pair}.{which}"
-            binaries[name] = _said(f"tokenise {name}", *binarized(work, pool, name, text, tokenizer.directory, hash_))
-    path = publish_all(directory, settings, origin, stages, texts, tokenizer, binaries)
-    used = [stage for by_split in stages.values() for stage in by_split.values()]
-    collect_garbage(work, [*used, *texts.values(), tokenizer, *binaries.values()])
+            raise UserError(
+                f"{error.filename or directory}: {os.strerror(error.errno)}; mend it and prepare again"
+            ) from None
+        collect_garbage(directory / "work", built.stages())
     print(report.table(path))
     return path
+
+
+def _build(settings: DataSettings, work: Path, pool: Executor) -> Built:
+    origin, clean = _clean_all(settings, work, pool)
+    plans = {pair: plan(settings, clean[pair]) for pair in settings.pairs}
+    kept_out = split.union([held_keys(clean[pair], plans[pair]) for pair in settings.pairs])
+    texts: dict[str, Stage] = {}
+    for pair in settings.pairs:
+        made = selected(work, settings, pair, clean[pair], plans.pop(pair), kept_out)
+        texts[pair] = _said(f"select {pair}", *made)
+    for lang in settings.monolingual:
+        made = selected_mono(
+            work, settings, lang, clean[f"mono.{lang}"]["train"], [texts[pair] for pair in settings.pairs]
+        )
+        texts[f"mono.{lang}"] = _said(f"select mono.{lang}", *made)
+    tokenizer = _said("tokenizer", *trained(work, pool, settings, list(_sides(settings, texts))))
+    binaries = {
+        name: _said(
+            f"tokenise {name}", *binarized(work, pool, name, text, tokenizer.directory, tokenizer.record["hash"])
+        )
+        for name, text in _texts(texts)
+    }
+    return Built(origin, clean, texts, tokenizer, binaries)
 
 
 def _clean_all(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanStages]:
@@ -80,13 +81,14 @@ def _clean_all(settings: DataSettings, work: Path, pool: Executor) -> tuple[Orig
         return settings.source, _clean(settings, work, pool, settings.source)
     given = [pair for pair in settings.pairs if settings.files_of(pair).train]
     if given:
-        missing = sorted(set(settings.pairs) - set(given))
-        if missing:
+        if missing := sorted(set(settings.pairs) - set(given)):
             raise UserError(f"data.corpora: no train files for {', '.join(missing)}; add them, or set data.source")
         return "files", _clean(settings, work, pool, "files")
     stages = _clean(settings, work, pool, "gettext")
-    counts = {pair: int(usable(settings, stages[pair]["train"], array(stages[pair]["train"], "pair"))[0].sum())
-              for pair in settings.pairs}  # fmt: skip
+    counts = {}
+    for pair in settings.pairs:
+        stage = stages[pair]["train"]
+        counts[pair] = int(usable(settings, stage, array(stage, "pair"))[0].sum())
     few = {pair: count for pair, count in counts.items() if count < settings.min_catalog_pairs}
     if not few:
         return "gettext", stages
@@ -107,47 +109,40 @@ def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -
         for which in split.NAMES:
             parts = parts_of(settings, pair, which, origin)
             if parts or which == "train":
-                stages[pair][which] = _said(f"read {pair} {which}", *cleaned(work, pool, settings, pair, which, parts))
+                made = cleaned(work, pool, settings, pair, which, parts)
+                stages[pair][which] = _said(f"read {pair} {which}", *made)
+    for lang in settings.monolingual:
+        made = cleaned(work, pool, settings, lang, "mono", parts_of(settings, lang, "mono", origin))
+        stages[f"mono.{lang}"] = {"train": _said(f"read mono.{lang}", *made)}
     return stages
 
 
-def _tokenizer(settings: DataSettings, work: Path, pool: Executor, texts: dict[str, Stage]) -> Stage:
-    """Trained on the training text alone; per language: on all training text in that language."""
-    wanted = settings.tokenizer
-    sides = [
-        (
-            language,
-            stage.directory / f"train.{short}",
-            stage.sha256(f"train.{short}"),
-            stage.record["sentences"]["train"],
-        )
-        for pair, stage in texts.items()
-        for language, short in zip(pair.split("-"), ("src", "tgt"), strict=True)
-    ]
-    print_ = fingerprint(
-        wanted.model_dump(mode="json"), settings.languages, THREADS, [(lang, hash_) for lang, _, hash_, _ in sides]
-    )
-    if stage := finished(work, "tokenizer", print_):
-        return _said("tokenizer", stage, False)
-    names = [JOINT] if wanted.kind == "joint" else list(settings.languages)
-    print(f"training SentencePiece ({wanted.kind}, {wanted.size} pieces)", file=sys.stderr, flush=True)
-    jobs = {
-        name: pool.submit(
-            train,
-            [Lines(path, count) for language, path, _, count in sides if name in (JOINT, language)],
-            wanted,
-            "all languages" if name == JOINT else name,
-        )
-        for name in names
-    }
-    with new_directory(work, "tokenizer", print_) as (path, _):
-        Tokenizer(settings.languages, {name: job.result() for name, job in jobs.items()}).save_to(path)
-    stage = finished(work, "tokenizer", print_)
-    assert stage is not None
-    return _said("tokenizer", stage, True)
+def _sides(settings: DataSettings, texts: dict[str, Stage]) -> Iterator[Side]:
+    """What trains the tokenizer: every pair's training text; monolingual text of a language that no pair has."""
+    paired = {side for pair in settings.pairs for side in pair.split("-")}
+    for name, stage in texts.items():
+        mono = name.removeprefix("mono.") if name.startswith("mono.") else None
+        languages = [mono] if mono else name.split("-")
+        for language, short in zip(languages, ("src", "tgt"), strict=False):
+            if not mono or language not in paired:
+                file = f"train.{short}"
+                lines = Lines(stage.directory / file, stage.record["sentences"]["train"])
+                yield Side(language, lines, stage.sha256(file))
+
+
+def _texts(texts: dict[str, Stage]) -> Iterator[tuple[str, Text]]:
+    """Names and files of all that gets ids."""
+    for name, stage in texts.items():
+        mono = name.startswith("mono.")
+        languages = [name.removeprefix("mono.")] if mono else name.split("-")
+        for which, count in stage.record["sentences"].items():
+            files = [f"{which}.{short}" for _, short in zip(languages, ("src", "tgt"), strict=False)]
+            paths, hashes = [stage.directory / file for file in files], [stage.sha256(file) for file in files]
+            yield name if mono else f"{name}.{which}", Text(tuple(paths), tuple(languages), tuple(hashes), count)
 
 
 def _said(what: str, stage: Stage, made: bool) -> Stage:
+    """The stage; off a terminal, a line for each one that had to be made."""
     if made and not sys.stderr.isatty():
         print(f"{what}: done", file=sys.stderr, flush=True)
     return stage

@@ -17,17 +17,12 @@ def facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "origin": manifest["origin"],
         "hash": manifest["hash"],
         "pairs": {
-            pair: {
-                "read": entry["counts"]["read"],
-                "dropped": {rule: entry["counts"][rule] for rule in FATES if entry["counts"].get(rule)},
-                "repaired": _repairs(entry["counts"]),
-                "first": entry["places"],
-                "splits": entry["splits"],
-                "given": entry["given"],
-                "domains": entry["domains"],
-                "left_out": entry["left_out"],
-            }
+            pair: {**_counts(entry), "splits": entry["splits"], "given": entry["given"]}
             for pair, entry in manifest["pairs"].items()
+        },
+        "monolingual": {
+            lang: {**_counts(entry), "sentences": entry["sentences"], "tokens": entry["tokens"]}
+            for lang, entry in manifest["monolingual"].items()
         },
     }
 
@@ -56,7 +51,7 @@ def markdown(manifest: Mapping[str, Any]) -> str:
         "Dropped for good are all columns between `read` and `train`; `held-out key` are sentences whose normalised key",
         "stands in some pair's dev or test set, `over limit` those above `max_train`.",
     ]
-    for pair, entry in manifest["pairs"].items():
+    for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
         lines += ["", f"## {pair}", ""]
         for kind, count in _repairs(entry["counts"]).items():
             lines.append(f"- repaired: {kind} {count} (first: {entry['places']['train'].get(kind, '-')})")
@@ -71,23 +66,32 @@ def markdown(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "read": entry["counts"]["read"],
+        "dropped": {rule: entry["counts"][rule] for rule in FATES if entry["counts"].get(rule)},
+        "repaired": _repairs(entry["counts"]),
+        "first": entry["places"],
+        "domains": entry["domains"],
+        "left_out": entry["left_out"],
+    }
+
+
 def _rows(manifest: Mapping[str, Any]) -> list[list[str]]:
-    pairs = manifest["pairs"]
-    used = [rule for rule in FATES if any(entry["counts"].get(rule) for entry in pairs.values())]
+    entries = [*manifest["pairs"].values(), *manifest["monolingual"].values()]
+    used = [rule for rule in FATES if any(entry["counts"].get(rule) for entry in entries)]
     rows = [["pair", "read", *used, "train", "dev", "test", "source tokens", "target tokens"]]
-    for pair, entry in pairs.items():
-        sets = entry["splits"]
-        rows.append(
-            [
-                pair,
-                f"{entry['counts']['read']:,}",
-                *(f"{entry['counts'].get(rule, 0):,}" for rule in used),
-                *(f"{sets.get(which, {}).get('sentences', 0):,}" for which in ("train", "dev", "test")),
-                f"{sets['train']['source_tokens']:,}",
-                f"{sets['train']['target_tokens']:,}",
-            ]
-        )
+    for pair, entry in manifest["pairs"].items():
+        sizes = [entry["splits"].get(which, {}).get("sentences", 0) for which in ("train", "dev", "test")]
+        tokens = [entry["splits"]["train"][f"{side}_tokens"] for side in ("source", "target")]
+        rows.append([pair, *_cells(entry, used), *(f"{number:,}" for number in (*sizes, *tokens))])
+    for lang, entry in manifest["monolingual"].items():
+        rows.append([lang, *_cells(entry, used), f"{entry['sentences']:,}", "", "", f"{entry['tokens']:,}", ""])
     return rows
+
+
+def _cells(entry: Mapping[str, Any], used: list[str]) -> list[str]:
+    return [f"{entry['counts']['read']:,}", *(f"{entry['counts'].get(rule, 0):,}" for rule in used)]
 
 
 def _repairs(counts: Mapping[str, int]) -> dict[str, int]:

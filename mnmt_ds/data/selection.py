@@ -1,14 +1,16 @@
 """Stage 2: from all pairs' hashes to everybody's train, dev and test text."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mnmt_ds.data import split
 from mnmt_ds.data.cleaning import array
+from mnmt_ds.data.keys import hash64, normalised
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, fingerprint, finished, new_directory
 from mnmt_ds.errors import UserError
@@ -79,7 +81,8 @@ def selected(
     with new_directory(work, name, print_) as (directory, record):
         sentences: Counter[str] = Counter()
         for side, short in (("source", "src"), ("target", "tgt")):
-            _distribute(stages["train"].directory / side, directory, short, roles_N)
+            paths = [directory / f"{which}.{short}" for which in split.NAMES]
+            _distribute(stages["train"].directory / side, paths, roles_N)
         for role, which in enumerate(split.NAMES):
             sentences[which] = int((roles_N == role).sum())
             if which != "train" and which in stages:
@@ -89,15 +92,53 @@ def selected(
             elif not sentences[which]:
                 for short in ("src", "tgt"):
                     (directory / f"{which}.{short}").unlink()
-        record.update(sentences={which: count for which, count in sentences.items() if count}, counts=dict(counts))
+        record.update(
+            sentences={which: count for which, count in sentences.items() if count}, counts=dict(counts), pair=pair
+        )
     stage = finished(work, name, print_)
     assert stage is not None
     return stage, True
 
 
-def _distribute(text: Path, directory: Path, short: str, roles_N: np.ndarray) -> None:
+def selected_mono(
+    work: Path, settings: DataSettings, lang: str, clean: Stage, texts: list[Stage]
+) -> tuple[Stage, bool]:
+    """The stage with a language's monolingual text, without sentences of any dev or test set in that language."""
+    held = split.union([_keys_in(stage, lang, settings.split.seed) for stage in texts])
+    usable_N, counts = usable(settings, clean, array(clean, "pair"))
+    rows, more = split.training(array(clean, "key"), array(clean, "pair"), usable_N, held, None)
+    if not len(rows):
+        raise UserError(f"data.monolingual.{lang}: no sentence is left; give more text, or change data.clean")
+    roles_N = np.full(len(usable_N), split.DROPPED, np.uint8)
+    roles_N[rows] = split.TRAIN
+    print_ = fingerprint(clean.sha256("source"), _digest(roles_N))
+    name = f"select.mono.{lang}"
+    if stage := finished(work, name, print_):
+        return stage, False
+    with new_directory(work, name, print_) as (directory, record):
+        _distribute(clean.directory / "source", [directory / "train.src"], roles_N)
+        record.update(sentences={"train": len(rows)}, counts=dict(counts + more), lang=lang)
+    stage = finished(work, name, print_)
+    assert stage is not None
+    return stage, True
+
+
+def _keys_in(stage: Stage, lang: str, seed: int) -> np.ndarray:
+    """Keys of a pair's dev and test sentences on the side that is in a language."""
+    sides = zip(stage.record["pair"].split("-"), ("src", "tgt"), strict=True)
+    names = [f"{which}.{short}" for side, short in sides if side == lang for which in ("dev", "test")]
+    lines = [
+        line[:-1].decode()
+        for name in names
+        if name in stage.record["files"]
+        for line in (stage.directory / name).open("rb")
+    ]
+    return np.array([hash64(normalised(line), seed) for line in lines], np.uint64)
+
+
+def _distribute(text: Path, paths: list[Path], roles_N: np.ndarray) -> None:
     """Each line of a text to the file of its role."""
-    files = [(directory / f"{which}.{short}").open("wb") for which in split.NAMES]
+    files = [path.open("wb") for path in paths]
     try:
         with text.open("rb") as stream:
             for role, line in zip(roles_N.tolist(), stream, strict=True):
@@ -124,11 +165,4 @@ def _check(settings: DataSettings, pair: str, stages: Cleaned, roles_N: np.ndarr
 
 
 def _digest(roles_N: np.ndarray) -> str:
-    import hashlib
-
     return hashlib.sha256(roles_N.tobytes()).hexdigest()
-
-
-def summary(stage: Stage) -> dict[str, Any]:
-    """Counts of a pair: everything read, every rule, what each set has."""
-    return {**stage.record["counts"], **stage.record["sentences"]}

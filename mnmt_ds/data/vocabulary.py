@@ -1,11 +1,15 @@
-"""Training of SentencePiece models, the same on every machine: own sample, fixed thread count, no paths inside."""
+"""Stage 3: SentencePiece models, the same on every machine: own sample, fixed thread count, no paths inside."""
 
 import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from mnmt_ds.data.settings import TokenizerSettings
+from mnmt_ds.data.parallel import Progress
+from mnmt_ds.data.settings import DataSettings, TokenizerSettings
+from mnmt_ds.data.stages import Stage, fingerprint, finished, new_directory
+from mnmt_ds.data.tokenizer import JOINT, Tokenizer
 from mnmt_ds.errors import UserError
 
 THREADS = 2
@@ -17,6 +21,43 @@ class Lines(NamedTuple):
 
     path: Path
     lines: int
+
+
+class Side(NamedTuple):
+    """Training text in one language."""
+
+    language: str
+    text: Lines
+    sha256: str
+
+
+def trained(work: Path, pool: Executor, settings: DataSettings, sides: Sequence[Side]) -> tuple[Stage, bool]:
+    """The stage with the tokenizer, and whether it had to be made; a model of its own sees all text in its language."""
+    wanted = settings.tokenizer
+    print_ = fingerprint(
+        wanted.model_dump(mode="json"), settings.languages, THREADS, [(side.language, side.sha256) for side in sides]
+    )
+    if stage := finished(work, "tokenizer", print_):
+        return stage, False
+    names = [JOINT] if wanted.kind == "joint" else list(settings.languages)
+    jobs = {}
+    for name in names:
+        texts = [side.text for side in sides if name in (JOINT, side.language)]
+        jobs[name] = pool.submit(train, texts, wanted, "all languages" if name == JOINT else name)
+    with (
+        new_directory(work, "tokenizer", print_) as (path, record),
+        Progress("train SentencePiece", "models") as progress,
+    ):
+        models = {}
+        for name, job in jobs.items():
+            models[name] = job.result()
+            progress.add(1)
+        tokenizer = Tokenizer(settings.languages, models)
+        tokenizer.save_to(path)
+        record.update(hash=tokenizer.hash, size=tokenizer.size)
+    stage = finished(work, "tokenizer", print_)
+    assert stage is not None
+    return stage, True
 
 
 def train(texts: Sequence[Lines], settings: TokenizerSettings, what: str) -> bytes:

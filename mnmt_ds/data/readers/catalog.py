@@ -42,7 +42,7 @@ def po(path: str, turned: bool = False) -> Iterator[Row]:
         singular, plural = entry.msgid, entry.msgid_plural or entry.msgid
         for english, translation in _plurals([singular, plural] if entry.msgid_plural else [singular], forms):
             row = (translation, english) if turned else (english, translation)
-            yield entry.linenum, *row, None
+            yield entry.linenum or 0, *row, None
 
 
 def system(pair: str, roots: tuple[str, ...], english: str = "en") -> list[Part]:

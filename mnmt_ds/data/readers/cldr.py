@@ -6,12 +6,16 @@ Stands in where a machine has no catalogs, so that every command can be tried; i
 import random
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
-from functools import cache
+from functools import cache, partial
+from typing import TYPE_CHECKING, Literal
 
 from mnmt_ds.data.readers.rows import Row
 from mnmt_ds.errors import UserError
 
-LISTS, DATES, AMOUNTS = 6000, 1500, 1500
+if TYPE_CHECKING:
+    from babel import Locale
+
+LISTS, DATES, AMOUNTS = 6000, 1500, 750
 
 
 def cldr(source: str, target: str, english: str = "en") -> Iterator[Row]:
@@ -53,48 +57,55 @@ def _rendered(language: str) -> dict[str, str]:
 
 
 @cache
-def _phrases() -> "dict[str, Callable[[object], str | None]]":
+def _phrases() -> dict[str, Callable[["Locale"], str | None]]:
     """Dates, amounts and lists, drawn once for all languages."""
-    from babel import Locale, dates, lists, numbers, units
+    from babel import Locale
 
     draw = random.Random("cldr")
     english = Locale.parse("en")
-    territories = sorted(code for code in english.territories if len(code) == 2)
-    languages = sorted(code for code in english.languages if len(code) == 2)
-    currencies = sorted(english.currencies)
+    territories = sorted(str(code) for code in english.territories if len(str(code)) == 2)
+    languages = sorted(str(code) for code in english.languages if len(str(code)) == 2)
+    currencies = sorted(str(code) for code in english.currencies)
     measures = sorted({name.partition("-")[2] or name for name in english._data["unit_patterns"]})
-    phrases: dict[str, Callable[[object], str | None]] = {}
-
-    def listed(kind: str, codes: list[str], style: str) -> "Callable[[object], str | None]":
-        def say(locale: Locale) -> str | None:  # type: ignore[no-any-unimported]
-            table = locale.territories if kind == "t" else locale.languages
-            names = [table.get(code) for code in codes]
-            return lists.format_list([str(n) for n in names], style, locale) if all(names) else None
-
-        return say  # type: ignore[return-value]
-
+    phrases: dict[str, Callable[[Locale], str | None]] = {}
     for i in range(LISTS):
-        kind, codes = draw.choice((("t", territories), ("l", languages)))
-        phrases[f"list{i}"] = listed(kind, draw.sample(codes, draw.choice((2, 3))), draw.choice(("standard", "or")))
+        kind, codes = draw.choice((("territories", territories), ("languages", languages)))
+        chosen, style = draw.sample(codes, draw.choice((2, 3))), draw.choice(("standard", "or"))
+        phrases[f"list{i}"] = partial(_listed, kind, chosen, style)
     for i in range(DATES):
         day = date(1950, 1, 1) + timedelta(draw.randrange(40000))
-        style = draw.choice(("full", "long", "medium"))
-        phrases[f"date{i}"] = lambda locale, day=day, style=style: dates.format_date(day, style, locale)
+        phrases[f"date{i}"] = partial(_dated, day, draw.choice(("full", "long", "medium")))
     for i in range(AMOUNTS):
-        count, code, unit = draw.randrange(2, 500), draw.choice(currencies), draw.choice(measures)
-        if i % 2:
-            phrases[f"money{i}"] = lambda locale, count=count, code=code: (
-                numbers.format_currency(count, code, locale=locale, format_type="name", currency_digits=False)
-                if code in locale.currencies
-                else None
-            )
-        else:
-            phrases[f"unit{i}"] = lambda locale, count=count, unit=unit: _unit(units, count, unit, locale)
+        phrases[f"money{i}"] = partial(_priced, draw.randrange(2, 500), draw.choice(currencies))
+        phrases[f"unit{i}"] = partial(_measured, draw.randrange(2, 500), draw.choice(measures))
     return phrases
 
 
-def _unit(units: object, count: int, unit: str, locale: object) -> str | None:
+def _listed(kind: str, codes: list[str], style: Literal["standard", "or"], locale: "Locale") -> str | None:
+    from babel.lists import format_list
+
+    names = [getattr(locale, kind).get(code) for code in codes]
+    return format_list([str(name) for name in names], style, locale) if all(names) else None
+
+
+def _dated(day: date, style: Literal["full", "long", "medium"], locale: "Locale") -> str:
+    from babel.dates import format_date
+
+    return format_date(day, style, locale)
+
+
+def _priced(count: int, code: str, locale: "Locale") -> str | None:
+    from babel.numbers import format_currency
+
+    if code not in locale.currencies:
+        return None
+    return format_currency(count, code, locale=locale, format_type="name", currency_digits=False)
+
+
+def _measured(count: int, unit: str, locale: "Locale") -> str | None:
+    from babel.units import UnknownUnitError, format_unit
+
     try:
-        return str(units.format_unit(count, unit, "long", locale=locale))  # type: ignore[attr-defined]
-    except Exception:  # a unit that this language's data lacks
+        return format_unit(count, unit, "long", locale=locale)
+    except (UnknownUnitError, KeyError):  # this language's data lacks the unit
         return None

@@ -15,7 +15,7 @@ def huggingface(path: str, split: str, names: tuple[str, str]) -> Iterator[Row]:
         raise UserError(f"{path}: reading this needs the package 'datasets'; pip install 'mnmt_ds[datasets]'") from None
     try:
         data: Any = load_from_disk(path)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (what it raises is undocumented)
         raise UserError(f"{path}: not a dataset saved by save_to_disk ({' '.join(str(error).split())})") from None
     if not isinstance(data, Dataset):
         chosen = split or "train"

@@ -74,17 +74,17 @@ def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> li
         case "cldr":
             return [Part(partial(cldr.cldr, source, target or source, english), ("",), cldr.version())]
         case "moses":
-            return [Part(partial(text.moses, *filled, limit=limit), (filled[0], filled[1]), domain)]
+            return [Part(partial(text.moses, filled[0], filled[1], limit), (filled[0], filled[1]), domain)]
         case "flores":
             split = place.split or {"test": "devtest"}.get(which, which)
             files = [text.flores_file(filled[0], split, side, place.codes) for side in (source, target or source)]
-            return [Part(partial(text.moses, *files, limit=limit), (files[0], files[1]), domain)]
+            return [Part(partial(text.moses, files[0], files[1], limit), (files[0], files[1]), domain)]
         case "tsv":
             return [Part(partial(text.tsv, filled[0], _numbers(place, pair), limit), (filled[0],), domain)]
         case "ted":
             return [Part(partial(text.ted, filled[0], names, limit), (filled[0],), domain)]
         case "tmx":
-            return [Part(partial(tmx.tmx, filled[0], *names), (filled[0],), domain)]
+            return [Part(partial(tmx.tmx, filled[0], names[0], names[1]), (filled[0],), domain)]
         case "huggingface":
             return [Part(partial(huggingface.huggingface, filled[0], place.split, names), (filled[0],), domain)]
         case "text":
