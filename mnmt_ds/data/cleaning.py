@@ -15,6 +15,7 @@ from mnmt_ds.data.clean import Block, Cleaned, Rules, clean_block
 from mnmt_ds.data.parallel import Progress, ordered
 from mnmt_ds.data.readers.rows import Part
 from mnmt_ds.data.readers.sources import blocks, files_of, identity
+from mnmt_ds.data.roles import Hashes
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, fingerprint, finished, new_directory, sha256
 
@@ -41,7 +42,7 @@ def cleaned(
     if stage := finished(work, name, print_):
         return stage, False
     with new_directory(work, name, print_) as (directory, record):
-        _write(directory, record, read(pool, rules, parts, f"read {pair} {which}"), parts, rules.mono)
+        _write(directory, record, read(pool, rules, parts, f"read {pair} {which}"), parts, rules)
     stage = finished(work, name, print_)
     assert stage is not None
     return stage, True
@@ -52,11 +53,12 @@ def read(pool: Executor, rules: Rules, parts: list[Part], what: str) -> Iterator
 
     def rows() -> Iterator[Block]:
         with Progress(what, "rows") as progress:
-            for domain, part in enumerate(parts):
+            domains = {name: i for i, name in enumerate(dict.fromkeys(part.domain for part in parts))}
+            for part in parts:
                 if left_out(part, rules):
                     continue
                 for block in blocks(part.read()):
-                    yield Block(part.files, domain, part.catalog, block)
+                    yield Block(part.files, domains[part.domain], part.catalog, block)
                     progress.add(len(block))
 
     return ordered(pool, partial(clean_block, rules=rules), rows())
@@ -67,13 +69,16 @@ def left_out(part: Part, rules: Rules) -> bool:
     return not rules.given and any(fnmatch.fnmatch(part.domain, pattern) for pattern in rules.clean.drop_domains)
 
 
-def array(stage: Stage, name: str) -> np.ndarray:
-    """One of the arrays, an element a row."""
-    return np.fromfile(stage.directory / name, dict(ARRAYS)[name])
+def hashes_of(stage: Stage) -> Hashes:
+    """The hashes of a stage's rows."""
+    return Hashes(*(np.fromfile(stage.directory / name, kind) for name, kind in ARRAYS))
 
 
-def _write(directory: Path, record: dict[str, Any], stream: Iterator[Cleaned], parts: list[Part], mono: bool) -> None:
-    counts: Counter[str] = Counter()
+def _write(directory: Path, record: dict[str, Any], stream: Iterator[Cleaned], parts: list[Part], rules: Rules) -> None:
+    names = list(dict.fromkeys(part.domain for part in parts))
+    dropped = [part for part in parts if left_out(part, rules)]
+    counts: Counter[str] = Counter({"name list": sum(1 for part in dropped for _ in part.read())})
+    counts["read"] = counts["name list"]
     domains: Counter[str] = Counter()
     places: dict[str, str] = {}
     with (
@@ -85,23 +90,23 @@ def _write(directory: Path, record: dict[str, Any], stream: Iterator[Cleaned], p
     ):
         for block in stream:
             source.write(block.source)
-            if not mono:
+            if not rules.mono:
                 target.write(block.target)
             key.write(block.key.tobytes())
             pair.write(block.pair.tobytes())
             domain.write(np.full(len(block.key), block.domain, np.uint16).tobytes())
             counts += block.counts
-            domains[parts[block.domain].domain] += len(block.key)
+            domains[names[block.domain]] += len(block.key)
             places = {**block.places, **places}
     record.update(
         counts={kind: counts[kind] for kind in ("read", "clean", *sorted(counts))},
         places=places,
         domains=dict(domains),
-        left_out=[part.domain for part in parts if part.domain not in domains],
+        left_out=[part.domain for part in dropped],
         inputs=[
             {"path": str(path), "size": path.stat().st_size, "sha256": sha256(path)}
             for part in parts
-            if part.domain in domains
+            if part not in dropped
             for path in files_of(part)
         ],
     )

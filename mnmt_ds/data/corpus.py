@@ -1,12 +1,14 @@
 """A prepared corpus, opened for training and evaluation."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnmt_ds.data.indexed import Indexed
+from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
 
@@ -57,6 +59,20 @@ class Sentences:
     def text(self) -> list[str]:
         """All sentences, cleaned but not tokenised."""
         return self._text.read_bytes().decode().split("\n")[:-1]
+
+
+def stale(manifest: Mapping[str, Any], settings: DataSettings) -> list[str]:
+    """Names of the settings that are not those of the prepared corpus (its directory aside)."""
+    then, now = manifest["settings"], settings.model_dump(mode="json")
+    names = []
+    for name in now:
+        if name == "directory" or then.get(name) == now[name]:
+            continue
+        if name in ("clean", "split", "tokenizer"):
+            names += [f"{name}.{key}" for key in now[name] if then.get(name, {}).get(key) != now[name][key]]
+        else:
+            names.append(name)
+    return names
 
 
 class Corpus:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from mnmt_ds.data import report, split
 from mnmt_ds.data.binarize import Text, binarized
-from mnmt_ds.data.cleaning import array, cleaned
+from mnmt_ds.data.cleaning import cleaned, hashes_of
 from mnmt_ds.data.manifest import Built, publish_all
 from mnmt_ds.data.parallel import workers
 from mnmt_ds.data.readers.sources import Origin, parts_of
-from mnmt_ds.data.selection import held_keys, plan, selected, selected_mono, usable
+from mnmt_ds.data.roles import fallback, held_keys, plan, usable
+from mnmt_ds.data.selection import selected, selected_mono
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, collect_garbage, locked
 from mnmt_ds.data.vocabulary import Lines, Side, trained
@@ -54,8 +55,12 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
 
 def _build(settings: DataSettings, work: Path, pool: Executor) -> Built:
     origin, clean = _clean_all(settings, work, pool)
-    plans = {pair: plan(settings, clean[pair]) for pair in settings.pairs}
-    kept_out = split.union([held_keys(clean[pair], plans[pair]) for pair in settings.pairs])
+    plans, held = {}, []
+    for pair in settings.pairs:
+        hashes = {which: hashes_of(stage) for which, stage in clean[pair].items()}
+        plans[pair] = plan(settings, hashes)
+        held.append(held_keys(hashes, plans[pair]))
+    kept_out = split.union(held)
     texts: dict[str, Stage] = {}
     for pair in settings.pairs:
         made = selected(work, settings, pair, clean[pair], plans.pop(pair), kept_out)
@@ -85,20 +90,10 @@ def _clean_all(settings: DataSettings, work: Path, pool: Executor) -> tuple[Orig
             raise UserError(f"data.corpora: no train files for {', '.join(missing)}; add them, or set data.source")
         return "files", _clean(settings, work, pool, "files")
     stages = _clean(settings, work, pool, "gettext")
-    counts = {}
-    for pair in settings.pairs:
-        stage = stages[pair]["train"]
-        counts[pair] = int(usable(settings, stage, array(stage, "pair"))[0].sum())
-    few = {pair: count for pair, count in counts.items() if count < settings.min_catalog_pairs}
-    if not few:
+    counts = {pair: int(usable(settings, hashes_of(stages[pair]["train"]))[0].sum()) for pair in settings.pairs}
+    if not (reason := fallback(settings, counts)):
         return "gettext", stages
-    print(
-        "prepare: too few sentence pairs in this machine's gettext catalogs ("
-        + ", ".join(f"{pair} {count}" for pair, count in few.items())
-        + f"; {settings.min_catalog_pairs} wanted). Falling back to Babel's CLDR data for every pair: enough to try"
-        " the commands, no evidence for any method.",
-        file=sys.stderr,
-    )
+    print(f"prepare: {reason}", file=sys.stderr)
     return "cldr", _clean(settings, work, pool, "cldr")
 
 

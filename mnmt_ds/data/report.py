@@ -8,7 +8,7 @@ from typing import Any
 from mnmt_ds.data.clean import DROPS
 
 LATER = ("duplicate", "domain cap", "held-out key", "over limit")
-FATES = (*DROPS, *LATER)
+FATES = ("name list", *DROPS, *LATER)
 
 
 def facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def _phrases() -> dict[str, Callable[["Locale"], str | None]]:
     phrases: dict[str, Callable[[Locale], str | None]] = {}
     for i in range(LISTS):
         kind, codes = draw.choice((("territories", territories), ("languages", languages)))
-        chosen, style = draw.sample(codes, draw.choice((2, 3))), draw.choice(("standard", "or"))
+        chosen = draw.sample(codes, draw.choice((2, 3)))
+        style: Literal["standard", "or"] = draw.choice(("standard", "or"))
         phrases[f"list{i}"] = partial(_listed, kind, chosen, style)
     for i in range(DATES):
         day = date(1950, 1, 1) + timedelta(draw.randrange(40000))

@@ -1,0 +1,126 @@
+"""Every fault of a recipe's text and of the prepared corpus, listed; nothing is written."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+
+from mnmt_ds.data import split
+from mnmt_ds.data.cleaning import left_out, read, rules_of
+from mnmt_ds.data.corpus import Corpus, stale
+from mnmt_ds.data.parallel import Progress, ordered, workers
+from mnmt_ds.data.readers.rows import Part
+from mnmt_ds.data.readers.sources import Origin, parts_of
+from mnmt_ds.data.roles import Hashes, check, fallback, gathered, held_keys, plan, roles, usable
+from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.data.stages import sha256
+from mnmt_ds.errors import UserError
+
+MOST = 20
+"""Faults that are listed of one file; the rest are counted."""
+
+
+def validate(settings: DataSettings, processes: int | None = None) -> list[str]:
+    """One line a fault, in the order of the pairs; empty: all is well."""
+    with workers(processes) as pool:
+        return [*_sources(settings, pool), *_prepared(settings, pool)]
+
+
+def _sources(settings: DataSettings, pool: Executor) -> list[str]:
+    faults: list[str] = []
+    origin: Origin = "files" if settings.source == "auto" else settings.source
+    if settings.source == "auto" and not any(settings.files_of(pair).train for pair in settings.pairs):
+        origin = "gettext"
+    hashes, counts = _read_all(settings, pool, origin, faults)
+    if settings.source == "auto" and origin == "gettext":
+        usable_rows = {pair: int(usable(settings, hashes[pair]["train"])[0].sum()) for pair in settings.pairs}
+        if reason := fallback(settings, usable_rows):
+            print(f"validate: {reason}", file=sys.stderr)
+            hashes, counts = _read_all(settings, pool, "cldr", faults)
+    plans = {pair: plan(settings, hashes[pair]) for pair in settings.pairs}
+    kept_out = split.union([held_keys(hashes[pair], plans[pair]) for pair in settings.pairs])
+    for pair in settings.pairs:
+        roles_N, more = roles(settings, pair, hashes[pair]["train"], plans[pair], kept_out)
+        given = {which: len(found.key) for which, found in hashes[pair].items() if which != "train"}
+        try:
+            check(settings, pair, roles_N, given, counts[pair] + more)
+        except UserError as fault:
+            faults.append(str(fault))
+    return faults
+
+
+def _read_all(
+    settings: DataSettings, pool: Executor, origin: Origin, faults: list[str]
+) -> tuple[dict[str, dict[str, Hashes]], dict[str, Counter[str]]]:
+    """Hashes of every pair's text, and the training text's rows by fate; faults are appended."""
+    hashes: dict[str, dict[str, Hashes]] = {pair: {} for pair in settings.pairs}
+    counts: dict[str, Counter[str]] = {pair: Counter() for pair in settings.pairs}
+    wanted = [(pair, which) for pair in settings.pairs for which in split.NAMES]
+    for name, which in [*wanted, *((lang, "mono") for lang in settings.monolingual)]:
+        try:
+            parts = parts_of(settings, name, which, origin)
+        except UserError as fault:
+            faults.append(str(fault))
+            continue
+        if not parts and which == "train":
+            faults.append(f"data.corpora: no train files for {name}; add them, or set data.source")
+        found, seen = _read(settings, pool, name, which, parts, faults)
+        if which == "train":
+            counts[name] = seen
+        if which != "mono" and (parts or which == "train"):
+            hashes[name][which] = found
+    for pair in settings.pairs:
+        hashes[pair].setdefault("train", gathered([]))
+    return hashes, counts
+
+
+def _read(
+    settings: DataSettings, pool: Executor, name: str, which: str, parts: list[Part], faults: list[str]
+) -> tuple[Hashes, Counter[str]]:
+    rules = rules_of(settings, name, which in ("dev", "test"))
+    rules = rules._replace(collect=rules.given or settings.clean.bad_lines == "error")
+    counts: Counter[str] = Counter()
+    blocks = []
+    for part in parts:
+        if left_out(part, rules):
+            continue
+        found: list[str] = []
+        try:
+            for block in read(pool, rules, [part], f"check {name} {which} {part.domain}"):
+                counts += block.counts
+                found += block.faults
+                blocks.append(block._replace(source=b"", target=b"", faults=[]))
+        except UserError as fault:
+            found.append(str(fault))
+        faults += found[:MOST]
+        if len(found) > MOST:
+            faults.append(f"{part.files[0]}: {len(found) - MOST} more lines like these")
+    return gathered(blocks), counts
+
+
+def _prepared(settings: DataSettings, pool: Executor) -> Iterator[str]:
+    """Faults of what ``prepare`` wrote, if it did."""
+    directory = Path(settings.directory)
+    if not (directory / "manifest.json").exists():
+        return
+    try:
+        corpus = Corpus.open(directory)
+    except UserError as fault:
+        yield str(fault)
+        return
+    files = corpus.manifest["files"]
+    paths = [directory / name for name in files]
+    with Progress("check hashes", "files", len(files)) as progress:
+        for digest, (name, facts) in zip(ordered(pool, sha256, paths), files.items(), strict=True):
+            progress.add(1)
+            if digest != facts["sha256"]:
+                yield f"{directory / name}: its content changed since it was prepared; run mnmt-ds prepare --fresh"
+    if changed := stale(corpus.manifest, settings):
+        settings_ = ", ".join(changed)
+        yield f"{directory / 'manifest.json'}: prepared with other settings ({settings_}); run mnmt-ds prepare again"
+    try:
+        json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        yield f"{directory / 'report.json'}: missing or not JSON; run mnmt-ds prepare again"

@@ -1,0 +1,58 @@
+"""A small made-up language pair, and the settings that prepare it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnmt_ds.data.settings import DataSettings
+
+WORDS = "red green blue small large old new bird house river stone tree light night water fire wind road door song".split()
+
+
+def sentences(count: int, seed: int = 0, words: int = 6) -> list[str]:
+    """Distinct sentences of made-up English."""
+    draw = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[" ".join(draw.choice(WORDS) for _ in range(draw.randrange(3, words + 1)))] = None
+    return list(found)
+
+
+def translated(sentence: str, language: str) -> str:
+    """The sentence in a made-up language: every word reversed, with the language's own ending."""
+    return " ".join(word[::-1] + language[0] for word in sentence.split())
+
+
+@pytest.fixture
+def moses(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Writes Moses files for a pair and returns its entry of ``corpora``."""
+
+    def write(pair: str, english: list[str], which: str = "train") -> dict[str, Any]:
+        source, target = pair.split("-")
+        paths = {}
+        for side in (source, target):
+            lines = [line if side == "en" else translated(line, side) for line in english]
+            paths[side] = tmp_path / f"{which}.{pair}.{side}"
+            paths[side].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return {"format": "moses", "path": str(paths[source]), "target_path": str(paths[target])}
+
+    return write
+
+
+@pytest.fixture
+def settings_of(tmp_path: Path) -> Callable[..., DataSettings]:
+    """Settings for small corpora in ``tmp_path``."""
+
+    def make(**values: Any) -> DataSettings:
+        base: dict[str, Any] = {
+            "directory": str(tmp_path / "prepared"),
+            "split": {"dev": 20, "test": 10},
+            "clean": {"min_script": 0},
+            "tokenizer": {"size": 60, "hard_limit": False},
+        }
+        return DataSettings.model_validate({**base, **values})
+
+    return make

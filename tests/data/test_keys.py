@@ -1,0 +1,44 @@
+"""The normalised key and the hashes, by hand."""
+
+import pytest
+from mnmt_ds.data.keys import hash64, normalised, placeholders
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("Save %d files to “/tmp”?", "save files to tmp"),
+        ("  SAVE files, to: tmp  ", "save files to tmp"),
+        ("Save %1$s files to tmp", "save files to tmp"),
+        ("save {count} files to ${tmp} 42", "save files to"),
+        ("Save %(count)s of %-10.3f%%", "save of"),
+        ("50% of all", "of all"),
+        ("Élan vital!", "élan vital"),
+        ("मेनू %s", "मेनू"),
+        ("%d:%d", "%d:%d"),
+        ("42.", "42."),
+    ],
+)
+def test_normalised(text: str, key: str) -> None:
+    assert normalised(text) == key
+
+
+def test_hash_is_blake2b_of_the_text() -> None:
+    assert hash64("abc") == 0x5995D533D814BBD8  # b2sum -l 64, bytes from the low end
+    assert hash64("abc", 1) != hash64("abc", 2)
+    assert 0 <= hash64("x") < 2**64
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("%s of %d", ["%d", "%s"]),
+        ("%2$d von %1$s", ["%d", "%s"]),
+        ("100% sure", []),
+        ("{name} and %(x)s", ["%(x)s", "{name}"]),
+        ("none", []),
+        ("%lu %5.2f", ["%5.2f", "%lu"]),
+    ],
+)
+def test_placeholders(text: str, found: list[str]) -> None:
+    assert placeholders(text) == found
