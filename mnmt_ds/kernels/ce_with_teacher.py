@@ -11,21 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mnmt_ds.errors import UserError
 from mnmt_ds.kernels import fused, reference
+from mnmt_ds.kernels.attach import attach
+from mnmt_ds.kernels.implementations import chosen, pick
 from mnmt_ds.kernels.problem import check, flatten
 from mnmt_ds.kernels.types import Gate, Sums, Teacher
 
 __all__ = ["Gate", "Sums", "Teacher", "ce_with_teacher", "chosen"]
-
-IMPLEMENTATIONS = ("auto", "reference", "chunked")
-
-
-def chosen(implementation: str, device: torch.device) -> str:
-    """The implementation that would run on a device; UserError for an unknown name."""
-    if implementation not in IMPLEMENTATIONS:
-        raise UserError(f"loss: unknown implementation '{implementation}'; know {', '.join(IMPLEMENTATIONS)}")
-    return "chunked" if implementation == "auto" else implementation
 
 
 def ce_with_teacher(
@@ -48,7 +40,8 @@ def ce_with_teacher(
     """
     arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
     check(hidden_BTD, projection_VD, target_BT, *arguments)
-    if chosen(implementation, hidden_BTD.device) == "reference":
+    which = chosen(implementation, hidden_BTD.device)
+    if which == "reference":
         return reference.ce_with_teacher(
             hidden_BTD, projection_VD, target_BT, teachers, smoothing=smoothing, gold_weight=gold_weight,
             passes=passes, divergence_weight=divergence_weight, pad=pad,
@@ -56,8 +49,9 @@ def ce_with_teacher(
     grad = torch.is_grad_enabled()
     with torch.no_grad():
         problem = flatten(hidden_BTD, projection_VD, target_BT, *arguments)
-        found = fused.compute(problem, grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
+        how = pick(which, problem)
+        found = fused.compute(problem, how, grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
         result = fused.sums(problem, found)
     if found.hidden_KND is None and found.projection_VD is None:
         return result
-    return result._replace(loss=fused.attach(hidden_BTD, projection_VD, result.loss, problem, found))
+    return result._replace(loss=attach(hidden_BTD, projection_VD, result.loss, problem, found))

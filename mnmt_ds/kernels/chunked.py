@@ -1,121 +1,152 @@
-"""Row arithmetic of the fused loss in PyTorch: what runs where nothing can be compiled, in any float dtype.
+"""The PyTorch implementation: runs where nothing can be compiled, on any device, in any float dtype.
 
-Works on one chunk whose logits are there; they become the gradient in place. Letters: see types.py; C tokens of a chunk.
+A chunk's logits become its gradient in place. Letters: see types.py; C tokens of a chunk, R = K * C rows.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mnmt_ds.kernels.problem import TeacherRows
+from mnmt_ds.kernels.problem import Problem, accumulator
+from mnmt_ds.kernels.statistics import Statistics, Store
+
+BUDGET = {"cpu": 64 << 20, "cuda": 512 << 20}
+"""Bytes of logits held at once, student's and teachers' together."""
 
 
-class Rows(NamedTuple):
-    """A chunk: logits, and what each token asks of them."""
-
-    logits_KCV: Tensor
-    """Overwritten: first by probabilities, then by the gradient."""
-    teacher_logits: tuple[Tensor, ...]
-    """(C, V) each; overwritten."""
-    gold_C: Tensor
-    weight_C: Tensor
-    teachers: tuple[TeacherRows, ...]
-    """With rows cut to the chunk."""
-    smoothing: float
-    divergence_weight: float
-    plain: bool
+def most_tokens(problem: Problem) -> int:
+    """Tokens whose logits the budget holds."""
+    wide = accumulator(problem.hidden_KND.dtype, problem.projection_VD.dtype).itemsize
+    buffers = problem.passes + len(problem.teachers)
+    return max(1, BUDGET.get(problem.hidden_KND.device.type, 64 << 20) // (buffers * problem.vocabulary * wide))
 
 
-class Statistics(NamedTuple):
-    """Per token; first axes K passes, J teachers."""
-
-    lse_KC: Tensor
-    gold_KC: Tensor
-    """The gold token's logit."""
-    teacher_JC: Tensor
-    """The gold token's probability under each teacher."""
-    kd_JKC: Tensor
-    """T^2 * CE(teacher / T, student / T)."""
-    agree_JKC: Tensor
-    divergence_C: Tensor
-
-
-def statistics(rows: Rows, scratch: dict[str, Tensor]) -> Statistics:
-    """All that gates and logs need; leaves probabilities in the logits' places."""
-    z_KCV = rows.logits_KCV
+def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
+    """All that gates and logs need; keeps probabilities in the logits' places for the gradients."""
+    gold_C = problem.gold_N[cut]
+    z_KCV, hidden_RD = _student(problem, cut, store)
+    z_jCV = [_teacher(problem, j, cut, store) for j in range(len(problem.teachers))]
     passes, tokens, vocabulary = z_KCV.shape
-    scratch.clear()
-    index_KC1 = rows.gold_C.expand(passes, -1).unsqueeze(-1)
+    total_KC = (hidden_RD @ _kept(store, "column", lambda: _weights(problem, store).sum(0))).view(passes, -1)
+    index_KC1 = gold_C.expand(passes, -1).unsqueeze(-1)
     gold_KC = z_KCV.gather(-1, index_KC1).squeeze(-1)
-    teacher, kd, agree = [], [], []
-    best_KC = z_KCV.argmax(-1) if rows.teachers else None
-    for j, (t, z_CV) in enumerate(zip(rows.teachers, rows.teacher_logits, strict=True)):
-        if t.vocabulary_V is not None:
-            z_CV.masked_fill_(~t.vocabulary_V, -torch.inf)
+    best_KC = z_KCV.argmax(-1) if z_jCV else None
+    teacher, kd, agree, extra = [], [], [], {}
+    for j, (t, z_CV) in enumerate(zip(problem.teachers, z_jCV, strict=True)):
         agree.append(best_KC == z_CV.argmax(-1))
-        at_C = z_CV.gather(-1, rows.gold_C.unsqueeze(-1)).squeeze(-1)
+        at_C = z_CV.gather(-1, gold_C.unsqueeze(-1)).squeeze(-1)
         if t.temperature == 1.0:
             teacher.append((at_C - _softmax_(z_CV)).exp())
-            kd.append(-torch.linalg.vecdot(z_CV, z_KCV))  # LSE is added below
+            kd.append(-torch.linalg.vecdot(z_CV, z_KCV))  # the student's log-sum-exp is added below
         else:
             teacher.append((at_C - z_CV.logsumexp(-1)).exp())
             _softmax_(z_CV.div_(t.temperature))
             warm_KCV = z_KCV / t.temperature
             cross_KC = torch.linalg.vecdot(z_CV, warm_KCV)
             kd.append(t.temperature**2 * (_softmax_(warm_KCV) - cross_KC))
-            scratch[f"warm{j}"] = warm_KCV
-    divergence_C = z_KCV.new_zeros(tokens)
+            extra[j] = warm_KCV
+    divergence_C, centred_KCV = z_KCV.new_zeros(tokens), None
     if passes > 1:
-        logp_KCV = z_KCV.log_softmax(-1)
-        lse_KC = gold_KC - logp_KCV.gather(-1, index_KC1).squeeze(-1)
-        torch.exp(logp_KCV, out=z_KCV)
-        centred_KCV = logp_KCV.sub_(logp_KCV.mean(0))
+        centred_KCV = z_KCV.log_softmax(-1)
+        lse_KC = gold_KC - centred_KCV.gather(-1, index_KC1).squeeze(-1)
+        torch.exp(centred_KCV, out=z_KCV)
+        centred_KCV.sub_(centred_KCV.mean(0))
         divergence_C = torch.linalg.vecdot(z_KCV - z_KCV.mean(0), centred_KCV).mean(0)
-        scratch["centred"] = centred_KCV
     else:
         lse_KC = _softmax_(z_KCV)
-    kd = [k if t.temperature != 1.0 else k + lse_KC for k, t in zip(kd, rows.teachers, strict=True)]
-    stack = torch.stack
+    kd = [k if t.temperature != 1.0 else k + lse_KC for k, t in zip(kd, problem.teachers, strict=True)]
+    store.kept = (z_KCV, z_jCV, hidden_RD, centred_KCV, extra)
+    many = (0, passes, tokens)
     return Statistics(
-        lse_KC,
-        gold_KC,
-        stack(teacher) if teacher else z_KCV.new_zeros(0, tokens),
-        stack(kd) if kd else z_KCV.new_zeros(0, passes, tokens),
-        stack(agree) if agree else torch.zeros(0, passes, tokens, dtype=torch.bool, device=z_KCV.device),
+        gold_KC - lse_KC,
+        total_KC / vocabulary - lse_KC,
+        torch.stack(teacher) if teacher else z_KCV.new_zeros(0, tokens),
+        torch.stack(kd) if kd else z_KCV.new_zeros(many),
+        torch.stack(agree) if agree else torch.zeros(many, dtype=torch.bool, device=z_KCV.device),
         divergence_C,
     )
 
 
-def gradient(rows: Rows, gate_JKC: Tensor, scratch: dict[str, Tensor]) -> float:
-    """Writes K * dloss/dlogits over the probabilities, but for the constant -weight * smoothing / V, which it returns.
+def gradients(
+    problem: Problem,
+    cut: slice,
+    store: Store,
+    gate_JKC: Tensor,
+    dhidden_KCD: Tensor | None,
+    dprojection_VD: Tensor | None,
+) -> None:
+    """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk).
 
-    c * p_s - q of performance.md: the constant part of q is cheaper as two vectors than as a pass over the matrix.
+    c * p_s - q of the fused loss; the constant part of q, weight * smoothing / V for every word, is cheaper as a
+    product of two vectors than as a pass over the matrix.
     """
-    p_KCV = rows.logits_KCV
+    p_KCV, teacher_CV, hidden_RD, centred_KCV, warm = store.kept
     passes, _, vocabulary = p_KCV.shape
+    weight_C = problem.weight_N[cut]
     divergent = None
-    if "centred" in scratch and rows.divergence_weight:
-        centred_KCV = scratch["centred"]
+    if centred_KCV is not None and problem.divergence_weight:
         lean_KC1 = torch.linalg.vecdot(p_KCV, centred_KCV).unsqueeze(-1)
         divergent = centred_KCV.sub_(lean_KC1).mul_(p_KCV).add_(p_KCV).sub_(p_KCV.mean(0))
-    if rows.teachers or not rows.plain:
-        c_KC = rows.weight_C.expand(passes, -1).clone()
-        for j, t in enumerate(rows.teachers):
+    if problem.teachers or not problem.plain:
+        mass_KC = weight_C.expand(passes, -1).clone()
+        for j, t in enumerate(problem.teachers):
             if t.temperature == 1.0:
-                c_KC += t.weight_N * gate_JKC[j]
-        p_KCV.mul_(c_KC.unsqueeze(-1))
-    for j, t in enumerate(rows.teachers):
-        scale_KC1 = (t.temperature * t.weight_N * gate_JKC[j]).unsqueeze(-1)
-        p_KCV.addcmul_(rows.teacher_logits[j], scale_KC1, value=-1)
-        if t.temperature != 1.0:
-            p_KCV.addcmul_(scratch[f"warm{j}"], scale_KC1)
-    gold_KC1 = rows.gold_C.expand(passes, -1).unsqueeze(-1)
-    one_KC1 = (rows.weight_C * -(1 - rows.smoothing)).expand(passes, -1).unsqueeze(-1)
-    p_KCV.scatter_add_(-1, gold_KC1, one_KC1)
+                mass_KC += t.weight_N[cut] * gate_JKC[j]
+        p_KCV.mul_(mass_KC.unsqueeze(-1))
+    for j, t in enumerate(problem.teachers):
+        pull_KC1 = (t.temperature * t.weight_N[cut] * gate_JKC[j]).unsqueeze(-1)
+        p_KCV.addcmul_(teacher_CV[j], pull_KC1, value=-1)
+        if j in warm:
+            p_KCV.addcmul_(warm[j], pull_KC1)
+    gold_KC1 = problem.gold_N[cut].expand(passes, -1).unsqueeze(-1)
+    p_KCV.scatter_add_(-1, gold_KC1, (weight_C * (problem.smoothing - 1)).expand(passes, -1).unsqueeze(-1))
     if divergent is not None:
-        p_KCV.add_(divergent, alpha=rows.divergence_weight)
-    return -rows.smoothing / vocabulary
+        p_KCV.add_(divergent, alpha=problem.divergence_weight)
+    if passes > 1:
+        p_KCV.div_(passes)
+    dz_RV = p_KCV.view(-1, vocabulary)
+    floor_R = weight_C.repeat(passes) * (-problem.smoothing / vocabulary / passes)
+    weights_VD, column_D = _weights(problem, store), store.buffers["column"]
+    if dhidden_KCD is not None:
+        dhidden_KCD.view(-1, weights_VD.shape[1]).copy_(torch.addr(dz_RV @ weights_VD, floor_R, column_D))
+    if dprojection_VD is not None:
+        if cut.start == 0:
+            torch.mm(dz_RV.t(), hidden_RD, out=dprojection_VD)
+        else:
+            dprojection_VD.addmm_(dz_RV.t(), hidden_RD)
+        dprojection_VD += floor_R @ hidden_RD
+
+
+def _student(problem: Problem, cut: slice, store: Store) -> tuple[Tensor, Tensor]:
+    passes, _, width = problem.hidden_KND.shape
+    hidden_RD = problem.hidden_KND[:, cut].to(store.dtype).reshape(-1, width)
+    z_RV = _product(hidden_RD, _weights(problem, store), "student", store)
+    return z_RV.view(passes, -1, problem.vocabulary), hidden_RD
+
+
+def _teacher(problem: Problem, j: int, cut: slice, store: Store) -> Tensor:
+    t = problem.teachers[j]
+    weights_VE = _kept(store, f"weights{j}", lambda: t.projection_VE.to(store.dtype))
+    z_CV = _product(t.hidden_NE[cut].to(store.dtype), weights_VE, f"teacher{j}", store)
+    return z_CV if t.vocabulary_V is None else z_CV.masked_fill_(~t.vocabulary_V, -torch.inf)
+
+
+def _weights(problem: Problem, store: Store) -> Tensor:
+    return _kept(store, "weights", lambda: problem.projection_VD.to(store.dtype))
+
+
+def _kept(store: Store, name: str, make: Any) -> Tensor:
+    if name not in store.buffers:
+        store.buffers[name] = make()
+    return store.buffers[name]
+
+
+def _product(hidden_RX: Tensor, weights_VX: Tensor, name: str, store: Store) -> Tensor:
+    shape = (hidden_RX.shape[0], weights_VX.shape[0])
+    return torch.mm(
+        hidden_RX, weights_VX.t(), out=store.buffer(name, shape[0] * shape[1])[: shape[0] * shape[1]].view(shape)
+    )
 
 
 def _softmax_(z_XV: Tensor) -> Tensor:

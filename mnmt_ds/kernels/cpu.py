@@ -1,0 +1,111 @@
+"""The C++ implementation: products, row arithmetic and gradients of a chunk by csrc/cpu.cpp.
+
+Reads float32, bfloat16 and float16; computes in float32. Letters: see types.py; C tokens of a chunk.
+"""
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.kernels import build
+from mnmt_ds.kernels.problem import Problem
+from mnmt_ds.kernels.slope import slope_rows
+from mnmt_ds.kernels.statistics import Statistics, Store
+
+BUDGET = 64 << 20
+"""Bytes of logits held at once."""
+MOST_PASSES, MOST_TEACHERS = 4, 2
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def available() -> str:
+    """Empty where the library is there (it is built now if need be), else why it is not."""
+    try:
+        build.load(build.cpu_recipe)
+    except (build.BuildError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def fits(problem: Problem) -> bool:
+    """Whether the C++ code knows this problem's dtypes and numbers of passes and teachers."""
+    tensors = [problem.hidden_KND, problem.projection_VD]
+    tensors += [x for t in problem.teachers for x in (t.hidden_NE, t.projection_VE)]
+    few = problem.passes <= MOST_PASSES and len(problem.teachers) <= MOST_TEACHERS
+    return few and all(x.dtype in DTYPES for x in tensors) and problem.vocabulary < 1 << 24
+
+
+def most_tokens(problem: Problem) -> int:
+    """Tokens a chunk should have: what the budget holds, and no more than keeps hidden states in a core's cache."""
+    buffers = problem.passes + len(problem.teachers)
+    held = BUDGET // (4 * problem.vocabulary * buffers)
+    return max(32, min(held, 2048) // 32 * 32)
+
+
+def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
+    """Logits into the store's buffers, and what gates and logs need."""
+    tokens = cut.stop - cut.start
+    teachers, passes, vocabulary = len(problem.teachers), problem.passes, problem.vocabulary
+    plane = torch.ops.mnmt_ds_cpu.plane(tokens, vocabulary)
+    logits = store.buffer("logits", passes * plane)
+    teacher_logits = store.buffer("teacher_logits", teachers * plane)
+    found_RC = logits.new_empty(4 * passes + teachers * (4 + 2 * passes), tokens)
+    diverging_RC = logits.new_zeros(1 + passes, tokens)
+    torch.ops.mnmt_ds_cpu.statistics(
+        *_inputs(problem, cut), torch.get_num_threads(), logits, teacher_logits, found_RC, diverging_RC
+    )
+    student_K4C = found_RC[: 4 * passes].view(passes, 4, tokens)
+    teacher_JRC = found_RC[4 * passes :].view(teachers, 4 + 2 * passes, tokens)
+    lse_KC, total_KC, gold_KC, best_KC = student_K4C.unbind(1)
+    dot_JKC, warm_JKC = teacher_JRC[:, 4:].view(teachers, passes, 2, tokens).unbind(2)
+    heat = [t.temperature for t in problem.teachers]
+    kd = [h * h * (warm_JKC[j] - dot_JKC[j] / h) for j, h in enumerate(heat)]
+    store.kept = (lse_KC, diverging_RC[1:], teacher_JRC[:, 1], warm_JKC)
+    return Statistics(
+        gold_KC - lse_KC,
+        total_KC / vocabulary - lse_KC,
+        (teacher_JRC[:, 2] - teacher_JRC[:, 0]).exp(),
+        torch.stack(kd) if kd else dot_JKC,
+        best_KC == teacher_JRC[:, 3:4],
+        diverging_RC[0],
+    )
+
+
+def gradients(
+    problem: Problem,
+    cut: slice,
+    store: Store,
+    gate_JKC: Tensor,
+    dhidden_KCD: Tensor | None,
+    dprojection_VD: Tensor | None,
+) -> None:
+    """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk)."""
+    nothing = torch.empty(0)
+    lse_KC, lean_KC, teacher_lse_JC, warm_JKC = store.kept
+    torch.ops.mnmt_ds_cpu.gradients(
+        *_inputs(problem, cut),
+        torch.get_num_threads(),
+        slope_rows(problem, cut, lse_KC, lean_KC, teacher_lse_JC, warm_JKC, gate_JKC),
+        problem.divergence_weight / problem.passes,
+        cut.start == 0,
+        store.buffers["logits"],
+        store.buffers["teacher_logits"],
+        nothing if dhidden_KCD is None else dhidden_KCD,
+        nothing if dprojection_VD is None else dprojection_VD,
+    )
+
+
+def _inputs(problem: Problem, cut: slice) -> tuple[object, ...]:
+    nothing = torch.empty(0, dtype=torch.bool)
+    return (
+        [_rows(hidden_ND[cut]) for hidden_ND in problem.hidden_KND],
+        _rows(problem.projection_VD),
+        [_rows(t.hidden_NE[cut]) for t in problem.teachers],
+        [_rows(t.projection_VE) for t in problem.teachers],
+        [nothing if t.vocabulary_V is None else t.vocabulary_V.contiguous() for t in problem.teachers],
+        [t.temperature for t in problem.teachers],
+        problem.gold_N[cut],
+    )
+
+
+def _rows(matrix: Tensor) -> Tensor:
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

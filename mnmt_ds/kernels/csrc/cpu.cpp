@@ -1,0 +1,498 @@
+#include "cpu.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "tile.h"
+
+namespace mnmt {
+
+namespace {
+
+constexpr int BLOCK = TALL * (112 / TALL);  // words that a thread takes through all steps while they are in its cache
+constexpr int SEGMENT = 256;                // of a packed row; rows lie SEGMENT + 16 apart, clear of cache aliasing
+constexpr int STEP = SEGMENT + 16;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+using Buffer = std::unique_ptr<float[], Free>;
+
+Buffer buffer(int64_t n) {
+  void* p = std::aligned_alloc(64, std::max<int64_t>(64, ceil_div(n * 4, 64) * 64));
+  if (!p) throw std::bad_alloc();
+  return Buffer(static_cast<float*>(p));
+}
+
+float widen(float x) { return x; }
+float widen(_Float16 x) { return static_cast<float>(x); }
+struct Brain {
+  uint16_t bits;
+};
+float widen(Brain x) {
+  const uint32_t bits = uint32_t(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &bits, 4);
+  return y;
+}
+
+template <class T>
+void fetch_as(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) {
+  const T* p = static_cast<const T*>(m.data) + row * m.stride + from;
+  for (int64_t i = 0; i < n; ++i) to[i] = widen(p[i]);
+}
+
+void fetch(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) {
+  switch (m.kind) {
+    case Kind::float32: return fetch_as<float>(m, row, from, n, to);
+    case Kind::bfloat16: return fetch_as<Brain>(m, row, from, n, to);
+    case Kind::float16: return fetch_as<_Float16>(m, row, from, n, to);
+  }
+}
+
+// [group][width][GROUP]: the transposed hidden states, padding tokens 0.
+Buffer pack_columns(const std::vector<Matrix>& hidden, int64_t tokens, int threads) {
+  const int64_t per = groups(tokens), width = hidden[0].width, total = per * int64_t(hidden.size());
+  Buffer packed = buffer(total * width * GROUP);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t g = 0; g < total; ++g) {
+    std::vector<float> row(width);
+    float* to = packed.get() + g * width * GROUP;
+    for (int64_t t = 0; t < GROUP; ++t) {
+      const int64_t token = g % per * GROUP + t;
+      if (token < tokens) fetch(hidden[g / per], token, 0, width, row.data());
+      else std::fill(row.begin(), row.end(), 0.f);
+      for (int64_t d = 0; d < width; ++d) to[d * GROUP + t] = row[d];
+    }
+  }
+  return packed;
+}
+
+// [panel of GROUP widths][group][token][GROUP widths]: hidden states cut into panels, zeros outside.
+Buffer pack_panels(const std::vector<Matrix>& hidden, int64_t tokens, int threads) {
+  const int64_t per = groups(tokens), width = hidden[0].width, total = per * int64_t(hidden.size());
+  const int64_t panels = ceil_div(width, GROUP);
+  Buffer packed = buffer(panels * total * GROUP * GROUP);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t g = 0; g < total; ++g) {
+    for (int64_t t = 0; t < GROUP; ++t) {
+      const int64_t token = g % per * GROUP + t;
+      for (int64_t q = 0; q < panels; ++q) {
+        float* to = packed.get() + ((q * total + g) * GROUP + t) * GROUP;
+        const int64_t n = token < tokens ? std::min<int64_t>(GROUP, width - q * GROUP) : 0;
+        if (n) fetch(hidden[g / per], token, q * GROUP, n, to);
+        std::fill(to + n, to + GROUP, 0.f);
+      }
+    }
+  }
+  return packed;
+}
+
+int64_t packed_rows_size(int64_t width) { return int64_t(BLOCK) * ceil_div(width, SEGMENT) * STEP; }
+
+// [panel of TALL words][segment][TALL][STEP]: a block of the projection's rows; words past the end are 0.
+void pack_rows(const Matrix& projection, int64_t first, float* to) {
+  const int64_t segments = ceil_div(projection.width, SEGMENT);
+  for (int64_t r = 0; r < BLOCK; ++r) {
+    for (int64_t s = 0; s < segments; ++s) {
+      float* row = to + ((r / TALL * segments + s) * TALL + r % TALL) * STEP;
+      const int64_t n = std::min<int64_t>(SEGMENT, projection.width - s * SEGMENT);
+      if (first + r < projection.rows) fetch(projection, first + r, s * SEGMENT, n, row);
+      else std::fill(row, row + n, 0.f);
+    }
+  }
+}
+
+// A block of logits of one group: z[word][GROUP] = rows * columns.
+void multiply_rows(const float* rows, const float* columns, int64_t width, int64_t panels, float* z) {
+  const int64_t segments = ceil_div(width, SEGMENT);
+  for (int64_t q = 0; q < panels; ++q) {
+    Tile tile;
+    tile.clear();
+    for (int64_t s = 0; s < segments; ++s) {
+      tile.add<STEP, 1>(rows + (q * segments + s) * TALL * STEP, columns + s * SEGMENT * GROUP,
+                        std::min<int64_t>(SEGMENT, width - s * SEGMENT));
+    }
+    for (int i = 0; i < TALL; ++i) {
+      store(z + (q * TALL + i) * GROUP, tile.sum[i][0]);
+      store(z + (q * TALL + i) * GROUP + LANES, tile.sum[i][1]);
+    }
+  }
+}
+
+// A thread's range of blocks.
+struct Share {
+  int64_t begin, end;
+  Share(int64_t blocks, int thread, int threads)
+      : begin(blocks * thread / threads), end(blocks * (thread + 1) / threads) {}
+};
+
+template <int K>
+struct Running {  // statistics of LANES tokens
+  Student<Lanes> student[K];
+  Teacher<Lanes, K> teacher[MOST_TEACHERS];
+  Mass<Lanes> cool[MOST_TEACHERS];     // teacher at temperature 1, where its own differs
+  Mass<Lanes> warm[MOST_TEACHERS][K];  // student at the teacher's temperature
+  void clear() {
+    for (auto& s : student) s = Student<Lanes>::none();
+    for (auto& t : teacher) t = Teacher<Lanes, K>::none();
+    for (auto& m : cool) m = Mass<Lanes>::none();
+    for (auto& row : warm)
+      for (auto& m : row) m = Mass<Lanes>::none();
+  }
+  void join(const Running& next, int teachers) {
+    for (int k = 0; k < K; ++k) student[k] = merge(student[k], next.student[k]);
+    for (int j = 0; j < teachers; ++j) {
+      teacher[j] = merge(teacher[j], next.teacher[j]);
+      cool[j] = merge(cool[j], next.cool[j]);
+      for (int k = 0; k < K; ++k) warm[j][k] = merge(warm[j][k], next.warm[j][k]);
+    }
+  }
+};
+
+// A SIMD vector of each of K (or J) logits; `step` floats between them.
+template <int K>
+ROW void load_all(const float* from, int64_t step, Lanes* to) {
+  for (int k = 0; k < K; ++k) to[k] = load(from + k * step);
+}
+
+template <int K>
+void absorb_block(Running<K>& run, const Chunk& c, const float* z, const float* y, int64_t step, int n, int first) {
+  for (int k = 0; k < K; ++k) {
+    const auto at = [=](int i) { return load(z + k * step + i * GROUP); };
+    if (c.teachers) absorb<true>(run.student[k], at, n, first);
+    else absorb<false>(run.student[k], at, n, first);
+  }
+  const auto student = [=](int k, int i) { return load(z + k * step + i * GROUP); };
+  for (int j = 0; j < c.teachers; ++j) {
+    const auto teacher = [=](int i) { return load(y + j * step + i * GROUP); };
+    const float scale = 1.f / c.temperature[j];
+    absorb<Lanes, K>(run.teacher[j], teacher, student, n, first, scale);
+    if (scale == 1.f) continue;
+    absorb(run.cool[j], teacher, n, 1.f);
+    for (int k = 0; k < K; ++k) absorb(run.warm[j][k], [=](int i) { return student(k, i); }, n, scale);
+  }
+}
+
+void write_lanes(float* row, int64_t first, int64_t tokens, Lanes x) {
+  for (int i = 0; i < LANES && first + i < tokens; ++i) row[first + i] = x[i];
+}
+
+Lanes log_sum_exp(const Mass<Lanes>& m) {
+  Lanes x;
+  for (int i = 0; i < LANES; ++i) x[i] = m.top[i] + std::log(m.sum[i]);
+  return x;
+}
+
+template <int K>
+void write_found(const Chunk& c, const Running<K>& run, int64_t first, float* found) {
+  const auto row = [&](int64_t r, Lanes x) { write_lanes(found + r * c.tokens, first, c.tokens, x); };
+  for (int k = 0; k < K; ++k) {
+    row(4 * k, log_sum_exp(run.student[k].mass));
+    row(4 * k + 1, run.student[k].total);
+    row(4 * k + 3, run.student[k].best);
+  }
+  for (int j = 0; j < c.teachers; ++j) {
+    const int64_t base = 4 * K + j * (4 + 2 * K);
+    const Lanes own = log_sum_exp(run.teacher[j].mass);
+    const bool warm = c.temperature[j] != 1.f;
+    row(base, warm ? log_sum_exp(run.cool[j]) : own);
+    row(base + 1, own);
+    row(base + 3, run.teacher[j].best);
+    for (int k = 0; k < K; ++k) {
+      row(base + 4 + 2 * k, run.teacher[j].dot[k] / run.teacher[j].mass.sum);
+      row(base + 5 + 2 * k, log_sum_exp(warm ? run.warm[j][k] : run.student[k].mass));
+    }
+  }
+}
+
+// The gold logits of the tokens whose gold word is in this block.
+void write_gold(const Chunk& c, const float* z, int64_t group, int64_t first, float* row) {
+  for (int64_t t = group * GROUP; t < std::min((group + 1) * GROUP, c.tokens); ++t) {
+    const int64_t r = c.gold[t] - first;
+    if (r >= 0 && r < BLOCK) row[t] = z[r * GROUP + t % GROUP];
+  }
+}
+
+template <int K>
+void statistics_of(const Chunk& c, float* found) {
+  const int64_t per = groups(c.tokens), high = padded(c.words), blocks = ceil_div(c.words, BLOCK);
+  const int64_t step = per * high * GROUP;  // from one pass (or teacher) to the next
+  const int threads = int(std::max<int64_t>(1, std::min<int64_t>(c.threads, blocks)));
+  const Buffer columns = pack_columns(c.hidden, c.tokens, c.threads);
+  std::vector<Buffer> teacher_columns;
+  int64_t size = packed_rows_size(c.projection.width);
+  for (int j = 0; j < c.teachers; ++j) {
+    teacher_columns.push_back(pack_columns({c.teacher_hidden[j]}, c.tokens, c.threads));
+    size = std::max(size, packed_rows_size(c.teacher_projection[j].width));
+  }
+  std::vector<Running<K>> running(threads * per * 2);
+#pragma omp parallel num_threads(threads)
+  {
+    const int thread = omp_get_thread_num();
+    const Buffer rows = buffer(size);
+    Running<K>* mine = running.data() + thread * per * 2;
+    for (int64_t g = 0; g < per * 2; ++g) mine[g].clear();
+    const Share share(blocks, thread, threads);
+    for (int64_t b = share.begin; b < share.end; ++b) {
+      const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first), panels = ceil_div(n, TALL);
+      const auto block = [&](float* z, int64_t slot, int64_t g) { return z + slot * step + (g * high + first) * GROUP; };
+      for (int j = 0; j < c.teachers; ++j) {
+        const int64_t width = c.teacher_projection[j].width;
+        pack_rows(c.teacher_projection[j], first, rows.get());
+        for (int64_t g = 0; g < per; ++g) {
+          float* y = block(c.teacher_logits, j, g);
+          multiply_rows(rows.get(), teacher_columns[j].get() + g * width * GROUP, width, panels, y);
+          if (c.vocabulary[j])
+            for (int64_t v = 0; v < n; ++v)
+              if (!c.vocabulary[j][first + v]) std::fill(y + v * GROUP, y + (v + 1) * GROUP, LOWEST);
+          write_gold(c, y, g, first, found + (4 * K + j * (4 + 2 * K) + 2) * c.tokens);
+        }
+      }
+      const int64_t width = c.projection.width;
+      pack_rows(c.projection, first, rows.get());
+      for (int64_t g = 0; g < per; ++g) {
+        for (int k = 0; k < K; ++k) {
+          float* z = block(c.logits, k, g);
+          multiply_rows(rows.get(), columns.get() + (k * per + g) * width * GROUP, width, panels, z);
+          write_gold(c, z, g, first, found + (4 * k + 2) * c.tokens);
+        }
+        for (int half = 0; half < 2; ++half) {
+          const float* y = c.teachers ? block(c.teacher_logits, 0, g) + half * LANES : nullptr;
+          absorb_block<K>(mine[2 * g + half], c, block(c.logits, 0, g) + half * LANES, y, step, int(n), int(first));
+        }
+      }
+    }
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t g = 0; g < per * 2; ++g) {
+      for (int t = 1; t < threads; ++t) running[g].join(running[t * per * 2 + g], c.teachers);
+      write_found<K>(c, running[g], g * LANES, found);
+    }
+  }
+}
+
+Lanes read_lanes(const float* row, int64_t first, int64_t tokens) {
+  Lanes x{};
+  for (int i = 0; i < LANES && first + i < tokens; ++i) x[i] = row[first + i];
+  return x;
+}
+
+template <int K>
+void divergence_of(const Chunk& c, const float* lse_rows, float* found) {
+  const int64_t per = groups(c.tokens), high = padded(c.words), step = per * high * GROUP;
+#pragma omp parallel for schedule(static) num_threads(c.threads)
+  for (int64_t g = 0; g < per * 2; ++g) {
+    Lanes lse[K];
+    for (int k = 0; k < K; ++k) lse[k] = read_lanes(lse_rows + k * c.tokens, g * LANES, c.tokens);
+    auto whole = Divergence<Lanes, K>::none();
+    const float* at = c.logits + g / 2 * high * GROUP + g % 2 * LANES;
+    for (int64_t v = 0; v < c.words;) {
+      auto part = Divergence<Lanes, K>::none();  // short sums first: they lose less to rounding
+      for (const int64_t end = std::min<int64_t>(v + BLOCK, c.words); v < end; ++v) {
+        Lanes z[K];
+        load_all<K>(at + v * GROUP, step, z);
+        absorb<Lanes, K>(part, z, lse);
+      }
+      whole.value += part.value;
+      for (int k = 0; k < K; ++k) whole.lean[k] += part.lean[k];
+    }
+    write_lanes(found, g * LANES, c.tokens, whole.value);
+    for (int k = 0; k < K; ++k) write_lanes(found + (k + 1) * c.tokens, g * LANES, c.tokens, whole.lean[k]);
+  }
+}
+
+template <int K, int J>
+Slope<Lanes, K, J> read_slope(const Chunk& c, const float* rows, float divergence_weight, int64_t first) {
+  const auto row = [&](int64_t r) { return read_lanes(rows + r * c.tokens, first, c.tokens); };
+  Slope<Lanes, K, J> s;
+  for (int k = 0; k < K; ++k) {
+    s.lse[k] = row(3 * k);
+    s.mass[k] = row(3 * k + 1);
+    s.lean[k] = row(3 * k + 2);
+  }
+  s.floor = row(3 * K);
+  s.divergence = Of<Lanes>::number(divergence_weight);
+  for (int j = 0; j < J; ++j) {
+    const int64_t base = 3 * K + 2 + j * (1 + 2 * K);
+    s.scale[j] = 1.f / c.temperature[j];
+    s.teacher_lse[j] = row(base);
+    for (int k = 0; k < K; ++k) {
+      s.warm_lse[j][k] = row(base + 1 + 2 * k);
+      s.pull[j][k] = row(base + 2 + 2 * k);
+    }
+  }
+  return s;
+}
+
+template <int K, int J>
+void gradient_block(const Slope<Lanes, K, J>& s, float* z, const float* y, int64_t step, int64_t n) {
+  for (int64_t v = 0; v < n; ++v) {
+    Lanes from[K], teacher[J + 1], to[K];
+    load_all<K>(z + v * GROUP, step, from);
+    load_all<J>(y + v * GROUP, step, teacher);
+    gradient<Lanes, K, J>(s, from, teacher, to);
+    for (int k = 0; k < K; ++k) store(z + k * step + v * GROUP, to[k]);
+  }
+}
+
+// sums[panel of TALL widths][TALL][GROUP] += projection block (transposed) * gradient block.
+void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float* sums) {
+  for (int64_t q = 0; q < panels; ++q) {
+    Tile tile;
+    float* to = sums + q * TALL * GROUP;
+    for (int i = 0; i < TALL; ++i) {
+      tile.sum[i][0] = load(to + i * GROUP);
+      tile.sum[i][1] = load(to + i * GROUP + LANES);
+    }
+    tile.add<1, TALL>(rows + q * BLOCK * TALL, dz, n);
+    for (int i = 0; i < TALL; ++i) {
+      store(to + i * GROUP, tile.sum[i][0]);
+      store(to + i * GROUP + LANES, tile.sum[i][1]);
+    }
+  }
+}
+
+// [panel of TALL widths][BLOCK words][TALL]
+void pack_across(const Matrix& projection, int64_t first, int64_t n, float* to) {
+  for (int64_t v = 0; v < n; ++v) {
+    for (int64_t d = 0; d < projection.width; d += TALL) {
+      float* at = to + d * BLOCK + v * TALL;
+      const int64_t m = std::min<int64_t>(TALL, projection.width - d);
+      if (m == TALL) fetch(projection, first + v, d, TALL, at);
+      else {
+        fetch(projection, first + v, d, m, at);
+        std::fill(at + m, at + TALL, 0.f);
+      }
+    }
+  }
+}
+
+template <int K, int J>
+void gradients_of(const Chunk& c, const float* slope_rows, float divergence_weight, float* dhidden, float* dprojection,
+                  bool fresh) {
+  const int64_t per = groups(c.tokens), high = padded(c.words), blocks = ceil_div(c.words, BLOCK);
+  const int64_t step = per * high * GROUP, width = c.projection.width, all = K * per;
+  const int64_t tall = ceil_div(width, TALL), wide = ceil_div(width, GROUP);
+  const int threads = int(std::max<int64_t>(1, std::min<int64_t>(c.threads, blocks)));
+  const float* gold = slope_rows + (3 * K + 1) * c.tokens;
+  std::vector<Slope<Lanes, K, J>> slopes(per * 2);
+  for (int64_t g = 0; g < per * 2; ++g) slopes[g] = read_slope<K, J>(c, slope_rows, divergence_weight, g * LANES);
+  const Buffer panels = dprojection ? pack_panels(c.hidden, c.tokens, c.threads) : buffer(0);
+  const int64_t sums_size = tall * TALL * GROUP;
+  const Buffer sums = buffer(dhidden ? threads * all * sums_size : 0);
+#pragma omp parallel num_threads(threads)
+  {
+    const int thread = omp_get_thread_num();
+    const Buffer rows = buffer(dhidden ? tall * TALL * BLOCK : 0);
+    float* mine = sums.get() + thread * all * sums_size;
+    if (dhidden) std::fill(mine, mine + all * sums_size, 0.f);
+    const Share share(blocks, thread, threads);
+    for (int64_t b = share.begin; b < share.end; ++b) {
+      const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first);
+      if (dhidden) pack_across(c.projection, first, n, rows.get());
+      for (int64_t g = 0; g < per; ++g) {
+        float* z = c.logits + (g * high + first) * GROUP;
+        const float* y = c.teacher_logits + (J ? (g * high + first) * GROUP : 0);
+        for (int half = 0; half < 2; ++half)
+          gradient_block<K, J>(slopes[2 * g + half], z + half * LANES, y + (J ? half * LANES : 0), step, n);
+        for (int64_t t = g * GROUP; t < std::min((g + 1) * GROUP, c.tokens); ++t) {
+          const int64_t r = c.gold[t] - first;
+          if (r >= 0 && r < n)
+            for (int k = 0; k < K; ++k) z[k * step + r * GROUP + t % GROUP] -= gold[t];
+        }
+        if (dhidden)
+          for (int k = 0; k < K; ++k) add_hidden(rows.get(), z + k * step, tall, int(n), mine + (k * per + g) * sums_size);
+      }
+      if (!dprojection) continue;
+      for (int64_t q = 0; q < wide; ++q) {
+        const int64_t columns = std::min<int64_t>(GROUP, width - q * GROUP);
+        for (int64_t v = 0; v < n; v += TALL) {
+          Tile tile;
+          tile.clear();
+          for (int k = 0; k < K; ++k)
+            for (int64_t g = 0; g < per; ++g)
+              tile.add<GROUP, 1>(c.logits + k * step + (g * high + first + v) * GROUP,
+                                 panels.get() + (q * all + k * per + g) * GROUP * GROUP, GROUP);
+          for (int64_t i = 0; i < std::min<int64_t>(TALL, n - v); ++i) {
+            float* to = dprojection + (first + v + i) * width + q * GROUP;
+            if (columns == GROUP) {
+              store(to, fresh ? tile.sum[i][0] : load(to) + tile.sum[i][0]);
+              store(to + LANES, fresh ? tile.sum[i][1] : load(to + LANES) + tile.sum[i][1]);
+            } else {
+              float flat[GROUP];
+              store(flat, tile.sum[i][0]);
+              store(flat + LANES, tile.sum[i][1]);
+              for (int64_t d = 0; d < columns; ++d) to[d] = fresh ? flat[d] : to[d] + flat[d];
+            }
+          }
+        }
+      }
+    }
+#pragma omp barrier
+    if (dhidden) {
+#pragma omp for schedule(static)
+      for (int64_t g = 0; g < all; ++g) {
+        float* first = sums.get() + g * sums_size;
+        for (int t = 1; t < threads; ++t) {
+          const float* other = sums.get() + (t * all + g) * sums_size;
+          for (int64_t i = 0; i < sums_size; ++i) first[i] += other[i];
+        }
+        for (int64_t t = 0; t < std::min<int64_t>(GROUP, c.tokens - g % per * GROUP); ++t) {
+          float* to = dhidden + (g / per * c.tokens + g % per * GROUP + t) * width;
+          for (int64_t d = 0; d < width; ++d) to[d] = first[d * GROUP + t];
+        }
+      }
+    }
+  }
+}
+
+template <int K>
+void gradients_for(const Chunk& c, const float* slope, float weight, float* dh, float* dw, bool fresh) {
+  switch (c.teachers) {
+    case 0: return gradients_of<K, 0>(c, slope, weight, dh, dw, fresh);
+    case 1: return gradients_of<K, 1>(c, slope, weight, dh, dw, fresh);
+    default: return gradients_of<K, 2>(c, slope, weight, dh, dw, fresh);
+  }
+}
+
+}  // namespace
+
+int64_t groups(int64_t tokens) { return ceil_div(tokens, GROUP); }
+int64_t padded(int64_t words) { return ceil_div(words, TALL) * TALL; }
+int64_t lanes_of_a_group() { return GROUP; }
+
+void statistics(const Chunk& c, float* found) {
+  switch (c.passes) {
+    case 1: return statistics_of<1>(c, found);
+    case 2: return statistics_of<2>(c, found);
+    case 3: return statistics_of<3>(c, found);
+    default: return statistics_of<4>(c, found);
+  }
+}
+
+void divergence(const Chunk& c, const float* log_sum_exp, float* found) {
+  switch (c.passes) {
+    case 2: return divergence_of<2>(c, log_sum_exp, found);
+    case 3: return divergence_of<3>(c, log_sum_exp, found);
+    default: return divergence_of<4>(c, log_sum_exp, found);
+  }
+}
+
+void gradients(const Chunk& c, const float* slope, float weight, float* dh, float* dw, bool fresh) {
+  switch (c.passes) {
+    case 1: return gradients_for<1>(c, slope, weight, dh, dw, fresh);
+    case 2: return gradients_for<2>(c, slope, weight, dh, dw, fresh);
+    case 3: return gradients_for<3>(c, slope, weight, dh, dw, fresh);
+    default: return gradients_for<4>(c, slope, weight, dh, dw, fresh);
+  }
+}
+
+}  // namespace mnmt

@@ -1,0 +1,52 @@
+// One chunk of the fused loss on a CPU: from hidden states to statistics, then from coefficients to gradients.
+//
+// Logits lie as [pass][group][word][GROUP tokens]: a vector holds one word's logits of LANES tokens, so that row
+// arithmetic needs no sum across lanes and a gradient's block is the packed operand of the next product.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace mnmt {
+
+enum class Kind : int { float32, bfloat16, float16 };
+
+struct Matrix {  // rows of `width` numbers, `stride` apart
+  const void* data;
+  Kind kind;
+  int64_t rows, width, stride;
+};
+
+struct Chunk {
+  int passes, teachers, threads;
+  int64_t tokens, words;
+  std::vector<Matrix> hidden;              // one a pass, `tokens` rows each
+  Matrix projection;                       // `words` rows
+  std::vector<Matrix> teacher_hidden, teacher_projection;
+  std::vector<const bool*> vocabulary;     // one a teacher; null: all words
+  std::vector<float> temperature;          // one a teacher
+  const int64_t* gold;
+  float* logits;          // passes * groups(tokens) * padded(words) * GROUP
+  float* teacher_logits;  // teachers * the same
+};
+
+int64_t groups(int64_t tokens);
+int64_t padded(int64_t words);
+int64_t lanes_of_a_group();
+
+// Rows of `found`, each of `tokens`: for each pass log-sum-exp, sum of logits, gold logit, favourite word; for each
+// teacher log-sum-exp at temperature 1, at its own, gold logit, favourite word, then for each pass
+// sum_v p_teacher z, and the student's log-sum-exp at the teacher's temperature.
+void statistics(const Chunk& chunk, float* found);
+
+// Rows of `found`: value, then lean of each pass; log_sum_exp: `passes` rows.
+void divergence(const Chunk& chunk, const float* log_sum_exp, float* found);
+
+// Rows of `slope`: for each pass log-sum-exp, mass, lean; floor, gold; for each teacher log-sum-exp, then for each pass
+// warm log-sum-exp and pull (see Slope in rows.h; gold: what the gold word's derivative loses).
+// Overwrites the logits. dhidden: passes * tokens * width, written; dprojection: words * width, written if `fresh`,
+// else added to. Either may be null.
+void gradients(const Chunk& chunk, const float* slope, float divergence_weight, float* dhidden, float* dprojection,
+               bool fresh);
+
+}  // namespace mnmt

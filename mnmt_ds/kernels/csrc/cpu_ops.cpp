@@ -1,0 +1,124 @@
+// The CPU build's entry points for PyTorch, on its stable ABI: one build serves torch 2.11 and later.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "cpu.h"
+#include "rows.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+mnmt::Kind kind(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return mnmt::Kind::float32;
+    case ScalarType::BFloat16: return mnmt::Kind::bfloat16;
+    case ScalarType::Half: return mnmt::Kind::float16;
+    default: STD_TORCH_CHECK(false, "float32, bfloat16 or float16 expected");
+  }
+}
+
+mnmt::Matrix matrix(const Tensor& t, int64_t width) {
+  STD_TORCH_CHECK(t.is_cpu() && t.dim() == 2 && t.size(1) == width && (width == 1 || t.stride(1) == 1),
+                  "a matrix of unit column stride expected");
+  return {t.const_data_ptr(), kind(t), t.size(0), t.size(1), t.stride(0)};
+}
+
+float* floats(const Tensor& t, int64_t least) {
+  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() >= least,
+                  "a contiguous float32 tensor of at least ", least, " numbers expected");
+  return static_cast<float*>(t.data_ptr());
+}
+
+mnmt::Chunk chunk(const std::vector<Tensor>& hidden, const Tensor& projection, const std::vector<Tensor>& teacher_hidden,
+                  const std::vector<Tensor>& teacher_projection, const std::vector<Tensor>& vocabulary,
+                  const std::vector<double>& temperature, const Tensor& gold, const Tensor& logits,
+                  const Tensor& teacher_logits, int64_t threads) {
+  mnmt::Chunk c;
+  c.passes = int(hidden.size());
+  c.teachers = int(teacher_hidden.size());
+  STD_TORCH_CHECK(c.passes >= 1 && c.passes <= mnmt::MOST_PASSES && c.teachers <= mnmt::MOST_TEACHERS,
+                  "too many passes or teachers");
+  STD_TORCH_CHECK(teacher_projection.size() == teacher_hidden.size() && vocabulary.size() == teacher_hidden.size() &&
+                      temperature.size() == teacher_hidden.size(),
+                  "one projection, vocabulary and temperature a teacher expected");
+  STD_TORCH_CHECK(gold.scalar_type() == ScalarType::Long && gold.is_contiguous(), "gold: contiguous int64 expected");
+  c.threads = int(threads);
+  c.tokens = gold.numel();
+  c.gold = static_cast<const int64_t*>(gold.const_data_ptr());
+  c.words = projection.size(0);
+  c.projection = matrix(projection, projection.size(1));
+  for (const Tensor& h : hidden) {
+    STD_TORCH_CHECK(h.size(0) == c.tokens, "as many hidden states as tokens expected");
+    c.hidden.push_back(matrix(h, projection.size(1)));
+  }
+  for (int j = 0; j < c.teachers; ++j) {
+    STD_TORCH_CHECK(teacher_projection[j].size(0) == c.words && teacher_hidden[j].size(0) == c.tokens,
+                    "the teacher's words and tokens must be the student's");
+    STD_TORCH_CHECK(vocabulary[j].numel() == 0 || (vocabulary[j].numel() == c.words && vocabulary[j].is_contiguous()),
+                    "a vocabulary mask of one bool a word expected");
+    c.teacher_hidden.push_back(matrix(teacher_hidden[j], teacher_projection[j].size(1)));
+    c.teacher_projection.push_back(matrix(teacher_projection[j], teacher_projection[j].size(1)));
+    c.vocabulary.push_back(vocabulary[j].numel() ? static_cast<const bool*>(vocabulary[j].const_data_ptr()) : nullptr);
+    c.temperature.push_back(float(temperature[j]));
+  }
+  const int64_t plane = mnmt::groups(c.tokens) * mnmt::padded(c.words) * mnmt::lanes_of_a_group();
+  c.logits = floats(logits, c.passes * plane);
+  c.teacher_logits = floats(teacher_logits, c.teachers * plane);
+  for (int64_t t = 0; t < c.tokens; ++t)
+    STD_TORCH_CHECK(c.gold[t] >= 0 && c.gold[t] < c.words, "target ", c.gold[t], " is outside the vocabulary");
+  return c;
+}
+
+void statistics(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor> teacher_hidden,
+                std::vector<Tensor> teacher_projection, std::vector<Tensor> vocabulary, std::vector<double> temperature,
+                Tensor gold, int64_t threads, Tensor logits, Tensor teacher_logits, Tensor found, Tensor diverging) {
+  const auto c = chunk(hidden, projection, teacher_hidden, teacher_projection, vocabulary, temperature, gold, logits,
+                       teacher_logits, threads);
+  const int64_t rows = 4 * c.passes + c.teachers * (4 + 2 * c.passes);
+  float* to = floats(found, rows * c.tokens);
+  mnmt::statistics(c, to);
+  if (c.passes == 1) return;
+  std::vector<float> lse;
+  for (int k = 0; k < c.passes; ++k) lse.insert(lse.end(), to + 4 * k * c.tokens, to + (4 * k + 1) * c.tokens);
+  mnmt::divergence(c, lse.data(), floats(diverging, (1 + c.passes) * c.tokens));
+}
+
+void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor> teacher_hidden,
+               std::vector<Tensor> teacher_projection, std::vector<Tensor> vocabulary, std::vector<double> temperature,
+               Tensor gold, int64_t threads, Tensor slope, double divergence_weight, bool fresh, Tensor logits,
+               Tensor teacher_logits, Tensor dhidden, Tensor dprojection) {
+  const auto c = chunk(hidden, projection, teacher_hidden, teacher_projection, vocabulary, temperature, gold, logits,
+                       teacher_logits, threads);
+  const int64_t rows = 3 * c.passes + 2 + c.teachers * (1 + 2 * c.passes), width = c.projection.width;
+  mnmt::gradients(c, floats(slope, rows * c.tokens), float(divergence_weight),
+                  dhidden.numel() ? floats(dhidden, c.passes * c.tokens * width) : nullptr,
+                  dprojection.numel() ? floats(dprojection, c.words * width) : nullptr, fresh);
+}
+
+int64_t plane(int64_t tokens, int64_t words) {
+  return mnmt::groups(tokens) * mnmt::padded(words) * mnmt::lanes_of_a_group();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(mnmt_ds_cpu, m) {
+  m.def("plane(int tokens, int words) -> int");
+  m.def(
+      "statistics(Tensor[] hidden, Tensor projection, Tensor[] teacher_hidden, Tensor[] teacher_projection, "
+      "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor(a!) logits, "
+      "Tensor(b!) teacher_logits, Tensor(c!) found, Tensor(d!) diverging) -> ()");
+  m.def(
+      "gradients(Tensor[] hidden, Tensor projection, Tensor[] teacher_hidden, Tensor[] teacher_projection, "
+      "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor slope, float divergence_weight, "
+      "bool fresh, Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor(c!) dhidden, Tensor(d!) dprojection) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) { m.impl("plane", TORCH_BOX(&plane)); }
+
+STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CPU, m) {
+  m.impl("statistics", TORCH_BOX(&statistics));
+  m.impl("gradients", TORCH_BOX(&gradients));
+}

@@ -1,0 +1,29 @@
+// The one matrix kernel of the CPU build: TALL x GROUP sums of products, held in registers.
+#pragma once
+
+#include "lanes.h"
+
+namespace mnmt {
+
+struct Tile {
+  Lanes sum[TALL][2];
+  ROW void clear() {
+#pragma GCC unroll 16
+    for (int i = 0; i < TALL; ++i) sum[i][0] = sum[i][1] = Lanes{};
+  }
+  // sum[i] += sum_k a[i * DOWN + k * ALONG] * b[k * GROUP ...]
+  template <int DOWN, int ALONG>
+  ROW void add(const float* a, const float* b, int n) {
+    for (int k = 0; k < n; ++k, a += ALONG, b += GROUP) {
+      const Lanes left = load(b), right = load(b + LANES);
+#pragma GCC unroll 16
+      for (int i = 0; i < TALL; ++i) {
+        const Lanes x = Of<Lanes>::number(a[i * DOWN]);
+        sum[i][0] += x * left;
+        sum[i][1] += x * right;
+      }
+    }
+  }
+};
+
+}  // namespace mnmt
