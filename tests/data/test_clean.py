@@ -1,0 +1,146 @@
+"""Each cleaning rule and each repair, on a row that meets it and on one that just does not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from mnmt_ds.data.clean import Block, Cleaned, Rules, clean_block, fate_of
+from mnmt_ds.data.keys import hash64, normalised
+from mnmt_ds.data.settings import CleanSettings
+from mnmt_ds.errors import UserError
+
+
+def rules(**values: Any) -> Rules:
+    own = {name: values.pop(name) for name in ("source", "target", "given", "mono", "collect") if name in values}
+    return Rules(**{"source": "mk", "target": "en", "key_side": 1, "clean": CleanSettings(**values), "seed": 1, **own})
+
+
+def cleaned(source: str | bytes | None, target: str | bytes | None, catalog: bool = False, **values: Any) -> Cleaned:
+    return clean_block(Block(("a.mk", "a.en"), 0, catalog, [(7, source, target, None)]), rules(**values))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "values", "fate"),
+    [
+        ("Дома", "Home", {}, None),
+        ("", "Home", {}, "empty"),
+        ("Дома", "", {}, "empty"),
+        ("Home", "home", {"min_script": 0}, "copied"),
+        ("Home", "home", {"min_script": 0, "copied": "keep"}, None),
+        ("а б в", "a b c", {"max_words": 3}, None),
+        ("а б в г", "a b c", {"max_words": 3}, "words"),
+        ("а б в г", "a b c", {"max_key_words": 3}, None),
+        ("а б в", "a b c d", {"max_key_words": 3}, "key words"),
+        ("а" * 30, "b" * 31, {"max_characters": 30}, "characters"),
+        ("а" * 45, "b" * 15, {"max_ratio": 2}, None),  # (45 + 15) / (15 + 15) = 2
+        ("а" * 46, "b" * 15, {"max_ratio": 2}, "ratio"),
+        ("Дома %s", "Home %d", {}, "placeholders"),
+        ("Дома %1$s", "Home %s", {}, None),
+        ("Дома %s", "Home %s", {"placeholders": "any"}, "placeholders"),
+        ("Дома %s", "Home %d", {"placeholders": "keep"}, None),
+        ("Дома abcdefghi", "Home", {"min_script": 0.3}, None),  # 4 of 13 letters
+        ("Дома abcdefghij", "Home", {"min_script": 0.3}, "script"),  # 4 of 14
+        ("Дома", "Дома е", {}, "script"),
+        ("12:30", "12.30", {}, "no letters"),
+        ("12:30", "12.30", {"min_script": 0}, None),
+        ("Home", "home", {"given": True}, None),
+        ("", "home", {"given": True}, "empty"),
+        ("Дома", "Дома", {"mono": True, "target": "mk"}, None),
+    ],
+)
+def test_rules(source: str, target: str, values: dict[str, Any], fate: str | None) -> None:
+    assert fate_of(source, target, rules(**values)) == fate
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "kept", "repair"),
+    [
+        ("_Датотека", "_File", "Датотека\tFile", "accelerator"),
+        ("Датотека (_F)", "_File", "Датотека\tFile", "accelerator"),
+        ("&Датотека", "F&ile", "Датотека\tFile", "accelerator"),
+        ("Из~лез", "~Exit", "Излез\tExit", "accelerator"),
+        ("Отвори log_file", "Open log_file", "Отвори log_file\tOpen log_file", None),
+        ("log_fileот е", "the log_file is", "log_fileот е\tthe log_file is", None),
+        ("лош pam_*_item()", "bad pam_*_item()", "лош pam_*_item()\tbad pam_*_item()", None),
+        ("Дома &amp; куќа", "Home and house", "Дома &amp; куќа\tHome and house", None),
+        ("а_б_в", "x", "а_б_в\tx", None),
+        ("Датотека", "Stock label|File", "Датотека\tFile", "context prefix"),
+        ("|N|нов ПИН", "|N|new PIN", "нов ПИН\tnew PIN", "context prefix"),
+        ("да|не", "yes|no", "да|не\tyes|no", None),
+        ("прв\nред", "first\nline", "прв ред\tfirst line", None),
+    ],
+)
+def test_catalog_marks(source: str, target: str, kept: str, repair: str | None) -> None:
+    found = cleaned(source, target, catalog=True)
+    assert f"{found.source.decode()[:-1]}\t{found.target.decode()[:-1]}" == kept
+    assert dict(found.counts) == {"read": 1, "clean": 1, **({repair: 1} if repair else {})}
+
+
+def test_marks_stay_outside_catalogs() -> None:
+    assert cleaned("_Датотека", "_File").target == b"_File\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kept", "kind"),
+    [
+        (b"two words\r", "two words", "CRLF line end"),
+        (b"two\rwords", "two words", "line separator inside"),
+        (b"two\x0bwords", "two words", "line separator inside"),
+        (b"two\x0cwords", "two words", "line separator inside"),
+        ("two\x85words".encode(), "two words", "line separator inside"),
+        ("two\u2028words".encode(), "two words", "line separator inside"),
+        ("two\u2029words".encode(), "two words", "line separator inside"),
+        (b"two\x1cwords", "two words", "line separator inside"),
+        (b"two\x07words", "two words", "control character"),
+        ("two\ufeff words".encode(), "two words", "control character"),
+        ("two\u00a0 words".encode(), "two words", None),
+        (b"two\twords", "two words", None),
+    ],
+)
+def test_repairs(raw: bytes, kept: str, kind: str | None) -> None:
+    found = cleaned("Дома овде", raw)
+    assert found.target == f"{kept}\n".encode()
+    assert dict(found.counts) == {"read": 1, "clean": 1, **({kind: 1} if kind else {})}
+    assert found.places == ({kind: "a.mk:7"} if kind else {})
+
+
+def test_byte_order_mark_goes_at_the_start_of_a_file() -> None:
+    block = Block(("a.mk", "a.en"), 0, False, [(1, "\ufeffДома".encode(), b"\xef\xbb\xbfHome", None)])
+    found = clean_block(block, rules())
+    assert (found.source, found.target) == ("Дома\n".encode(), b"Home\n")
+    assert found.counts["byte order mark"] == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (b"caf\xe9", "a.en:7: byte 4 (0xe9) is not UTF-8"),
+        (b"a\x00b", "a.en:7: a NUL byte at character 2"),
+        (b"x" * 101, "a.en:7: a line of more than 100 bytes"),
+        (None, "a.en:7: a line of more than 100 bytes"),
+    ],
+)
+def test_bad_lines(raw: bytes | None, what: str) -> None:
+    with pytest.raises(UserError) as error:
+        cleaned("Дома", raw, max_line_bytes=100)
+    assert str(error.value).startswith(what)
+    assert "\n" not in str(error.value)
+    dropped = cleaned("Дома", raw, max_line_bytes=100, bad_lines="drop")
+    assert dict(dropped.counts) == {"read": 1, "bad line": 1, "clean": 0}
+    assert dropped.source == dropped.target == b""
+    listed = cleaned("Дома", raw, max_line_bytes=100, collect=True)
+    assert len(listed.faults) == 1
+    assert listed.faults[0].startswith(what)
+
+
+def test_hashes_are_of_the_key_and_of_both_sides() -> None:
+    found = cleaned("Дома 1", "Home 1")
+    np.testing.assert_array_equal(found.key, [hash64(normalised("home"), 1)])
+    np.testing.assert_array_equal(found.pair, [hash64("Дома 1\nHome 1")])
+    own = clean_block(Block(("a",), 0, False, [(1, "Дома", "Zuhause", "home!")]), rules(target="de"))
+    np.testing.assert_array_equal(own.key, found.key)
+
+
+def test_unicode_is_composed() -> None:
+    assert cleaned("Дома", "cafe\u0301").target == "café\n".encode()
+    assert cleaned("Дома", "cafe\u0301", unicode="keep").target == "cafe\u0301\n".encode()

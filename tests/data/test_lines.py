@@ -1,0 +1,122 @@
+"""Lines are split on \\n bytes and nothing else, in every kind of file; what is cut short is said."""
+
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mnmt_ds.data.clean import Block, Rules, clean_block
+from mnmt_ds.data.readers.lines import lines
+from mnmt_ds.data.readers.text import moses
+from mnmt_ds.data.settings import CleanSettings
+from mnmt_ds.errors import UserError
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
+TEXT = b"one\r\n\ntwo\rtwo\x0b\x0c\x85\xe2\x80\xa8\xe2\x80\xa9 \xff\x00\nlast"
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_lines_of_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"text{suffix}"
+    path.write_bytes(PACK[suffix](TEXT))
+    assert list(lines(str(path), 100)) == [b"one\r", b"", TEXT.split(b"\n")[2], b"last"]
+    path.write_bytes(PACK[suffix](TEXT + b"\n"))
+    assert len(list(lines(str(path), 100))) == 4
+    path.write_bytes(PACK[suffix](b""))
+    assert list(lines(str(path), 100)) == []
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_compressed_files_of_several_members(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"text{suffix}"
+    path.write_bytes(PACK[suffix](b"a\nb") + PACK[suffix](b"c\nd\n"))
+    assert list(lines(str(path), 100)) == [b"a", b"bc", b"d"]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"text{suffix}"
+    whole = PACK[suffix](b"".join(f"{i * 7919 % 10007} line\n".encode() for i in range(20000)))
+    for size in (len(whole) - 1, len(whole) // 2, 9):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError) as error:
+            list(lines(str(path), 100))
+        assert str(error.value).startswith(f"{path}:")
+        assert "cut short" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_compressed_at_all(tmp_path: Path) -> None:
+    for suffix in (".gz", ".xz", ".zst"):
+        path = tmp_path / f"text{suffix}"
+        path.write_bytes(b"plain text\n")
+        with pytest.raises(UserError, match="damaged"):
+            list(lines(str(path), 100))
+
+
+def test_long_lines_are_marked_and_do_not_shift_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"a\n" + b"x" * 10_000_000 + b"\nb\n" + b"y" * 101 + b"\n" + b"z" * 100 + b"\n" + b"w" * 500)
+    assert list(lines(str(path), 100)) == [b"a", None, b"b", None, b"z" * 100, None]
+
+
+@given(limit=st.integers(1, 12), data=st.lists(st.binary(max_size=12), max_size=30))
+def test_any_bytes_any_limit(tmp_path_factory: pytest.TempPathFactory, limit: int, data: list[bytes]) -> None:
+    path = tmp_path_factory.mktemp("lines") / "text"
+    joined = b"\n".join(data)
+    path.write_bytes(joined)
+    wanted = joined.split(b"\n")
+    wanted = wanted[:-1] if wanted[-1] == b"" else wanted
+    assert list(lines(str(path), limit)) == [line if len(line) <= limit else None for line in wanted]
+
+
+def test_line_counts_that_differ_name_both_files_and_counts(tmp_path: Path) -> None:
+    short, long = tmp_path / "a.fr", tmp_path / "a.en"
+    short.write_text("a\nb\n")
+    long.write_text("a\nb\nc\nd")
+    for pair in ((short, long), (long, short)):
+        with pytest.raises(UserError) as error:
+            list(moses(str(pair[0]), str(pair[1]), 100))
+        assert str(error.value).startswith(f"{short}:3: has 2 lines, but {long} has 4;")
+
+
+NASTY = st.one_of(
+    st.binary(max_size=20),
+    st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.sampled_from(
+        [b"\r", b"\x0b", b"\x0c", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9", b"\xef\xbb\xbf", b"\x00", b"", b" ", b"\x1c"]
+    ),
+).map(lambda data: data.replace(b"\n", b""))
+
+
+@settings(max_examples=300)
+@given(noise=st.lists(st.tuples(NASTY, NASTY), max_size=25))
+def test_whatever_the_noise_sentences_stay_with_their_translations(
+    tmp_path_factory: pytest.TempPathFactory, noise: list[tuple[bytes, bytes]]
+) -> None:
+    """Line i holds the number i on both sides between noise of its own: kept rows must agree on their number."""
+    root = tmp_path_factory.mktemp("fuzz")
+    source, target = root / "a.fr", root / "a.en"
+    source.write_bytes(b"".join(b"%s N%dN mot %s\n" % (a, i, a) for i, (a, _) in enumerate(noise)))
+    target.write_bytes(b"".join(b"N%dN word %s\n" % (i, b) for i, (_, b) in enumerate(noise)))
+    rows = list(moses(str(source), str(target), 1000))
+    assert len(rows) == len(noise)
+    rules = Rules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
+    kept = clean_block(Block((str(source), str(target)), 0, False, rows), rules)
+    sources, targets = kept.source.decode().split("\n")[:-1], kept.target.decode().split("\n")[:-1]
+    assert len(sources) == len(targets) == len(kept.key) == len(kept.pair)
+    assert kept.counts["read"] == len(noise)
+    for a, b in zip(sources, targets, strict=True):
+        assert b.split(" ")[0] in a.split(" ")
+        assert a.split() == a.split(" ")  # no separator of any kind is left inside
+    fates = ("bad line", "empty", "copied", "placeholders", "ratio", "words", "characters", "no letters", "script")
+    assert len(sources) + sum(kept.counts[fate] for fate in fates) == len(noise)
