@@ -1,0 +1,1 @@
+"""Measurements: memory, throughput, kernels, decoding; results are dated files."""

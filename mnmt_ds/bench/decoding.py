@@ -1,0 +1,174 @@
+"""Decoding speed: our beam search, transformers' generate and CTranslate2 on the same weights, taking turns."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.batch import EOS, PAD
+from mnmt_ds.evaluation.beam_search import SearchSettings, beam_search
+from mnmt_ds.models import export
+from mnmt_ds.models.layers import sinusoids
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.transformer import Transformer, initialise
+
+
+class DecodingFigures(NamedTuple):
+    """What one decoder did; the best of the rounds."""
+
+    decoder: str
+    workload: str
+    sentences_per_second: float
+    tokens_per_second: float
+    """Tokens of the best hypotheses."""
+    ratio: float
+    """Sentences per second against transformers' generate, same round."""
+
+
+Decode = Callable[[Tensor, int, int], list[list[int]]]
+"""Framed sources, decoder start and length limit to the best translations' tokens."""
+
+
+def measure_decoding(
+    preset: str = "tiny",
+    vocabulary: int = 3000,
+    batch: int = 32,
+    limit: int = 40,
+    rounds: int = 3,
+    device: str = "cpu",
+    peers: tuple[str, ...] = ("transformers", "ctranslate2"),
+) -> list[DecodingFigures]:
+    """Times beam 5 in alternating rounds on two workloads: all sentences run to the limit, or end at many lengths.
+
+    Uses as many threads as torch is set to. A peer that is not installed is left out.
+    """
+    figures = []
+    for workload in ("full length", "varied ends"):
+        torch.manual_seed(0)
+        model = initialise(Transformer(ModelSettings(preset=preset), vocabulary)).eval()  # type: ignore[arg-type]
+        make_peaked(model, end_pull=6.0 if workload == "varied ends" else 0.0)
+        source_BS, start = random_sources(batch, vocabulary).to(device), vocabulary - 1
+        decoders = _decoders(model.to(device), start, peers)
+        seconds: dict[str, list[float]] = {name: [] for name in decoders}
+        lengths: dict[str, int] = {}
+        for round_number in range(rounds + 1):
+            for name, decode in decoders.items():
+                begin = time.perf_counter()
+                tokens = decode(source_BS, start, limit)
+                if round_number:
+                    seconds[name].append(time.perf_counter() - begin)
+                lengths[name] = sum(map(len, tokens))
+        best = {name: min(values) for name, values in seconds.items()}
+        base = best.get("transformers", float("nan"))
+        figures += [
+            DecodingFigures(name, workload, batch / best[name], lengths[name] / best[name], base / best[name])
+            for name in decoders
+        ]
+    return figures
+
+
+def make_peaked(model: Transformer, sharpness: float = 3.0, end_pull: float | None = 3.0, around: int = 25) -> None:
+    """Makes random weights behave more like trained ones: a peaked distribution, and sentences that end.
+
+    Random signs on the last norm break the copying that a tied embedding begets; the end symbol's embedding points
+    to the position sinusoids that grow until ``around``, by ``end_pull`` (0: sentences do not end; None: the end
+    symbol stays one random symbol among others).
+    """
+    width = model.settings.d_model
+    generator = torch.Generator().manual_seed(0)
+    sign_D = torch.randint(0, 2, (width,), generator=generator) * 2.0 - 1
+    table = sinusoids(around, width)
+    grows_D = (table.diff(dim=0) > 0).all(0) & (table[-1] > 0.7)
+    assert bool(grows_D.any()), "no position sinusoid grows until there"
+    with torch.no_grad():
+        if end_pull is not None:
+            model.embedding.weight[EOS] = grows_D / grows_D.sum().sqrt() * end_pull
+            sign_D[grows_D] = 1
+        model.decoder_norm.weight.copy_(sharpness * sign_D)
+
+
+def random_sources(batch: int, vocabulary: int, seed: int = 0) -> Tensor:
+    """Framed sources of 5 to 14 random pieces, PAD on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(5, 15, (batch,), generator=generator)
+    source_BS = torch.randint(4, vocabulary, (batch, int(lengths.max()) + 1), generator=generator)
+    column_S = torch.arange(source_BS.shape[1])
+    source_BS[column_S == lengths[:, None]] = EOS
+    return source_BS.masked_fill(column_S > lengths[:, None], PAD)
+
+
+def hf_model(model: Transformer, start: int) -> Any:
+    """The same weights as transformers' M2M100ForConditionalGeneration."""
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    config = M2M100Config(**export.m2m100_config(model.settings, model.vocabulary_size, start))
+    result = M2M100ForConditionalGeneration(config).eval().to(model.embedding.weight.device)
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    missing = result.load_state_dict(export.to_m2m100(state), strict=False)
+    assert not missing.unexpected_keys, missing.unexpected_keys
+    result.tie_weights()
+    return result
+
+
+def _decoders(model: Transformer, start: int, peers: tuple[str, ...]) -> dict[str, Decode]:
+    def ours(source_BS: Tensor, start: int, limit: int) -> list[list[int]]:
+        found = beam_search(model, source_BS, start, SearchSettings(), limit=[limit] * len(source_BS))
+        return [hypotheses[0].tokens for hypotheses in found]
+
+    decoders: dict[str, Decode] = {"mnmt-ds": ours}
+    for name, build in (("transformers", _transformers), ("ctranslate2", _ctranslate2)):
+        if name in peers:
+            try:
+                decoders[name] = build(model, start)
+            except ImportError:
+                continue
+    return decoders
+
+
+def _transformers(model: Transformer, start: int) -> Decode:
+    peer = hf_model(model, start)
+
+    def decode(source_BS: Tensor, start: int, limit: int) -> list[list[int]]:
+        output_BT = peer.generate(
+            input_ids=source_BS,
+            attention_mask=(source_BS != PAD).long(),
+            decoder_start_token_id=start,
+            suppress_tokens=[0, PAD],
+            num_beams=5,
+            early_stopping=True,
+            length_penalty=1.0,
+            max_length=limit + 1,
+            do_sample=False,
+        )
+        return [[token for token in row[1:] if token not in (PAD, EOS)] for row in output_BT.tolist()]
+
+    return decode
+
+
+def _ctranslate2(model: Transformer, start: int) -> Decode:
+    import ctranslate2
+
+    names = [str(i) for i in range(model.vocabulary_size)]
+    with tempfile.TemporaryDirectory() as directory:
+        export.save_ctranslate2(hf_model(model, start), names, names[start], Path(directory))
+        device = model.embedding.weight.device.type
+        threads = torch.get_num_threads() if device == "cpu" else os.cpu_count() or 1
+        peer = ctranslate2.Translator(
+            directory, device=device, inter_threads=1, intra_threads=threads, compute_type="float32"
+        )
+
+    def decode(source_BS: Tensor, start: int, limit: int) -> list[list[int]]:
+        sources = [[str(token) for token in row if token != PAD] for row in source_BS.tolist()]
+        results = peer.translate_batch(
+            sources, beam_size=5, max_decoding_length=limit, suppress_sequences=[["0"], ["1"]]
+        )
+        return [[int(token) for token in result.hypotheses[0]] for result in results]
+
+    return decode

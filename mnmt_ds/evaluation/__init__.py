@@ -1,0 +1,1 @@
+"""Beam search, translation of files, scores and comparisons between runs."""

@@ -1,0 +1,158 @@
+"""One decoding step of the Transformer for all beams, over caches that are never reordered.
+
+The keys and values of every beam of a sentence stand side by side in its slots, in the order in which they were
+computed. A mask per beam, gathered along with the beam's parent, says which slots are its ancestors; so a step moves
+a few kilobytes where reordering moves the whole cache. The encoder's keys and values exist once a sentence: its
+beams are query positions of one attention.
+
+Shape letters: B sentences, W beams (1 at the first step), N = B·W, S source positions, P slots, D width, H heads,
+E = D / H.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnmt_ds.models.layers import CrossAttention, DecoderLayer, FeedForward, SelfAttention
+from mnmt_ds.models.transformer import Transformer
+
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this build of torch has oneDNN."""
+TIDY_EVERY = 16
+"""Steps between two calls of ``keep``, at most: there is room for so many."""
+
+
+class LayerCache(NamedTuple):
+    """What one decoder layer remembers; slots beyond those in use are not initialised."""
+
+    keys_BHPE: Tensor
+    values_BHPE: Tensor
+    source_keys_BHES: Tensor
+    source_values_BHSE: Tensor
+
+
+class Cache(NamedTuple):
+    """What the decoder remembers of the sentences in the batch."""
+
+    layers: tuple[LayerCache, ...]
+    ancestors_BWP: Tensor
+    """Added to attention scores: 0 where a slot in use belongs to the beam's own past, else -inf."""
+    source_mask_B11S: Tensor
+    """Added to attention scores: 0 where a source token stands, -inf on padding."""
+    steps: int
+    """Positions decoded so far."""
+
+
+def start_cache(model: Transformer, source_BS: Tensor, beams: int) -> Cache:
+    """Encodes the sources and projects them, once a sentence, for every decoder layer."""
+    memory_BSD, mask_BS = model.encode(source_BS)
+    head_width = model.settings.d_model // model.settings.heads
+    size = (len(source_BS), model.settings.heads, TIDY_EVERY * beams, head_width)
+    layers = []
+    for layer in model.decoder:
+        assert isinstance(layer, DecoderLayer)
+        keys_BHSE, values_BHSE = layer.cross.project_memory(memory_BSD)
+        keys_BHES = (keys_BHSE * head_width**-0.5).transpose(2, 3).contiguous()
+        own = memory_BSD.new_empty(2, *size)
+        layers.append(LayerCache(own[0], own[1], keys_BHES, values_BHSE.contiguous()))
+    mask_B11S = torch.zeros_like(mask_BS, dtype=memory_BSD.dtype).masked_fill_(~mask_BS, -torch.inf)[:, None, None]
+    return Cache(tuple(layers), memory_BSD.new_zeros(len(source_BS), 1, 0), mask_B11S, 0)
+
+
+def decode_step(model: Transformer, cache: Cache, token_BW: Tensor) -> tuple[Tensor, Cache]:
+    """Decoder states (N, D) for the beams' newest tokens, and the cache with their slots added."""
+    batch, beams = token_BW.shape
+    slots = cache.ancestors_BWP.shape[2]
+    own_WW = cache.ancestors_BWP.new_full((beams, beams), -torch.inf).fill_diagonal_(0)
+    ancestors_BWP = torch.cat([cache.ancestors_BWP, own_WW.expand(batch, -1, -1)], 2)
+    x_ND = model.embedding(token_BW.reshape(-1, 1), cache.steps)[:, 0]
+    for layer, remembered in zip(model.decoder, cache.layers, strict=True):
+        assert isinstance(layer, DecoderLayer)
+        x_ND = x_ND + _self_attention(layer.attention, layer.attention_norm(x_ND), remembered, ancestors_BWP, slots)
+        x_ND = x_ND + _cross_attention(layer.cross, layer.cross_norm(x_ND), remembered, cache.source_mask_B11S)
+        x_ND = x_ND + _feed_forward(layer.ffn, layer.ffn_norm(x_ND))
+    return model.decoder_norm(x_ND), cache._replace(ancestors_BWP=ancestors_BWP, steps=cache.steps + 1)
+
+
+def follow(cache: Cache, parent_BW: Tensor) -> Cache:
+    """The cache of new beams, each the continuation of a parent beam."""
+    index = parent_BW[:, :, None].expand(-1, -1, cache.ancestors_BWP.shape[2])
+    return cache._replace(ancestors_BWP=cache.ancestors_BWP.gather(1, index))
+
+
+def keep(cache: Cache, row_B: Tensor) -> Cache:
+    """The cache of some of the sentences, without the slots that no beam descends from, and with room for new ones."""
+    ancestors_BWP = cache.ancestors_BWP[row_B]
+    alive_BP = (ancestors_BWP == 0).any(1)
+    slots = int(alive_BP.sum(1).max()) if len(row_B) else 0
+    slot_BP = alive_BP.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :slots]
+    heads, size = cache.layers[0].keys_BHPE.shape[1:3]
+    head_BH = row_B[:, None] * heads + torch.arange(heads, device=row_B.device)
+    place = (head_BH[:, :, None] * size + slot_BP[:, None]).flatten()
+    room = TIDY_EVERY * ancestors_BWP.shape[1]
+    layers = tuple(
+        LayerCache(
+            _pick(layer.keys_BHPE, place, len(row_B), slots, room),
+            _pick(layer.values_BHPE, place, len(row_B), slots, room),
+            layer.source_keys_BHES[row_B],
+            layer.source_values_BHSE[row_B],
+        )
+        for layer in cache.layers
+    )
+    ancestors_BWP = ancestors_BWP.gather(2, slot_BP[:, None].expand(-1, ancestors_BWP.shape[1], -1))
+    return Cache(layers, ancestors_BWP, cache.source_mask_B11S[row_B], cache.steps)
+
+
+def _pick(full_BHPE: Tensor, place: Tensor, batch: int, slots: int, room: int) -> Tensor:
+    heads, width = full_BHPE.shape[1], full_BHPE.shape[3]
+    result = full_BHPE.new_empty(batch, heads, slots + room, width)
+    result[:, :, :slots] = full_BHPE.view(-1, width)[place].view(batch, heads, slots, width)
+    return result
+
+
+def linear(x_ND: Tensor, weight_MD: Tensor, bias_M: Tensor | None = None, relu: bool = False) -> Tensor:
+    """x W' + b. In fp32 on a CPU by oneDNN, which is up to twice as fast as the BLAS that torch would call."""
+    if ONEDNN and x_ND.device.type == "cpu" and x_ND.dtype == torch.float32:
+        result_NM: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x_ND, weight_MD, bias_M, "relu" if relu else "none", [], ""
+        )
+        return result_NM
+    result_NM = F.linear(x_ND, weight_MD, bias_M)
+    return result_NM.relu_() if relu else result_NM
+
+
+def _apply(module: nn.Linear, x_ND: Tensor, relu: bool = False) -> Tensor:
+    return linear(x_ND, module.weight, module.bias, relu)
+
+
+def _feed_forward(ffn: FeedForward, x_ND: Tensor) -> Tensor:
+    return _apply(ffn.outer, _apply(ffn.inner, x_ND, relu=True))
+
+
+def _self_attention(
+    attention: SelfAttention, x_ND: Tensor, cache: LayerCache, ancestors_BWP: Tensor, slots: int
+) -> Tensor:
+    """Writes the new keys and values into their slots and attends to the beam's ancestors."""
+    batch, beams, used = ancestors_BWP.shape
+    q_BHWE, k_BHWE, v_BHWE = (
+        _apply(attention.qkv, x_ND).view(batch, beams, 3, attention.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    )
+    cache.keys_BHPE[:, :, slots:used] = k_BHWE
+    cache.values_BHPE[:, :, slots:used] = v_BHWE
+    score_BHWP = torch.matmul(q_BHWE * q_BHWE.shape[-1] ** -0.5, cache.keys_BHPE[:, :, :used].transpose(2, 3))
+    return _apply(attention.out, _mix(score_BHWP, ancestors_BWP[:, None], cache.values_BHPE[:, :, :used]))
+
+
+def _cross_attention(attention: CrossAttention, x_ND: Tensor, cache: LayerCache, mask_B11S: Tensor) -> Tensor:
+    batch, heads, width, _ = cache.source_keys_BHES.shape
+    q_BHWE = _apply(attention.q, x_ND).view(batch, -1, heads, width).transpose(1, 2)
+    score_BHWS = torch.matmul(q_BHWE, cache.source_keys_BHES)
+    return _apply(attention.out, _mix(score_BHWS, mask_B11S, cache.source_values_BHSE))
+
+
+def _mix(score_BHWP: Tensor, mask: Tensor, values_BHPE: Tensor) -> Tensor:
+    """Attention's weighted mean of the values, heads merged: (N, D)."""
+    mixed_BHWE = torch.matmul(F.softmax(score_BHWP.add_(mask), -1), values_BHPE)
+    return mixed_BHWE.transpose(1, 2).flatten(2).flatten(0, 1)

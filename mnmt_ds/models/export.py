@@ -1,0 +1,125 @@
+"""Weights under the names of transformers' M2M100, both ways, and M2M100 directories.
+
+Here self-attention's q, k, v are one matrix and cross-attention's k, v another; M2M100 has each on its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.batch import BOS, EOS, PAD, UNK
+from mnmt_ds.errors import UserError
+from mnmt_ds.models.settings import ModelSettings
+
+LAYER_NAMES = {
+    "encoder": {"attention_norm": "self_attn_layer_norm", "ffn_norm": "final_layer_norm", "ffn.inner": "fc1",
+                "ffn.outer": "fc2", "attention.out": "self_attn.out_proj"},
+    "decoder": {"attention_norm": "self_attn_layer_norm", "ffn_norm": "final_layer_norm", "ffn.inner": "fc1",
+                "ffn.outer": "fc2", "attention.out": "self_attn.out_proj", "cross_norm": "encoder_attn_layer_norm",
+                "cross.q": "encoder_attn.q_proj", "cross.out": "encoder_attn.out_proj"},
+}  # fmt: skip
+"""Our name of a part of a layer, and M2M100's."""
+FUSED = {
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "cross.kv": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
+}
+"""Our matrices that are several of M2M100's, stacked by rows."""
+
+
+def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our state (without tied repeats) under M2M100's names: shared embedding or, where untied, each side's own."""
+    result: dict[str, Tensor] = {}
+    for name, value in state.items():
+        targets = _targets(name)
+        if len(targets) == 1:
+            result[targets[0]] = value
+        else:
+            result.update(zip(targets, value.chunk(len(targets)), strict=True))
+    if "source_embedding.weight" in state:
+        result["model.encoder.embed_tokens.weight"] = state["source_embedding.weight"]
+        result["model.decoder.embed_tokens.weight"] = result["lm_head.weight"] = state["embedding.weight"]
+    return result
+
+
+def from_m2m100(state: dict[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
+    """Our state from M2M100's (tied repeats and position tables are passed over); UserError where a name is missing."""
+    result: dict[str, Tensor] = {}
+    for name in our_names(settings):
+        try:
+            parts = [state[target] for target in _targets(name)]
+        except KeyError as error:
+            raise UserError(
+                f"M2M100 weights: {error.args[0]} is missing; give a state of the same number of layers"
+            ) from None
+        result[name] = torch.cat(parts)
+    return result
+
+
+def our_names(settings: ModelSettings) -> list[str]:
+    """The names of our state without tied repeats."""
+    names = ["embedding.weight"] + ["source_embedding.weight"] * (settings.share_embeddings == "decoder")
+    modules = ["encoder_norm", "decoder_norm"]
+    for side, count in (("encoder", settings.encoder_layers), ("decoder", settings.decoder_layers)):
+        fused = [part for part in FUSED if side == "decoder" or part.startswith("attention.")]
+        modules += [f"{side}.{i}.{part}" for i in range(count) for part in [*LAYER_NAMES[side], *fused]]
+    return names + [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
+
+
+def m2m100_config(settings: ModelSettings, vocabulary_size: int, decoder_start: int) -> dict[str, Any]:
+    """The fields of transformers' M2M100Config; ``decoder_start`` is the first decoder input (a pair's tag, or EOS)."""
+    return dict(
+        architectures=["M2M100ForConditionalGeneration"],
+        model_type="m2m_100",
+        vocab_size=vocabulary_size,
+        d_model=settings.d_model,
+        encoder_layers=settings.encoder_layers,
+        decoder_layers=settings.decoder_layers,
+        encoder_attention_heads=settings.heads,
+        decoder_attention_heads=settings.heads,
+        encoder_ffn_dim=settings.ffn,
+        decoder_ffn_dim=settings.ffn,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+        dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+        activation_dropout=settings.activation_dropout,
+        activation_function="relu",
+        max_position_embeddings=settings.max_positions,
+        scale_embedding=True,
+        tie_word_embeddings=settings.share_embeddings == "all",
+        decoder_start_token_id=decoder_start,
+        bos_token_id=BOS,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+    )
+
+
+def _targets(name: str) -> tuple[str, ...]:
+    """M2M100's names for one of ours."""
+    if name == "embedding.weight":
+        return ("model.shared.weight",)
+    if name == "source_embedding.weight":
+        return ("model.encoder.embed_tokens.weight",)
+    module, _, kind = name.rpartition(".")
+    if module in ("encoder_norm", "decoder_norm"):
+        return (f"model.{module.removesuffix('_norm')}.layer_norm.{kind}",)
+    side, layer, part = module.split(".", 2)
+    parts = FUSED[part] if part in FUSED else (LAYER_NAMES[side][part],)
+    return tuple(f"model.{side}.layers.{layer}.{target}.{kind}" for target in parts)
+
+
+def save_ctranslate2(model: Any, tokens: list[str], decoder_start: str, directory: Path) -> None:
+    """Writes a transformers M2M100 as a CTranslate2 model; ``tokens`` names every id, ``decoder_start`` is one."""
+    from ctranslate2.converters.transformers import M2M100Loader
+
+    spec = M2M100Loader().get_model_spec(model)
+    spec.register_source_vocabulary(tokens)
+    spec.register_target_vocabulary(tokens)
+    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = tokens[BOS], tokens[EOS], tokens[UNK]
+    spec.config.decoder_start_token = decoder_start
+    spec.validate()
+    spec.optimize()
+    directory.mkdir(parents=True, exist_ok=True)
+    spec.save(str(directory))
