@@ -184,6 +184,8 @@ class Training:
         finite = torch.ones((), dtype=torch.bool, device=device())
         for index, batch in enumerate(group):
             slot = index * world_size() + rank()
+            if index:
+                self.student.engine.step()  # within an update this only counts the micro-batch
             metrics = student.backward(self.student, batch, number, slot)
             finite &= torch.isfinite(metrics["loss"][0])
             meter.add(metrics)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnmt_ds.models.dropout import dropout
 from mnmt_ds.models.settings import ModelSettings
 
 FIRST_POSITION = 2
@@ -42,7 +43,7 @@ class Embedding(nn.Module):
     def forward(self, token_BT: Tensor, offset: int = 0) -> Tensor:
         position_TD = self.positions[offset : offset + token_BT.shape[1]]
         x_BTD = torch.add(position_TD.to(self.weight.dtype), F.embedding(token_BT, self.weight), alpha=self.scale)
-        return F.dropout(x_BTD, self.dropout, self.training)
+        return dropout(x_BTD, self.dropout, self.training)
 
 
 class Head(nn.Module):
@@ -72,8 +73,8 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values, each (B, H, T, D / H)."""
-        q, k, v = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
+        q, k, v = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(self, x_BTD: Tensor, mask_BS: Tensor | None, causal: bool) -> Tensor:
         q, k, v = self.project(x_BTD)
@@ -93,8 +94,8 @@ class CrossAttention(nn.Module):
 
     def project_memory(self, memory_BSD: Tensor) -> KeysValues:
         """Keys and values of the encoder's states, each (B, H, S, D / H)."""
-        k, v = self.kv(memory_BSD).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return k, v
+        k, v = self.kv(memory_BSD).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(self, x_BTD: Tensor, memory: KeysValues, mask_BS: Tensor | None) -> Tensor:
         q = self.q(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -120,7 +121,7 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(settings.ffn, settings.d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.outer(F.dropout(F.relu(self.inner(x_BTD), inplace=True), self.dropout, self.training))
+        return self.outer(dropout(F.relu(self.inner(x_BTD), inplace=True), self.dropout, self.training))
 
 
 class EncoderLayer(nn.Module):
@@ -139,7 +140,7 @@ class EncoderLayer(nn.Module):
         return x_BSD + self._drop(self.ffn(self.ffn_norm(x_BSD)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class DecoderLayer(nn.Module):
@@ -162,4 +163,4 @@ class DecoderLayer(nn.Module):
         return x_BTD + self._drop(self.ffn(self.ffn_norm(x_BTD)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)

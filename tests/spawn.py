@@ -1,0 +1,60 @@
+"""Runs a function on several gloo ranks, each a process of its own, joined through DeepSpeed as a job's ranks are."""
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch.multiprocessing as mp
+
+
+def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """``function(*arguments)`` on every rank; its results in order of rank. A rank's failure is raised here."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    results = context.Queue()
+    ranks = [
+        context.Process(target=_rank, args=(rank, count, port, results, function, arguments)) for rank in range(count)
+    ]
+    for process in ranks:
+        process.start()
+    found: dict[int, Any] = {}
+    try:
+        for _ in ranks:
+            rank, value, failure = results.get(timeout=300)
+            if failure is not None:
+                raise AssertionError(f"rank {rank} failed:\n{failure}")
+            found[rank] = value
+        for process in ranks:
+            process.join(timeout=60)
+            assert process.exitcode == 0, f"a rank ended with exit code {process.exitcode}"
+    finally:
+        for process in ranks:
+            process.kill()
+    return [found[rank] for rank in range(count)]
+
+
+def _rank(rank: int, count: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    import logging
+
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        from deepspeed.utils import logger
+
+        from mnmt_ds.distributed import job
+
+        logger.setLevel(logging.WARNING)
+        with job(timeout_minutes=3):
+            value = function(*arguments)
+        results.put((rank, value, None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
+        raise
