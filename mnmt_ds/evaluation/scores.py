@@ -1,0 +1,154 @@
+"""BLEU and chrF by sacreBLEU, never without a signature; macro averages and resource classes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mnmt_ds.config import Settings
+from mnmt_ds.errors import UserError
+
+TOKENIZERS = (
+    "auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "spm", "flores101", "flores200",
+)  # fmt: skip
+WITHOUT_SPACES = {
+    "zh": "zh",
+    "zho": "zh",
+    "cmn": "zh",
+    "yue": "zh",
+    "ja": "ja-mecab",
+    "jpn": "ja-mecab",
+} | dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya"), "char")
+"""Target languages that 13a cannot tokenise, and what ``auto`` takes for them."""
+SPM_FILES = {
+    "spm": "sacrebleu_tokenizer_spm.model",
+    "flores101": "sacrebleu_tokenizer_spm.model",
+    "flores200": "flores200sacrebleuspm",
+}
+NEEDS = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
+
+Class = Literal["high", "low", "very low"]
+
+
+class ScoreSettings(Settings):
+    """How translations are scored."""
+
+    tokenizers: tuple[str, ...] = ("auto",)
+    """BLEU tokenizers; the first is the main one. auto: by target language (zh, ja-mecab or char, else 13a). none: text
+    that is tokenised already ("tokenised BLEU"). spm is flores101."""
+    high: int = Field(default=1_000_000, ge=0)
+    """Training pairs from which a language pair counts as high-resource (paper 3)."""
+    very_low: int = Field(default=100_000, ge=0)
+    """Training pairs below which it counts as very low; those are not part of low."""
+    samples: int = Field(default=1000, ge=1)
+    """Resamples of the paired bootstrap."""
+    seed: int = 12345
+    """Seed of the resamples."""
+
+
+class Score(NamedTuple):
+    """One metric on one test set."""
+
+    value: float
+    signature: str
+    stats_NK: NDArray[np.float64]
+    """Each sentence's sufficient statistics, which sum to the corpus'."""
+
+
+def resource_class(sentences: int, settings: ScoreSettings) -> Class:
+    """Resource class by number of training pairs."""
+    return "high" if sentences >= settings.high else "very low" if sentences < settings.very_low else "low"
+
+
+def bleu_tokenizer(name: str, target: str) -> str:
+    """sacreBLEU's tokenizer for a target language; UserError where it cannot be had offline."""
+    if name not in TOKENIZERS:
+        raise UserError(f"BLEU tokenizer '{name}': not known; take one of {', '.join(TOKENIZERS)}")
+    if name == "auto":
+        name = WITHOUT_SPACES.get(target.split("_")[0].lower(), "13a")
+        return "char" if name in NEEDS and find_spec(NEEDS[name][0]) is None else name
+    if name in NEEDS and find_spec(NEEDS[name][0]) is None:
+        raise UserError(f"BLEU tokenizer '{name}': not installed; pip install '{NEEDS[name][1]}', or take char")
+    if name in SPM_FILES:
+        home = Path(os.environ.get("SACREBLEU", Path.home() / ".sacrebleu"))
+        if not (home / "models" / SPM_FILES[name]).exists():
+            raise UserError(
+                f"BLEU tokenizer '{name}': {home / 'models' / SPM_FILES[name]} is not there; run sacrebleu once with"
+                f" --tokenize {name} on a machine with internet and copy it, or take another tokenizer"
+            )
+        return "flores101" if name == "spm" else name
+    return name
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Score:
+    """Corpus BLEU; ``tokenizer`` as from ``bleu_tokenizer``."""
+    return _score(_metric("bleu", tokenizer), hypotheses, references)
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    """Corpus chrF (chrF2, characters alone)."""
+    return _score(_metric("chrf", ""), hypotheses, references)
+
+
+def from_stats(metric: str, stats_K: NDArray[np.float64], tokenizer: str = "13a") -> float:
+    """The corpus score that belongs to summed statistics of ``Score.stats_NK``."""
+    return float(_metric(metric, tokenizer)._compute_score_from_stats(stats_K.tolist()).score)
+
+
+def score_pair(
+    hypotheses: Sequence[str], references: Sequence[str], target: str, settings: ScoreSettings
+) -> dict[str, Any]:
+    """What the evaluation file holds of a pair: main BLEU, chrF, their signatures, other BLEUs, lengths."""
+    main, *others = (bleu_tokenizer(name, target) for name in settings.tokenizers)
+    score, characters = bleu(hypotheses, references, main), chrf(hypotheses, references)
+    sums_K = score.stats_NK.sum(0)
+    found = {
+        "sentences": len(hypotheses),
+        "bleu": score.value,
+        "bleu_signature": score.signature,
+        "bleu_tokenizer": main,
+        "chrf": characters.value,
+        "chrf_signature": characters.signature,
+        "length_ratio": float(sums_K[0] / max(sums_K[1], 1)),
+    }
+    if others:
+        scored = [bleu(hypotheses, references, name) for name in others]
+        found["other_bleu"] = [{"value": other.value, "signature": other.signature} for other in scored]
+    return found
+
+
+def averages(pairs: Mapping[str, Mapping[str, Any]], keys: Sequence[str] = ("bleu", "chrf")) -> dict[str, float]:
+    """Macro averages over pairs: every pair counts the same."""
+    return {key: float(np.mean([facts[key] for facts in pairs.values()])) for key in keys}
+
+
+def class_averages(pairs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Macro averages of each resource class that has pairs."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("high", "low", "very low"):
+        members = {pair: facts for pair, facts in pairs.items() if facts["class"] == name}
+        if members:
+            found[name] = {"pairs": list(members), **averages(members)}
+    return found
+
+
+@cache
+def _metric(name: str, tokenizer: str) -> Any:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    return BLEU(tokenize=tokenizer, force=True) if name == "bleu" else CHRF()
+
+
+def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    if len(hypotheses) != len(references) or not hypotheses:
+        raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
+    stats = metric._extract_corpus_statistics(list(hypotheses), [list(references)])
+    metric.num_refs = 1
+    total = metric._aggregate_and_compute(stats)
+    return Score(float(total.score), str(metric.get_signature()), np.asarray(stats, np.float64))
