@@ -11,6 +11,8 @@ from typing import Self, TypeVar
 
 from tqdm import tqdm
 
+from mnmt_ds.errors import UserError
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -23,12 +25,20 @@ def workers(count: int | None = None) -> ProcessPoolExecutor:
 
 
 def ordered(pool: Executor, function: Callable[[A], B], items: Iterable[A], ahead: int = 6) -> Iterator[B]:
-    """``map`` over processes in order, with at most ``ahead`` items under way."""
+    """``map`` over processes in order, with at most ``ahead`` items under way.
+
+    Where ``items`` raises, the results of all items before come first.
+    """
     waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+    except UserError:
+        while waiting:
             yield waiting.popleft().result()
+        raise
     while waiting:
         yield waiting.popleft().result()
 

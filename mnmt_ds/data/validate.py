@@ -33,15 +33,17 @@ def _sources(settings: DataSettings, pool: Executor) -> list[str]:
     origin: Origin = "files" if settings.source == "auto" else settings.source
     if settings.source == "auto" and not any(settings.files_of(pair).train for pair in settings.pairs):
         origin = "gettext"
-    hashes, counts = _read_all(settings, pool, origin, faults)
+    hashes, counts, faulty = _read_all(settings, pool, origin, faults)
     if settings.source == "auto" and origin == "gettext":
         usable_rows = {pair: int(usable(settings, hashes[pair]["train"])[0].sum()) for pair in settings.pairs}
         if reason := fallback(settings, usable_rows):
             print(f"validate: {reason}", file=sys.stderr)
-            hashes, counts = _read_all(settings, pool, "cldr", faults)
+            hashes, counts, faulty = _read_all(settings, pool, "cldr", faults)
     plans = {pair: plan(settings, hashes[pair]) for pair in settings.pairs}
     kept_out = split.union([held_keys(hashes[pair], plans[pair]) for pair in settings.pairs])
     for pair in settings.pairs:
+        if pair in faulty:
+            continue
         roles_N, more = roles(settings, pair, hashes[pair]["train"], plans[pair], kept_out)
         given = {which: len(found.key) for which, found in hashes[pair].items() if which != "train"}
         try:
@@ -53,27 +55,31 @@ def _sources(settings: DataSettings, pool: Executor) -> list[str]:
 
 def _read_all(
     settings: DataSettings, pool: Executor, origin: Origin, faults: list[str]
-) -> tuple[dict[str, dict[str, Hashes]], dict[str, Counter[str]]]:
-    """Hashes of every pair's text, and the training text's rows by fate; faults are appended."""
+) -> tuple[dict[str, dict[str, Hashes]], dict[str, Counter[str]], set[str]]:
+    """Hashes of every pair's text, the training text's rows by fate, and the pairs with faults, which are appended."""
     hashes: dict[str, dict[str, Hashes]] = {pair: {} for pair in settings.pairs}
     counts: dict[str, Counter[str]] = {pair: Counter() for pair in settings.pairs}
     wanted = [(pair, which) for pair in settings.pairs for which in split.NAMES]
+    faulty = set()
     for name, which in [*wanted, *((lang, "mono") for lang in settings.monolingual)]:
+        before = len(faults)
+        parts: list[Part] = []
         try:
             parts = parts_of(settings, name, which, origin)
         except UserError as fault:
             faults.append(str(fault))
-            continue
-        if not parts and which == "train":
+        if not parts and which == "train" and origin == "files":
             faults.append(f"data.corpora: no train files for {name}; add them, or set data.source")
         found, seen = _read(settings, pool, name, which, parts, faults)
+        if len(faults) > before:
+            faulty.add(name)
         if which == "train":
             counts[name] = seen
         if which != "mono" and (parts or which == "train"):
             hashes[name][which] = found
     for pair in settings.pairs:
         hashes[pair].setdefault("train", gathered([]))
-    return hashes, counts
+    return hashes, counts, faulty
 
 
 def _read(

@@ -104,7 +104,7 @@ def shares(counts: Sequence[int], most: int, temperature: float) -> list[int]:
         full = [i for i in open_ if counts[i] <= left * weights[i] / total]
         if not full:
             for i in open_:
-                taken[i] = int(left * weights[i] / total)
+                taken[i] = int(left * (weights[i] / total))
             break
         for i in full:
             taken[i] = counts[i]

@@ -9,7 +9,28 @@ import pytest
 
 from mnmt_ds.data.settings import DataSettings
 
-WORDS = "red green blue small large old new bird house river stone tree light night water fire wind road door song".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "old",
+    "new",
+    "bird",
+    "house",
+    "river",
+    "stone",
+    "tree",
+    "light",
+    "night",
+    "water",
+    "fire",
+    "wind",
+    "road",
+    "door",
+    "song",
+]
 
 
 def sentences(count: int, seed: int = 0, words: int = 6) -> list[str]:

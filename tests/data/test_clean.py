@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mnmt_ds.data.clean import Block, Cleaned, Rules, clean_block, fate_of
 from mnmt_ds.data.keys import hash64, normalised
 from mnmt_ds.data.settings import CleanSettings

@@ -1,6 +1,7 @@
 """The normalised key and the hashes, by hand."""
 
 import pytest
+
 from mnmt_ds.data.keys import hash64, normalised, placeholders
 
 

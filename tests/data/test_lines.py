@@ -9,6 +9,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mnmt_ds.data.clean import Block, Rules, clean_block
 from mnmt_ds.data.readers.lines import lines
 from mnmt_ds.data.readers.text import moses
@@ -93,7 +94,19 @@ NASTY = st.one_of(
     st.binary(max_size=20),
     st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
     st.sampled_from(
-        [b"\r", b"\x0b", b"\x0c", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9", b"\xef\xbb\xbf", b"\x00", b"", b" ", b"\x1c"]
+        [
+            b"\r",
+            b"\x0b",
+            b"\x0c",
+            b"\xc2\x85",
+            b"\xe2\x80\xa8",
+            b"\xe2\x80\xa9",
+            b"\xef\xbb\xbf",
+            b"\x00",
+            b"",
+            b" ",
+            b"\x1c",
+        ]
     ),
 ).map(lambda data: data.replace(b"\n", b""))
 

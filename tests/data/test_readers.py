@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from mnmt_ds.data.readers import catalog, cldr, huggingface, text, tmx
 from mnmt_ds.data.readers.rows import Row
 from mnmt_ds.data.readers.sources import parts_of
@@ -57,7 +58,9 @@ def test_ted(tmp_path: Path) -> None:
     path.write_bytes(b"talk_name\ten\tfr\tbs\nt1\ta\tb\t__NULL__\nt1\tc\t_ _ NULL _ _ \td\nt2\te\tf\tg\n")
     assert list(text.ted(str(path), ("fr", "en"), 100)) == [(2, b"b", b"a", None), (4, b"f", b"e", None)]
     assert list(text.ted(str(path), ("bs", "en"), 100)) == [(3, b"d", b"c", None), (4, b"g", b"e", None)]
-    with pytest.raises(UserError, match=r"all_talks_train.tsv:1: no column 'ko'; the columns are talk_name, en, fr, bs"):
+    with pytest.raises(
+        UserError, match=r"all_talks_train.tsv:1: no column 'ko'; the columns are talk_name, en, fr, bs"
+    ):
         list(text.ted(str(path), ("ko", "en"), 100))
     path.write_bytes(b"talk_name\ten\tfr\nt1\ta\n")
     with pytest.raises(UserError, match="all_talks_train.tsv:2: 2 columns, but the header has 3"):
@@ -78,7 +81,9 @@ def test_flores(tmp_path: Path) -> None:
     assert text.flores_file(root, "devtest", "en", {}) == f"{root}/devtest/eng_Latn.devtest"
     assert text.flores_file(root, "dev", "zh", {"zh": "zho_Hant"}) == f"{root}/dev/zho_Hant.dev"
     assert text.flores_file(root, "dev", "zho_Hans", {}) == f"{root}/dev/zho_Hans.dev"
-    with pytest.raises(UserError, match=r"2 files for 'zh' in split dev; say 'codes: \{zh: ...\}', one of zho_Hans.dev"):
+    with pytest.raises(
+        UserError, match=r"2 files for 'zh' in split dev; say 'codes: \{zh: ...\}', one of zho_Hans.dev"
+    ):
         text.flores_file(root, "dev", "zh", {})
     with pytest.raises(UserError, match="0 files for 'ko'"):
         text.flores_file(root, "dev", "ko", {})
@@ -122,7 +127,9 @@ ROWS = [("_File", "_Fichier"), ("one file", "un fichier"), ("%d files", "%d fich
 
 
 def texts(rows: list[Row]) -> list[tuple[str, str]]:
-    decoded = [(s.decode() if isinstance(s, bytes) else s, t.decode() if isinstance(t, bytes) else t) for _, s, t, _ in rows]
+    decoded = [
+        (s.decode() if isinstance(s, bytes) else s, t.decode() if isinstance(t, bytes) else t) for _, s, t, _ in rows
+    ]
     return [(str(source), str(target)) for source, target in decoded if target]
 
 
@@ -189,7 +196,9 @@ def test_huggingface(tmp_path: Path, nested: bool) -> None:
     for name in ("plain", "dict"):
         found = list(huggingface.huggingface(str(tmp_path / name), "", ("fr", "en")))
         assert found == [(1, "un", "one", None), (2, "deux", "two", None)]
-    with pytest.raises(UserError, match="no column 'ko'; the columns are fr, en|no column 'ko'; the columns are en, fr"):
+    with pytest.raises(
+        UserError, match="no column 'ko'; the columns are fr, en|no column 'ko'; the columns are en, fr"
+    ):
         list(huggingface.huggingface(str(tmp_path / "plain"), "", ("ko", "en")))
     with pytest.raises(UserError, match="no split 'dev'; it has train"):
         list(huggingface.huggingface(str(tmp_path / "dict"), "dev", ("fr", "en")))
@@ -213,7 +222,11 @@ def test_cldr_says_the_same_thing_in_both_languages() -> None:
 def test_settings_fill_languages_into_paths(tmp_path: Path) -> None:
     (tmp_path / "fr-en.en").write_text("one\n")
     (tmp_path / "fr-en.fr").write_text("un\n")
-    place = {"format": "moses", "path": f"{tmp_path}/{{pair}}.{{source}}", "target_path": f"{tmp_path}/{{pair}}.{{target}}"}
+    place = {
+        "format": "moses",
+        "path": f"{tmp_path}/{{pair}}.{{source}}",
+        "target_path": f"{tmp_path}/{{pair}}.{{target}}",
+    }
     settings = DataSettings.model_validate({"pairs": "fr-en", "corpora": {"*": {"train": [place]}}})
     (part,) = parts_of(settings, "fr-en", "train", "files")
     assert list(part.read()) == [(1, b"un", b"one", None)]

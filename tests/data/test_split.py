@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mnmt_ds.data import split
 from mnmt_ds.data.roles import Hashes, held_keys, plan, roles
 from mnmt_ds.data.settings import DataSettings
@@ -76,7 +77,9 @@ def test_no_held_out_key_is_in_any_training_set(pairs: list[list[int]], dev: int
 def test_a_pairs_sets_do_not_depend_on_the_order_of_its_text() -> None:
     draw = np.random.default_rng(1)
     key, pair = draw.integers(0, 2**64, (2, 500), np.uint64)
-    settings = DataSettings.model_validate({"pairs": ["fr-en"], "split": {"dev": 30, "test": 20}, "max_train": {"*": 100}})
+    settings = DataSettings.model_validate(
+        {"pairs": ["fr-en"], "split": {"dev": 30, "test": 20}, "max_train": {"*": 100}}
+    )
 
     def chosen(order: np.ndarray) -> list[set[int]]:
         train = Hashes(key[order], pair[order], np.zeros(500, np.uint16))

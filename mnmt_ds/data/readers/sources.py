@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +25,19 @@ def parts_of(settings: DataSettings, pair: str, which: str, origin: Origin) -> l
 
 
 def blocks(rows: Iterator[Row], size: int = 2000) -> Iterator[list[Row]]:
-    """Rows in lists of at most ``size``."""
-    while block := list(islice(rows, size)):
+    """Rows in lists of at most ``size``; where ``rows`` raises, those before come first."""
+    block: list[Row] = []
+    try:
+        for row in rows:
+            block.append(row)
+            if len(block) == size:
+                yield block
+                block = []
+    except UserError:
+        if block:
+            yield block
+        raise
+    if block:
         yield block
 
 

@@ -1,0 +1,56 @@
+"""Our reader and megatron-core's see the same ids in the same file."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnmt_ds.data import indexed
+from mnmt_ds.errors import UserError
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_equal_to_megatrons(tmp_path: Path, dtype: type[np.integer]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from megatron.core.datasets.indexed_dataset import IndexedDataset
+    draw = np.random.default_rng(1)
+    sides = [[draw.integers(0, 60000, draw.integers(0, 9)) for _ in range(2)] for _ in range(50)]
+    documents = ((np.concatenate(pair).astype(dtype), [len(side) for side in pair]) for pair in sides)
+    indexed.write(tmp_path / "ids", documents, dtype)
+    ours, theirs = indexed.Indexed(tmp_path / "ids"), IndexedDataset(str(tmp_path / "ids"))
+    assert len(ours) == len(theirs) == 100
+    np.testing.assert_array_equal(ours.lengths, theirs.sequence_lengths)
+    np.testing.assert_array_equal(ours.documents, theirs.document_indices)
+    np.testing.assert_array_equal(ours.documents, np.arange(0, 101, 2))
+    for i in range(100):
+        np.testing.assert_array_equal(ours[i], theirs[i])
+        np.testing.assert_array_equal(ours[i], sides[i // 2][i % 2])
+        assert ours[i].dtype == np.int64
+    assert theirs[0].dtype == dtype
+
+
+def test_the_smallest_type_that_holds_the_ids() -> None:
+    assert indexed.best_dtype(65499) is np.uint16
+    assert indexed.best_dtype(65500) is np.int32
+
+
+def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"ids.idx: not readable \(No such file or directory\); run mnmt-ds prepare again"
+    ):
+        indexed.Indexed(tmp_path / "ids")
+    indexed.write(tmp_path / "ids", iter([(np.arange(5, dtype=np.uint16), [2, 3])]), np.uint16)
+    whole = {kind: (tmp_path / f"ids.{kind}").read_bytes() for kind in ("idx", "bin")}
+    faults = {
+        "idx": [b"", b"x" * 40, whole["idx"][:-9], whole["idx"].replace(b"MMIDIDX", b"MMIDIDY"), whole["idx"][:17] + b"\x63" + whole["idx"][18:]],
+        "bin": [whole["bin"][:-1], whole["bin"] + b"x"],
+    }  # fmt: skip
+    for kind, contents in faults.items():
+        for content in contents:
+            (tmp_path / f"ids.{kind}").write_bytes(content)
+            with pytest.raises(UserError, match=r"ids.idx: not readable"):
+                indexed.Indexed(tmp_path / "ids")
+        (tmp_path / f"ids.{kind}").write_bytes(whole[kind])
+    assert indexed.Indexed(tmp_path / "ids")[1].tolist() == [2, 3, 4]
