@@ -56,18 +56,20 @@ class Training:
         )
         implementation = chosen(recipe.train.loss_implementation, device())
         self.lock = on_main_only(run.claim, self.directory)
-        on_main_first(run.begin, self.directory, recipe, config, resume)
+        if not resume:
+            on_main_first(run.refuse_used, self.directory)
         self.tracker = Tracker(
             self.directory, recipe.tracking, is_main(), recipe.model_dump(mode="json"), recipe.name
         )
         self.student = make_student(recipe, config, self.directory, self.corpus, self.stream, dev_tokens)
         self.fingerprint = fingerprint(recipe, self.corpus, ds_config.zero_stage(config))
         self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation)
-        self.position, self.finished = Position(), False
+        self.position = Position()
         self.trained = [0] * len(self.pairs)
         self.last: int | None = None
         if resume:
             self._resume()
+        on_main_first(run.describe, self.directory, recipe, config)
         self.tracker.say(
             f"{recipe.name}: {recipe.method.name}, {len(self.pairs)} pairs, {sum(self.stream.sizes)} sentences"
             f" ({self.stream.left_out} too long), {parameter_count(self.student.model) / 1e6:.1f}M parameters,"
@@ -85,7 +87,7 @@ class Training:
         path, state = found
         check_fingerprint(state["fingerprint"], self.fingerprint, path)
         checkpoint.load(path, [self.student])
-        self.position, self.finished = Position(*state["position"]), state["finished"]
+        self.position = Position(*state["position"])
         self.trained, self.last = list(state["trained"]), state["last"]
         self.student.best.restore(state["best"])
         for name, part in self.student.method.state.items():
@@ -98,7 +100,6 @@ class Training:
         state = {
             "update": self.position.update,
             "position": list(self.position),
-            "finished": self.finished,
             "trained": self.trained,
             "last": self.last,
             "best": self.student.best.state(),
@@ -116,6 +117,15 @@ class Training:
         wanted = self.student.best.snapshots(self.recipe.validation.keep_best_per_pair)
         wanted |= {self.last} if self.last is not None else set()
         return wanted.union(*(part.snapshots() for part in self.student.method.state.values()))
+
+    def finished(self) -> bool:
+        """Whether the recipe's budget is spent, or patience lost."""
+        budget, patience = self.recipe.train, self.recipe.train.patience
+        return (
+            0 < budget.max_steps <= self.position.update
+            or self.position.epoch >= budget.max_epochs
+            or 0 < patience <= self.student.best.since_better
+        )
 
     def validate(self, plan: Plan) -> None:
         """Paper 1, Algorithm 1, lines 12 to 20: dev loss of every pair; bests, teachers and switches follow from it."""
@@ -217,7 +227,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
 def _epochs(work: Training, stop: "Stop") -> None:
     settings, meter = work.recipe.train, Meter()
     every = work.recipe.validation.every
-    while not work.finished:
+    while not work.finished():
         plan = work.stream.plan(work.position.epoch)
         for group in work.stream.updates(plan, work.position.inside):
             norm, stopped = work.update(group, meter, stop.asked)
@@ -228,33 +238,22 @@ def _epochs(work: Training, stop: "Stop") -> None:
                 _report(work, plan, meter, norm)
             if every and update % every == 0:
                 work.validate(plan)
-            last = 0 < settings.max_steps <= update
-            if stopped or (settings.save_every and update % settings.save_every == 0 and not last):
+            if stopped or (settings.save_every and update % settings.save_every == 0 and not work.finished()):
                 work.save()
             if stopped:
                 work.tracker.say(f"stopped on request at update {update}; resume with --resume")
                 return
-            if last or _patience_lost(work):
+            if work.finished():
                 break
         ended = work.position.inside == plan.updates
-        if not every and (ended or _last_update(work)):
+        if not every and (ended or work.finished()):
             work.validate(plan)
             meter.reset()
         if ended:
             work.position = Position(work.position.update, work.position.epoch + 1, 0)
-        work.finished = _last_update(work) or work.position.epoch >= settings.max_epochs or _patience_lost(work)
-        if work.finished:
+        if work.finished():
             work.keep_last()
         work.save()
-
-
-def _last_update(work: Training) -> bool:
-    return 0 < work.recipe.train.max_steps <= work.position.update
-
-
-def _patience_lost(work: Training) -> bool:
-    patience = work.recipe.train.patience
-    return 0 < patience <= work.student.best.since_better
 
 
 def _count(work: Training, plan: Plan) -> None:

@@ -23,9 +23,13 @@ def claim(directory: Path) -> IO[str]:
     return lock
 
 
-def begin(directory: Path, recipe: Recipe, ds_config: dict[str, Any], resume: bool) -> None:
-    """Writes the resolved recipe and DeepSpeed JSON; refuses a directory that holds a run unless resuming."""
-    if (directory / STARTED).exists() and not resume:
+def refuse_used(directory: Path) -> None:
+    """UserError where the directory holds a run already."""
+    if (directory / STARTED).exists():
         raise UserError(f"{directory}: holds a run already; add --resume to go on with it, or set another directory")
+
+
+def describe(directory: Path, recipe: Recipe, ds_config: dict[str, Any]) -> None:
+    """Writes the resolved recipe and DeepSpeed JSON beside the results."""
     (directory / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
     (directory / "ds_config.json").write_text(json.dumps(ds_config, indent=2), encoding="utf-8")

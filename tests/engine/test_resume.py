@@ -1,0 +1,200 @@
+"""Stopped and resumed equals uninterrupted, bit for bit; a spoilt checkpoint is refused and the one before it used."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mnmt_ds.config import dump
+from mnmt_ds.engine import checkpoint
+from mnmt_ds.tracking import read_records
+from tests.tiny import ROOT, recipe
+
+STAGE = 1
+
+
+def write_recipe(corpus: Path, run: Path, **train: Any) -> Path:
+    made = recipe(
+        corpus,
+        run,
+        deepspeed=str(ROOT / "ds_configs" / f"zero{STAGE}.json"),
+        method={"name": "lssd", "variant": "adaptive"},
+        validation={"every": 6},
+        train={"max_steps": 26, "lr": 2e-2, "warmup_steps": 2, "save_every": 4, **train},
+    )
+    path = run.with_suffix(".yaml")
+    path.write_text(dump(made), encoding="utf-8")
+    return path
+
+
+def command(path: Path, *extra: str, ranks: int = 2) -> list[str]:
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks), "--master_port", str(free_port())]
+    return [*launcher, str(ROOT / "launchers" / "train.py"), str(path), *extra]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(path: Path, *extra: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command(path, *extra), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def finish(path: Path, *extra: str) -> str:
+    done = subprocess.run(command(path, *extra), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed, on two ranks through the real launcher."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    finish(write_recipe(tiny_corpus, run))
+    return run
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """Everything that was logged, less clocks and memory."""
+    kept = []
+    for record in read_records(run / "metrics.jsonl"):
+        if record["kind"] in ("train", "valid"):
+            kept.append({k: v for k, v in record.items() if not k.startswith(("time", "runtime", "memory"))})
+    return kept
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    ours, theirs = checkpoint.complete(run)[0], checkpoint.complete(whole)[0]
+    state, wanted = checkpoint.read_state(ours), checkpoint.read_state(theirs)
+    assert state == wanted
+    assert history(run) == history(whole)
+    weights, expected = load_file(run / "last" / "model.safetensors"), load_file(whole / "last" / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    for file in sorted(theirs.rglob("*optim_states.pt")):
+        assert same(load(file), load(ours / file.relative_to(theirs))), file
+    for version in wanted["snapshots"]:
+        left, right = (load_file(r / "snapshots" / str(version) / "model.safetensors") for r in (run, whole))
+        assert all(torch.equal(left[name], right[name]) for name in right), version
+
+
+def load(file: Path) -> Any:
+    return torch.load(file, weights_only=False)["optimizer_state_dict"]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b) or callable(a) or hasattr(a, "__dict__")
+
+
+def wait_for_update(run: Path, process: "subprocess.Popen[str]", update: int) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and any(
+            record["update"] >= update for record in read_records(run / "metrics.jsonl")
+        ):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"update {update} was not reached: {process.communicate()[0]}")
+
+
+@pytest.mark.parametrize("update", [3, 7, 19])
+def test_killed_and_resumed_is_bit_identical(tiny_corpus: Path, whole: Path, tmp_path: Path, update: int) -> None:
+    """SIGKILL of launcher and ranks alike: before the first checkpoint, in mid-epoch, after teachers changed."""
+    run = tmp_path / "run"
+    path = write_recipe(tiny_corpus, run)
+    process = start(path)
+    wait_for_update(run, process, update)
+    os.killpg(process.pid, signal.SIGKILL)
+    kill_ranks(run)
+    process.wait()
+    finish(path, "--resume")
+    assert_same(run, whole)
+
+
+def test_sigterm_saves_and_leaves_in_peace(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    path = write_recipe(tiny_corpus, run)
+    process = start(path)
+    wait_for_update(run, process, 9)
+    began = time.monotonic()
+    for number in ranks_of(run):
+        os.kill(number, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert time.monotonic() - began < 30
+    assert "stopped on request" in output
+    finish(path, "--resume")
+    assert_same(run, whole)
+
+
+def test_spoilt_checkpoints_are_passed_over_by_name(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None:
+    """One flipped bit in the newest, a lost manifest in none: the run goes on from the one before, bit for bit."""
+    run = tmp_path / "run"
+    path = write_recipe(tiny_corpus, run)
+    finish(path, "train.max_steps=20")
+    newest = checkpoint.complete(run)[0]
+    victim = next(newest.rglob("*optim_states.pt"))
+    damaged = bytearray(victim.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    victim.write_bytes(damaged)
+    output = finish(path, "--resume")
+    assert f"{victim} was altered" in output
+    assert "resumed at update 16" in output
+    assert_same(run, whole)
+
+
+def test_other_data_or_layout_is_refused(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None:
+    path = write_recipe(tiny_corpus, whole)
+    done = subprocess.run(
+        command(path, "--resume", "train.max_steps=30", ranks=1), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode != 0
+    assert "written with world_size 2, this run has 1" in done.stdout
+
+
+def ranks_of(run: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(run.with_suffix(".yaml")).encode() in words and any(word.endswith(b"launchers/train.py") for word in words):
+                if b"deepspeed.launcher.launch" not in words and not any(word.endswith(b"deepspeed") for word in words):
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_ranks(run: Path) -> None:
+    for number in ranks_of(run):
+        os.kill(number, signal.SIGKILL)
+    while ranks_of(run):
+        time.sleep(0.05)
+
+
+def test_manifest_lists_every_file(whole: Path) -> None:
+    path = checkpoint.complete(whole)[0]
+    listed = json.loads((path / "manifest.json").read_text())
+    there = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert set(listed) == there
+    assert checkpoint.fault_of(path) is None
