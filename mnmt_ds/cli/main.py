@@ -31,7 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == wanted:
             module.add_arguments(sub)
         sub.set_defaults(run=module.run)
-    args = parser.parse_args(given)
+    args, rest = parser.parse_known_args(given)
+    if hasattr(args, "overrides"):  # argparse takes a list of positionals only where they stand together
+        args.overrides += [word for word in rest if "=" in word and not word.startswith("-")]
+        rest = [word for word in rest if word not in args.overrides]
+    if rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         return int(args.run(args))
     except UserError as error:
