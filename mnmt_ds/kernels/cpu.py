@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mnmt_ds.kernels import build
 from mnmt_ds.kernels.problem import Problem
-from mnmt_ds.kernels.slope import slope_rows
 from mnmt_ds.kernels.statistics import Statistics, Store
 
 BUDGET = 64 << 20
@@ -59,7 +58,7 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
     dot_JKC, warm_JKC = teacher_JRC[:, 4:].view(teachers, passes, 2, tokens).unbind(2)
     heat = [t.temperature for t in problem.teachers]
     kd = [h * h * (warm_JKC[j] - dot_JKC[j] / h) for j, h in enumerate(heat)]
-    store.kept = (lse_KC, diverging_RC[1:], teacher_JRC[:, 1], warm_JKC)
+    store.kept = (found_RC, diverging_RC[1:])
     return Statistics(
         gold_KC - lse_KC,
         total_KC / vocabulary - lse_KC,
@@ -80,12 +79,18 @@ def gradients(
 ) -> None:
     """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk)."""
     nothing = torch.empty(0)
-    lse_KC, lean_KC, teacher_lse_JC, warm_JKC = store.kept
+    found_RC, lean_KC = store.kept
+    weights = [t.weight_N[cut] for t in problem.teachers]
     torch.ops.mnmt_ds_cpu.gradients(
         *_inputs(problem, cut),
         torch.get_num_threads(),
-        slope_rows(problem, cut, lse_KC, lean_KC, teacher_lse_JC, warm_JKC, gate_JKC),
-        problem.divergence_weight / problem.passes,
+        found_RC,
+        lean_KC,
+        problem.weight_N[cut],
+        torch.stack(weights) if weights else nothing,
+        gate_JKC.contiguous(),
+        problem.smoothing,
+        problem.divergence_weight,
         cut.start == 0,
         store.buffers["logits"],
         store.buffers["teacher_logits"],

@@ -310,26 +310,50 @@ void divergence_of(const Chunk& c, const float* lse_rows, float* found) {
 }
 
 template <int K, int J>
-Slope<Lanes, K, J> read_slope(const Chunk& c, const float* rows, float divergence_weight, int64_t first) {
-  const auto row = [&](int64_t r) { return read_lanes(rows + r * c.tokens, first, c.tokens); };
-  Slope<Lanes, K, J> s;
+Slope<float, K, J> slope_of(const Chunk& c, const Demand& want, int64_t token, float* gold) {
+  const auto at = [&](const float* rows, int64_t row) { return rows[row * c.tokens + token]; };
+  Known<K, J> t{};
+  t.weight = want.weight[token];
   for (int k = 0; k < K; ++k) {
-    s.lse[k] = row(3 * k);
-    s.mass[k] = row(3 * k + 1);
-    s.lean[k] = row(3 * k + 2);
+    t.lse[k] = at(want.found, 4 * k);
+    t.lean[k] = K > 1 ? at(want.lean, k) : 0.f;
   }
-  s.floor = row(3 * K);
-  s.divergence = Of<Lanes>::number(divergence_weight);
   for (int j = 0; j < J; ++j) {
-    const int64_t base = 3 * K + 2 + j * (1 + 2 * K);
-    s.scale[j] = 1.f / c.temperature[j];
-    s.teacher_lse[j] = row(base);
+    const int64_t base = 4 * K + j * (4 + 2 * K);
+    t.temperature[j] = c.temperature[j];
+    t.teacher_lse[j] = at(want.found, base + 1);
+    t.teacher_weight[j] = at(want.teacher_weight, j);
     for (int k = 0; k < K; ++k) {
-      s.warm_lse[j][k] = row(base + 1 + 2 * k);
-      s.pull[j][k] = row(base + 2 + 2 * k);
+      t.warm_lse[j][k] = at(want.found, base + 5 + 2 * k);
+      t.gate[j][k] = at(want.gate, j * K + k);
     }
   }
-  return s;
+  return make_slope<K, J>(t, want.smoothing, float(c.words), want.divergence_weight, 1.f, gold);
+}
+
+// LANES tokens' slopes, one in each lane; lanes past the last token make no gradient.
+template <int K, int J>
+Slope<Lanes, K, J> slopes_of(const Chunk& c, const Demand& want, int64_t first, float* gold) {
+  Slope<Lanes, K, J> all{};
+  for (int j = 0; j < J; ++j) all.scale[j] = 1.f / c.temperature[j];
+  for (int i = 0; i < LANES && first + i < c.tokens; ++i) {
+    const auto one = slope_of<K, J>(c, want, first + i, gold + first + i);
+    all.floor[i] = one.floor;
+    all.divergence[i] = one.divergence;
+    for (int k = 0; k < K; ++k) {
+      all.lse[k][i] = one.lse[k];
+      all.mass[k][i] = one.mass[k];
+      all.lean[k][i] = one.lean[k];
+    }
+    for (int j = 0; j < J; ++j) {
+      all.teacher_lse[j][i] = one.teacher_lse[j];
+      for (int k = 0; k < K; ++k) {
+        all.warm_lse[j][k][i] = one.warm_lse[j][k];
+        all.pull[j][k][i] = one.pull[j][k];
+      }
+    }
+  }
+  return all;
 }
 
 template <int K, int J>
@@ -376,15 +400,14 @@ void pack_across(const Matrix& projection, int64_t first, int64_t n, float* to) 
 }
 
 template <int K, int J>
-void gradients_of(const Chunk& c, const float* slope_rows, float divergence_weight, float* dhidden, float* dprojection,
-                  bool fresh) {
+void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dprojection, bool fresh) {
   const int64_t per = groups(c.tokens), high = padded(c.words), blocks = ceil_div(c.words, BLOCK);
   const int64_t step = per * high * GROUP, width = c.projection.width, all = K * per;
   const int64_t tall = ceil_div(width, TALL), wide = ceil_div(width, GROUP);
   const int threads = int(std::max<int64_t>(1, std::min<int64_t>(c.threads, blocks)));
-  const float* gold = slope_rows + (3 * K + 1) * c.tokens;
+  std::vector<float> gold(c.tokens);
   std::vector<Slope<Lanes, K, J>> slopes(per * 2);
-  for (int64_t g = 0; g < per * 2; ++g) slopes[g] = read_slope<K, J>(c, slope_rows, divergence_weight, g * LANES);
+  for (int64_t g = 0; g < per * 2; ++g) slopes[g] = slopes_of<K, J>(c, want, g * LANES, gold.data());
   const Buffer panels = dprojection ? pack_panels(c.hidden, c.tokens, c.threads) : buffer(0);
   const int64_t sums_size = tall * TALL * GROUP;
   const Buffer sums = buffer(dhidden ? threads * all * sums_size : 0);
@@ -455,11 +478,11 @@ void gradients_of(const Chunk& c, const float* slope_rows, float divergence_weig
 }
 
 template <int K>
-void gradients_for(const Chunk& c, const float* slope, float weight, float* dh, float* dw, bool fresh) {
+void gradients_for(const Chunk& c, const Demand& want, float* dh, float* dw, bool fresh) {
   switch (c.teachers) {
-    case 0: return gradients_of<K, 0>(c, slope, weight, dh, dw, fresh);
-    case 1: return gradients_of<K, 1>(c, slope, weight, dh, dw, fresh);
-    default: return gradients_of<K, 2>(c, slope, weight, dh, dw, fresh);
+    case 0: return gradients_of<K, 0>(c, want, dh, dw, fresh);
+    case 1: return gradients_of<K, 1>(c, want, dh, dw, fresh);
+    default: return gradients_of<K, 2>(c, want, dh, dw, fresh);
   }
 }
 
@@ -486,12 +509,12 @@ void divergence(const Chunk& c, const float* log_sum_exp, float* found) {
   }
 }
 
-void gradients(const Chunk& c, const float* slope, float weight, float* dh, float* dw, bool fresh) {
+void gradients(const Chunk& c, const Demand& want, float* dh, float* dw, bool fresh) {
   switch (c.passes) {
-    case 1: return gradients_for<1>(c, slope, weight, dh, dw, fresh);
-    case 2: return gradients_for<2>(c, slope, weight, dh, dw, fresh);
-    case 3: return gradients_for<3>(c, slope, weight, dh, dw, fresh);
-    default: return gradients_for<4>(c, slope, weight, dh, dw, fresh);
+    case 1: return gradients_for<1>(c, want, dh, dw, fresh);
+    case 2: return gradients_for<2>(c, want, dh, dw, fresh);
+    case 3: return gradients_for<3>(c, want, dh, dw, fresh);
+    default: return gradients_for<4>(c, want, dh, dw, fresh);
   }
 }
 

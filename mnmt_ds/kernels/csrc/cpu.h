@@ -42,11 +42,15 @@ void statistics(const Chunk& chunk, float* found);
 // Rows of `found`: value, then lean of each pass; log_sum_exp: `passes` rows.
 void divergence(const Chunk& chunk, const float* log_sum_exp, float* found);
 
-// Rows of `slope`: for each pass log-sum-exp, mass, lean; floor, gold; for each teacher log-sum-exp, then for each pass
-// warm log-sum-exp and pull (see Slope in rows.h; gold: what the gold word's derivative loses).
+// What gradients need besides the logits: `found` and `lean` (divergence's rows but the first) as above, and per token
+// the gold weight, the teachers' weights (teachers rows) and gates (teachers * passes rows).
+struct Demand {
+  const float *found, *lean, *weight, *teacher_weight, *gate;
+  float smoothing, divergence_weight;
+};
+
 // Overwrites the logits. dhidden: passes * tokens * width, written; dprojection: words * width, written if `fresh`,
 // else added to. Either may be null.
-void gradients(const Chunk& chunk, const float* slope, float divergence_weight, float* dhidden, float* dprojection,
-               bool fresh);
+void gradients(const Chunk& chunk, const Demand& demand, float* dhidden, float* dprojection, bool fresh);
 
 }  // namespace mnmt

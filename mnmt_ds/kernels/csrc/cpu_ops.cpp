@@ -88,14 +88,29 @@ void statistics(std::vector<Tensor> hidden, Tensor projection, std::vector<Tenso
 
 void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor> teacher_hidden,
                std::vector<Tensor> teacher_projection, std::vector<Tensor> vocabulary, std::vector<double> temperature,
-               Tensor gold, int64_t threads, Tensor slope, double divergence_weight, bool fresh, Tensor logits,
-               Tensor teacher_logits, Tensor dhidden, Tensor dprojection) {
+               Tensor gold, int64_t threads, Tensor found, Tensor lean, Tensor weight, Tensor teacher_weight, Tensor gate,
+               double smoothing, double divergence_weight, bool fresh, Tensor logits, Tensor teacher_logits,
+               Tensor dhidden, Tensor dprojection) {
   const auto c = chunk(hidden, projection, teacher_hidden, teacher_projection, vocabulary, temperature, gold, logits,
                        teacher_logits, threads);
-  const int64_t rows = 3 * c.passes + 2 + c.teachers * (1 + 2 * c.passes), width = c.projection.width;
-  mnmt::gradients(c, floats(slope, rows * c.tokens), float(divergence_weight),
-                  dhidden.numel() ? floats(dhidden, c.passes * c.tokens * width) : nullptr,
+  const int64_t rows = 4 * c.passes + c.teachers * (4 + 2 * c.passes), width = c.projection.width;
+  const mnmt::Demand demand{floats(found, rows * c.tokens),
+                            floats(lean, c.passes > 1 ? c.passes * c.tokens : 0),
+                            floats(weight, c.tokens),
+                            floats(teacher_weight, c.teachers * c.tokens),
+                            floats(gate, c.teachers * c.passes * c.tokens),
+                            float(smoothing),
+                            float(divergence_weight)};
+  mnmt::gradients(c, demand, dhidden.numel() ? floats(dhidden, c.passes * c.tokens * width) : nullptr,
                   dprojection.numel() ? floats(dprojection, c.words * width) : nullptr, fresh);
+}
+
+// The GPU kernel's own gate for single tokens, here for its tests.
+void gate(Tensor teacher, Tensor student, int64_t kind, bool strict, double cap, double below, Tensor to) {
+  const mnmt::GateRule rule{int(kind), strict, float(cap), float(below)};
+  const float *t = floats(teacher, 0), *s = floats(student, teacher.numel());
+  float* out = floats(to, teacher.numel());
+  for (int64_t i = 0; i < teacher.numel(); ++i) out[i] = mnmt::gate(rule, t[i], s[i]);
 }
 
 int64_t plane(int64_t tokens, int64_t words) {
@@ -112,8 +127,9 @@ STABLE_TORCH_LIBRARY(mnmt_ds_cpu, m) {
       "Tensor(b!) teacher_logits, Tensor(c!) found, Tensor(d!) diverging) -> ()");
   m.def(
       "gradients(Tensor[] hidden, Tensor projection, Tensor[] teacher_hidden, Tensor[] teacher_projection, "
-      "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor slope, float divergence_weight, "
-      "bool fresh, Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor(c!) dhidden, Tensor(d!) dprojection) -> ()");
+      "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor found, Tensor lean, Tensor weight, "
+      "Tensor teacher_weight, Tensor gate, float smoothing, float divergence_weight, bool fresh, Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor(c!) dhidden, Tensor(d!) dprojection) -> ()");
+  m.def("gate(Tensor teacher, Tensor student, int kind, bool strict, float cap, float below, Tensor(a!) to) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) { m.impl("plane", TORCH_BOX(&plane)); }
@@ -121,4 +137,5 @@ STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) { m.impl("p
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CPU, m) {
   m.impl("statistics", TORCH_BOX(&statistics));
   m.impl("gradients", TORCH_BOX(&gradients));
+  m.impl("gate", TORCH_BOX(&gate));
 }

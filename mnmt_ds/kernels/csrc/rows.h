@@ -11,7 +11,9 @@
 
 #ifdef __CUDACC__
 #define ROW __host__ __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
 #else
+#define UNROLL
 #define ROW inline __attribute__((always_inline))
 #endif
 
@@ -61,6 +63,13 @@ ROW Mass<F> merge(const Mass<F>& a, const Mass<F>& b) {
   return {top, a.sum * exponential(a.top - top) + b.sum * exponential(b.top - top)};
 }
 
+// The word of the larger top; of equal ones the first.
+template <class F>
+ROW F favourite(const Mass<F>& a, F best_a, const Mass<F>& b, F best_b) {
+  const F first = choose(best_b < best_a, best_b, best_a);
+  return choose(b.top > a.top, best_b, choose(a.top > b.top, best_a, first));
+}
+
 // A distribution's mass, its most probable word, and the plain sum of its logits (for label smoothing).
 template <class F>
 struct Student {
@@ -70,22 +79,22 @@ struct Student {
 };
 
 template <class F>
-ROW Student<F> merge(const Student<F>& a, const Student<F>& b) {  // a's words come before b's, or ties may differ
-  return {merge(a.mass, b.mass), a.total + b.total, choose(b.mass.top > a.mass.top, b.best, a.best)};
+ROW Student<F> merge(const Student<F>& a, const Student<F>& b) {
+  return {merge(a.mass, b.mass), a.total + b.total, favourite(a.mass, a.best, b.mass, b.best)};
 }
 
 // z(i): the logits of words first .. first + n - 1. FAVOURITE: also keep the most probable word.
 template <bool FAVOURITE, class F, class Z>
 ROW void absorb(Student<F>& s, Z z, int n, int first) {
   F top = s.mass.top;
-  for (int i = 0; i < n; ++i) {
+  UNROLL for (int i = 0; i < n; ++i) {
     const F x = z(i);
     const auto higher = x > top;
     top = choose(higher, x, top);
     if (FAVOURITE) s.best = choose(higher, Of<F>::number(float(first + i)), s.best);
   }
   F sum = Of<F>::number(0.f), total = Of<F>::number(0.f);
-  for (int i = 0; i < n; ++i) {
+  UNROLL for (int i = 0; i < n; ++i) {
     const F x = z(i);
     sum += exponential(x - top);
     total += x;
@@ -99,9 +108,9 @@ ROW void absorb(Student<F>& s, Z z, int n, int first) {
 template <class F, class Z>
 ROW void absorb(Mass<F>& m, Z z, int n, float scale) {
   F top = m.top;
-  for (int i = 0; i < n; ++i) top = larger(z(i) * scale, top);
+  UNROLL for (int i = 0; i < n; ++i) top = larger(z(i) * scale, top);
   F sum = Of<F>::number(0.f);
-  for (int i = 0; i < n; ++i) sum += exponential(z(i) * scale - top);
+  UNROLL for (int i = 0; i < n; ++i) sum += exponential(z(i) * scale - top);
   m.sum = m.sum * exponential(m.top - top) + sum;
   m.top = top;
 }
@@ -115,7 +124,7 @@ struct Teacher {
   static ROW Teacher none() {
     Teacher t;
     t.mass = Mass<F>::none();
-    for (int k = 0; k < K; ++k) t.dot[k] = Of<F>::number(0.f);
+    UNROLL for (int k = 0; k < K; ++k) t.dot[k] = Of<F>::number(0.f);
     t.best = Of<F>::number(0.f);
     return t;
   }
@@ -126,8 +135,8 @@ ROW Teacher<F, K> merge(const Teacher<F, K>& a, const Teacher<F, K>& b) {
   Teacher<F, K> t;
   t.mass = merge(a.mass, b.mass);
   const F of_a = exponential(a.mass.top - t.mass.top), of_b = exponential(b.mass.top - t.mass.top);
-  for (int k = 0; k < K; ++k) t.dot[k] = a.dot[k] * of_a + b.dot[k] * of_b;
-  t.best = choose(b.mass.top > a.mass.top, b.best, a.best);
+  UNROLL for (int k = 0; k < K; ++k) t.dot[k] = a.dot[k] * of_a + b.dot[k] * of_b;
+  t.best = favourite(a.mass, a.best, b.mass, b.best);
   return t;
 }
 
@@ -135,22 +144,22 @@ ROW Teacher<F, K> merge(const Teacher<F, K>& a, const Teacher<F, K>& b) {
 template <class F, int K, class Y, class Z>
 ROW void absorb(Teacher<F, K>& t, Y y, Z z, int n, int first, float scale) {
   F top = t.mass.top;
-  for (int i = 0; i < n; ++i) {
+  UNROLL for (int i = 0; i < n; ++i) {
     const F x = y(i) * scale;
     const auto higher = x > top;
     top = choose(higher, x, top);
     t.best = choose(higher, Of<F>::number(float(first + i)), t.best);
   }
   F sum = Of<F>::number(0.f), dot[K];
-  for (int k = 0; k < K; ++k) dot[k] = Of<F>::number(0.f);
-  for (int i = 0; i < n; ++i) {
+  UNROLL for (int k = 0; k < K; ++k) dot[k] = Of<F>::number(0.f);
+  UNROLL for (int i = 0; i < n; ++i) {
     const F e = exponential(y(i) * scale - top);
     sum += e;
-    for (int k = 0; k < K; ++k) dot[k] += e * z(k, i);
+    UNROLL for (int k = 0; k < K; ++k) dot[k] += e * z(k, i);
   }
   const F fade = exponential(t.mass.top - top);
   t.mass = {top, t.mass.sum * fade + sum};
-  for (int k = 0; k < K; ++k) t.dot[k] = t.dot[k] * fade + dot[k];
+  UNROLL for (int k = 0; k < K; ++k) t.dot[k] = t.dot[k] * fade + dot[k];
 }
 
 // X-divergence of K passes, given their log-sum-exps: value = 1/K sum_kv (p_k - mean p)(a_k - mean a), a = log p;
@@ -161,7 +170,7 @@ struct Divergence {
   static ROW Divergence none() {
     Divergence d;
     d.value = Of<F>::number(0.f);
-    for (int k = 0; k < K; ++k) d.lean[k] = Of<F>::number(0.f);
+    UNROLL for (int k = 0; k < K; ++k) d.lean[k] = Of<F>::number(0.f);
     return d;
   }
 };
@@ -169,13 +178,13 @@ struct Divergence {
 template <class F, int K>
 ROW void absorb(Divergence<F, K>& d, const F (&z)[K], const F (&lse)[K]) {
   F a[K], p[K], mean_a = Of<F>::number(0.f), mean_p = Of<F>::number(0.f);
-  for (int k = 0; k < K; ++k) {
+  UNROLL for (int k = 0; k < K; ++k) {
     a[k] = z[k] - lse[k];
     p[k] = exponential(a[k]);
     mean_a += a[k] * (1.f / K);
     mean_p += p[k] * (1.f / K);
   }
-  for (int k = 0; k < K; ++k) {
+  UNROLL for (int k = 0; k < K; ++k) {
     d.value += (p[k] - mean_p) * (a[k] - mean_a) * (1.f / K);
     d.lean[k] += p[k] * (a[k] - mean_a);
   }
@@ -199,26 +208,72 @@ struct Slope {
 template <class F, int K, int J>
 ROW void gradient(const Slope<F, K, J>& s, const F (&z)[K], const F (&y)[J + 1], F (&out)[K]) {
   F a[K], p[K];
-  for (int k = 0; k < K; ++k) {
+  UNROLL for (int k = 0; k < K; ++k) {
     a[k] = z[k] - s.lse[k];
     p[k] = exponential(a[k]);
     out[k] = s.mass[k] * p[k] - s.floor;
   }
-  for (int j = 0; j < J; ++j) {
+  UNROLL for (int j = 0; j < J; ++j) {
     const F q = exponential(y[j] * s.scale[j] - s.teacher_lse[j]);
-    for (int k = 0; k < K; ++k) {
+    UNROLL for (int k = 0; k < K; ++k) {
       out[k] -= s.pull[j][k] * q;
       if (s.scale[j] != 1.f) out[k] += s.pull[j][k] * exponential(z[k] * s.scale[j] - s.warm_lse[j][k]);
     }
   }
   if (K > 1) {
     F mean_a = Of<F>::number(0.f), mean_p = Of<F>::number(0.f);
-    for (int k = 0; k < K; ++k) {
+    UNROLL for (int k = 0; k < K; ++k) {
       mean_a += a[k] * (1.f / K);
       mean_p += p[k] * (1.f / K);
     }
-    for (int k = 0; k < K; ++k) out[k] += s.divergence * (p[k] * (a[k] - mean_a - s.lean[k]) + (p[k] - mean_p));
+    UNROLL for (int k = 0; k < K; ++k) out[k] += s.divergence * (p[k] * (a[k] - mean_a - s.lean[k]) + (p[k] - mean_p));
   }
+}
+
+// What decides a teacher's gate; kind: 0 whole, 1 selective, 2 adaptive.
+struct GateRule {
+  int kind, strict;
+  float cap, below;
+};
+
+ROW float gate(const GateRule& rule, float teacher, float student) {
+  if (rule.kind == 0) return 1.f;
+  if (rule.kind == 1) return (rule.strict ? teacher > student : teacher >= student) ? 1.f : rule.below;
+  const float ratio = teacher == student ? 1.f : teacher / student;  // 0 / 0 is a draw too
+  return ratio < rule.cap ? ratio : rule.cap;
+}
+
+// What a token knows before its gradient: found by the passes over the row, or given by the caller.
+template <int K, int J>
+struct Known {
+  float lse[K], lean[K], teacher_lse[J + 1], warm_lse[J + 1][K], gate[J + 1][K];
+  float weight, teacher_weight[J + 1], temperature[J + 1];
+};
+
+// unit: 1, or what keeps half-precision gradients in range. gold: what the gold word's derivative loses.
+template <int K, int J>
+ROW Slope<float, K, J> make_slope(const Known<K, J>& t, float smoothing, float words, float divergence_weight,
+                                  float unit, float* gold) {
+  Slope<float, K, J> s;
+  const float weight = t.weight * unit / K;
+  s.floor = weight * smoothing / words;
+  s.divergence = divergence_weight * unit / K;
+  *gold = weight * (1.f - smoothing);
+  UNROLL for (int k = 0; k < K; ++k) {
+    s.lse[k] = t.lse[k];
+    s.lean[k] = t.lean[k];
+    s.mass[k] = weight;
+  }
+  UNROLL for (int j = 0; j < J; ++j) {
+    s.scale[j] = 1.f / t.temperature[j];
+    s.teacher_lse[j] = t.teacher_lse[j];
+    UNROLL for (int k = 0; k < K; ++k) {
+      s.warm_lse[j][k] = t.warm_lse[j][k];
+      s.pull[j][k] = t.teacher_weight[j] * t.gate[j][k] * t.temperature[j] * unit / K;
+      if (t.temperature[j] == 1.f) s.mass[k] += s.pull[j][k];
+    }
+  }
+  return s;
 }
 
 }  // namespace mnmt
