@@ -140,7 +140,8 @@ def class_averages(pairs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
 
 @cache
 def _metric(name: str, tokenizer: str) -> Any:
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     return BLEU(tokenize=tokenizer, force=True) if name == "bleu" else CHRF()
 

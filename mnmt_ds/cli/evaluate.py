@@ -1,0 +1,122 @@
+"""Translate a run's dev or test sets and score them: BLEU and chrF per pair, with signatures."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mnmt_ds.cli.translate import add_search_arguments, open_model, processes, search_settings
+
+HELP = "BLEU and chrF of a run, per language pair, also against another run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    from mnmt_ds.evaluation.scores import TOKENIZERS, ScoreSettings
+
+    default = ScoreSettings()
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--checkpoint", default="best", help="best, best_<pair>, last… (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
+    parser.add_argument("--pairs", help="bs-en,mr-en… (default: the run's)")
+    parser.add_argument("--data", type=Path, help="prepared corpus (default: the recipe's)")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="paired bootstrap against another evaluated run")
+    parser.add_argument("--against-checkpoint", metavar="NAME", help="its checkpoint (default: as --checkpoint)")
+    parser.add_argument("--tokenizers", default=",".join(default.tokenizers),
+                        help=f"BLEU tokenizers, the first is the main one: {', '.join(TOKENIZERS)}")  # fmt: skip
+    parser.add_argument(
+        "--high", type=int, default=default.high, help="training pairs of a high-resource pair, at least"
+    )
+    parser.add_argument("--very-low", type=int, default=default.very_low, help="training pairs of very low ones, below")
+    parser.add_argument(
+        "--samples", type=int, default=default.samples, help="bootstrap resamples (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the resamples (default: %(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="translate anew even where nothing changed")
+    add_search_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates, writes run/evaluation and prints a table."""
+    from mnmt_ds.data.parallel import Progress
+    from mnmt_ds.evaluation import report as reports
+    from mnmt_ds.evaluation.scores import ScoreSettings
+
+    search = search_settings(args)
+    score = ScoreSettings(
+        tokenizers=tuple(args.tokenizers.split(",")), high=args.high, very_low=args.very_low, samples=args.samples,
+        seed=args.seed,
+    )  # fmt: skip
+    directory = _checkpoint(args.directory, args.checkpoint)
+    if args.against is not None:
+        _checkpoint_report(args)
+    translator = open_model(args, directory)
+    corpus = reports.corpus_of(args.directory, args.data, translator)
+    pairs = args.pairs.split(",") if args.pairs else list(translator.description["pairs"])
+    sentences = sum(len(corpus.split(pair, args.split)) for pair in pairs)
+    path = reports.report_path(args.directory, args.checkpoint, args.split)
+    if args.fresh:
+        path.unlink(missing_ok=True)
+    task = reports.Task(
+        args.directory, args.checkpoint, args.split, pairs, search, score, args.batch_tokens,
+        processes(args, translator, sentences),
+    )  # fmt: skip
+    with Progress(f"evaluate {args.directory.name} {args.checkpoint}", "sentences", sentences) as progress:
+        report = reports.evaluate(task, translator, corpus, progress.add)
+    if args.against is not None:
+        report["against"] = reports.compare_with(
+            args.directory, args.against, args.checkpoint, args.split, score, args.against_checkpoint
+        )
+        reports.write_report(path, report)
+    print(table(report, path))
+    return 0
+
+
+def table(report: dict[str, Any], path: Path) -> str:
+    """The report for a terminal."""
+    against = report.get("against", {}).get("bleu", {})
+    head = f"{'pair':<12}{'train':>10}{'sentences':>11}{'BLEU':>8}{'chrF':>8}"
+    lines = [head + (f"   BLEU - {report['against']['run']}" if against else "")]
+    rows = [(pair, facts["train_sentences"], facts["sentences"], facts) for pair, facts in report["pairs"].items()]
+    rows.sort(key=lambda row: row[1])
+    total = sum(row[2] for row in rows)
+    for name, size, count, facts in [*rows, ("macro", sum(row[1] for row in rows), total, report["macro"])]:
+        line = f"{name:<12}{size:>10,}{count:>11,}{facts['bleu']:>8.2f}{facts['chrf']:>8.2f}"
+        lines.append(line + (f"   {difference_text(against[name])}" if name in against else ""))
+    if len(report["classes"]) > 1:
+        for name, facts in report["classes"].items():
+            lines.append(f"{name + ' resource':<33}{facts['bleu']:>8.2f}{facts['chrf']:>8.2f}")
+    signatures = {
+        facts[f"{metric}_signature"]: metric for metric in ("bleu", "chrf") for facts in report["pairs"].values()
+    }
+    lines += [
+        f"{'BLEU' if metric == 'bleu' else 'chrF'} signature: {signature}" for signature, metric in signatures.items()
+    ]
+    if report["seconds"]:
+        lines.append(f"decoded in {report['seconds']:.1f} s, {total / report['seconds']:.0f} sentences/s")
+    return "\n".join([*lines, f"written: {path}"])
+
+
+def difference_text(row: dict[str, float]) -> str:
+    """A difference with its interval and p: ``+1.23 [0.40, 2.01] p=0.003``."""
+    return f"{row['delta']:+.2f} [{row['low']:.2f}, {row['high']:.2f}] p={row['p']:.3f}"
+
+
+def _checkpoint(run: Path, name: str) -> Path:
+    from mnmt_ds.errors import UserError
+
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run; give the directory that the recipe names")
+    if not (run / name / "model.json").exists():
+        found = sorted(path.parent.name for path in run.glob("*/model.json"))
+        raise UserError(f"{run / name}: no such checkpoint; this run has {', '.join(found) or 'none yet'}")
+    return run / name
+
+
+def _checkpoint_report(args: argparse.Namespace) -> None:
+    """The other run must be evaluated before anything is translated here."""
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.report import report_path
+
+    path = report_path(args.against, args.against_checkpoint or args.checkpoint, args.split)
+    if not path.exists():
+        raise UserError(f"{path}: not evaluated yet; run mnmt-ds evaluate {args.against} --split {args.split} first")

@@ -1,0 +1,201 @@
+"""Translate files or standard input: one output line for every input line, in order; empty lines stay empty."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnmt_ds.evaluation.beam_search import SearchSettings
+    from mnmt_ds.evaluation.loading import Translator
+
+HELP = "translate files or standard input with a trained model"
+WINDOW = 20_000
+"""Lines that are read, sorted and translated together; memory is bounded by these."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
+    parser.add_argument("files", type=Path, nargs="*", help="UTF-8 text, one sentence a line (default: standard input)")
+    parser.add_argument("--pair", required=True, help="source-target, such as bs-en")
+    parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
+    parser.add_argument(
+        "--nbest", type=int, default=0, metavar="N", help="write N hypotheses as 'line ||| text ||| score'"
+    )
+    add_search_arguments(parser)
+    _allow_files_after_options(parser)
+
+
+def _allow_files_after_options(parser: argparse.ArgumentParser) -> None:
+    """Lets ``MODEL --pair bs-en FILE`` be read as a person means it."""
+    plain = parser.parse_known_args
+
+    def parse(*given: Any) -> Any:
+        setattr(parser, "parse_known_args", plain)
+        try:
+            return parser.parse_known_intermixed_args(*given)
+        finally:
+            setattr(parser, "parse_known_args", parse)
+
+    setattr(parser, "parse_known_args", parse)
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of everything that decodes."""
+    from mnmt_ds.evaluation.beam_search import SearchSettings
+
+    default = SearchSettings()
+    parser.add_argument("--beam", type=int, default=default.beam, help="hypotheses kept (default: %(default)s)")
+    parser.add_argument("--length-penalty", type=float, default=default.length_penalty, help="default: %(default)s")
+    parser.add_argument("--patient", action="store_true", help="search on until no running hypothesis looks better")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=1024, help="padded source tokens a batch (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, help="processes on a CPU (default: one for each processor)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one"
+    )
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Translates; returns the exit code."""
+    from mnmt_ds.data.parallel import Progress
+    from mnmt_ds.errors import UserError
+
+    search = search_settings(args)
+    if args.nbest > search.beam:
+        raise UserError(f"--nbest {args.nbest}: a beam of {search.beam} has no more hypotheses; raise --beam")
+    for path in args.files:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give text files, or nothing for standard input")
+    translator = open_model(args)
+    translator.frame(args.pair)
+    output = _Output(args.output)
+    cut = 0
+    with Progress(f"translate {args.pair}", "lines") as progress:
+        for first, lines in _windows(args.files):
+            cut += _translate(translator, lines, first, args, search, output, progress)
+    output.close()
+    if cut:
+        print(f"{cut} line(s) had more pieces than the model has positions; their ends were left out", file=sys.stderr)
+    return 0
+
+
+def search_settings(args: argparse.Namespace) -> "SearchSettings":
+    """The search that the arguments ask for."""
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.beam_search import SearchSettings
+
+    if args.beam < 1 or args.batch_tokens < 1:
+        raise UserError(f"--beam {args.beam} --batch-tokens {args.batch_tokens}: must be at least 1")
+    return SearchSettings(beam=args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient)
+
+
+def open_model(args: argparse.Namespace, path: Path | None = None) -> "Translator":
+    """The model that the arguments name, on their device."""
+    import torch
+
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.loading import open_translator
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no GPU that torch can use; take --device cpu")
+    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
+    return open_translator(path or args.model, device, dtype)
+
+
+def processes(args: argparse.Namespace, translator: "Translator", sentences: int) -> int:
+    """Worker processes: one on a GPU or for a few sentences, else as asked or one for each processor."""
+    if translator.model.embedding.weight.device.type != "cpu":
+        return 1
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return args.jobs or (available if sentences >= 400 else 1)
+
+
+def _translate(
+    translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "SearchSettings",
+    output: "_Output", progress: object,
+) -> int:  # fmt: skip
+    from mnmt_ds.evaluation.translation import translate_all, write_text
+
+    longest = translator.model.settings.max_positions
+    texts = [line[: 64 * longest] for line in lines]  # what lies beyond cannot fit, and encoding it would take long
+    pieces = translator.tokenizer.encode_many(texts, args.pair.partition("-")[0])
+    found = translate_all(
+        translator, {args.pair: pieces}, search, args.batch_tokens, processes(args, translator, len(lines)),
+        progress.add,  # type: ignore[attr-defined]
+    )[args.pair]  # fmt: skip
+    for number, hypotheses in enumerate(found, first):
+        if args.nbest:
+            for hypothesis in hypotheses[: args.nbest]:
+                output.write(f"{number} ||| {write_text(translator, hypothesis)} ||| {hypothesis.score:.4f}")
+        else:
+            output.write(write_text(translator, hypotheses[0]) if hypotheses else "")
+    output.flush()
+    return sum(len(sentence) > longest - 2 for sentence in pieces)
+
+
+def _windows(files: list[Path]) -> Iterator[tuple[int, list[str]]]:
+    """(index of the first line, lines), over all files; a line typed on a terminal is translated at once."""
+    size = 1 if not files and sys.stdin.isatty() else WINDOW
+    first, window = 0, []
+    for line in _lines(files):
+        window.append(line)
+        if len(window) >= size:
+            yield first, window
+            first, window = first + len(window), []
+    if window:
+        yield first, window
+
+
+def _lines(files: list[Path]) -> Iterator[str]:
+    """Lines as text, split at \\n bytes alone; what the model never saw (control characters) becomes a space."""
+    if not files:
+        yield from _decoded(sys.stdin.buffer, "standard input")
+    for path in files:
+        with path.open("rb") as file:
+            yield from _decoded(file, str(path))
+
+
+def _decoded(file: IO[bytes], name: str) -> Iterator[str]:
+    import re
+
+    from mnmt_ds.errors import UserError
+
+    control = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+    for number, raw in enumerate(file, 1):
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}:{number}: byte {error.start + 1} (0x{raw[error.start]:02x}) is not UTF-8; convert the file"
+            ) from None
+        yield control.sub(" ", text)
+
+
+class _Output:
+    """Lines to a file (published once whole) or to standard output."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.temporary = path.with_name(path.name + ".tmp") if path is not None else None
+        if self.temporary is not None:
+            self.temporary.parent.mkdir(parents=True, exist_ok=True)
+        self.file: IO[bytes] = self.temporary.open("wb") if self.temporary is not None else sys.stdout.buffer
+
+    def write(self, line: str) -> None:
+        self.file.write(line.encode() + b"\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.flush()
+        if self.path is not None and self.temporary is not None:
+            self.file.close()
+            os.replace(self.temporary, self.path)
