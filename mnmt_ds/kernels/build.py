@@ -59,6 +59,35 @@ def cpu_recipe() -> Recipe:
     )
 
 
+def cuda_recipe(targets: Sequence[str] = ()) -> Recipe:
+    """The CUDA library for some GPU targets (default: this machine's); BuildError without nvcc or a C++ compiler."""
+    nvcc, compiler = _tool("NVCC", ("nvcc", *_nvcc_places())), _tool("CXX", ("g++", "clang++", "c++"))
+    home = Path(nvcc).resolve().parent.parent
+    if not targets:
+        targets = sorted({"{}{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())})
+    codes = [x for t in targets for x in ("-gencode", f"arch=compute_{t},code=sm_{t}")]
+    flags = ("-std=c++20", "-O3", "--threads", "0", "-Xcompiler", "-fPIC", "-Xptxas", "-v", *codes)
+    return Recipe(
+        "cuda",
+        (
+            (nvcc, *flags, "-c", str(SOURCES / "cuda.cu"), "-o", "{out}/cuda.o"),
+            (compiler, "-std=c++20", "-fPIC", "-O2", "-DUSE_CUDA", *stable_abi(), f"-I{home / 'include'}",
+             "-c", str(SOURCES / "cuda_ops.cpp"), "-o", "{out}/ops.o"),
+        ),
+        (nvcc, "-shared", "-cudart", "static", "{out}/cuda.o", "{out}/ops.o", *_for_nvcc(torch_libraries()), "-o",
+         "{library}"),
+    )  # fmt: skip
+
+
+def _nvcc_places() -> list[str]:
+    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    return [str(Path(home) / "bin" / "nvcc") for home in homes if home]
+
+
+def _for_nvcc(flags: Sequence[str]) -> list[str]:
+    return [x for flag in flags for x in (("-Xlinker", flag.removeprefix("-Wl,").replace(",", "=")) if "-Wl," in flag else (flag,))]
+
+
 def stable_abi() -> tuple[str, ...]:
     """Compiler flags for torch's stable headers."""
     return (f"-DTORCH_TARGET_VERSION={TARGET}", f"-I{Path(torch.__file__).parent / 'include'}")
@@ -90,9 +119,10 @@ def build(recipe: Recipe, directory: Path | None = None) -> Path:
             shutil.rmtree(leftover, ignore_errors=True)  # of a killed build: we hold the lock, so nobody uses it
         LOG.info("compiling the %s kernels into %s (once; under a minute)", recipe.name, directory)
         with tempfile.TemporaryDirectory(prefix=f"{recipe.name}-building-", dir=directory) as out:
-            _run([[word.format(out=out) for word in command] for command in recipe.compile])
+            report = _run([[word.format(out=out) for word in command] for command in recipe.compile])
             half = str(Path(out) / "library.so")
             _run([[word.format(out=out, library=half) for word in recipe.link]])
+            library.with_suffix(".txt").write_text(report)  # what the compilers said; nvcc: registers and spills
             os.replace(half, library)
     return library
 
@@ -160,8 +190,8 @@ def _tool(variable: str, names: Sequence[str]) -> str:
     raise BuildError(f"no C++ compiler ({given or ', '.join(names)}); install one or name it in {variable}")
 
 
-def _run(commands: list[list[str]]) -> None:
-    """The commands, side by side; BuildError with the first complaint."""
+def _run(commands: list[list[str]]) -> str:
+    """What the commands print, run side by side; BuildError with the first complaint."""
     running = [
         subprocess.Popen(c, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for c in commands
@@ -171,3 +201,10 @@ def _run(commands: list[list[str]]) -> None:
         if process.returncode:
             lines = [line for line in text.splitlines() if "error" in line] or text.splitlines() or ["no message"]
             raise BuildError(f"compiling failed: {lines[0].strip()}")
+    return "".join(texts)
+
+
+if __name__ == "__main__":  # builds ahead of the first use: python -m mnmt_ds.kernels.build [GPU targets, as 90]
+    print(build(cpu_recipe()))
+    if sys.argv[1:]:
+        print(build(cuda_recipe(sys.argv[1:])))

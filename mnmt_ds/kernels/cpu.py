@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mnmt_ds.kernels import build
 from mnmt_ds.kernels.problem import Problem
-from mnmt_ds.kernels.statistics import Statistics, Store
+from mnmt_ds.kernels.statistics import Statistics, Store, from_rows
 
 BUDGET = 64 << 20
 """Bytes of logits held at once."""
@@ -47,26 +47,13 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
     plane = torch.ops.mnmt_ds_cpu.plane(tokens, vocabulary)
     logits = store.buffer("logits", passes * plane)
     teacher_logits = store.buffer("teacher_logits", teachers * plane)
-    found_RC = logits.new_empty(4 * passes + teachers * (4 + 2 * passes), tokens)
-    diverging_RC = logits.new_zeros(1 + passes, tokens)
+    found_RC = store.new((4 * passes + teachers * (4 + 2 * passes), tokens))
+    diverging_RC = store.new((1 + passes, tokens)).zero_()
     torch.ops.mnmt_ds_cpu.statistics(
         *_inputs(problem, cut), torch.get_num_threads(), logits, teacher_logits, found_RC, diverging_RC
     )
-    student_K4C = found_RC[: 4 * passes].view(passes, 4, tokens)
-    teacher_JRC = found_RC[4 * passes :].view(teachers, 4 + 2 * passes, tokens)
-    lse_KC, total_KC, gold_KC, best_KC = student_K4C.unbind(1)
-    dot_JKC, warm_JKC = teacher_JRC[:, 4:].view(teachers, passes, 2, tokens).unbind(2)
-    heat = [t.temperature for t in problem.teachers]
-    kd = [h * h * (warm_JKC[j] - dot_JKC[j] / h) for j, h in enumerate(heat)]
     store.kept = (found_RC, diverging_RC[1:])
-    return Statistics(
-        gold_KC - lse_KC,
-        total_KC / vocabulary - lse_KC,
-        (teacher_JRC[:, 2] - teacher_JRC[:, 0]).exp(),
-        torch.stack(kd) if kd else dot_JKC,
-        best_KC == teacher_JRC[:, 3:4],
-        diverging_RC[0],
-    )
+    return from_rows(problem, found_RC, diverging_RC)
 
 
 def gradients(

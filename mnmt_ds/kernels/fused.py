@@ -37,7 +37,7 @@ def compute(problem: Problem, how: Implementation, want_hidden: bool, want_proje
     """Runs the chunks; gradients of the loss with respect to hidden states and projection where wanted."""
     p = problem
     dtype = accumulator(p.hidden_KND.dtype, p.projection_VD.dtype)
-    store = Store(p.hidden_KND.device, dtype)
+    store = Store(p.hidden_KND.device, dtype, want_hidden or want_projection)
     cuts = chunks(p, how.most_tokens(p))
     make = torch.empty if cuts else torch.zeros
     device = p.hidden_KND.device

@@ -6,7 +6,7 @@ import logging
 import torch
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.kernels import chunked, cpu
+from mnmt_ds.kernels import chunked, cpu, cuda
 from mnmt_ds.kernels.fused import Implementation
 from mnmt_ds.kernels.problem import Problem
 
@@ -14,6 +14,7 @@ NAMES = ("auto", "reference", "chunked", "cpu", "cuda")
 LOG = logging.getLogger("mnmt_ds")
 
 CHUNKED = Implementation(chunked.most_tokens, chunked.statistics, chunked.gradients)
+CUDA = Implementation(cuda.most_tokens, cuda.statistics, cuda.gradients)
 CPU = Implementation(cpu.most_tokens, cpu.statistics, cpu.gradients)
 
 
@@ -28,8 +29,10 @@ def chosen(implementation: str, device: torch.device) -> str:
     if implementation in ("reference", "chunked"):
         return implementation
     native = device.type if implementation == "auto" else implementation
-    if native == "cpu" and device.type == "cpu":
+    if native == device.type == "cpu":
         why = cpu.available()
+    elif native == device.type == "cuda":
+        why = cuda.available()
     else:
         why = f"no native kernels for {device.type}"
     if not why:
@@ -44,4 +47,6 @@ def pick(name: str, problem: Problem) -> Implementation:
     """The implementation for one problem; a native one hands what it does not know (float64) to chunked PyTorch."""
     if name == "cpu" and cpu.fits(problem):
         return CPU
+    if name == "cuda" and cuda.fits(problem):
+        return CUDA
     return CHUNKED

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mnmt_ds.kernels.problem import Problem
+
 
 class Statistics(NamedTuple):
     """Per token; first axes K passes, J teachers. Letters: see types.py; C tokens of a chunk, or all N."""
@@ -23,16 +25,41 @@ class Statistics(NamedTuple):
     """X-divergence; 0 for one pass."""
 
 
+def from_rows(problem: Problem, found_RC: Tensor, diverging_RC: Tensor) -> Statistics:
+    """What native code wrote (rows as in csrc/cpu.h) as statistics."""
+    passes, teachers, tokens = problem.passes, len(problem.teachers), found_RC.shape[1]
+    lse_KC, total_KC, gold_KC, best_KC = found_RC[: 4 * passes].view(passes, 4, tokens).unbind(1)
+    teacher_JRC = found_RC[4 * passes :].view(teachers, 4 + 2 * passes, tokens)
+    dot_JKC, warm_JKC = teacher_JRC[:, 4:].view(teachers, passes, 2, tokens).unbind(2)
+    heat = [t.temperature for t in problem.teachers]
+    kd = [h * h * (warm_JKC[j] - dot_JKC[j] / h) for j, h in enumerate(heat)]
+    return Statistics(
+        gold_KC - lse_KC,
+        total_KC / problem.vocabulary - lse_KC,
+        (teacher_JRC[:, 2] - teacher_JRC[:, 0]).exp(),
+        torch.stack(kd) if kd else dot_JKC,
+        best_KC == teacher_JRC[:, 3:4],
+        diverging_RC[0],
+    )
+
+
 class Store:
     """Scratch memory of one call: named buffers reused by its chunks, and what statistics leave for gradients."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, wanted: bool) -> None:
         self.device, self.dtype = device, dtype
+        self.wanted = wanted
+        """Gradients will be asked for."""
         self.buffers: dict[str, Tensor] = {}
         self.kept: Any = None
 
-    def buffer(self, name: str, size: int) -> Tensor:
+    def buffer(self, name: str, size: int, dtype: torch.dtype | None = None) -> Tensor:
         """At least ``size`` numbers, not cleared."""
         if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)
+            self.buffers.pop(name, None)  # the old one goes before the new one comes
+            self.buffers[name] = torch.empty(size, dtype=dtype or self.dtype, device=self.device)
         return self.buffers[name]
+
+    def new(self, shape: tuple[int, ...]) -> Tensor:
+        """An uncleared tensor of its own."""
+        return torch.empty(shape, dtype=self.dtype, device=self.device)

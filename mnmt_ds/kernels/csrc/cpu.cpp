@@ -167,8 +167,8 @@ template <int K>
 void absorb_block(Running<K>& run, const Chunk& c, const float* z, const float* y, int64_t step, int n, int first) {
   for (int k = 0; k < K; ++k) {
     const auto at = [=](int i) { return load(z + k * step + i * GROUP); };
-    if (c.teachers) absorb<true>(run.student[k], at, n, first);
-    else absorb<false>(run.student[k], at, n, first);
+    if (c.teachers) absorb<true>(run.student[k], at, at, n, first);
+    else absorb<false>(run.student[k], at, at, n, first);
   }
   const auto student = [=](int k, int i) { return load(z + k * step + i * GROUP); };
   for (int j = 0; j < c.teachers; ++j) {

@@ -19,7 +19,7 @@
 
 namespace mnmt {
 
-constexpr int MOST_PASSES = 4;
+constexpr int MOST_PASSES = 4;  // on a CPU; 2 on a GPU, where every combination is compiled for every dtype
 constexpr int MOST_TEACHERS = 2;
 // Below every logit, yet finite: LOWEST - LOWEST is 0, where -inf - -inf would be NaN.
 constexpr float LOWEST = -FLT_MAX;
@@ -83,9 +83,10 @@ ROW Student<F> merge(const Student<F>& a, const Student<F>& b) {
   return {merge(a.mass, b.mass), a.total + b.total, favourite(a.mass, a.best, b.mass, b.best)};
 }
 
-// z(i): the logits of words first .. first + n - 1. FAVOURITE: also keep the most probable word.
-template <bool FAVOURITE, class F, class Z>
-ROW void absorb(Student<F>& s, Z z, int n, int first) {
+// z(i): the logits of words first .. first + n - 1; plain(i): the same, or 0 where z(i) is LOWEST because there is no
+// such word. FAVOURITE: also keep the most probable word.
+template <bool FAVOURITE, class F, class Z, class P>
+ROW void absorb(Student<F>& s, Z z, P plain, int n, int first) {
   F top = s.mass.top;
   UNROLL for (int i = 0; i < n; ++i) {
     const F x = z(i);
@@ -95,9 +96,8 @@ ROW void absorb(Student<F>& s, Z z, int n, int first) {
   }
   F sum = Of<F>::number(0.f), total = Of<F>::number(0.f);
   UNROLL for (int i = 0; i < n; ++i) {
-    const F x = z(i);
-    sum += exponential(x - top);
-    total += x;
+    sum += exponential(z(i) - top);
+    total += plain(i);
   }
   s.mass.sum = s.mass.sum * exponential(s.mass.top - top) + sum;
   s.mass.top = top;
@@ -140,7 +140,7 @@ ROW Teacher<F, K> merge(const Teacher<F, K>& a, const Teacher<F, K>& b) {
   return t;
 }
 
-// y(i): the teacher's logits, z(k, i): the students'.
+// y(i): the teacher's logits, z(k, i): the students', 0 where there is no such word.
 template <class F, int K, class Y, class Z>
 ROW void absorb(Teacher<F, K>& t, Y y, Z z, int n, int first, float scale) {
   F top = t.mass.top;

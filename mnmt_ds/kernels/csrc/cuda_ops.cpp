@@ -1,0 +1,101 @@
+// The CUDA build's entry points for PyTorch, on its stable ABI: one build serves torch 2.11 and later.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "cuda.h"
+
+// Weak: absent from a torch without CUDA, where the library must still load.
+extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+mnmt::Half half(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return mnmt::Half::none;
+    case ScalarType::BFloat16: return mnmt::Half::bfloat16;
+    case ScalarType::Half: return mnmt::Half::float16;
+    default: STD_TORCH_CHECK(false, "float32, bfloat16 or float16 expected");
+  }
+}
+
+float* floats(const Tensor& t, int64_t least) {
+  STD_TORCH_CHECK(t.is_cuda() && t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() >= least,
+                  "a contiguous float32 CUDA tensor of at least ", least, " numbers expected");
+  return t.numel() ? static_cast<float*>(t.data_ptr()) : nullptr;
+}
+
+// rules: four numbers a teacher: kind, strict, cap, below; used where `gate` is empty.
+void rows(Tensor logits, Tensor teacher_logits, int64_t passes, int64_t words, std::vector<Tensor> vocabulary,
+          std::vector<double> temperature, Tensor gold, Tensor found, Tensor diverging, Tensor weight,
+          Tensor teacher_weight, Tensor gate, std::vector<double> rules, double smoothing, double divergence_weight,
+          double unit, int64_t steps) {
+  mnmt::RowArguments a{};
+  a.half = half(logits);
+  a.passes = int(passes);
+  a.teachers = int(temperature.size());
+  a.steps = int(steps);
+  a.tokens = gold.numel();
+  a.words = words;
+  a.pitch = logits.size(1);
+  const int64_t pack = a.half == mnmt::Half::none ? 4 : 8;
+  STD_TORCH_CHECK(passes >= 1 && passes <= 2 && a.teachers <= mnmt::MOST_TEACHERS, "too many passes or teachers");
+  STD_TORCH_CHECK(logits.is_cuda() && logits.is_contiguous() && logits.dim() == 2 && a.pitch % pack == 0 &&
+                      a.pitch >= words && logits.size(0) >= passes * a.tokens,
+                  "logits: contiguous rows, 16-byte aligned, one a pass and token expected");
+  STD_TORCH_CHECK(a.teachers == 0 || (teacher_logits.is_contiguous() && teacher_logits.size(1) == a.pitch &&
+                                      teacher_logits.scalar_type() == logits.scalar_type() &&
+                                      teacher_logits.size(0) >= a.teachers * a.tokens),
+                  "teacher logits: rows like the student's expected");
+  STD_TORCH_CHECK(gold.is_cuda() && gold.is_contiguous() && gold.scalar_type() == ScalarType::Long,
+                  "gold: contiguous int64 on the GPU expected");
+  STD_TORCH_CHECK(vocabulary.size() == temperature.size() && rules.size() == 4 * temperature.size(),
+                  "one vocabulary, temperature and rule a teacher expected");
+  a.logits = logits.data_ptr();
+  a.teacher_logits = a.teachers ? teacher_logits.data_ptr() : nullptr;
+  for (int j = 0; j < a.teachers; ++j) {
+    STD_TORCH_CHECK(vocabulary[j].numel() == 0 || (vocabulary[j].is_cuda() && vocabulary[j].is_contiguous() &&
+                                                   vocabulary[j].numel() == words),
+                    "a vocabulary mask of one bool a word on the GPU expected");
+    a.vocabulary[j] = vocabulary[j].numel() ? static_cast<const bool*>(vocabulary[j].const_data_ptr()) : nullptr;
+    a.temperature[j] = float(temperature[j]);
+    a.rule[j] = {int(rules[4 * j]), int(rules[4 * j + 1]), float(rules[4 * j + 2]), float(rules[4 * j + 3])};
+  }
+  a.gold = static_cast<const int64_t*>(gold.const_data_ptr());
+  a.found = floats(found, (4 * passes + a.teachers * (4 + 2 * passes)) * a.tokens);
+  a.diverging = floats(diverging, passes > 1 ? (1 + passes) * a.tokens : 0);
+  a.weight = floats(weight, a.tokens);
+  a.teacher_weight = floats(teacher_weight, a.teachers * a.tokens);
+  a.gate = gate.numel() ? floats(gate, a.teachers * passes * a.tokens) : nullptr;
+  a.smoothing = float(smoothing);
+  a.divergence_weight = float(divergence_weight);
+  a.unit = float(unit);
+  const int32_t device = logits.get_device_index();
+  void* stream = nullptr;
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream, "this torch has no CUDA");
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == 0, "no CUDA stream");
+  const char* error = mnmt::launch_rows(a, device, stream);
+  STD_TORCH_CHECK(!error, error ? error : "");
+}
+
+bool fits(int64_t passes, int64_t teachers, int64_t pitch, int64_t bytes, int64_t device) {
+  const auto kind = bytes == 4 ? mnmt::Half::none : mnmt::Half::bfloat16;
+  return mnmt::fits_on_chip(int(passes), int(teachers), pitch, kind, int(device));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(mnmt_ds_cuda, m) {
+  m.def("fits(int passes, int teachers, int pitch, int bytes, int device) -> bool");
+  m.def(
+      "rows(Tensor(a!) logits, Tensor teacher_logits, int passes, int words, Tensor[] vocabulary, float[] temperature, "
+      "Tensor gold, Tensor(b!) found, Tensor(c!) diverging, Tensor weight, Tensor teacher_weight, Tensor gate, "
+      "float[] rules, float smoothing, float divergence_weight, float unit, int steps) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cuda, CompositeExplicitAutograd, m) { m.impl("fits", TORCH_BOX(&fits)); }
+
+STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cuda, CUDA, m) { m.impl("rows", TORCH_BOX(&rows)); }
