@@ -18,7 +18,6 @@ from mnmt_ds.data.framing import frame_source
 from mnmt_ds.evaluation.beam_search import Hypothesis, SearchSettings, beam_search
 from mnmt_ds.evaluation.loading import Translator, open_translator
 
-
 Pieces = Sequence[int] | NDArray[np.integer]
 """Ids of a sentence's pieces, without tags and end symbol."""
 

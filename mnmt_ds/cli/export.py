@@ -1,0 +1,153 @@
+"""Write a model as a transformers M2M100 directory, or for CTranslate2."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnmt_ds.evaluation.loading import Translator
+
+HELP = "write a model for transformers (M2M100) or CTranslate2"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
+    parser.add_argument("out", type=Path, help="directory to write")
+    parser.add_argument(
+        "--format", choices=("transformers", "ctranslate2"), default="transformers", help="default: %(default)s"
+    )
+    parser.add_argument("--pair", help="pair whose tags become the files' defaults (default: the model's first)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports; says what was written and how it is used."""
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.loading import open_translator
+    from mnmt_ds.models.weights import publish
+
+    translator = open_translator(args.model)
+    pair = args.pair or translator.description["pairs"][0]
+    translator.frame(pair)
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"{args.out}: exists and is not empty; give a new directory")
+    temporary = args.out.with_name(args.out.name + ".tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    write = write_transformers if args.format == "transformers" else write_ctranslate2
+    notes = write(translator, pair, temporary)
+    (temporary / "README.md").write_text(_readme(args.format, translator, pair, notes), encoding="utf-8")
+    if args.out.exists():
+        args.out.rmdir()
+    publish(temporary, args.out)
+    print("\n".join([f"{args.out}: {args.format}, defaults for {pair}", *notes]))
+    return 0
+
+
+def write_transformers(translator: "Translator", pair: str, out: Path) -> list[str]:
+    """config.json, generation_config.json, model.safetensors and, where it is exact, the tokenizer; returns notes."""
+    from safetensors.torch import save_file
+
+    from mnmt_ds.evaluation.hf_tokenizer import write_tokenizer
+    from mnmt_ds.models.export import m2m100_config, to_m2m100
+
+    frame, model = translator.frame(pair), translator.model
+    config = m2m100_config(model.settings, model.vocabulary_size, frame.decoder_start)
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    save_file(
+        {name: value.contiguous().clone() for name, value in to_m2m100(state).items()},
+        out / "model.safetensors",
+        {"format": "pt"},
+    )
+    banned = [0, 1, *range(translator.tokenizer.mask, translator.tokenizer.size)]
+    generation = {
+        key: config[key] for key in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+    }
+    generation |= dict(num_beams=5, early_stopping=True, length_penalty=1.0, max_length=200, suppress_tokens=banned)
+    for name, values in (("config.json", config), ("generation_config.json", generation)):
+        (out / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    reason = write_tokenizer(translator.tokenizer, frame, _samples(translator, pair), out)
+    return [f"no tokenizer.json: {reason}; sentencepiece/ holds the tokenizer as it is"] if reason else []
+
+
+def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[str]:
+    """A CTranslate2 model; its tokens are the tokenizer's pieces and tags."""
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.models.export import save_ctranslate2
+
+    tokenizer = translator.tokenizer
+    names = [tokenizer.piece(i) for i in range(tokenizer.size)]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{translator.directory}: two of its tokens have the same text; CTranslate2 cannot tell them apart"
+        )
+    save_ctranslate2(as_transformers(translator, pair), names, names[translator.frame(pair).decoder_start], out)
+    tokenizer.save_to(out / "sentencepiece")
+    return []
+
+
+def as_transformers(translator: "Translator", pair: str) -> Any:
+    """The model as a transformers object."""
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+    from mnmt_ds.models.export import m2m100_config, to_m2m100
+
+    model = translator.model
+    config = M2M100Config(**m2m100_config(model.settings, model.vocabulary_size, translator.frame(pair).decoder_start))
+    result = M2M100ForConditionalGeneration(config).eval()
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    result.load_state_dict(to_m2m100(state), strict=False)
+    result.tie_weights()
+    return result
+
+
+def _samples(translator: "Translator", pair: str) -> list[str]:
+    """Text that the written tokenizer must split alike: the run's dev set where it is at hand, and awkward strings."""
+    from mnmt_ds.data.corpus import Corpus
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.loading import data_directory
+
+    texts = [
+        "a",
+        "  two  spaces ",
+        "A\u00a0b\tc",
+        "ｆｕｌｌ width ﬁ",
+        "%s: %d (x_y)",
+        "漢字かな",
+        "é e\u0301",
+        "▁",
+        "\u200bx",
+    ]
+    for home in (translator.directory.absolute().parent, translator.directory.absolute().parent.parent):
+        directory = data_directory(home)
+        if directory is not None:
+            try:
+                texts += [line for side in Corpus.open(directory).split(pair, "dev").text() for line in side[:500]]
+            except UserError:
+                continue
+            break
+    return texts
+
+
+def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) -> str:
+    tokenizer, frame = translator.tokenizer, translator.frame(pair)
+    prefix, suffix = ([tokenizer.piece(i) for i in ids] for ids in (frame.source_prefix, frame.source_suffix))
+    shown = " ".join([*prefix, "PIECES", *suffix])
+    lines = [f"# Exported by mnmt-ds for {kind}", "", f"Defaults are those of {pair}: the source is `{shown}`,"]
+    lines += [f"the decoder starts with `{tokenizer.piece(frame.decoder_start)}`.", "", *notes]
+    if kind == "transformers" and not notes:
+        lines += [
+            "```python", "from transformers import AutoTokenizer, M2M100ForConditionalGeneration", "",
+            "tokenizer = AutoTokenizer.from_pretrained(DIRECTORY)",
+            "model = M2M100ForConditionalGeneration.from_pretrained(DIRECTORY)",
+            'inputs = tokenizer(["…"], return_tensors="pt", padding=True)',
+            "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))", "```", "",
+            "Another pair: write its tags into the text, with `add_special_tokens=False`, and give `generate` its",
+            "`decoder_start_token_id=tokenizer.convert_tokens_to_ids('__xx__')`.",
+        ]  # fmt: skip
+    elif kind == "ctranslate2":
+        lines += [
+            "Give it the pieces of `sentencepiece/` with the symbols above. The decoder's start is fixed: export once for",
+            "each target language.",
+        ]
+    return "\n".join(lines) + "\n"

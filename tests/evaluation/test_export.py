@@ -1,0 +1,84 @@
+"""``mnmt-ds export``: the written directories translate as the model does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnmt_ds.batch import PAD
+from mnmt_ds.cli.main import main
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.framing import frame_source
+from mnmt_ds.evaluation.beam_search import SearchSettings
+from mnmt_ds.evaluation.loading import open_translator
+from mnmt_ds.evaluation.translation import translate_all
+from tests.evaluation.runs import model_run
+
+PAIR = "fr-en"
+
+
+@pytest.fixture(scope="module")
+def run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_run(tmp_path_factory.mktemp("runs") / "one", tiny_corpus)
+
+
+def test_transformers_directory(
+    run: Path, tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From the files alone: same ids, same logits to 1e-5, same translations; any pair by its tags."""
+    from transformers import AutoTokenizer, M2M100ForConditionalGeneration
+
+    out = tmp_path / "hf"
+    assert main(["export", str(run), str(out), "--pair", PAIR]) == 0
+    assert capfd.readouterr().out == f"{out}: transformers, defaults for {PAIR}\n"
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    model = M2M100ForConditionalGeneration.from_pretrained(out)
+    translator, split = open_translator(run), Corpus.open(tiny_corpus).split(PAIR, "test")
+    texts = split.text()[0]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True)
+    frame = translator.frame(PAIR)
+    for i, row in enumerate(inputs["input_ids"]):
+        assert row[row != PAD].tolist() == frame_source(frame, split.pieces(i)[0].tolist())
+    other = translator.frame("bs-en")
+    ids = tokenizer("__bs__" + texts[0] + "</s>", add_special_tokens=False)["input_ids"]
+    assert ids == frame_source(other, translator.tokenizer.encode(texts[0], "bs"))
+    decoder_BT = torch.randint(4, 60, (len(texts), 7))
+    with torch.inference_mode():
+        ours = translator.model.head(translator.model(inputs["input_ids"], decoder_BT).decoder_BTD)
+        theirs = model(**_only(inputs), decoder_input_ids=decoder_BT).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    pieces = [split.pieces(i)[0] for i in range(len(texts))]
+    found = translate_all(translator, {PAIR: pieces}, SearchSettings(max_length_ratio=0, max_length_plus=40), 1024)
+    generated = model.generate(**_only(inputs), max_length=41)
+    assert tokenizer.batch_decode(generated, skip_special_tokens=True) == [
+        translator.tokenizer.decode(row[0].tokens) for row in found[PAIR]
+    ]
+
+
+def test_ctranslate2_directory(run: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    """CTranslate2 gives the greedy translations of our model (its beam search ends by rules of its own)."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    out = tmp_path / "ct2"
+    assert main(["export", str(run), str(out), "--pair", PAIR, "--format", "ctranslate2"]) == 0
+    translator, split = open_translator(run), Corpus.open(tiny_corpus).split(PAIR, "test")
+    pieces = [split.pieces(i)[0] for i in range(len(split))]
+    frame, tokenizer = translator.frame(PAIR), translator.tokenizer
+    sources = [[tokenizer.piece(i) for i in frame_source(frame, ids.tolist())] for ids in pieces]
+    peer = ctranslate2.Translator(str(out), device="cpu", intra_threads=1)
+    results = peer.translate_batch(sources, beam_size=1, max_decoding_length=30)
+    settings = SearchSettings(beam=1, max_length_ratio=0, max_length_plus=30)
+    found = translate_all(translator, {PAIR: pieces}, settings, 1024)[PAIR]
+    assert [result.hypotheses[0] for result in results] == [
+        [tokenizer.piece(i) for i in row[0].tokens] for row in found
+    ]
+
+
+def test_existing_directory_is_kept(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").write_text("precious")
+    assert main(["export", str(run), str(tmp_path)]) == 2
+    assert f"{tmp_path}: exists and is not empty" in capfd.readouterr().err
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def _only(inputs: dict) -> dict:
+    return {key: inputs[key] for key in ("input_ids", "attention_mask")}
