@@ -36,19 +36,15 @@ def binarized(work: Path, pool: Executor, name: str, text: Text, tokenizer: Path
     with new_directory(work, f"binary.{name}", print_) as (directory, record):
         tokens = np.zeros(len(text.paths), np.int64)
 
-        def documents() -> Iterator[tuple[np.ndarray, list[int]]]:
+        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             encode = partial(_encoded, languages=text.languages, tokenizer=tokenizer, dtype=dtype)
             with Progress(f"tokenise {name}", "sentences", text.sentences) as progress:
-                for ids, lengths_NL in ordered(pool, encode, _blocks(text.paths)):
-                    ends = np.cumsum(lengths_NL.sum(1)).tolist()
-                    start = 0
-                    for end, lengths in zip(ends, lengths_NL.tolist(), strict=True):
-                        yield ids[start:end], lengths
-                        start = end
-                    tokens[:] += lengths_NL.sum(0)
-                    progress.add(len(lengths_NL))
+                for ids, lengths_NS in ordered(pool, encode, _blocks(text.paths)):
+                    yield ids, lengths_NS
+                    tokens[:] += lengths_NS.sum(0)
+                    progress.add(len(lengths_NS))
 
-        indexed.write(directory / "ids", documents(), dtype)
+        indexed.write(directory / "ids", blocks(), dtype)
         record.update(tokens=tokens.tolist(), sentences=text.sentences)
     stage = finished(work, f"binary.{name}", print_)
     assert stage is not None
@@ -78,8 +74,8 @@ def _encoded(
     for sentence in zip_longest(*sides, fillvalue=[]):
         for ids in sentence:
             flat += ids
-    lengths_NL = np.array([[len(ids) for ids in side] for side in sides], np.int64).T
-    return np.array(flat, dtype), lengths_NL
+    lengths_NS = np.array([[len(ids) for ids in side] for side in sides], np.int64).T
+    return np.array(flat, dtype), lengths_NS
 
 
 @lru_cache(maxsize=2)

@@ -137,7 +137,7 @@ def _texts(texts: dict[str, Stage]) -> Iterator[tuple[str, Text]]:
 
 
 def _said(what: str, stage: Stage, made: bool) -> Stage:
-    """The stage; off a terminal, a line for each one that had to be made."""
-    if made and not sys.stderr.isatty():
+    """The stage, with a line for each one that had to be made."""
+    if made:
         print(f"{what}: done", file=sys.stderr, flush=True)
     return stage

@@ -58,11 +58,11 @@ RANGES = {
     "Han": "\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff",
 }
 _OUTSIDE = {
-    language: re.compile(rf"[^\W\d_{RANGES[script]}]")
+    language: re.compile(rf"[^\W\d_{RANGES[script]}]+")
     for script, languages in LANGUAGES.items()
     for language in languages.split()
 }
-_LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def known(language: str) -> bool:
@@ -72,8 +72,8 @@ def known(language: str) -> bool:
 
 def share(text: str, language: str) -> float:
     """Share of the text's letters in the language's script; 0 without a letter, 1 for an unknown language's."""
-    letters = len(_LETTER.findall(text))
     outside = _OUTSIDE.get(language.split("_")[0])
-    if not letters or outside is None:
-        return 1.0 if letters else 0.0
-    return 1 - len(outside.findall(text)) / letters
+    strangers = outside.findall(text) if outside is not None else []
+    if not strangers:
+        return 1.0 if _LETTERS.search(text) else 0.0
+    return 1 - sum(map(len, strangers)) / sum(map(len, _LETTERS.findall(text)))

@@ -113,8 +113,8 @@ class TokenizerSettings(Settings):
     """SentencePiece's normalisation rule."""
     byte_fallback: bool = False
     """Unknown characters become byte pieces (joint only)."""
-    sample: int = Field(default=1_000_000, gt=0)
-    """Most sentences that train a model."""
+    sample: int = Field(default=500_000, gt=0)
+    """Most sentences that train a model; SentencePiece holds them all in memory (some 1 to 3 KB each)."""
     temperature: float = Field(default=1.0, gt=0)
     """The sample's share of a text of n sentences is proportional to n^(1/temperature)."""
 

@@ -14,11 +14,20 @@ from mnmt_ds.errors import UserError
 def test_equal_to_megatrons(tmp_path: Path, dtype: type[np.integer]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from megatron.core.datasets.indexed_dataset import IndexedDataset
+        from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
     draw = np.random.default_rng(1)
     sides = [[draw.integers(0, 60000, draw.integers(0, 9)) for _ in range(2)] for _ in range(50)]
-    documents = ((np.concatenate(pair).astype(dtype), [len(side) for side in pair]) for pair in sides)
-    indexed.write(tmp_path / "ids", documents, dtype)
+    blocks = []
+    for start in range(0, 50, 20):
+        flat = np.concatenate([side for pair in sides[start : start + 20] for side in pair])
+        blocks.append((flat, np.array([[len(side) for side in pair] for pair in sides[start : start + 20]])))
+    indexed.write(tmp_path / "ids", blocks, dtype)
+    builder = IndexedDatasetBuilder(str(tmp_path / "own.bin"), dtype=dtype)
+    for pair in sides:
+        builder.add_document(np.concatenate(pair).astype(dtype), [len(side) for side in pair])
+    builder.finalize(str(tmp_path / "own.idx"))
+    for kind in ("bin", "idx"):
+        assert (tmp_path / f"ids.{kind}").read_bytes() == (tmp_path / f"own.{kind}").read_bytes()
     ours, theirs = indexed.Indexed(tmp_path / "ids"), IndexedDataset(str(tmp_path / "ids"))
     assert len(ours) == len(theirs) == 100
     np.testing.assert_array_equal(ours.lengths, theirs.sequence_lengths)
@@ -41,7 +50,7 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
         UserError, match=r"ids.idx: not readable \(No such file or directory\); run mnmt-ds prepare again"
     ):
         indexed.Indexed(tmp_path / "ids")
-    indexed.write(tmp_path / "ids", iter([(np.arange(5, dtype=np.uint16), [2, 3])]), np.uint16)
+    indexed.write(tmp_path / "ids", [(np.arange(5, dtype=np.uint16), np.array([[2, 3]]))], np.uint16)
     whole = {kind: (tmp_path / f"ids.{kind}").read_bytes() for kind in ("idx", "bin")}
     faults = {
         "idx": [b"", b"x" * 40, whole["idx"][:-9], whole["idx"].replace(b"MMIDIDX", b"MMIDIDY"), whole["idx"][:17] + b"\x63" + whole["idx"][18:]],
