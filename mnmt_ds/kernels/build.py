@@ -64,7 +64,8 @@ def cuda_recipe(targets: Sequence[str] = ()) -> Recipe:
     nvcc, compiler = _tool("NVCC", ("nvcc", *_nvcc_places())), _tool("CXX", ("g++", "clang++", "c++"))
     home = Path(nvcc).resolve().parent.parent
     if not targets:
-        targets = sorted({"{}{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())})
+        found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        targets = [f"{major}{minor}" for major, minor in sorted(found)]
     codes = [x for t in targets for x in ("-gencode", f"arch=compute_{t},code=sm_{t}")]
     flags = ("-std=c++20", "-O3", "--threads", "0", "-Xcompiler", "-fPIC", "-Xptxas", "-v", *codes)
     return Recipe(
@@ -85,7 +86,8 @@ def _nvcc_places() -> list[str]:
 
 
 def _for_nvcc(flags: Sequence[str]) -> list[str]:
-    return [x for flag in flags for x in (("-Xlinker", flag.removeprefix("-Wl,").replace(",", "=")) if "-Wl," in flag else (flag,))]
+    """Flags for g++ as nvcc takes them."""
+    return [f"-Xlinker={flag.removeprefix('-Wl,').replace(',', '=')}" if "-Wl," in flag else flag for flag in flags]
 
 
 def stable_abi() -> tuple[str, ...]:
@@ -103,7 +105,7 @@ def torch_libraries() -> tuple[str, ...]:
 def load(make_recipe: object) -> None:
     """Builds if need be and loads a library into torch.ops; BuildError where that is impossible."""
     assert callable(make_recipe)
-    torch.ops.load_library(str(build(make_recipe())))
+    torch.ops.load_library(str(build(make_recipe())))  # type: ignore[no-untyped-call]
 
 
 def build(recipe: Recipe, directory: Path | None = None) -> Path:

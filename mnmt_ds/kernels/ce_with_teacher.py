@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mnmt_ds.kernels import fused, reference
-from mnmt_ds.kernels.attach import attach
-from mnmt_ds.kernels.implementations import chosen, pick
-from mnmt_ds.kernels.problem import check, flatten
+from mnmt_ds.kernels import operator, reference
+from mnmt_ds.kernels.implementations import chosen
+from mnmt_ds.kernels.problem import check
+from mnmt_ds.kernels.run import attach, run
 from mnmt_ds.kernels.types import Gate, Sums, Teacher
 
 __all__ = ["Gate", "Sums", "Teacher", "ce_with_teacher", "chosen"]
@@ -39,19 +39,17 @@ def ce_with_teacher(
     UserError where shapes, dtypes, weights, targets or vocabularies do not fit.
     """
     arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
-    check(hidden_BTD, projection_VD, target_BT, *arguments)
-    which = chosen(implementation, hidden_BTD.device)
-    if which == "reference":
+    if torch.compiler.is_compiling():
+        return operator.call(hidden_BTD, projection_VD, target_BT, *arguments, implementation)
+    if implementation == "reference":
+        check(hidden_BTD, projection_VD, target_BT, *arguments)
         return reference.ce_with_teacher(
             hidden_BTD, projection_VD, target_BT, teachers, smoothing=smoothing, gold_weight=gold_weight,
             passes=passes, divergence_weight=divergence_weight, pad=pad,
         )  # fmt: skip
     grad = torch.is_grad_enabled()
-    with torch.no_grad():
-        problem = flatten(hidden_BTD, projection_VD, target_BT, *arguments)
-        how = pick(which, problem)
-        found = fused.compute(problem, how, grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
-        result = fused.sums(problem, found)
-    if found.hidden_KND is None and found.projection_VD is None:
+    wanted = (grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
+    result, problem, found = run(hidden_BTD, projection_VD, target_BT, *arguments, implementation, *wanted)
+    if not any(wanted):
         return result
     return result._replace(loss=attach(hidden_BTD, projection_VD, result.loss, problem, found))

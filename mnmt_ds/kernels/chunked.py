@@ -31,10 +31,10 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
     total_KC = (hidden_RD @ _kept(store, "column", lambda: _weights(problem, store).sum(0))).view(passes, -1)
     index_KC1 = gold_C.expand(passes, -1).unsqueeze(-1)
     gold_KC = z_KCV.gather(-1, index_KC1).squeeze(-1)
-    best_KC = z_KCV.argmax(-1) if z_jCV else None
+    best_KC = z_KCV.argmax(-1) if z_jCV else gold_C
     teacher, kd, agree, extra = [], [], [], {}
     for j, (t, z_CV) in enumerate(zip(problem.teachers, z_jCV, strict=True)):
-        agree.append(best_KC == z_CV.argmax(-1))
+        agree.append(torch.eq(best_KC, z_CV.argmax(-1)))
         at_C = z_CV.gather(-1, gold_C.unsqueeze(-1)).squeeze(-1)
         if t.temperature == 1.0:
             teacher.append((at_C - _softmax_(z_CV)).exp())
@@ -150,7 +150,7 @@ def _product(hidden_RX: Tensor, weights_VX: Tensor, name: str, store: Store) -> 
 
 
 def _softmax_(z_XV: Tensor) -> Tensor:
-    """Softmax in place; returns log-sum-exp: the largest probability is 1 / sum exp(z - max), which cannot underflow."""
+    """Softmax in place; returns log-sum-exp: the largest probability, 1 / sum exp(z - max), cannot underflow."""
     top_X = z_XV.amax(-1)
     torch._softmax(z_XV, -1, False, out=z_XV)
     return top_X - z_XV.amax(-1).log()

@@ -1,8 +1,8 @@
 """The CUDA implementation: products by cuBLAS through torch, everything between them by csrc/cuda.cu.
 
-bfloat16, float16 and float32 in; statistics, the projection's gradient and all sums in float32. Where a token's rows fit
-in a block's shared memory and no gate needs a whole sentence, the logits are read once: statistics and gradient share
-a launch. Letters: see types.py; C tokens of a chunk, R = K * C rows.
+bfloat16, float16 and float32 in; statistics, the projection's gradient and all sums in float32. Where a token's rows
+fit in a block's shared memory and no gate needs a whole sentence, the logits are read once: statistics and gradient
+share a launch. Letters: see types.py; C tokens of a chunk, R = K * C rows.
 """
 
 import torch
@@ -73,7 +73,12 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
 
 
 def gradients(
-    problem: Problem, cut: slice, store: Store, gate_JKC: Tensor, dhidden_KCD: Tensor | None, dprojection_VD: Tensor | None
+    problem: Problem,
+    cut: slice,
+    store: Store,
+    gate_JKC: Tensor,
+    dhidden_KCD: Tensor | None,
+    dprojection_VD: Tensor | None,
 ) -> None:
     """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk)."""
     hidden_RD, logits_RP, *_, done = store.kept

@@ -11,7 +11,7 @@ LEVELS = ("sentence", "token")
 
 def gate_value(gate: Gate, teacher: Tensor, student: Tensor) -> Tensor:
     """The gate for mean gold probabilities of teacher and student (broadcast to each other)."""
-    teacher, student = torch.broadcast_tensors(teacher, student)
+    teacher, student = torch.broadcast_tensors(teacher, student)  # type: ignore[no-untyped-call]
     if gate.kind == "whole":
         return torch.ones_like(student)
     if gate.kind == "selective":

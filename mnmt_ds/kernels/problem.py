@@ -4,6 +4,7 @@ Letters: see types.py. C tokens of a chunk, M the larger unit that is cut: token
 mean over a sentence (its value must be known before the sentence's gradient is written).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ def chunks(problem: Problem, most: int) -> list[tuple[int, int]]:
     pieces = -(-total // max(1, most))
     if not any(t.gate.kind != "whole" and t.gate.level == "sentence" for t in problem.teachers):
         edges = [total * i // pieces for i in range(pieces + 1)]
-        return list(zip(edges, edges[1:], strict=False))
+        return list(itertools.pairwise(edges))
     ranges, start, stop = [], 0, 0
     for count in problem.tokens_B.tolist():
         if stop > start and stop + count - start > most:
@@ -165,8 +166,8 @@ def check(
         name = f"teacher {i}"
         if teacher.projection_VE.dim() != 2 or teacher.projection_VE.shape[0] != vocabulary:
             raise UserError(
-                f"loss: {name} has a projection of {tuple(teacher.projection_VE.shape)}, the student {vocabulary} words; "
-                "teacher and student must share one vocabulary"
+                f"loss: {name} has a projection of {tuple(teacher.projection_VE.shape)}, the student {vocabulary} "
+                "words; teacher and student must share one vocabulary"
             )
         _expect(f"{name}'s hidden states", teacher.hidden_BTE, (sentences, positions, teacher.projection_VE.shape[1]))
         _check_weight(f"{name}'s weight", teacher.weight, sentences, positions)

@@ -26,10 +26,10 @@ def ce_with_teacher(
     divergence_weight: float = 0.0,
     pad: int = 1,
 ) -> Sums:
-    """loss = gold_weight * CE + sum_j weight_j * gate_j * KD_j, averaged over passes, + divergence_weight * X-divergence."""
+    """gold_weight * CE + sum_j weight_j * gate_j * KD_j, averaged over passes, + divergence_weight * X-divergence."""
     valid_BT = target_BT != pad
     gold_BT = target_BT.where(valid_BT, 0)
-    logits_KBTV = _logits(hidden_BTD, projection_VD, valid_BT.repeat(passes, 1)).unflatten(0, (passes, -1))
+    logits_KBTV = _logits(hidden_BTD, projection_VD, valid_BT.repeat(passes, 1)).unflatten(0, (passes, -1))  # type: ignore[no-untyped-call]
     logp_KBTV = logits_KBTV.log_softmax(-1)
 
     def per_token(values_BT: Tensor) -> Tensor:

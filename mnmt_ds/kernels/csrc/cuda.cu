@@ -335,10 +335,15 @@ __global__ void __launch_bounds__(THREADS, K + J > 2 ? 1 : 2) rows_kernel(const 
 
 size_t staged_bytes(int rows, int64_t pitch, Half half) { return rows * pitch * (half == Half::none ? 4 : 2); }
 
+// Staged kernels exist for half precision and at most one teacher: what training runs; others would rarely fit.
+constexpr bool stageable(int bytes, int teachers) { return bytes == 2 && teachers <= 1; }
+
 template <class T, int K, int J>
 cudaError_t launch(const RowArguments& a, bool staged, cudaStream_t stream) {
   const size_t bytes = staged ? staged_bytes(K + J, a.pitch, a.half) : 0;
-  const auto kernel = staged ? rows_kernel<T, K, J, true> : rows_kernel<T, K, J, false>;
+  auto kernel = rows_kernel<T, K, J, false>;
+  if constexpr (stageable(sizeof(T), J))
+    if (staged) kernel = rows_kernel<T, K, J, true>;
   if (bytes) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
     if (error != cudaSuccess) return error;
@@ -364,6 +369,7 @@ cudaError_t launch_as(const RowArguments& a, bool staged, cudaStream_t stream) {
 bool fits_on_chip(int passes, int teachers, int64_t pitch, Half half, int device) {
   int most = 0;
   if (cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) return false;
+  if (!stageable(half == Half::none ? 4 : 2, teachers)) return false;
   return staged_bytes(passes + teachers, pitch, half) + 8192 <= size_t(most);  // 8192: Shared and the system's own
 }
 

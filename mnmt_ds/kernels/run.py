@@ -1,0 +1,78 @@
+"""One call of the fused loss from arguments to sums and gradients; what eager code and the operator share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.kernels.fused import Found, compute, sums
+from mnmt_ds.kernels.implementations import chosen, pick
+from mnmt_ds.kernels.problem import Problem, check, flatten
+from mnmt_ds.kernels.types import Sums, Teacher
+
+
+@torch.no_grad()
+def run(
+    hidden_BTD: Tensor,
+    projection_VD: Tensor,
+    target_BT: Tensor,
+    teachers: Sequence[Teacher],
+    smoothing: float,
+    gold_weight: float | Tensor,
+    passes: int,
+    divergence_weight: float,
+    pad: int,
+    implementation: str,
+    want_hidden: bool,
+    want_projection: bool,
+) -> tuple[Sums, Problem, Found]:
+    """Sums (the loss a plain number), the problem as rows, and what was found."""
+    arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
+    check(hidden_BTD, projection_VD, target_BT, *arguments)
+    problem = flatten(hidden_BTD, projection_VD, target_BT, *arguments)
+    how = pick(chosen(implementation, hidden_BTD.device), problem)
+    found = compute(problem, how, want_hidden, want_projection)
+    return sums(problem, found), problem, found
+
+
+def flat_gradients(
+    hidden_BTD: Tensor, projection_VD: Tensor, problem: Problem, found: Found
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients in the shapes and dtypes of hidden states and projection; padding gets 0."""
+    dhidden = found.hidden_KND
+    if dhidden is not None:
+        dhidden = dhidden.to(hidden_BTD.dtype)
+        places = hidden_BTD.shape[0] * hidden_BTD.shape[1] // problem.passes
+        if dhidden.shape[1] != places:
+            whole = dhidden.new_zeros(problem.passes, places, hidden_BTD.shape[2])
+            whole[:, problem.rows_N] = dhidden
+            dhidden = whole
+        dhidden = dhidden.view(hidden_BTD.shape)
+    return dhidden, None if found.projection_VD is None else found.projection_VD.to(projection_VD.dtype)
+
+
+class _Attach(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, projection: Tensor, loss: Tensor, dhidden: Tensor, dweights: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(dhidden, dweights)
+        return loss.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        """The known gradients times the loss's own; in place unless the graph is kept for another backward."""
+        keep = torch._C._autograd._get_current_graph_task_keep_graph()
+        parts = [
+            None if part is None else ((part * scale).to(part.dtype) if keep else part.mul_(scale))
+            for part in ctx.saved_tensors
+        ]
+        return parts[0], parts[1], None, None, None
+
+
+def attach(hidden_BTD: Tensor, projection_VD: Tensor, loss: Tensor, problem: Problem, found: Found) -> Tensor:
+    """The loss, differentiable with respect to hidden states and projection: their gradients are known already."""
+    dhidden, dprojection = flat_gradients(hidden_BTD, projection_VD, problem, found)
+    return _Attach.apply(hidden_BTD, projection_VD, loss, dhidden, dprojection)  # type: ignore[no-untyped-call, no-any-return]
