@@ -8,7 +8,9 @@ setup(
     name="mnmt_ds",
     version="0.1.0",
     description="Multilingual translation models trained with DeepSpeed and per-pair distillation",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8") if Path(__file__).with_name("README.md").exists() else "",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").exists()
+    else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
@@ -41,6 +43,16 @@ setup(
         "huggingface": ["datasets>=3"],
         "export": ["transformers>=4.50", "ctranslate2>=4.5"],
         "peers": ["liger-kernel>=0.6"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "transformers>=4.50", "ctranslate2>=4.5", "datasets>=3", "liger-kernel>=0.6"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "mypy>=1.13",
+            "types-PyYAML",
+            "transformers>=4.50",
+            "ctranslate2>=4.5",
+            "datasets>=3",
+            "liger-kernel>=0.6",
+        ],
     },
 )

@@ -31,13 +31,11 @@ export OUT
       echo "plain-$dropout gettext_plain.yaml $seed model.dropout=$dropout"
       echo "lssd-$dropout gettext_lssd.yaml $seed model.dropout=$dropout"
     done
-    if [ "$seed" = 1 ]; then
-      echo "selective-0.1 gettext_lssd.yaml 1 method.variant=selective"
-      echo "adaptive-0.1 gettext_lssd.yaml 1 method.variant=adaptive"
-      echo "plain-tau5 gettext_plain.yaml 1 sampler.temperature=5"
-      echo "lssd-tau5 gettext_lssd.yaml 1 sampler.temperature=5"
-    fi
   done
+  echo "plain-tau5 gettext_plain.yaml 1 sampler.temperature=5"
+  echo "lssd-tau5 gettext_lssd.yaml 1 sampler.temperature=5"
+  echo "selective-0.1 gettext_lssd.yaml 1 method.variant=selective"
+  echo "adaptive-0.1 gettext_lssd.yaml 1 method.variant=adaptive"
 } | xargs -P "$JOBS" -I{} bash -c 'one_run {}'
 
 mnmt-ds compare "$OUT"/*-seed? -o "$OUT/report"

@@ -1,4 +1,4 @@
-"""Entry point for launchers: ``deepspeed launchers/train.py RECIPE [--resume] [a.b=c ...]``; the same as ``mnmt-ds train``."""
+"""For launchers: ``deepspeed launchers/train.py RECIPE [--resume] [a.b=c ...]``; the same as ``mnmt-ds train``."""
 
 import sys
 

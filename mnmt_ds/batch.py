@@ -5,8 +5,9 @@ Shape letters: B sentences, S source positions, T target positions.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mnmt_ds.kernels.types import Teacher
@@ -38,12 +39,9 @@ class Batch(NamedTuple):
     """What teachers say of this batch, by the name under which it is reported; added by a method's ``teach``."""
 
 
-def to_device(batch: Batch, device: object) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device (asynchronous where pinned)."""
-    return batch._replace(
-        **{
-            name: value.to(device, non_blocking=True)
-            for name, value in batch._asdict().items()
-            if isinstance(value, Tensor)
-        }
-    )
+    moved: dict[str, Any] = {
+        name: value.to(device, non_blocking=True) for name, value in batch._asdict().items() if isinstance(value, Tensor)
+    }
+    return batch._replace(**moved)

@@ -8,7 +8,28 @@ from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.recipe import Recipe
 
-WORDS = "the red blue green small large old new cat dog bird fish house tree river stone sees eats likes finds".split()
+WORDS = [
+    "the",
+    "red",
+    "blue",
+    "green",
+    "small",
+    "large",
+    "old",
+    "new",
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "house",
+    "tree",
+    "river",
+    "stone",
+    "sees",
+    "eats",
+    "likes",
+    "finds",
+]
 PAIRS = {"bs-en": 60, "hi-en": 120, "fr-en": 240}
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +75,9 @@ def recipe(corpus: Path, run: Path, **sections: Any) -> Recipe:
         "tracking": {"log_every": 1},
     }
     for name, values in sections.items():
-        base[name] = {**base[name], **values} if isinstance(base.get(name), dict) and isinstance(values, dict) else values
+        base[name] = (
+            {**base[name], **values} if isinstance(base.get(name), dict) and isinstance(values, dict) else values
+        )
     return Recipe.model_validate(base)
 
 

@@ -147,7 +147,7 @@ def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) ->
         ]  # fmt: skip
     elif kind == "ctranslate2":
         lines += [
-            "Give it the pieces of `sentencepiece/` with the symbols above. The decoder's start is fixed: export once for",
-            "each target language.",
+            "Give it the pieces of `sentencepiece/` with the symbols above. The decoder's start is fixed: export once",
+            "for each target language.",
         ]
     return "\n".join(lines) + "\n"

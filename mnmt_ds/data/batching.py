@@ -70,7 +70,7 @@ def draw(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
 
 
 def by_length(source: Ints, target: Ints) -> Ints:
-    """An order in which neighbours are alike on both sides: source lengths in narrow bands, targets up and down in turn.
+    """An order whose neighbours are alike on both sides: source lengths in narrow bands, targets up and down in turn.
 
     Against a sort by target and then source, this pads a tenth less where the sides' lengths are loosely tied.
     """

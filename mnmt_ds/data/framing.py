@@ -11,7 +11,7 @@ class FramingSettings(Settings):
     """Language tags, as fairseq names them."""
 
     encoder_langtok: Literal["src", "tgt", "none"] = "src"
-    """Tag on the source: of the source language (LSSD's and Pareto-MD's M2O scripts, M2M100), of the target, or none."""
+    """Tag on the source: of the source language (M2M100; LSSD's and Pareto-MD's M2O scripts), the target's, or none."""
     encoder_langtok_position: Literal["start", "end"] = "start"
     """start: tag, pieces, </s>; end: pieces, tag in the place of </s> (paper 3)."""
     decoder_langtok: Literal["src", "tgt", "none"] = "tgt"

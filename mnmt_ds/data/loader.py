@@ -52,7 +52,9 @@ def collate(
 def empty(pair: int, frame: Frame, divisor: int) -> Batch:
     """A batch in which nothing counts: for a rank that has none left when its peers still do."""
     one = torch.full((1, 1), EOS)
-    return Batch(one, torch.full((1, 1), frame.decoder_start), torch.full((1, 1), PAD), pair, torch.tensor([-1]), 0, divisor)
+    return Batch(
+        one, torch.full((1, 1), frame.decoder_start), torch.full((1, 1), PAD), pair, torch.tensor([-1]), 0, divisor
+    )
 
 
 class RankBatches(Dataset[Batch]):

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import numpy as np
 from mnmt_ds.data import split
 from mnmt_ds.data.cleaning import hashes_of
 from mnmt_ds.data.keys import hash64, normalised
+from mnmt_ds.data.parallel import Progress
 from mnmt_ds.data.roles import Plan, check, roles, usable
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, fingerprint, finished, new_directory
 from mnmt_ds.errors import UserError
 
+BLOCK = 100_000
 SIDES = (("source", "src"), ("target", "tgt"))
 
 
@@ -87,10 +90,13 @@ def _distribute(text: Path, paths: Mapping[int, Path], roles_N: np.ndarray) -> N
     """Each line of a text to the file of its role."""
     files = {role: path.open("wb") for role, path in paths.items()}
     try:
-        with text.open("rb") as stream:
-            for role, line in zip(roles_N.tolist(), stream, strict=True):
-                if role in files:
-                    files[role].write(line)
+        with text.open("rb") as stream, Progress(f"select {text.parent.parent.name}", "rows", len(roles_N)) as progress:
+            for start in range(0, len(roles_N), BLOCK):
+                roles = roles_N[start : start + BLOCK].tolist()
+                for role, line in zip(roles, islice(stream, BLOCK), strict=True):
+                    if role in files:
+                        files[role].write(line)
+                progress.add(len(roles))
     finally:
         for file in files.values():
             file.close()

@@ -164,6 +164,9 @@ class DataSettings(Settings):
                 raise ValueError(f"pair '{pair}': write source-target, such as fr-en")
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("a pair is named twice; keep one")
+        for lang in self.monolingual:
+            if not lang.replace("_", "").isalnum():
+                raise ValueError(f"monolingual '{lang}': write a language, such as fr")
         turned = {"-".join(reversed(pair.split("-"))) for pair in self.pairs}
         for name, known in (("corpora", {*self.pairs, "*"}), ("max_train", {*self.pairs, *turned, "*"})):
             for pair in getattr(self, name):

@@ -1,6 +1,7 @@
 """Stage 3: SentencePiece models, the same on every machine: own sample, fixed thread count, no paths inside."""
 
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -39,6 +40,8 @@ def trained(work: Path, pool: Executor, settings: DataSettings, sides: Sequence[
     )
     if stage := finished(work, "tokenizer", print_):
         return stage, False
+    count = min(wanted.sample, sum(side.text.lines for side in sides))
+    print(f"tokenizer: {wanted.kind}, {wanted.size:,} pieces, {count:,} sentences", file=sys.stderr, flush=True)
     names = [JOINT] if wanted.kind == "joint" else list(settings.languages)
     jobs = {}
     for name in names:

@@ -102,5 +102,3 @@ def check_fingerprint(found: dict[str, Any], wanted: dict[str, Any], where: Path
                 f"{where}: written with {key} {found.get(key)!r}, this run has {value!r};"
                 f" resume with the former, or train anew in another directory"
             )
-
-

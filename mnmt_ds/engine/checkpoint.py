@@ -108,5 +108,3 @@ def _newest(run: Path, say: Callable[[str], None]) -> Path | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-

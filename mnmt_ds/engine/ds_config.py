@@ -17,7 +17,9 @@ def read(path: Path) -> Json:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); set 'deepspeed' to a file of ds_configs/") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); set 'deepspeed' to a file of ds_configs/"
+        ) from None
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:
@@ -69,7 +71,7 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
             section["pin_memory"] = torch.cuda.is_available()
     faults += [f"{key} is 'auto' and no recipe key fills it" for key in _autos(filled, "")]
     if faults:
-        raise UserError(f"{where}: {'; '.join(faults)}; write \"auto\" there and set the recipe alone")
+        raise UserError(f'{where}: {"; ".join(faults)}; write "auto" there and set the recipe alone')
     return filled
 
 

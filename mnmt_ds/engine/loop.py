@@ -19,7 +19,6 @@ from mnmt_ds.engine.meter import Meter, memory
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.stream import Stream, dev_batches
-from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.validation import validate
 from mnmt_ds.kernels.ce_with_teacher import chosen
 from mnmt_ds.models.transformer import parameter_count
@@ -45,9 +44,7 @@ class Training:
     def __init__(self, recipe: Recipe, resume: bool) -> None:
         self.recipe = recipe
         self.directory = recipe.directory
-        config = ds_config.resolve(
-            ds_config.read(recipe.deepspeed), recipe.train, world_size(), str(recipe.deepspeed)
-        )
+        config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, world_size(), str(recipe.deepspeed))
         self.corpus, self.pairs = open_corpus(recipe)
         longest = recipe.model.max_positions
         self.stream = Stream(self.corpus, self.pairs, recipe.framing, recipe.sampler, recipe.train, longest)
@@ -58,9 +55,7 @@ class Training:
         self.lock = on_main_only(run.claim, self.directory)
         if not resume:
             on_main_first(run.refuse_used, self.directory)
-        self.tracker = Tracker(
-            self.directory, recipe.tracking, is_main(), recipe.model_dump(mode="json"), recipe.name
-        )
+        self.tracker = Tracker(self.directory, recipe.tracking, is_main(), recipe.model_dump(mode="json"), recipe.name)
         self.student = make_student(recipe, config, self.directory, self.corpus, self.stream, dev_tokens)
         self.fingerprint = fingerprint(recipe, self.corpus, ds_config.zero_stage(config))
         self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation)
@@ -76,7 +71,12 @@ class Training:
             f" {world_size()} rank(s), ZeRO-{ds_config.zero_stage(config)}, {recipe.train.precision},"
             f" loss: {implementation}"
         )
-        self.tracker.log("run", self.position.update, self.position.epoch, {"loss_implementation": implementation, "world_size": world_size()})
+        self.tracker.log(
+            "run",
+            self.position.update,
+            self.position.epoch,
+            {"loss_implementation": implementation, "world_size": world_size()},
+        )
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.directory, self.tracker.say)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
@@ -15,10 +15,10 @@ from mnmt_ds.objectives.methods import METHODS
 from mnmt_ds.samplers.temperature import SamplerSettings
 from mnmt_ds.tracking import TrackingSettings
 
-MethodSettings = Annotated[
-    Union[tuple(entry.settings for entry in METHODS.values())],  # type: ignore[valid-type]  # noqa: UP007
-    Field(discriminator="name"),
-]
+if TYPE_CHECKING:
+    MethodSettings = Any
+else:
+    MethodSettings = Annotated[Union[tuple(entry.settings for entry in METHODS.values())], Field(discriminator="name")]
 
 
 class Recipe(Settings):
@@ -57,13 +57,16 @@ class Recipe(Settings):
         filled = dict(values)
         filled["validation"] = {"selection": "tokens", **filled.get("validation", {})}
         method = filled.get("method", {})
-        if isinstance(method, dict) and "profile" in getattr(METHODS.get(method.get("name", "")), "settings", Settings).model_fields:
+        if (
+            isinstance(method, dict)
+            and "profile" in getattr(METHODS.get(method.get("name", "")), "settings", Settings).model_fields
+        ):
             filled["method"] = {"profile": "released", **method}
         return filled
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads, merges and checks a recipe; ``deepspeed`` is found beside the caller or, failing that, up from the recipe."""
+    """Reads, merges and checks a recipe; ``deepspeed`` is looked for from here, then upward from the recipe."""
     recipe = load(Recipe, path, overrides)
     if not recipe.deepspeed.exists() and path is not None and not recipe.deepspeed.is_absolute():
         for parent in path.resolve().parents:

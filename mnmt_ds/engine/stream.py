@@ -67,9 +67,7 @@ class Stream:
 
     def updates(self, plan: Plan, first: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each update from ``first`` on."""
-        return updates(
-            RankBatches(plan, self.splits, self.frames, rank(), world_size()), first, self.train.workers
-        )
+        return updates(RankBatches(plan, self.splits, self.frames, rank(), world_size()), first, self.train.workers)
 
     def target_vocabulary(self, language: str) -> Tensor:
         """bool (V,): tokens in the training text of a target language, its end symbol included."""
@@ -100,7 +98,10 @@ def dev_batches(
         extra = len(frame.source_prefix) + len(frame.source_suffix)
         known = usable(split.source_lengths, split.target_lengths, extra, 1, longest)
         if not len(known.index):
-            raise UserError(f"{corpus.directory}: the dev set of {pair} is empty; give data.corpora.{pair}.dev or a larger data.split.dev")
+            raise UserError(
+                f"{corpus.directory}: the dev set of {pair} is empty;"
+                f" give data.corpora.{pair}.dev or a larger data.split.dev"
+            )
         tokens[pair] = int(known.target.sum())
         for chosen in in_order(known, max_tokens):
             batches.append(collate(split, chosen, frame, number, tokens[pair]))

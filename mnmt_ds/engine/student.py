@@ -46,7 +46,7 @@ class Student:
 
     @property
     def model(self) -> Transformer:
-        return self.engine.module.model  # type: ignore[no-any-return]
+        return self.engine.module.model
 
 
 def initialise_engine(model: Transformer, config: ds_config.Json) -> Any:
@@ -67,7 +67,7 @@ def backward(student: Student, batch: Batch, update: int, slot: int) -> dict[str
     loss, metrics = student.engine(batch, student.method.score)
     # DeepSpeed averages gradients over ranks; with this factor the update's loss is sum over tokens / token count.
     student.engine.backward(loss * (world_size() / batch.divisor), scale_wrt_gas=False)
-    return metrics  # type: ignore[no-any-return]
+    return metrics
 
 
 def step(student: Student, rate: float) -> float | None:

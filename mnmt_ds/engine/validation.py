@@ -11,9 +11,7 @@ from mnmt_ds.distributed import device, share, sum_over_ranks
 from mnmt_ds.engine.student import Scorer, quiet
 
 
-def validate(
-    engine: Any, batches: Sequence[Batch], pairs: Sequence[str], score: Scorer
-) -> dict[str, dict[str, float]]:
+def validate(engine: Any, batches: Sequence[Batch], pairs: Sequence[str], score: Scorer) -> dict[str, dict[str, float]]:
     """{pair: {"loss": smoothed CE a token, "nll", "ppl"}} over the pairs' dev sets.
 
     Each rank takes every world_size-th batch; one that has none left runs an empty batch, since at ZeRO-3 all must

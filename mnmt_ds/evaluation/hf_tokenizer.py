@@ -28,7 +28,7 @@ def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], 
         from tokenizers import Tokenizer as Fast
     except ImportError as error:
         return f"{error.name} is not installed"
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(model.read_bytes())
     spec = proto.normalizer_spec
     if proto.trainer_spec.model_type != 1 or not (spec.add_dummy_prefix and spec.remove_extra_whitespaces):
@@ -37,14 +37,14 @@ def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], 
     fast = Fast(models.Unigram(pieces, unk_id=3, byte_fallback=proto.trainer_spec.byte_fallback))
     tidy = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
     charsmap = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-    fast.normalizer = normalizers.Sequence([*charsmap, *tidy])  # type: ignore[assignment]
-    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)  # type: ignore[assignment]
-    fast.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=False)  # type: ignore[assignment]
+    fast.normalizer = normalizers.Sequence([*charsmap, *tidy])
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
+    fast.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=False)
     names = [tokenizer.piece(i) for i in [*SPECIALS.values(), *range(tokenizer.mask, tokenizer.size)]]
     fast.add_special_tokens([AddedToken(name, normalized=False, rstrip=True, lstrip=True) for name in names])
     symbols = [tokenizer.piece(i) for i in frame.source_prefix + frame.source_suffix]
     before, after = symbols[: len(frame.source_prefix)], symbols[len(frame.source_prefix) :]
-    fast.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    fast.post_processor = processors.TemplateProcessing(
         single=[*before, "$A", *after],
         special_tokens=list(zip(symbols, frame.source_prefix + frame.source_suffix, strict=True)),
     )

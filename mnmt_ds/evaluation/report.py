@@ -127,7 +127,7 @@ def compare_with(
             + "; compare runs on the same data"
         )
     found = paired_bootstrap(
-        read_lines(ours, "hyp"), read_lines(theirs, "hyp"), {pair: references[pair] for pair in shared}, settings
+        [read_lines(ours, "hyp")], [read_lines(theirs, "hyp")], {pair: references[pair] for pair in shared}, settings
     )
     tables = {metric: {pair: row._asdict() for pair, row in rows.items()} for metric, rows in found.items()}
     return {"run": str(other), "samples": settings.samples, "seed": settings.seed, **tables}

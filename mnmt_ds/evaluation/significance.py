@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.scores import Score, ScoreSettings
 
+Texts = Mapping[str, Sequence[str]]
+"""Lines by language pair."""
+
 
 class Difference(NamedTuple):
     """Of one system to another; positive where the first is better."""
@@ -53,34 +56,36 @@ def difference(delta: float, samples_R: NDArray[np.float64]) -> Difference:
 
 
 def paired_bootstrap(
-    ours: Mapping[str, Sequence[str]],
-    theirs: Mapping[str, Sequence[str]],
-    references: Mapping[str, Sequence[str]],
-    settings: ScoreSettings,
+    ours: Sequence[Texts], theirs: Sequence[Texts], references: Texts, settings: ScoreSettings
 ) -> dict[str, dict[str, Difference]]:
-    """{"bleu": {pair: Difference, "macro": Difference}, "chrf": …} over the pairs that both systems translated.
+    """{"bleu": {pair: Difference, "macro": Difference}, "chrf": …} over the pairs that all translated.
 
-    The macro average resamples every pair's test set on its own.
+    ours, theirs: translations by pair, one mapping a seed; the i-th of ours is held against the i-th of theirs and the
+    differences are averaged, each resample taking the same sentences for all. The macro average resamples every
+    pair's test set on its own.
     """
-    pairs = [pair for pair in references if pair in ours and pair in theirs]
+    systems = list(zip(ours, theirs, strict=True))
+    pairs = [pair for pair in references if all(pair in own and pair in other for own, other in systems)]
     found: dict[str, dict[str, Difference]] = {}
-    for metric in ("bleu", "chrf") if pairs else ():
+    for metric in ("bleu", "chrf") if pairs and systems else ():
         deltas: list[float] = []
         samples: list[NDArray[np.float64]] = []
         found[metric] = {}
         for pair in pairs:
             tokenizer = scores.bleu_tokenizer(settings.tokenizers[0], pair.partition("-")[2])
-            own, other = (
-                scores.bleu(side[pair], references[pair], tokenizer)
-                if metric == "bleu"
-                else scores.chrf(side[pair], references[pair])
-                for side in (ours, theirs)
-            )
-            deltas.append(own.value - other.value)
-            samples.append(resample(own, other, metric, tokenizer, settings, pair))
+            scored = [
+                [_score(metric, side[pair], references[pair], tokenizer) for side in system] for system in systems
+            ]
+            deltas.append(float(np.mean([own.value - other.value for own, other in scored])))
+            resampled = [resample(own, other, metric, tokenizer, settings, pair) for own, other in scored]
+            samples.append(np.mean(resampled, 0))
             found[metric][pair] = difference(deltas[-1], samples[-1])
         found[metric]["macro"] = difference(float(np.mean(deltas)), np.mean(samples, 0))
     return found
+
+
+def _score(metric: str, hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Score:
+    return scores.bleu(hypotheses, references, tokenizer) if metric == "bleu" else scores.chrf(hypotheses, references)
 
 
 def seeds_test(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any] | None:

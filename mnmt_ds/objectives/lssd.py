@@ -18,7 +18,9 @@ from mnmt_ds.objectives.method import Context, Method, unchanged
 from mnmt_ds.objectives.translation import scorer
 from mnmt_ds.teachers.bank import TeacherBank
 
-RELEASED: dict[str, Any] = dict(halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0)
+RELEASED: dict[str, Any] = dict(
+    halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0
+)
 """Where the authors' code departs from their paper (TED-8 scripts); ``profile: released`` sets these."""
 
 
@@ -33,7 +35,7 @@ class LssdSettings(Settings):
     variant: Literal["whole", "selective", "adaptive"] = "whole"
     """Sentence weight G: 1; 1 where the teacher is at least as sure of gold; min(ratio of the two, cap)."""
     alpha: float | None = None
-    """Weight of the distillation term. None: 2.0 into one language, 0.6 out of one; released 2.5 (selective 1.2), 0.6."""
+    """Weight of the distillation. None: 2.0 into one language, else 0.6; released 2.5 (selective 1.2), 0.6."""
     cap: float = 2.0
     """Adaptive gate's greatest value (the paper's sigma; released 1.0)."""
     selective_below: float = 0.0
@@ -47,7 +49,7 @@ class LssdSettings(Settings):
     halve_total: bool = False
     """(CE + alpha KD) / 2 while a pair distils, as the released code has it."""
     teacher_vocabulary: Literal["full", "language"] = "full"
-    """language: the teacher's distribution is cut to the target language's own tokens and renormalised (released O2M)."""
+    """language: the teacher's distribution is cut to the target language's own tokens, renormalised (released O2M)."""
     teacher_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Type in which teachers are held on the CPU."""
 
@@ -68,7 +70,7 @@ class LssdSettings(Settings):
 
 
 def lssd(settings: LssdSettings, context: Context) -> Method:
-    """Loss CE + alpha * sum_sentences G * sum_tokens -sum_w p(w; teacher) log p(w; student) while the pair's switch is on.
+    """CE + alpha * sum_sentences G * sum_tokens -sum_w p(w; teacher) log p(w; student) while the pair's switch is on.
 
     Differs: the teacher's weights are held in half precision, as in the released code.
     """
@@ -115,7 +117,7 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
 
 
 def default_alpha(settings: LssdSettings, pairs: object) -> float:
-    """The papers' alpha by direction: many-to-one 2.0, otherwise 0.6; the released TED scripts' 2.5 (selective 1.2), 0.6."""
+    """The paper's alpha: many-to-one 2.0, otherwise 0.6; the released TED scripts' 2.5 (selective 1.2) and 0.6."""
     targets = {pair.partition("-")[2] for pair in pairs}  # type: ignore[attr-defined]
     if len(targets) > 1:
         return 0.6

@@ -37,7 +37,11 @@ def scorer(smoothing: float, implementation: str) -> Callable[[StateLike, Tensor
             gold_weight=batch.gold_weight,
             implementation=implementation,
         )
-        means = {"loss": (sums.loss.detach(), sums.tokens), "ce": (sums.ce, sums.tokens), "nll": (sums.nll, sums.tokens)}
+        means = {
+            "loss": (sums.loss.detach(), sums.tokens),
+            "ce": (sums.ce, sums.tokens),
+            "nll": (sums.nll, sums.tokens),
+        }
         sentences = sums.tokens.new_tensor(float(len(batch.target_BT)))
         for j, name in enumerate(batch.teachers):
             means[f"{name}_loss"] = (sums.kd[j], sums.tokens)

@@ -50,7 +50,7 @@ class TeacherBank:
             self._on_device.pop(report.update, None)
 
     def states(self, pair: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The pair's teacher on a batch: decoder states (B, T, E) and projection (V, E), without dropout or gradient."""
+        """The pair's teacher on a batch: decoder states (B, T, E) and projection (V, E); no dropout, no gradient."""
         version = self.version[pair]
         if version is None:
             raise RuntimeError(f"{pair} has no teacher yet")

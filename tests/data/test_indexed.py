@@ -52,10 +52,12 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
         indexed.Indexed(tmp_path / "ids")
     indexed.write(tmp_path / "ids", [(np.arange(5, dtype=np.uint16), np.array([[2, 3]]))], np.uint16)
     whole = {kind: (tmp_path / f"ids.{kind}").read_bytes() for kind in ("idx", "bin")}
+    index = whole["idx"]
+    other_header, other_type = index.replace(b"MMIDIDX", b"MMIDIDY"), index[:17] + b"\x63" + index[18:]
     faults = {
-        "idx": [b"", b"x" * 40, whole["idx"][:-9], whole["idx"].replace(b"MMIDIDX", b"MMIDIDY"), whole["idx"][:17] + b"\x63" + whole["idx"][18:]],
+        "idx": [b"", b"x" * 40, index[:-9], other_header, other_type],
         "bin": [whole["bin"][:-1], whole["bin"] + b"x"],
-    }  # fmt: skip
+    }
     for kind, contents in faults.items():
         for content in contents:
             (tmp_path / f"ids.{kind}").write_bytes(content)

@@ -85,7 +85,7 @@ def test_given_sets_are_taken_whole_and_kept_out_of_every_pair(moses: Moses, set
     dev = ["red bird", "red bird", "song", "x"]  # a duplicate and a one-letter line stay
     corpora = {
         "bs-en": {"train": [moses("bs-en", ENGLISH[:300])], "dev": [moses("bs-en", [*dev, *ENGLISH[:5]], "dev")]},
-        "en-mr": {"train": [moses("en-mr", ENGLISH[100:] + [f"RED bird, {ENGLISH[0]}", "Red bird!"])]},
+        "en-mr": {"train": [moses("en-mr", [*ENGLISH[100:], f"RED bird, {ENGLISH[0]}", "Red bird!"])]},
     }
     settings = settings_of(pairs=["bs-en", "en-mr"], corpora=corpora)
     prepare(settings)
@@ -127,6 +127,7 @@ def test_a_changed_tokenizer_reads_nothing_again(
         "tokenizer",
         *(f"tokenise {p}.{w}" for p in settings.pairs for w in ("train", "dev", "test")),
     }
+    assert len(list((Path(settings.directory) / "work" / "tokenizer").iterdir())) == 1  # the old one is gone
     assert stale(Corpus.open(settings.directory).manifest, settings) == ["tokenizer.size"]
     assert stale(Corpus.open(settings.directory).manifest, smaller) == []
 

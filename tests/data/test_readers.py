@@ -63,7 +63,7 @@ def test_ted(tmp_path: Path) -> None:
     ):
         list(text.ted(str(path), ("ko", "en"), 100))
     path.write_bytes(b"talk_name\ten\tfr\nt1\ta\n")
-    with pytest.raises(UserError, match="all_talks_train.tsv:2: 2 columns, but the header has 3"):
+    with pytest.raises(UserError, match=r"all_talks_train.tsv:2: 2 columns, but the header has 3"):
         list(text.ted(str(path), ("fr", "en"), 100))
 
 
@@ -100,7 +100,7 @@ def test_flores_by_settings(tmp_path: Path) -> None:
 TMX = """<?xml version="1.0"?>
 <!DOCTYPE tmx [<!ENTITY secret SYSTEM "file:///etc/hostname">]>
 <tmx version="1.4"><header/><body>
-<tu><tuv xml:lang="en"><seg>A <hi>bold</hi> word</seg></tuv><tuv xml:lang="fr"><seg>Un mot <hi>gras</hi></seg></tuv></tu>
+<tu><tuv xml:lang="en"><seg>A <b>bold</b> word</seg></tuv><tuv xml:lang="fr"><seg>Un mot <b>gras</b></seg></tuv></tu>
 <tu><tuv xml:lang="en-GB"><seg>colour</seg></tuv>
   <tuv lang="FR"><seg>couleur</seg></tuv></tu>
 <tu><tuv xml:lang="en"><seg>only</seg></tuv></tu>
@@ -116,7 +116,7 @@ def test_tmx(tmp_path: Path) -> None:
     assert rows[:2] == [(4, "Un mot gras", "A bold word", None), (5, "couleur", "colour", None)]
     assert [row[0] for row in rows] == [4, 5, 8]
     assert rows[2][2] in ("x", "&secret;x")  # the external entity is never fetched
-    with pytest.raises(UserError, match="a.tmx:1: no unit holds both 'ko' and 'en'"):
+    with pytest.raises(UserError, match=r"a.tmx:1: no unit holds both 'ko' and 'en'"):
         list(tmx.tmx(str(path), "ko", "en"))
     path.write_text(TMX[:300])
     with pytest.raises(UserError, match=r"a.tmx:\d+: not whole XML"):
@@ -152,7 +152,7 @@ def test_mo_that_is_none(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for broken in (b"", b"hello", whole[:40], whole[:-30]):
         path.write_bytes(broken)
-        with pytest.raises(UserError, match="a.mo: not a whole .mo catalog"):
+        with pytest.raises(UserError, match=r"a.mo: not a whole .mo catalog"):
             list(catalog.mo(str(path)))
 
 
@@ -161,7 +161,7 @@ def test_po(tmp_path: Path) -> None:
     path.write_text(PO.replace("CHARSET", "UTF-8"))
     assert [row for row in texts(list(catalog.po(str(path))))] == ROWS
     path.write_bytes(PO.encode().replace(b"Fichier", b"\xe9"))
-    with pytest.raises(UserError, match="a.po: not a readable UTF-8 PO catalog"):
+    with pytest.raises(UserError, match=r"a.po: not a readable UTF-8 PO catalog"):
         list(catalog.po(str(path)))
 
 
@@ -196,9 +196,7 @@ def test_huggingface(tmp_path: Path, nested: bool) -> None:
     for name in ("plain", "dict"):
         found = list(huggingface.huggingface(str(tmp_path / name), "", ("fr", "en")))
         assert found == [(1, "un", "one", None), (2, "deux", "two", None)]
-    with pytest.raises(
-        UserError, match="no column 'ko'; the columns are fr, en|no column 'ko'; the columns are en, fr"
-    ):
+    with pytest.raises(UserError, match=r"no column 'ko'; the columns are (fr, en|en, fr)"):
         list(huggingface.huggingface(str(tmp_path / "plain"), "", ("ko", "en")))
     with pytest.raises(UserError, match="no split 'dev'; it has train"):
         list(huggingface.huggingface(str(tmp_path / "dict"), "dev", ("fr", "en")))

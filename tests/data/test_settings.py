@@ -26,6 +26,22 @@ def test_the_default_recipe_is_set_x() -> None:
     assert (fallback.source, fallback.pairs, fallback.clean.domain_cap) == ("cldr", data.pairs, None)
 
 
+def test_the_other_recipes() -> None:
+    ted = load(Section, RECIPES / "ted8.yaml").data
+    assert (ted.tokenizer.kind, ted.tokenizer.size, ted.tokenizer.hard_limit) == ("per_language", 8000, False)
+    assert [place.format for place in ted.files_of("ko-en").dev] == ["ted"]
+    files = load(Section, RECIPES / "files.yaml").data
+    assert {place.format for place in files.files_of("fr-en").train} == {
+        "moses",
+        "tsv",
+        "tmx",
+        "po",
+        "mo",
+        "huggingface",
+    }
+    assert [place.path for place in files.files_of("en-ko").test] == ["corpora/flores200_dataset"]
+
+
 def test_pairs_languages_and_limits() -> None:
     data = DataSettings.model_validate({"pairs": "bs-en, en-fr,fr-de", "max_train": {"en-bs": 5, "*": 9}})
     assert data.pairs == ("bs-en", "en-fr", "fr-de")
@@ -42,6 +58,7 @@ def test_pairs_languages_and_limits() -> None:
         ({"pairs": ["en-en"]}, "pair 'en-en'"),
         ({"pairs": ["../x-en"]}, "pair '../x-en'"),
         ({"pairs": ["fr-en", "fr-en"]}, "named twice"),
+        ({"pairs": ["fr-en"], "monolingual": {"../fr": []}}, "monolingual '../fr'"),
         ({"pairs": ["fr-en"], "max_train": {"ko-en": 3}}, "max_train: 'ko-en' is not among the pairs (fr-en)"),
         ({"pairs": ["fr-en"], "corpora": {"en-fr": {}}}, "corpora: 'en-fr' is not among the pairs"),
         ({"pairs": ["fr-en"], "source": "files"}, "no train files for 'fr-en'"),

@@ -36,7 +36,13 @@ def write_recipe(corpus: Path, run: Path, **train: Any) -> Path:
 
 
 def command(path: Path, *extra: str, ranks: int = 2) -> list[str]:
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks), "--master_port", str(free_port())]
+    launcher = [
+        str(Path(sys.executable).with_name("deepspeed")),
+        "--num_gpus",
+        str(ranks),
+        "--master_port",
+        str(free_port()),
+    ]
     return [*launcher, str(ROOT / "launchers" / "train.py"), str(path), *extra]
 
 
@@ -50,7 +56,12 @@ def free_port() -> int:
 
 def start(path: Path, *extra: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        command(path, *extra), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command(path, *extra),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 
@@ -165,7 +176,11 @@ def test_spoilt_checkpoints_are_passed_over_by_name(tiny_corpus: Path, whole: Pa
 def test_other_data_or_layout_is_refused(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None:
     path = write_recipe(tiny_corpus, whole)
     done = subprocess.run(
-        command(path, "--resume", "train.max_steps=30", ranks=1), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(path, "--resume", "train.max_steps=30", ranks=1),
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert done.returncode != 0
     assert "written with world_size 2, this run has 1" in done.stdout
@@ -179,7 +194,9 @@ def ranks_of(run: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if str(run.with_suffix(".yaml")).encode() in words and any(word.endswith(b"launchers/train.py") for word in words):
+            if str(run.with_suffix(".yaml")).encode() in words and any(
+                word.endswith(b"launchers/train.py") for word in words
+            ):
                 if b"deepspeed.launcher.launch" not in words and not any(word.endswith(b"deepspeed") for word in words):
                     found.append(int(entry.name))
     return found

@@ -109,16 +109,18 @@ def test_bootstrap() -> None:
     bad = {"a-en": [spoil(text, 3) for text in references], "b-en": references}
     both = {"a-en": references, "b-en": references}
     settings = ScoreSettings(samples=200)
-    found = paired_bootstrap(good, bad, both, settings)
+    found = paired_bootstrap([good], [bad], both, settings)
     assert found["bleu"]["a-en"].p == 1 / 201 and found["bleu"]["a-en"].low > 0
     assert found["bleu"]["b-en"] == Difference(0.0, 0.0, 0.0, 1.0)
     assert found["bleu"]["macro"].delta == pytest.approx(found["bleu"]["a-en"].delta / 2)
     assert found["bleu"]["macro"].low == pytest.approx(found["bleu"]["a-en"].low / 2)
-    assert found == paired_bootstrap(good, bad, both, settings), "the same seed gives the same resamples"
-    reverse = paired_bootstrap(bad, good, both, settings)["bleu"]["a-en"]
+    assert found == paired_bootstrap([good], [bad], both, settings), "the same seed gives the same resamples"
+    reverse = paired_bootstrap([bad], [good], both, settings)["bleu"]["a-en"]
     assert (reverse.delta, reverse.p) == (-found["bleu"]["a-en"].delta, found["bleu"]["a-en"].p)
-    alone = paired_bootstrap(good, bad, {"a-en": references}, settings)
+    alone = paired_bootstrap([good], [bad], {"a-en": references}, settings)
     assert alone["chrf"]["a-en"] == found["chrf"]["a-en"], "a pair's resamples do not depend on the other pairs"
+    seeds = paired_bootstrap([good, bad], [bad, bad], both, settings)["bleu"]["a-en"]
+    assert (seeds.delta, seeds.low) == pytest.approx([found["bleu"]["a-en"].delta / 2, found["bleu"]["a-en"].low / 2])
 
 
 def test_seeds() -> None:

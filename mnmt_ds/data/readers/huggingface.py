@@ -12,7 +12,9 @@ def huggingface(path: str, split: str, names: tuple[str, str]) -> Iterator[Row]:
     try:
         from datasets import Dataset, load_from_disk
     except ImportError:
-        raise UserError(f"{path}: reading this needs the package 'datasets'; pip install 'mnmt_ds[datasets]'") from None
+        raise UserError(
+            f"{path}: reading this needs the package 'datasets'; pip install 'mnmt_ds[huggingface]'"
+        ) from None
     try:
         data: Any = load_from_disk(path)
     except Exception as error:  # noqa: BLE001 (what it raises is undocumented)

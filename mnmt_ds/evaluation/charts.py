@@ -1,0 +1,181 @@
+"""Pictures of results and cost: scores by pair, deficit, data shares, training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from mnmt_ds.evaluation.comparison import Bootstrap, Group
+from mnmt_ds.evaluation.figures import FAINT, INK, STYLE, arrow, colour, svg, tag, title
+from mnmt_ds.evaluation.runs import Run
+
+MACRO = "macro"
+
+
+@matplotlib.rc_context(STYLE)
+def scores_by_pair(
+    groups: Sequence[Group], sizes: Mapping[str, int], found: Mapping[str, Bootstrap], metric: str
+) -> str | None:
+    """Left: the score of every pair (bars: mean over seeds, dots: seeds). Right: difference to the first group, 95 %."""
+    name = {"bleu": "BLEU", "chrf": "chrF"}[metric]
+    values = [[_score(run, metric) for run in group.runs if run.report] for group in groups]
+    pairs = [pair for pair in sizes if any(pair in row for rows in values for row in rows)]
+    if not pairs:
+        return None
+    rows = [*pairs, MACRO]
+    height = 1.0 + (0.2 * len(groups) + 0.16) * len(rows)
+    figure, axes = pyplot.subplots(
+        1, 2 if found else 1, figsize=(10.4 if found else 6, height), squeeze=False, layout="constrained", sharey=True,
+        width_ratios=[3, 2] if found else None,
+    )  # fmt: skip
+    ax = axes[0, 0]
+    step = 0.8 / len(groups)
+    for index, scored in enumerate(values):
+        for place, pair in enumerate(rows):
+            known = [row[pair] for row in scored if pair in row]
+            if known:
+                y = place + (index - (len(groups) - 1) / 2) * step
+                tag(list(ax.barh(y, np.mean(known), step * 0.86, color=colour(index))), index)
+                if len(known) > 1:
+                    tag(ax.plot(known, [y] * len(known), ".", color=INK, ms=3.5), index)
+                tag(ax.text(np.mean(known), y, f"  {np.mean(known):.1f}", va="center", fontsize=8, color=FAINT), index)
+    ax.set_title(name)
+    _rows(ax, rows, sizes)
+    if found:
+        _differences(axes[0, 1], groups, rows, found, metric, step)
+        axes[0, 1].set_title(f"Δ{name} to {groups[0].label}, 95 % interval")
+    return svg(figure)
+
+
+def _score(run: Run, metric: str) -> dict[str, float]:
+    report: Mapping[str, Any] = run.report or {}
+    return {pair: facts[metric] for pair, facts in report["pairs"].items()} | {MACRO: report["macro"][metric]}
+
+
+def _differences(
+    ax: Axes, groups: Sequence[Group], rows: Sequence[str], found: Mapping[str, Bootstrap], metric: str, step: float
+) -> None:
+    ax.axvline(0, color=INK, lw=0.9)
+    for index, group in enumerate(groups):
+        for place, pair in enumerate(rows):
+            row = found.get(group.label, {}).get(metric, {}).get(pair)
+            if row is not None:
+                y = place + (index - (len(groups) - 1) / 2) * step
+                sure = row.low > 0 or row.high < 0
+                tag(ax.plot([row.low, row.high], [y, y], color=colour(index), lw=2.2 if sure else 1.2), index)
+                face = colour(index) if sure else "white"
+                tag(ax.plot(row.delta, y, "o", mec=colour(index), mfc=face, mew=1.4, ms=5.5), index)
+
+
+@matplotlib.rc_context(STYLE)
+def deficit(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
+    """Left: each pair's part of the deficit, stacked (mean over seeds). Right: the deficit as training went on."""
+    shown = [(i, group, [run for run in group.runs if run.best >= 0]) for i, group in enumerate(groups)]
+    shown = [row for row in shown if row[2]]
+    if not shown:
+        return None
+    pairs = [pair for pair in sizes if any(pair in run.dev for _, _, runs in shown for run in runs)]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.92, len(pairs)))
+    figure, axes = pyplot.subplots(
+        1, 2, figsize=(10.4, max(2.4, 1.5 + 0.32 * len(shown))), layout="constrained", width_ratios=[3, 2]
+    )
+    left = np.zeros(len(shown))
+    for pair, shade in zip(pairs, shades, strict=True):
+        part = np.array([np.mean([run.deficits().get(pair, 0.0) for run in runs]) for _, _, runs in shown])
+        axes[0].barh(range(len(shown)), part, left=left, color=shade, height=0.62, label=arrow(pair), lw=0)
+        left += part
+    for place, total in enumerate(left):
+        axes[0].text(total, place, f"  {total:.3f}", va="center", fontweight="bold")
+    axes[0].set_yticks(range(len(shown)), [group.label for _, group, _ in shown])
+    axes[0].tick_params(axis="y", colors=INK)
+    axes[0].invert_yaxis()
+    axes[0].grid(axis="y", visible=False)
+    axes[0].margins(x=0.12)
+    axes[0].set_title("deficit, by pair")
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(len(pairs), 8), fontsize=8,
+                   handlelength=0.9, columnspacing=1.0)  # fmt: skip
+    for index, _, runs in shown:
+        for run in runs:
+            tag(axes[1].plot(run.epoch_V, run.deficit_V, color=colour(index), lw=1.5, alpha=0.8), index)
+    axes[1].set_title("deficit so far")
+    axes[1].set_xlabel("epoch")
+    axes[1].set_ylim(bottom=0)
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
+    """Left: share of all training sentences drawn. Middle: passes over the pair's own text. Right: changing samplers."""
+    shown = [(i, group.runs[0]) for i, group in enumerate(groups) if any(group.runs[0].by_pair.values())]
+    pairs = [pair for pair in sizes if any("share" in run.by_pair.get(pair, {}) for _, run in shown)]
+    if not pairs:
+        return None
+    moving = [
+        (i, run) for i, run in shown
+        if any(np.ptp(series["prob"]) > 1e-3 for series in run.by_pair.values() if "prob" in series)
+    ]  # fmt: skip
+    height = 1.0 + (0.13 * len(shown) + 0.14) * len(pairs)
+    figure, axes = pyplot.subplots(
+        1, 2 + bool(moving), figsize=(10.4, height), squeeze=False, layout="constrained"
+    )  # fmt: skip
+    step = 0.8 / len(shown)
+    for ax, key, name in zip(
+        axes[0], ("share", "passes"), ("share of sentences seen, %", "passes over its text"), strict=False
+    ):
+        for slot, (index, run) in enumerate(shown):
+            y = np.arange(len(pairs)) + (slot - (len(shown) - 1) / 2) * step
+            last = [run.by_pair.get(pair, {}).get(key, [np.nan])[-1] for pair in pairs]
+            values = np.array(last) * (100 if key == "share" else 1)
+            tag(list(ax.barh(y, values, step * 0.86, color=colour(index))), index)
+        ax.set_title(name)
+        _rows(ax, pairs, sizes)
+    axes[0, 1].set_yticklabels([])
+    for index, run in moving:
+        for pair in pairs:
+            series = run.by_pair.get(pair, {}).get("prob")
+            if series is not None:
+                tag(axes[0, 2].plot(run.epoch_V, 100 * series, color=colour(index), lw=1.2), index)
+                tag(axes[0, 2].text(run.epoch_V[-1], 100 * series[-1], " " + pair, fontsize=7, va="center"), index)
+        axes[0, 2].set_title("sampling probability, %")
+        axes[0, 2].set_xlabel("epoch")
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def training(groups: Sequence[Group]) -> str | None:
+    """Training NLL and speed, every run."""
+    if not any(len(run.train["epoch"]) for group in groups for run in group.runs):
+        return None
+    figure, axes = pyplot.subplots(1, 2, figsize=(10.4, 2.6), layout="constrained")
+    for ax, key, name in zip(axes, ("nll", "tokens_per_sec"), ("training NLL a token", "target tokens/s"), strict=True):
+        for index, group in enumerate(groups):
+            for run in group.runs:
+                y_R = _smooth(run.train[key])
+                if len(y_R):
+                    tag(ax.plot(run.train["epoch"], y_R, color=colour(index), lw=1.2, alpha=0.85), index)
+        ax.set_title(name)
+        ax.set_xlabel("epoch")
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.1f"))
+    axes[0].yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes[1].set_ylim(bottom=0)
+    return svg(figure)
+
+
+def _smooth(values_R: Any, window: int = 5) -> Any:
+    """Centred median; short series are left alone."""
+    if len(values_R) <= 2 * window:
+        return values_R
+    padded = np.pad(values_R, window // 2, mode="edge")
+    return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, window), 1)
+
+
+def _rows(ax: Axes, rows: Sequence[str], sizes: Mapping[str, int]) -> None:
+    names = ["macro average" if row == MACRO else title(row, sizes) for row in rows]
+    ax.set_yticks(range(len(rows)), names)
+    ax.tick_params(axis="y", colors=INK)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)

@@ -1,0 +1,74 @@
+"""The layout that the house rests on: imports go down the layers, files stay small, packages do not know each other."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LAYERS = (
+    ("errors", "config", "kernels"),
+    ("batch", "distributed", "tracking"),
+    ("data", "models", "samplers"),
+    ("teachers", "evaluation"),
+    ("objectives",),
+    ("engine", "analysis"),
+    ("cli", "bench"),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LONGEST = 500
+
+
+def sources() -> list[Path]:
+    return sorted((ROOT / "mnmt_ds").rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """First part below ``mnmt_ds`` of everything that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" if node.module == "mnmt_ds" else node.module for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("mnmt_ds.")}
+    return found
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT / "mnmt_ds").parts[0].removesuffix(".py")
+
+
+def test_every_part_has_a_layer() -> None:
+    assert {place(path) for path in sources()} - {"__init__"} == set(LEVEL)
+
+
+def test_imports_go_down_only() -> None:
+    """A package imports itself and lower layers; ``errors`` is open to all, and ``bench`` may be called by ``cli``."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {target}"
+        for path in sources()
+        for target in imported(path) - {"errors", "__version__"}
+        if (source := place(path)) != target
+        and source != "__init__"
+        and LEVEL[target] >= LEVEL[source]
+        and (source, target) not in {("cli", "bench"), ("config", "errors")}
+    ]
+    assert not wrong
+
+
+def test_files_stay_small() -> None:
+    lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in sources())
+    assert lengths[-1] <= LONGEST
+    assert lengths[len(lengths) // 2] <= 150
+
+
+def test_nothing_is_unpickled_but_deepspeeds_own_files() -> None:
+    """Our weights are safetensors, our scalars JSON: no torch.load, pickle or eval in the package."""
+    for path in sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in {"torch.load", "pickle.load", "pickle.loads", "eval", "exec", "yaml.load"}, (
+                    f"{path}: {name}"
+                )

@@ -1,0 +1,99 @@
+"""Settings: file, line and remedy of every fault; what wins over what."""
+
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.config import describe, dump, load
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.errors import UserError
+
+DATA = "data:\n  pairs: [bs-en]\n"
+
+
+def fault(tmp_path: Path, text: str, *overrides: str) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load(Recipe, path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(path), "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (DATA + "train:\n  max_token: 3\n", "recipe.yaml:4: unknown key 'train.max_token'; did you mean 'max_tokens'?"),
+        (DATA + "trian: {}\n", "recipe.yaml:3: unknown key 'trian'; did you mean 'train'?"),
+        (DATA + "method: {name: lssd, alhpa: 1}\n", "recipe.yaml:3: unknown key 'method.alhpa'; did you mean 'alpha'?"),
+        (DATA + "train:\n  lr: 1\n  lr: 2\n", "recipe.yaml:5: key 'lr' is given twice; keep one"),
+        (DATA + "train: {lr: fast}\n", "recipe.yaml:3: train.lr: Input should be a valid number"),
+        (DATA + "model: {dropout: 1.5}\n", "recipe.yaml:3: model: dropout must lie in [0, 1)"),
+        (DATA + "method: {name: lsd}\n", "recipe.yaml:3: method"),
+        ("data: [\n", "recipe.yaml:2: not valid YAML"),
+        ("- a\n", "recipe.yaml:1: a recipe is a mapping"),
+        ("extends: recipe.yaml\n", "'extends' leads back to this file"),
+    ],
+)
+def test_faults_name_the_line_and_the_remedy(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in fault(tmp_path, text)
+
+
+def test_overrides_are_named_in_their_faults(tmp_path: Path) -> None:
+    assert "override 'train.max_tokns=4': unknown key" in fault(tmp_path, DATA, "train.max_tokns=4")
+    assert "not of the form" in fault(tmp_path, DATA, "train.max_tokens")
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"data: \xff\n")
+    with pytest.raises(UserError, match="byte 6 is not UTF-8"):
+        load(Recipe, path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load(Recipe, tmp_path / "none.yaml")
+
+
+def test_defaults_lose_to_base_to_file_to_override(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(DATA + "train: {lr: 0.5, max_tokens: 7, seed: 3}\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\ntrain: {max_tokens: 8}\n")
+    made = load(Recipe, tmp_path / "top.yaml", ["train.seed=4"])
+    assert (made.train.lr, made.train.max_tokens, made.train.seed, made.train.patience) == (0.5, 8, 4, 0)
+
+
+def test_aliases_of_other_toolkits(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(DATA + "train: {update_freq: 4, max_update: 9}\n")
+    made = load(Recipe, tmp_path / "r.yaml")
+    assert (made.train.gradient_accumulation_steps, made.train.max_steps) == (4, 9)
+
+
+def test_dump_reads_back_equal(tmp_path: Path) -> None:
+    made = Recipe.model_validate({"data": {"pairs": ["bs-en"]}, "method": {"name": "lssd", "profile": "released"}})
+    (tmp_path / "r.yaml").write_text(dump(made))
+    assert load(Recipe, tmp_path / "r.yaml") == made
+
+
+def test_released_profile_fills_only_what_is_not_given() -> None:
+    made = Recipe.model_validate(
+        {"data": {"pairs": ["bs-en"]}, "profile": "released", "method": {"name": "lssd", "cap": 1.5}}
+    )
+    method = made.method.model_dump()
+    assert (method["profile"], method["halve_total"], method["gate_level"], method["cap"]) == (
+        "released",
+        True,
+        "token",
+        1.5,
+    )
+    assert (method["selective_below"], method["selective_strict"], made.validation.selection) == (0.2, True, "tokens")
+    paper = Recipe.model_validate({"data": {"pairs": ["bs-en"]}, "method": {"name": "lssd"}}).method.model_dump()
+    assert (paper["halve_total"], paper["gate_level"], paper["cap"], paper["selective_below"]) == (
+        False,
+        "sentence",
+        2.0,
+        0.0,
+    )
+
+
+def test_every_setting_is_described() -> None:
+    bare = [line for line in describe(Recipe) if line.rstrip().endswith("#")]
+    assert not bare

@@ -1,0 +1,185 @@
+"""LSSD by hand: Algorithm 1's switches and teachers, the loss, the settings that profiles differ in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mnmt_ds.batch import PAD, Batch
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.objectives.lssd import LssdSettings, default_alpha, lssd
+from mnmt_ds.objectives.method import Context, Report
+from mnmt_ds.teachers.bank import TeacherBank
+
+PAIRS = ["bs-en", "fr-en"]
+SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
+
+
+def model(seed: int) -> Transformer:
+    torch.manual_seed(seed)
+    return initialise(Transformer(SHAPE, 30)).eval()
+
+
+def bank(weights: list[dict[str, torch.Tensor]] | None = None) -> TeacherBank:
+    stored = iter(weights or [])
+    return TeacherBank(
+        PAIRS,
+        torch.float16,
+        lambda: model(0),
+        lambda dtype: {k: v.to(dtype) for k, v in next(stored, {}).items()},
+        lambda u: {},
+    )
+
+
+def test_algorithm_1_by_hand() -> None:
+    """Switch off and new teacher on improvement; on otherwise; pairs apart; a tie is no improvement."""
+    held = bank()
+    script = [  # dev of bs, fr -> switches, versions
+        ((3.0, 4.0), (False, False), (1, 1)),
+        ((2.5, 4.0), (False, True), (2, 1)),
+        ((2.6, 3.9), (True, False), (2, 3)),
+        ((2.5, 3.8), (True, False), (2, 4)),
+        ((2.4, 3.9), (False, True), (5, 4)),
+    ]
+    for update, (dev, switches, versions) in enumerate(script, start=1):
+        held.update(Report(update, float(update), dict(zip(PAIRS, dev, strict=True))))
+        assert tuple(held.switch.values()) == switches, update
+        assert tuple(held.version.values()) == versions, update
+        assert held.snapshots() == set(versions)
+    assert held.best == {"bs-en": 2.4, "fr-en": 3.8}
+    assert held.report(7)["teacher/bs-en/age"] == 2.0
+
+
+def test_teachers_are_shared_and_dropped() -> None:
+    weights = [{k: v.detach() for k, v in model(seed).named_parameters()} for seed in range(3)]
+    held = bank(weights)
+    held.update(Report(1, 1.0, {"bs-en": 3.0, "fr-en": 3.0}))
+    one = held.cpu_bytes()
+    assert one == 2 * sum(p.numel() for p in model(0).parameters())
+    held.update(Report(2, 2.0, {"bs-en": 2.0, "fr-en": 3.5}))
+    assert held.cpu_bytes() == 2 * one
+    held.update(Report(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
+    assert held.cpu_bytes() == one
+
+
+def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: Any) -> Context:
+    def quiet(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return student(batch.source_BS, batch.decoder_BT).decoder_BTD.detach(), student.head.weight.detach()
+
+    values: dict[str, Any] = dict(
+        pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto", blank_model=lambda: model(0),
+        snapshot=lambda dtype: {k: v.to(dtype) for k, v in weights.items()}, load_snapshot=lambda update: weights,
+        quiet_states=quiet, target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
+    )  # fmt: skip
+    return Context(**{**values, **changes})
+
+
+def example() -> Batch:
+    source = torch.tensor([[4, 5, 6, 2], [7, 8, 2, PAD]])
+    target = torch.tensor([[9, 10, 11, 2], [12, 2, PAD, PAD]])
+    decoder = torch.tensor([[3, 9, 10, 11], [3, 12, PAD, PAD]])
+    return Batch(source, decoder, target, 0, torch.arange(2), 6, 6)
+
+
+def expected(student: nn.Module, teacher: nn.Module, batch: Batch, settings: LssdSettings, alpha: float) -> float:
+    """Equations 3 to 8 of paper 1 written out in float64, token by token and sentence by sentence."""
+    s = (student(batch.source_BS, batch.decoder_BT).decoder_BTD @ student.head.weight.T).double().softmax(-1)
+    t = (teacher(batch.source_BS, batch.decoder_BT).decoder_BTD @ teacher.head.weight.T).double().softmax(-1)
+    ce = kd = 0.0
+    for b in range(2):
+        tokens = [i for i in range(batch.target_BT.shape[1]) if int(batch.target_BT[b, i]) != PAD]
+        gold = [int(batch.target_BT[b, i]) for i in tokens]
+        p_s = sum(float(s[b, i, y]) for i, y in zip(tokens, gold, strict=True)) / len(tokens)
+        p_t = sum(float(t[b, i, y]) for i, y in zip(tokens, gold, strict=True)) / len(tokens)
+        gate = {"whole": 1.0, "selective": float(p_t >= p_s), "adaptive": min(p_t / p_s, settings.cap)}[
+            settings.variant
+        ]
+        for i, y in zip(tokens, gold, strict=True):
+            log = s[b, i].log()
+            ce += float(-0.9 * log[y] - 0.1 * log.mean())
+            kd += gate * float(-(t[b, i] * log).sum())
+    return ce + alpha * kd
+
+
+@pytest.mark.parametrize("variant", ["whole", "selective", "adaptive"])
+@pytest.mark.parametrize("gate_student", ["train", "eval"])
+def test_loss_is_the_papers(variant: str, gate_student: str) -> None:
+    student, teacher = model(1), model(2)
+    for weight in (student.head.weight, teacher.head.weight):
+        weight.data *= 3  # so that gates differ from 1
+    held = {k: v.detach().half().float() for k, v in teacher.named_parameters()}
+    for name, parameter in teacher.named_parameters():
+        parameter.data.copy_(held[name])
+    settings = LssdSettings(variant=variant, gate_student=gate_student, alpha=1.5)
+    method = lssd(settings, context(student, held))
+    batch = example()
+    method.on_validated(Report(1, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+    states = student(batch.source_BS, batch.decoder_BT)
+    off = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
+    assert "kd_loss" not in off.metrics
+    method.on_validated(Report(2, 2.0, {"bs-en": 2.0, "fr-en": 0.5}))
+    on = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
+    assert float(on.loss) == pytest.approx(expected(student, teacher, batch, settings, 1.5), rel=1e-5)
+    assert float(off.loss) == pytest.approx(expected(student, teacher, batch, settings, 0.0), rel=1e-5)
+    other = method.teach(batch._replace(pair=1))
+    assert not other.teachers  # fr-en improved: its switch is off
+
+
+def test_released_profile_halves_the_total() -> None:
+    student, teacher = model(1), model(2)
+    held = {k: v.detach() for k, v in teacher.named_parameters()}
+    totals = {}
+    for halve in (False, True):
+        method = lssd(LssdSettings(alpha=2.0, halve_total=halve), context(student, held))
+        for update in (1, 2):
+            method.on_validated(Report(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+        batch = method.teach(example())
+        totals[halve] = float(method.score(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch).loss)
+    assert totals[True] == pytest.approx(totals[False] / 2, rel=1e-6)
+
+
+def test_default_alpha() -> None:
+    out = ["en-bs", "en-fr"]
+    paper, released = LssdSettings(), LssdSettings(profile="released")
+    assert (default_alpha(paper, PAIRS), default_alpha(paper, out)) == (2.0, 0.6)
+    assert (default_alpha(released, PAIRS), default_alpha(released, out)) == (2.5, 0.6)
+    assert default_alpha(LssdSettings(profile="released", variant="selective"), PAIRS) == 1.2
+
+
+def test_a_run_replays_algorithm_1_from_its_log(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Switches and teacher versions in the log follow from the logged dev losses alone."""
+    from mnmt_ds.tracking import read_records
+    from tests.spawn import on_ranks
+
+    records = on_ranks(1, _train, str(tiny_corpus), str(tmp_path / "run"))[0]
+    best, switches = dict.fromkeys(("bs-en", "hi-en", "fr-en"), float("inf")), 0
+    version: dict[str, int] = {}
+    validations = [record for record in records if record["kind"] == "valid"]
+    assert len(validations) == 12
+    for record in validations:
+        for pair in best:
+            dev = record[f"valid/{pair}/loss"]
+            improved = dev < best[pair]
+            if improved:
+                best[pair], version[pair] = dev, record["update"]
+            assert record[f"teacher/{pair}/switch"] == float(not improved)
+            assert record[f"teacher/{pair}/version"] == version[pair]
+            switches += not improved
+    assert switches > 3
+    assert read_records(tmp_path / "run" / "metrics.jsonl") == records
+
+
+def _train(corpus: str, run: str) -> list[dict[str, Any]]:
+    from mnmt_ds.engine.loop import train
+    from mnmt_ds.tracking import read_records
+    from tests.tiny import recipe
+
+    made = recipe(
+        Path(corpus), Path(run), method={"name": "lssd"}, validation={"every": 3},
+        train={"max_steps": 36, "max_epochs": 9, "lr": 2e-2, "warmup_steps": 2},
+    )  # fmt: skip
+    train(made)
+    return read_records(Path(run) / "metrics.jsonl")
