@@ -31,7 +31,7 @@ class Built(NamedTuple):
 
 
 def publish_all(directory: Path, settings: DataSettings, built: Built) -> Path:
-    """Exchanges the corpus in ``directory``; while files are exchanged there is no manifest, so that none is trusted."""
+    """Exchanges the corpus in ``directory``; meanwhile there is no manifest, so that no half of it is trusted."""
     sources = _published(built)
     files = {name: stage.record["files"][inner] for name, (stage, inner) in sorted(sources.items())}
     manifest: dict[str, Any] = {

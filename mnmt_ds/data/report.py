@@ -42,14 +42,15 @@ def markdown(manifest: Mapping[str, Any]) -> str:
     lines = [
         "# Prepared corpus",
         "",
-        f"Text from {manifest['origin']}; corpus `{manifest['hash'][:12]}`, tokenizer `{manifest['tokenizer_hash'][:12]}`.",
+        f"Text from {manifest['origin']}; corpus `{manifest['hash'][:12]}`,"
+        f" tokenizer `{manifest['tokenizer_hash'][:12]}`.",
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
-        "Dropped for good are all columns between `read` and `train`; `held-out key` are sentences whose normalised key",
-        "stands in some pair's dev or test set, `over limit` those above `max_train`.",
+        "All columns between `read` and `train` are dropped rows; `held-out key` are those whose normalised key stands",
+        "in some pair's dev or test set, `over limit` those above `max_train`.",
     ]
     for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
         lines += ["", f"## {pair}", ""]

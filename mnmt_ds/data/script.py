@@ -3,8 +3,8 @@
 import re
 
 LANGUAGES = {
-    "Latin": "af az bs ca ceb cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id ig is it jv lb ln lt lv mg ms"
-    " mt nb nl nn no oc om pl pt qu rm ro sk sl so sq st sv sw tl tn tr ts uz vi wo xh yo zu",
+    "Latin": "af az bs ca ceb cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id ig is it jv lb ln lt lv mg"
+    " ms mt nb nl nn no oc om pl pt qu rm ro sk sl so sq st sv sw tl tn tr ts uz vi wo xh yo zu",
     "Cyrillic": "be bg kk ky mk mn ru tg tt uk",
     "Greek": "el",
     "Devanagari": "bho hi mai mr ne sa",

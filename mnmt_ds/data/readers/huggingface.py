@@ -17,7 +17,7 @@ def huggingface(path: str, split: str, names: tuple[str, str]) -> Iterator[Row]:
         ) from None
     try:
         data: Any = load_from_disk(path)
-    except Exception as error:  # noqa: BLE001 (what it raises is undocumented)
+    except Exception as error:  # what it raises is not documented
         raise UserError(f"{path}: not a dataset saved by save_to_disk ({' '.join(str(error).split())})") from None
     if not isinstance(data, Dataset):
         chosen = split or "train"

@@ -38,7 +38,7 @@ def tsv(path: str, columns: tuple[int, int], limit: int) -> Iterator[Row]:
         cells = line.removesuffix(b"\r").split(b"\t")
         if len(cells) <= max(first, second):
             raise UserError(
-                f"{path}:{number}: {len(cells)} columns where column {max(columns)} is wanted; mend the line or 'columns'"
+                f"{path}:{number}: {len(cells)} columns where column {max(columns)} is wanted; mend it, or 'columns'"
             )
         yield number, cells[first], cells[second], None
 
@@ -80,8 +80,10 @@ def flores_file(directory: str, split: str, language: str, codes: dict[str, str]
     found = [folder / name for name in names if (folder / name).is_file()]
     if len(found) != 1:
         choice = f"one of {', '.join(names)}" if len(names) > 1 else f"the name before .{split}"
-        raise UserError(f"{folder}: {len(found)} files for '{language}' in split {split}; say 'codes: {{{language}: ...}}',"
-                        f" {choice}")  # fmt: skip
+        raise UserError(
+            f"{folder}: {len(found)} files for '{language}' in split {split};"
+            f" say 'codes: {{{language}: ...}}', {choice}"
+        )
     return str(found[0])
 
 
