@@ -6,31 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mnmt_ds.data.settings import DataSettings
 
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "small",
-    "large",
-    "old",
-    "new",
-    "bird",
-    "house",
-    "river",
-    "stone",
-    "tree",
-    "light",
-    "night",
-    "water",
-    "fire",
-    "wind",
-    "road",
-    "door",
-    "song",
-]
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
+
+WORDS = (
+    "red green blue small large old new bird house river stone tree light night water fire wind road door song"
+).split()
 
 
 def sentences(count: int, seed: int = 0, words: int = 6) -> list[str]:

@@ -2,7 +2,9 @@
 
 import gzip
 import lzma
-from collections.abc import Callable
+import os
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from mnmt_ds.data.clean import Block, Rules, clean_block
 from mnmt_ds.data.readers.lines import lines
+from mnmt_ds.data.readers.rows import Row
+from mnmt_ds.data.readers.sources import blocks
 from mnmt_ds.data.readers.text import moses
 from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
@@ -90,6 +94,21 @@ def test_line_counts_that_differ_name_both_files_and_counts(tmp_path: Path) -> N
         assert str(error.value).startswith(f"{short}:3: has 2 lines, but {long} has 4;")
 
 
+def test_blocks_end_at_so_many_rows_or_bytes() -> None:
+    def rows(sizes: list[int], fault: bool = False) -> Iterator[Row]:
+        for number, size in enumerate(sizes, 1):
+            yield number, b"x" * size, None, None
+        if fault:
+            raise UserError("a:4: bad")
+
+    assert [len(block) for block in blocks(rows([1] * 7), size=3)] == [3, 3, 1]
+    assert [len(block) for block in blocks(rows([4, 4, 9, 1, 1]), size=9, weight=8)] == [3, 2]
+    made = blocks(rows([1] * 4, fault=True), size=3)
+    assert [len(next(made)), len(next(made))] == [3, 1]
+    with pytest.raises(UserError, match="bad"):
+        next(made)
+
+
 NASTY = st.one_of(
     st.binary(max_size=20),
     st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")),
@@ -133,3 +152,29 @@ def test_whatever_the_noise_sentences_stay_with_their_translations(
         assert a.split() == a.split(" ")  # no separator of any kind is left inside
     fates = ("bad line", "empty", "copied", "placeholders", "ratio", "words", "characters", "no letters", "script")
     assert len(sources) + sum(kept.counts[fate] for fate in fates) == len(noise)
+
+
+def test_a_long_fuzz(tmp_path: Path) -> None:
+    """Random bytes around numbered lines, read in blocks as ``prepare`` does; MNMT_DS_FUZZ_LINES makes it longer."""
+    count = int(os.environ.get("MNMT_DS_FUZZ_LINES", "20000"))
+    draw = random.Random(count)
+    alphabet = [bytes([i]) for i in range(256) if i != 10] + [
+        c.encode() for c in "\x85\u2028\u2029\ufeff\u200b\u00a0é語🙂"
+    ]
+    source, target = tmp_path / "a.fr", tmp_path / "a.en"
+    with source.open("wb") as first, target.open("wb") as second:
+        for i in range(count):
+            noise = [b"".join(draw.choices(alphabet, k=draw.randrange(4))) if i % 3 else b"" for _ in range(2)]
+            first.write(b"%s N%dN mot\n" % (noise[0], i))
+            second.write(b"N%dN word %s\n" % (i, noise[1]))
+    rules = Rules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
+    kept = 0
+    for block in blocks(moses(str(source), str(target), 1000)):
+        found = clean_block(Block((str(source), str(target)), 0, False, block), rules)
+        sides = [text.decode().split("\n")[:-1] for text in (found.source, found.target)]
+        assert len(sides[0]) == len(sides[1]) == len(found.key)
+        for a, b in zip(*sides, strict=True):
+            assert b.split(" ")[0] in a.split(" ")
+            assert len(a.splitlines()) == len(b.splitlines()) == 1
+        kept += len(found.key)
+    assert count // 3 < kept < count

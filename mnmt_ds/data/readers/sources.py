@@ -24,15 +24,17 @@ def parts_of(settings: DataSettings, pair: str, which: str, origin: Origin) -> l
     return [part for place in files for part in _expanded(place, settings, pair, which)]
 
 
-def blocks(rows: Iterator[Row], size: int = 2000) -> Iterator[list[Row]]:
-    """Rows in lists of at most ``size``; where ``rows`` raises, those before come first."""
+def blocks(rows: Iterator[Row], size: int = 2000, weight: int = 1 << 22) -> Iterator[list[Row]]:
+    """Rows in lists that end at ``size`` rows or ``weight`` bytes; where ``rows`` raises, those before come first."""
     block: list[Row] = []
+    held = 0
     try:
         for row in rows:
             block.append(row)
-            if len(block) == size:
+            held += len(row[1] or "") + len(row[2] or "")
+            if len(block) == size or held > weight:
                 yield block
-                block = []
+                block, held = [], 0
     except UserError:
         if block:
             yield block
