@@ -146,8 +146,12 @@ def check(
     passes: int,
     divergence_weight: float,
     pad: int,
+    vocabulary: int | None = None,
 ) -> None:
-    """One clear error for arguments that do not fit, before anything reads them."""
+    """One clear error for arguments that do not fit, before anything reads them.
+
+    vocabulary: number of words that targets may name; None: the projection's (given where that is a shard).
+    """
     if target_BT.dim() != 2 or target_BT.dtype not in (torch.int64, torch.int32):
         raise UserError(f"loss: targets are {_kind(target_BT)}; give integer (sentences, positions)")
     sentences, positions = target_BT.shape
@@ -155,7 +159,8 @@ def check(
         raise UserError(f"loss: {passes} passes; give at least 1")
     if projection_VD.dim() != 2 or 0 in projection_VD.shape:
         raise UserError(f"loss: the projection is {_kind(projection_VD)}; give (vocabulary, width)")
-    vocabulary, width = projection_VD.shape
+    words, width = projection_VD.shape
+    vocabulary = vocabulary or words
     _expect("hidden states", hidden_BTD, (passes * sentences, positions, width))
     if not 0 <= smoothing <= 1:
         raise UserError(f"loss: smoothing is {smoothing}; give a number from 0 to 1")
@@ -164,9 +169,9 @@ def check(
     _check_weight("gold_weight", gold_weight, sentences, positions)
     for i, teacher in enumerate(teachers):
         name = f"teacher {i}"
-        if teacher.projection_VE.dim() != 2 or teacher.projection_VE.shape[0] != vocabulary:
+        if teacher.projection_VE.dim() != 2 or teacher.projection_VE.shape[0] != words:
             raise UserError(
-                f"loss: {name} has a projection of {tuple(teacher.projection_VE.shape)}, the student {vocabulary} "
+                f"loss: {name} has a projection of {tuple(teacher.projection_VE.shape)}, the student {words} "
                 "words; teacher and student must share one vocabulary"
             )
         _expect(f"{name}'s hidden states", teacher.hidden_BTE, (sentences, positions, teacher.projection_VE.shape[1]))
@@ -176,9 +181,9 @@ def check(
         if not teacher.temperature > 0:
             raise UserError(f"loss: {name} has temperature {teacher.temperature}; give a positive number")
         mask = teacher.vocabulary_V
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != (vocabulary,)):
-            raise UserError(f"loss: {name}'s vocabulary mask is {_kind(mask)}; give bool ({vocabulary},)")
-        if mask is not None and not mask.any():
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (words,)):
+            raise UserError(f"loss: {name}'s vocabulary mask is {_kind(mask)}; give bool ({words},)")
+        if mask is not None and vocabulary == words and not mask.any():
             raise UserError(f"loss: {name}'s vocabulary mask allows no word; mark at least one")
     if target_BT.numel():
         real_BT = target_BT.where(target_BT != pad, 0)

@@ -48,7 +48,7 @@ def ce_with_teacher(
         logits_BTV = _logits(teacher.hidden_BTE, teacher.projection_VE, valid_BT).detach()
         if teacher.vocabulary_V is not None:
             logits_BTV = logits_BTV.masked_fill(~teacher.vocabulary_V, -torch.inf)
-        teacher_BT = _at(logits_BTV.softmax(-1), gold_BT)
+        teacher_BT = _at(logits_BTV.log_softmax(-1), gold_BT).exp()
         kd_KBT = -(teacher.temperature**2) * (
             (logits_BTV / teacher.temperature).softmax(-1) * (logits_KBTV / teacher.temperature).log_softmax(-1)
         ).sum(-1)

@@ -1,0 +1,54 @@
+"""Projection split over two ranks by vocabulary: the definition's loss, sums and gradients."""
+
+import torch
+import torch.distributed as dist
+
+from mnmt_ds.errors import UserError
+from mnmt_ds.kernels.ce_with_teacher import Gate
+from mnmt_ds.kernels.sharded import ce_with_teacher_sharded
+from tests.kernels.cases import case, numbers, outcome
+from tests.spawn import on_ranks
+
+MIXES = [
+    {"gates": (Gate("adaptive"),), "temperature": 2.0, "masked": True},
+    {"gates": (Gate("selective", "token", below=0.2), Gate()), "passes": 2},
+    {},
+]
+
+
+def _rank() -> list[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
+    group, rank, found = parallel_state.get_tensor_model_parallel_group(), dist.get_rank(), []
+    for mix in MIXES:
+        c = case(words=50, **mix).to(torch.float64)
+        mine = slice(25 * rank, 25 * rank + 25)
+        teachers = [
+            t._replace(
+                projection_VE=t.projection_VE[mine],
+                vocabulary_V=None if t.vocabulary_V is None else t.vocabulary_V[mine],
+            )
+            for t in c.teachers
+        ]
+        hidden, projection = c.hidden.requires_grad_(), c.projection[mine].clone().requires_grad_()
+        sums = ce_with_teacher_sharded(hidden, projection, c.target, teachers, **c.options, group=group)
+        found.append((numbers(sums), *torch.autograd.grad(sums.loss, (hidden, projection))))
+    try:
+        ce_with_teacher_sharded(c.hidden, c.projection[: 25 + rank], c.target, group=group)
+        raise AssertionError("unequal shards were taken")
+    except UserError as error:
+        assert "2 equal parts" in str(error)
+    return found
+
+
+def test_two_ranks_agree_with_the_definition() -> None:
+    ranks = on_ranks(2, _rank)
+    for i, mix in enumerate(MIXES):
+        sums, hidden, projection = outcome(case(words=50, **mix).to(torch.float64), "reference")
+        for name, value in numbers(sums).items():
+            for rank in ranks:
+                torch.testing.assert_close(rank[i][0][name], value, msg=lambda m, n=name: f"{n}: {m}")
+        for rank in ranks:
+            torch.testing.assert_close(rank[i][1], hidden)
+        torch.testing.assert_close(torch.cat([rank[i][2] for rank in ranks]), projection)
