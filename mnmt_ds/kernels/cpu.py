@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mnmt_ds.kernels import build
 from mnmt_ds.kernels.problem import Problem
-from mnmt_ds.kernels.statistics import Statistics, Store, from_rows
+from mnmt_ds.kernels.statistics import Statistics, Store, found_rows, from_rows
 
 BUDGET = 64 << 20
 """Bytes of logits held at once."""
@@ -47,7 +47,7 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
     plane = torch.ops.mnmt_ds_cpu.plane(tokens, vocabulary)
     logits = store.buffer("logits", passes * plane)
     teacher_logits = store.buffer("teacher_logits", teachers * plane)
-    found_RC = store.new((4 * passes + teachers * (4 + 2 * passes), tokens))
+    found_RC = store.new((found_rows(problem), tokens))
     diverging_RC = store.new((1 + passes, tokens)).zero_()
     torch.ops.mnmt_ds_cpu.statistics(
         *_inputs(problem, cut), torch.get_num_threads(), logits, teacher_logits, found_RC, diverging_RC

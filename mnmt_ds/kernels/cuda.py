@@ -11,7 +11,7 @@ from torch import Tensor
 from mnmt_ds.kernels import build
 from mnmt_ds.kernels.gates import KINDS
 from mnmt_ds.kernels.problem import Problem
-from mnmt_ds.kernels.statistics import Statistics, Store, from_rows
+from mnmt_ds.kernels.statistics import Statistics, Store, found_rows, from_rows
 
 BUDGET = 512 << 20
 """Bytes of logits held at once."""
@@ -60,7 +60,7 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
             torch.mm(t.hidden_NE[cut].to(dtype), t.projection_VE.t(), out=place)
         else:
             place.copy_(t.hidden_NE[cut].to(t.projection_VE.dtype) @ t.projection_VE.t())
-    found_RC = store.new((4 * p.passes + teachers * (4 + 2 * p.passes), tokens))
+    found_RC = store.new((found_rows(p), tokens))
     diverging_RC = store.new((1 + p.passes, tokens)) if p.passes > 1 else store.new((1, tokens)).zero_()
     on_chip = torch.ops.mnmt_ds_cuda.fits(p.passes, teachers, pitch, dtype.itemsize, logits_RP.device.index)
     by_token = all(t.gate.kind == "whole" or t.gate.level == "token" for t in p.teachers)

@@ -27,20 +27,27 @@ class Statistics(NamedTuple):
 
 def from_rows(problem: Problem, found_RC: Tensor, diverging_RC: Tensor) -> Statistics:
     """What native code wrote (rows as in csrc/cpu.h) as statistics."""
-    passes, teachers, tokens = problem.passes, len(problem.teachers), found_RC.shape[1]
-    lse_KC, total_KC, gold_KC, best_KC = found_RC[: 4 * passes].view(passes, 4, tokens).unbind(1)
-    teacher_JRC = found_RC[4 * passes :].view(teachers, 4 + 2 * passes, tokens)
-    dot_JKC, warm_JKC = teacher_JRC[:, 4:].view(teachers, passes, 2, tokens).unbind(2)
-    heat = [t.temperature for t in problem.teachers]
-    kd = [h * h * (warm_JKC[j] - dot_JKC[j] / h) for j, h in enumerate(heat)]
+    passes, tokens = problem.passes, found_RC.shape[1]
+    top_KC, log_KC, total_KC, gold_KC, best_KC = found_RC[: 5 * passes].view(passes, 5, tokens).unbind(1)
+    lesson_JRC = found_RC[5 * passes :].view(len(problem.teachers), 6 + 3 * passes, tokens)
+    dot_JKC, warm_top_JKC, warm_log_JKC = lesson_JRC[:, 6:].view(-1, passes, 3, tokens).unbind(2)
+    kd = [
+        (warm_top_JKC[j] - dot_JKC[j] / t.temperature + warm_log_JKC[j]) * t.temperature**2
+        for j, t in enumerate(problem.teachers)
+    ]
     return Statistics(
-        gold_KC - lse_KC,
-        total_KC / problem.vocabulary - lse_KC,
-        (teacher_JRC[:, 2] - teacher_JRC[:, 0]).exp(),
+        gold_KC - top_KC - log_KC,
+        total_KC / problem.vocabulary - top_KC - log_KC,
+        (lesson_JRC[:, 4] - lesson_JRC[:, 0] - lesson_JRC[:, 1]).exp(),
         torch.stack(kd) if kd else dot_JKC,
-        best_KC == teacher_JRC[:, 3:4],
+        best_KC == lesson_JRC[:, 5:6],
         diverging_RC[0],
     )
+
+
+def found_rows(problem: Problem) -> int:
+    """Rows that native code writes."""
+    return 5 * problem.passes + len(problem.teachers) * (6 + 3 * problem.passes)
 
 
 class Store:

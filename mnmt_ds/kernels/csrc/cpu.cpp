@@ -185,30 +185,34 @@ void write_lanes(float* row, int64_t first, int64_t tokens, Lanes x) {
   for (int i = 0; i < LANES && first + i < tokens; ++i) row[first + i] = x[i];
 }
 
-Lanes log_sum_exp(const Mass<Lanes>& m) {
-  Lanes x;
-  for (int i = 0; i < LANES; ++i) x[i] = m.top[i] + std::log(m.sum[i]);
+Level<Lanes> level(const Mass<Lanes>& m) {
+  Level<Lanes> x{m.top, {}};
+  for (int i = 0; i < LANES; ++i) x.log[i] = std::log(m.sum[i]);
   return x;
 }
 
 template <int K>
 void write_found(const Chunk& c, const Running<K>& run, int64_t first, float* found) {
   const auto row = [&](int64_t r, Lanes x) { write_lanes(found + r * c.tokens, first, c.tokens, x); };
+  const auto rows = [&](int64_t r, const Level<Lanes>& x) {
+    row(r, x.top);
+    row(r + 1, x.log);
+  };
   for (int k = 0; k < K; ++k) {
-    row(4 * k, log_sum_exp(run.student[k].mass));
-    row(4 * k + 1, run.student[k].total);
-    row(4 * k + 3, run.student[k].best);
+    rows(PASS_ROWS * k, level(run.student[k].mass));
+    row(PASS_ROWS * k + 2, run.student[k].total);
+    row(PASS_ROWS * k + 4, run.student[k].best);
   }
   for (int j = 0; j < c.teachers; ++j) {
-    const int64_t base = 4 * K + j * (4 + 2 * K);
-    const Lanes own = log_sum_exp(run.teacher[j].mass);
+    const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
+    const Level<Lanes> own = level(run.teacher[j].mass);
     const bool warm = c.temperature[j] != 1.f;
-    row(base, warm ? log_sum_exp(run.cool[j]) : own);
-    row(base + 1, own);
-    row(base + 3, run.teacher[j].best);
+    rows(base, warm ? level(run.cool[j]) : own);
+    rows(base + 2, own);
+    row(base + 5, run.teacher[j].best);
     for (int k = 0; k < K; ++k) {
-      row(base + 4 + 2 * k, run.teacher[j].dot[k] / run.teacher[j].mass.sum);
-      row(base + 5 + 2 * k, log_sum_exp(warm ? run.warm[j][k] : run.student[k].mass));
+      row(base + 6 + 3 * k, run.teacher[j].dot[k] / run.teacher[j].mass.sum);
+      rows(base + 7 + 3 * k, level(warm ? run.warm[j][k] : run.student[k].mass));
     }
   }
 }
@@ -253,7 +257,7 @@ void statistics_of(const Chunk& c, float* found) {
           if (c.vocabulary[j])
             for (int64_t v = 0; v < n; ++v)
               if (!c.vocabulary[j][first + v]) std::fill(y + v * GROUP, y + (v + 1) * GROUP, LOWEST);
-          write_gold(c, y, g, first, found + (4 * K + j * (4 + 2 * K) + 2) * c.tokens);
+          write_gold(c, y, g, first, found + (PASS_ROWS * K + j * teacher_rows(K) + 4) * c.tokens);
         }
       }
       const int64_t width = c.projection.width;
@@ -262,7 +266,7 @@ void statistics_of(const Chunk& c, float* found) {
         for (int k = 0; k < K; ++k) {
           float* z = block(c.logits, k, g);
           multiply_rows(rows.get(), columns.get() + (k * per + g) * width * GROUP, width, panels, z);
-          write_gold(c, z, g, first, found + (4 * k + 2) * c.tokens);
+          write_gold(c, z, g, first, found + (PASS_ROWS * k + 3) * c.tokens);
         }
         for (int half = 0; half < 2; ++half) {
           const float* y = c.teachers ? block(c.teacher_logits, 0, g) + half * LANES : nullptr;
@@ -286,12 +290,15 @@ Lanes read_lanes(const float* row, int64_t first, int64_t tokens) {
 }
 
 template <int K>
-void divergence_of(const Chunk& c, const float* lse_rows, float* found) {
+void divergence_of(const Chunk& c, const float* found, float* diverging) {
   const int64_t per = groups(c.tokens), high = padded(c.words), step = per * high * GROUP;
 #pragma omp parallel for schedule(static) num_threads(c.threads)
   for (int64_t g = 0; g < per * 2; ++g) {
-    Lanes lse[K];
-    for (int k = 0; k < K; ++k) lse[k] = read_lanes(lse_rows + k * c.tokens, g * LANES, c.tokens);
+    Level<Lanes> pass[K];
+    for (int k = 0; k < K; ++k) {
+      const float* row = found + PASS_ROWS * k * c.tokens;
+      pass[k] = {read_lanes(row, g * LANES, c.tokens), read_lanes(row + c.tokens, g * LANES, c.tokens)};
+    }
     auto whole = Divergence<Lanes, K>::none();
     const float* at = c.logits + g / 2 * high * GROUP + g % 2 * LANES;
     for (int64_t v = 0; v < c.words;) {
@@ -299,32 +306,33 @@ void divergence_of(const Chunk& c, const float* lse_rows, float* found) {
       for (const int64_t end = std::min<int64_t>(v + BLOCK, c.words); v < end; ++v) {
         Lanes z[K];
         load_all<K>(at + v * GROUP, step, z);
-        absorb<Lanes, K>(part, z, lse);
+        absorb<Lanes, K>(part, z, pass);
       }
       whole.value += part.value;
       for (int k = 0; k < K; ++k) whole.lean[k] += part.lean[k];
     }
-    write_lanes(found, g * LANES, c.tokens, whole.value);
-    for (int k = 0; k < K; ++k) write_lanes(found + (k + 1) * c.tokens, g * LANES, c.tokens, whole.lean[k]);
+    write_lanes(diverging, g * LANES, c.tokens, whole.value);
+    for (int k = 0; k < K; ++k) write_lanes(diverging + (k + 1) * c.tokens, g * LANES, c.tokens, whole.lean[k]);
   }
 }
 
 template <int K, int J>
 Slope<float, K, J> slope_of(const Chunk& c, const Demand& want, int64_t token, float* gold) {
   const auto at = [&](const float* rows, int64_t row) { return rows[row * c.tokens + token]; };
+  const auto level_at = [&](int64_t row) { return Level<float>{at(want.found, row), at(want.found, row + 1)}; };
   Known<K, J> t{};
   t.weight = want.weight[token];
   for (int k = 0; k < K; ++k) {
-    t.lse[k] = at(want.found, 4 * k);
+    t.pass[k] = level_at(PASS_ROWS * k);
     t.lean[k] = K > 1 ? at(want.lean, k) : 0.f;
   }
   for (int j = 0; j < J; ++j) {
-    const int64_t base = 4 * K + j * (4 + 2 * K);
+    const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
     t.temperature[j] = c.temperature[j];
-    t.teacher_lse[j] = at(want.found, base + 1);
+    t.teacher[j] = level_at(base + 2);
     t.teacher_weight[j] = at(want.teacher_weight, j);
     for (int k = 0; k < K; ++k) {
-      t.warm_lse[j][k] = at(want.found, base + 5 + 2 * k);
+      t.warm[j][k] = level_at(base + 7 + 3 * k);
       t.gate[j][k] = at(want.gate, j * K + k);
     }
   }
@@ -341,14 +349,17 @@ Slope<Lanes, K, J> slopes_of(const Chunk& c, const Demand& want, int64_t first, 
     all.floor[i] = one.floor;
     all.divergence[i] = one.divergence;
     for (int k = 0; k < K; ++k) {
-      all.lse[k][i] = one.lse[k];
+      all.pass[k].top[i] = one.pass[k].top;
+      all.pass[k].log[i] = one.pass[k].log;
       all.mass[k][i] = one.mass[k];
       all.lean[k][i] = one.lean[k];
     }
     for (int j = 0; j < J; ++j) {
-      all.teacher_lse[j][i] = one.teacher_lse[j];
+      all.teacher[j].top[i] = one.teacher[j].top;
+      all.teacher[j].log[i] = one.teacher[j].log;
       for (int k = 0; k < K; ++k) {
-        all.warm_lse[j][k][i] = one.warm_lse[j][k];
+        all.warm[j][k].top[i] = one.warm[j][k].top;
+        all.warm[j][k].log[i] = one.warm[j][k].log;
         all.pull[j][k][i] = one.pull[j][k];
       }
     }
@@ -501,11 +512,11 @@ void statistics(const Chunk& c, float* found) {
   }
 }
 
-void divergence(const Chunk& c, const float* log_sum_exp, float* found) {
+void divergence(const Chunk& c, const float* found, float* diverging) {
   switch (c.passes) {
-    case 2: return divergence_of<2>(c, log_sum_exp, found);
-    case 3: return divergence_of<3>(c, log_sum_exp, found);
-    default: return divergence_of<4>(c, log_sum_exp, found);
+    case 2: return divergence_of<2>(c, found, diverging);
+    case 3: return divergence_of<3>(c, found, diverging);
+    default: return divergence_of<4>(c, found, diverging);
   }
 }
 

@@ -34,13 +34,15 @@ int64_t groups(int64_t tokens);
 int64_t padded(int64_t words);
 int64_t lanes_of_a_group();
 
-// Rows of `found`, each of `tokens`: for each pass log-sum-exp, sum of logits, gold logit, favourite word; for each
-// teacher log-sum-exp at temperature 1, at its own, gold logit, favourite word, then for each pass
-// sum_v p_teacher z, and the student's log-sum-exp at the teacher's temperature.
+// Rows of `found`, each of `tokens`; a level is two rows (Level in rows.h). For each pass level, sum of logits, gold
+// logit, favourite word; for each teacher level at temperature 1, level at its own, gold logit, favourite word, then for
+// each pass sum_v p_teacher z, and the student's level at the teacher's temperature.
+constexpr int PASS_ROWS = 5;
+constexpr int teacher_rows(int passes) { return 6 + 3 * passes; }
 void statistics(const Chunk& chunk, float* found);
 
-// Rows of `found`: value, then lean of each pass; log_sum_exp: `passes` rows.
-void divergence(const Chunk& chunk, const float* log_sum_exp, float* found);
+// Rows of `diverging`: value, then lean of each pass; `found` as above.
+void divergence(const Chunk& chunk, const float* found, float* diverging);
 
 // What gradients need besides the logits: `found` and `lean` (divergence's rows but the first) as above, and per token
 // the gold weight, the teachers' weights (teachers rows) and gates (teachers * passes rows).

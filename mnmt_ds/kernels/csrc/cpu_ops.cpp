@@ -77,13 +77,11 @@ void statistics(std::vector<Tensor> hidden, Tensor projection, std::vector<Tenso
                 Tensor gold, int64_t threads, Tensor logits, Tensor teacher_logits, Tensor found, Tensor diverging) {
   const auto c = chunk(hidden, projection, teacher_hidden, teacher_projection, vocabulary, temperature, gold, logits,
                        teacher_logits, threads);
-  const int64_t rows = 4 * c.passes + c.teachers * (4 + 2 * c.passes);
+  const int64_t rows = mnmt::PASS_ROWS * c.passes + c.teachers * mnmt::teacher_rows(c.passes);
   float* to = floats(found, rows * c.tokens);
   mnmt::statistics(c, to);
   if (c.passes == 1) return;
-  std::vector<float> lse;
-  for (int k = 0; k < c.passes; ++k) lse.insert(lse.end(), to + 4 * k * c.tokens, to + (4 * k + 1) * c.tokens);
-  mnmt::divergence(c, lse.data(), floats(diverging, (1 + c.passes) * c.tokens));
+  mnmt::divergence(c, to, floats(diverging, (1 + c.passes) * c.tokens));
 }
 
 void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor> teacher_hidden,
@@ -93,7 +91,7 @@ void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor
                Tensor dhidden, Tensor dprojection) {
   const auto c = chunk(hidden, projection, teacher_hidden, teacher_projection, vocabulary, temperature, gold, logits,
                        teacher_logits, threads);
-  const int64_t rows = 4 * c.passes + c.teachers * (4 + 2 * c.passes), width = c.projection.width;
+  const int64_t rows = mnmt::PASS_ROWS * c.passes + c.teachers * mnmt::teacher_rows(c.passes), width = c.projection.width;
   const mnmt::Demand demand{floats(found, rows * c.tokens),
                             floats(lean, c.passes > 1 ? c.passes * c.tokens : 0),
                             floats(weight, c.tokens),

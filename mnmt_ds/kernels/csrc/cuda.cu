@@ -71,7 +71,8 @@ struct Shared {
   } room;
   Known<K, J> known;
   Slope<float, K, J> slope;
-  float gold_logit[K], teacher_gold[J + 1], cool_lse[J + 1], gold;
+  Level<float> cool[J + 1];
+  float gold_logit[K], teacher_gold[J + 1], gold;
 };
 
 // A token's rows. Staged: STATISTICS copies each pack into shared memory, where later steps find it; every thread
@@ -171,41 +172,45 @@ __device__ void take_statistics(const RowArguments& a, const TokenRows<T, K, J, 
   }
   Known<K, J>& known = shared.known;
   const auto write = [&](int64_t row, float x) { a.found[row * a.tokens + token] = x; };
+  const auto write_level = [&](int64_t row, const Level<float>& x) {
+    write(row, x.top);
+    write(row + 1, x.log);
+  };
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const Student<float> s = reduce(student[k], shared.room.student);
     if (threadIdx.x == 0) {
-      known.lse[k] = s.mass.top + logf(s.mass.sum);
-      write(4 * k, known.lse[k]);
-      write(4 * k + 1, s.total);
-      write(4 * k + 2, shared.gold_logit[k]);
-      write(4 * k + 3, s.best);
+      known.pass[k] = level(s.mass);
+      write_level(PASS_ROWS * k, known.pass[k]);
+      write(PASS_ROWS * k + 2, s.total);
+      write(PASS_ROWS * k + 3, shared.gold_logit[k]);
+      write(PASS_ROWS * k + 4, s.best);
     }
   }
 #pragma unroll
   for (int j = 0; j < J; ++j) {
-    const int64_t base = 4 * K + j * (4 + 2 * K);
+    const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
     const bool tempered = a.temperature[j] != 1.f;
     const Teacher<float, K> t = reduce(teacher[j], shared.room.teacher);
     Mass<float> own = t.mass;
     if (tempered) own = reduce(cool[j], shared.room.mass);
     if (threadIdx.x == 0) {
       known.temperature[j] = a.temperature[j];
-      known.teacher_lse[j] = t.mass.top + logf(t.mass.sum);
-      shared.cool_lse[j] = own.top + logf(own.sum);
-      write(base, shared.cool_lse[j]);
-      write(base + 1, known.teacher_lse[j]);
-      write(base + 2, shared.teacher_gold[j]);
-      write(base + 3, t.best);
+      known.teacher[j] = level(t.mass);
+      shared.cool[j] = level(own);
+      write_level(base, shared.cool[j]);
+      write_level(base + 2, known.teacher[j]);
+      write(base + 4, shared.teacher_gold[j]);
+      write(base + 5, t.best);
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       Mass<float> m{0.f, 0.f};
       if (tempered) m = reduce(warm[j][k], shared.room.mass);
       if (threadIdx.x == 0) {
-        known.warm_lse[j][k] = tempered ? m.top + logf(m.sum) : known.lse[k];
-        write(base + 4 + 2 * k, t.dot[k] / t.mass.sum);
-        write(base + 5 + 2 * k, known.warm_lse[j][k]);
+        known.warm[j][k] = tempered ? level(m) : known.pass[k];
+        write(base + 6 + 3 * k, t.dot[k] / t.mass.sum);
+        write_level(base + 7 + 3 * k, known.warm[j][k]);
       }
     }
   }
@@ -217,21 +222,22 @@ template <int K, int J>
 __device__ void recall(const RowArguments& a, int64_t token, Shared<K, J>& shared) {
   if (threadIdx.x == 0) {
     const auto at = [&](const float* rows, int64_t row) { return rows[row * a.tokens + token]; };
+    const auto level_at = [&](int64_t row) { return Level<float>{at(a.found, row), at(a.found, row + 1)}; };
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      shared.known.lse[k] = at(a.found, 4 * k);
-      shared.gold_logit[k] = at(a.found, 4 * k + 2);
+      shared.known.pass[k] = level_at(PASS_ROWS * k);
+      shared.gold_logit[k] = at(a.found, PASS_ROWS * k + 3);
       shared.known.lean[k] = K > 1 && !(a.steps & DIVERGENCE) ? at(a.diverging, 1 + k) : 0.f;
     }
 #pragma unroll
     for (int j = 0; j < J; ++j) {
-      const int64_t base = 4 * K + j * (4 + 2 * K);
+      const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
       shared.known.temperature[j] = a.temperature[j];
-      shared.cool_lse[j] = at(a.found, base);
-      shared.known.teacher_lse[j] = at(a.found, base + 1);
-      shared.teacher_gold[j] = at(a.found, base + 2);
+      shared.cool[j] = level_at(base);
+      shared.known.teacher[j] = level_at(base + 2);
+      shared.teacher_gold[j] = at(a.found, base + 4);
 #pragma unroll
-      for (int k = 0; k < K; ++k) shared.known.warm_lse[j][k] = at(a.found, base + 5 + 2 * k);
+      for (int k = 0; k < K; ++k) shared.known.warm[j][k] = level_at(base + 7 + 3 * k);
     }
   }
   __syncthreads();
@@ -241,9 +247,9 @@ template <class T, int K, int J, bool STAGED>
 __device__ void take_divergence(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
                                 Shared<K, J>& shared) {
   constexpr int SIZE = Pack<T>::SIZE;
-  float lse[K];
+  Level<float> pass[K];
 #pragma unroll
-  for (int k = 0; k < K; ++k) lse[k] = shared.known.lse[k];
+  for (int k = 0; k < K; ++k) pass[k] = shared.known.pass[k];
   auto sum = Divergence<float, K>::none();
   for (int p = threadIdx.x; p < rows.packs; p += THREADS) {
     Pack<T> pack[K];
@@ -254,7 +260,7 @@ __device__ void take_divergence(const RowArguments& a, const TokenRows<T, K, J, 
       float z[K];
 #pragma unroll
       for (int k = 0; k < K; ++k) z[k] = widen(pack[k].at[i]);
-      if (int64_t(p) * SIZE + i < a.words) absorb<float, K>(sum, z, lse);
+      if (int64_t(p) * SIZE + i < a.words) absorb<float, K>(sum, z, pass);
     }
   }
   sum = reduce(sum, shared.room.divergence);
@@ -276,11 +282,11 @@ __device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, S
 #pragma unroll
     for (int j = 0; j < J; ++j) {
       known.teacher_weight[j] = a.teacher_weight[j * a.tokens + token];
-      const float lesson = expf(shared.teacher_gold[j] - shared.cool_lse[j]);
+      const float lesson = expf(shared.cool[j].under(shared.teacher_gold[j]));
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         known.gate[j][k] = a.gate ? a.gate[(j * K + k) * a.tokens + token]
-                                  : gate(a.rule[j], lesson, expf(shared.gold_logit[k] - known.lse[k]));
+                                  : gate(a.rule[j], lesson, expf(known.pass[k].under(shared.gold_logit[k])));
       }
     }
     shared.slope =

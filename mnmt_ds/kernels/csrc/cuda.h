@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu.h"
 #include "rows.h"
 
 namespace mnmt {

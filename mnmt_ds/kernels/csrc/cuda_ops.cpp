@@ -65,7 +65,7 @@ void rows(Tensor logits, Tensor teacher_logits, int64_t passes, int64_t words, s
     a.rule[j] = {int(rules[4 * j]), int(rules[4 * j + 1]), float(rules[4 * j + 2]), float(rules[4 * j + 3])};
   }
   a.gold = static_cast<const int64_t*>(gold.const_data_ptr());
-  a.found = floats(found, (4 * passes + a.teachers * (4 + 2 * passes)) * a.tokens);
+  a.found = floats(found, (mnmt::PASS_ROWS * passes + a.teachers * mnmt::teacher_rows(int(passes))) * a.tokens);
   a.diverging = floats(diverging, passes > 1 ? (1 + passes) * a.tokens : 0);
   a.weight = floats(weight, a.tokens);
   a.teacher_weight = floats(teacher_weight, a.teachers * a.tokens);

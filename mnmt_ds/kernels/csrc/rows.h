@@ -162,7 +162,16 @@ ROW void absorb(Teacher<F, K>& t, Y y, Z z, int n, int first, float scale) {
   UNROLL for (int k = 0; k < K; ++k) t.dot[k] = t.dot[k] * fade + dot[k];
 }
 
-// X-divergence of K passes, given their log-sum-exps: value = 1/K sum_kv (p_k - mean p)(a_k - mean a), a = log p;
+// log sum_v exp(x_v) in two parts, since x - top is exact where x - (top + log) is not: logits may be 1e4, log is small.
+template <class F>
+struct Level {
+  F top, log;
+  ROW F under(F x) const { return (x - top) - log; }  // log-probability of a word with logit x
+};
+
+ROW Level<float> level(const Mass<float>& m) { return {m.top, logf(m.sum)}; }
+
+// X-divergence of K passes, given their levels: value = 1/K sum_kv (p_k - mean p)(a_k - mean a), a = log p;
 // lean[k] = sum_v p_k (a_k - mean a), which the gradient needs.
 template <class F, int K>
 struct Divergence {
@@ -176,10 +185,10 @@ struct Divergence {
 };
 
 template <class F, int K>
-ROW void absorb(Divergence<F, K>& d, const F (&z)[K], const F (&lse)[K]) {
+ROW void absorb(Divergence<F, K>& d, const F (&z)[K], const Level<F> (&pass)[K]) {
   F a[K], p[K], mean_a = Of<F>::number(0.f), mean_p = Of<F>::number(0.f);
   UNROLL for (int k = 0; k < K; ++k) {
-    a[k] = z[k] - lse[k];
+    a[k] = pass[k].under(z[k]);
     p[k] = exponential(a[k]);
     mean_a += a[k] * (1.f / K);
     mean_p += p[k] * (1.f / K);
@@ -193,15 +202,15 @@ ROW void absorb(Divergence<F, K>& d, const F (&z)[K], const F (&lse)[K]) {
 // All that a token's gradient needs, the factor 1/K of the mean over passes included.
 template <class F, int K, int J>
 struct Slope {
-  F lse[K];      // log-sum-exp of each pass
+  Level<F> pass[K];
   F mass[K];     // factor of p_k: gold weight and the teachers at temperature 1
   F lean[K];     // of Divergence
   F floor;       // gold weight * smoothing / V
   F divergence;  // weight of the X-divergence
-  F teacher_lse[J + 1];  // at the teacher's temperature; (+ 1: no array of size 0)
-  F warm_lse[J + 1][K];  // the student's at the teacher's temperature, where that is not 1
-  F pull[J + 1][K];      // T * weight * gate
-  float scale[J + 1];    // 1 / T
+  Level<F> teacher[J + 1];  // at the teacher's temperature; (+ 1: no array of size 0)
+  Level<F> warm[J + 1][K];  // the student's at the teacher's temperature, where that is not 1
+  F pull[J + 1][K];         // T * weight * gate
+  float scale[J + 1];       // 1 / T
 };
 
 // z: the passes' logits of a word, y: the teachers'; out: the derivatives, but for the gold word's -(1 - smoothing).
@@ -209,15 +218,15 @@ template <class F, int K, int J>
 ROW void gradient(const Slope<F, K, J>& s, const F (&z)[K], const F (&y)[J + 1], F (&out)[K]) {
   F a[K], p[K];
   UNROLL for (int k = 0; k < K; ++k) {
-    a[k] = z[k] - s.lse[k];
+    a[k] = s.pass[k].under(z[k]);
     p[k] = exponential(a[k]);
     out[k] = s.mass[k] * p[k] - s.floor;
   }
   UNROLL for (int j = 0; j < J; ++j) {
-    const F q = exponential(y[j] * s.scale[j] - s.teacher_lse[j]);
+    const F q = exponential(s.teacher[j].under(y[j] * s.scale[j]));
     UNROLL for (int k = 0; k < K; ++k) {
       out[k] -= s.pull[j][k] * q;
-      if (s.scale[j] != 1.f) out[k] += s.pull[j][k] * exponential(z[k] * s.scale[j] - s.warm_lse[j][k]);
+      if (s.scale[j] != 1.f) out[k] += s.pull[j][k] * exponential(s.warm[j][k].under(z[k] * s.scale[j]));
     }
   }
   if (K > 1) {
@@ -246,7 +255,8 @@ ROW float gate(const GateRule& rule, float teacher, float student) {
 // What a token knows before its gradient: found by the passes over the row, or given by the caller.
 template <int K, int J>
 struct Known {
-  float lse[K], lean[K], teacher_lse[J + 1], warm_lse[J + 1][K], gate[J + 1][K];
+  Level<float> pass[K], teacher[J + 1], warm[J + 1][K];
+  float lean[K], gate[J + 1][K];
   float weight, teacher_weight[J + 1], temperature[J + 1];
 };
 
@@ -260,15 +270,15 @@ ROW Slope<float, K, J> make_slope(const Known<K, J>& t, float smoothing, float w
   s.divergence = divergence_weight * unit / K;
   *gold = weight * (1.f - smoothing);
   UNROLL for (int k = 0; k < K; ++k) {
-    s.lse[k] = t.lse[k];
+    s.pass[k] = t.pass[k];
     s.lean[k] = t.lean[k];
     s.mass[k] = weight;
   }
   UNROLL for (int j = 0; j < J; ++j) {
     s.scale[j] = 1.f / t.temperature[j];
-    s.teacher_lse[j] = t.teacher_lse[j];
+    s.teacher[j] = t.teacher[j];
     UNROLL for (int k = 0; k < K; ++k) {
-      s.warm_lse[j][k] = t.warm_lse[j][k];
+      s.warm[j][k] = t.warm[j][k];
       s.pull[j][k] = t.teacher_weight[j] * t.gate[j][k] * t.temperature[j] * unit / K;
       if (t.temperature[j] == 1.f) s.mass[k] += s.pull[j][k];
     }
