@@ -13,9 +13,8 @@ from mnmt_ds.data.settings import DataSettings
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
 
-WORDS = (
-    "red green blue small large old new bird house river stone tree light night water fire wind road door song"
-).split()
+TEXT = "red green blue small large old new bird house river stone tree light night water fire wind road door song"
+WORDS = TEXT.split()
 
 
 def sentences(count: int, seed: int = 0, words: int = 6) -> list[str]:
