@@ -12,7 +12,7 @@ setup(
     if Path(__file__).with_name("README.md").exists()
     else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["mnmt_ds", "mnmt_ds.*"]),
     package_data={"mnmt_ds": ["kernels/csrc/*", "evaluation/*.html", "cli/*.html", "bench/results/*"]},

@@ -16,9 +16,9 @@ one_run() { # NAME RECIPE SEED OVERRIDES...
   shift 3
   local run=$OUT/$name-seed$seed
   mnmt-ds train "launchers/recipes/$recipe" --resume name="$name" directory="$run" train.seed="$seed" \
-    deepspeed=ds_configs/zero0.json tracking.log_every=100 "$@" >> "$run.log" 2>&1 \
+    deepspeed=ds_configs/zero0.json train.max_epochs=30 train.patience=8 tracking.log_every=100 "$@" >> "$run.log" 2>&1 \
     || { echo "$name, seed $seed: failed; see $run.log"; return 0; }
-  [ -f "$run/evaluation/best.test.json" ] || mnmt-ds evaluate "$run" --jobs 1 >> "$run.log" 2>&1 \
+  [ -f "$run/evaluation/best.test.json" ] || mnmt-ds evaluate "$run" --jobs 1 --high 1000 --very-low 400 >> "$run.log" 2>&1 \
     || { echo "$name, seed $seed: evaluation failed; see $run.log"; return 0; }
   echo "$name, seed $seed: done"
 }

@@ -16,11 +16,10 @@ step "1/5 corpus"
 mnmt-ds prepare launchers/recipes/gettext_plain.yaml
 for method in plain lssd; do
   step "$([ $method = plain ] && echo 2/5 || echo 3/5) training, $method, on $RANKS rank(s)"
-  deepspeed --num_gpus "$RANKS" --master_port "$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')" \
-    launchers/train.py "launchers/recipes/gettext_$method.yaml" --resume
+  python launchers/launch.py --num_gpus "$RANKS" "launchers/recipes/gettext_$method.yaml" --resume
 done
 step "4/5 BLEU and chrF on the test sets"
-mnmt-ds evaluate "$OUT/plain"
-mnmt-ds evaluate "$OUT/lssd" --against "$OUT/plain"
+mnmt-ds evaluate "$OUT/plain" --high 1000 --very-low 400
+mnmt-ds evaluate "$OUT/lssd" --against "$OUT/plain" --high 1000 --very-low 400
 step "5/5 the comparison"
 mnmt-ds compare "$OUT/plain" "$OUT/lssd" -o "$OUT/report"

@@ -4,7 +4,6 @@ Shape letters: B sentences, S source positions, T target positions.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +34,7 @@ class Batch(NamedTuple):
     """Gold tokens of the whole update, over all ranks and accumulation steps: the one divisor of the loss."""
     gold_weight: float = 1.0
     """Weight of the cross-entropy with gold (Pareto-MD: 1 - alpha)."""
-    teachers: Mapping[str, Teacher] = MappingProxyType({})
+    teachers: Mapping[str, Teacher] = {}
     """What teachers say of this batch, by the name under which it is reported; added by a method's ``teach``."""
 
 

@@ -118,7 +118,10 @@ def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> Non
             values[parent] = {}
         values = values[parent]
     values[last] = value
-    where[tuple(name.split("."))] = f"override '{override}'"
+    keys = tuple(name.split("."))
+    where[keys] = f"override '{override}'"
+    for n in range(1, len(keys)):
+        where.setdefault(keys[:n], f"override '{override}'")
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.stream import Stream, dev_batches
 from mnmt_ds.engine.validation import validate
 from mnmt_ds.kernels.ce_with_teacher import chosen
-from mnmt_ds.models.transformer import parameter_count
+from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.objectives.method import Report
 from mnmt_ds.objectives.translation import scorer
 from mnmt_ds.tracking import Tracker, progress_line
@@ -211,6 +211,27 @@ class Training:
             raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
         meter.tokens += group[0].divisor
         return norm, bool(flags[1])
+
+
+def check(recipe: Recipe) -> None:
+    """Everything that training would refuse, refused now; prints what an epoch would hold."""
+    config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, world_size(), str(recipe.deepspeed))
+    corpus, pairs = open_corpus(recipe)
+    longest = recipe.model.max_positions
+    stream = Stream(corpus, pairs, recipe.framing, recipe.sampler, recipe.train, longest)
+    _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, longest)
+    plan = stream.plan(0)
+    if not is_main():
+        return
+    model = Transformer(recipe.model, corpus.tokenizer.size)
+    print(f"{'pair':8} {'sentences':>10} {'probability':>12} {'an epoch':>10} {'dev tokens':>11}")
+    for pair, size, share, count in zip(pairs, stream.sizes, stream.probabilities, stream.counts, strict=True):
+        print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
+    print(
+        f"{plan.updates} updates an epoch of {int(plan.tokens.sum()):,} target tokens, {stream.left_out} sentences too"
+        f" long; {parameter_count(model) / 1e6:.1f}M parameters; {world_size()} rank(s) at"
+        f" ZeRO-{ds_config.zero_stage(config)}; loss: {chosen(recipe.train.loss_implementation, device())}; all is well"
+    )
 
 
 def train(recipe: Recipe, resume: bool = False) -> Path:

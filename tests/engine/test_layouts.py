@@ -16,7 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lssd_released": {"name": "lssd", "variant": "adaptive", "profile": "released", "teacher_vocabulary": "language"},
 }
 LAYOUTS = {  # by number of ranks: 4 micro-batches an update, so that 1 rank accumulates 4, 2 ranks 2, 4 ranks none
-    2: [("lssd", 0), ("lssd", 1), ("lssd", 2), ("lssd", 3), ("translation", 1), ("lssd_quiet_gate", 3), ("lssd_released", 3)],
+    2: [*(("lssd", stage) for stage in range(4)), ("translation", 1), ("lssd_quiet_gate", 3), ("lssd_released", 3)],
     1: [("lssd", 1), ("lssd", 3)],
     4: [("lssd", 0)],
 }  # fmt: skip

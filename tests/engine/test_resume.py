@@ -194,11 +194,11 @@ def ranks_of(run: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if str(run.with_suffix(".yaml")).encode() in words and any(
-                word.endswith(b"launchers/train.py") for word in words
-            ):
-                if b"deepspeed.launcher.launch" not in words and not any(word.endswith(b"deepspeed") for word in words):
-                    found.append(int(entry.name))
+            ours = str(run.with_suffix(".yaml")).encode() in words
+            entry_point = any(word.endswith(b"launchers/train.py") for word in words)
+            launcher = any(word == b"deepspeed.launcher.launch" or word.endswith(b"/deepspeed") for word in words)
+            if ours and entry_point and not launcher:
+                found.append(int(entry.name))
     return found
 
 
