@@ -94,7 +94,8 @@ def as_transformers(translator: "Translator", pair: str) -> Any:
 
     model = translator.model
     config = M2M100Config(**m2m100_config(model.settings, model.vocabulary_size, translator.frame(pair).decoder_start))
-    result = M2M100ForConditionalGeneration(config).eval()
+    result = M2M100ForConditionalGeneration(config)
+    result.train(False)
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     result.load_state_dict(to_m2m100(state), strict=False)
     result.tie_weights()

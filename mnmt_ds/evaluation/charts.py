@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from mnmt_ds.evaluation.comparison import Bootstrap, Group
-from mnmt_ds.evaluation.figures import FAINT, INK, STYLE, arrow, colour, svg, tag, title
+from mnmt_ds.evaluation.figures import FAINT, INK, STYLE, WIDTH, arrow, colour, svg, tag, title
 from mnmt_ds.evaluation.runs import Run
 
 MACRO = "macro"
@@ -19,16 +19,16 @@ MACRO = "macro"
 def scores_by_pair(
     groups: Sequence[Group], sizes: Mapping[str, int], found: Mapping[str, Bootstrap], metric: str
 ) -> str | None:
-    """Left: the score of every pair (bars: mean over seeds, dots: seeds). Right: difference to the first group, 95 %."""
+    """Left: the score of every pair (bars: mean over seeds, dots: seeds). Right: differences to the first group."""
     name = {"bleu": "BLEU", "chrf": "chrF"}[metric]
     values = [[_score(run, metric) for run in group.runs if run.report] for group in groups]
     pairs = [pair for pair in sizes if any(pair in row for rows in values for row in rows)]
     if not pairs:
         return None
     rows = [*pairs, MACRO]
-    height = 1.0 + (0.2 * len(groups) + 0.16) * len(rows)
+    height = 0.9 + (0.155 * len(groups) + 0.1) * len(rows)
     figure, axes = pyplot.subplots(
-        1, 2 if found else 1, figsize=(10.4 if found else 6, height), squeeze=False, layout="constrained", sharey=True,
+        1, 2 if found else 1, figsize=(WIDTH if found else 7, height), squeeze=False, layout="constrained", sharey=True,
         width_ratios=[3, 2] if found else None,
     )  # fmt: skip
     ax = axes[0, 0]
@@ -41,7 +41,7 @@ def scores_by_pair(
                 tag(list(ax.barh(y, np.mean(known), step * 0.86, color=colour(index))), index)
                 if len(known) > 1:
                     tag(ax.plot(known, [y] * len(known), ".", color=INK, ms=3.5), index)
-                tag(ax.text(np.mean(known), y, f"  {np.mean(known):.1f}", va="center", fontsize=8, color=FAINT), index)
+                tag(_beside(ax, 0, y, f"{np.mean(known):.1f}", fontsize=7.5, color="white"), index)
     ax.set_title(name)
     _rows(ax, rows, sizes)
     if found:
@@ -80,7 +80,7 @@ def deficit(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
     pairs = [pair for pair in sizes if any(pair in run.dev for _, _, runs in shown for run in runs)]
     shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.92, len(pairs)))
     figure, axes = pyplot.subplots(
-        1, 2, figsize=(10.4, max(2.4, 1.5 + 0.32 * len(shown))), layout="constrained", width_ratios=[3, 2]
+        1, 2, figsize=(WIDTH, max(2.4, 1.5 + 0.32 * len(shown))), layout="constrained", width_ratios=[3, 2]
     )
     left = np.zeros(len(shown))
     for pair, shade in zip(pairs, shades, strict=True):
@@ -88,7 +88,7 @@ def deficit(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
         axes[0].barh(range(len(shown)), part, left=left, color=shade, height=0.62, label=arrow(pair), lw=0)
         left += part
     for place, total in enumerate(left):
-        axes[0].text(total, place, f"  {total:.3f}", va="center", fontweight="bold")
+        _beside(axes[0], total, place, f"{total:.3f}", fontweight="bold")
     axes[0].set_yticks(range(len(shown)), [group.label for _, group, _ in shown])
     axes[0].tick_params(axis="y", colors=INK)
     axes[0].invert_yaxis()
@@ -108,7 +108,7 @@ def deficit(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
 
 @matplotlib.rc_context(STYLE)
 def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
-    """Left: share of all training sentences drawn. Middle: passes over the pair's own text. Right: changing samplers."""
+    """Share of all training sentences drawn, passes over the pair's own text, probabilities where they change."""
     shown = [(i, group.runs[0]) for i, group in enumerate(groups) if any(group.runs[0].by_pair.values())]
     pairs = [pair for pair in sizes if any("share" in run.by_pair.get(pair, {}) for _, run in shown)]
     if not pairs:
@@ -117,20 +117,20 @@ def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
         (i, run) for i, run in shown
         if any(np.ptp(series["prob"]) > 1e-3 for series in run.by_pair.values() if "prob" in series)
     ]  # fmt: skip
-    height = 1.0 + (0.13 * len(shown) + 0.14) * len(pairs)
-    figure, axes = pyplot.subplots(
-        1, 2 + bool(moving), figsize=(10.4, height), squeeze=False, layout="constrained"
-    )  # fmt: skip
+    drawn = {tuple(_last(run, pairs, "share") + _last(run, pairs, "passes")) for _, run in shown}
+    alike = len(drawn) == 1 and not moving
+    if alike:  # one bar a pair says it for all
+        shown = [(-1, shown[0][1])]
+    height = 0.9 + (0.12 * len(shown) + 0.14) * len(pairs)
+    figure, axes = pyplot.subplots(1, 2 + bool(moving), figsize=(WIDTH, height), squeeze=False, layout="constrained")
     step = 0.8 / len(shown)
-    for ax, key, name in zip(
-        axes[0], ("share", "passes"), ("share of sentences seen, %", "passes over its text"), strict=False
-    ):
+    names = {"share": "share of sentences seen, %", "passes": "passes over its text"}
+    for ax, key in zip(axes[0], names, strict=False):
         for slot, (index, run) in enumerate(shown):
             y = np.arange(len(pairs)) + (slot - (len(shown) - 1) / 2) * step
-            last = [run.by_pair.get(pair, {}).get(key, [np.nan])[-1] for pair in pairs]
-            values = np.array(last) * (100 if key == "share" else 1)
-            tag(list(ax.barh(y, values, step * 0.86, color=colour(index))), index)
-        ax.set_title(name)
+            values = np.array(_last(run, pairs, key)) * (100 if key == "share" else 1)
+            tag(list(ax.barh(y, values, step * 0.86, color=FAINT if alike else colour(index))), index)
+        ax.set_title(names[key] + (", all experiments" if alike else ""))
         _rows(ax, pairs, sizes)
     axes[0, 1].set_yticklabels([])
     for index, run in moving:
@@ -138,10 +138,14 @@ def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
             series = run.by_pair.get(pair, {}).get("prob")
             if series is not None:
                 tag(axes[0, 2].plot(run.epoch_V, 100 * series, color=colour(index), lw=1.2), index)
-                tag(axes[0, 2].text(run.epoch_V[-1], 100 * series[-1], " " + pair, fontsize=7, va="center"), index)
+                tag(_beside(axes[0, 2], run.epoch_V[-1], 100 * series[-1], pair, fontsize=7), index)
         axes[0, 2].set_title("sampling probability, %")
         axes[0, 2].set_xlabel("epoch")
     return svg(figure)
+
+
+def _last(run: Run, pairs: Sequence[str], key: str) -> list[float]:
+    return [round(float(run.by_pair.get(pair, {}).get(key, [np.nan])[-1]), 3) for pair in pairs]
 
 
 @matplotlib.rc_context(STYLE)
@@ -149,7 +153,7 @@ def training(groups: Sequence[Group]) -> str | None:
     """Training NLL and speed, every run."""
     if not any(len(run.train["epoch"]) for group in groups for run in group.runs):
         return None
-    figure, axes = pyplot.subplots(1, 2, figsize=(10.4, 2.6), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(WIDTH, 2.6), layout="constrained")
     for ax, key, name in zip(axes, ("nll", "tokens_per_sec"), ("training NLL a token", "target tokens/s"), strict=True):
         for index, group in enumerate(groups):
             for run in group.runs:
@@ -158,19 +162,21 @@ def training(groups: Sequence[Group]) -> str | None:
                     tag(ax.plot(run.train["epoch"], y_R, color=colour(index), lw=1.2, alpha=0.85), index)
         ax.set_title(name)
         ax.set_xlabel("epoch")
-    axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.1f"))
-    axes[0].yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes[1].set_ylim(bottom=0)
     return svg(figure)
 
 
 def _smooth(values_R: Any, window: int = 5) -> Any:
-    """Centred median; short series are left alone."""
+    """Centred mean; short series are left alone."""
     if len(values_R) <= 2 * window:
         return values_R
     padded = np.pad(values_R, window // 2, mode="edge")
-    return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, window), 1)
+    return np.nanmean(np.lib.stride_tricks.sliding_window_view(padded, window), 1)
+
+
+def _beside(ax: Axes, x: float, y: float, text: str, **options: Any) -> Any:
+    """Text a little to the right of a point."""
+    return ax.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", **options)
 
 
 def _rows(ax: Axes, rows: Sequence[str], sizes: Mapping[str, int]) -> None:

@@ -29,6 +29,8 @@ class Column(NamedTuple):
     digits: int
     better: int
     """1: more is better, -1: less, 0: neither."""
+    main: bool = True
+    """Whether the summary shows it, too."""
 
 
 COLUMNS = (
@@ -37,10 +39,10 @@ COLUMNS = (
     Column("deficit", "deficit", 3, -1),
     Column("bleu", "BLEU", 2, 1),
     Column("chrf", "chrF", 2, 1),
-    Column("epochs", "epochs", 1, 0),
-    Column("minutes", "minutes", 1, -1),
-    Column("tokens_per_sec", "tokens/s", 0, 1),
-    Column("memory_gb", "peak GB", 2, -1),
+    Column("epochs", "epochs", 1, 0, False),
+    Column("minutes", "minutes", 1, 0),
+    Column("tokens_per_sec", "tokens/s", 0, 0),
+    Column("memory_gb", "peak GB", 2, 0, False),
 )
 
 TITLES = {column.key: column.title for column in COLUMNS}
@@ -170,6 +172,11 @@ def number(value: Any, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
+def known_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The main columns that hold anything."""
+    return [column for column in COLUMNS if column.main and any(np.isfinite(row[column.key]) for row in rows)]
+
+
 def with_spread(row: Mapping[str, Any], column: Column) -> str:
     """Mean and, over several seeds, standard deviation: ``14.57 ±0.21``."""
     text, spread = number(row[column.key], column.digits), row[column.key + "_std"]
@@ -179,7 +186,7 @@ def with_spread(row: Mapping[str, Any], column: Column) -> str:
 def markdown(groups: Sequence[Group], found: Mapping[str, Bootstrap], tests: Mapping[str, Mapping[str, Any]]) -> str:
     """The group table as Markdown; it reads well on a terminal too."""
     rows = group_rows(groups)
-    columns = [column for column in COLUMNS if any(np.isfinite(row[column.key]) for row in rows)]
+    columns = known_columns(rows)
     delta = f"ΔBLEU to {groups[0].label} [95 %]"
     head = ["run", "method", "seeds", *(column.title for column in columns)] + ([delta] if found else [])
     table = [head]
@@ -204,7 +211,12 @@ def markdown(groups: Sequence[Group], found: Mapping[str, Bootstrap], tests: Map
 
 def interval(found: Difference, digits: int = 2) -> str:
     """``+2.05 [1.18, 2.87], p = 0.001``."""
-    return f"{found.delta:+.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}], p = {found.p:.3f}"
+    return f"{found.delta:+.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}], p {chance(found.p)}"
+
+
+def chance(p: float) -> str:
+    """A p-value with its relation sign."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _pad(text: str, width: int, right: bool) -> str:

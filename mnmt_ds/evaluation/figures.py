@@ -30,7 +30,7 @@ INK, FAINT, RULE = "#222833", "#7a828f", "#d8dce3"
 EXCESS = LinearSegmentedColormap.from_list("excess", ["#f4f7fb", "#9fc3dd", "#3d7fb1", "#173f6b", "#0a1a33"])
 AGE = LinearSegmentedColormap.from_list("age", ["#fde3c3", "#f5a259", "#d1562b", "#7c2413"])
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -55,6 +55,9 @@ STYLE: dict[str, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+
+WIDTH = 11.8
+"""Inches that fill the page."""
 
 _serial = itertools.count()
 
@@ -115,7 +118,8 @@ def dev_curves(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
     pairs = [pair for pair in sizes if any(pair in run.dev for group in groups for run in group.runs)]
     if not pairs:
         return None
-    figure, axes = grid(len(pairs) + 1, 3 if len(pairs) < 8 else 4, 3.2, 2.25, sharex=True)
+    columns = _columns(len(pairs) + 1)
+    figure, axes = grid(len(pairs) + 1, columns, WIDTH / columns, 2.35, sharex=True)
     for ax, pair in zip(axes, [*pairs, None], strict=True):
         ax.set_title(title(pair, sizes) if pair else "mean over pairs", fontweight="bold" if pair is None else "normal")
         for index, group in enumerate(groups):
@@ -123,11 +127,16 @@ def dev_curves(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
         _useful_height(ax, [_curve(run, pair) for group in groups for run in group.runs])
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.margins(x=0.03)
-    for ax in axes[-(3 if len(pairs) < 8 else 4) :]:
+    for ax in axes[-columns:]:
         ax.set_xlabel("epoch")
         ax.xaxis.set_tick_params(labelbottom=True)
     figure.supylabel("dev loss (label-smoothed cross-entropy a token)", fontsize=9.5)
     return svg(figure)
+
+
+def _columns(count: int) -> int:
+    """Three or four panels a row, whichever leaves fewer places empty."""
+    return min(count, min((4, 3), key=lambda columns: -count % columns))
 
 
 def _curve(run: Run, pair: str | None) -> Any:
@@ -182,7 +191,7 @@ def excess_maps(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
         for _, run in shown
     ]
     top = max(0.05, *(float(np.nanpercentile(found[:, found.shape[1] // 4 :], 97)) for found in excess))
-    figure, axes = grid(len(shown), 2, 5.6, 0.9 + 0.24 * len(pairs))
+    figure, axes = grid(len(shown), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
     for ax, (group, run), found in zip(axes, shown, excess, strict=True):
         image = ax.pcolormesh(_edges(run.epoch_V), np.arange(len(pairs) + 1), found, cmap=EXCESS, vmin=0, vmax=top)
         for row, pair in enumerate(pairs):
@@ -203,7 +212,7 @@ def switch_maps(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
     ages = [_ages(run) for _, run in shown]
     top = max(1.0, *(float(np.nanmax(list(found.values()), initial=0)) for found in ages))
     pairs = [pair for pair in sizes if any(pair in found for found in ages)]
-    figure, axes = grid(len(shown), 2, 5.6, 0.9 + 0.24 * len(pairs))
+    figure, axes = grid(len(shown), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
     for ax, (group, run), found in zip(axes, shown, ages, strict=True):
         rows = np.array([found.get(pair, run.epoch_V * np.nan) for pair in pairs])
         image = ax.pcolormesh(

@@ -153,3 +153,8 @@ def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) ->
     metric.num_refs = 1
     total = metric._aggregate_and_compute(stats)
     return Score(float(total.score), str(metric.get_signature()), np.asarray(stats, np.float64))
+
+
+def sentence_chrf(hypothesis: str, reference: str) -> float:
+    """chrF of one sentence: for picking out sentences, not for reporting."""
+    return float(_metric("chrf", "").sentence_score(hypothesis, [reference]).score)

@@ -89,8 +89,8 @@ def _score(metric: str, hypotheses: Sequence[str], references: Sequence[str], to
 
 
 def seeds_test(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any] | None:
-    """Welch's t-test between the values of several seeds of two groups; None where a group has fewer than two."""
-    if min(len(ours), len(theirs)) < 2:
+    """Welch's t-test between the values of several seeds of two groups; None with fewer than two or without spread."""
+    if min(len(ours), len(theirs)) < 2 or np.ptp(ours) + np.ptp(theirs) < 1e-9:
         return None
     from scipy.stats import ttest_ind
 

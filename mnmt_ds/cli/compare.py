@@ -1,0 +1,60 @@
+"""Runs side by side: a table, CSV files and one offline HTML page with the curves, scores and costs."""
+
+import argparse
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HELP = "table and offline HTML page about several runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories; the first is the baseline")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--checkpoint", default="best", help="whose evaluation is shown (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
+    parser.add_argument("--title", default="Runs compared", help="heading of the page")
+    parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes compare.html, compare.md, runs.csv and pairs.csv, and prints the table."""
+    from mnmt_ds.evaluation import comparison
+    from mnmt_ds.evaluation.page import render
+    from mnmt_ds.evaluation.runs import read_runs, train_sizes
+    from mnmt_ds.evaluation.scores import ScoreSettings
+
+    settings = ScoreSettings(samples=args.samples)
+    runs = read_runs(list(dict.fromkeys(args.runs)), args.checkpoint, args.split)
+    groups, sizes = comparison.group(runs), train_sizes(runs)
+    found, tests = comparison.bootstraps(groups, settings), comparison.seed_tests(groups)
+    table = comparison.markdown(groups, found, tests)
+    args.output.mkdir(parents=True, exist_ok=True)
+    notes = "\n".join(f"- `{line}`" for line in comparison.signatures(runs))
+    _write(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")
+    _write_csv(args.output / "runs.csv", comparison.run_rows(runs))
+    _write_csv(args.output / "pairs.csv", comparison.pair_rows(runs, sizes))
+    _write(args.output / "compare.html", render(args.title, groups, sizes, found, tests, settings))
+    print(table)
+    waiting = [str(run.directory) for run in runs if run.report is None]
+    if waiting:
+        print(f"no {args.split} scores of {', '.join(waiting)}; mnmt-ds evaluate makes them")
+    print(f"written: {args.output / 'compare.html'}")
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
