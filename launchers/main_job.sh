@@ -14,6 +14,7 @@ step() { printf '\n== %s\n' "$1"; }
 
 step "1/5 corpus"
 mnmt-ds prepare launchers/recipes/gettext_plain.yaml
+mnmt-ds train launchers/recipes/gettext_plain.yaml --dry-run # checks all, and builds the loss kernel once
 for method in plain lssd; do
   step "$([ $method = plain ] && echo 2/5 || echo 3/5) training, $method, on $RANKS rank(s)"
   python launchers/launch.py --num_gpus "$RANKS" "launchers/recipes/gettext_$method.yaml" --resume

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 
 from mnmt_ds.errors import UserError
 
@@ -21,6 +21,21 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, validate_default=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, values: Any) -> Any:
+        """Other toolkits' names become ours; a setting given under two names is refused."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for name, field in cls.model_fields.items():
+            names = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()
+            for other in (str(choice) for choice in names if choice != name and choice in values):
+                if values.get(name) is not None:
+                    raise ValueError(f"'{other}' is another name of '{name}'; give one of them")
+                values[name] = values.pop(other)
+        return values
 
 
 S = TypeVar("S", bound=Settings)
