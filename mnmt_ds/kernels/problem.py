@@ -133,7 +133,7 @@ def chunks(problem: Problem, most: int) -> list[tuple[int, int]]:
             ranges.append((start, stop))
             start = stop
         stop += count
-    return [*ranges, (start, stop)]
+    return [*ranges, (start, stop)] if stop > start else ranges
 
 
 def check(

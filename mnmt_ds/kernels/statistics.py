@@ -30,7 +30,7 @@ def from_rows(problem: Problem, found_RC: Tensor, diverging_RC: Tensor) -> Stati
     passes, tokens = problem.passes, found_RC.shape[1]
     top_KC, log_KC, total_KC, gold_KC, best_KC = found_RC[: 5 * passes].view(passes, 5, tokens).unbind(1)
     lesson_JRC = found_RC[5 * passes :].view(len(problem.teachers), 6 + 3 * passes, tokens)
-    dot_JKC, warm_top_JKC, warm_log_JKC = lesson_JRC[:, 6:].view(-1, passes, 3, tokens).unbind(2)
+    dot_JKC, warm_top_JKC, warm_log_JKC = lesson_JRC[:, 6:].view(len(problem.teachers), passes, 3, tokens).unbind(2)
     kd = [
         (warm_top_JKC[j] - dot_JKC[j] / t.temperature + warm_log_JKC[j]) * t.temperature**2
         for j, t in enumerate(problem.teachers)

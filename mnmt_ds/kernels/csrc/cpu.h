@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "rows.h"
+
 namespace mnmt {
 
 enum class Kind : int { float32, bfloat16, float16 };
@@ -37,8 +39,6 @@ int64_t lanes_of_a_group();
 // Rows of `found`, each of `tokens`; a level is two rows (Level in rows.h). For each pass level, sum of logits, gold
 // logit, favourite word; for each teacher level at temperature 1, level at its own, gold logit, favourite word, then for
 // each pass sum_v p_teacher z, and the student's level at the teacher's temperature.
-constexpr int PASS_ROWS = 5;
-constexpr int teacher_rows(int passes) { return 6 + 3 * passes; }
 void statistics(const Chunk& chunk, float* found);
 
 // Rows of `diverging`: value, then lean of each pass; `found` as above.

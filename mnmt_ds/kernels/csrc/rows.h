@@ -24,6 +24,10 @@ constexpr int MOST_TEACHERS = 2;
 // Below every logit, yet finite: LOWEST - LOWEST is 0, where -inf - -inf would be NaN.
 constexpr float LOWEST = -FLT_MAX;
 
+// Rows of `found` (cpu.h) for a pass, and for a teacher.
+constexpr int PASS_ROWS = 5;
+constexpr ROW int teacher_rows(int passes) { return 6 + 3 * passes; }
+
 // What F must offer; here for F = float, in lanes.h for SIMD vectors.
 template <class F>
 struct Of {

@@ -1,0 +1,225 @@
+"""The fused loss against its peers: time, peak memory, share of the floor; asserts equality before it times anything.
+
+Peers take turns within each round, so that a busy machine slows all alike; memory is measured in a process a peer.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnmt_ds.bench.loss_peers import DIVERGENCES, OURS, PEERS, Inputs, Missing, make_inputs, teacher_entropy
+from mnmt_ds.errors import UserError
+
+HELP = "the fused cross-entropy with teacher against PyTorch, liger-kernel and others"
+TASKS = {"ce": (0.0, 0.1), "ce-plain": (0.0, 0.0), "kd": (0.6, 0.1), "kd-plain": (0.6, 0.0)}
+"""Name: (teacher's weight, smoothing). The plain ones are for peers that know no smoothing."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``mnmt-ds bench loss``."""
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048], help="tokens N (1024 to 16384)")
+    parser.add_argument("--width", type=int, nargs="+", default=[512], help="model width d")
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32000], help="vocabulary V")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which every peer has its turn")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16", "float16"], help="default: by device")
+    parser.add_argument("--floor", type=float, default=None, help="TFLOP/s of the machine, for the share of the floor")
+    parser.add_argument("--results", type=Path, default=None, help="directory of the dated result file; default: none")
+    parser.add_argument("--peak", metavar="PEER", help=argparse.SUPPRESS)  # a child that measures one peer's memory
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table; writes a dated file where asked to."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
+    if args.peak:
+        return _measure_peak(args, dtype)
+    warnings.filterwarnings("ignore", message="linear_cross_entropy")
+    floor = args.floor or _measured_flops(args.device, dtype)
+    rows: list[dict[str, Any]] = []
+    for tokens in args.tokens:
+        for width in args.width:
+            for words in args.vocabulary:
+                for task in args.tasks:
+                    rows += _problem(args, dtype, tokens, width, words, task, floor)
+    result = {
+        "date": datetime.datetime.now().isoformat(timespec="seconds"),
+        "command": "mnmt-ds bench loss " + " ".join(sys.argv[3:]),
+        "machine": _machine(args.device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+        "tflops_of_a_plain_product": round(floor, 3),
+        "rows": rows,
+    }
+    if args.results:
+        args.results.mkdir(parents=True, exist_ok=True)
+        name = f"loss-{args.device}-{datetime.date.today().isoformat()}"
+        (args.results / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (args.results / f"{name}.md").write_text(_page(result))
+        print(f"written: {args.results / name}.json and .md")
+    return 0
+
+
+def _problem(
+    args: argparse.Namespace, dtype: str, tokens: int, width: int, words: int, task: str, floor: float
+) -> list[dict[str, Any]]:
+    x = make_inputs(tokens, width, words, *TASKS[task], args.device, dtype)
+    rows: list[dict[str, Any]] = []
+    able = []
+    print(f"\nN {tokens}, d {width}, V {words}, {task}, {dtype} on {args.device}")
+    expected = _outcome("eager", x)
+    for name in args.peers:
+        try:
+            _assert_same(name, _outcome(name, x), expected, x, dtype)
+            able.append(name)
+        except Missing as error:
+            print(f"  {name:22} left out: {error}")
+    seconds: dict[str, list[float]] = {name: [] for name in able}
+    for _ in range(args.rounds):
+        for name in able:
+            seconds[name].append(_seconds(name, x))
+    flops = (8 if x.weight else 6) * tokens * width * words
+    del expected
+    for name in able:
+        ordered = sorted(seconds[name])
+        ratio = sorted(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)) if "ours" in able else [0.0]
+        peak = _peak_in_child(args, name, tokens, width, words, task, dtype)
+        row = {
+            "tokens": tokens, "width": width, "vocabulary": words, "task": task, "peer": name,
+            "milliseconds": round(ordered[len(ordered) // 2] * 1e3, 2), "best": round(ordered[0] * 1e3, 2),
+            "times_ours": round(ratio[len(ratio) // 2], 2), "peak_mib": round(peak, 1),
+            "share_of_floor": round(flops / ordered[0] / 1e12 / floor, 3),
+        }  # fmt: skip
+        rows.append(row)
+        print(
+            f"  {name:22} {row['milliseconds']:10.1f} ms  best {row['best']:10.1f}  x ours {row['times_ours']:6.2f}"
+            f"  peak {row['peak_mib']:8.1f} MiB  of floor {row['share_of_floor']:6.1%}",
+            flush=True,
+        )
+    return rows
+
+
+def _outcome(name: str, x: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    loss = PEERS[name](x)
+    return loss.detach(), *torch.autograd.grad(loss, (x.hidden_ND, x.projection_VD))
+
+
+def _assert_same(name: str, found: Any, expected: Any, x: Inputs, dtype: str) -> None:
+    """Loss (up to the teacher's entropy, where a peer has a KL divergence) and both gradients."""
+    tolerance = 1e-4 if dtype == "float32" else 3e-2
+    entropy = teacher_entropy(x) if name in DIVERGENCES else 0.0
+    for what, a, b in zip(("loss", "hidden", "projection"), (found[0] + entropy, *found[1:]), expected, strict=True):
+        worst, scale = float((a.float() - b.float()).abs().max()), float(b.float().abs().max())
+        if not worst <= tolerance * scale:
+            raise UserError(
+                f"bench loss: {name}'s {what} differs from eager by {worst:.2e} of {scale:.2e}; nothing timed"
+            )
+
+
+def _seconds(name: str, x: Inputs) -> float:
+    x.hidden_ND.grad = x.projection_VD.grad = None
+    _wait(x)
+    start = time.perf_counter()
+    PEERS[name](x).backward()  # type: ignore[no-untyped-call]
+    _wait(x)
+    return time.perf_counter() - start
+
+
+def _wait(x: Inputs) -> None:
+    if x.hidden_ND.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _measure_peak(args: argparse.Namespace, dtype: str) -> int:
+    """In a process of its own: MiB above the inputs that one forward and backward needs."""
+    warnings.simplefilter("ignore")
+    tokens, width, words, task = args.tokens[0], args.width[0], args.vocabulary[0], args.tasks[0]
+    warm = make_inputs(64, 32, 128, *TASKS[task], args.device, dtype)
+    _seconds(args.peak, warm)  # imports, libraries and thread pools are no one's loss
+    x = make_inputs(tokens, width, words, *TASKS[task], args.device, dtype)
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _seconds(args.peak, x)
+        print(f"peak {(torch.cuda.max_memory_allocated() - before) / 2**20}")
+        return 0
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = _status("VmRSS")
+    _seconds(args.peak, x)
+    print(f"peak {(_status('VmHWM') - before) / 1024}")
+    return 0
+
+
+def _status(field: str) -> float:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return float(line.split()[1])
+
+
+def _peak_in_child(
+    args: argparse.Namespace, name: str, tokens: int, width: int, words: int, task: str, dtype: str
+) -> float:
+    command = [sys.executable, "-m", "mnmt_ds.bench.loss", "--peak", name, "--tasks", task, "--device", args.device]
+    command += ["--tokens", str(tokens), "--width", str(width), "--vocabulary", str(words), "--dtype", dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("peak ")]
+    if not found:
+        raise UserError(f"bench loss: {name} failed alone: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return float(found[0])
+
+
+def _measured_flops(device: str, dtype: str) -> float:
+    """TFLOP/s of torch's own large product here, the best of five: the floor that shares are taken of."""
+    a = torch.randn(2048, 2048, device=device, dtype=getattr(torch, dtype))
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best / 1e12
+
+
+def _machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.machine())
+
+
+def _page(result: dict[str, Any]) -> str:
+    head = [
+        f"# Fused loss, {result['date']}", "",
+        f"`{result['command']}`", "",
+        f"{result['machine']}, torch {result['torch']}, {result['threads']} threads, {result['dtype']}; a plain "
+        f"product runs at {result['tflops_of_a_plain_product']} TFLOP/s. Forward and backward; median of rounds in "
+        "which all take turns; memory above the inputs, gradients included, each in a process of its own.", "",
+        "| N | d | V | task | peer | ms | best ms | times ours | peak MiB | of floor |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    body = [
+        f"| {r['tokens']} | {r['width']} | {r['vocabulary']} | {r['task']} | "
+        f"{'**' + r['peer'] + '**' if r['peer'] in OURS else r['peer']} | {r['milliseconds']} | {r['best']} | "
+        f"{r['times_ours']} | {r['peak_mib']} | {r['share_of_floor']:.1%} |"
+        for r in result["rows"]
+    ]
+    return "\n".join([*head, *body]) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    sys.exit(run(parser.parse_args()))

@@ -1,0 +1,213 @@
+"""Other implementations of the loss, brought to one signature; each computes what ours computes, or says why it cannot.
+
+Letters: N tokens, D width, V vocabulary, C tokens of a chunk.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnmt_ds.kernels.ce_with_teacher import Teacher, ce_with_teacher
+
+
+class Inputs(NamedTuple):
+    """One problem: CE alone (weight 0) or CE + weight * KD."""
+
+    hidden_ND: Tensor
+    projection_VD: Tensor
+    target_N: Tensor
+    teacher_ND: Tensor
+    teacher_VD: Tensor
+    weight: float
+    smoothing: float
+
+
+class Missing(Exception):
+    """This peer does not do this task here; the message says why."""
+
+
+Loss = Callable[[Inputs], Tensor]
+
+
+def make_inputs(
+    tokens: int, width: int, words: int, weight: float, smoothing: float, device: str, dtype: str
+) -> Inputs:
+    """Random inputs whose logits have a deviation of about one."""
+    generator = torch.Generator(device).manual_seed(0)
+    kind: torch.dtype = getattr(torch, dtype)
+
+    def normal(rows: int, scale: float) -> Tensor:
+        return (torch.randn(rows, width, generator=generator, device=device) * scale).to(kind)
+
+    target_N = torch.randint(2, words, (tokens,), generator=generator, device=device)
+    teacher = (normal(tokens if weight else 1, 1.0), normal(words if weight else 1, width**-0.5))
+    hidden_ND, projection_VD = normal(tokens, 1.0).requires_grad_(), normal(words, width**-0.5).requires_grad_()
+    return Inputs(hidden_ND, projection_VD, target_N, *teacher, weight, smoothing)
+
+
+def ours(x: Inputs, implementation: str = "auto") -> Tensor:
+    """Sentences of 32 tokens where that divides."""
+    sentences = len(x.target_N) // 32 if len(x.target_N) % 32 == 0 else 1
+
+    def split(flat: Tensor) -> Tensor:
+        return flat.unflatten(0, (sentences, -1))  # type: ignore[no-any-return, no-untyped-call]
+
+    teachers = [Teacher(split(x.teacher_ND), x.teacher_VD, x.weight)] if x.weight else []
+    return ce_with_teacher(
+        split(x.hidden_ND), x.projection_VD, split(x.target_N), teachers, smoothing=x.smoothing,
+        implementation=implementation,
+    ).loss  # fmt: skip
+
+
+def eager(x: Inputs) -> Tensor:
+    """Everything held whole, as most trainers write it."""
+    return _plain(x.hidden_ND, x.projection_VD, x.target_N, x.teacher_ND, x.teacher_VD, x.weight, x.smoothing)
+
+
+def compiled_chunks(x: Inputs) -> Tensor:
+    """torch.compile over 512 tokens at a time, logits recomputed in the backward."""
+    from torch.utils.checkpoint import checkpoint
+
+    total = x.hidden_ND.new_zeros((), dtype=torch.float32)
+    for i in range(0, len(x.target_N), 512):
+        cut = slice(i, i + 512)
+        teacher_CD = x.teacher_ND[cut] if x.weight else x.teacher_ND
+        arguments = (
+            x.hidden_ND[cut],
+            x.projection_VD,
+            x.target_N[cut],
+            teacher_CD,
+            x.teacher_VD,
+            x.weight,
+            x.smoothing,
+        )
+        total = total + checkpoint(_compiled, *arguments, use_reentrant=False)
+    return total
+
+
+def linear_cross_entropy(x: Inputs) -> Tensor:
+    """torch 2.13's F.linear_cross_entropy: chunked for hard targets, with the whole teacher distribution for KD."""
+    function = getattr(F, "linear_cross_entropy", None)
+    if function is None:
+        raise Missing("needs torch 2.13")
+    if not x.weight:
+        options = None if x.smoothing else torch.nn.LinearCrossEntropyOptions()
+        return function(  # type: ignore[no-any-return]
+            x.hidden_ND, x.projection_VD, x.target_N, reduction="sum", label_smoothing=x.smoothing, options=options
+        )
+    with torch.no_grad():
+        soft_NV = (
+            F.linear(x.teacher_ND, x.teacher_VD).softmax(-1).mul_(x.weight).add_(x.smoothing / x.projection_VD.shape[0])
+        )
+        gold_N1 = torch.full_like(soft_NV[:, :1], 1 - x.smoothing)
+        soft_NV.scatter_add_(1, x.target_N.unsqueeze(1), gold_N1)
+    return function(x.hidden_ND, x.projection_VD, soft_NV, reduction="sum")  # type: ignore[no-any-return]
+
+
+def liger(x: Inputs) -> Tensor:
+    """liger-kernel's chunked distillation loss (KL: the teacher's entropy is added back by nobody)."""
+    if x.smoothing or not x.weight:
+        raise Missing("its chunked loss knows no label smoothing, and no CE without a teacher on a CPU")
+    try:
+        from liger_kernel.chunked_loss.jsd_loss import LigerFusedLinearJSDFunction
+    except ImportError as error:
+        raise Missing(str(error)) from None
+    loss = LigerFusedLinearJSDFunction.apply(
+        x.hidden_ND, x.projection_VD, x.teacher_ND, x.teacher_VD, x.target_N, None, None, 1.0, x.weight, 0.0, -100, 1.0,
+        x.hidden_ND.is_cuda, 1024,
+    )  # fmt: skip
+    return loss * len(x.target_N)  # it divides by the tokens
+
+
+def cut_cross_entropy(x: Inputs) -> Tensor:
+    """cut-cross-entropy: CE alone, no smoothing."""
+    if x.smoothing or x.weight:
+        raise Missing("CE without smoothing and teacher only")
+    try:
+        from cut_cross_entropy import linear_cross_entropy as function
+    except ImportError as error:
+        raise Missing(str(error)) from None
+    # without its filter, which drops small gradients
+    options = {"impl": "cce", "filter_eps": None} if x.hidden_ND.is_cuda else {"impl": "torch_compile"}
+    return function(x.hidden_ND, x.projection_VD, x.target_N, reduction="sum", **options)  # type: ignore[no-any-return]
+
+
+def trl(x: Inputs) -> Tensor:
+    """trl's chunked divergence (KL), and eager CE beside it."""
+    if not x.weight:
+        raise Missing("distillation only")
+    try:
+        from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+    except (ImportError, RuntimeError) as error:
+        raise Missing(str(error).splitlines()[0]) from None
+    kl_N, _ = ChunkedDivergenceFunction.apply(x.hidden_ND, x.projection_VD, None, x.teacher_ND, x.teacher_VD, None, 0.0)
+    logits_NV = F.linear(x.hidden_ND, x.projection_VD).float()
+    ce = F.cross_entropy(logits_NV, x.target_N, label_smoothing=x.smoothing, reduction="sum")
+    return ce + x.weight * kl_N.sum()
+
+
+def deepspeed_opsd(x: Inputs) -> Tensor:
+    """DeepSpeed's on-policy distillation loss on whole logits, plus CE."""
+    if not x.weight:
+        raise Missing("distillation only")
+    try:
+        from deepspeed.runtime.rollout.opsd import generalized_jsd_loss
+    except ImportError as error:
+        raise Missing(str(error)) from None
+    logits_NV = F.linear(x.hidden_ND, x.projection_VD)
+    with torch.no_grad():
+        teacher_NV = F.linear(x.teacher_ND, x.teacher_VD)
+    mask = torch.ones(1, len(x.target_N), device=logits_NV.device)
+    kl = generalized_jsd_loss(logits_NV.unsqueeze(0), teacher_NV.unsqueeze(0), mask, beta=0.0).loss_sum
+    ce = F.cross_entropy(logits_NV, x.target_N, label_smoothing=x.smoothing, reduction="sum")
+    return ce + x.weight * kl
+
+
+def teacher_entropy(x: Inputs) -> Tensor:
+    """What a KL divergence lacks of a cross-entropy, weighted; a constant."""
+    with torch.no_grad():
+        logp_NV = F.linear(x.teacher_ND, x.teacher_VD).float().log_softmax(-1)
+        return -x.weight * (logp_NV.exp() * logp_NV).sum()
+
+
+PEERS: dict[str, Loss] = {
+    "ours": ours,
+    "chunked": lambda x: ours(x, "chunked"),
+    "eager": eager,
+    "compiled_chunks": compiled_chunks,
+    "linear_cross_entropy": linear_cross_entropy,
+    "liger": liger,
+    "cut_cross_entropy": cut_cross_entropy,
+    "trl": trl,
+    "deepspeed_opsd": deepspeed_opsd,
+}
+OURS = ("ours", "chunked")
+DIVERGENCES = ("liger", "trl", "deepspeed_opsd")
+"""Peers whose loss lacks the teacher's entropy."""
+
+
+def _plain(
+    hidden_XD: Tensor, projection_VD: Tensor, target_X: Tensor, teacher_XD: Tensor, teacher_VD: Tensor, weight: float,
+    smoothing: float,
+) -> Tensor:  # fmt: skip
+    logits_XV = F.linear(hidden_XD, projection_VD).float()
+    if not weight:
+        return F.cross_entropy(logits_XV, target_X, label_smoothing=smoothing, reduction="sum")
+    logp_XV = logits_XV.log_softmax(-1)
+    with torch.no_grad():
+        teacher_XV = F.linear(teacher_XD, teacher_VD).float().softmax(-1)
+    gold = logp_XV.gather(1, target_X.unsqueeze(1)).sum() * (1 - smoothing) + logp_XV.mean(-1).sum() * smoothing
+    return -gold - weight * (teacher_XV * logp_XV).sum()
+
+
+def _compiled(*arguments: object) -> Tensor:
+    global _cache
+    if _cache is None:
+        _cache = torch.compile(_plain)
+    return _cache(*arguments)  # type: ignore[arg-type]
+
+
+_cache: Loss | None = None
