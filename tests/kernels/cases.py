@@ -69,12 +69,30 @@ def case(
     return Case(normal(passes * sentences, positions, width), projection, target, teachers, options)
 
 
+def on_gpu(c: Case) -> Case:
+    """The case with everything on the GPU."""
+    teachers = [
+        t._replace(
+            hidden_BTE=t.hidden_BTE.cuda(),
+            projection_VE=t.projection_VE.cuda(),
+            weight=t.weight.cuda() if isinstance(t.weight, torch.Tensor) else t.weight,
+            vocabulary_V=None if t.vocabulary_V is None else t.vocabulary_V.cuda(),
+        )
+        for t in c.teachers
+    ]
+    options = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in c.options.items()}
+    return Case(c.hidden.cuda(), c.projection.cuda(), c.target.cuda(), teachers, options)
+
+
 def outcome(c: Case, implementation: str) -> tuple[Sums, Tensor, Tensor]:
-    """Sums and both gradients."""
+    """Sums and both gradients; "cuda" runs on the GPU, its gradients come back."""
+    if implementation == "cuda":
+        c = on_gpu(c)
     hidden = c.hidden.detach().clone().requires_grad_()
     projection = c.projection.detach().clone().requires_grad_()
     sums = ce_with_teacher(hidden, projection, c.target, c.teachers, **c.options, implementation=implementation)
-    return sums, *torch.autograd.grad(sums.loss, (hidden, projection))
+    dhidden, dprojection = torch.autograd.grad(sums.loss, (hidden, projection))
+    return sums._replace(loss=sums.loss.to("cpu")), dhidden.to("cpu"), dprojection.to("cpu")
 
 
 def numbers(sums: Sums) -> dict[str, Tensor]:
@@ -82,5 +100,7 @@ def numbers(sums: Sums) -> dict[str, Tensor]:
     found = {}
     for name, value in sums._asdict().items():
         parts = value if isinstance(value, tuple) else (value,)
-        found[name] = torch.cat([part.detach().double().reshape(-1) for part in parts]) if parts else torch.zeros(0)
+        found[name] = (
+            torch.cat([part.detach().cpu().double().reshape(-1) for part in parts]) if parts else torch.zeros(0)
+        )
     return found

@@ -381,16 +381,13 @@ void gradient_block(const Slope<Lanes, K, J>& s, float* z, const float* y, int64
 // sums[panel of TALL widths][TALL][GROUP] += projection block (transposed) * gradient block.
 void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float* sums) {
   for (int64_t q = 0; q < panels; ++q) {
-    Tile tile;
-    float* to = sums + q * TALL * GROUP;
-    for (int i = 0; i < TALL; ++i) {
-      tile.sum[i][0] = load(to + i * GROUP);
-      tile.sum[i][1] = load(to + i * GROUP + LANES);
-    }
+    Tile tile;  // sums of a block's words from 0: short sums lose less to rounding than one long one
+    tile.clear();
     tile.add<1, TALL>(rows + q * BLOCK * TALL, dz, n);
-    for (int i = 0; i < TALL; ++i) {
-      store(to + i * GROUP, tile.sum[i][0]);
-      store(to + i * GROUP + LANES, tile.sum[i][1]);
+    float* to = sums + q * TALL * GROUP;
+    for (int i = 0; i < TALL; ++i, to += GROUP) {
+      store(to, load(to) + tile.sum[i][0]);
+      store(to + LANES, load(to + LANES) + tile.sum[i][1]);
     }
   }
 }
