@@ -6,6 +6,7 @@ Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``
 
 import json
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -73,8 +74,12 @@ class Tracker:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if self.wandb is not None:
-            self.wandb.finish(quiet=True)
+        if self.wandb is None:
+            return
+        try:
+            self.wandb.finish()
+        except Exception as error:  # the training has ended well; its dashboard must not spoil that
+            self.say(f"wandb: {error}")
 
     def _start_wandb(self, run: Path, settings: TrackingSettings, config: Record, name: str) -> Any:
         try:
@@ -82,7 +87,7 @@ class Tracker:
 
             identity = run / "wandb_id"
             if not identity.exists():
-                identity.write_text(wandb.util.generate_id(), encoding="utf-8")
+                identity.write_text(secrets.token_hex(4), encoding="utf-8")
             started = wandb.init(
                 project=settings.project,
                 entity=settings.entity or None,

@@ -34,7 +34,7 @@ def test_a_run_learns_and_leaves_what_people_look_at(tiny_corpus: Path, tmp_path
     assert on_ranks(2, train, str(tiny_corpus), str(run), sections) == ["", ""]
     valid = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "valid"]
     assert len(valid) == 14
-    assert valid[-1]["valid/best/overall"] < valid[0]["valid/avg/macro"] - 1.0
+    assert valid[-1]["valid/best/overall"] < valid[0]["valid/avg/macro"] - 0.5
     assert valid[-1]["valid/deficit"] >= 0
     for pair, size in PAIRS.items():
         assert valid[-1][f"data/{pair}/share"] == pytest.approx(size / sum(PAIRS.values()))
