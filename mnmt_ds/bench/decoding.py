@@ -50,7 +50,7 @@ def measure_decoding(
     figures = []
     for workload in ("full length", "varied ends"):
         torch.manual_seed(0)
-        model = initialise(Transformer(ModelSettings(preset=preset), vocabulary)).eval()  # type: ignore[arg-type]
+        model = initialise(Transformer(ModelSettings(preset=preset), vocabulary)).eval()
         make_peaked(model, end_pull=6.0 if workload == "varied ends" else 0.0)
         source_BS, start = random_sources(batch, vocabulary).to(device), vocabulary - 1
         decoders = _decoders(model.to(device), start, peers)

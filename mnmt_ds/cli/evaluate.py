@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     directory = _checkpoint(args.directory, args.checkpoint)
     if args.against is not None:
         _checkpoint_report(args)
-    translator = open_model(args, directory)
+    translator = open_model(args, directory, args.data)
     corpus = reports.corpus_of(args.directory, args.data, translator)
     pairs = args.pairs.split(",") if args.pairs else list(translator.description["pairs"])
     sentences = sum(len(corpus.split(pair, args.split)) for pair in pairs)

@@ -34,13 +34,13 @@ def _allow_files_after_options(parser: argparse.ArgumentParser) -> None:
     plain = parser.parse_known_args
 
     def parse(*given: Any) -> Any:
-        setattr(parser, "parse_known_args", plain)
+        parser.parse_known_args = plain  # type: ignore[method-assign]
         try:
             return parser.parse_known_intermixed_args(*given)
         finally:
-            setattr(parser, "parse_known_args", parse)
+            parser.parse_known_args = parse  # type: ignore[method-assign,assignment]
 
-    setattr(parser, "parse_known_args", parse)
+    parser.parse_known_args = parse  # type: ignore[method-assign,assignment]
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +95,7 @@ def search_settings(args: argparse.Namespace) -> "SearchSettings":
     return SearchSettings(beam=args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient)
 
 
-def open_model(args: argparse.Namespace, path: Path | None = None) -> "Translator":
+def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | None = None) -> "Translator":
     """The model that the arguments name, on their device."""
     import torch
 
@@ -106,7 +106,7 @@ def open_model(args: argparse.Namespace, path: Path | None = None) -> "Translato
         raise UserError("--device cuda: no GPU that torch can use; take --device cpu")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
-    return open_translator(path or args.model, device, dtype)
+    return open_translator(path or args.model, device, dtype, data)
 
 
 def processes(args: argparse.Namespace, translator: "Translator", sentences: int) -> int:

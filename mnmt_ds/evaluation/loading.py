@@ -44,19 +44,22 @@ def model_directory(path: Path) -> Path:
     raise UserError(f"{path}: holds no model; give a run, or its best, best_<pair> or last directory")
 
 
-def open_translator(path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Translator:
-    """Loads a model directory (or a run's best) and the tokenizer of its run."""
+def open_translator(
+    path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, data: Path | None = None
+) -> Translator:
+    """Loads a model directory (or a run's best) and its tokenizer: its run's, or that of a prepared corpus ``data``."""
     directory = model_directory(path)
-    tokenizer = find_tokenizer(directory, describe_model(directory)["tokenizer_hash"])
+    tokenizer = find_tokenizer(directory, describe_model(directory)["tokenizer_hash"], data)
     model, description = load_model(directory, device)
     return Translator(directory, model.to(dtype), description, tokenizer)
 
 
-def find_tokenizer(directory: Path, wanted: str) -> Tokenizer:
+def find_tokenizer(directory: Path, wanted: str, data: Path | None = None) -> Tokenizer:
     """The model's tokenizer: beside it, in its run, or in the data that the run names; never another one."""
     run = directory.absolute().parent
     places = [directory / "tokenizer", run / "tokenizer", run.parent / "tokenizer"]
-    places += [data / "tokenizer" for home in (run, run.parent) if (data := data_directory(home)) is not None]
+    homes = [data, data_directory(run), data_directory(run.parent)]
+    places += [home / "tokenizer" for home in homes if home is not None]
     other = None
     for place in places:
         if (place / "tokenizer.json").exists():

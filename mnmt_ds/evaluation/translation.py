@@ -13,10 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from mnmt_ds.batch import PAD
+from mnmt_ds.batch import BOS, PAD
 from mnmt_ds.data.framing import frame_source
+from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.evaluation.beam_search import Hypothesis, SearchSettings, beam_search
-from mnmt_ds.evaluation.loading import Translator, open_translator
+from mnmt_ds.evaluation.loading import Translator
+from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.models.weights import load_model
 
 Pieces = Sequence[int] | NDArray[np.integer]
 """Ids of a sentence's pieces, without tags and end symbol."""
@@ -57,12 +60,16 @@ def make_jobs(translator: Translator, pair: str, pieces: Sequence[Pieces], batch
     return jobs
 
 
-def decode(translator: Translator, job: Job, settings: SearchSettings) -> list[list[Hypothesis]]:
+def never_written(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids that no translation holds: start, padding, mask and tags."""
+    return (BOS, PAD, *range(tokenizer.mask, tokenizer.size))
+
+
+def decode(model: Transformer, job: Job, settings: SearchSettings, banned: Sequence[int]) -> list[list[Hypothesis]]:
     """The hypotheses of a batch."""
-    device = translator.model.embedding.weight.device
+    device = model.embedding.weight.device
     source_BS = pad_sequence([torch.tensor(source) for source in job.sources], batch_first=True, padding_value=PAD)
-    unwanted = (0, PAD, *range(translator.tokenizer.mask, translator.tokenizer.size))
-    return beam_search(translator.model, source_BS.to(device), job.start, settings, banned=unwanted)
+    return beam_search(model, source_BS.to(device), job.start, settings, banned=banned)
 
 
 def write_text(translator: Translator, hypothesis: Hypothesis) -> str:
@@ -73,8 +80,9 @@ def write_text(translator: Translator, hypothesis: Hypothesis) -> str:
 @contextmanager
 def decoder(translator: Translator, settings: SearchSettings, processes: int = 1) -> Iterator[Decoder]:
     """Decodes here, or in worker processes that each load the model and share the processors."""
+    banned = never_written(translator.tokenizer)
     if processes <= 1:
-        yield lambda jobs: ((job, decode(translator, job, settings)) for job in jobs)
+        yield lambda jobs: ((job, decode(translator.model, job, settings, banned)) for job in jobs)
         return
     threads = max(1, (os.cpu_count() or 1) // processes)
     dtype = translator.model.embedding.weight.dtype
@@ -82,7 +90,7 @@ def decoder(translator: Translator, settings: SearchSettings, processes: int = 1
         processes,
         multiprocessing.get_context("spawn"),
         initializer=_open,
-        initargs=(translator.directory, dtype, settings, threads),
+        initargs=(translator.directory, dtype, settings, banned, threads),
     )
 
     def in_pool(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[list[Hypothesis]]]]:
@@ -119,15 +127,16 @@ def translate_all(
     return result
 
 
-_worker: tuple[Translator, SearchSettings] | None = None
+_worker: tuple[Transformer, SearchSettings, Sequence[int]] | None = None
 
 
-def _open(directory: Path, dtype: torch.dtype, settings: SearchSettings, threads: int) -> None:
+def _open(directory: Path, dtype: torch.dtype, settings: SearchSettings, banned: Sequence[int], threads: int) -> None:
     global _worker
     torch.set_num_threads(threads)
-    _worker = open_translator(directory, "cpu", dtype), settings
+    _worker = load_model(directory)[0].to(dtype), settings, banned
 
 
 def _decode(job: Job) -> list[list[Hypothesis]]:
     assert _worker is not None
-    return decode(_worker[0], job, _worker[1])
+    model, settings, banned = _worker
+    return decode(model, job, settings, banned)
