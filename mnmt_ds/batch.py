@@ -40,7 +40,6 @@ class Batch(NamedTuple):
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device (asynchronous where pinned)."""
-    moved: dict[str, Any] = {
-        name: value.to(device, non_blocking=True) for name, value in batch._asdict().items() if isinstance(value, Tensor)
-    }
+    tensors = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+    moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
     return batch._replace(**moved)

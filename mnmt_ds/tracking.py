@@ -121,7 +121,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def progress_line(update: int, last: int, epoch: float, values: Record, memory_gb: float) -> str:
-    """``step 1200/20000 | epoch 3.2 | loss 4.123 nll 3.456 ppl 10.97 kd 2.10 | lr 3.0e-4 | gnorm 0.8 | 41.2k tok/s | gpu 12.3 GB``."""
+    """``step 1200/20000 | epoch 3.20 | loss 4.123 nll 3.456 ppl 10.97 | lr 3.0e-4 | gnorm 0.80 | 41.2k tok/s | …``."""
     shown = [
         f"loss {values['train/loss']:.3f}",
         f"nll {values['train/nll_loss']:.3f}",

@@ -63,8 +63,8 @@ def ce_with_teacher_sharded(
     wanted = (grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
     with torch.no_grad():
         problem = flatten(hidden_BTD, projection_VD, target_BT, *arguments)
-        steps = (functools.partial(f, shard) for f in (statistics, gradients))
-        found = compute(problem, Implementation(most_tokens, *steps), *wanted)
+        ours = Implementation(most_tokens, functools.partial(statistics, shard), functools.partial(gradients, shard))
+        found = compute(problem, ours, *wanted)
         result = sums(problem, found)
     if not any(wanted):
         return result

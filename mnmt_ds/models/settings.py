@@ -20,7 +20,7 @@ class ModelSettings(Settings):
     """Shape and regularisation of one student."""
 
     preset: Literal["tiny", "ted", "base", "big", "m15"] = "base"
-    """Fills the shapes below that are not given: tiny (2+2 layers of 128), ted (LSSD's scripts), base, big, m15 (12+12)."""
+    """Fills the shapes that are not given: tiny (2+2 layers of 128), ted (LSSD's scripts), base, big, m15 (12+12)."""
     d_model: int = 0
     """Width of embeddings and layers; 0: the preset's."""
     ffn: int = 0
