@@ -18,9 +18,9 @@ DROPS = (
 )  # fmt: skip
 """Rules of this file in the order in which they are applied; duplicates, domains and held-out text follow later."""
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _SEPARATOR = re.compile("[\r\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
-_OTHER = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\ufeff\ufffe\uffff]")
+_OTHER = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
 _CONTEXT = re.compile(r"^\|[\w-]*\|(?=.)|^_: [^\n]*\n(?=.)")
 _PREFIX = re.compile(r"^[A-Za-z][\w -]*\|(?=\S)")
 _BRACKETED = re.compile(r"\s*\([_&~]\w\)")
@@ -53,6 +53,8 @@ class Block(NamedTuple):
     domain: int
     catalog: bool
     rows: list[Row]
+    tolerant: bool = False
+    """Bad lines are dropped and counted, whatever the settings say: text that the user did not choose."""
 
 
 class Cleaned(NamedTuple):
@@ -88,10 +90,12 @@ def clean_block(block: Block, rules: Rules) -> Cleaned:
         sides: list[str] = []
         for side, raw in enumerate((raw_source, raw_target)):
             try:
-                sides.append(_decode(raw, found, rules.clean.max_line_bytes, number == 1, block.catalog))
+                sides.append(_decode(raw, found, rules.clean.max_line_bytes, number == 1))
             except _BadLine as fault:
                 place = f"{block.files[min(side, len(block.files) - 1)]}:{number}"
                 message = f"{place}: {fault}; mend the line, or set data.clean.bad_lines=drop"
+                if block.tolerant:
+                    continue
                 if rules.collect:
                     faults.append(message)
                 elif rules.clean.bad_lines == "error" or rules.given:
@@ -150,7 +154,7 @@ def fate_of(source: str, target: str, rules: Rules) -> str | None:
     return None
 
 
-def _decode(raw: str | bytes | None, found: list[str], limit: int, first: bool, catalog: bool) -> str:
+def _decode(raw: str | bytes | None, found: list[str], limit: int, first: bool) -> str:
     """Text without control characters or line separators; appends what was repaired to ``found``."""
     if raw is None or len(raw) > limit:
         raise _BadLine(f"a line of more than {limit} bytes (data.clean.max_line_bytes)")

@@ -1,6 +1,7 @@
 """Stage 1: a pair's parts are read in this process, cleaned in the workers, and written as text and hashes."""
 
 import fnmatch
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -20,6 +21,7 @@ from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, fingerprint, finished, new_directory, sha256
 
 ARRAYS = (("key", np.uint64), ("pair", np.uint64), ("domain", np.uint16))
+LAYOUT = 1
 CODE = ("clean.py", "cleaning.py", "keys.py", "script.py", "readers")
 
 
@@ -32,16 +34,24 @@ def rules_of(settings: DataSettings, pair: str, given: bool) -> Rules:
 
 
 def cleaned(
-    work: Path, pool: Executor, settings: DataSettings, pair: str, which: str, parts: list[Part]
+    work: Path, pool: Executor, settings: DataSettings, pair: str, which: str, parts: list[Part], frozen: bool = False
 ) -> tuple[Stage, bool]:
-    """The finished stage for a pair's "train", "dev" or "test" parts, and whether it had to be made."""
+    """The finished stage for a pair's "train", "dev" or "test" parts, and whether it had to be made.
+
+    ``frozen``: once read, the text stays what it is although its files (with a line that says so) or this code change.
+    """
     rules = rules_of(settings, pair, which in ("dev", "test"))
     relevant = settings.clean.model_dump(mode="json", exclude={"duplicates", "domain_cap"})
-    print_ = fingerprint(_code(), pair, which, rules.key_side, rules.seed, relevant, identity(parts))
+    files = identity(parts)
+    state = LAYOUT if frozen else [_code(), files]
+    print_ = fingerprint(state, pair, which, rules.key_side, rules.seed, relevant)
     name = f"clean.{pair}.{which}"
     if stage := finished(work, name, print_):
+        if stage.record["identity"] != files:
+            print(f"{name}: files changed since they were read; kept as read (--fresh reads anew)", file=sys.stderr)
         return stage, False
     with new_directory(work, name, print_) as (directory, record):
+        record["identity"] = files
         _write(directory, record, read(pool, rules, parts, f"read {pair} {which}"), parts, rules)
     stage = finished(work, name, print_)
     assert stage is not None
@@ -58,7 +68,7 @@ def read(pool: Executor, rules: Rules, parts: list[Part], what: str) -> Iterator
                 if left_out(part, rules):
                     continue
                 for block in blocks(part.read()):
-                    yield Block(part.files, domains[part.domain], part.catalog, block)
+                    yield Block(part.files, domains[part.domain], part.catalog, block, part.tolerant)
                     progress.add(len(block))
 
     return ordered(pool, partial(clean_block, rules=rules), rows())

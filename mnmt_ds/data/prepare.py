@@ -32,6 +32,8 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     The old corpus stays whole until the new one is; then files are exchanged and the manifest is written last.
     """
     directory = Path(settings.directory)
+    if settings.unused:
+        print(f"prepare: not among the pairs, unused: {', '.join(settings.unused)}", file=sys.stderr)
     with locked(directory), workers(processes) as pool:
         if fresh:
             collect_garbage(directory / "work", [])
@@ -104,7 +106,8 @@ def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -
         for which in split.NAMES:
             parts = parts_of(settings, pair, which, origin)
             if parts or which == "train":
-                made = cleaned(work, pool, settings, pair, which, parts)
+                frozen = origin == "gettext" and which == "train"
+                made = cleaned(work, pool, settings, pair, which, parts, frozen)
                 stages[pair][which] = _said(f"read {pair} {which}", *made)
     for lang in settings.monolingual:
         made = cleaned(work, pool, settings, lang, "mono", parts_of(settings, lang, "mono", origin))

@@ -133,10 +133,11 @@ class DataSettings(Settings):
     pairs: tuple[str, ...]
     """Language pairs, source-target: a list, or "bs-en,mr-en"."""
     source: Literal["auto", "files", "gettext", "cldr"] = "auto"
-    """files: ``corpora`` alone. gettext: the system's catalogs. cldr: Babel's data. auto: ``corpora`` where it is
-    given, else gettext, else (where catalogs are missing or too few) cldr for every pair."""
+    """files: ``corpora`` alone. gettext: the system's catalogs, as they are when first read (later changes of the
+    system are left alone; ``prepare --fresh`` reads anew). cldr: Babel's data. auto: ``corpora`` where it is given,
+    else gettext, else (where catalogs are missing or too few) cldr for every pair."""
     corpora: dict[str, PairFiles] = Field(default_factory=dict)
-    """Files by pair; "*" stands for every pair that is not named."""
+    """Files by pair; "*" stands for every pair that is not named. What concerns none of ``pairs`` is left unused."""
     monolingual: dict[str, list[Files]] = Field(default_factory=dict)
     """Text in one language, by language."""
     catalogs: tuple[str, ...] = ("/usr/share/locale", "/usr/share/locale-langpack", "/usr/local/share/locale")
@@ -158,20 +159,15 @@ class DataSettings(Settings):
     def _consistent(self) -> "DataSettings":
         if not self.pairs:
             raise ValueError("'pairs' is empty; name at least one, such as [fr-en]")
-        for pair in self.pairs:
-            sides = pair.split("-")
-            if len(sides) != 2 or not all(side.replace("_", "").isalnum() for side in sides) or sides[0] == sides[1]:
-                raise ValueError(f"pair '{pair}': write source-target, such as fr-en")
+        for name in ("pairs", "corpora", "max_train"):
+            for pair in getattr(self, name):
+                if pair != "*" and not _is_pair(pair):
+                    raise ValueError(f"{name}: '{pair}': write source-target, such as fr-en")
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("a pair is named twice; keep one")
         for lang in self.monolingual:
             if not lang.replace("_", "").isalnum():
                 raise ValueError(f"monolingual '{lang}': write a language, such as fr")
-        turned = {"-".join(reversed(pair.split("-"))) for pair in self.pairs}
-        for name, known in (("corpora", {*self.pairs, "*"}), ("max_train", {*self.pairs, *turned, "*"})):
-            for pair in getattr(self, name):
-                if pair not in known:
-                    raise ValueError(f"{name}: '{pair}' is not among the pairs ({', '.join(self.pairs)})")
         for pair in self.pairs:
             if self.source == "files" and not self.files_of(pair).train:
                 raise ValueError(f"source: files, but corpora has no train files for '{pair}'")
@@ -182,6 +178,13 @@ class DataSettings(Settings):
         """Languages in the order in which the pairs (then ``monolingual``) name them: the order of the tags."""
         return tuple(dict.fromkeys([*(side for pair in self.pairs for side in pair.split("-")), *self.monolingual]))
 
+    @property
+    def unused(self) -> list[str]:
+        """Keys of ``corpora`` and ``max_train`` that concern none of the pairs."""
+        turned = {"-".join(reversed(pair.split("-"))) for pair in self.pairs}
+        strange = [f"corpora.{name}" for name in self.corpora if name not in {*self.pairs, "*"}]
+        return strange + [f"max_train.{name}" for name in self.max_train if name not in {*self.pairs, *turned, "*"}]
+
     def files_of(self, pair: str) -> PairFiles:
         """The pair's files, or those of "*"."""
         return self.corpora.get(pair) or self.corpora.get("*") or PairFiles()
@@ -190,3 +193,8 @@ class DataSettings(Settings):
         """Most training sentences of a pair."""
         source, target = pair.split("-")
         return self.max_train.get(pair, self.max_train.get(f"{target}-{source}", self.max_train.get("*")))
+
+
+def _is_pair(name: str) -> bool:
+    sides = name.split("-")
+    return len(sides) == 2 and all(side.replace("_", "").isalnum() for side in sides) and sides[0] != sides[1]

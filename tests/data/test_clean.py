@@ -142,6 +142,11 @@ def test_hashes_are_of_the_key_and_of_both_sides() -> None:
     np.testing.assert_array_equal(own.key, found.key)
 
 
+def test_lone_surrogates_are_control_characters() -> None:
+    found = cleaned("Дома", "Home \ud800 now")
+    assert (found.target, found.counts["control character"]) == (b"Home now\n", 1)
+
+
 def test_unicode_is_composed() -> None:
     assert cleaned("Дома", "cafe\u0301").target == "café\n".encode()
     assert cleaned("Дома", "cafe\u0301", unicode="keep").target == "cafe\u0301\n".encode()

@@ -20,8 +20,10 @@ from mnmt_ds.data.keys import normalised
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import locked
+from mnmt_ds.data.validate import validate
 from mnmt_ds.errors import UserError
 from tests.data.conftest import sentences, translated
+from tests.data.test_readers import compiled
 
 Moses = Callable[..., dict[str, Any]]
 Make = Callable[..., DataSettings]
@@ -267,6 +269,33 @@ def test_too_few_catalogs_fall_back_to_cldr_and_say_so(
     corpus = Corpus.open(settings.directory)
     assert corpus.manifest["origin"] == "cldr"
     assert len(corpus.split("bs-en", "train")) == 200
+
+
+def test_catalogs_stay_as_first_read(settings_of: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "locale" / "fr" / "LC_MESSAGES"
+    root.mkdir(parents=True)
+
+    def catalog(name: str, english: list[str]) -> None:
+        entries = "".join(f'msgid "{line}"\nmsgstr "{translated(line, "fr")}"\n\n' for line in english)
+        compiled(root / name, f'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\n{entries}')
+
+    catalog("a.mo", ENGLISH[:150])
+    catalog("iso_1.mo", ENGLISH[150:200])
+    (root / "broken.mo").write_bytes((root / "a.mo").read_bytes()[:50])  # no error: nobody chose this file
+    settings = settings_of(pairs=["fr-en", "en-fr"], catalogs=[str(tmp_path / "locale")], min_catalog_pairs=100)
+    prepare(settings)
+    first = Corpus.open(settings.directory)
+    assert first.manifest["origin"] == "gettext"
+    counts = first.manifest["pairs"]["fr-en"]["counts"]
+    assert (counts["read"], counts["name list"], counts["bad line"], counts["clean"]) == (201, 50, 1, 150)
+    assert first.manifest["pairs"]["en-fr"]["domains"] == {"a": 150, "broken": 0}
+    assert validate(settings) == []
+    catalog("b.mo", ENGLISH[200:])
+    prepare(settings)
+    assert "clean.fr-en.train: files changed since they were read; kept as read (--fresh" in capfd.readouterr().err
+    assert Corpus.open(settings.directory).hash == first.hash
+    prepare(settings, fresh=True)
+    assert Corpus.open(settings.directory).manifest["pairs"]["fr-en"]["domains"] == {"a": 150, "b": 200, "broken": 0}
 
 
 def test_two_at_once_the_second_is_refused(moses: Moses, settings_of: Make) -> None:

@@ -50,17 +50,22 @@ def test_pairs_languages_and_limits() -> None:
     assert DataSettings.model_validate({"pairs": ["a-b"]}).limit_of("a-b") is None
 
 
+def test_what_concerns_no_pair_is_named() -> None:
+    values = {"pairs": "fr-en", "max_train": {"en-fr": 1, "ko-en": 2, "*": 3}, "corpora": {"en-fr": {}, "*": {}}}
+    assert DataSettings.model_validate(values).unused == ["corpora.en-fr", "max_train.ko-en"]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"pairs": []}, "'pairs' is empty"),
-        ({"pairs": ["fren"]}, "pair 'fren': write source-target"),
-        ({"pairs": ["en-en"]}, "pair 'en-en'"),
-        ({"pairs": ["../x-en"]}, "pair '../x-en'"),
+        ({"pairs": ["fren"]}, "pairs: 'fren': write source-target"),
+        ({"pairs": ["en-en"]}, "pairs: 'en-en'"),
+        ({"pairs": ["../x-en"]}, "pairs: '../x-en'"),
         ({"pairs": ["fr-en", "fr-en"]}, "named twice"),
         ({"pairs": ["fr-en"], "monolingual": {"../fr": []}}, "monolingual '../fr'"),
-        ({"pairs": ["fr-en"], "max_train": {"ko-en": 3}}, "max_train: 'ko-en' is not among the pairs (fr-en)"),
-        ({"pairs": ["fr-en"], "corpora": {"en-fr": {}}}, "corpora: 'en-fr' is not among the pairs"),
+        ({"pairs": ["fr-en"], "max_train": {"koen": 3}}, "max_train: 'koen': write source-target"),
+        ({"pairs": ["fr-en"], "corpora": {"fr": {}}}, "corpora: 'fr': write source-target"),
         ({"pairs": ["fr-en"], "source": "files"}, "no train files for 'fr-en'"),
         ({"pairs": ["fr-en"], "corpora": {"*": {"train": [{"format": "moses", "path": "a"}]}}}, "moses needs 'path'"),
         ({"pairs": ["fr-en"], "corpora": {"*": {"train": [{"format": "tmx"}]}}}, "tmx needs 'path'"),

@@ -1,7 +1,7 @@
 """Gettext catalogs: compiled (.mo), source (.po), and the system's own, joined where neither side is English."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -51,12 +51,14 @@ def system(pair: str, roots: tuple[str, ...], english: str = "en") -> list[Part]
     if english in (source, target):
         other = target if source == english else source
         return [
-            Part(partial(mo, path, turned=target == english), (path,), Path(path).stem, catalog=True)
+            Part(partial(_tolerant, partial(mo, path, target == english)), (path,), Path(path).stem, True, True)
             for path in _catalogs(other, roots)
         ]
     theirs = {Path(path).name: path for path in _catalogs(target, roots)}
     return [
-        Part(partial(_joined, path, theirs[name]), (path, theirs[name]), Path(path).stem, catalog=True)
+        Part(
+            partial(_tolerant, partial(_joined, path, theirs[name])), (path, theirs[name]), Path(path).stem, True, True
+        )
         for path in _catalogs(source, roots)
         if (name := Path(path).name) in theirs
     ]
@@ -70,6 +72,14 @@ def _catalogs(language: str, roots: tuple[str, ...]) -> list[str]:
             if found := sorted(str(path) for path in directory.glob("*.mo")):
                 return found
     return []
+
+
+def _tolerant(read: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    """The rows up to what is wrong with the file, then one bad row."""
+    try:
+        yield from read()
+    except UserError:
+        yield 1, None, None, None
 
 
 def _joined(source_path: str, target_path: str) -> Iterator[Row]:

@@ -18,3 +18,5 @@ class Part(NamedTuple):
     domain: str
     catalog: bool = False
     """Text of user interfaces: accelerator marks and context prefixes are stripped."""
+    tolerant: bool = False
+    """The system's own files: what is wrong with them is counted, and no error."""
