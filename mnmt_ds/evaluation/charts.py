@@ -117,20 +117,18 @@ def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
         (i, run) for i, run in shown
         if any(np.ptp(series["prob"]) > 1e-3 for series in run.by_pair.values() if "prob" in series)
     ]  # fmt: skip
-    drawn = {tuple(_last(run, pairs, "share") + _last(run, pairs, "passes")) for _, run in shown}
-    alike = len(drawn) == 1 and not moving
-    if alike:  # one bar a pair says it for all
-        shown = [(-1, shown[0][1])]
     height = 0.9 + (0.12 * len(shown) + 0.14) * len(pairs)
     figure, axes = pyplot.subplots(1, 2 + bool(moving), figsize=(WIDTH, height), squeeze=False, layout="constrained")
-    step = 0.8 / len(shown)
     names = {"share": "share of sentences seen, %", "passes": "passes over its text"}
     for ax, key in zip(axes[0], names, strict=False):
-        for slot, (index, run) in enumerate(shown):
-            y = np.arange(len(pairs)) + (slot - (len(shown) - 1) / 2) * step
-            values = np.array(_last(run, pairs, key)) * (100 if key == "share" else 1)
-            tag(list(ax.barh(y, values, step * 0.86, color=FAINT if alike else colour(index))), index)
-        ax.set_title(names[key] + (", all experiments" if alike else ""))
+        alike = len({tuple(_last(run, pairs, key)) for _, run in shown}) == 1  # then one bar a pair says it for all
+        drawn = shown[:1] if alike else shown
+        step = 0.8 / len(drawn)
+        for slot, (index, run) in enumerate(drawn):
+            y = np.arange(len(pairs)) + (slot - (len(drawn) - 1) / 2) * step
+            bars = ax.barh(y, _last(run, pairs, key), step * 0.86, color=FAINT if alike else colour(index))
+            tag(list(bars), -1 if alike else index)
+        ax.set_title(names[key] + (", all experiments" if alike and len(shown) > 1 else ""))
         _rows(ax, pairs, sizes)
     axes[0, 1].set_yticklabels([])
     for index, run in moving:
@@ -145,7 +143,8 @@ def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
 
 
 def _last(run: Run, pairs: Sequence[str], key: str) -> list[float]:
-    return [round(float(run.by_pair.get(pair, {}).get(key, [np.nan])[-1]), 3) for pair in pairs]
+    unit = 100 if key == "share" else 1
+    return [round(unit * float(run.by_pair.get(pair, {}).get(key, [np.nan])[-1]), 2) for pair in pairs]
 
 
 @matplotlib.rc_context(STYLE)

@@ -116,13 +116,21 @@ def group_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
         values = [figures_of(run) for run in found.runs]
         row: dict[str, Any] = {"label": found.label, "method": found.runs[0].method}
         row["seeds"] = [run.seed for run in found.runs]
-        row["status"] = ", ".join(dict.fromkeys(run.status for run in found.runs))
+        row["status"] = _state(found.runs)
         for column in COLUMNS:
             known = [value[column.key] for value in values if np.isfinite(value[column.key])]
             row[column.key] = float(np.mean(known)) if known else float("nan")
             row[column.key + "_std"] = float(np.std(known, ddof=1)) if len(known) > 1 else float("nan")
         rows.append(row)
     return rows
+
+
+def _state(runs: Sequence[Run]) -> str:
+    """``finished``, or what the others are: ``1 of 3 running``."""
+    states = [run.status for run in runs if run.status != "finished"]
+    if not states:
+        return "finished"
+    return states[0] if len(states) == len(runs) else f"{len(states)} of {len(runs)} {states[0]}"
 
 
 def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -112,8 +112,8 @@ def grid(count: int, columns: int, width: float, height: float, **options: Any) 
 def dev_curves(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
     """Paper 1's Figures 1 and 3: a panel a pair and one for the mean.
 
-    ●: the pair's own best checkpoint (dotted line down); ◇: the run's overall best. The height between the two is
-    the pair's part of the deficit. Several seeds: thin lines, their mean bold.
+    ●: the pair's own best checkpoint (dotted line down); ◇: the run's overall best (dashed line). The height between
+    the two is the pair's part of the deficit. Several seeds: thin lines, their mean bold.
     """
     pairs = [pair for pair in sizes if any(pair in run.dev for group in groups for run in group.runs)]
     if not pairs:
@@ -155,11 +155,11 @@ def _draw_curves(ax: Axes, index: int, group: Group, pair: str | None) -> None:
         x, y = run.epoch_V[own], y_V[own]
         tag(ax.plot([x, x], [0, y], color=colour(index), lw=0.9, ls=(0, (1, 2)), alpha=0.9, zorder=1), index)
         tag(ax.plot(x, y, "o", color=colour(index), ms=5.5, zorder=4), index)
-        mark = dict(ms=6.5, mfc="white", mec=INK, mew=1.2, zorder=5)
+        mark = dict(ms=6.5, mfc="white", mec=colour(index), mew=1.5, zorder=5)
         if pair is not None:
             tag(ax.plot(run.epoch_V[run.best], y_V[run.best], "D", **mark), index)  # type: ignore[arg-type]
             best = run.epoch_V[run.best]
-            tag(ax.axvline(best, color=INK, lw=0.8, ls=(0, (1, 2)), alpha=0.55, zorder=1), index)
+            tag(ax.axvline(best, color=colour(index), lw=0.9, ls=(0, (4, 3)), alpha=0.8, zorder=1), index)
     if several:
         length = min(len(run.epoch_V) for run in runs)
         mean_V = np.mean([_curve(run, pair)[:length] for run in runs], 0)
@@ -192,12 +192,14 @@ def excess_maps(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
     ]
     top = max(0.05, *(float(np.nanpercentile(found[:, found.shape[1] // 4 :], 97)) for found in excess))
     figure, axes = grid(len(shown), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
+    last = max(float(np.nanmax(run.epoch_V)) for _, run in shown)
     for ax, (group, run), found in zip(axes, shown, excess, strict=True):
         image = ax.pcolormesh(_edges(run.epoch_V), np.arange(len(pairs) + 1), found, cmap=EXCESS, vmin=0, vmax=top)
         for row, pair in enumerate(pairs):
             if pair in run.dev:
                 ax.plot(run.epoch_V[run.best_of(pair)], row + 0.5, "o", ms=5, mfc="white", mec="#ee6677", mew=1.6)
         ax.axvline(run.epoch_V[run.best], color=INK, lw=1.2, ls=(0, (1, 1.5)))
+        ax.set_xlim(0.5, last + 0.5)
         _pair_rows(ax, pairs, sizes, group.label + (f" (seed {run.seed})" if len(group.runs) > 1 else ""))
     figure.colorbar(image, ax=axes, label="above the pair's own best", shrink=0.8, pad=0.01, extend="max")
     return svg(figure)
@@ -213,12 +215,14 @@ def switch_maps(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
     top = max(1.0, *(float(np.nanmax(list(found.values()), initial=0)) for found in ages))
     pairs = [pair for pair in sizes if any(pair in found for found in ages)]
     figure, axes = grid(len(shown), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
+    last = max(float(np.nanmax(run.epoch_V)) for _, run in shown)
     for ax, (group, run), found in zip(axes, shown, ages, strict=True):
         rows = np.array([found.get(pair, run.epoch_V * np.nan) for pair in pairs])
         image = ax.pcolormesh(
             _edges(run.epoch_V), np.arange(len(pairs) + 1), np.ma.masked_invalid(rows), cmap=AGE, vmin=0, vmax=top,
             edgecolors="white", linewidth=0.4,
         )  # fmt: skip
+        ax.set_xlim(0.5, last + 0.5)
         for row, pair in enumerate(pairs):
             renewed = run.epoch_V[np.diff(run.by_pair[pair]["version"], prepend=-1) != 0] if pair in found else []
             ax.plot(renewed, np.full(len(renewed), row + 0.5), "|", color=FAINT, ms=6, mew=1)
