@@ -8,6 +8,7 @@ they map, sampled five times a second; the sum with shared pages counted once (P
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -71,7 +72,8 @@ def write(directory: Path, pair: str, count: int) -> None:
 
 
 def measure(command: list[str]) -> dict[str, float]:
-    """Seconds, peak anonymous memory and peak PSS in MiB of a command with its children."""
+    """Wall and processor seconds; peak anonymous memory, peak PSS and largest process in MiB; children included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command)
     peaks = {"anonymous": 0.0, "pss": 0.0, "largest": 0.0}
     done = threading.Event()
@@ -98,11 +100,17 @@ def measure(command: list[str]) -> dict[str, float]:
     thread.start()
     code = process.wait()
     seconds = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     done.set()
     thread.join()
     if code:
         sys.exit(code)
-    return {"seconds": round(seconds, 1), **{name: round(peak) for name, peak in peaks.items()}}
+    return {
+        "seconds": round(seconds, 1),
+        "processor seconds": round(processor, 1),
+        **{name: round(peak) for name, peak in peaks.items()},
+    }
 
 
 def main() -> None:
