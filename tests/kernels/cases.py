@@ -101,6 +101,8 @@ def numbers(sums: Sums) -> dict[str, Tensor]:
     for name, value in sums._asdict().items():
         parts = value if isinstance(value, tuple) else (value,)
         found[name] = (
-            torch.cat([part.detach().cpu().double().reshape(-1) for part in parts]) if parts else torch.zeros(0)
+            torch.cat([part.detach().cpu().double().reshape(-1) for part in parts])
+            if parts
+            else torch.zeros(0, dtype=torch.float64)
         )
     return found

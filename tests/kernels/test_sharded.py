@@ -1,5 +1,7 @@
 """Projection split over two ranks by vocabulary: the definition's loss, sums and gradients."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -16,7 +18,7 @@ MIXES = [
 ]
 
 
-def _rank() -> list[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+def _rank() -> list[tuple[dict[str, list[float]], list[Any], list[Any]]]:
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
@@ -33,7 +35,10 @@ def _rank() -> list[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
         ]
         hidden, projection = c.hidden.requires_grad_(), c.projection[mine].clone().requires_grad_()
         sums = ce_with_teacher_sharded(hidden, projection, c.target, teachers, **c.options, group=group)
-        found.append((numbers(sums), *torch.autograd.grad(sums.loss, (hidden, projection))))
+        gradients = torch.autograd.grad(sums.loss, (hidden, projection))
+        # plain numbers: a tensor in a queue dies with the process that sent it
+        plain = {name: value.tolist() for name, value in numbers(sums).items()}
+        found.append((plain, *(gradient.tolist() for gradient in gradients)))
     try:
         ce_with_teacher_sharded(c.hidden, c.projection[: 25 + rank], c.target, group=group)
         raise AssertionError("unequal shards were taken")
@@ -42,13 +47,18 @@ def _rank() -> list[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
     return found
 
 
+def exactly(numbers: list[Any]) -> torch.Tensor:
+    """Nested lists back to float64."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def test_two_ranks_agree_with_the_definition() -> None:
     ranks = on_ranks(2, _rank)
     for i, mix in enumerate(MIXES):
         sums, hidden, projection = outcome(case(words=50, **mix).to(torch.float64), "reference")
         for name, value in numbers(sums).items():
             for rank in ranks:
-                torch.testing.assert_close(rank[i][0][name], value, msg=lambda m, n=name: f"{n}: {m}")
+                torch.testing.assert_close(exactly(rank[i][0][name]), value, msg=lambda m, n=name: f"{n}: {m}")
         for rank in ranks:
-            torch.testing.assert_close(rank[i][1], hidden)
-        torch.testing.assert_close(torch.cat([rank[i][2] for rank in ranks]), projection)
+            torch.testing.assert_close(exactly(rank[i][1]), hidden)
+        torch.testing.assert_close(torch.cat([exactly(rank[i][2]) for rank in ranks]), projection)

@@ -323,7 +323,7 @@ __device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, S
 }
 
 template <class T, int K, int J, bool STAGED>
-__global__ void __launch_bounds__(THREADS, K + J > 2 ? 1 : 2) rows_kernel(const __grid_constant__ RowArguments a) {
+__global__ void __launch_bounds__(THREADS, K + J > (STAGED ? 1 : 2) ? 1 : 2) rows_kernel(const __grid_constant__ RowArguments a) {
   extern __shared__ __align__(16) unsigned char stage[];
   __shared__ Shared<K, J> shared;
   const int64_t token = blockIdx.x;
