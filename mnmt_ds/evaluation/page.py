@@ -99,8 +99,9 @@ def _sections(groups: Sequence[Group], sizes: Mapping[str, int], found: Mapping[
             "Dev loss by language pair",
             "Pairs from the least training text to the most (sentences after the name). <b>●</b> with its dotted line:"
             " the pair's own best checkpoint; <b>◇</b> with its dashed line: the run's overall best one. A pair whose"
-            " ● and ◇ lie apart converges out of step with the rest; the height between them is its part of the deficit."
-            " With several seeds, thin lines are seeds and the bold one their mean; marks belong to the first seed.",
+            " ● and ◇ lie apart converges out of step with the rest; the height between them is its part of the"
+            " deficit. With several seeds, thin lines are seeds and the bold one their mean; marks belong to the first"
+            " seed.",
             figures.dev_curves(groups, sizes),
         ),
         Section(
