@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -48,7 +49,11 @@ class Progress:
 
     def __init__(self, what: str, unit: str, total: int | None = None) -> None:
         self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(desc=what, unit=f" {unit}", total=total, disable=not self._terminal, leave=False)
+        width = shutil.get_terminal_size().columns  # some terminals say 0, on which tqdm would show nothing
+        off = not self._terminal
+        self._bar = tqdm(
+            desc=what, unit=f" {unit}", total=total, disable=off, leave=False, ncols=width, unit_scale=True
+        )
         self._what, self._unit, self._total, self._done = what, unit, total, 0
         self._next = time.monotonic() + 10
 
