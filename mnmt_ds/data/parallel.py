@@ -1,8 +1,10 @@
 """Worker processes with bounded memory, and progress on a terminal (elsewhere a rare line)."""
 
+import ctypes
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 from collections import deque
@@ -22,7 +24,17 @@ def workers(count: int | None = None) -> ProcessPoolExecutor:
     """A pool of processes; by default one for each processor this process may use."""
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     count = count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count or os.cpu_count()
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method))
+    return ProcessPoolExecutor(
+        count, mp_context=multiprocessing.get_context(method), initializer=_end_with, initargs=(os.getpid(),)
+    )
+
+
+def _end_with(parent: int) -> None:
+    """Lets a worker end when its parent is killed; else it would wait for work for ever, holding the parent's lock."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was killed before this
+            os._exit(1)
 
 
 def ordered(pool: Executor, function: Callable[[A], B], items: Iterable[A], ahead: int = 6) -> Iterator[B]:

@@ -1,8 +1,8 @@
 """From files to an opened corpus: contents, leak-freedom, what a second run redoes, crashes, locks, refusals."""
 
+import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -331,6 +331,19 @@ def test_an_interrupted_exchange_of_files_is_not_trusted_and_is_mended(
     assert len(Corpus.open(settings.directory).split("bs-en", "train")) > 50
 
 
+def wait_until_free(lock: Path) -> None:
+    """Waits, a few seconds at most, until nobody holds the lock."""
+    deadline = time.monotonic() + 10
+    while lock.exists():
+        with lock.open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.02)
+
+
 def test_killed_at_any_moment_it_leaves_the_old_corpus_or_the_new_one(
     moses: Moses, settings_of: Make, tmp_path: Path
 ) -> None:
@@ -352,8 +365,9 @@ def test_killed_at_any_moment_it_leaves_the_old_corpus_or_the_new_one(
         )  # fmt: skip
         time.sleep(delay)
         survived += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        process.kill()  # the process alone: its workers must follow by themselves, and with them the lock
         process.wait()
+        wait_until_free(Path(settings.directory) / ".lock")
         try:
             Corpus.open(settings.directory)
         except UserError as error:
