@@ -9,12 +9,12 @@ LINE = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?)\s
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
-    """Slots by host. UserError names file, line and remedy; a host's name may hold letters, digits, ``.``, ``_``, ``-``."""
+    """Slots by host; a name may hold letters, digits, ``.``, ``_`` and ``-``. UserError names file, line and remedy."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UserError(f"{path}: hostfile cannot be read ({reason}); give the path of a file of HOST slots=N") from None
+        raise UserError(f"{path}: hostfile cannot be read ({reason}); give a file of HOST slots=N") from None
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
