@@ -61,10 +61,16 @@ class Progress:
 
     def __init__(self, what: str, unit: str, total: int | None = None) -> None:
         self._terminal = sys.stderr.isatty()
-        width = shutil.get_terminal_size().columns  # some terminals say 0, on which tqdm would show nothing
-        off = not self._terminal
+        width, height = shutil.get_terminal_size()  # where a terminal says 0, tqdm by itself would show nothing
         self._bar = tqdm(
-            desc=what, unit=f" {unit}", total=total, disable=off, leave=False, ncols=width, unit_scale=True
+            desc=what,
+            unit=f" {unit}",
+            total=total,
+            disable=not self._terminal,
+            leave=False,
+            unit_scale=True,
+            ncols=width,
+            nrows=height,
         )
         self._what, self._unit, self._total, self._done = what, unit, total, 0
         self._next = time.monotonic() + 10
