@@ -6,6 +6,7 @@ Peers take turns within each round, so that a busy machine slows all alike; memo
 import argparse
 import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "dtype": dtype,
+        "load_average": round(os.getloadavg()[0], 1),
         "tflops_of_a_plain_product": round(floor, 3),
         "rows": rows,
     }
@@ -206,7 +208,7 @@ def _page(result: dict[str, Any]) -> str:
         f"`{result['command']}`", "",
         f"{result['machine']}, torch {result['torch']}, {result['threads']} threads, {result['dtype']}; a plain "
         f"product runs at {result['tflops_of_a_plain_product']} TFLOP/s. Forward and backward; median of rounds in "
-        "which all take turns; memory above the inputs, gradients included, each in a process of its own.", "",
+        f"which all take turns (load average at the end: {result['load_average']}); memory above the inputs, gradients included, each in a process of its own.", "",
         "| N | d | V | task | peer | ms | best ms | times ours | peak MiB | of floor |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
