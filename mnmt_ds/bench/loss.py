@@ -208,7 +208,8 @@ def _page(result: dict[str, Any]) -> str:
         f"`{result['command']}`", "",
         f"{result['machine']}, torch {result['torch']}, {result['threads']} threads, {result['dtype']}; a plain "
         f"product runs at {result['tflops_of_a_plain_product']} TFLOP/s. Forward and backward; median of rounds in "
-        f"which all take turns (load average at the end: {result['load_average']}); memory above the inputs, gradients included, each in a process of its own.", "",
+        f"which all take turns (load average at the end: {result['load_average']}); "
+        "memory above the inputs, gradients included, each in a process of its own.", "",
         "| N | d | V | task | peer | ms | best ms | times ours | peak MiB | of floor |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
