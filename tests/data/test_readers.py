@@ -165,6 +165,12 @@ def test_po(tmp_path: Path) -> None:
         list(catalog.po(str(path)))
 
 
+def test_a_catalog_is_of_a_pair_with_english() -> None:
+    values = {"pairs": "fr-de", "corpora": {"*": {"train": [{"format": "po", "path": "a.po"}]}}}
+    with pytest.raises(UserError, match=r"data.corpora.fr-de: po catalogs hold en and one other language"):
+        parts_of(DataSettings.model_validate(values), "fr-de", "train", "files")
+
+
 def test_system_catalogs_join_two_languages_on_english(tmp_path: Path) -> None:
     german = PO.replace("_Fichier", "_Datei").replace("un fichier", "eine Datei").replace("%d fichiers", "%d Dateien")
     for language, content in (("fr", PO), ("de_AT", german)):

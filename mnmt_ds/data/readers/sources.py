@@ -80,6 +80,8 @@ def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> li
         case "gettext":
             return catalog.system(pair, settings.catalogs, english)
         case "mo" | "po":
+            if english not in (source, target):
+                raise UserError(f"data.corpora.{pair}: {place.format} catalogs hold {english} and one other language")
             turned = target == english
             reader = catalog.mo if place.format == "mo" else catalog.po
             return [Part(partial(reader, filled[0], turned=turned), (filled[0],), domain, catalog=True)]
