@@ -61,3 +61,17 @@ def settings_of(tmp_path: Path) -> Callable[..., DataSettings]:
         return DataSettings.model_validate({**base, **values})
 
     return make
+
+
+ENGLISH = sentences(400)
+
+
+def three_pairs(
+    moses: Callable[..., dict[str, Any]], settings_of: Callable[..., DataSettings], **values: Any
+) -> DataSettings:
+    """Two pairs into English and one between the two other languages, all with overlapping English."""
+    corpora = {
+        "bs-en": {"train": [moses("bs-en", ENGLISH[:300])]},
+        "en-mr": {"train": [moses("en-mr", ENGLISH[100:])]},
+    }
+    return settings_of(pairs=["bs-en", "en-mr"], corpora=corpora, **values)
