@@ -1,5 +1,6 @@
 """Preparing again: what is redone, what a crash leaves, who is refused."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -151,6 +152,19 @@ def test_an_interrupted_exchange_of_files_is_not_trusted_and_is_mended(
     monkeypatch.setattr(manifest, "publish", real)
     prepare(settings)
     assert len(Corpus.open(settings.directory).split("bs-en", "train")) > 50
+
+
+def wait_until_free(lock: Path) -> None:
+    """Waits, a few seconds at most, until nobody holds the lock."""
+    deadline = time.monotonic() + 10
+    while lock.exists():
+        with lock.open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.02)
 
 
 def test_killed_at_any_moment_it_leaves_the_old_corpus_or_the_new_one(
