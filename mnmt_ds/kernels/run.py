@@ -37,19 +37,21 @@ def run(
 
 
 def flat_gradients(
-    hidden_BTD: Tensor, projection_VD: Tensor, problem: Problem, found: Found
+    hidden_BTD: Tensor, projection_VD: Tensor, problem: Problem, found: Found, *, rounded: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients in the shapes and dtypes of hidden states and projection; padding gets 0."""
-    dhidden = found.hidden_KND
+    """Gradients in the shapes of hidden states and projection, rounded to their dtypes or as found; padding gets 0."""
+    dhidden, dprojection = found.hidden_KND, found.projection_VD
+    if rounded:
+        dhidden = None if dhidden is None else dhidden.to(hidden_BTD.dtype)
+        dprojection = None if dprojection is None else dprojection.to(projection_VD.dtype)
     if dhidden is not None:
-        dhidden = dhidden.to(hidden_BTD.dtype)
         places = hidden_BTD.shape[0] * hidden_BTD.shape[1] // problem.passes
         if dhidden.shape[1] != places:
             whole = dhidden.new_zeros(problem.passes, places, hidden_BTD.shape[2])
             whole[:, problem.rows_N] = dhidden
             dhidden = whole
         dhidden = dhidden.view(hidden_BTD.shape)
-    return dhidden, None if found.projection_VD is None else found.projection_VD.to(projection_VD.dtype)
+    return dhidden, dprojection
 
 
 class _Attach(torch.autograd.Function):
@@ -58,21 +60,25 @@ class _Attach(torch.autograd.Function):
         ctx: Any, hidden: Tensor, projection: Tensor, loss: Tensor, dhidden: Tensor, dweights: Tensor
     ) -> Tensor:
         ctx.save_for_backward(dhidden, dweights)
+        ctx.dtypes = (hidden.dtype, projection.dtype)
         return loss.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        """The known gradients times the loss's own; in place unless the graph is kept for another backward."""
+        """The known gradients times the loss's own, rounded only then (a token sum's may not fit into fp16).
+
+        In place unless the graph is kept for another backward.
+        """
         keep = torch._C._autograd._get_current_graph_task_keep_graph()
         parts = [
-            None if part is None else ((part * scale).to(part.dtype) if keep else part.mul_(scale))
-            for part in ctx.saved_tensors
+            None if part is None else (part * scale if keep else part.mul_(scale)).to(dtype)
+            for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return parts[0], parts[1], None, None, None
 
 
 def attach(hidden_BTD: Tensor, projection_VD: Tensor, loss: Tensor, problem: Problem, found: Found) -> Tensor:
     """The loss, differentiable with respect to hidden states and projection: their gradients are known already."""
-    dhidden, dprojection = flat_gradients(hidden_BTD, projection_VD, problem, found)
+    dhidden, dprojection = flat_gradients(hidden_BTD, projection_VD, problem, found, rounded=False)
     return _Attach.apply(hidden_BTD, projection_VD, loss, dhidden, dprojection)  # type: ignore[no-untyped-call, no-any-return]
