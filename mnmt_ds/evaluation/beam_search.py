@@ -3,12 +3,12 @@
 A sentence's hypotheses do not depend on what else is in the batch. A hypothesis scores its summed log-probability,
 end symbol included, divided by length ** length_penalty, as in fairseq and transformers.
 
-Shape letters: B sentences, W beams, C = 2·W candidates, T generated tokens, V vocabulary, D width.
+Shape letters: B sentences, W beams, C = 2·W candidates, T generated tokens, N = B·W, D width.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +17,13 @@ from torch import Tensor
 
 from mnmt_ds.batch import BOS, EOS, PAD
 from mnmt_ds.config import Settings
-from mnmt_ds.evaluation import incremental
+from mnmt_ds.evaluation import incremental, native
 from mnmt_ds.models.transformer import Transformer
 
 NEVER = -1e9
 """Score of a hypothesis that does not exist."""
 FILLER = -1
 """Stands after the end of a finished hypothesis."""
-FOLD = 512
-"""Columns that candidates are folded to before the largest are looked for."""
-LEAVE_SHARE = 8
-"""Finished sentences leave once they are one in this many: each departure copies the cache once."""
 
 
 class SearchSettings(Settings):
@@ -79,30 +75,34 @@ def beam_search(
     settings: SearchSettings,
     limit: Sequence[int] | None = None,
     banned: Sequence[int] = (BOS, PAD),
+    implementation: Literal["auto", "native", "torch"] = "auto",
 ) -> list[list[Hypothesis]]:
     """Up to ``beam`` hypotheses a sentence, best first; the model must be in eval mode.
 
     source_BS: framed sources, PAD on the right. start: the decoder's first input (a tag or the end symbol).
     limit: longest hypothesis of each sentence in tokens, end symbol included (default: from the settings).
     banned: tokens that are never generated (their probability still counts in the normalisation).
+    implementation: native (C++, float32 on a CPU), torch (anything), auto: native where it can run.
     """
+    step: Any = (
+        native if implementation == "native" or (implementation == "auto" and native.usable(model)) else incremental
+    )
     search = _start(model, source_BS, settings, limit)
-    cache = incremental.start_cache(model, source_BS, settings.beam)
+    longest = int(search.limit_B.max()) if len(source_BS) else 0
+    cache = step.start_cache(model, source_BS, settings.beam, longest)
     token_BW = torch.full((len(source_BS), 1), start, device=source_BS.device)
     result: list[list[Hypothesis]] = [[] for _ in range(len(source_BS))]
     while len(search.row_B):
-        hidden_ND, cache = incremental.decode_step(model, cache, token_BW)
-        logits_NV = incremental.linear(hidden_ND, model.head.weight).float()
-        log_prob_NV = torch.log_softmax(logits_NV, -1, out=logits_NV)
-        log_prob_NV[:, list(banned)] = -torch.inf
-        search, parent_BW, token_BW = _advance(search, log_prob_NV, cache.steps, settings)
-        cache = incremental.follow(cache, parent_BW)
+        hidden_ND, cache = step.decode_step(model, cache, token_BW)
+        candidates = step.best_words(model, hidden_ND, search.score_BW, 2 * settings.beam, banned)
+        search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings)
+        cache = step.follow(cache, parent_BW)
         done = int(search.done_B.sum())
-        if done * LEAVE_SHARE >= len(search.row_B) or cache.steps % incremental.TIDY_EVERY == 0:
+        if done * step.LEAVE_SHARE >= len(search.row_B) or step.crowded(cache):
             _collect(search, result)
             stay_B = (~search.done_B).nonzero()[:, 0]
             search = _Search(*(value[stay_B] for value in search))
-            cache, token_BW = incremental.keep(cache, stay_B), token_BW[stay_B]
+            cache, token_BW = step.keep(cache, stay_B), token_BW[stay_B]
     return result
 
 
@@ -130,14 +130,11 @@ def _start(model: Transformer, source_BS: Tensor, settings: SearchSettings, limi
 
 
 def _advance(
-    search: _Search, log_prob_NV: Tensor, length: int, settings: SearchSettings
+    search: _Search, candidates: tuple[Tensor, Tensor, Tensor], length: int, settings: SearchSettings
 ) -> tuple[_Search, Tensor, Tensor]:
     """One token further: the search, each new running beam's parent, and its token. ``length`` counts that token."""
-    batch, beam, vocabulary = len(search.row_B), settings.beam, log_prob_NV.shape[1]
-    total_BX = log_prob_NV.view(batch, -1, vocabulary).add_(search.score_BW[:, :, None]).view(batch, -1)
-    score_BC, index_BC = largest(total_BX, min(2 * beam, total_BX.shape[1]))
-    parent_BC = index_BC.div(vocabulary, rounding_mode="floor")
-    token_BC = index_BC - parent_BC * vocabulary
+    beam = settings.beam
+    score_BC, parent_BC, token_BC = candidates
     ends_BC = (token_BC == EOS) | (length >= search.limit_B)[:, None]
     if bool(ends_BC.any()):
         search = _finish(search, score_BC, parent_BC, token_BC, ends_BC, length, settings)
@@ -179,24 +176,6 @@ def _finish(
         final_score_BW=score_BW,
         final_tokens_BWT=merged_BXT.gather(1, choice_BW[:, :, None].expand(-1, -1, length)),
     )
-
-
-def largest(value_BX: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``topk``, several times as fast on long rows: the largest stand in the columns with the largest maxima.
-
-    A row is folded to ``FOLD`` columns, and what does not fill a fold is looked at whole.
-    """
-    folds, columns = value_BX.shape[1] // FOLD, min(count, FOLD)
-    if folds < 4:
-        return value_BX.topk(count)
-    folded_BFX = value_BX[:, : folds * FOLD].view(-1, folds, FOLD)
-    column_BC = folded_BFX.amax(1).topk(columns, sorted=False)[1]
-    inside_BFC = folded_BFX.gather(2, column_BC[:, None].expand(-1, folds, -1))
-    place_BFC = torch.arange(folds, device=value_BX.device)[:, None] * FOLD + column_BC[:, None]
-    rest_R = torch.arange(folds * FOLD, value_BX.shape[1], device=value_BX.device)
-    best, index = torch.cat([inside_BFC.flatten(1), value_BX[:, folds * FOLD :]], 1).topk(count)
-    place = torch.cat([place_BFC.flatten(1), rest_R.expand(len(value_BX), -1)], 1)
-    return best, place.gather(1, index)
 
 
 def _extend(tokens_BWT: Tensor, parent_BW: Tensor, token_BW: Tensor) -> Tensor:

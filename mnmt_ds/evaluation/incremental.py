@@ -9,19 +9,22 @@ Shape letters: B sentences, W beams (1 at the first step), N = B·W, S source po
 E = D / H.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mnmt_ds.models.layers import CrossAttention, DecoderLayer, FeedForward, SelfAttention
+from mnmt_ds.models.layers import CrossAttention, DecoderLayer, SelfAttention
 from mnmt_ds.models.transformer import Transformer
 
-ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether this build of torch has oneDNN."""
 TIDY_EVERY = 16
 """Steps between two calls of ``keep``, at most: there is room for so many."""
+LEAVE_SHARE = 8
+"""Finished sentences leave once they are one in this many: each departure copies the cache once."""
+FOLD = 512
+"""Columns that candidates are folded to before the largest are looked for."""
 
 
 class LayerCache(NamedTuple):
@@ -45,11 +48,11 @@ class Cache(NamedTuple):
     """Positions decoded so far."""
 
 
-def start_cache(model: Transformer, source_BS: Tensor, beams: int) -> Cache:
-    """Encodes the sources and projects them, once a sentence, for every decoder layer."""
+def start_cache(model: Transformer, source_BS: Tensor, beams: int, longest: int) -> Cache:
+    """Encodes the sources and projects them, once a sentence, for every decoder layer. longest: positions at most."""
     memory_BSD, mask_BS = model.encode(source_BS)
     head_width = model.settings.d_model // model.settings.heads
-    size = (len(source_BS), model.settings.heads, TIDY_EVERY * beams, head_width)
+    size = (len(source_BS), model.settings.heads, min(TIDY_EVERY, longest) * beams, head_width)
     layers = []
     for layer in model.decoder:
         assert isinstance(layer, DecoderLayer)
@@ -72,14 +75,54 @@ def decode_step(model: Transformer, cache: Cache, token_BW: Tensor) -> tuple[Ten
         assert isinstance(layer, DecoderLayer)
         x_ND = x_ND + _self_attention(layer.attention, layer.attention_norm(x_ND), remembered, ancestors_BWP, slots)
         x_ND = x_ND + _cross_attention(layer.cross, layer.cross_norm(x_ND), remembered, cache.source_mask_B11S)
-        x_ND = x_ND + _feed_forward(layer.ffn, layer.ffn_norm(x_ND))
+        x_ND = x_ND + layer.ffn(layer.ffn_norm(x_ND))
     return model.decoder_norm(x_ND), cache._replace(ancestors_BWP=ancestors_BWP, steps=cache.steps + 1)
+
+
+def best_words(
+    model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best continuations of each sentence: summed log-probability, beam and token, each (B, C), best first.
+
+    score_BW: the beams' summed log-probabilities. banned: tokens that count in the normalisation but are not chosen.
+    """
+    logits_NV = F.linear(hidden_ND, model.head.weight).float()
+    log_prob_NV = torch.log_softmax(logits_NV, -1, out=logits_NV)
+    log_prob_NV[:, list(banned)] = -torch.inf
+    batch, vocabulary = len(score_BW), logits_NV.shape[1]
+    total_BX = log_prob_NV.view(batch, -1, vocabulary).add_(score_BW[:, :, None]).view(batch, -1)
+    score_BC, index_BC = largest(total_BX, min(count, total_BX.shape[1]))
+    beam_BC = index_BC.div(vocabulary, rounding_mode="floor")
+    return score_BC, beam_BC, index_BC - beam_BC * vocabulary
+
+
+def largest(value_BX: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``topk``, several times as fast on long rows: the largest stand in the columns with the largest maxima.
+
+    A row is folded to ``FOLD`` columns, and what does not fill a fold is looked at whole.
+    """
+    folds, columns = value_BX.shape[1] // FOLD, min(count, FOLD)
+    if folds < 4:
+        return value_BX.topk(count)
+    folded_BFX = value_BX[:, : folds * FOLD].view(-1, folds, FOLD)
+    column_BC = folded_BFX.amax(1).topk(columns, sorted=False)[1]
+    inside_BFC = folded_BFX.gather(2, column_BC[:, None].expand(-1, folds, -1))
+    place_BFC = torch.arange(folds, device=value_BX.device)[:, None] * FOLD + column_BC[:, None]
+    rest_R = torch.arange(folds * FOLD, value_BX.shape[1], device=value_BX.device)
+    best, index = torch.cat([inside_BFC.flatten(1), value_BX[:, folds * FOLD :]], 1).topk(count)
+    place = torch.cat([place_BFC.flatten(1), rest_R.expand(len(value_BX), -1)], 1)
+    return best, place.gather(1, index)
 
 
 def follow(cache: Cache, parent_BW: Tensor) -> Cache:
     """The cache of new beams, each the continuation of a parent beam."""
     index = parent_BW[:, :, None].expand(-1, -1, cache.ancestors_BWP.shape[2])
     return cache._replace(ancestors_BWP=cache.ancestors_BWP.gather(1, index))
+
+
+def crowded(cache: Cache) -> bool:
+    """Whether ``keep`` is due, to make room."""
+    return cache.steps % TIDY_EVERY == 0
 
 
 def keep(cache: Cache, row_B: Tensor) -> Cache:
@@ -112,44 +155,25 @@ def _pick(full_BHPE: Tensor, place: Tensor, batch: int, slots: int, room: int) -
     return result
 
 
-def linear(x_ND: Tensor, weight_MD: Tensor, bias_M: Tensor | None = None, relu: bool = False) -> Tensor:
-    """x W' + b. In fp32 on a CPU by oneDNN, which is up to twice as fast as the BLAS that torch would call."""
-    if ONEDNN and x_ND.device.type == "cpu" and x_ND.dtype == torch.float32:
-        result_NM: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x_ND, weight_MD, bias_M, "relu" if relu else "none", [], ""
-        )
-        return result_NM
-    result_NM = F.linear(x_ND, weight_MD, bias_M)
-    return result_NM.relu_() if relu else result_NM
-
-
-def _apply(module: nn.Linear, x_ND: Tensor, relu: bool = False) -> Tensor:
-    return linear(x_ND, module.weight, module.bias, relu)
-
-
-def _feed_forward(ffn: FeedForward, x_ND: Tensor) -> Tensor:
-    return _apply(ffn.outer, _apply(ffn.inner, x_ND, relu=True))
-
-
 def _self_attention(
     attention: SelfAttention, x_ND: Tensor, cache: LayerCache, ancestors_BWP: Tensor, slots: int
 ) -> Tensor:
     """Writes the new keys and values into their slots and attends to the beam's ancestors."""
     batch, beams, used = ancestors_BWP.shape
     q_BHWE, k_BHWE, v_BHWE = (
-        _apply(attention.qkv, x_ND).view(batch, beams, 3, attention.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        attention.qkv(x_ND).view(batch, beams, 3, attention.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     )
     cache.keys_BHPE[:, :, slots:used] = k_BHWE
     cache.values_BHPE[:, :, slots:used] = v_BHWE
     score_BHWP = torch.matmul(q_BHWE * q_BHWE.shape[-1] ** -0.5, cache.keys_BHPE[:, :, :used].transpose(2, 3))
-    return _apply(attention.out, _mix(score_BHWP, ancestors_BWP[:, None], cache.values_BHPE[:, :, :used]))
+    return attention.out(_mix(score_BHWP, ancestors_BWP[:, None], cache.values_BHPE[:, :, :used]))
 
 
 def _cross_attention(attention: CrossAttention, x_ND: Tensor, cache: LayerCache, mask_B11S: Tensor) -> Tensor:
     batch, heads, width, _ = cache.source_keys_BHES.shape
-    q_BHWE = _apply(attention.q, x_ND).view(batch, -1, heads, width).transpose(1, 2)
+    q_BHWE = attention.q(x_ND).view(batch, -1, heads, width).transpose(1, 2)
     score_BHWS = torch.matmul(q_BHWE, cache.source_keys_BHES)
-    return _apply(attention.out, _mix(score_BHWS, mask_B11S, cache.source_values_BHSE))
+    return attention.out(_mix(score_BHWS, mask_B11S, cache.source_values_BHSE))
 
 
 def _mix(score_BHWP: Tensor, mask: Tensor, values_BHPE: Tensor) -> Tensor:
