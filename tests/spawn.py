@@ -55,6 +55,9 @@ def _rank(rank: int, count: int, port: int, results: Any, function: Callable[...
         with job(timeout_minutes=3):
             value = function(*arguments)
         results.put((rank, value, None))
+        results.close()
+        results.join_thread()
+        os._exit(0)  # as launchers/train.py leaves
     except BaseException:
         results.put((rank, None, traceback.format_exc()))
         raise
