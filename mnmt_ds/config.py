@@ -5,6 +5,7 @@ Each component's settings class stands beside the component; this file knows non
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -72,6 +73,22 @@ def describe(kind: type[Settings], indent: str = "") -> list[str]:
     return lines
 
 
+class Yaml(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: ``no`` is a language and ``off`` a word, not false; 1e-5 is a number, 1:30 is none."""
+
+
+Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "float", "int")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag_name, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+):
+    Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag_name}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
 def _read(path: Path, where: dict[Keys, str], seen: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
@@ -83,7 +100,7 @@ def _read(path: Path, where: dict[Keys, str], seen: tuple[Path, ...]) -> dict[st
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=Yaml)
         values = _build(root, path, (), where) if root is not None else {}
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark or error.context_mark).line + 1 if (error.problem_mark or error.context_mark) else 1
@@ -116,7 +133,7 @@ def _build(node: yaml.Node, path: Path, keys: Keys, where: dict[Keys, str]) -> A
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, path, (*keys, i), where) for i, child in enumerate(node.value)]
-    return yaml.safe_load(yaml.serialize(node))
+    return yaml.load(yaml.serialize(node), Loader=Yaml)
 
 
 def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> None:
@@ -124,7 +141,7 @@ def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> Non
     if not separator or not name:
         raise UserError(f"override '{override}': not of the form section.key=value")
     try:
-        value = yaml.safe_load(text) if text else None
+        value = yaml.load(text, Loader=Yaml) if text else None
     except yaml.YAMLError:
         raise UserError(f"override '{override}': the value is not valid YAML; quote it") from None
     *parents, last = name.split(".")

@@ -43,9 +43,10 @@ def run(args: argparse.Namespace) -> int:
         if args.memory_of:
             print(json.dumps(_peak(recipe, args.memory_of, args.updates)))
             return 0
+        peaks = {name: _peak_in_child(args, name) for name in TRAINERS}  # before this process joins a job of its own
         figures = _training(recipe, args.rounds, args.updates)
     for name in TRAINERS:
-        figures[name]["peak_mib"] = _peak_in_child(args, name)
+        figures[name]["peak_mib"] = peaks[name]
     result = {
         "command": "mnmt-ds bench throughput " + " ".join(sys.argv[3:]),
         "date": time.strftime("%Y-%m-%d"),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HELP = "translate files or standard input with a trained model"
 WINDOW = 20_000
 """Lines that are read, sorted and translated together; memory is bounded by these."""
+SENTENCES_A_PROCESS = 300
+"""Below these, starting another process takes longer than it saves."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +56,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-tokens", type=int, default=1024, help="padded source tokens a batch (default: %(default)s)"
     )
-    parser.add_argument("--jobs", type=int, help="processes on a CPU (default: one for each processor)")
+    parser.add_argument("--jobs", type=int, help="processes on a CPU (default: by the number of sentences)")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one"
     )
@@ -110,11 +112,11 @@ def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | 
 
 
 def processes(args: argparse.Namespace, translator: "Translator", sentences: int) -> int:
-    """Worker processes: one on a GPU or for a few sentences, else as asked or one for each processor."""
+    """Worker processes: one on a GPU, else as asked, or one for every ``SENTENCES_A_PROCESS`` sentences, at most one for each processor."""
     if translator.model.embedding.weight.device.type != "cpu":
         return 1
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return args.jobs or (available if sentences >= 400 else 1)
+    return args.jobs or max(1, min(available, sentences // SENTENCES_A_PROCESS))
 
 
 def _translate(

@@ -65,6 +65,7 @@ class Training:
         if resume:
             self._resume()
         on_main_first(run.describe, self.directory, recipe, config)
+        on_main_first(self.corpus.tokenizer.save_to, self.directory / "tokenizer")  # a run outlives its data
         self.tracker.say(
             f"{recipe.name}: {recipe.method.name}, {len(self.pairs)} pairs, {sum(self.stream.sizes)} sentences"
             f" ({self.stream.left_out} too long), {parameter_count(self.student.model) / 1e6:.1f}M parameters,"

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from mnmt_ds.config import describe, dump, load
+from mnmt_ds.config import Yaml, describe, dump, load
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
+from mnmt_ds.tracking import TrackingSettings
 
 DATA = "data:\n  pairs: [bs-en]\n"
 
@@ -97,3 +99,11 @@ def test_released_profile_fills_only_what_is_not_given() -> None:
 def test_every_setting_is_described() -> None:
     bare = [line for line in describe(Recipe) if line.rstrip().endswith("#")]
     assert not bare
+
+
+def test_plain_words_stay_words_and_numbers_become_numbers(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("language: no\nwandb: off\nratio: 1:30\nrate: 1e-5\ncount: 10\nshuffle: true\n")
+    read = yaml.load(recipe.read_text(), Loader=Yaml)
+    assert read == {"language": "no", "wandb": "off", "ratio": "1:30", "rate": 1e-5, "count": 10, "shuffle": True}
+    assert load(TrackingSettings, None, ["wandb=off"]).wandb == "off"
