@@ -6,7 +6,9 @@ Shape letters: B sentences, S source positions, T target positions.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnmt_ds.kernels.types import Teacher
@@ -36,6 +38,14 @@ class Batch(NamedTuple):
     """Weight of the cross-entropy with gold (Pareto-MD: 1 - alpha)."""
     teachers: Mapping[str, Teacher] = {}
     """What teachers say of this batch, by the name under which it is reported; added by a method's ``teach``."""
+
+
+class Slot(NamedTuple):
+    """What a micro-batch will hold, known on every rank before any reads it."""
+
+    pair: int
+    sentence: NDArray[np.int64]
+    """Numbers of its sentences in the pair's training set."""
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -84,9 +84,22 @@ Yaml.yaml_implicit_resolvers = {
 for _tag_name, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
 ):
     Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag_name}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def plain(text: str) -> Any:
+    """YAML text to plain values."""
+    loader = Yaml(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _read(path: Path, where: dict[Keys, str], seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -133,7 +146,7 @@ def _build(node: yaml.Node, path: Path, keys: Keys, where: dict[Keys, str]) -> A
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, path, (*keys, i), where) for i, child in enumerate(node.value)]
-    return yaml.load(yaml.serialize(node), Loader=Yaml)
+    return plain(yaml.serialize(node))
 
 
 def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> None:
@@ -141,7 +154,7 @@ def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> Non
     if not separator or not name:
         raise UserError(f"override '{override}': not of the form section.key=value")
     try:
-        value = yaml.load(text, Loader=Yaml) if text else None
+        value = plain(text) if text else None
     except yaml.YAMLError:
         raise UserError(f"override '{override}': the value is not valid YAML; quote it") from None
     *parents, last = name.split(".")

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,21 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
+
+
+class Ranks(NamedTuple):
+    """The ranks that share something, seen from one of them."""
+
+    rank: int = 0
+    count: int = 1
+    group: Any = None
+    """Their torch.distributed group."""
+
+
+def ranks_of_their_own() -> Ranks:
+    """All ranks, with a group whose collectives mix with no others' (a background thread's); all ranks call this."""
+    group = dist.new_group() if world_size() > 1 else None
+    return Ranks(rank(), world_size(), group)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | 
 
 
 def processes(args: argparse.Namespace, translator: "Translator", sentences: int) -> int:
-    """Worker processes: one on a GPU, else as asked, or one for every ``SENTENCES_A_PROCESS`` sentences, at most one for each processor."""
+    """Worker processes: one on a GPU, else as asked, or one for every ``SENTENCES_A_PROCESS``, a processor each."""
     if translator.model.embedding.weight.device.type != "cpu":
         return 1
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,7 @@
 """From a recipe and a prepared corpus to students that can train."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,16 @@ from torch import Tensor
 
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.distributed import device, seed_of, world_size
-from mnmt_ds.engine import ds_config, snapshots, student
+from mnmt_ds.engine import ds_config, student
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.student import Student
+from mnmt_ds.engine.teaching import make_faculty
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.objectives.method import Context
 from mnmt_ds.objectives.methods import build
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
@@ -34,7 +34,7 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
 
 def make_student(
     recipe: Recipe, config: ds_config.Json, run: Path, corpus: Corpus, stream: Stream, dev_tokens: dict[str, int],
-    name: str = "student",
+    say: Callable[[str], None] = print, name: str = "student",
 ) -> Student:  # fmt: skip
     """A student on its engine, its method bound to it."""
     torch.manual_seed(seed_of(recipe.train.seed, "weights"))
@@ -47,18 +47,12 @@ def make_student(
             vocabularies[language] = stream.target_vocabulary(language).to(device())
         return vocabularies[language]
 
-    def blank_model() -> Transformer:
-        blank = Transformer(recipe.model, corpus.tokenizer.size).to(device(), DTYPES[recipe.train.precision]).eval()
-        return blank.requires_grad_(False)
-
     context = Context(
         pairs=list(recipe.data.pairs),
         device=device(),
         smoothing=recipe.train.label_smoothing,
         implementation=recipe.train.loss_implementation,
-        blank_model=blank_model,
-        snapshot=lambda dtype: student.weights(engine, dtype),
-        load_snapshot=lambda update: snapshots.read(run, update),
+        faculty=lambda settings: make_faculty(recipe, settings, run, stream, engine, say),
         quiet_states=lambda batch: student.quiet_states(engine, batch),
         target_vocabulary=target_vocabulary,
     )

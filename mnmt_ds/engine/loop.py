@@ -19,6 +19,7 @@ from mnmt_ds.engine.meter import Meter, memory
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.stream import Stream, dev_batches
+from mnmt_ds.engine.teaching import Ahead
 from mnmt_ds.engine.validation import validate
 from mnmt_ds.kernels.ce_with_teacher import chosen
 from mnmt_ds.models.transformer import Transformer, parameter_count
@@ -56,7 +57,9 @@ class Training:
         if not resume:
             on_main_first(run.refuse_used, self.directory)
         self.tracker = Tracker(self.directory, recipe.tracking, is_main(), recipe.model_dump(mode="json"), recipe.name)
-        self.student = make_student(recipe, config, self.directory, self.corpus, self.stream, dev_tokens)
+        self.student = make_student(
+            recipe, config, self.directory, self.corpus, self.stream, dev_tokens, self.tracker.say
+        )
         self.fingerprint = fingerprint(recipe, self.corpus, ds_config.zero_stage(config))
         self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation)
         self.position = Position()
@@ -189,7 +192,7 @@ class Training:
     def _epochs(self, plan: Plan) -> float:
         return self.position.epoch + self.position.inside / plan.updates
 
-    def update(self, group: list[Batch], meter: Meter, stop: bool) -> tuple[float | None, bool]:
+    def update(self, group: list[Batch], ahead: Ahead, meter: Meter, stop: bool) -> tuple[float | None, bool]:
         """One optimizer step over this rank's micro-batches; all ranks learn of a bad loss or a stop together."""
         number = self.position.update + 1
         finite = torch.ones((), dtype=torch.bool, device=device())
@@ -197,6 +200,7 @@ class Training:
             slot = index * world_size() + rank()
             if index:
                 self.student.engine.step()  # within an update this only counts the micro-batch
+            ahead.before(number - 1, index)
             metrics = student.backward(self.student, batch, number, slot)
             finite &= torch.isfinite(metrics["loss"][0])
             meter.add(metrics)
@@ -251,8 +255,9 @@ def _epochs(work: Training, stop: "Stop") -> None:
     every = work.recipe.validation.every
     while not work.finished():
         plan = work.stream.plan(work.position.epoch)
+        ahead = Ahead(work.student.method, plan, work.position.inside, every, work.position.update)
         for group in work.stream.updates(plan, work.position.inside):
-            norm, stopped = work.update(group, meter, stop.asked)
+            norm, stopped = work.update(group, ahead, meter, stop.asked)
             work.position = Position(work.position.update + 1, work.position.epoch, work.position.inside + 1)
             _count(work, plan)
             update = work.position.update

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, to_device
-from mnmt_ds.distributed import device, seed_of, world_size
+from mnmt_ds.distributed import Ranks, device, seed_of, world_size
 from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.best import Best
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.objectives.method import Method
+from mnmt_ds.teachers.layout import Layout, assemble, cut
 
 Scorer = Callable[[Any, Tensor, Batch], Any]
 
@@ -100,6 +101,18 @@ def quiet_states(engine: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     with quiet(engine):
         hidden_BTD, projection_VD = engine(batch, hand_out)
     return hidden_BTD, projection_VD
+
+
+def own_shard(engine: Any, layout: Layout, ranks: Ranks, dtype: torch.dtype) -> Tensor:
+    """This rank's shard of the student's present weights on the CPU; at ZeRO-3 a copy of its own partition."""
+    named = dict(engine.module.model.named_parameters())
+    if engine.zero_optimization_stage() < 3:
+        return cut(layout, named, ranks, dtype)
+    for piece in layout.pieces:
+        held = named[piece.name].ds_tensor
+        if held.ds_numel != piece.length:
+            raise RuntimeError(f"{piece.name}: ZeRO-3 holds {held.ds_numel} elements a rank, {piece.length} expected")
+    return assemble(layout, {piece.name: named[piece.name].ds_tensor for piece in layout.pieces}, dtype)
 
 
 def weights(engine: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -3,13 +3,14 @@
 Each language pair's own best checkpoint teaches the present model while the model is worse than it on that pair.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from mnmt_ds.batch import Batch
+from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
@@ -17,6 +18,7 @@ from mnmt_ds.kernels.types import Gate, Teacher
 from mnmt_ds.objectives.method import Context, Method, unchanged
 from mnmt_ds.objectives.translation import scorer
 from mnmt_ds.teachers.bank import TeacherBank
+from mnmt_ds.teachers.settings import TeacherSettings
 
 RELEASED: dict[str, Any] = dict(
     halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0
@@ -50,8 +52,8 @@ class LssdSettings(Settings):
     """(CE + alpha KD) / 2 while a pair distils, as the released code has it."""
     teacher_vocabulary: Literal["full", "language"] = "full"
     """language: the teacher's distribution is cut to the target language's own tokens, renormalised (released O2M)."""
-    teacher_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Type in which teachers are held on the CPU."""
+    teachers: TeacherSettings = TeacherSettings()
+    """How teachers are kept and remembered."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,13 +78,8 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
     """
     if len(context.pairs) == 0:
         raise UserError("method lssd: no language pairs; name at least one in data.pairs")
-    bank = TeacherBank(
-        pairs=context.pairs,
-        dtype=getattr(torch, settings.teacher_dtype),
-        blank_model=context.blank_model,
-        snapshot=context.snapshot,
-        load_snapshot=context.load_snapshot,
-    )
+    faculty = context.faculty(settings.teachers)
+    bank = TeacherBank(context.pairs, faculty)
     alpha = settings.alpha if settings.alpha is not None else default_alpha(settings, context.pairs)
     gate = Gate(
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
@@ -91,9 +88,10 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
 
     def teach(batch: Batch) -> Batch:
         name = context.pairs[batch.pair]
-        if not bank.switch[name] or batch.tokens == 0:
+        version = bank.teacher_of(name)
+        if version is None or batch.tokens == 0:
             return batch
-        hidden_BTE, projection_VE = bank.states(name, batch)
+        hidden_BTE, projection_VE = faculty.states(version, batch)
         teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=_vocabulary(name))
         if settings.gate_student == "eval" and settings.variant != "whole":
             teacher = teacher._replace(weight=share * alpha * _quiet_gate(batch, teacher), gate=Gate())
@@ -113,7 +111,11 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
             )
         return sums.gate[0]
 
-    return Method(unchanged, teach, scorer(context.smoothing, context.implementation), bank.update, {"teachers": bank})
+    def upcoming(slots: Sequence[Slot | None]) -> None:
+        faculty.announce(slots, bank)
+
+    score = scorer(context.smoothing, context.implementation)
+    return Method(unchanged, teach, score, bank.update, {"teachers": bank}, upcoming)
 
 
 def default_alpha(settings: LssdSettings, pairs: object) -> float:

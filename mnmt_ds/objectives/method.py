@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mnmt_ds.batch import Batch
+from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.teachers.faculty import Faculty
+from mnmt_ds.teachers.settings import TeacherSettings
 
 
 class StateLike(Protocol):
@@ -59,6 +61,9 @@ class Method(NamedTuple):
     score: Callable[[StateLike, Tensor, Batch], Score]
     on_validated: Callable[[Report], None]
     state: Mapping[str, Stateful]
+    upcoming: Callable[[Sequence[Slot | None]], None] = lambda slots: None
+    """Told on all ranks alike, one micro-batch ahead, what each rank will hold (None: nothing), never beyond a
+    validation: teachers are fetched and asked while the present micro-batch is trained on."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,8 @@ class Context:
     """Label smoothing of the cross-entropy with gold."""
     implementation: str
     """Of the fused loss: auto, reference, chunked, cpu or cuda."""
-    blank_model: Callable[[], nn.Module]
-    """A model of the student's architecture with weights to be filled, on the device, in eval mode."""
-    snapshot: Callable[[torch.dtype], dict[str, Tensor]]
-    """The student's present weights, whole, copied to the CPU; called by all ranks together."""
-    load_snapshot: Callable[[int], dict[str, Tensor]]
-    """The weights that were kept at the validation of an update; verified."""
+    faculty: Callable[[TeacherSettings], Faculty]
+    """Room for frozen copies of the student, sharded over the ranks; called by all ranks together."""
     quiet_states: Callable[[Batch], tuple[Tensor, Tensor]]
     """The student's decoder states without dropout or gradient, and its projection."""
     target_vocabulary: Callable[[str], Tensor]

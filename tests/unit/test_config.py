@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
-from mnmt_ds.config import Yaml, describe, dump, load
+from mnmt_ds.config import describe, dump, load, plain
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import TrackingSettings
@@ -104,6 +103,12 @@ def test_every_setting_is_described() -> None:
 def test_plain_words_stay_words_and_numbers_become_numbers(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("language: no\nwandb: off\nratio: 1:30\nrate: 1e-5\ncount: 10\nshuffle: true\n")
-    read = yaml.load(recipe.read_text(), Loader=Yaml)
-    assert read == {"language": "no", "wandb": "off", "ratio": "1:30", "rate": 1e-5, "count": 10, "shuffle": True}
+    assert plain(recipe.read_text()) == {
+        "language": "no",
+        "wandb": "off",
+        "ratio": "1:30",
+        "rate": 1e-5,
+        "count": 10,
+        "shuffle": True,
+    }
     assert load(TrackingSettings, None, ["wandb=off"]).wandb == "off"

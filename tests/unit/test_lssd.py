@@ -8,11 +8,16 @@ import torch
 from torch import nn
 
 from mnmt_ds.batch import PAD, Batch
+from mnmt_ds.distributed import Ranks
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.objectives.lssd import LssdSettings, default_alpha, lssd
 from mnmt_ds.objectives.method import Context, Report
 from mnmt_ds.teachers.bank import TeacherBank
+from mnmt_ds.teachers.faculty import Faculty
+from mnmt_ds.teachers.layout import cut, layout_of
+from mnmt_ds.teachers.library import Library
+from mnmt_ds.teachers.shelf import Shelf
 
 PAIRS = ["bs-en", "fr-en"]
 SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
@@ -23,20 +28,23 @@ def model(seed: int) -> Transformer:
     return initialise(Transformer(SHAPE, 30)).eval()
 
 
-def bank(weights: list[dict[str, torch.Tensor]] | None = None) -> TeacherBank:
-    stored = iter(weights or [])
-    return TeacherBank(
-        PAIRS,
-        torch.float16,
-        lambda: model(0),
-        lambda dtype: {k: v.to(dtype) for k, v in next(stored, {}).items()},
-        lambda u: {},
-    )
+def faculty(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16) -> Faculty:
+    """Teachers on one rank; the given weights are what is taken in turn, the last one again and again."""
+    waiting = list(snapshots) or [dict(model(0).named_parameters())]
+    blank = model(0)
+    layout = layout_of(blank, blank.head.weight, 1)
+
+    def take() -> torch.Tensor:
+        return cut(layout, waiting.pop(0) if len(waiting) > 1 else waiting[0], Ranks(), dtype)
+
+    shelf = Shelf(dtype, 1 << 30, Path("nowhere"), lambda version: take())
+    library = Library(shelf, layout, Ranks(), lambda: model(0), torch.device("cpu"))
+    return Faculty(PAIRS, library, None, take, lambda version: take())
 
 
 def test_algorithm_1_by_hand() -> None:
     """Switch off and new teacher on improvement; on otherwise; pairs apart; a tie is no improvement."""
-    held = bank()
+    held = TeacherBank(PAIRS, faculty())
     script = [  # dev of bs, fr -> switches, versions
         ((3.0, 4.0), (False, False), (1, 1)),
         ((2.5, 4.0), (False, True), (2, 1)),
@@ -55,14 +63,15 @@ def test_algorithm_1_by_hand() -> None:
 
 def test_teachers_are_shared_and_dropped() -> None:
     weights = [{k: v.detach() for k, v in model(seed).named_parameters()} for seed in range(3)]
-    held = bank(weights)
+    held = TeacherBank(PAIRS, faculty(*weights))
+    shelf = held.faculty.library.shelf
     held.update(Report(1, 1.0, {"bs-en": 3.0, "fr-en": 3.0}))
-    one = held.cpu_bytes()
+    one = shelf.bytes()
     assert one == 2 * sum(p.numel() for p in model(0).parameters())
     held.update(Report(2, 2.0, {"bs-en": 2.0, "fr-en": 3.5}))
-    assert held.cpu_bytes() == 2 * one
+    assert shelf.bytes() == 2 * one
     held.update(Report(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
-    assert held.cpu_bytes() == one
+    assert shelf.bytes() == one
 
 
 def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: Any) -> Context:
@@ -70,9 +79,9 @@ def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: A
         return student(batch.source_BS, batch.decoder_BT).decoder_BTD.detach(), student.head.weight.detach()
 
     values: dict[str, Any] = dict(
-        pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto", blank_model=lambda: model(0),
-        snapshot=lambda dtype: {k: v.to(dtype) for k, v in weights.items()}, load_snapshot=lambda update: weights,
-        quiet_states=quiet, target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
+        pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto",
+        faculty=lambda settings: faculty(weights, dtype=getattr(torch, settings.dtype)), quiet_states=quiet,
+        target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
     )  # fmt: skip
     return Context(**{**values, **changes})
 

@@ -1,0 +1,115 @@
+"""Builds the teachers' side of a student, and tells its method one micro-batch ahead what is to come."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.data.batching import Plan
+from mnmt_ds.data.loader import collate
+from mnmt_ds.distributed import device, on_main_first, ranks_of_their_own, world_size
+from mnmt_ds.engine import snapshots, student
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.stream import Stream
+from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.objectives.method import Method
+from mnmt_ds.teachers.blocks import CachePlan, Ints, plan_cache
+from mnmt_ds.teachers.cache import StateCache
+from mnmt_ds.teachers.faculty import Faculty
+from mnmt_ds.teachers.layout import cut, layout_of
+from mnmt_ds.teachers.library import Library
+from mnmt_ds.teachers.settings import TeacherSettings
+from mnmt_ds.teachers.shelf import Shelf, Version
+from mnmt_ds.teachers.vault import Vault
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def blank_model(recipe: Recipe, vocabulary_size: int) -> Transformer:
+    """A frozen model of the student's architecture on this rank's device, its weights to be filled."""
+    blank = Transformer(recipe.model, vocabulary_size).to(device(), DTYPES[recipe.train.precision]).eval()
+    return blank.requires_grad_(False)
+
+
+def make_faculty(
+    recipe: Recipe, settings: TeacherSettings, run: Path, stream: Stream, engine: Any, say: Callable[[str], None]
+) -> Faculty:
+    """Room for frozen copies of an engine's model; called by all ranks together."""
+    ranks, dtype = ranks_of_their_own(), getattr(torch, settings.dtype)
+    model = engine.module.model
+    layout = layout_of(model, model.head.weight, ranks.count)
+
+    def load(version: Version) -> Tensor:
+        return cut(layout, snapshots.read(run, int(version)), ranks, dtype)
+
+    def warn(text: str) -> None:
+        print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
+
+    own = (settings.disk or run / "teachers") / f"rank{ranks.rank}"
+    shelf = Shelf(dtype, int(settings.weights_gib * 2**30), own, load, warn)
+    library = Library(shelf, layout, ranks, lambda: blank_model(recipe, model.vocabulary_size), device())
+    plan = cache_plan(recipe, settings, stream)
+    cache = None
+    if plan is not None:
+        vault = Vault(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
+        cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8")
+    on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
+    return Faculty(recipe.data.pairs, library, cache, lambda: student.own_shard(engine, layout, ranks, dtype), load)
+
+
+def cache_plan(recipe: Recipe, settings: TeacherSettings, stream: Stream) -> CachePlan | None:
+    """What of the teachers' states will be remembered, from sizes alone."""
+    every = recipe.validation.every
+    epochs = every / stream.plan(0).updates if every else 1.0
+    passes = [epochs * count / size for count, size in zip(stream.counts, stream.sizes, strict=True)]
+    return plan_cache(settings, stream.lengths, passes, recipe.train.max_tokens, recipe.model.d_model, world_size())
+
+
+def collator(stream: Stream) -> Callable[[int, Ints], Batch]:
+    """Sentences of a pair as a batch, outside the order of training."""
+
+    def make(pair: int, sentence: Ints) -> Batch:
+        return collate(stream.splits[pair], sentence, stream.frames[pair], pair, 1)
+
+    return make
+
+
+class Ahead:
+    """Announces an epoch's micro-batches to a method, one before it is needed, and none beyond a validation."""
+
+    def __init__(self, method: Method, plan: Plan, first: int, every: int, update: int) -> None:
+        """``first``: the update of the epoch that comes next, ``update``: the updates done in the whole run."""
+        self._method, self._plan = method, plan
+        self._steps = plan.batches_per_update // world_size()
+        self._next = first * self._steps
+        self._offset = first - update
+        self._every = every
+
+    def before(self, update: int, step: int) -> None:
+        """To be called on all ranks before each micro-batch: ``update`` of the run (from 0), ``step`` in it."""
+        number = (update + self._offset) * self._steps + step
+        last = self._updates_until_validation(update) * self._steps - 1
+        while self._next <= min(number + 1, last):
+            self._method.upcoming(slots(self._plan, self._next, self._steps))
+            self._next += 1
+
+    def _updates_until_validation(self, update: int) -> int:
+        """Updates of the epoch up to the validation that follows ``update``, or to the epoch's end."""
+        if not self._every:
+            return self._plan.updates
+        following = (update // self._every + 1) * self._every
+        return min(self._plan.updates, following + self._offset)
+
+
+def slots(plan: Plan, number: int, steps: int) -> Sequence[Slot | None]:
+    """What each rank holds in an epoch's micro-step; None for a rank that has nothing left."""
+    update, step = divmod(number, steps)
+    first = update * plan.batches_per_update + step * world_size()
+    return [
+        Slot(int(plan.pair[k]), plan.sentence[plan.start[k] : plan.start[k + 1]]) if k < len(plan.pair) else None
+        for k in range(first, first + world_size())
+    ]

@@ -1,0 +1,85 @@
+"""All that a method needs of its frozen teachers: take them in, let them go, announce, ask."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.teachers.cache import Lesson, StateCache
+from mnmt_ds.teachers.library import Library, Wanted
+from mnmt_ds.teachers.shelf import Version
+
+
+class Source(Protocol):
+    """Who teaches a pair: its own best checkpoint, the overall best one, an expert. Its state is in the checkpoint."""
+
+    def teacher_of(self, pair: str) -> Version | None:
+        """The version of the pair's teacher; None while the pair is not taught."""
+        ...
+
+    def update(self, report: Any) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+    def snapshots(self) -> set[int]: ...
+    def report(self, update: int) -> dict[str, float]: ...
+
+
+class Faculty:
+    """The teachers of one student: their shards, the ones on the device, and what is remembered of their states.
+
+    Every method but ``states`` is called by all ranks alike.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[str],
+        library: Library,
+        cache: StateCache | None,
+        own_shard: Callable[[], Tensor],
+        load: Callable[[Version], Tensor],
+    ) -> None:
+        self.pairs, self.library, self.cache = pairs, library, cache
+        self._own_shard, self._load = own_shard, load
+
+    def take_snapshot(self, version: Version) -> None:
+        """The student's present weights become a teacher; a rank copies its own shard, nothing is gathered."""
+        self.library.shelf.put(version, self._own_shard())
+
+    def restore(self, versions: Iterable[Version]) -> None:
+        """Reads teachers from the files that a checkpoint refers to; UserError where one is missing or bad."""
+        versions = set(versions)
+        self.retain(versions)
+        for version in sorted(versions, key=str):
+            if version not in self.library.shelf:
+                self.library.shelf.put(version, self._load(version))
+
+    def retain(self, versions: Iterable[Version]) -> None:
+        """Lets all others go, with what is remembered of them."""
+        (self.cache or self.library).retain(set(versions))
+
+    def announce(self, slots: Sequence[Slot | None], source: Source) -> None:
+        """Starts on what the ranks' next micro-batches need of a source's teachers."""
+        versions = [None if slot is None else source.teacher_of(self.pairs[slot.pair]) for slot in slots]
+        if not any(version is not None for version in versions):
+            return
+        if self.cache is not None:
+            self.cache.announce(
+                [
+                    None if slot is None or version is None else Lesson(version, slot.pair, slot.sentence)
+                    for slot, version in zip(slots, versions, strict=True)
+                ]
+            )
+        else:
+            self.library.announce([None if version is None else Wanted(version) for version in versions])
+
+    def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A teacher on a batch: decoder states (B, T, E) and projection (V, E); no dropout, no gradient."""
+        with torch.no_grad():
+            return (self.cache or self.library).states(version, batch)
+
+    def report(self) -> dict[str, float]:
+        """Metric keys; bytes are this rank's."""
+        keys = {"memory/teachers": float(self.library.shelf.bytes())}
+        return keys | (self.cache.report() if self.cache is not None else {})

@@ -1,0 +1,34 @@
+"""How teachers are kept and remembered; the same for every method that has frozen ones."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from mnmt_ds.config import Settings
+
+
+class TeacherSettings(Settings):
+    """Frozen teachers: their weights, sharded over ranks, and their decoder states of the training sentences."""
+
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Type in which weights are held on the CPU."""
+    weights_gib: float = 64.0
+    """CPU memory a rank may spend on its shards of teachers, in GiB; more go to files in ``disk``."""
+    cache: Literal["auto", "off", "ram", "disk"] = "auto"
+    """Remember teachers' decoder states: auto: of pairs that are gone through whole between two validations."""
+    cache_dtype: Literal["half", "fp8"] = "half"
+    """Type of remembered states: float16, or 8 bits with a scale for each token."""
+    memory_gib: float = 4.0
+    """CPU memory a rank may spend on remembered states, in GiB."""
+    disk: Path | None = None
+    """Directory on each node's own disk for what memory does not hold; None: no disk."""
+    disk_gib: float = 64.0
+    """Disk a rank may spend on remembered states, in GiB."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TeacherSettings":
+        for name in ("weights_gib", "memory_gib", "disk_gib"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+        return self
