@@ -13,11 +13,11 @@ OUT=runs/gettext
 step() { printf '\n== %s\n' "$1"; }
 
 step "1/5 corpus"
-mnmt-ds prepare launchers/recipes/gettext_plain.yaml
-mnmt-ds train launchers/recipes/gettext_plain.yaml --dry-run # checks all, and builds the loss kernel once
+mnmt-ds prepare launchers/recipes/main_plain.yaml
+mnmt-ds train launchers/recipes/main_plain.yaml --dry-run # checks all, and builds the loss kernel once
 for method in plain lssd; do
   step "$([ $method = plain ] && echo 2/5 || echo 3/5) training, $method, on $RANKS rank(s)"
-  python launchers/launch.py --num_gpus "$RANKS" "launchers/recipes/gettext_$method.yaml" --resume
+  python launchers/launch.py --num_gpus "$RANKS" "launchers/recipes/main_$method.yaml" --resume
 done
 step "4/5 BLEU and chrF on the test sets"
 mnmt-ds evaluate "$OUT/plain" --high 1000 --very-low 400

@@ -4,8 +4,8 @@ import argparse
 import importlib
 from pathlib import Path
 
-HELP = "measure speed and memory: throughput, loss"
-BENCHMARKS = ("throughput", "loss")
+HELP = "measure speed and memory: throughput, loss, teachers"
+BENCHMARKS = ("throughput", "loss", "teachers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -121,6 +121,10 @@ class Library:
         with torch.no_grad():
             return run(self.background.result(self._fetched[version]), batch)
 
+    def models(self) -> list[nn.Module]:
+        """The teachers on this rank's device."""
+        return list(self._models.values())
+
     def fetch(self, wanted: Sequence[Wanted | None]) -> nn.Module | None:
         """Brings to every rank's device what it wants and does not have; gives this rank's teacher.
 

@@ -5,23 +5,14 @@ import subprocess
 from pathlib import Path
 
 from mnmt_ds.cli.main import COMMANDS
+from tests.tree import with_tree
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_file_has_its_line() -> None:
-    folders = ("mnmt_ds", "launchers", "ds_configs")
-    files = [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file()]
-    wanted = {
-        path
-        for path in files
-        if path.suffix in {".py", ".yaml", ".sh", ".json", ".html", ".h", ".cpp", ".cu"}
-        and path.name != "__init__.py"
-        and "results" not in path.parts
-    }
-    missing = [str(path.relative_to(ROOT)) for path in sorted(wanted) if f"- `{path.name}`" not in README]
-    assert not missing
+    assert with_tree(README) == README, "run python -m tests.tree"
 
 
 def test_commands_exist() -> None:

@@ -1,0 +1,276 @@
+"""What teachers cost: a step without, with teachers asked each time, with their states remembered (first pass, later).
+
+All take the same batches in turn, round after round; ratios are medians over rounds. Sentences are random. Runs alone
+or on several ranks: ``torchrun --nproc_per_node 2 -m mnmt_ds.cli.main bench teachers``; bytes are those of one rank.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HELP = "step time and memory with 1, 8 and 15 pairs' teachers: asked each time, or remembered"
+WAYS = ("plain", "online", "cold", "warm")
+Figures = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", type=int, nargs="+", default=[1, 8, 15], help="teachers (default: 1 8 15)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: 3)")
+    parser.add_argument("--batches", type=int, default=16, help="micro-batches a turn (default: 16)")
+    parser.add_argument("--max-tokens", type=int, default=512, help="padded tokens of a micro-batch")
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--deepspeed", type=Path, default=Path("ds_configs/zero1.json"))
+    parser.add_argument(
+        "model", nargs="*", metavar="a=b", help="model settings (default: preset=base d_model=256 ffn=1024 heads=4)"
+    )
+    parser.add_argument("--out", type=Path, help="JSON result file; default: runs/bench/teachers-DATE-DEVICE.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+    from deepspeed.utils import logger
+
+    from mnmt_ds.distributed import is_main, job, world_size
+
+    logger.setLevel("WARNING")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    with job():
+        rows = [row for pairs in args.pairs for row in measure(args, pairs)]
+        ranks = world_size()
+    if not is_main():
+        return 0
+    gpu = torch.cuda.is_available()
+    result = {
+        "command": "mnmt-ds " + " ".join(sys.argv[1:]),
+        "date": time.strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "ranks": ranks,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
+    print(table(rows))
+    out = args.out or Path("runs/bench") / f"teachers-{result['date']}-{'gpu' if gpu else 'cpu'}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {out}")
+    return 0
+
+
+def table(rows: Sequence[Figures]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| teachers | way | step, s | to a plain step | to online | MiB on the device | MiB on the CPU | states, MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['teachers']} | {r['way']} | {r['step']:.3f} | {r['ratio']:.3f} | {r['to_online']:.3f} |"
+        f" {r['device_mib']:.1f} | {r['cpu_mib']:.1f} | {r['states_mib']:.1f} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+class Sentences(NamedTuple):
+    """A pair's random sentences, as a prepared corpus holds them."""
+
+    sources: list[Any]
+    targets: list[Any]
+
+    def pieces(self, index: int) -> tuple[Any, Any]:
+        return self.sources[index], self.targets[index]
+
+
+def measure(args: argparse.Namespace, pairs: int) -> list[Figures]:
+    """A row a way, for as many pairs as teachers."""
+    from mnmt_ds.distributed import world_size
+
+    stage = _stage(args, pairs)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(args.rounds + 1):
+        # ``warm`` follows ``cold``, which fills; between them nothing is taken away
+        for way in (("plain", "online", "cold", "warm"), ("online", "plain", "cold", "warm"))[turn % 2]:
+            if way == "cold":
+                stage.forget()
+            took = _seconds(partial(stage.turn, way))
+            if turn:  # the first turn warms up
+                seconds[way].append(took / len(stage.steps))
+    rows = []
+    for way in WAYS:
+        faculty = stage.faculties.get(way)
+        rows.append(
+            {
+                "teachers": pairs,
+                "way": way,
+                "ranks": world_size(),
+                "step": statistics.median(seconds[way]),
+                "ratio": statistics.median(t / p for t, p in zip(seconds[way], seconds["plain"], strict=True)),
+                "to_online": statistics.median(t / o for t, o in zip(seconds[way], seconds["online"], strict=True)),
+                "device_mib": _mib(p for m in (faculty.library.models() if faculty else ()) for p in m.parameters()),
+                "cpu_mib": faculty.library.shelf.bytes() / 2**20 if faculty else 0.0,
+                "states_mib": faculty.cache.vault.held_bytes / 2**20 if faculty and faculty.cache else 0.0,
+            }
+        )
+    return rows
+
+
+class Stage(NamedTuple):
+    """Everything that the turns share."""
+
+    steps: list[Any]
+    """Of each update: this rank's batch and all ranks' slots."""
+    faculties: dict[str, Any]
+    turn: Callable[[str], None]
+    forget: Callable[[], None]
+
+
+def _stage(args: argparse.Namespace, pairs: int) -> Stage:
+    import numpy as np
+    import torch
+
+    from mnmt_ds.data.batching import PairLengths, in_order
+    from mnmt_ds.data.framing import Frame
+    from mnmt_ds.data.loader import collate
+    from mnmt_ds.distributed import device, rank, ranks_of_their_own, world_size
+    from mnmt_ds.engine import ds_config, student
+    from mnmt_ds.engine.settings import TrainSettings
+    from mnmt_ds.models.settings import ModelSettings
+    from mnmt_ds.models.transformer import Transformer, initialise
+    from mnmt_ds.teachers.blocks import plan_cache
+    from mnmt_ds.teachers.cache import StateCache
+    from mnmt_ds.teachers.faculty import Faculty
+    from mnmt_ds.teachers.layout import layout_of
+    from mnmt_ds.teachers.library import Library
+    from mnmt_ds.teachers.settings import TeacherSettings
+    from mnmt_ds.teachers.shelf import Shelf
+    from mnmt_ds.teachers.vault import Vault
+
+    maker = np.random.Generator(np.random.Philox(1))
+    frame, longest = Frame((5,), (2,), 6), 24
+    batches = -(-max(args.batches, pairs) // world_size()) * world_size()
+    sets, lengths = [], []
+    for pair in range(pairs):
+        count = (batches // pairs + (pair < batches % pairs)) * (args.max_tokens // longest)
+        sizes = maker.integers(longest // 2, longest - 1, (2, max(count, 1)))
+        words = [[maker.integers(7, args.vocabulary, n).astype(np.int32) for n in side] for side in sizes]
+        sets.append(Sentences(*words))
+        lengths.append(
+            PairLengths(np.arange(len(sizes[0])), sizes[0].astype(np.int64) + 2, sizes[1].astype(np.int64) + 1)
+        )
+    chosen = [
+        (pair, ids) for pair in range(pairs) for ids in in_order(_shuffled(lengths[pair], maker), args.max_tokens)
+    ]
+    order = maker.permutation(len(chosen))[: len(chosen) // world_size() * world_size()]
+
+    shape = {"preset": "base", "d_model": 256, "ffn": 1024, "heads": 4, **dict(_pair(text) for text in args.model)}
+    settings = ModelSettings.model_validate(shape)
+    train = TrainSettings(max_tokens=args.max_tokens)
+    config = ds_config.resolve(ds_config.read(args.deepspeed), train, world_size(), str(args.deepspeed))
+    torch.manual_seed(1)
+    model = initialise(Transformer(settings, args.vocabulary))
+    engine = student.initialise_engine(model, config)
+    ranks = ranks_of_their_own()
+    layout = layout_of(engine.module.model, engine.module.model.head.weight, ranks.count)
+
+    def make(pair: int, ids: Any) -> Any:
+        return collate(sets[pair], ids, frame, pair, 1)
+
+    def faculty(remember: bool) -> Faculty:
+        shelf = Shelf(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
+        blank = lambda: Transformer(settings, args.vocabulary).to(device()).eval().requires_grad_(False)  # noqa: E731
+        library = Library(shelf, layout, ranks_of_their_own(), blank, device())
+        kept = TeacherSettings(cache="ram" if remember else "off")
+        plan = plan_cache(kept, lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)
+        cache = None
+        if plan is not None:
+            cache = StateCache(library, plan, Vault(plan.memory, 0, plan.bytes_a_row, None), make, False)
+        return Faculty([str(pair) for pair in range(pairs)], library, cache, own, lambda version: own())
+
+    def own() -> torch.Tensor:
+        return student.own_shard(engine, layout, ranks, torch.float16)
+
+    online, remembered = faculty(False), faculty(True)
+    faculties = {"online": online, "cold": remembered, "warm": remembered}
+    for each in (online, remembered):
+        _employ(each, pairs)
+    steps = []
+    for first in range(0, len(order), world_size()):
+        now = [chosen[k] for k in order[first : first + world_size()]]
+        steps.append((make(*now[rank()]), now))
+    return Stage(
+        steps, faculties, partial(_turn, engine, steps, faculties), lambda: _employ(remembered, pairs)
+    )  # fmt: skip
+
+
+class _Everybody(NamedTuple):
+    """The source that gives every pair its own teacher: version p + 1 for pair p."""
+
+    def teacher_of(self, pair: str) -> int:
+        return int(pair) + 1
+
+
+def _employ(faculty: Any, pairs: int) -> None:
+    faculty.retain(())
+    for version in range(1, pairs + 1):
+        faculty.take_snapshot(version)
+
+
+def _turn(engine: Any, steps: Sequence[Any], faculties: dict[str, Any], way: str) -> None:
+    """One update for each of the steps."""
+    from mnmt_ds.batch import Slot, to_device
+    from mnmt_ds.distributed import device
+    from mnmt_ds.kernels.types import Gate, Teacher
+    from mnmt_ds.objectives.translation import scorer
+
+    score, faculty = scorer(0.1, "auto"), faculties.get(way)
+
+    def announce(number: int) -> None:
+        if faculty is not None and number < len(steps):
+            faculty.announce([Slot(pair, ids) for pair, ids in steps[number][1]], _Everybody())
+
+    announce(0)
+    for number, (batch, _) in enumerate(steps):
+        announce(number + 1)
+        batch = to_device(batch, device())
+        if faculty is not None:
+            hidden_BTE, projection_VE = faculty.states(batch.pair + 1, batch)
+            batch = batch._replace(teachers={"kd": Teacher(hidden_BTE, projection_VE, 1.0, Gate())})
+        loss, _ = engine(batch, score)
+        engine.backward(loss / batch.tokens, scale_wrt_gas=False)
+        engine.step()
+
+
+def _seconds(turn: Callable[[], None]) -> float:
+    import torch
+
+    from mnmt_ds.distributed import barrier
+
+    barrier()
+    began = time.perf_counter()
+    turn()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    barrier()
+    return time.perf_counter() - began
+
+
+def _shuffled(lengths: Any, maker: Any) -> Any:
+    """The same sentences with their lengths blurred, so that training's batches are not the blocks."""
+    blur = maker.integers(0, 3, len(lengths.source))
+    return lengths._replace(source=lengths.source + blur, target=lengths.target)
+
+
+def _mib(tensors: Any) -> float:
+    return sum(t.numel() * t.element_size() for t in tensors) / 2**20
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
