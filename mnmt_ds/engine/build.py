@@ -13,6 +13,7 @@ from mnmt_ds.distributed import device, seed_of, world_size
 from mnmt_ds.engine import ds_config, student
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.teaching import make_faculty
@@ -72,7 +73,7 @@ def description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def fingerprint(recipe: Recipe, corpus: Corpus, stage: int) -> dict[str, Any]:
+def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     """What a checkpoint must share with the run that resumes from it."""
     return {
         "data": corpus.hash,
@@ -81,8 +82,7 @@ def fingerprint(recipe: Recipe, corpus: Corpus, stage: int) -> dict[str, Any]:
         "model": json.loads(json.dumps(recipe.model.model_dump(mode="json"))),
         "method": json.loads(json.dumps(recipe.method.model_dump(mode="json"))),
         "framing": recipe.framing.model_dump(mode="json"),
-        "world_size": world_size(),
-        "zero_stage": stage,
+        "batches_per_update": batches_per_update(recipe.train, world_size()),
         "precision": recipe.train.precision,
         "seed": recipe.train.seed,
     }

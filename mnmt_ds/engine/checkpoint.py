@@ -4,13 +4,15 @@
 ``manifest.json`` with each file's SHA-256; ``checkpoints/last`` links to the newest.
 """
 
+import argparse
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnmt_ds.distributed import barrier, on_main_first
 from mnmt_ds.engine.student import Student
@@ -18,6 +20,20 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import publish
 
 State = dict[str, Any]
+
+
+FAMILY = {0: "whole", 1: "sharded optimizer", 2: "sharded optimizer", 3: "sharded parameters"}
+"""ZeRO stages between which DeepSpeed's universal checkpoints can be moved."""
+
+
+class Layout(NamedTuple):
+    """How a job is spread."""
+
+    ranks: int
+    zero_stage: int
+
+    def describe(self) -> str:
+        return f"{self.ranks} rank(s) at ZeRO-{self.zero_stage}"
 
 
 def save(run: Path, students: Sequence[Student], state: State, keep: int) -> Path:
@@ -38,12 +54,47 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, State] | None:
     return (path, read_state(path)) if path is not None else None
 
 
-def load(path: Path, students: Sequence[Student]) -> None:
-    """Fills the engines (weights, optimizer, loss scale, counters) from a checkpoint."""
+def load(path: Path, students: Sequence[Student], written: Layout, present: Layout) -> None:
+    """Fills the engines (weights, optimizer, loss scale, counters) from a checkpoint, of this layout or another."""
+    if written == present or {written.zero_stage, present.zero_stage} == {0}:
+        return _load(path, students)
+    if FAMILY[written.zero_stage] != FAMILY[present.zero_stage]:
+        raise UserError(
+            f"{path}: written by {written.describe()}, this is {present.describe()};"
+            " any number of ranks may go on, but only from ZeRO 0 to 0, 1 or 2 to 1 or 2, 3 to 3"
+        )
+    universal = path.with_name(path.name + ".universal")
+    on_main_first(_fresh, universal)
+    for student in students:
+        on_main_first(_make_universal, path / student.name, universal / student.name)
+        student.engine._config.load_universal_checkpoint = True
+    try:
+        _load(universal, students)
+    finally:
+        for student in students:
+            student.engine._config.load_universal_checkpoint = False
+    barrier()
+    on_main_first(shutil.rmtree, universal)
+
+
+def _load(path: Path, students: Sequence[Student]) -> None:
     for student in students:
         loaded, _ = student.engine.load_checkpoint(str(path), tag=student.name)
         if loaded is None:
             raise UserError(f"{path}: no student '{student.name}' in it; resume with the recipe that wrote it")
+
+
+def _make_universal(source: Path, target: Path) -> None:
+    """DeepSpeed's own conversion: its shards become one file a parameter, which any layout reads."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    arguments = dict(num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, strict=True)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        main(
+            argparse.Namespace(
+                input_folder=str(source), output_folder=str(target), inject_missing_state=False, **arguments
+            )
+        )
 
 
 def read_state(path: Path) -> State:

@@ -60,7 +60,8 @@ class Training:
         self.student = make_student(
             recipe, config, self.directory, self.corpus, self.stream, dev_tokens, self.tracker.say
         )
-        self.fingerprint = fingerprint(recipe, self.corpus, ds_config.zero_stage(config))
+        self.fingerprint = fingerprint(recipe, self.corpus)
+        self.layout = checkpoint.Layout(world_size(), ds_config.zero_stage(config))
         self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation)
         self.position = Position()
         self.trained = [0] * len(self.pairs)
@@ -90,7 +91,7 @@ class Training:
             return
         path, state = found
         check_fingerprint(state["fingerprint"], self.fingerprint, path)
-        checkpoint.load(path, [self.student])
+        checkpoint.load(path, [self.student], checkpoint.Layout(*state["layout"]), self.layout)
         self.position = Position(*state["position"])
         self.trained, self.last = list(state["trained"]), state["last"]
         self.student.best.restore(state["best"])
@@ -110,6 +111,7 @@ class Training:
             "method": {name: part.state() for name, part in self.student.method.state.items()},
             "snapshots": sorted(self._snapshots()),
             "fingerprint": self.fingerprint,
+            "layout": list(self.layout),
         }
         checkpoint.save(self.directory, [self.student], state, self.recipe.train.keep_checkpoints)
         if is_main():

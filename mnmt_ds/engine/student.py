@@ -54,7 +54,9 @@ def initialise_engine(model: Transformer, config: ds_config.Json) -> Any:
     """The model under deepspeed.initialize, on this rank's device."""
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(model=Scored(model), model_parameters=list(model.parameters()), config=config)
+    scored = Scored(model)
+    scored.universal_checkpoint_info = {}  # lets DeepSpeed's checkpoints be read by another layout
+    engine, *_ = deepspeed.initialize(model=scored, model_parameters=list(model.parameters()), config=config)
     return engine
 
 

@@ -60,6 +60,7 @@ class StateCache:
 
     def announce(self, lessons: Sequence[Lesson | None]) -> None:
         """Starts on what the ranks' next micro-batches need; all ranks call this in the same order."""
+        self.library.open_slots()
         future = self.library.background.submit(lambda: self._prepare(lessons))
         mine = lessons[self.library.ranks.rank]
         if mine is not None:

@@ -104,6 +104,7 @@ class Library:
 
     def announce(self, wanted: Sequence[Wanted | None]) -> None:
         """Starts to fetch what the ranks' next micro-batches need; all ranks call this in the same order."""
+        self.open_slots()
         future = self.background.submit(lambda: self.fetch(wanted))
         mine = wanted[self.ranks.rank]
         if mine is not None:
@@ -124,6 +125,14 @@ class Library:
     def models(self) -> list[nn.Module]:
         """The teachers on this rank's device."""
         return list(self._models.values())
+
+    def open_slots(self) -> None:
+        """Makes the models whose weights teachers take turns in: here, since making one draws random numbers, which
+        a thread would take from the dropout of the step in hand."""
+        for slot in range(ON_DEVICE if not self._models else 0):
+            with torch.random.fork_rng():
+                self._models[slot] = self._blank_model()
+            self._parameters[slot] = dict(self._models[slot].named_parameters())
 
     def fetch(self, wanted: Sequence[Wanted | None]) -> nn.Module | None:
         """Brings to every rank's device what it wants and does not have; gives this rank's teacher.
@@ -153,7 +162,7 @@ class Library:
             sent = torch.cat(shards) if shards else received_RC.flatten()
             self._all_to_all(received_RC.flatten(), sent, moves, columns if mine else 0, columns)
         if mine:
-            fill(self.layout, self.layout.between(start, stop), received_RC, start, self._slot(mine.slot))
+            fill(self.layout, self.layout.between(start, stop), received_RC, start, self._parameters[mine.slot])
 
     def _all_to_all(
         self, received: Tensor, sent: Tensor, moves: Sequence[Move | None], receive: int, send: int
@@ -166,12 +175,6 @@ class Library:
             input_split_sizes=[size * send if m else 0 for m in moves],
             group=self.ranks.group,
         )
-
-    def _slot(self, slot: int) -> Mapping[str, Tensor]:
-        if slot not in self._models:
-            self._models[slot] = self._blank_model()
-            self._parameters[slot] = dict(self._models[slot].named_parameters())
-        return self._parameters[slot]
 
 
 def run(teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

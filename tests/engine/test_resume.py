@@ -26,7 +26,7 @@ def write_recipe(corpus: Path, run: Path, **train: Any) -> Path:
         corpus,
         run,
         deepspeed=str(ROOT / "ds_configs" / f"zero{STAGE}.json"),
-        method={"name": "lssd", "variant": "adaptive"},
+        method={"name": "lssd", "variant": "adaptive", "teachers": {"cache": "ram"}},
         validation={"every": 6},
         train={"max_steps": 26, "lr": 2e-2, "warmup_steps": 2, "save_every": 4, **train},
     )
@@ -176,14 +176,14 @@ def test_spoilt_checkpoints_are_passed_over_by_name(tiny_corpus: Path, whole: Pa
 def test_other_data_or_layout_is_refused(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None:
     path = write_recipe(tiny_corpus, whole)
     done = subprocess.run(
-        command(path, "--resume", "train.max_steps=30", ranks=1),
+        command(path, "--resume", "train.max_steps=30", "train.precision=bf16"),
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     assert done.returncode != 0
-    assert "written with world_size 2, this run has 1" in done.stdout
+    assert "written with precision 'fp32', this run has 'bf16'" in done.stdout
 
 
 def ranks_of(run: Path) -> list[int]:
