@@ -81,7 +81,7 @@ class StateCache:
         """Metric keys; ``computed``: sentences computed for each that was taught, since the last report."""
         share = self.computed / max(1, self.served)
         self.served = self.computed = 0
-        return {"memory/teacher_states": float(self.vault.held_bytes), "teacher/computed": share}
+        return {"memory/teacher_states": float(self.vault.held_bytes), "runtime/teacher_computed": share}
 
     def _prepare(self, lessons: Sequence[Lesson | None]) -> Answer | None:
         read = self._read(lessons)

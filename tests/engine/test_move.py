@@ -10,7 +10,7 @@ from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
 from tests.tiny import ROOT, recipe
 
-LEGS = {1: [(2, 1), (1, 2), (3, 1)], 3: [(3, 3), (1, 3), (2, 3)]}  # (ranks, ZeRO stage), leg after leg
+LEGS = {1: [(2, 1), (3, 2)], 3: [(2, 3), (1, 3)]}  # (ranks, ZeRO stage), leg after leg
 STEPS = 8
 
 
@@ -39,7 +39,7 @@ def made(corpus: str, run: str, stage: int, until: int) -> Any:
 
 @pytest.mark.parametrize("family", LEGS)
 def test_a_run_moves_between_layouts(family: int, tiny_corpus: Path, tmp_path: Path) -> None:
-    on_ranks(1, leg, str(tiny_corpus), str(tmp_path / "whole"), family, STEPS * 3)
+    on_ranks(1, leg, str(tiny_corpus), str(tmp_path / "whole"), family, STEPS * 2)
     for number, (ranks, stage) in enumerate(LEGS[family]):
         on_ranks(ranks, leg, str(tiny_corpus), str(tmp_path / "moved"), stage, STEPS * (number + 1))
     whole, moved = (
@@ -54,7 +54,7 @@ def test_a_run_moves_between_layouts(family: int, tiny_corpus: Path, tmp_path: P
     taught = 0
     for key, record in whole.items():
         for name, value in record.items():
-            if name not in ("train/gnorm", "teacher/computed"):
+            if name != "train/gnorm":
                 assert moved[key][name] == pytest.approx(value, rel=5e-5, abs=1e-6), (key, name)
         taught += "train/kd_loss" in record
     assert taught > 5
