@@ -116,25 +116,29 @@ def _trainers(recipe: Any, names: tuple[str, ...]) -> tuple[dict[str, Callable[[
     from mnmt_ds.batch import to_device
     from mnmt_ds.bench import plain_loop
     from mnmt_ds.distributed import device
-    from mnmt_ds.engine.loop import Training
+    from mnmt_ds.engine.loop import update
     from mnmt_ds.engine.meter import Meter
+    from mnmt_ds.engine.teaching import Ahead
+    from mnmt_ds.engine.training import Training
     from mnmt_ds.objectives.method import Report
 
     work = Training(recipe, resume=False)
-    batches = list(work.stream.updates(work.stream.plan(0), 0))
-    meter, bank = Meter(), work.student.method.state["teachers"]
+    stream, method = work.first.walk.stream, work.first.method
+    batches = list(stream.updates(stream.plan(0), 0))
+    ahead = Ahead(method, work.first.walk, lambda: 0)
+    meter, bank = Meter(), method.state["teachers"]
 
     def ours(distilling: bool) -> Callable[[Any], None]:
         def step(group: Any) -> None:
             for pair in work.pairs:
                 bank.switch[pair] = distilling  # type: ignore[attr-defined]
-            work.update(group, meter, stop=False)
+            update(work.first, group, ahead, meter, stop=False)
 
         return step
 
     if names != ("plain loop",):
-        for update in (1, 2):  # the second report is no better than the first: every pair has a teacher that teaches
-            work.student.method.on_validated(Report(update, 0.0, dict.fromkeys(work.pairs, 1.0)))
+        for number in (1, 2):  # the second report is no better than the first: every pair has a teacher that teaches
+            method.on_validated(Report(number, 0.0, dict.fromkeys(work.pairs, 1.0)))
     single = plain_loop.make(recipe.model, recipe.train, work.corpus.tokenizer.size, device())
 
     def plain(group: Any) -> None:

@@ -35,12 +35,13 @@ def run(args: argparse.Namespace) -> int:
 
     _quiet_libraries()
     with job(recipe.train.timeout_minutes):
-        from mnmt_ds.engine import loop
+        from mnmt_ds.engine.check import check
+        from mnmt_ds.engine.loop import train
 
         if args.dry_run:
-            loop.check(recipe)
+            check(recipe)
             return 0
-        loop.train(recipe, args.resume)
+        train(recipe, args.resume)
     return 0
 
 

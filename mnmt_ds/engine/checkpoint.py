@@ -102,6 +102,11 @@ def read_state(path: Path) -> State:
     return dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
+def part_of(state: State, name: str) -> State:
+    """A student's part of a state; a student that is alone owns all of it."""
+    return dict(state["students"][name]) if "students" in state else state
+
+
 def complete(run: Path) -> list[Path]:
     """Published checkpoints, newest first; not yet verified."""
     found = [p for p in (run / "checkpoints").glob("step_*") if p.name.removeprefix("step_").isdigit()]

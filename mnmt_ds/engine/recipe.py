@@ -1,5 +1,6 @@
 """The whole recipe of a run, and the profile that fills what is not given."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from mnmt_ds.config import Settings, load
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.settings import TrainSettings, ValidationSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.objectives.methods import METHODS
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
     MethodSettings = Any
 else:
     MethodSettings = Annotated[Union[tuple(entry.settings for entry in METHODS.values())], Field(discriminator="name")]
+
+
+class StudentSettings(Settings):
+    """One of several students: what it does not share with the others."""
+
+    name: str = ""
+    """Its directory in ``students/`` and its prefix in logs; empty: model_1, model_2, …"""
+    sampler: SamplerSettings = SamplerSettings()
+    """Its shares of the language pairs (the recipe's ``sampler`` is for a student that is alone)."""
+    seed: int | None = None
+    """Of its weights, data order and dropout; none: train.seed for the first, seeds made from it for the others."""
 
 
 class Recipe(Settings):
@@ -36,6 +49,8 @@ class Recipe(Settings):
     """Language tags."""
     sampler: SamplerSettings = SamplerSettings()
     """Shares of the language pairs."""
+    students: tuple[StudentSettings, ...] = ()
+    """Two or more students trained side by side (mutual distillation); empty: one, with ``sampler``."""
     model: ModelSettings = ModelSettings()
     """The student's shape."""
     method: MethodSettings = Field(default_factory=lambda: METHODS["translation"].settings())
@@ -63,6 +78,40 @@ class Recipe(Settings):
         ):
             filled["method"] = {"profile": "released", **method}
         return filled
+
+    @model_validator(mode="after")
+    def _students(self) -> "Recipe":
+        names = [student.name or f"model_{i}" for i, student in enumerate(self.students, start=1)]
+        if len(names) == 1:
+            raise ValueError(
+                "students: one alone is what 'sampler' and 'train.seed' are for; list two or more, or none"
+            )
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"students: '{name}' is no name for a directory; use letters, digits, - and _")
+        if len(set(names)) < len(names):
+            raise ValueError(f"students: names must differ, these are {', '.join(names)}")
+        return self
+
+
+def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """Each student's name and the recipe as it follows it; one named "student" where the recipe lists none."""
+    if not recipe.students:
+        return [("student", recipe)]
+    found = []
+    for i, own in enumerate(recipe.students):
+        name = own.name or f"model_{i + 1}"
+        made = recipe.train.seed if i == 0 else seed_of(recipe.train.seed, "student", i) % 2**31
+        seed = own.seed if own.seed is not None else made
+        changes: dict[str, Any] = {
+            "name": f"{recipe.name}.{name}",
+            "directory": recipe.directory / "students" / name,
+            "sampler": own.sampler,
+            "train": recipe.train.model_copy(update={"seed": seed}),
+            "students": (),
+        }
+        found.append((name, recipe.model_copy(update=changes)))
+    return found
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import Ranks, device, seed_of, world_size
 from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.best import Best
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.walk import Walk
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.objectives.method import Method
 from mnmt_ds.teachers.layout import Layout, assemble, cut
+from mnmt_ds.tracking import Tracker
 
 Scorer = Callable[[Any, Tensor, Batch], Any]
 
@@ -43,7 +47,17 @@ class Student:
     engine: Any
     method: Method
     best: Best
-    seed: int
+    recipe: Recipe
+    """As this student follows it: with its own sampler, seed and directory."""
+    walk: Walk
+    tracker: Tracker
+    last: int | None = None
+    """The update whose weights are kept as ``last``."""
+
+    @property
+    def directory(self) -> Path:
+        """Where its weights and records are: the run's own where it is alone."""
+        return self.recipe.directory
 
     @property
     def model(self) -> Transformer:
@@ -66,7 +80,7 @@ def backward(student: Student, batch: Batch, update: int, slot: int) -> dict[str
     Dropout is seeded by (seed, update, slot): the same masks on any number of ranks, and nothing to save for a resume.
     """
     batch = student.method.teach(student.method.prepare(to_device(batch, device())))
-    torch.manual_seed(seed_of(student.seed, "dropout", update, slot))
+    torch.manual_seed(seed_of(student.recipe.train.seed, "dropout", update, slot))
     loss, metrics = student.engine(batch, student.method.score)
     # DeepSpeed averages gradients over ranks; with this factor the update's loss is sum over tokens / token count.
     student.engine.backward(loss * (world_size() / batch.divisor), scale_wrt_gas=False)

@@ -15,6 +15,7 @@ from mnmt_ds.distributed import device, on_main_first, ranks_of_their_own, world
 from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import Stream
+from mnmt_ds.engine.walk import Walk
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.objectives.method import Method
 from mnmt_ds.teachers.blocks import CachePlan, Ints, plan_cache
@@ -81,28 +82,22 @@ def collator(stream: Stream) -> Callable[[int, Ints], Batch]:
 class Ahead:
     """Announces an epoch's micro-batches to a method, one before it is needed, and none beyond a validation."""
 
-    def __init__(self, method: Method, plan: Plan, first: int, every: int, update: int) -> None:
-        """``first``: the update of the epoch that comes next, ``update``: the updates done in the whole run."""
-        self._method, self._plan = method, plan
-        self._steps = plan.batches_per_update // world_size()
-        self._next = first * self._steps
-        self._offset = first - update
-        self._every = every
+    def __init__(self, method: Method, walk: Walk, validation: Callable[[], int]) -> None:
+        """``validation``: the updates that will be done in the whole run when the next validation comes."""
+        self._method, self._walk, self._validation = method, walk, validation
+        self._plan: Plan | None = None
+        self._next = 0
 
-    def before(self, update: int, step: int) -> None:
-        """To be called on all ranks before each micro-batch: ``update`` of the run (from 0), ``step`` in it."""
-        number = (update + self._offset) * self._steps + step
-        last = self._updates_until_validation(update) * self._steps - 1
-        while self._next <= min(number + 1, last):
-            self._method.upcoming(slots(self._plan, self._next, self._steps))
+    def before(self, step: int) -> None:
+        """To be called on all ranks before each micro-batch, ``step`` of the walk's coming update."""
+        plan, position = self._walk.plan, self._walk.position
+        steps = plan.batches_per_update // world_size()
+        if plan is not self._plan:
+            self._plan, self._next = plan, position.inside * steps
+        last = min(plan.updates, position.inside + self._validation() - position.update) * steps - 1
+        while self._next <= min(position.inside * steps + step + 1, last):
+            self._method.upcoming(slots(plan, self._next, steps))
             self._next += 1
-
-    def _updates_until_validation(self, update: int) -> int:
-        """Updates of the epoch up to the validation that follows ``update``, or to the epoch's end."""
-        if not self._every:
-            return self._plan.updates
-        following = (update // self._every + 1) * self._every
-        return min(self._plan.updates, following + self._offset)
 
 
 def slots(plan: Plan, number: int, steps: int) -> Sequence[Slot | None]:

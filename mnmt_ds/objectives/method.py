@@ -42,6 +42,8 @@ class Report(NamedTuple):
     epoch: float
     dev: dict[str, float]
     """Label-smoothed cross-entropy a token on each pair's dev set."""
+    others: Mapping[str, Mapping[str, float]] = {}
+    """The same of the run's other students, by name."""
 
 
 class Stateful(Protocol):
@@ -51,6 +53,15 @@ class Stateful(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
     def snapshots(self) -> set[int]: ...
     def report(self, update: int) -> dict[str, float]: ...
+
+
+def unchanged(batch: Batch) -> Batch:
+    """The ``prepare`` or ``teach`` of a method that needs none."""
+    return batch
+
+
+def deaf(report: Report) -> None:
+    """The ``on_validated`` or ``adjust`` of a method that learns nothing from dev losses."""
 
 
 class Method(NamedTuple):
@@ -64,6 +75,8 @@ class Method(NamedTuple):
     upcoming: Callable[[Sequence[Slot | None]], None] = lambda slots: None
     """Told on all ranks alike, one micro-batch ahead, what each rank will hold (None: nothing), never beyond a
     validation: teachers are fetched and asked while the present micro-batch is trained on."""
+    adjust: Callable[[Report], None] = deaf
+    """Moves weights between losses; called after ``on_validated``, when the best weights are kept: it may train."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +95,3 @@ class Context:
     """The student's decoder states without dropout or gradient, and its projection."""
     target_vocabulary: Callable[[str], Tensor]
     """Of a target language, a boolean (V,) of the tokens in its own training text."""
-
-
-def unchanged(batch: Batch) -> Batch:
-    """The ``prepare`` or ``teach`` of a method that needs none."""
-    return batch
-
-
-def deaf(report: Report) -> None:
-    """The ``on_validated`` of a method that learns nothing from dev losses."""

@@ -48,7 +48,7 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
     from mnmt_ds.engine.loop import Training, _epochs, stopping
 
     work = Training(made(corpus, directory, case), resume=False)
-    faculty = work.student.method.state["teachers"].faculty
+    faculty = work.first.method.state["teachers"].faculty
     given, seen = faculty.states, {"asked": 0, "versions": set(), "most": 0.0, "on_device": 0, "bytes": []}
 
     def compared(version: int, batch: Any) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
     faculty.states = compared
     with stopping() as stop:
         _epochs(work, stop)
-    bank = work.student.method.state["teachers"]
+    bank = work.first.method.state["teachers"]
     seen["bytes"] = [faculty.library.shelf.bytes(), len(bank.snapshots())]
     seen["parameters"] = sum(p.numel() for p in _whole(work, min(bank.snapshots()), torch.float16).parameters())
     work.tracker.close()

@@ -1,0 +1,32 @@
+"""The dry run: everything that training would refuse, refused now, and what an epoch would hold."""
+
+from mnmt_ds.distributed import device, is_main, world_size
+from mnmt_ds.engine import ds_config
+from mnmt_ds.engine.build import open_corpus, open_streams
+from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.engine.stream import dev_batches
+from mnmt_ds.kernels.ce_with_teacher import chosen
+from mnmt_ds.models.transformer import Transformer, parameter_count
+
+
+def check(recipe: Recipe) -> None:
+    """UserError where training would stop before it starts; otherwise prints a table a student."""
+    config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, world_size(), str(recipe.deepspeed))
+    corpus, pairs = open_corpus(recipe)
+    streams = open_streams(recipe, corpus)
+    _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions)
+    if not is_main():
+        return
+    model = Transformer(recipe.model, corpus.tokenizer.size)
+    for (name, _), stream in zip(students_of(recipe), streams, strict=True):
+        if len(streams) > 1:
+            print(f"student {name}")
+        print(f"{'pair':8} {'sentences':>10} {'probability':>12} {'an epoch':>10} {'dev tokens':>11}")
+        for pair, size, share, count in zip(pairs, stream.sizes, stream.probabilities, stream.counts, strict=True):
+            print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
+    plan, stream = streams[0].plan(0), streams[0]
+    print(
+        f"{plan.updates} updates an epoch of {int(plan.tokens.sum()):,} target tokens, {stream.left_out} sentences too"
+        f" long; {parameter_count(model) / 1e6:.1f}M parameters; {world_size()} rank(s) at"
+        f" ZeRO-{ds_config.zero_stage(config)}; loss: {chosen(recipe.train.loss_implementation, device())}; all is well"
+    )
