@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.distributed import device, is_main, on_main_first, seed_of, world_size
-from mnmt_ds.engine import ds_config, student
+from mnmt_ds.engine import ds_config, student, trials
 from mnmt_ds.engine.best import Best
+from mnmt_ds.engine.exchange import Exchange
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.stream import Stream
@@ -22,6 +23,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.objectives.method import Context
 from mnmt_ds.objectives.methods import build
+from mnmt_ds.objectives.peers import Facts, Peers
 from mnmt_ds.teachers.faculty import Faculty
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.tracking import Tracker
@@ -47,22 +49,34 @@ def open_streams(recipe: Recipe, corpus: Corpus) -> list[Stream]:
 
 def make_students(
     recipe: Recipe, config: ds_config.Json, corpus: Corpus, streams: Sequence[Stream], dev_tokens: dict[str, int],
-    tracker: Tracker,
+    tracker: Tracker, exchange: Exchange,
 ) -> list[Student]:  # fmt: skip
     """The run's students, each on an engine of its own and with a log of its own where there are several."""
-    students: list[Student] = []
+    names = [name for name, _ in students_of(recipe)]
+    together, last = ds_config.zero_stage(config) == 3, last_update(recipe, streams[0])
     for (name, own), stream in zip(students_of(recipe), streams, strict=True):
-        engine = make_engine(own, config, corpus)
-        method = build(
-            own.method, make_context(own, engine, corpus, stream, tracker.say, name if own is not recipe else "")
-        )
-        best = Best(own.data.pairs, own.validation.selection, dev_tokens)
-        log = tracker
+        engine, log, peers = make_engine(own, config, corpus), tracker, None
         if own is not recipe:
             on_main_first(own.directory.mkdir, 0o777, True, True)
             log = Tracker(own.directory, own.tracking.model_copy(update={"wandb": "off"}), is_main(), {}, own.name)
-        students.append(Student(name, engine, method, best, own, Walk(stream), log))
-    return students
+            peers = exchange.peers_of(name, names, together, last, trials.run)
+        method = build(own.method, make_context(own, engine, corpus, stream, tracker.say, peers))
+        best = Best(own.data.pairs, own.validation.selection, dev_tokens)
+        exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log)
+    return list(exchange.students.values())
+
+
+def last_update(recipe: Recipe, stream: Stream) -> int:
+    """Updates at most, where every epoch takes as many as the first."""
+    by_epochs = recipe.train.max_epochs * stream.plan(0).updates
+    return min(recipe.train.max_steps or by_epochs, by_epochs)
+
+
+def facts(recipe: Recipe, streams: Sequence[Stream]) -> Facts:
+    """What a method's check is told."""
+    students = students_of(recipe)
+    sizes = dict(zip(recipe.data.pairs, streams[0].sizes, strict=True))
+    return Facts(recipe.data.pairs, sizes, [name for name, _ in students], [own.sampler for _, own in students])
 
 
 def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> Any:
@@ -72,9 +86,9 @@ def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> Any:
 
 
 def make_context(
-    recipe: Recipe, engine: Any, corpus: Corpus, stream: Stream, say: Callable[[str], None], apart: str = ""
+    recipe: Recipe, engine: Any, corpus: Corpus, stream: Stream, say: Callable[[str], None], peers: Peers | None
 ) -> Context:
-    """What a student's method may need of the run; ``apart``: its folder on disks that students share."""
+    """What a student's method may need of the run."""
     vocabularies: dict[str, Tensor] = {}
 
     def target_vocabulary(language: str) -> Tensor:
@@ -83,8 +97,8 @@ def make_context(
         return vocabularies[language]
 
     def faculty(settings: TeacherSettings) -> Faculty:
-        if settings.disk is not None:
-            settings = settings.model_copy(update={"disk": settings.disk / apart})
+        if settings.disk is not None and peers is not None:
+            settings = settings.model_copy(update={"disk": settings.disk / peers.me})
         return make_faculty(recipe, settings, recipe.directory, stream, engine, say)
 
     return Context(
@@ -95,6 +109,7 @@ def make_context(
         faculty=faculty,
         quiet_states=lambda batch: student.quiet_states(engine, batch),
         target_vocabulary=target_vocabulary,
+        peers=peers,
     )
 
 

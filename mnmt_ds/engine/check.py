@@ -2,11 +2,12 @@
 
 from mnmt_ds.distributed import device, is_main, world_size
 from mnmt_ds.engine import ds_config
-from mnmt_ds.engine.build import open_corpus, open_streams
+from mnmt_ds.engine.build import facts, open_corpus, open_streams
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.stream import dev_batches
 from mnmt_ds.kernels.ce_with_teacher import chosen
 from mnmt_ds.models.transformer import Transformer, parameter_count
+from mnmt_ds.objectives import methods
 
 
 def check(recipe: Recipe) -> None:
@@ -15,6 +16,7 @@ def check(recipe: Recipe) -> None:
     corpus, pairs = open_corpus(recipe)
     streams = open_streams(recipe, corpus)
     _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions)
+    methods.check(recipe.method, facts(recipe, streams))
     if not is_main():
         return
     model = Transformer(recipe.model, corpus.tokenizer.size)

@@ -12,7 +12,7 @@ from mnmt_ds.data.batching import PairLengths, Plan, in_order, plan_epoch, usabl
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
 from mnmt_ds.data.loader import RankBatches, collate, updates
-from mnmt_ds.distributed import rank, world_size
+from mnmt_ds.distributed import rank, seed_of, world_size
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.samplers.temperature import SamplerSettings, counts, probabilities
@@ -61,6 +61,18 @@ class Stream:
             [epoch * count for count in self.counts],
             seed=self.train.seed,
             epoch=epoch,
+            max_tokens=self.train.max_tokens,
+            batches_per_update=batches_per_update(self.train, world_size()),
+        )
+
+    def sample(self, share: float, name: str) -> Plan:
+        """Micro-batches of a fixed sample, ``share`` of every pair's sentences, the same on every rank."""
+        return plan_epoch(
+            self.lengths,
+            [int(share * size) for size in self.sizes],
+            [0] * len(self.sizes),
+            seed=seed_of(self.train.seed, name),
+            epoch=0,
             max_tokens=self.train.max_tokens,
             batches_per_update=batches_per_update(self.train, world_size()),
         )

@@ -69,16 +69,17 @@ def initialise_engine(model: Transformer, config: ds_config.Json) -> Any:
     import deepspeed
 
     scored = Scored(model)
-    scored.universal_checkpoint_info = {}  # lets DeepSpeed's checkpoints be read by another layout
+    scored.universal_checkpoint_info = {}  # type: ignore[assignment]  # lets DeepSpeed's checkpoints be read by another layout
     engine, *_ = deepspeed.initialize(model=scored, model_parameters=list(model.parameters()), config=config)
     return engine
 
 
-def backward(student: Student, batch: Batch, update: int, slot: int) -> dict[str, Tensor]:
+def backward(student: Student, batch: Batch, update: int | str, slot: int) -> dict[str, Tensor]:
     """Forward and backward of one micro-batch; returns its metric sums.
 
     Dropout is seeded by (seed, update, slot): the same masks on any number of ranks, and nothing to save for a resume.
     """
+    torch.manual_seed(seed_of(student.recipe.train.seed, "teach", update, slot))  # for teachers with dropout
     batch = student.method.teach(student.method.prepare(to_device(batch, device())))
     torch.manual_seed(seed_of(student.recipe.train.seed, "dropout", update, slot))
     loss, metrics = student.engine(batch, student.method.score)
@@ -109,12 +110,18 @@ def quiet(engine: Any) -> Iterator[None]:
 
 def quiet_states(engine: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Decoder states (B, T, D) and projection (V, D) of a pass without dropout or gradient."""
+    with quiet(engine):
+        return loud_states(engine, batch)
+
+
+def loud_states(engine: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same with dropout, where the engine trains."""
     stage = engine.zero_optimization_stage()
 
     def hand_out(states: Any, projection_VD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return states.decoder_BTD, projection_VD.clone() if stage == 3 else projection_VD.detach()
 
-    with quiet(engine):
+    with torch.no_grad():
         hidden_BTD, projection_VD = engine(batch, hand_out)
     return hidden_BTD, projection_VD
 

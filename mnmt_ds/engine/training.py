@@ -5,7 +5,8 @@ from typing import Any
 
 from mnmt_ds.distributed import device, is_main, on_main_first, world_size
 from mnmt_ds.engine import checkpoint, ds_config, keeping, run
-from mnmt_ds.engine.build import check_fingerprint, fingerprint, make_students, open_corpus, open_streams
+from mnmt_ds.engine.build import check_fingerprint, facts, fingerprint, make_students, open_corpus, open_streams
+from mnmt_ds.engine.exchange import Exchange
 from mnmt_ds.engine.meter import memory
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import dev_batches
@@ -14,6 +15,7 @@ from mnmt_ds.engine.validation import validate
 from mnmt_ds.engine.walk import Position
 from mnmt_ds.kernels.ce_with_teacher import chosen
 from mnmt_ds.models.transformer import parameter_count
+from mnmt_ds.objectives import methods
 from mnmt_ds.objectives.method import Report
 from mnmt_ds.objectives.translation import scorer
 from mnmt_ds.tracking import Tracker
@@ -31,15 +33,17 @@ class Training:
         self.dev, dev_tokens = dev_batches(
             self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
         )
+        methods.check(recipe.method, facts(recipe, streams))
         self.implementation = chosen(recipe.train.loss_implementation, device())
         self.lock = on_main_only(run.claim, self.directory)
         if not resume:
             on_main_first(run.refuse_used, self.directory)
         self.tracker = Tracker(self.directory, recipe.tracking, is_main(), recipe.model_dump(mode="json"), recipe.name)
-        self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker)
+        self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation)
+        exchange = Exchange(self.dev, self.pairs, self.plain)
+        self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker, exchange)
         self.fingerprint = fingerprint(recipe, self.corpus)
         self.layout = checkpoint.Layout(world_size(), ds_config.zero_stage(config))
-        self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation)
         if resume:
             self._resume()
         for place, own in {self.directory: recipe, **{one.directory: one.recipe for one in self.students}}.items():

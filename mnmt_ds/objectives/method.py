@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.objectives.peers import Peers
 from mnmt_ds.teachers.faculty import Faculty
 from mnmt_ds.teachers.settings import TeacherSettings
 
@@ -95,3 +96,5 @@ class Context:
     """The student's decoder states without dropout or gradient, and its projection."""
     target_vocabulary: Callable[[str], Tensor]
     """Of a target language, a boolean (V,) of the tokens in its own training text."""
+    peers: Peers | None = None
+    """The run's other students; None for one that is alone."""

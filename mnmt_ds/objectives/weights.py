@@ -1,0 +1,125 @@
+"""Paper 2's rules for the distillation weights alpha_i[l] of one student: UNI, BI, and the search of AUTO and DYNAMIC.
+
+A rule is a few lines from dev losses to weights; ``objectives/pareto.py`` says when it is asked.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mnmt_ds.errors import UserError
+from mnmt_ds.tracking import read_records
+
+Weights = dict[str, float]
+"""alpha of each language pair, in [0, 1]."""
+Losses = Mapping[str, float]
+"""Dev loss of each language pair, nats a token."""
+
+
+def better_peers(own: Losses, others: Mapping[str, Losses], tolerance: float = 0.0) -> dict[str, list[str]]:
+    """UNI-PMD, Equation 5: on each pair a student learns from those whose dev loss is lower than its own.
+
+    ``tolerance`` (nats): within it both learn, as in the released code.
+    """
+    return {pair: [name for name, dev in others.items() if dev[pair] < own[pair] + tolerance] for pair in own}
+
+
+def keep(alpha: float, mu: float) -> float:
+    """Equation 9."""
+    return alpha
+
+
+def raise_(alpha: float, mu: float) -> float:
+    """Equation 10: sigmoid(logit(alpha) + mu)."""
+    return _moved(alpha, mu)
+
+
+def lower(alpha: float, mu: float) -> float:
+    """Equation 11: sigmoid(logit(alpha) - mu)."""
+    return _moved(alpha, -mu)
+
+
+def _moved(alpha: float, step: float) -> float:
+    if alpha in (0.0, 1.0):  # logit at infinity
+        return alpha
+    return 1.0 / (1.0 + math.exp(-(math.log(alpha) - math.log1p(-alpha) + step)))
+
+
+Action = Callable[[float, float], float]
+ACTIONS: dict[str, Action] = {"keep": keep, "raise": raise_, "lower": lower}
+
+
+def search_space(alpha: Weights, mu: float, first: str, clip: float) -> list[Weights]:
+    """The three trials' weights: each action on all pairs at once; ``first`` leads, so that it wins ties.
+
+    ``clip``: greatest alpha that is fed to the logit (1: none; the released code: 0.98).
+    """
+    order = [ACTIONS[first], *(action for name, action in ACTIONS.items() if name != first)]
+    return [{pair: action(min(a, clip), mu) for pair, a in alpha.items()} for action in order]
+
+
+def best_of_each(space: Sequence[Weights], losses: Sequence[Losses]) -> Weights:
+    """AUTO-PMD, Algorithm 2, lines 10 to 13: each pair takes the action whose trial gave it its lowest dev loss."""
+    return {pair: space[min(range(len(space)), key=lambda j: _finite(losses[j][pair]))][pair] for pair in space[0]}
+
+
+def best_of_all(space: Sequence[Weights], losses: Sequence[Losses]) -> Weights:
+    """DYNAMIC-MD: one action for all pairs, the one whose trial has the lowest mean dev loss."""
+    return space[min(range(len(space)), key=lambda j: _finite(sum(losses[j].values())))]
+
+
+def _finite(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
+
+
+def step_size(schedule: int, update: int, last: int) -> float:
+    """mu after ``update`` of ``last`` updates (paper 2, Equation 12 and its appendix); 0 once the search is over."""
+    speed = {1: 0.0, 2: 0.8, 3: 1.2, 4: 1.0}[schedule]
+    return math.sqrt(max(last - speed * update, 0.0) / last)
+
+
+def read_weights(path: Path, pairs: Sequence[str], names: Sequence[str]) -> dict[str, Weights]:
+    """LSMD: every student's weights, from JSON {student: {pair: alpha}} or from the last record of an AUTO-PMD run.
+
+    UserError where the file or run has no weights, other students or pairs, or a weight outside [0, 1].
+    """
+    remedy = "give the directory of an AUTO-PMD run with these pairs, or JSON {student: {pair: alpha}}"
+    found = _of_run(path, names) if path.is_dir() else _of_file(path, remedy)
+    if set(found) != set(names):
+        raise UserError(
+            f"{path}: weights of {', '.join(found) or 'no student'}, the run's are {', '.join(names)}; {remedy}"
+        )
+    for name, weights in found.items():
+        if set(weights) != set(pairs):
+            odd = sorted(set(weights) ^ set(pairs))
+            raise UserError(
+                f"{path}: student {name}: weights for other pairs than the run's ({', '.join(odd)}); {remedy}"
+            )
+        for pair, alpha in weights.items():
+            if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+                raise UserError(f"{path}: student {name}: alpha of {pair} is {alpha!r}, not in [0, 1]; mend it")
+    return {name: {pair: float(found[name][pair]) for pair in pairs} for name in names}
+
+
+def _of_file(path: Path, remedy: str) -> dict[str, Weights]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except ValueError:
+        raise UserError(f"{path}: not JSON; {remedy}") from None
+    if not isinstance(found, dict) or not all(isinstance(weights, dict) for weights in found.values()):
+        raise UserError(f"{path}: not of the form {{student: {{pair: alpha}}}}; {remedy}")
+    return found
+
+
+def _of_run(run: Path, names: Sequence[str]) -> dict[str, Weights]:
+    found: dict[str, Weights] = {}
+    for name in names:
+        log = run / "students" / name / "metrics.jsonl"
+        for record in read_records(log) if log.exists() else ():
+            weights = {key.removeprefix("alpha/"): value for key, value in record.items() if key.startswith("alpha/")}
+            if weights:
+                found[name] = weights
+    return found
