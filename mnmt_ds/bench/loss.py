@@ -17,12 +17,27 @@ from typing import Any
 
 import torch
 
-from mnmt_ds.bench.loss_peers import DIVERGENCES, OURS, PEERS, Inputs, Missing, make_inputs, teacher_entropy
+from mnmt_ds.bench.loss_peers import (
+    DIVERGENCES,
+    KNOW_PASSES,
+    OURS,
+    PEERS,
+    Inputs,
+    Missing,
+    make_inputs,
+    teacher_entropy,
+)
 from mnmt_ds.errors import UserError
 
 HELP = "the fused cross-entropy with teacher against PyTorch, liger-kernel and others"
-TASKS = {"ce": (0.0, 0.1), "ce-plain": (0.0, 0.0), "kd": (0.6, 0.1), "kd-plain": (0.6, 0.0)}
-"""Name: (teacher's weight, smoothing). The plain ones are for peers that know no smoothing."""
+TASKS = {
+    "ce": (0.0, 0.1, 1),
+    "ce-plain": (0.0, 0.0, 1),
+    "kd": (0.6, 0.1, 1),
+    "kd-plain": (0.6, 0.0, 1),
+    "divergence": (0.0, 0.1, 2),
+}
+"""Name: (teacher's weight, smoothing, passes). The plain ones are for peers that know no smoothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +100,12 @@ def _problem(
     expected = _outcome("eager", x)
     for name in args.peers:
         try:
+            if x.passes > 1 and name not in KNOW_PASSES:
+                raise Missing("no divergence of passes")
+            if name == "ours_without_divergence":
+                PEERS[name](x)
+                able.append(name)
+                continue
             _assert_same(name, _outcome(name, x), expected, x, dtype)
             able.append(name)
         except Missing as error:
@@ -93,7 +114,7 @@ def _problem(
     for _ in range(args.rounds):
         for name in able:
             seconds[name].append(_seconds(name, x))
-    flops = (8 if x.weight else 6) * tokens * width * words
+    flops = (8 if x.weight else 6) * x.passes * tokens * width * words
     del expected
     for name in able:
         ordered = sorted(seconds[name])

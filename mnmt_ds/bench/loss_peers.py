@@ -14,7 +14,7 @@ from mnmt_ds.kernels.ce_with_teacher import Teacher, ce_with_teacher
 
 
 class Inputs(NamedTuple):
-    """One problem: CE alone (weight 0) or CE + weight * KD."""
+    """One problem: CE alone (weight 0), CE + weight * KD, or CE + X-divergence of two passes."""
 
     hidden_ND: Tensor
     projection_VD: Tensor
@@ -23,6 +23,8 @@ class Inputs(NamedTuple):
     teacher_VD: Tensor
     weight: float
     smoothing: float
+    passes: int = 1
+    """Above 1: hidden states are pass after pass, and the X-divergence is added."""
 
 
 class Missing(Exception):
@@ -33,7 +35,7 @@ Loss = Callable[[Inputs], Tensor]
 
 
 def make_inputs(
-    tokens: int, width: int, words: int, weight: float, smoothing: float, device: str, dtype: str
+    tokens: int, width: int, words: int, weight: float, smoothing: float, passes: int, device: str, dtype: str
 ) -> Inputs:
     """Random inputs whose logits have a deviation of about one."""
     generator = torch.Generator(device).manual_seed(0)
@@ -44,26 +46,38 @@ def make_inputs(
 
     target_N = torch.randint(2, words, (tokens,), generator=generator, device=device)
     teacher = (normal(tokens if weight else 1, 1.0), normal(words if weight else 1, width**-0.5))
-    hidden_ND, projection_VD = normal(tokens, 1.0).requires_grad_(), normal(words, width**-0.5).requires_grad_()
-    return Inputs(hidden_ND, projection_VD, target_N, *teacher, weight, smoothing)
+    hidden_ND, projection_VD = (
+        normal(passes * tokens, 1.0).requires_grad_(),
+        normal(words, width**-0.5).requires_grad_(),
+    )
+    return Inputs(hidden_ND, projection_VD, target_N, *teacher, weight, smoothing, passes)
 
 
 def ours(x: Inputs, implementation: str = "auto") -> Tensor:
     """Sentences of 32 tokens where that divides."""
-    sentences = len(x.target_N) // 32 if len(x.target_N) % 32 == 0 else 1
+    long = 32 if len(x.target_N) % 32 == 0 else len(x.target_N)
 
     def split(flat: Tensor) -> Tensor:
-        return flat.unflatten(0, (sentences, -1))  # type: ignore[no-any-return, no-untyped-call]
+        return flat.unflatten(0, (-1, long))  # type: ignore[no-any-return, no-untyped-call]
 
     teachers = [Teacher(split(x.teacher_ND), x.teacher_VD, x.weight)] if x.weight else []
     return ce_with_teacher(
         split(x.hidden_ND), x.projection_VD, split(x.target_N), teachers, smoothing=x.smoothing,
-        implementation=implementation,
+        implementation=implementation, passes=x.passes, divergence_weight=1.0 if x.passes > 1 else 0.0,
     ).loss  # fmt: skip
+
+
+def ours_without_divergence(x: Inputs) -> Tensor:
+    """The cross-entropy of all passes alone: what the divergence is to be measured by."""
+    if x.passes == 1:
+        raise Missing("the yardstick of the divergence only")
+    return ours(x._replace(passes=1, target_N=x.target_N.repeat(x.passes)))
 
 
 def eager(x: Inputs) -> Tensor:
     """Everything held whole, as most trainers write it."""
+    if x.passes > 1:
+        return _plain_divergence(x)
     return _plain(x.hidden_ND, x.projection_VD, x.target_N, x.teacher_ND, x.teacher_VD, x.weight, x.smoothing)
 
 
@@ -175,6 +189,7 @@ def teacher_entropy(x: Inputs) -> Tensor:
 
 PEERS: dict[str, Loss] = {
     "ours": ours,
+    "ours_without_divergence": ours_without_divergence,
     "chunked": lambda x: ours(x, "chunked"),
     "eager": eager,
     "compiled_chunks": compiled_chunks,
@@ -184,7 +199,8 @@ PEERS: dict[str, Loss] = {
     "trl": trl,
     "deepspeed_opsd": deepspeed_opsd,
 }
-OURS = ("ours", "chunked")
+OURS = ("ours", "ours_without_divergence", "chunked")
+KNOW_PASSES = (*OURS, "eager")
 DIVERGENCES = ("liger", "trl", "deepspeed_opsd")
 """Peers whose loss lacks the teacher's entropy."""
 
@@ -201,6 +217,15 @@ def _plain(
         teacher_XV = F.linear(teacher_XD, teacher_VD).float().softmax(-1)
     gold = logp_XV.gather(1, target_X.unsqueeze(1)).sum() * (1 - smoothing) + logp_XV.mean(-1).sum() * smoothing
     return -gold - weight * (teacher_XV * logp_XV).sum()
+
+
+def _plain_divergence(x: Inputs) -> Tensor:
+    logp_KNV = F.linear(x.hidden_ND, x.projection_VD).float().log_softmax(-1).unflatten(0, (x.passes, -1))
+    target_KN1 = x.target_N.expand(x.passes, -1).unsqueeze(-1)
+    gold = logp_KNV.gather(2, target_KN1).sum() * (1 - x.smoothing) + logp_KNV.mean(-1).sum() * x.smoothing
+    p_KNV = logp_KNV.exp()
+    divergence = ((p_KNV - p_KNV.mean(0)) * (logp_KNV - logp_KNV.mean(0))).sum() / x.passes
+    return -gold / x.passes + divergence
 
 
 def _compiled(*arguments: object) -> Tensor:
