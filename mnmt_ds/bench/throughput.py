@@ -18,6 +18,8 @@ from typing import Any
 
 HELP = "training tokens/s, peak memory and decoding sentences/s, plain and distilling"
 TRAINERS = ("plain loop", "plain", "lssd")
+FIXED = ("tracking.wandb=off", "method.teachers.cache=off")
+"""``bench teachers`` measures what remembered states save."""
 Figures = dict[str, dict[str, float]]
 
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with tempfile.TemporaryDirectory() as folder:
-        recipe = load_recipe(args.recipe, [*args.overrides, f"directory={folder}/run", "tracking.wandb=off"])
+        recipe = load_recipe(args.recipe, [*args.overrides, f"directory={folder}/run", *FIXED])
         if args.memory_of:
             print(json.dumps(_peak(recipe, args.memory_of, args.updates)))
             return 0
@@ -137,8 +139,9 @@ def _trainers(recipe: Any, names: tuple[str, ...]) -> tuple[dict[str, Callable[[
         return step
 
     if names != ("plain loop",):
-        for number in (1, 2):  # the second report is no better than the first: every pair has a teacher that teaches
-            method.on_validated(Report(number, 0.0, dict.fromkeys(work.pairs, 1.0)))
+        for number in range(len(work.pairs) + 1):  # one pair after another improves: each has a teacher of its own
+            dev = {pair: 0.5 if k < number else 1.0 for k, pair in enumerate(work.pairs)}
+            method.on_validated(Report(number + 1, 0.0, dev))
     single = plain_loop.make(recipe.model, recipe.train, work.corpus.tokenizer.size, device())
 
     def plain(group: Any) -> None:
