@@ -17,6 +17,7 @@ namespace {
 constexpr int BLOCK = TALL * (112 / TALL);  // words that a thread takes through all steps while they are in its cache
 constexpr int SEGMENT = 256;                // of a packed row; rows lie SEGMENT + 16 apart, clear of cache aliasing
 constexpr int STEP = SEGMENT + 16;
+constexpr int NEAR = 256 / GROUP;  // groups whose hidden states, GROUP widths of them, stay near
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -113,16 +114,15 @@ void pack_rows(const Matrix& projection, int64_t first, float* to) {
 // A block of logits of one group: z[word][GROUP] = rows * columns.
 void multiply_rows(const float* rows, const float* columns, int64_t width, int64_t panels, float* z) {
   const int64_t segments = ceil_div(width, SEGMENT);
-  for (int64_t q = 0; q < panels; ++q) {
-    Tile tile;
-    tile.clear();
-    for (int64_t s = 0; s < segments; ++s) {
-      tile.add<STEP, 1>(rows + (q * segments + s) * TALL * STEP, columns + s * SEGMENT * GROUP,
-                        std::min<int64_t>(SEGMENT, width - s * SEGMENT));
-    }
-    for (int i = 0; i < TALL; ++i) {
-      store(z + (q * TALL + i) * GROUP, tile.sum[i][0]);
-      store(z + (q * TALL + i) * GROUP + LANES, tile.sum[i][1]);
+  for (int64_t s = 0; s < segments; ++s) {  // a segment of the columns stays in the first cache for all panels
+    const int64_t n = std::min<int64_t>(SEGMENT, width - s * SEGMENT);
+    for (int64_t q = 0; q < panels; ++q) {
+      Tile tile;
+      float* to = z + q * TALL * GROUP;
+      if (s) tile.read(to, GROUP);
+      else tile.clear();
+      tile.add<STEP, 1>(rows + (q * segments + s) * TALL * STEP, columns + s * SEGMENT * GROUP, n);
+      tile.write(to, GROUP, TALL);
     }
   }
 }
@@ -407,6 +407,21 @@ void pack_across(const Matrix& projection, int64_t first, int64_t n, float* to) 
   }
 }
 
+// The first `rows` rows of a tile written (fresh) or added to a matrix, `columns` of them.
+void add_rows(const Tile& tile, float* to, int64_t width, int64_t rows, int64_t columns, bool fresh) {
+  for (int64_t i = 0; i < rows; ++i, to += width) {
+    if (columns == GROUP) {
+      store(to, fresh ? tile.sum[i][0] : load(to) + tile.sum[i][0]);
+      store(to + LANES, fresh ? tile.sum[i][1] : load(to + LANES) + tile.sum[i][1]);
+    } else {
+      float flat[GROUP];
+      store(flat, tile.sum[i][0]);
+      store(flat + LANES, tile.sum[i][1]);
+      for (int64_t d = 0; d < columns; ++d) to[d] = fresh ? flat[d] : to[d] + flat[d];
+    }
+  }
+}
+
 template <int K, int J>
 void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dprojection, bool fresh) {
   const int64_t per = groups(c.tokens), high = padded(c.words), blocks = ceil_div(c.words, BLOCK);
@@ -443,26 +458,18 @@ void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dpr
           for (int k = 0; k < K; ++k) add_hidden(rows.get(), z + k * step, tall, int(n), mine + (k * per + g) * sums_size);
       }
       if (!dprojection) continue;
-      for (int64_t q = 0; q < wide; ++q) {
-        const int64_t columns = std::min<int64_t>(GROUP, width - q * GROUP);
-        for (int64_t v = 0; v < n; v += TALL) {
-          Tile tile;
-          tile.clear();
-          for (int k = 0; k < K; ++k)
-            for (int64_t g = 0; g < per; ++g)
-              tile.add<GROUP, 1>(c.logits + k * step + (g * high + first + v) * GROUP,
-                                 panels.get() + (q * all + k * per + g) * GROUP * GROUP, GROUP);
-          for (int64_t i = 0; i < std::min<int64_t>(TALL, n - v); ++i) {
-            float* to = dprojection + (first + v + i) * width + q * GROUP;
-            if (columns == GROUP) {
-              store(to, fresh ? tile.sum[i][0] : load(to) + tile.sum[i][0]);
-              store(to + LANES, fresh ? tile.sum[i][1] : load(to + LANES) + tile.sum[i][1]);
-            } else {
-              float flat[GROUP];
-              store(flat, tile.sum[i][0]);
-              store(flat + LANES, tile.sum[i][1]);
-              for (int64_t d = 0; d < columns; ++d) to[d] = fresh ? flat[d] : to[d] + flat[d];
-            }
+      for (int64_t begin = 0; begin < all; begin += NEAR) {  // some groups' hidden states stay in the first cache
+        const int64_t end = std::min<int64_t>(begin + NEAR, all);
+        for (int64_t q = 0; q < wide; ++q) {
+          const int64_t columns = std::min<int64_t>(GROUP, width - q * GROUP);
+          for (int64_t v = 0; v < n; v += TALL) {
+            Tile tile;
+            tile.clear();
+            for (int64_t kg = begin; kg < end; ++kg)
+              tile.add<GROUP, 1>(c.logits + kg / per * step + (kg % per * high + first + v) * GROUP,
+                                 panels.get() + (q * all + kg) * GROUP * GROUP, GROUP);
+            add_rows(tile, dprojection + (first + v) * width + q * GROUP, width, std::min<int64_t>(TALL, n - v),
+                     columns, fresh && begin == 0);
           }
         }
       }

@@ -30,7 +30,7 @@ ROW void store(float* to, Lanes x) { std::memcpy(to, &x, sizeof x); }
 
 template <>
 struct Of<Lanes> {
-  static ROW Lanes number(float x) { return Lanes{} + x; }
+  static ROW Lanes number(float x) { return x - Lanes{}; }  // 0 + x would be an addition: it changes -0
   static ROW Lanes choose(Whole condition, Lanes yes, Lanes no) { return condition ? yes : no; }
   // e^x to about one unit in the last place, for x <= 88; 0 below -87.
   static ROW Lanes exponential(Lanes x) {

@@ -11,6 +11,21 @@ struct Tile {
 #pragma GCC unroll 16
     for (int i = 0; i < TALL; ++i) sum[i][0] = sum[i][1] = Lanes{};
   }
+  ROW void read(const float* from, int64_t step) {
+#pragma GCC unroll 16
+    for (int i = 0; i < TALL; ++i) {
+      sum[i][0] = load(from + i * step);
+      sum[i][1] = load(from + i * step + LANES);
+    }
+  }
+  ROW void write(float* to, int64_t step, int64_t rows) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < TALL; ++i) {
+      if (i >= rows) break;
+      store(to + i * step, sum[i][0]);
+      store(to + i * step + LANES, sum[i][1]);
+    }
+  }
   // sum[i] += sum_k a[i * DOWN + k * ALONG] * b[k * GROUP ...]
   template <int DOWN, int ALONG>
   ROW void add(const float* a, const float* b, int n) {
