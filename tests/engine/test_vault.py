@@ -1,0 +1,87 @@
+"""Remembered states and shards on disk: full, cut short, altered or refused by the disk, they are lost, never wrong."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mnmt_ds.engine import snapshots
+from mnmt_ds.errors import UserError
+from mnmt_ds.models.weights import save_model
+from mnmt_ds.teachers.shelf import Shelf
+from mnmt_ds.teachers.vault import Key, Vault
+
+ROWS = [torch.randint(0, 256, (4, 6), dtype=torch.uint8) for _ in range(3)]
+KEYS = [Key(1, 0, block) for block in range(3)]
+
+
+def vault(tmp_path: Path, said: list[str], memory: int = 24, disk: int = 1000) -> Vault:
+    made = Vault(memory, disk, 6, tmp_path / "states", said.append)
+    for key, rows in zip(KEYS, ROWS, strict=True):
+        made.put(key, rows)
+    return made
+
+
+def test_memory_first_then_disk_then_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    held = vault(tmp_path, said, disk=24)
+    assert held.held_bytes == 24
+    for key, rows in zip(KEYS[:2], ROWS, strict=False):
+        found = held.get(key)
+        assert found is not None and torch.equal(found, rows)
+    assert held.get(KEYS[2]) is None and not said
+    held.retain(())
+    assert held.held_bytes == 0 and all(held.get(key) is None for key in KEYS)
+
+
+@pytest.mark.parametrize("fault", ["short", "altered", "full"])
+def test_a_spoilt_block_is_lost_with_one_warning(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    if fault == "full":
+
+        def refuse(*arguments: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", refuse)
+    held = vault(tmp_path, said)
+    if fault != "full":
+        handle = next(iter(held._files.values()))
+        os.ftruncate(handle, 10) if fault == "short" else os.pwrite(handle, bytes(48), 0)
+    assert held.get(KEYS[1]) is None and held.get(KEYS[2]) is None
+    found = held.get(KEYS[0])
+    assert found is not None and torch.equal(found, ROWS[0])
+    assert len(said) == 1 and str(tmp_path / "states") in said[0]
+
+
+def test_a_spoilt_shard_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
+    said: list[str] = []
+    shards = {version: torch.randn(50).half() for version in (1, 2)}
+    shelf = Shelf(torch.float16, 100, tmp_path, lambda version: shards[int(version)], said.append)
+    for version, shard in shards.items():
+        shelf.put(version, shard)
+    file = next(tmp_path.glob("teacher-2.*"))
+    assert shelf.bytes() == 100 and torch.equal(shelf.get(2), shards[2])
+    save_file({"shard": torch.zeros(50).half()}, file)
+    assert torch.equal(shelf.get(2), shards[2]) and any("was altered" in text for text in said)
+    file.write_bytes(b"garbled")
+    assert torch.equal(shelf.get(2), shards[2]) and any("cannot be read" in text for text in said)
+    shelf.retain([1])
+    assert not list(tmp_path.glob("teacher-2.*"))
+
+
+def test_a_bad_teacher_is_refused_by_name(tmp_path: Path) -> None:
+    state = {"a": torch.ones(3), "b": torch.tensor([1.0, float("nan")])}
+    save_model(tmp_path / "snapshots" / "7", state, {})
+    with pytest.raises(UserError, match=r"snapshots/7/model.safetensors: teacher holds NaN or Inf in b"):
+        snapshots.read(tmp_path, 7)
+    save_model(tmp_path / "snapshots" / "8", {"a": torch.ones(3)}, {})
+    file = tmp_path / "snapshots" / "8" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(UserError, match=r"snapshots/8/model.safetensors: teacher was altered"):
+        snapshots.read(tmp_path, 8)
+    file.unlink()
+    with pytest.raises(UserError, match=r"snapshots/8/model.safetensors: teacher cannot be read"):
+        snapshots.read(tmp_path, 8)
