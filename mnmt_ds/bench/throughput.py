@@ -24,7 +24,7 @@ Figures = dict[str, dict[str, float]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, nargs="?", default=Path("launchers/recipes/gettext_lssd.yaml"))
+    parser.add_argument("recipe", type=Path, nargs="?", default=Path("launchers/recipes/bench.yaml"))
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each trainer")
     parser.add_argument("--updates", type=int, default=20, help="updates a turn")
