@@ -17,7 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.weights import describe_model, save_model
+
+SHAPE = ("d_model", "ffn", "heads", "encoder_layers", "decoder_layers", "share_embeddings", "max_positions")
+"""What a teacher's shape must share with its student's."""
 
 
 def write(run: Path, update: int, state: dict[str, Tensor], description: dict[str, Any]) -> None:
@@ -27,7 +31,25 @@ def write(run: Path, update: int, state: dict[str, Tensor], description: dict[st
 
 def read(run: Path, update: int) -> dict[str, Tensor]:
     """The weights of an update. UserError where the file is missing, altered, or holds a NaN."""
-    directory = run / "snapshots" / str(update)
+    return read_model(run / "snapshots" / str(update))
+
+
+def read_expert(directory: Path, shape: ModelSettings, tokenizer_hash: str) -> dict[str, Tensor]:
+    """Another run's weights as a teacher. UserError where its tokenizer or shape is not the student's, too."""
+    description = describe_model(directory)
+    if description.get("tokenizer_hash") != tokenizer_hash:
+        raise UserError(
+            f"{directory}: its tokenizer ({str(description.get('tokenizer_hash'))[:12]}) is not this run's"
+            f" ({tokenizer_hash[:12]}); train the expert on the same prepared data"
+        )
+    own = ModelSettings(**description["model"])
+    if odd := [name for name in SHAPE if getattr(own, name) != getattr(shape, name)]:
+        raise UserError(f"{directory}: its {', '.join(odd)} differ from the student's; train an expert of that shape")
+    return read_model(directory)
+
+
+def read_model(directory: Path) -> dict[str, Tensor]:
+    """A model directory's weights, verified."""
     path = directory / "model.safetensors"
     description = describe_model(directory)
     try:

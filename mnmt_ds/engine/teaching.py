@@ -39,13 +39,16 @@ def blank_model(recipe: Recipe, vocabulary_size: int) -> Transformer:
 def make_faculty(
     recipe: Recipe, settings: TeacherSettings, run: Path, stream: Stream, engine: Any, say: Callable[[str], None]
 ) -> Faculty:
-    """Room for frozen copies of an engine's model; called by all ranks together."""
+    """Room for frozen models of an engine's shape; called by all ranks together."""
+    tokenizer_hash = stream.corpus.tokenizer.hash
     ranks, dtype = ranks_of_their_own(), getattr(torch, settings.dtype)
     model = engine.module.model
     layout = layout_of(model, model.head.weight, ranks.count)
 
     def load(version: Version) -> Tensor:
-        return cut(layout, snapshots.read(run, int(version)), ranks, dtype)
+        if isinstance(version, int):
+            return cut(layout, snapshots.read(run, version), ranks, dtype)
+        return cut(layout, snapshots.read_expert(Path(version), model.settings, tokenizer_hash), ranks, dtype)
 
     def warn(text: str) -> None:
         print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)

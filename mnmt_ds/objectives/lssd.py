@@ -18,6 +18,8 @@ from mnmt_ds.kernels.types import Gate, Teacher
 from mnmt_ds.objectives.method import Context, Method, unchanged
 from mnmt_ds.objectives.translation import scorer
 from mnmt_ds.teachers.bank import TeacherBank
+from mnmt_ds.teachers.faculty import Source
+from mnmt_ds.teachers.overall import OverallBest
 from mnmt_ds.teachers.settings import TeacherSettings
 
 RELEASED: dict[str, Any] = dict(
@@ -36,6 +38,8 @@ class LssdSettings(Settings):
     """paper: the equations; released: what the authors' code does."""
     variant: Literal["whole", "selective", "adaptive"] = "whole"
     """Sentence weight G: 1; 1 where the teacher is at least as sure of gold; min(ratio of the two, cap)."""
+    teacher: Literal["pair", "overall"] = "pair"
+    """pair: each pair's own best checkpoint; overall: the overall best one teaches all pairs (STSD, the ablation)."""
     alpha: float | None = None
     """Weight of the distillation. None: 2.0 into one language, else 0.6; released 2.5 (selective 1.2), 0.6."""
     cap: float = 2.0
@@ -79,7 +83,7 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
     if len(context.pairs) == 0:
         raise UserError("method lssd: no language pairs; name at least one in data.pairs")
     faculty = context.faculty(settings.teachers)
-    bank = TeacherBank(context.pairs, faculty)
+    source: Source = TeacherBank(context.pairs, faculty) if settings.teacher == "pair" else OverallBest(faculty)
     alpha = settings.alpha if settings.alpha is not None else default_alpha(settings, context.pairs)
     gate = Gate(
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
@@ -88,7 +92,7 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
 
     def teach(batch: Batch) -> Batch:
         name = context.pairs[batch.pair]
-        version = bank.teacher_of(name)
+        version = source.teacher_of(name)
         if version is None or batch.tokens == 0:
             return batch
         hidden_BTE, projection_VE = faculty.states(version, batch)
@@ -112,10 +116,10 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
         return sums.gate[0]
 
     def upcoming(slots: Sequence[Slot | None]) -> None:
-        faculty.announce(slots, bank)
+        faculty.announce(slots, source)
 
     score = scorer(context.smoothing, context.implementation)
-    return Method(unchanged, teach, score, bank.update, {"teachers": bank}, upcoming)
+    return Method(unchanged, teach, score, source.update, {"teachers": source}, upcoming)
 
 
 def default_alpha(settings: LssdSettings, pairs: object) -> float:
