@@ -38,6 +38,20 @@ class Batch(NamedTuple):
     """Weight of the cross-entropy with gold (Pareto-MD: 1 - alpha)."""
     teachers: Mapping[str, Teacher] = {}
     """What teachers say of this batch, by the name under which it is reported; added by a method's ``teach``."""
+    task: str = "translation"
+    """What the batch is for; a batch serves one task."""
+    encoder_target_BS: Tensor | None = None
+    """int64, gold tokens that the encoder is to predict, PAD where nothing counts; None where it predicts nothing."""
+    task_divisor: int = 0
+    """Gold tokens of the whole update in batches of this task; 0: all batches are."""
+    update: int = 0
+    """The update that this batch is part of, from 1; 0 outside training."""
+    passes: int = 1
+    """K: source and decoder input hold K copies of the rows, one after another; all else stands once."""
+    shared_memory: bool = False
+    """All passes' decoders look at the first pass's encoder states (a fault of paper 3's released code)."""
+    divergence_weight: float = 0.0
+    """Weight of the K passes' X-divergence."""
 
 
 class Slot(NamedTuple):

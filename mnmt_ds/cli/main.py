@@ -10,7 +10,7 @@ from pathlib import Path
 from mnmt_ds import __version__
 from mnmt_ds.errors import UserError
 
-COMMANDS = ("prepare", "validate", "train", "translate", "evaluate", "compare", "export", "bench")
+COMMANDS = ("prepare", "validate", "train", "translate", "evaluate", "compare", "analyse", "export", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

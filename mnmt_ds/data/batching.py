@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     tokens: Ints
     """Target tokens of each micro-batch."""
     batches_per_update: int
+    epoch: int = 0
+    """What the noise of denoising tasks depends on."""
 
     @property
     def updates(self) -> int:
@@ -101,18 +103,26 @@ def plan_epoch(
     batches_per_update: int,
 ) -> Plan:
     """The epoch's plan. ``counts``: sentences to draw of each pair; ``offsets``: how many were drawn before."""
+    drawn = []
+    for pair, (known, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
+        picked = draw(len(known.index), count, offset, seed, pair)
+        drawn.append(PairLengths(known.index[picked], known.source[picked], known.target[picked]))
+    return plan_of(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
+
+
+def plan_of(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> Plan:
+    """What was drawn of each pair, cut into single-pair batches in an order of its own."""
     sentences: list[Ints] = []
     pairs: list[int] = []
     tokens: list[int] = []
-    for pair, (known, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
-        picked = draw(len(known.index), count, offset, seed, pair)
-        picked = picked[by_length(known.source[picked], known.target[picked])]
-        starts = cut(known.source[picked], known.target[picked], max_tokens)
+    for pair, known in enumerate(drawn):
+        alike = by_length(known.source, known.target)
+        starts = cut(known.source[alike], known.target[alike], max_tokens)
         for first, last in zip(starts[:-1], starts[1:], strict=True):
-            sentences.append(known.index[picked[first:last]])
-            tokens.append(int(known.target[picked[first:last]].sum()))
+            sentences.append(known.index[alike[first:last]])
+            tokens.append(int(known.target[alike[first:last]].sum()))
             pairs.append(pair)
-    order = np.random.Generator(np.random.Philox(seed_of(seed, "order", epoch))).permutation(len(pairs))
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(pairs))
     sizes = np.array([len(sentences[k]) for k in order], np.int64)
     return Plan(
         sentence=np.concatenate([sentences[k] for k in order]) if len(order) else np.zeros(0, np.int64),
@@ -120,6 +130,24 @@ def plan_epoch(
         pair=np.array(pairs, np.int64)[order],
         tokens=np.array(tokens, np.int64)[order],
         batches_per_update=batches_per_update,
+    )
+
+
+def interleaved(plans: Sequence[Plan]) -> Plan:
+    """Plans as one, each in its own order and evenly spread, so that every update has its share of each.
+
+    No two plans may give different sources the same number.
+    """
+    place = np.concatenate([(np.arange(len(plan.pair)) + 0.5) / len(plan.pair) for plan in plans if len(plan.pair)])
+    order = np.argsort(place, kind="stable")
+    rows = [plan.sentence[a:b] for plan in plans for a, b in zip(plan.start[:-1], plan.start[1:], strict=True)]
+    sizes = np.array([len(rows[k]) for k in order], np.int64)
+    return Plan(
+        sentence=np.concatenate([rows[k] for k in order]),
+        start=np.concatenate([np.zeros(1, np.int64), sizes.cumsum()]),
+        pair=np.concatenate([plan.pair for plan in plans])[order],
+        tokens=np.concatenate([plan.tokens for plan in plans])[order],
+        batches_per_update=plans[0].batches_per_update,
     )
 
 

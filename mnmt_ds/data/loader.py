@@ -1,6 +1,6 @@
 """From a plan to tensors: this rank's batches of every update, read ahead by worker processes where asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -61,9 +61,16 @@ class RankBatches(Dataset[Batch]):
     """This rank's micro-batches of an epoch: step j of an update takes its slot j·world_size + rank."""
 
     def __init__(
-        self, plan: Plan, sentences: Sequence[Sentences], frames: Sequence[Frame], rank: int, world_size: int
+        self,
+        plan: Plan,
+        sentences: Sequence[Sentences],
+        frames: Sequence[Frame],
+        rank: int,
+        world_size: int,
+        other: Callable[[int, NDArray[np.int64]], Batch] | None = None,
     ) -> None:
-        self.plan, self.sentences, self.frames = plan, sentences, frames
+        """``other`` makes the batches of sources beyond the pairs; they name no divisor."""
+        self.plan, self.sentences, self.frames, self.other = plan, sentences, frames, other
         self.rank, self.world_size = rank, world_size
         self.steps = plan.batches_per_update // world_size
 
@@ -75,10 +82,12 @@ class RankBatches(Dataset[Batch]):
         slot = update * self.plan.batches_per_update + step * self.world_size + self.rank
         divisor = self.plan.divisor(update)
         if slot >= len(self.plan.pair):
-            pair = int(self.plan.pair[-1])
+            pair = min(int(self.plan.pair[-1]), len(self.frames) - 1)
             return empty(pair, self.frames[pair], divisor)
         pair = int(self.plan.pair[slot])
         chosen = self.plan.sentence[self.plan.start[slot] : self.plan.start[slot + 1]]
+        if pair >= len(self.frames) and self.other is not None:
+            return self.other(pair, chosen)
         return collate(self.sentences[pair], chosen, self.frames[pair], pair, divisor)
 
 

@@ -104,6 +104,16 @@ def check(
         )
 
 
+def check_script(lang: str, counts: Mapping[str, int]) -> None:
+    """UserError where most lines of a monolingual text are in another script: another language's file, most likely."""
+    strange, total = counts.get("script", 0), counts.get("read", 0)
+    if 2 * strange > total:
+        raise UserError(
+            f"data.monolingual.{lang}: {strange:,} of {total:,} lines are not in the script of '{lang}'; give that"
+            " language's file, or set data.clean.min_script: 0 if this is it"
+        )
+
+
 def fallback(settings: DataSettings, counts: Mapping[str, int]) -> str | None:
     """Why the catalogs, with so many usable rows by pair, are not enough; None where they are."""
     few = {pair: count for pair, count in counts.items() if count < settings.min_catalog_pairs}

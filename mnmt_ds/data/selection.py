@@ -13,7 +13,7 @@ from mnmt_ds.data import split
 from mnmt_ds.data.cleaning import hashes_of
 from mnmt_ds.data.keys import hash64, normalised
 from mnmt_ds.data.parallel import Progress
-from mnmt_ds.data.roles import Plan, check, roles, usable
+from mnmt_ds.data.roles import Plan, check, check_script, roles, usable
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import Stage, fingerprint, finished, new_directory
 from mnmt_ds.errors import UserError
@@ -54,6 +54,7 @@ def selected_mono(
     work: Path, settings: DataSettings, lang: str, clean: Stage, texts: list[Stage]
 ) -> tuple[Stage, bool]:
     """The stage with a language's monolingual text, without sentences of any dev or test set in that language."""
+    check_script(lang, clean.record["counts"])
     held = split.union([_keys_in(stage, lang, settings.split.seed) for stage in texts])
     hashes = hashes_of(clean)
     usable_N, counts = usable(settings, hashes)

@@ -13,7 +13,7 @@ from mnmt_ds.data.corpus import Corpus, stale
 from mnmt_ds.data.parallel import Progress, ordered, workers
 from mnmt_ds.data.readers.rows import Part
 from mnmt_ds.data.readers.sources import Origin, parts_of
-from mnmt_ds.data.roles import Hashes, check, fallback, gathered, held_keys, plan, roles, usable
+from mnmt_ds.data.roles import Hashes, check, check_script, fallback, gathered, held_keys, plan, roles, usable
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.stages import sha256
 from mnmt_ds.errors import UserError
@@ -71,6 +71,11 @@ def _read_all(
         if not parts and which == "train" and origin == "files":
             faults.append(f"data.corpora: no train files for {name}; add them, or set data.source")
         found, seen = _read(settings, pool, name, which, parts, faults)
+        if which == "mono":
+            try:
+                check_script(name, seen)
+            except UserError as fault:
+                faults.append(str(fault))
         if len(faults) > before:
             faulty.add(name)
         if which == "train":

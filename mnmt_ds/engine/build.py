@@ -20,6 +20,7 @@ from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.teaching import make_faculty
 from mnmt_ds.engine.walk import Walk
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.objectives.method import Context
 from mnmt_ds.objectives.methods import build
@@ -42,7 +43,9 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
 def open_streams(recipe: Recipe, corpus: Corpus) -> list[Stream]:
     """Every student's training data."""
     return [
-        Stream(corpus, list(own.data.pairs), own.framing, own.sampler, own.train, own.model.max_positions)
+        Stream(
+            corpus, list(own.data.pairs), own.framing, own.sampler, own.train, own.model.max_positions, own.denoising
+        )
         for _, own in students_of(recipe)
     ]
 
@@ -109,6 +112,7 @@ def make_context(
         faculty=faculty,
         quiet_states=lambda batch: student.quiet_states(engine, batch),
         target_vocabulary=target_vocabulary,
+        total_updates=lambda: last_update(recipe, stream),
         peers=peers,
     )
 
@@ -146,6 +150,8 @@ def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
 
 def check_fingerprint(found: dict[str, Any], wanted: dict[str, Any], where: Path) -> None:
     """UserError that names what changed since the checkpoint, with both values."""
+    if "model" in found:  # a setting that came later has its default there
+        found = {**found, "model": json.loads(json.dumps(ModelSettings(**found["model"]).model_dump(mode="json")))}
     for key, value in wanted.items():
         if found.get(key) != value:
             raise UserError(

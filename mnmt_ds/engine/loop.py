@@ -84,7 +84,7 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
         meter.add(metrics)
     flags = largest_over_ranks(torch.stack([1.0 - finite.float(), finite.new_tensor(stop).float()]))
     if flags[0]:
-        names = ", ".join(one.walk.stream.pairs[batch.pair] for batch in group)
+        names = ", ".join(one.walk.stream.names[batch.pair] for batch in group)
         raise RuntimeError(
             f"update {number}: the loss is not finite (this rank's batches: {names}); nothing was updated;"
             " lower train.lr or resume from the last checkpoint"

@@ -3,24 +3,25 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mnmt_ds.config import Settings, load
+from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.settings import TrainSettings, ValidationSettings
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.objectives.methods import METHODS
+from mnmt_ds.objectives.methods import METHODS, union
 from mnmt_ds.samplers.temperature import SamplerSettings
 from mnmt_ds.tracking import TrackingSettings
 
 if TYPE_CHECKING:
     MethodSettings = Any
 else:
-    MethodSettings = Annotated[Union[tuple(entry.settings for entry in METHODS.values())], Field(discriminator="name")]
+    MethodSettings = union(METHODS)
 
 
 class StudentSettings(Settings):
@@ -47,6 +48,8 @@ class Recipe(Settings):
     """Corpora, cleaning, tokenizer."""
     framing: FramingSettings = FramingSettings()
     """Language tags."""
+    denoising: DenoisingSettings | None = None
+    """Text of one language beside the pairs, and the tasks on it; with ``method: by_task``."""
     sampler: SamplerSettings = SamplerSettings()
     """Shares of the language pairs."""
     students: tuple[StudentSettings, ...] = ()
@@ -71,13 +74,21 @@ class Recipe(Settings):
             return values
         filled = dict(values)
         filled["validation"] = {"selection": "tokens", **filled.get("validation", {})}
-        method = filled.get("method", {})
-        if (
-            isinstance(method, dict)
-            and "profile" in getattr(METHODS.get(method.get("name", "")), "settings", Settings).model_fields
-        ):
-            filled["method"] = {"profile": "released", **method}
+        filled["method"] = _released(filled.get("method", {}))
+        if isinstance(filled.get("denoising"), dict):
+            filled["denoising"] = {"unit": "block", "cut_to_shortest": True, **filled["denoising"]}
         return filled
+
+    @model_validator(mode="after")
+    def _tasks(self) -> "Recipe":
+        tasks = {task.name for task in self.denoising.tasks} if self.denoising is not None else set()
+        named = set(getattr(self.method, "tasks", {})) - {"translation"}
+        if tasks != named:
+            raise ValueError(
+                f"denoising.tasks ({', '.join(sorted(tasks)) or 'none'}) and the tasks of method by_task"
+                f" ({', '.join(sorted(named)) or 'none'}) differ; name the same ones in both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _students(self) -> "Recipe":
@@ -92,6 +103,15 @@ class Recipe(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"students: names must differ, these are {', '.join(names)}")
         return self
+
+
+def _released(method: Any) -> Any:
+    """A method's section with ``profile: released`` wherever it, or a method inside it, has profiles and names none."""
+    if not isinstance(method, dict):
+        return method
+    filled = {key: _released(value) for key, value in method.items()}
+    settings = getattr(METHODS.get(str(filled.get("name", ""))), "settings", Settings)
+    return {"profile": "released", **filled} if "profile" in settings.model_fields else filled
 
 
 def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:

@@ -1,7 +1,7 @@
 """A student's training data: the corpus under its sampler, epoch by epoch; and the dev sets as fixed batches."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 from mnmt_ds.batch import EOS, Batch
 from mnmt_ds.data.batching import PairLengths, Plan, in_order, plan_epoch, usable
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
 from mnmt_ds.data.loader import RankBatches, collate, updates
-from mnmt_ds.distributed import rank, seed_of, world_size
+from mnmt_ds.data.monolingual import Monolingual
+from mnmt_ds.distributed import device, rank, seed_of, sum_over_ranks, world_size
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.samplers.temperature import SamplerSettings, counts, probabilities
@@ -29,6 +31,7 @@ class Stream:
         sampler: SamplerSettings,
         train: TrainSettings,
         longest: int,
+        denoising: DenoisingSettings | None = None,
     ) -> None:
         self.corpus, self.pairs, self.train = corpus, tuple(pairs), train
         self.frames = [frame_of_pair(corpus, framing, pair) for pair in pairs]
@@ -47,6 +50,10 @@ class Stream:
         self.sizes = [len(known.index) for known in self.lengths]
         self.probabilities = probabilities(self.sizes, sampler.temperature)
         self.counts = counts(self.probabilities, sum(self.sizes))
+        self.mono = None
+        if denoising is not None:
+            self.mono = Monolingual(corpus, pairs, denoising, framing, train.seed, longest)
+        self.names = [*pairs, *(source.name for source in (self.mono.sources if self.mono else ()))]
 
     @cached_property
     def left_out(self) -> int:
@@ -55,7 +62,7 @@ class Stream:
 
     def plan(self, epoch: int) -> Plan:
         """Micro-batches of an epoch (from 0), the same on every rank."""
-        return plan_epoch(
+        parallel = plan_epoch(
             self.lengths,
             self.counts,
             [epoch * count for count in self.counts],
@@ -64,6 +71,9 @@ class Stream:
             max_tokens=self.train.max_tokens,
             batches_per_update=batches_per_update(self.train, world_size()),
         )
+        if self.mono is None:
+            return parallel
+        return self.mono.mixed(parallel, sum(self.counts), epoch, self.train.max_tokens)
 
     def sample(self, share: float, name: str) -> Plan:
         """Micro-batches of a fixed sample, ``share`` of every pair's sentences, the same on every rank."""
@@ -79,7 +89,29 @@ class Stream:
 
     def updates(self, plan: Plan, first: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each update from ``first`` on."""
-        return updates(RankBatches(plan, self.splits, self.frames, rank(), world_size()), first, self.train.workers)
+        return map(self.counted, updates(self.batches(plan), first, self.train.workers))
+
+    def batches(self, plan: Plan) -> RankBatches:
+        """This rank's micro-batches of a plan; an update's are not counted yet."""
+        noised = None if self.mono is None else partial(self.mono.batch, plan.epoch)
+        return RankBatches(plan, self.splits, self.frames, rank(), world_size(), noised)
+
+    def counted(self, group: list[Batch]) -> list[Batch]:
+        """An update's micro-batches with their divisors; all ranks together where tasks are mixed.
+
+        How much of a sentence counts is known only where it was masked.
+        """
+        if self.mono is None:
+            return group
+        tasks = ["translation", *(task.name for task in self.mono.settings.tasks)]
+        tokens = torch.zeros(len(tasks), dtype=torch.int64)
+        for batch in group:
+            tokens[tasks.index(batch.task)] += batch.tokens
+        total = sum_over_ranks(tokens.to(device())).tolist()
+        return [
+            batch._replace(divisor=max(1, sum(total)), task_divisor=max(1, total[tasks.index(batch.task)]))
+            for batch in group
+        ]
 
     def target_vocabulary(self, language: str) -> Tensor:
         """bool (V,): tokens in the training text of a target language, its end symbol included."""

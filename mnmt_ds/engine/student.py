@@ -31,12 +31,16 @@ class Scored(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch, score: Scorer) -> Any:
-        states = self.model(batch.source_BS, batch.decoder_BT)
+        states = self.model(batch.source_BS, batch.decoder_BT, batch.passes if batch.shared_memory else 1)
 
-        def scored(hidden_BTD: Tensor, projection_VD: Tensor) -> Any:
-            return tuple(score(states._replace(decoder_BTD=hidden_BTD), projection_VD, batch))
+        def scored(hidden_BTD: Tensor, projection_VD: Tensor, encoder_VD: Tensor | None = None) -> Any:
+            whole = states._replace(decoder_BTD=hidden_BTD, encoder_projection_VD=encoder_VD)
+            return tuple(score(whole, projection_VD, batch))
 
-        return self.model.head(states.decoder_BTD, scored)
+        own = self.model.encoder_projection
+        if own is None:
+            return self.model.head(states.decoder_BTD, scored)
+        return own(lambda encoder_VD: self.model.head(states.decoder_BTD, lambda h, p: scored(h, p, encoder_VD)))
 
 
 @dataclass
@@ -79,8 +83,10 @@ def backward(student: Student, batch: Batch, update: int | str, slot: int) -> di
 
     Dropout is seeded by (seed, update, slot): the same masks on any number of ranks, and nothing to save for a resume.
     """
+    number = update if isinstance(update, int) else int(update.partition("+")[0])
+    moved = to_device(batch, device())._replace(update=number)
     torch.manual_seed(seed_of(student.recipe.train.seed, "teach", update, slot))  # for teachers with dropout
-    batch = student.method.teach(student.method.prepare(to_device(batch, device())))
+    batch = student.method.teach(student.method.prepare(moved))
     torch.manual_seed(seed_of(student.recipe.train.seed, "dropout", update, slot))
     loss, metrics = student.engine(batch, student.method.score)
     # DeepSpeed averages gradients over ranks; with this factor the update's loss is sum over tokens / token count.

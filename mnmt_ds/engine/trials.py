@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import Plan
-from mnmt_ds.data.loader import RankBatches
 from mnmt_ds.distributed import rank, world_size
 from mnmt_ds.engine import rewind, student
 from mnmt_ds.engine.exchange import Exchange, Memory
@@ -78,10 +77,10 @@ def _bytes(parts: Sequence[Part], one: Student) -> float:
 
 
 def _updates(part: Part) -> Iterator[tuple[int, list[Batch]]]:
-    stream = part.stream
-    batches = RankBatches(part.plan, stream.splits, stream.frames, rank(), world_size())
+    batches = part.stream.batches(part.plan)
     for number in range(part.updates):
-        yield number, [batches[number * batches.steps + step] for step in range(batches.steps)]
+        group = [batches[number * batches.steps + step] for step in range(batches.steps)]
+        yield number, part.stream.counted(group)
 
 
 def _train(memory: Memory, one: Student, parts: Sequence[Part]) -> None:

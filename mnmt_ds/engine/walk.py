@@ -63,7 +63,8 @@ class Walk:
         """Takes note of the update that was done with what ``next`` gave."""
         size, first = self.plan.batches_per_update, self.position.inside * self.plan.batches_per_update
         for k in range(first, min(first + size, len(self.plan.pair))):
-            self.trained[int(self.plan.pair[k])] += int(self.plan.start[k + 1] - self.plan.start[k])
+            if self.plan.pair[k] < len(self.trained):  # others are text of one language
+                self.trained[int(self.plan.pair[k])] += int(self.plan.start[k + 1] - self.plan.start[k])
         self.position = Position(self.position.update + 1, self.position.epoch, self.position.inside + 1)
 
     def turn(self) -> None:

@@ -61,6 +61,17 @@ class Head(nn.Module):
         return score(hidden_BTD, self.weight) if score is not None else F.linear(hidden_BTD, self.weight)
 
 
+class Projection(nn.Module):
+    """An output projection of its own; it is handed to a loss as ``Head``'s is."""
+
+    def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocabulary_size, settings.d_model))
+
+    def forward(self, score: Callable[[Tensor], Any]) -> Any:
+        return score(self.weight)
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention of a sequence to itself."""
 

@@ -39,6 +39,8 @@ class ModelSettings(Settings):
     """Probability after the feed-forward activation."""
     share_embeddings: Literal["all", "decoder"] = "all"
     """all: encoder, decoder and output projection share one matrix (M2M100); decoder: the encoder has its own."""
+    encoder_projection: Literal["shared", "own"] = "shared"
+    """What the encoder predicts by, in denoising tasks: the decoder's projection (paper 3), or one of its own."""
     max_positions: int = 1024
     """Longest sequence in tokens."""
     activation_checkpointing: bool = False

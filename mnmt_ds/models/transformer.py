@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mnmt_ds.batch import PAD
-from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, Head
+from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, Head, Projection
 from mnmt_ds.models.settings import ModelSettings
 
 
@@ -16,6 +16,8 @@ class States(NamedTuple):
 
     decoder_BTD: Tensor
     encoder_BSD: Tensor
+    encoder_projection_VD: Tensor | None = None
+    """The encoder's own output projection, where it has one and where a loss is taken."""
 
 
 class Transformer(nn.Module):
@@ -36,6 +38,8 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList([DecoderLayer(settings) for _ in range(settings.decoder_layers)])
         self.decoder_norm = nn.LayerNorm(settings.d_model)
         self.head = Head(self.embedding)
+        own_projection = settings.encoder_projection == "own"
+        self.encoder_projection = Projection(settings, vocabulary_size) if own_projection else None
 
     def encode(self, source_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states (B, S, D) and the mask (B, S), True where a token stands."""
@@ -52,9 +56,12 @@ class Transformer(nn.Module):
             x_BTD = self._run(layer, x_BTD, memory_BSD, mask_BS)
         return self.decoder_norm(x_BTD)
 
-    def forward(self, source_BS: Tensor, decoder_BT: Tensor) -> States:
+    def forward(self, source_BS: Tensor, decoder_BT: Tensor, passes: int = 1) -> States:
+        """``passes`` above 1: of so many stacked copies of the rows, all decode the first copy's encoder states."""
         memory_BSD, mask_BS = self.encode(source_BS)
-        return States(self.decode(decoder_BT, memory_BSD, mask_BS), memory_BSD)
+        first = len(memory_BSD) // passes
+        shared_BSD = memory_BSD if passes == 1 else memory_BSD[:first].repeat(passes, 1, 1)
+        return States(self.decode(decoder_BT, shared_BSD, mask_BS), memory_BSD)
 
     def _run(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
         if self.settings.activation_checkpointing and self.training:
@@ -66,7 +73,7 @@ def initialise(model: Transformer) -> Transformer:
     """Initial weights as fairseq's: embeddings N(0, 1/sqrt(D)), Xavier maps (q, k, v by 1/sqrt(2)), zero biases."""
     width = model.settings.d_model
     for name, parameter in model.named_parameters():
-        if name.endswith("embedding.weight"):
+        if name.endswith(("embedding.weight", "encoder_projection.weight")):
             nn.init.normal_(parameter, std=width**-0.5)
             parameter.data[PAD].zero_()
         elif parameter.dim() == 2:

@@ -19,12 +19,14 @@ from mnmt_ds.teachers.settings import TeacherSettings
 
 
 class StateLike(Protocol):
-    """Decoder states (B, T, D) and encoder states (B, S, D) of a batch."""
+    """Decoder states (B, T, D) and encoder states (B, S, D) of a batch; the encoder's projection where it has one."""
 
     @property
     def decoder_BTD(self) -> Tensor: ...
     @property
     def encoder_BSD(self) -> Tensor: ...
+    @property
+    def encoder_projection_VD(self) -> Tensor | None: ...
 
 
 class Score(NamedTuple):
@@ -96,5 +98,7 @@ class Context:
     """The student's decoder states without dropout or gradient, and its projection."""
     target_vocabulary: Callable[[str], Tensor]
     """Of a target language, a boolean (V,) of the tokens in its own training text."""
+    total_updates: Callable[[], int] = lambda: 0
+    """Updates that the run's budget allows: what schedules are fractions of."""
     peers: Peers | None = None
     """The run's other students; None for one that is alone."""

@@ -1,9 +1,14 @@
 """All methods by name: a new one is a file beside this, one line here, and a recipe."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, NamedTuple, Union
+
+from pydantic import Field
 
 from mnmt_ds.config import Settings
+from mnmt_ds.objectives.by_task import ByTaskSettings, by_task
+from mnmt_ds.objectives.denoising import DenoisingLossSettings, denoising
+from mnmt_ds.objectives.intra_distillation import IntraDistillationSettings, intra_distilled
 from mnmt_ds.objectives.lssd import LssdSettings, lssd
 from mnmt_ds.objectives.method import Context, Method
 from mnmt_ds.objectives.pareto import ParetoSettings, pareto
@@ -25,13 +30,6 @@ class Entry(NamedTuple):
     """UserError where the method cannot run on these students and pairs."""
 
 
-METHODS: dict[str, Entry] = {
-    "translation": Entry(TranslationSettings, translation),
-    "lssd": Entry(LssdSettings, lssd),
-    "pareto": Entry(ParetoSettings, pareto, check_pareto),
-}
-
-
 def build(settings: Settings, context: Context) -> Method:
     """The method that the recipe's ``method:`` section asks for."""
     return METHODS[settings.name].build(settings, context)  # type: ignore[attr-defined]
@@ -40,3 +38,35 @@ def build(settings: Settings, context: Context) -> Method:
 def check(settings: Settings, facts: Facts) -> None:
     """UserError where the recipe's method cannot run on these students and pairs."""
     METHODS[settings.name].check(settings, facts)  # type: ignore[attr-defined]
+
+
+def wrap_passes(settings: IntraDistillationSettings, context: Context) -> Method:
+    """Intra-distillation around the method that its settings hold."""
+    return intra_distilled(settings, context, build(settings.base, context))
+
+
+def check_inside(settings: Any, facts: Facts) -> None:
+    """The checks of the methods that a method's settings hold."""
+    for inner in settings.tasks.values() if hasattr(settings, "tasks") else [settings.base]:
+        check(inner, facts)
+
+
+METHODS: dict[str, Entry] = {
+    "translation": Entry(TranslationSettings, translation),
+    "lssd": Entry(LssdSettings, lssd),
+    "pareto": Entry(ParetoSettings, pareto, check_pareto),
+    "denoising": Entry(DenoisingLossSettings, denoising),
+    "intra_distillation": Entry(IntraDistillationSettings, wrap_passes, check_inside),
+    "by_task": Entry(ByTaskSettings, lambda settings, context: by_task(settings, context, build), check_inside),
+}
+
+
+def union(names: Iterable[str]) -> Any:
+    """The settings of some methods as one type, told apart by ``name``."""
+    return Annotated[Union[tuple(METHODS[name].settings for name in sorted(names))], Field(discriminator="name")]
+
+
+IntraDistillationSettings.model_rebuild(
+    _types_namespace={"BaseSettings": union(METHODS.keys() - {"intra_distillation", "by_task"})}
+)
+ByTaskSettings.model_rebuild(_types_namespace={"TaskSettings": union(METHODS.keys() - {"by_task"})})

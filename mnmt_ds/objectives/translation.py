@@ -35,6 +35,8 @@ def scorer(smoothing: float, implementation: str) -> Callable[[StateLike, Tensor
             tuple(batch.teachers.values()),
             smoothing=smoothing,
             gold_weight=batch.gold_weight,
+            passes=batch.passes,
+            divergence_weight=batch.divergence_weight,
             implementation=implementation,
         )
         means = {
@@ -42,6 +44,8 @@ def scorer(smoothing: float, implementation: str) -> Callable[[StateLike, Tensor
             "ce": (sums.ce, sums.tokens),
             "nll": (sums.nll, sums.tokens),
         }
+        if batch.passes > 1:
+            means["id_loss"] = (sums.divergence, sums.tokens)
         sentences = sums.tokens.new_tensor(float(len(batch.target_BT)))
         for j, name in enumerate(batch.teachers):
             means[f"{name}_loss"] = (sums.kd[j], sums.tokens)

@@ -12,6 +12,7 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.validate import MOST, validate
+from mnmt_ds.errors import UserError
 from tests.data.conftest import sentences
 
 Moses = Callable[..., dict[str, Any]]
@@ -112,3 +113,17 @@ def test_the_commands_exit_codes(
     assert error.startswith(f"mnmt-ds prepare: {tmp_path / 'train.bs-en.bs'}:2: has 1 lines")
     assert main(["prepare", str(recipe), "data.tokenizr.size=3"]) == 2
     assert "did you mean 'tokenizer'?" in capsys.readouterr().err
+
+
+def test_a_monolingual_file_of_another_language(moses: Moses, settings_of: Make, tmp_path: Path) -> None:
+    (tmp_path / "mono.hi").write_text("\n".join(ENGLISH) + "\n", encoding="utf-8")
+    settings = settings_of(
+        pairs=["bs-en"],
+        corpora={"bs-en": {"train": [moses("bs-en", ENGLISH)]}},
+        monolingual={"hi": [{"format": "text", "path": str(tmp_path / "mono.hi")}]},
+        clean={"min_script": 0.3},
+    )
+    (fault,) = validate(settings)
+    assert fault.startswith("data.monolingual.hi: 200 of 200 lines are not in the script of 'hi'; give that language's")
+    with pytest.raises(UserError, match="not in the script of 'hi'"):
+        prepare(settings)

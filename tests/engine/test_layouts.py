@@ -14,9 +14,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "lssd": {"name": "lssd", "variant": "adaptive"},
     "lssd_quiet_gate": {"name": "lssd", "variant": "selective", "gate_student": "eval"},
     "lssd_released": {"name": "lssd", "variant": "adaptive", "profile": "released", "teacher_vocabulary": "language"},
+    "id_lssd": {"name": "intra_distillation", "base": {"name": "lssd", "variant": "adaptive"}},
 }
 LAYOUTS = {  # by number of ranks: 4 micro-batches an update, so that 1 rank accumulates 4, 2 ranks 2, 4 ranks none
-    2: [*(("lssd", stage) for stage in range(4)), ("translation", 1), ("lssd_quiet_gate", 3), ("lssd_released", 3)],
+    2: [
+        *(("lssd", stage) for stage in range(4)),
+        ("id_lssd", 2),
+        ("translation", 1),
+        ("lssd_quiet_gate", 3),
+        ("lssd_released", 3),
+    ],
     1: [("lssd", 1), ("lssd", 3)],
     4: [("lssd", 0)],
 }  # fmt: skip
@@ -65,7 +72,9 @@ def spread(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-@pytest.mark.parametrize("key", ["train/loss", "train/nll_loss", "train/kd_loss", "train/kd_gate", "valid/avg/macro"])
+@pytest.mark.parametrize(
+    "key", ["train/loss", "train/nll_loss", "train/kd_loss", "train/kd_gate", "train/id_loss", "valid/avg/macro"]
+)
 def test_losses_do_not_depend_on_the_layout(
     alone: dict[str, Records], spread: dict[tuple[int, str, int], Records], case: tuple[int, str, int], key: str
 ) -> None:
@@ -78,6 +87,7 @@ def test_lssd_did_distil(alone: dict[str, Records]) -> None:
         assert len(losses(records, "train/loss")) == 14
         assert len(losses(records, "valid/avg/macro")) == 7
         assert bool(losses(records, "train/kd_loss")) == (name != "translation"), name
+        assert bool(losses(records, "train/id_loss")) == name.startswith("id"), name
 
 
 def losses(records: Records, key: str) -> list[float]:

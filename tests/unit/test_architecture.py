@@ -10,7 +10,7 @@ LAYERS = (
     ("data", "models", "samplers"),
     ("teachers", "evaluation"),
     ("objectives",),
-    ("engine",),
+    ("engine", "analysis"),
     ("cli", "bench"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

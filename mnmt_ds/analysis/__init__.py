@@ -1,0 +1,1 @@
+"""Which parameters serve which language: sensitivity, specificity, correlation, pruning (paper 3, Sections 2 and 3)."""

@@ -1,0 +1,62 @@
+"""Language-specificity of parameters, and how alike languages use them (paper 3, Equation 4 and Section 3.2).
+
+Letters: L languages, N parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SIGMA = 1e-8
+"""The paper's sigma in Equation 4."""
+
+
+def specificity(sensitivity_LN: Tensor, sigma: float = SIGMA) -> Tensor:
+    """Equation 4, (L, N): D = (S(l) - S(all but l)) / (S(all but l) + sigma).
+
+    Differs: batches hold one language each, so S(all but l) is the mean over the other languages' batches, equally
+    many of each.
+    """
+    languages = len(sensitivity_LN)
+    others_LN = (sensitivity_LN.sum(0) - sensitivity_LN) / (languages - 1)
+    others_LN.clamp_(min=0)  # a difference of sums may fall below by a rounding
+    return (sensitivity_LN - others_LN) / (others_LN + sigma)
+
+
+def most_sensitive(sensitivity_LN: Tensor, share: float = 0.1) -> Tensor:
+    """bool (N,): the share of parameters whose sensitivity, averaged over languages, is highest."""
+    mean_N = sensitivity_LN.mean(0)
+    chosen_N = torch.zeros(len(mean_N), dtype=torch.bool)
+    chosen_N[mean_N.topk(round(share * len(mean_N))).indices] = True
+    return chosen_N
+
+
+def correlations(sensitivity_LN: Tensor) -> Tensor:
+    """(L, L) float64: Pearson's correlation of every two languages' lists."""
+    return torch.stack([torch.stack([pearson(a_N, b_N) for b_N in sensitivity_LN]) for a_N in sensitivity_LN])
+
+
+def pearson(a_N: Tensor, b_N: Tensor) -> Tensor:
+    """() Pearson's correlation, float64; NaN where a list is constant."""
+    a, b = a_N.double() - a_N.double().mean(), b_N.double() - b_N.double().mean()
+    return (a @ b) / (a.norm() * b.norm())
+
+
+class Spread(NamedTuple):
+    """The distribution of sensitivity: the smaller its deviation, the more balanced the parameters' contribution."""
+
+    deviation: float
+    mean: float
+    quantiles: dict[str, float]
+    shown_N: Tensor
+    """At most a million values for a picture."""
+
+
+def spread(sensitivity_LN: Tensor, cut: float = 0.01, most: int = 1_000_000) -> Spread:
+    """Of the sensitivity averaged over languages; like the paper's Figure 10 without the ``cut`` most sensitive."""
+    mean_N = sensitivity_LN.mean(0).sort().values
+    kept_N = mean_N[: len(mean_N) - round(cut * len(mean_N))].double()
+    places = {f"{q:g}": min(len(kept_N) - 1, int(q * len(kept_N))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
+    shown_N = kept_N[:: max(1, len(kept_N) // most)]
+    return Spread(float(kept_N.std()), float(kept_N.mean()), {q: float(kept_N[i]) for q, i in places.items()}, shown_N)

@@ -1,0 +1,217 @@
+"""The analyses of a run, from its checkpoint to numbers and pictures; ranks share the work."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnmt_ds.analysis import batches, pictures, pruning, specificity, store
+from mnmt_ds.analysis.sensitivity import sensitivity
+from mnmt_ds.config import Settings
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.framing import FramingSettings, split_pair
+from mnmt_ds.data.parallel import Progress
+from mnmt_ds.distributed import device, is_main, rank, world_size
+from mnmt_ds.errors import UserError
+from mnmt_ds.evaluation import report, scores
+from mnmt_ds.evaluation.beam_search import SearchSettings
+from mnmt_ds.evaluation.loading import Translator, open_translator
+from mnmt_ds.evaluation.scores import ScoreSettings
+from mnmt_ds.evaluation.translation import translate_all, write_text
+from mnmt_ds.objectives.denoising import DenoisingLossSettings, denoising
+from mnmt_ds.objectives.method import Context
+from mnmt_ds.objectives.translation import scorer
+
+TASKS = ("translation", "cd")
+
+
+class AnalysisSettings(Settings):
+    """What the analyses leave open."""
+
+    batches: int = 500
+    """Random batches a language (paper 3); fewer where it has no more."""
+    max_tokens: int = 1024
+    """Padded tokens of a batch, on its longer side."""
+    smoothing: float = 0.1
+    """Label smoothing of the loss."""
+    top: float = 0.1
+    """Share of the parameters that counts as highly sensitive."""
+    ratios: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    """Shares of all parameters that are pruned in turn."""
+    batch_tokens: int = 1024
+    """Padded source tokens of a decoding batch."""
+    seed: int = 1
+    """Of the choice of batches, and of the masks."""
+
+
+def opened(run: Path, checkpoint: str, data: Path | None) -> tuple[Translator, Corpus]:
+    """A run's checkpoint on this rank's device, and its corpus; whatever ZeRO stage it was trained at."""
+    if not (run / checkpoint / "model.json").exists():
+        found = sorted(path.parent.name for path in run.glob("*/model.json"))
+        raise UserError(f"{run / checkpoint}: no such checkpoint; this run has {', '.join(found) or 'none yet'}")
+    translator = open_translator(run / checkpoint, str(device()))
+    return translator, report.corpus_of(run, data, translator)
+
+
+def measure(run: Path, checkpoint: str, task: str, data: Path | None, settings: AnalysisSettings) -> list[str]:
+    """Writes the sensitivities of every pair (task cd: of every language); returns their names."""
+    translator, corpus = opened(run, checkpoint, data)
+    model, pairs = translator.model, list(translator.description["pairs"])
+    framing = FramingSettings(**translator.description["framing"])
+    common = (settings.batches, settings.max_tokens, model.settings.max_positions, settings.seed)
+    if task == "cd":
+        drawn = batches.of_languages(corpus, framing, pairs, *common)
+        method = denoising(DenoisingLossSettings(), _context(pairs, settings.smoothing))
+        score = method.score
+    else:
+        drawn = {pair: batches.of_pair(corpus, framing, pair, *common) for pair in pairs}
+        score = scorer(settings.smoothing, "auto")
+    directory = store.place(run, checkpoint, task)
+    total = sum(len(rows[rank() :: world_size()]) for rows in drawn.values())
+    with Progress(f"sensitivity {run.name} {task}", "batches", total) if is_main() else nullcontext() as progress:
+        for name, rows in drawn.items():
+            found = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
+            if is_main():
+                store.write_sensitivity(directory, name, found)
+    return list(drawn)
+
+
+def distributions(runs: Sequence[Path], checkpoint: str, task: str, output: Path) -> dict[str, Any]:
+    """Figure 10: how evenly parameters contribute, a run each."""
+    spreads = {run.name: specificity.spread(store.read_sensitivities(run, checkpoint, task)[1]) for run in runs}
+    pictures.distribution(output / "distribution.png", spreads)
+    numbers = {
+        name: {"deviation": row.deviation, "mean": row.mean, "quantiles": row.quantiles}
+        for name, row in spreads.items()
+    }
+    store.write_numbers(output / "distribution.json", numbers)
+    return numbers
+
+
+def specificities(run: Path, checkpoint: str, task: str, output: Path) -> dict[str, Any]:
+    """Mean specificity (Equation 4) of each parameter matrix for each language, as numbers and a picture."""
+    names, sensitivity_LN, like = store.read_sensitivities(run, checkpoint, task)
+    D_LN = specificity.specificity(sensitivity_LN)
+    table: dict[str, dict[str, float]] = {}
+    sizes = [like[name].numel() for name in sorted(like)]
+    for parameter, part_LM in zip(sorted(like), D_LN.split(sizes, dim=1), strict=True):
+        if like[parameter].dim() > 1:
+            table[parameter] = dict(zip(names, part_LM.mean(1).tolist(), strict=True))
+    numbers = {
+        "mean": dict(zip(names, D_LN.mean(1).tolist(), strict=True)),
+        "above_1": dict(zip(names, (D_LN > 1).float().mean(1).tolist(), strict=True)),
+        "by_matrix": table,
+    }
+    store.write_numbers(output / f"specificity.{run.name}.json", numbers)
+    pictures.rows(output / f"specificity.{run.name}.png", table, "mean language-specificity D")
+    return numbers
+
+
+def correlated(runs: Sequence[Path], checkpoint: str, task: str, output: Path, top: float) -> dict[str, Any]:
+    """Figures 2, 6, 7: how alike two languages (and two tasks) use the parameters, apart for the most sensitive."""
+    numbers: dict[str, Any] = {}
+    groups: dict[str, dict[str, Tensor]] = {"low": {}, "high": {}}
+    names: list[str] = []
+    for run in runs:
+        found, sensitivity_LN, _ = store.read_sensitivities(run, checkpoint, task)
+        if names and found != names:
+            raise UserError(f"{run}: has sensitivities of {', '.join(found)}, {runs[0]} of {', '.join(names)}")
+        names = found
+        high_N = specificity.most_sensitive(sensitivity_LN, top)
+        for group, chosen_N in (("low", ~high_N), ("high", high_N)):
+            groups[group][run.name] = specificity.correlations(sensitivity_LN[:, chosen_N])
+        numbers[run.name] = {
+            group: {"pairs": _named(groups[group][run.name], names), "mean": _off_diagonal(groups[group][run.name])}
+            for group in groups
+        }
+        if task == "translation" and (across := _across_tasks(run, checkpoint, names, sensitivity_LN)):
+            numbers[run.name]["translation_and_cd"] = across
+    for group, maps in groups.items():
+        pictures.heat_maps(output / f"correlation.{task}.{group}.png", maps, names)
+    both = {name: row["translation_and_cd"] for name, row in numbers.items() if "translation_and_cd" in row}
+    if both:
+        pictures.rows(output / "correlation.tasks.png", both, "correlation of translation and cd")
+    store.write_numbers(output / f"correlation.{task}.json", numbers)
+    return numbers
+
+
+def prune(
+    run: Path, checkpoint: str, split: str, data: Path | None, settings: AnalysisSettings, search: SearchSettings
+) -> dict[float, dict[str, float]]:
+    """BLEU of every pair at each share of pruned parameters, each pair's by its own specificity; {ratio: {pair: BLEU}}.
+
+    The most sensitive parameters stay. The paper leaves open whose order prunes: here each pair is translated by the
+    model that was pruned for it.
+    """
+    translator, corpus = opened(run, checkpoint, data)
+    names, sensitivity_LN, like = store.read_sensitivities(run, checkpoint, "translation")
+    kept_N = specificity.most_sensitive(sensitivity_LN, settings.top)
+    D_LN = specificity.specificity(sensitivity_LN)
+    work = [(ratio, i) for ratio in settings.ratios for i in range(len(names))]
+    mine: dict[tuple[float, int], float] = {}
+    with Progress(f"prune {run.name}", "models", len(work[rank() :: world_size()])) as progress:
+        for ratio, i in work[rank() :: world_size()]:
+            stays = pruning.masks(pruning.order_of_pruning(D_LN[i], kept_N), ratio, like)
+            with pruning.pruned(translator.model, stays):
+                mine[ratio, i] = _bleu(translator, corpus, names[i], split, settings, search)
+            progress.add(1)
+    everyone: list[Any] = [mine]
+    if world_size() > 1:
+        everyone = [None] * world_size()
+        torch.distributed.all_gather_object(everyone, mine)
+    found = {key: value for part in everyone for key, value in part.items()}
+    return {ratio: {name: found[ratio, i] for i, name in enumerate(names)} for ratio in settings.ratios}
+
+
+def pruning_curves(found: Mapping[str, Mapping[float, Mapping[str, float]]], output: Path) -> dict[str, Any]:
+    """Figure 3: BLEU, mean over pairs, against the pruned share, one curve a run."""
+    means = {run: {ratio: sum(row.values()) / len(row) for ratio, row in rows.items()} for run, rows in found.items()}
+    pictures.curves(output / "prune.png", means)
+    numbers = {
+        run: {f"{ratio:g}": {"mean": means[run][ratio], **row} for ratio, row in rows.items()}
+        for run, rows in found.items()
+    }
+    store.write_numbers(output / "prune.json", numbers)
+    return numbers
+
+
+def _bleu(
+    translator: Translator, corpus: Corpus, pair: str, split: str, settings: AnalysisSettings, search: SearchSettings
+) -> float:
+    sentences = corpus.split(pair, split)
+    pieces = {pair: [sentences.pieces(i)[0] for i in range(len(sentences))]}
+    rows = translate_all(translator, pieces, search, settings.batch_tokens)[pair]
+    texts = [write_text(translator, best[0]) if best else "" for best in rows]
+    return float(scores.score_pair(texts, sentences.text()[1], split_pair(pair)[1], ScoreSettings())["bleu"])
+
+
+def _across_tasks(run: Path, checkpoint: str, pairs: Sequence[str], sensitivity_LN: Tensor) -> dict[str, float]:
+    """Figure 7: the correlation of a pair's sensitivities in translation with its language's in denoising."""
+    if len(list(store.place(run, checkpoint, "cd").glob("*.safetensors"))) < 2:
+        return {}
+    languages, denoising_LN, _ = store.read_sensitivities(run, checkpoint, "cd")
+    side = 0 if len({split_pair(pair)[0] for pair in pairs}) == len(pairs) else 1
+    return {
+        pair: float(specificity.pearson(sensitivity_LN[i], denoising_LN[languages.index(split_pair(pair)[side])]))
+        for i, pair in enumerate(pairs)
+        if split_pair(pair)[side] in languages
+    }
+
+
+def _named(values: Tensor, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {name: dict(zip(names, row, strict=True)) for name, row in zip(names, values.tolist(), strict=True)}
+
+
+def _off_diagonal(values: Tensor) -> float:
+    return float(values[~torch.eye(len(values), dtype=torch.bool)].mean())
+
+
+def _context(pairs: Sequence[str], smoothing: float) -> Context:
+    def none(*arguments: Any) -> Any:
+        raise UserError("analyse: this method asks for teachers; there are none here")
+
+    wanted: Callable[..., Any] = none
+    return Context(pairs, device(), smoothing, "auto", wanted, wanted, wanted)

@@ -1,0 +1,117 @@
+"""Which parameters serve which language: paper 3's analyses of a run's checkpoint, as pictures and numbers.
+
+``sensitivity`` comes first and is remembered; the others read it. Works under torchrun or srun too: ranks share it.
+"""
+
+import argparse
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+HELP = "sensitivity, language-specificity, correlation of languages, pruning"
+WHAT = {
+    "sensitivity": "mean |theta * dL/dtheta| of every parameter, by language, and its distribution",
+    "specificity": "how specific each matrix is to each language (Equation 4)",
+    "correlation": "heat maps: how alike two languages use the parameters, for the most sensitive and the others",
+    "prune": "BLEU against the share of pruned parameters, the least language-specific first",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, shown beside each other")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="for pictures and numbers (default: RUN/analysis)"
+    )
+    parser.add_argument("--checkpoint", default="best", help="best, best_<pair>, last… (default: %(default)s)")
+    parser.add_argument("--task", choices=("translation", "cd"), default="translation", help="whose loss")
+    parser.add_argument("--data", type=Path, help="prepared corpus (default: the recipe's)")
+    parser.add_argument("--batches", type=int, default=500, help="random batches a language (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=1024, help="padded tokens of a batch (default: %(default)s)")
+    parser.add_argument(
+        "--top", type=float, default=0.1, help="share that counts as most sensitive (default: %(default)s)"
+    )
+    parser.add_argument("--ratios", help="shares to prune, such as 0,0.2,0.4 (default: 0 to 0.8 by 0.1)")
+    parser.add_argument("--split", default="test", help="prune: dev or test (default: %(default)s)")
+    parser.add_argument("--beam", type=int, default=5, help="prune: beam size (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the batches (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes what is asked for and prints where it is."""
+    from mnmt_ds.distributed import is_main, job
+
+    together = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+    with job() if together else nullcontext():
+        numbers, output = _made(args)
+        if is_main():
+            for line in _lines(args.what, numbers):
+                print(line)
+            print(f"written: {output}")
+    return 0
+
+
+def _made(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    from mnmt_ds.analysis import study
+    from mnmt_ds.distributed import on_main_first
+
+    settings = _settings(args)
+    runs, output = list(dict.fromkeys(args.runs)), args.output or args.runs[0] / "analysis"
+    if args.what == "sensitivity":
+        for one in runs:
+            study.measure(one, args.checkpoint, args.task, args.data, settings)
+        return on_main_first(study.distributions, runs, args.checkpoint, args.task, output), output
+    if args.what == "prune":
+        from mnmt_ds.evaluation.beam_search import SearchSettings
+
+        search = SearchSettings(beam=args.beam)
+        found = {one.name: study.prune(one, args.checkpoint, args.split, args.data, settings, search) for one in runs}
+        return on_main_first(study.pruning_curves, found, output), output
+    if args.what == "correlation":
+        return on_main_first(study.correlated, runs, args.checkpoint, args.task, output, settings.top), output
+    return {
+        one.name: on_main_first(study.specificities, one, args.checkpoint, args.task, output) for one in runs
+    }, output
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    from mnmt_ds.analysis.study import AnalysisSettings
+    from mnmt_ds.errors import UserError
+
+    settings = AnalysisSettings(batches=args.batches, max_tokens=args.max_tokens, top=args.top, seed=args.seed)
+    if not 0 < args.top < 1 or args.batches < 1:
+        raise UserError("analyse: --top must lie between 0 and 1, --batches must be at least 1")
+    if args.ratios is None:
+        return settings
+    try:
+        ratios = tuple(float(word) for word in args.ratios.split(","))
+    except ValueError:
+        ratios = (-1.0,)
+    if not all(0 <= ratio <= 1 for ratio in ratios):
+        raise UserError(f"analyse: --ratios {args.ratios}: give shares from 0 to 1, such as 0,0.2,0.4")
+    return settings.model_copy(update={"ratios": ratios})
+
+
+def _lines(what: str, numbers: dict[str, Any]) -> list[str]:
+    if what == "sensitivity":
+        return [
+            f"{name:20} standard deviation {row['deviation']:.3e}, mean {row['mean']:.3e}"
+            for name, row in numbers.items()
+        ]
+    if what == "correlation":
+        return [
+            f"{name:20} mean correlation {row['low']['mean']:.3f} (less sensitive), {row['high']['mean']:.3f} (most)"
+            for name, row in numbers.items()
+        ]
+    if what == "prune":
+        return [
+            f"{name:20} " + "  ".join(f"{ratio}: {row['mean']:.2f}" for ratio, row in rows.items())
+            for name, rows in numbers.items()
+        ]
+    return [
+        f"{name:20} parameters with D > 1: "
+        + "  ".join(f"{lang} {share:.3f}" for lang, share in row["above_1"].items())
+        for name, row in numbers.items()
+    ]

@@ -1,0 +1,139 @@
+"""Self-supervised tasks on sentences of one language: what each hides, and where its losses are taken.
+
+cd: concurrent denoising (paper 3, Section 4.1): one masked sentence, the masked pieces are predicted on both sides.
+dae: the decoder rebuilds a noised sentence. mlm: the encoder alone predicts masked pieces. mass: the decoder predicts
+a masked fragment.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from mnmt_ds.batch import EOS, PAD, Batch
+from mnmt_ds.config import Settings
+from mnmt_ds.data.framing import Frame
+from mnmt_ds.data.masking import MaskSettings, mask_fragment, mask_words
+from mnmt_ds.data.noise import NoiseSettings, noised
+from mnmt_ds.data.words import Ints, Words
+
+
+class ConcurrentTask(MaskSettings):
+    """Concurrent denoising."""
+
+    name: Literal["cd"] = "cd"
+    """The task's name."""
+
+
+class DaeTask(NoiseSettings):
+    """Denoising auto-encoder."""
+
+    name: Literal["dae"] = "dae"
+    """The task's name."""
+
+
+class MlmTask(MaskSettings):
+    """Masked language model on the encoder."""
+
+    name: Literal["mlm"] = "mlm"
+    """The task's name."""
+    ratio: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the words that is chosen."""
+
+
+class MassTask(MaskSettings):
+    """Masked sequence to sequence."""
+
+    name: Literal["mass"] = "mass"
+    """The task's name."""
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the sentence that the fragment takes."""
+
+
+Task = Annotated[ConcurrentTask | DaeTask | MlmTask | MassTask, Field(discriminator="name")]
+
+
+class DenoisingSettings(Settings):
+    """Text of one language beside the pairs: where it comes from, how much of it, and for which tasks."""
+
+    tasks: tuple[Task, ...] = (ConcurrentTask(),)
+    """Each drawn sentence takes part in every one of them."""
+    ratio: float = Field(default=1.0, gt=0)
+    """Sentences of a task for each parallel sentence of an epoch (paper: half and half)."""
+    temperature: float = Field(default=10 / 7, gt=0)
+    """T in p proportional to n^(1/T) over languages."""
+    bitext: bool = True
+    """Both sides of the pairs' training sets count as text, beside ``data.monolingual``."""
+    unit: Literal["sentence", "block"] = "sentence"
+    """block: whole sentences joined by </s> (the released code)."""
+    block_tokens: int = Field(default=511, gt=1)
+    """Most tokens of a block."""
+    cut_to_shortest: bool = False
+    """Nothing counts beyond the length of the batch's shortest sentence (what the released code does)."""
+
+    @model_validator(mode="after")
+    def _once(self) -> "DenoisingSettings":
+        names = [task.name for task in self.tasks]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("tasks: name at least one, and each once (cd, dae, mlm, mass)")
+        return self
+
+
+class Noised(NamedTuple):
+    """A sentence as a task wants it; PAD in a target where nothing counts."""
+
+    source: Ints
+    decoder: Ints
+    """Decoder input behind its start symbol."""
+    target: Ints
+    """One longer than ``decoder``: the last place is the end symbol's."""
+    encoder_target: Ints | None = None
+    """As long as ``source``."""
+
+
+def hide(pieces_T: Ints, task: Settings, words: Words, random: np.random.Generator) -> Noised:
+    """A sentence's pieces under a task's noise."""
+    if isinstance(task, DaeTask):
+        return Noised(noised(pieces_T, words, task, random), pieces_T, np.append(pieces_T, EOS))
+    if isinstance(task, MassTask):
+        noisy_T, hit_T = mask_fragment(pieces_T, words, task, random)
+        seen_T = np.where(hit_T, pieces_T, words.mask)
+        return Noised(noisy_T, seen_T, np.append(np.where(hit_T, pieces_T, PAD), PAD))
+    assert isinstance(task, MaskSettings)
+    noisy_T, hit_T = mask_words(pieces_T, words, task, random)
+    wanted_T = np.where(hit_T, pieces_T, PAD)
+    if isinstance(task, MlmTask):
+        return Noised(noisy_T, pieces_T[:0], np.full(1, PAD), wanted_T)
+    return Noised(noisy_T, pieces_T, np.append(wanted_T, PAD), wanted_T)
+
+
+def collate_noised(rows: Sequence[Noised], frame: Frame, cut_to_shortest: bool = False) -> Batch:
+    """Frames, pads and stacks; pair, sentence numbers and divisors are the caller's to fill."""
+    before, after = len(frame.source_prefix), len(frame.source_suffix)
+    source = np.full((len(rows), max(len(row.source) for row in rows) + before + after), PAD, np.int64)
+    decoder = np.full((len(rows), max(len(row.target) for row in rows)), PAD, np.int64)
+    target, encoder_target = decoder.copy(), source.copy()
+    shortest = min(len(row.source) for row in rows) if cut_to_shortest else source.shape[1]
+    for i, row in enumerate(rows):
+        size = len(row.source)
+        source[i, : before + size + after] = [*frame.source_prefix, *row.source, *frame.source_suffix]
+        decoder[i, : len(row.target)] = [frame.decoder_start, *row.decoder]
+        target[i, : len(row.target)] = row.target
+        if row.encoder_target is not None:
+            encoder_target[i, before : before + size] = row.encoder_target
+    if cut_to_shortest:
+        target[:, shortest:] = PAD
+        encoder_target[:, before + shortest :] = PAD
+    sided = rows[0].encoder_target is not None
+    return Batch(
+        source_BS=torch.from_numpy(source),
+        decoder_BT=torch.from_numpy(decoder),
+        target_BT=torch.from_numpy(target),
+        pair=-1,
+        sentence_B=torch.full((len(rows),), -1),
+        tokens=int(max((target != PAD).sum(), (encoder_target != PAD).sum() if sided else 0)),
+        divisor=1,
+        encoder_target_BS=torch.from_numpy(encoder_target) if sided else None,
+    )

@@ -1,0 +1,148 @@
+"""Paper 3's analyses by hand, in float64, over ranks, and as commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mnmt_ds.analysis import batches
+from mnmt_ds.analysis.pruning import masks, order_of_pruning, pruned
+from mnmt_ds.analysis.sensitivity import flat, sensitivity, unflat
+from mnmt_ds.analysis.specificity import correlations, most_sensitive, specificity, spread
+from mnmt_ds.analysis.store import read_sensitivities
+from mnmt_ds.batch import PAD
+from mnmt_ds.cli.main import main
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.framing import FramingSettings
+from mnmt_ds.evaluation.loading import open_translator
+from mnmt_ds.objectives.translation import scorer
+from tests.evaluation.runs import model_run
+from tests.spawn import on_ranks
+from tests.unit.test_intra_distillation import student
+from tests.unit.test_lssd import example
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [model_run(folder / name, tiny_corpus, seed) for seed, name in enumerate(("plain", "id"))]
+
+
+def call(*arguments: Any) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_sensitivity_is_equation_3_in_float64() -> None:
+    """|theta dL/dtheta| of two batches, averaged; and to first order the change of the loss without a parameter."""
+    model = student(0.0).double()
+    one, other = example(), example()._replace(target_BT=torch.tensor([[9, 2, PAD, PAD], [5, 6, 7, 2]]), tokens=6)
+
+    def loss(batch: Any) -> torch.Tensor:
+        logits = model(batch.source_BS, batch.decoder_BT).decoder_BTD @ model.head.weight.T
+        log = logits.log_softmax(-1)
+        valid = batch.target_BT != PAD
+        nll = -log.gather(-1, batch.target_BT.unsqueeze(-1)).squeeze(-1)
+        return (0.9 * nll - 0.1 * log.mean(-1))[valid].sum() / valid.sum()
+
+    found = sensitivity(model, [one, other], scorer(0.1, "reference"))
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    for name, value in model.named_parameters():
+        grads = [torch.autograd.grad(loss(batch), value, retain_graph=True)[0] for batch in (one, other)]
+        wanted = sum((value * grad).abs() for grad in grads) / 2
+        torch.testing.assert_close(found[name], wanted.float(), rtol=1e-5, atol=1e-9)
+    bias = model.decoder_norm.bias
+    with torch.no_grad():
+        bias.normal_(std=1e-3)
+        before = float(loss(one))
+    single = sensitivity(model, [one], scorer(0.1, "reference"))["decoder_norm.bias"][3]
+    with torch.no_grad():
+        bias[3] = 0.0
+        assert abs(float(loss(one)) - before) == pytest.approx(float(single), rel=0.02)
+
+
+def test_flat_and_back() -> None:
+    values = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor([9.0])}
+    assert flat(values).tolist() == [9.0, 0, 1, 2, 3, 4, 5]
+    again = unflat(flat(values), values)
+    assert all(torch.equal(again[name], values[name]) for name in values)
+
+
+def test_specificity_by_hand() -> None:
+    """Three languages, two parameters: (S - mean of the others) / (mean of the others + sigma)."""
+    S = torch.tensor([[4.0, 1.0], [1.0, 1.0], [3.0, 0.0]])
+    wanted = [[(4 - 2) / 2, (1 - 0.5) / 0.5], [(1 - 3.5) / 3.5, (1 - 0.5) / 0.5], [(3 - 2.5) / 2.5, (0 - 1) / 1]]
+    torch.testing.assert_close(specificity(S), torch.tensor(wanted))
+    assert float(specificity(torch.tensor([[1e-8], [0.0]]))[0, 0]) == pytest.approx(1.0)
+
+
+def test_correlation_and_groups() -> None:
+    maker = np.random.default_rng(0)
+    S = torch.from_numpy(maker.random((3, 500)))
+    torch.testing.assert_close(correlations(S), torch.from_numpy(np.corrcoef(S.numpy())))
+    high_N = most_sensitive(S, 0.1)
+    assert int(high_N.sum()) == 50
+    assert float(S.mean(0)[high_N].min()) >= float(S.mean(0)[~high_N].max())
+
+
+def test_spread() -> None:
+    S = torch.cat([torch.arange(99.0), torch.tensor([1e6])]).repeat(2, 1)
+    found = spread(S)
+    assert found.mean == 49.0 and found.deviation == pytest.approx(np.std(np.arange(99), ddof=1))
+    assert found.quantiles["0.5"] == 49.0
+
+
+def test_pruning_order_and_masks() -> None:
+    D = torch.tensor([0.5, -1.0, 3.0, -1.0, 0.0])
+    order = order_of_pruning(D, torch.tensor([False, False, False, False, True]))
+    assert order.tolist() == [1, 3, 0, 2]
+    like = {"b": torch.zeros(2, 2), "a": torch.zeros(1)}
+    stays = masks(order, 0.4, like)
+    assert stays["a"].tolist() == [1] and stays["b"].tolist() == [[0, 1], [0, 1]]
+    assert sum(int((part == 0).sum()) for part in masks(order, 1.0, like).values()) == 4  # what is kept is kept
+    model = student(0.0)
+    before = [value.clone() for value in model.parameters()]
+    zeros = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
+    with pruned(model, zeros):
+        assert all(not value.any() for value in model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def spread_over(run: str, corpus: str) -> list[float]:
+    """A pair's sensitivities on this many ranks."""
+    model = open_translator(Path(run)).model
+    drawn = batches.of_pair(Corpus.open(corpus), FramingSettings(), "fr-en", 9, 96, 64, 1)
+    assert len(drawn) == 9
+    return [float(value.double().sum()) for value in sensitivity(model, drawn, scorer(0.1, "auto")).values()]
+
+
+def test_ranks_share_the_batches(runs: list[Path], tiny_corpus: Path) -> None:
+    alone = spread_over(str(runs[0]), str(tiny_corpus))
+    for found in on_ranks(2, spread_over, str(runs[0]), str(tiny_corpus)):
+        assert found == pytest.approx(alone, rel=1e-5)
+
+
+def test_commands(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From sensitivities to pictures and numbers; what comes too early names what comes first."""
+    assert call("analyse", "correlation", *runs, "-o", tmp_path) == 2
+    assert "run mnmt-ds analyse sensitivity" in capsys.readouterr().err
+    for task in ("translation", "cd"):
+        options = ("--task", task, "--batches", 4, "--max-tokens", 96, "-o", tmp_path)
+        assert call("analyse", "sensitivity", *runs, *options) == 0
+    names, lists, like = read_sensitivities(runs[0], "best", "translation")
+    assert names == ["bs-en", "fr-en", "hi-en"] and lists.shape == (3, sum(v.numel() for v in like.values()))
+    assert bool((lists >= 0).all()) and bool((lists.sum(1) > 0).all())
+    assert call("analyse", "specificity", *runs, "-o", tmp_path) == 0
+    assert call("analyse", "correlation", *runs, "-o", tmp_path) == 0
+    assert call("analyse", "prune", *runs, "--ratios", "0,0.9", "--beam", 1, "--split", "dev", "-o", tmp_path) == 0
+    numbers = json.loads((tmp_path / "correlation.translation.json").read_text())
+    assert set(numbers) == {"plain", "id"}
+    assert numbers["id"]["low"]["pairs"]["bs-en"]["bs-en"] == pytest.approx(1.0)
+    assert set(numbers["id"]["translation_and_cd"]) == {"bs-en", "hi-en", "fr-en"}
+    assert set(json.loads((tmp_path / "prune.json").read_text())["plain"]) == {"0", "0.9"}
+    for picture in ("distribution", "correlation.translation.low", "correlation.tasks", "prune", "specificity.plain"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG"), picture
+    assert call("analyse", "prune", runs[0], "--ratios", "0,2") == 2
+    assert call("analyse", "sensitivity", runs[0], "--checkpoint", "none") == 2
