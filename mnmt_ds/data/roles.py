@@ -106,7 +106,8 @@ def check(
 
 def check_script(lang: str, counts: Mapping[str, int]) -> None:
     """UserError where most lines of a monolingual text are in another script: another language's file, most likely."""
-    strange, total = counts.get("script", 0), counts.get("read", 0)
+    strange = counts.get("script", 0) + counts.get("no letters", 0)
+    total = sum(count for kind, count in counts.items() if kind != "read")
     if 2 * strange > total:
         raise UserError(
             f"data.monolingual.{lang}: {strange:,} of {total:,} lines are not in the script of '{lang}'; give that"
