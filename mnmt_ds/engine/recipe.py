@@ -81,6 +81,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _tasks(self) -> "Recipe":
+        if getattr(self.method, "base", self.method).name == "denoising":
+            raise ValueError("method denoising: is one for tasks on text of one language; put it into method by_task")
         tasks = {task.name for task in self.denoising.tasks} if self.denoising is not None else set()
         named = set(getattr(self.method, "tasks", {})) - {"translation"}
         if tasks != named:

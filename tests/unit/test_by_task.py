@@ -117,6 +117,8 @@ def test_tasks_of_data_and_method_must_agree() -> None:
     by_task = {"name": "by_task", "tasks": TASKS}
     with pytest.raises(ValueError, match=r"denoising.tasks \(none\)"):
         Recipe.model_validate({**base, "method": by_task})
+    with pytest.raises(ValueError, match="put it into method by_task"):
+        Recipe.model_validate({**base, "method": {"name": "denoising"}})
     with pytest.raises(ValueError, match="method by_task"):
         Recipe.model_validate({**base, "denoising": {"tasks": [{"name": "cd"}]}})
     made = Recipe.model_validate(
