@@ -81,7 +81,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _tasks(self) -> "Recipe":
-        if getattr(self.method, "base", self.method).name == "denoising":
+        inner: Any = getattr(self.method, "base", self.method)
+        if inner.name == "denoising":
             raise ValueError("method denoising: is one for tasks on text of one language; put it into method by_task")
         tasks = {task.name for task in self.denoising.tasks} if self.denoising is not None else set()
         named = set(getattr(self.method, "tasks", {})) - {"translation"}

@@ -32,6 +32,8 @@ def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our state (without tied repeats) under M2M100's names: shared embedding or, where untied, each side's own."""
     result: dict[str, Tensor] = {}
     for name, value in state.items():
+        if name == "encoder_projection.weight":
+            continue  # denoising's alone; translation does not use it
         targets = _targets(name)
         if len(targets) == 1:
             result[targets[0]] = value

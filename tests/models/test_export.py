@@ -67,3 +67,11 @@ def test_missing_layer_is_named() -> None:
     del state["model.decoder.layers.1.encoder_attn.v_proj.weight"]
     with pytest.raises(UserError, match=r"decoder\.layers\.1\.encoder_attn\.v_proj\.weight is missing"):
         from_m2m100(state, SETTINGS)
+
+
+def test_a_projection_of_the_encoders_own_is_left_out() -> None:
+    shape = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1)
+    own = Transformer(shape.model_copy(update={"encoder_projection": "own"}), 30)
+    state = dict(own.named_parameters())
+    assert "encoder_projection.weight" in state
+    assert to_m2m100(state).keys() == to_m2m100(dict(Transformer(shape, 30).named_parameters())).keys()
