@@ -11,9 +11,12 @@ from mnmt_ds.objectives.denoising import DenoisingLossSettings, denoising
 from mnmt_ds.objectives.intra_distillation import IntraDistillationSettings, intra_distilled
 from mnmt_ds.objectives.lssd import LssdSettings, lssd
 from mnmt_ds.objectives.method import Context, Method
+from mnmt_ds.objectives.multi_distill import MultiDistillSettings, multi_distill
+from mnmt_ds.objectives.multi_distill import check as check_experts
 from mnmt_ds.objectives.pareto import ParetoSettings, pareto
 from mnmt_ds.objectives.pareto import check as check_pareto
 from mnmt_ds.objectives.peers import Facts
+from mnmt_ds.objectives.several import SeveralSettings, several
 from mnmt_ds.objectives.translation import TranslationSettings, translation
 
 
@@ -47,13 +50,23 @@ def wrap_passes(settings: IntraDistillationSettings, context: Context) -> Method
 
 def check_inside(settings: Any, facts: Facts) -> None:
     """The checks of the methods that a method's settings hold."""
-    for inner in settings.tasks.values() if hasattr(settings, "tasks") else [settings.base]:
+    if hasattr(settings, "tasks"):
+        inside = list(settings.tasks.values())
+    else:
+        inside = list(settings.methods) if hasattr(settings, "methods") else [settings.base]
+    for inner in inside:
         check(inner, facts)
 
 
 METHODS: dict[str, Entry] = {
     "translation": Entry(TranslationSettings, translation),
     "lssd": Entry(LssdSettings, lssd),
+    "multi_distill": Entry(MultiDistillSettings, multi_distill, check_experts),
+    "several": Entry(
+        SeveralSettings,
+        lambda settings, context: several(settings, [build(inner, context) for inner in settings.methods]),
+        check_inside,
+    ),
     "pareto": Entry(ParetoSettings, pareto, check_pareto),
     "denoising": Entry(DenoisingLossSettings, denoising),
     "intra_distillation": Entry(IntraDistillationSettings, wrap_passes, check_inside),
@@ -66,6 +79,7 @@ def union(names: Iterable[str]) -> Any:
     return Annotated[Union[tuple(METHODS[name].settings for name in sorted(names))], Field(discriminator="name")]
 
 
+SeveralSettings.model_rebuild(_types_namespace={"TeachingSettings": union(("lssd", "multi_distill", "pareto"))})
 IntraDistillationSettings.model_rebuild(
     _types_namespace={"BaseSettings": union(METHODS.keys() - {"intra_distillation", "by_task"})}
 )
