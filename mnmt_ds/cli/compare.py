@@ -16,6 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--checkpoint", default="best", help="whose evaluation is shown (default: %(default)s)")
     parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
+    parser.add_argument(
+        "--high", type=int, help="training pairs of a high-resource pair, at least (default: as evaluated)"
+    )
+    parser.add_argument("--very-low", type=int, help="training pairs of very low ones, below (default: as evaluated)")
     parser.add_argument("--title", default="Runs compared", help="heading of the page")
     parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
 
@@ -29,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
 
     settings = ScoreSettings(samples=args.samples)
     runs = read_runs(list(dict.fromkeys(args.runs)), args.checkpoint, args.split)
+    limits = {"high": args.high, "very_low": args.very_low}
+    if any(limit is not None for limit in limits.values()):
+        limits = {name: limit for name, limit in limits.items() if limit is not None}
+        runs = [comparison.classified(run, settings.model_copy(update=limits)) for run in runs]
     groups, sizes = comparison.group(runs), train_sizes(runs)
     found, tests = comparison.bootstraps(groups, settings), comparison.seed_tests(groups)
     table = comparison.markdown(groups, found, tests)

@@ -7,7 +7,7 @@ import numpy as np
 
 from mnmt_ds.evaluation.report import read_lines
 from mnmt_ds.evaluation.runs import Run
-from mnmt_ds.evaluation.scores import ScoreSettings
+from mnmt_ds.evaluation.scores import CLASSES, ScoreSettings, class_averages, resource_class
 from mnmt_ds.evaluation.significance import Difference, paired_bootstrap, seeds_test
 
 Bootstrap = dict[str, dict[str, Difference]]
@@ -39,6 +39,9 @@ COLUMNS = (
     Column("deficit", "deficit", 3, -1),
     Column("bleu", "BLEU", 2, 1),
     Column("chrf", "chrF", 2, 1),
+    Column("bleu_high", "BLEU high", 2, 1),
+    Column("bleu_low", "BLEU low", 2, 1),
+    Column("bleu_very_low", "BLEU very low", 2, 1),
     Column("epochs", "epochs", 1, 0, False),
     Column("minutes", "minutes", 1, 0),
     Column("tokens_per_sec", "tokens/s", 0, 0),
@@ -61,17 +64,31 @@ def figures_of(run: Run) -> dict[str, float]:
     """A run's value for every column; nan where there is none yet."""
     nan, validated = float("nan"), run.best >= 0
     scores = (run.report or {}).get("macro", {})
+    classes = (run.report or {}).get("classes", {})
+    classes = classes if len(classes) > 1 else {}
     return {
         "best_epoch": float(run.epoch_V[run.best]) if validated else nan,
         "dev": float(run.mean_V[run.best]) if validated else nan,
         "deficit": sum(run.deficits().values()) if validated else nan,
         "bleu": scores.get("bleu", nan),
         "chrf": scores.get("chrf", nan),
+        **{f"bleu_{name.replace(' ', '_')}": classes.get(name, {}).get("bleu", nan) for name in CLASSES},
         "epochs": float(np.nanmax(run.epoch_V)) if validated else nan,
         "minutes": run.seconds / 60,
         "tokens_per_sec": run.tokens_per_sec,
         "memory_gb": run.memory_gb or nan,
     }
+
+
+def classified(run: Run, settings: ScoreSettings) -> Run:
+    """The run with its pairs in resource classes by other thresholds than it was evaluated with."""
+    if run.report is None:
+        return run
+    pairs = {
+        pair: {**facts, "class": resource_class(facts["train_sentences"], settings)}
+        for pair, facts in run.report["pairs"].items()
+    }
+    return run._replace(report={**run.report, "pairs": pairs, "classes": class_averages(pairs)})
 
 
 def bootstraps(groups: Sequence[Group], settings: ScoreSettings) -> dict[str, Bootstrap]:

@@ -34,6 +34,7 @@ SPM_FILES = {
 NEEDS = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
 
 Class = Literal["high", "low", "very low"]
+CLASSES: tuple[Class, ...] = ("high", "low", "very low")
 
 
 class ScoreSettings(Settings):
@@ -131,7 +132,7 @@ def averages(pairs: Mapping[str, Mapping[str, Any]], keys: Sequence[str] = ("ble
 def class_averages(pairs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Macro averages of each resource class that has pairs."""
     found: dict[str, dict[str, Any]] = {}
-    for name in ("high", "low", "very low"):
+    for name in CLASSES:
         members = {pair: facts for pair, facts in pairs.items() if facts["class"] == name}
         if members:
             found[name] = {"pairs": list(members), **averages(members)}

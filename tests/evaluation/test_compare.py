@@ -14,6 +14,7 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.evaluation import comparison
 from mnmt_ds.evaluation.runs import differing, read_run, read_runs, train_sizes
+from mnmt_ds.evaluation.scores import ScoreSettings
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 
 PLAIN = {"name": "translation"}
@@ -97,6 +98,19 @@ def test_labels_tell_experiments_apart(tmp_path: Path) -> None:
     assert [group.label for group in comparison.group(runs)] == ["plain", "lssd (l1)", "lssd (l2)"]
     assert differing(runs[2:]) == {"method.alpha": [2.0, 0.6]}
     assert runs[3].method == "lssd whole α 0.6"
+
+
+def test_resource_classes_by_other_thresholds(tmp_path: Path) -> None:
+    """BLEU by class: as evaluated, or by compare's own thresholds; no column where all are of one class."""
+    run = read_run(curve_run(tmp_path / "r", "plain", PLAIN))
+    sizes = {"a-en": 100, "b-en": 500, "c-en": 2000, "d-en": 3000}
+    pairs = {pair: {"train_sentences": n, "class": "low", "bleu": n / 100, "chrf": 0.0} for pair, n in sizes.items()}
+    run = run._replace(
+        report={"pairs": pairs, "macro": {"bleu": 14.0, "chrf": 0.0}, "classes": {"low": {"bleu": 14.0}}}
+    )
+    assert np.isnan(comparison.figures_of(run)["bleu_low"])
+    found = comparison.figures_of(comparison.classified(run, ScoreSettings(high=1000, very_low=200)))
+    assert (found["bleu_high"], found["bleu_low"], found["bleu_very_low"]) == (25.0, 5.0, 1.0)
 
 
 def test_group_rows_are_means_with_spread(tmp_path: Path) -> None:
