@@ -26,13 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes compare.html, compare.md, runs.csv and pairs.csv, and prints the table."""
-    from mnmt_ds.evaluation import comparison
+    from mnmt_ds.evaluation import comparison, frontier
     from mnmt_ds.evaluation.page import render
-    from mnmt_ds.evaluation.runs import read_runs, train_sizes
+    from mnmt_ds.evaluation.runs import read_runs, student_directories, train_sizes
     from mnmt_ds.evaluation.scores import ScoreSettings
 
     settings = ScoreSettings(samples=args.samples)
-    runs = read_runs(list(dict.fromkeys(args.runs)), args.checkpoint, args.split)
+    directories = [place for run in dict.fromkeys(args.runs) for place in student_directories(run)]
+    runs = read_runs(directories, args.checkpoint, args.split)
     limits = {"high": args.high, "very_low": args.very_low}
     if any(limit is not None for limit in limits.values()):
         limits = {name: limit for name, limit in limits.items() if limit is not None}
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     groups, sizes = comparison.group(runs), train_sizes(runs)
     found, tests = comparison.bootstraps(groups, settings), comparison.seed_tests(groups)
     table = comparison.markdown(groups, found, tests)
+    points = frontier.markdown(frontier.experiments(runs))
+    table += f"\n\n{points}" if points else ""
     args.output.mkdir(parents=True, exist_ok=True)
     notes = "\n".join(f"- `{line}`" for line in comparison.signatures(runs))
     _write(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")

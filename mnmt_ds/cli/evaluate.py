@@ -36,7 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates, writes run/evaluation and prints a table."""
+    """Evaluates the run, or each of its students."""
+    from mnmt_ds.evaluation.runs import student_directories
+
+    rivals = student_directories(args.against) if args.against is not None else [None]
+    for number, directory in enumerate(student_directories(args.directory)):
+        rival = rivals[number] if number < len(rivals) else rivals[0]
+        evaluate_one(argparse.Namespace(**{**vars(args), "directory": directory, "against": rival}))
+    return 0
+
+
+def evaluate_one(args: argparse.Namespace) -> None:
+    """Evaluates a model, writes evaluation/ beside it and prints a table."""
     from mnmt_ds.data.parallel import Progress
     from mnmt_ds.evaluation import report as reports
     from mnmt_ds.evaluation.scores import ScoreSettings
@@ -68,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
         )
         reports.write_report(path, report)
     print(table(report, path))
-    return 0
 
 
 def table(report: dict[str, Any], path: Path) -> str:

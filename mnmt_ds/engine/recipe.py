@@ -11,7 +11,6 @@ from mnmt_ds.config import Settings, load
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.settings import TrainSettings, ValidationSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.objectives.methods import METHODS, union
@@ -24,6 +23,10 @@ else:
     MethodSettings = union(METHODS)
 
 
+APART = 1000
+"""Between the seeds of two students."""
+
+
 class StudentSettings(Settings):
     """One of several students: what it does not share with the others."""
 
@@ -32,7 +35,7 @@ class StudentSettings(Settings):
     sampler: SamplerSettings = SamplerSettings()
     """Its shares of the language pairs (the recipe's ``sampler`` is for a student that is alone)."""
     seed: int | None = None
-    """Of its weights, data order and dropout; none: train.seed for the first, seeds made from it for the others."""
+    """Of its weights, data order and dropout; none: train.seed, for every further student 1000 more."""
 
 
 class Recipe(Settings):
@@ -124,8 +127,7 @@ def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
     found = []
     for i, own in enumerate(recipe.students):
         name = own.name or f"model_{i + 1}"
-        made = recipe.train.seed if i == 0 else seed_of(recipe.train.seed, "student", i) % 2**31
-        seed = own.seed if own.seed is not None else made
+        seed = own.seed if own.seed is not None else recipe.train.seed + APART * i
         changes: dict[str, Any] = {
             "name": f"{recipe.name}.{name}",
             "directory": recipe.directory / "students" / name,

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 
 from mnmt_ds import __version__
-from mnmt_ds.evaluation import charts, figures
+from mnmt_ds.evaluation import charts, figures, mutual
 from mnmt_ds.evaluation.comparison import (
     COLUMNS,
     TITLES,
@@ -129,6 +129,19 @@ def _sections(groups: Sequence[Group], sizes: Mapping[str, int], found: Mapping[
             "The same by chrF.",
             charts.scores_by_pair(groups, sizes, found, "chrf"),
             folded=True,
+        ),
+        Section(
+            "frontier",
+            "Pareto frontier",
+            "Each point a model: mean BLEU over its high-resource pairs against the mean over all others. A line joins"
+            " what an experiment's students reach together; its hypervolume is the area below it, from (0, 0).",
+            mutual.frontiers(groups),
+        ),
+        Section(
+            "weights",
+            "Distillation weights",
+            "How much each student learns from its peer, by pair; searched weights move at validations.",
+            mutual.weights(groups, sizes),
         ),
         Section(
             "teachers",

@@ -43,11 +43,14 @@ class Run(NamedTuple):
     deficit_V: Series
     """Performance deficit as logged."""
     by_pair: Mapping[str, Mapping[str, Series]]
-    """switch, version, age (of teachers) and prob, share, passes (of data) by pair, (V,); only what was logged."""
+    """switch, version, age (of teachers), alpha (of peers), prob, share, passes (of data) by pair, (V,); only what was
+    logged."""
     train: Mapping[str, Series]
     """epoch, loss, nll and tokens_per_sec of the training reports, (R,)."""
     seconds: float
     """Wall time, pauses between a stop and its resumption left out."""
+    search_seconds: float
+    """Of these, in trials of distillation weights."""
     memory_gb: float
     status: str
     """finished, running or unfinished."""
@@ -76,6 +79,11 @@ class Run(NamedTuple):
     def taught(self) -> bool:
         """Whether the run has teachers with switches."""
         return any("switch" in series for series in self.by_pair.values())
+
+
+def student_directories(run: Path) -> list[Path]:
+    """The runs that a directory stands for: its students' where it has several, else itself."""
+    return sorted(path for path in (run / "students").glob("*") if path.is_dir()) or [run]
 
 
 def read_runs(directories: Sequence[Path], checkpoint: str = "best", split: str = "test") -> list[Run]:
@@ -123,6 +131,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
             "tokens_per_sec": _series(train, "runtime/tokens_per_sec"),
         },
         seconds=_seconds(records),
+        search_seconds=float(np.nansum(_series(valid, "runtime/search_seconds"))),
         memory_gb=_memory(records),
         status=_status(directory),
         report=read_report(report) if report.exists() else None,
@@ -132,9 +141,12 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
 
 def describe_method(method: Mapping[str, Any]) -> str:
     """A method in a few words: its name, variant and weights."""
-    words = [str(method.get("name", "?")), *(str(method[key]) for key in ("variant", "profile") if method.get(key))]
-    words = [word for word in words if word != "paper"]
-    words += [f"α {method['alpha']:g}"] if isinstance(method.get("alpha"), int | float) else []
+    said = [str(method[key]) for key in ("variant", "rule", "profile") if method.get(key)]
+    words = [str(method.get("name", "?")), *(word for word in said if word != "paper")]
+    fixed = method.get("rule") in (None, "uni", "bi", "vanilla")
+    words += [f"α {method['alpha']:g}"] if fixed and isinstance(method.get("alpha"), int | float) else []
+    words += ["trials kept"] if not fixed and (method.get("trials") or {}).get("after") == "keep" else []
+    words += ["extra updates"] if method.get("extra_updates") else []
     return " ".join(words)
 
 
@@ -205,6 +217,7 @@ def _best(valid: Sequence[Record]) -> int:
 def _logged(valid: Sequence[Record], pair: str) -> dict[str, Series]:
     keys = {key: f"teacher/{pair}/{key}" for key in ("switch", "version", "age")}
     keys |= {key: f"data/{pair}/{key}" for key in ("prob", "share", "passes")}
+    keys["alpha"] = f"alpha/{pair}"
     found = {key: _series(valid, name) for key, name in keys.items()}
     return {key: series for key, series in found.items() if np.isfinite(series).any()}
 

@@ -128,7 +128,7 @@ class PeerWeights:
         self.teachers = {pair: list(names) for pair, names in teachers.items()}
         """The peers that teach each pair; alpha is shared evenly between them."""
         self.validations = 0
-        self.search_seconds = 0.0
+        self.seconds = 0.0
 
     def of(self, pair: str) -> tuple[float, list[str]]:
         """The weight in use and the peers it is shared between."""
@@ -159,9 +159,9 @@ class PeerWeights:
         return set()
 
     def report(self, update: int) -> dict[str, float]:
-        """Metric keys: the weights in use from here on, and the seconds that trials took so far."""
+        """Metric keys: the weights in use from here on, and the seconds that finding them took."""
         keys = {f"alpha/{pair}": self.of(pair)[0] for pair in self.alpha}
-        return keys | {"runtime/search_seconds": self.search_seconds}
+        return keys | {"runtime/search_seconds": self.seconds}
 
 
 def pareto(settings: ParetoSettings, context: Context) -> Method:
@@ -191,7 +191,7 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
     def adjust(report: Report) -> None:
         """Algorithm 1, lines 7 to 9: the rule, every ``interval`` validations, once distillation has started."""
         base.adjust(report)
-        held.validations += 1
+        held.validations, held.seconds = held.validations + 1, 0.0
         held.active = report.epoch + 1 >= settings.start_epoch
         if held.validations % settings.interval or not held.active or report.update >= peers.last_update:
             return
@@ -202,7 +202,7 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
             search(settings, held, peers, report)
         if settings.extra_updates:
             peers.trial(settings.trials.model_copy(update={"after": "keep"}), [_as_it_is] * TRIALS)
-        held.search_seconds += time.monotonic() - began
+        held.seconds = time.monotonic() - began
 
     return base._replace(teach=teach, adjust=adjust, state={**base.state, "weights": held})
 

@@ -1,0 +1,287 @@
+"""Several students: the same losses on every layout, searches that leave no trace, exact resume, one's own files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnmt_ds.tracking import read_records
+from tests.spawn import on_ranks
+from tests.tiny import PAIRS, ROOT, recipe
+
+STUDENTS = [{"sampler": {"temperature": 1}}, {"sampler": {"temperature": 5}}]
+METHODS: dict[str, dict[str, Any]] = {
+    "uni": {"name": "pareto", "rule": "uni"},
+    "bi": {"name": "pareto", "rule": "bi", "extra_updates": True, "trials": {"rho": 0.2}},
+    "auto": {"name": "pareto", "rule": "auto", "trials": {"rho": 0.2}},
+    "around_lssd": {"name": "pareto", "rule": "dynamic", "trials": {"rho": 0.2}, "base": {"name": "lssd"}},
+    "released": {"name": "pareto", "profile": "released", "start_epoch": 1, "trials": {"rho": 0.3}},
+}
+SPREAD = [("auto", 1), ("uni", 3), ("bi", 3), ("around_lssd", 3), ("around_lssd", 0), ("released", 2)]
+KEYS = ("train/loss", "train/peer_loss", "train/kd_loss", "valid/avg/macro", *(f"alpha/{pair}" for pair in PAIRS))
+Records = list[dict[str, float]]
+
+
+def made(corpus: str, directory: str, method: str, stage: int, **sections: Any) -> Any:
+    """Two students; at ZeRO-3 the embedding is partitioned and the rest small enough to stay whole on every rank."""
+    config = json.loads((ROOT / "ds_configs" / f"zero{stage}.json").read_text())
+    config["zero_optimization"] |= {"stage3_param_persistence_threshold": 3000} if stage == 3 else {}
+    path = Path(directory).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config))
+    base: dict[str, Any] = {
+        "deepspeed": str(path),
+        "method": METHODS[method],
+        "students": STUDENTS,
+        "model": {"dropout": 0.1},
+        "validation": {"every": 2},
+        "train": {"max_steps": 6, "lr": 4e-2, "warmup_steps": 2},
+    }
+    merged = {key: {**base.get(key, {}), **value} for key, value in sections.items()}
+    return recipe(Path(corpus), Path(directory), **{**base, **merged})
+
+
+def train_all(corpus: str, directory: str, cases: list[tuple[str, int]]) -> list[list[Records]]:
+    from mnmt_ds.engine.loop import train
+
+    found = []
+    for method, stage in cases:
+        run = train(made(corpus, f"{directory}/{method}{stage}", method, stage))
+        found.append([read_records(path) for path in sorted(run.glob("students/*/metrics.jsonl"))])
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Records]]]:
+    """Each method on one process at ZeRO-0."""
+    folder = tmp_path_factory.mktemp("alone")
+    runs = on_ranks(1, train_all, str(tiny_corpus), str(folder), [(method, 0) for method in METHODS])[0]
+    return folder, dict(zip(METHODS, runs, strict=True))
+
+
+@pytest.fixture(scope="module")
+def pair_of_ranks(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All that two ranks are needed for, in one start."""
+    return on_ranks(2, _on_two_ranks, str(tiny_corpus), str(tmp_path_factory.mktemp("two")))[0]
+
+
+def _on_two_ranks(corpus: str, directory: str) -> dict[str, Any]:
+    return {
+        "spread": train_all(corpus, directory, SPREAD),
+        "traces": [_searched_and_not(corpus, f"{directory}/trace{stage}", stage) for stage in range(4)],
+        "resumed": _killed_in_a_search(corpus, f"{directory}/resume"),
+    }
+
+
+@pytest.mark.parametrize("case", SPREAD, ids=lambda case: "-".join(map(str, case)))
+def test_losses_do_not_depend_on_the_layout(
+    alone: tuple[Path, dict[str, list[Records]]], pair_of_ranks: dict[str, Any], case: tuple[str, int]
+) -> None:
+    for ours, theirs in zip(pair_of_ranks["spread"][SPREAD.index(case)], alone[1][case[0]], strict=True):
+        for key in KEYS:
+            assert values(ours, key) == pytest.approx(values(theirs, key), rel=1e-5, abs=1e-5), key
+
+
+def values(records: Records, key: str) -> list[float]:
+    return [record[key] for record in records if key in record]
+
+
+def test_the_comparison_means_something(alone: tuple[Path, dict[str, list[Records]]]) -> None:
+    """Peers taught in every run, searched weights moved and differ, LSSD's own teachers taught beside the peer."""
+    folder, runs = alone
+    for name, students in runs.items():
+        assert all(len(values(records, "train/loss")) == 6 for records in students)
+        assert any(any(loss > 0 for loss in values(records, "train/peer_loss")) for records in students), name
+    for name in ("auto", "released"):
+        last = [[values(records, f"alpha/{pair}")[-1] for pair in PAIRS] for records in runs[name]]
+        assert all(alpha != 0.1 for row in last for alpha in row[:1]) or last[0] != last[1]
+        assert last[0] != last[1]
+    around = [values(records, f"alpha/{pair}")[-1] for records in runs["around_lssd"] for pair in PAIRS]
+    assert len(set(around[:3])) == len(set(around[3:])) == 1  # one action for all pairs
+    assert values(runs["around_lssd"][0], "train/kd_loss") or values(runs["around_lssd"][1], "train/kd_loss")
+    uni = [[values(records, f"alpha/{pair}")[-1] for pair in PAIRS] for records in runs["uni"]]
+    dev = [[values(records, f"valid/{pair}/loss")[-2] for pair in PAIRS] for records in runs["uni"]]
+    for a, b, x, y in zip(*uni, *dev, strict=True):  # set at the validation before the last
+        assert (a, b) == ((0.4, 0.0) if x > y else (0.0, 0.4))
+    run = folder / "auto0"
+    both = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "valid"]
+    assert len(both) == 6 and "model_2/valid/avg/macro" in both[1]
+    for student in ("model_1", "model_2"):
+        assert (run / "students" / student / "best" / "model.json").exists()
+        assert (run / "students" / student / "recipe.yaml").exists()
+
+
+def _photograph(work: Any) -> list[Any]:
+    """Everything that a later update depends on, copied."""
+    from mnmt_ds.engine import student
+
+    found: list[Any] = [torch.get_rng_state()]
+    for one in work.students:
+        engine = one.engine
+        counters = [engine.global_steps, engine.micro_steps, engine.global_samples, engine.skipped_steps]
+        found += [student.weights(engine), _copied(engine.optimizer.state_dict()), counters]
+        found += [one.walk.position, list(one.walk.trained), one.best.state()]
+    return found
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(part) for part in value]
+    if hasattr(value, "__dict__"):  # the loss scaler
+        return {key: part for key, part in vars(value).items() if isinstance(part, int | float)}
+    return value
+
+
+def _steps(work: Any, count: int) -> None:
+    from mnmt_ds.engine.loop import update
+    from mnmt_ds.engine.meter import Meter
+    from mnmt_ds.engine.teaching import Ahead
+
+    for _ in range(count):
+        for one in work.students:
+            others = [o.engine.module.model.head.weight for o in work.students if o is not one]
+            before = [weight.detach().clone() for weight in others]
+            update(one, one.walk.next(), Ahead(one.method, one.walk, lambda: 10**6), Meter(), False)
+            one.walk.count()
+            assert all(torch.equal(a, b) for a, b in zip(before, others, strict=True)), "a peer moved"
+
+
+def _searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
+    """Three updates, a search of both students, two updates; and the five updates alone."""
+    from mnmt_ds.engine import rewind
+    from mnmt_ds.engine.training import Training
+    from mnmt_ds.objectives.method import Report
+
+    work = Training(made(corpus, f"{directory}-searched", "auto", stage), resume=False)
+    _steps(work, 3)
+    before, moved = _photograph(work), []
+    honest: Callable[..., None] = rewind.put_back
+
+    def watched(engine: Any, kept: Any) -> None:
+        moved.append(not all(torch.equal(a, b) for a, b in zip(rewind._tensors(engine), kept.tensors, strict=True)))
+        honest(engine, kept)
+
+    rewind.put_back = watched
+    try:
+        for one in work.students:
+            held = one.method.state["weights"]
+            alpha = dict(held.alpha)
+            one.method.adjust(Report(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
+            moved.append(held.alpha != alpha)
+            held.put(alpha)
+    finally:
+        rewind.put_back = honest
+    after = _photograph(work)
+    _steps(work, 2)
+    other = Training(made(corpus, f"{directory}-plain", "auto", stage), resume=False)
+    _steps(other, 5)
+    return {
+        "trials trained": moved,
+        "as before": _same(before, after),
+        "goes on alike": _same(_photograph(work), _photograph(other)),
+    }
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b) or (hasattr(a, "__dict__") and _same(vars(a), vars(b)))
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_search_leaves_no_trace(pair_of_ranks: dict[str, Any], stage: int) -> None:
+    """Weights, masters, moments, counters, random state, position: as before, and so is what comes after."""
+    found = pair_of_ranks["traces"][stage]
+    assert len(found["trials trained"]) == 8 and all(found["trials trained"])
+    assert found["as before"] and found["goes on alike"]
+
+
+def _killed_in_a_search(corpus: str, directory: str) -> dict[str, Any]:
+    """A run that ends in the second search of its second student, resumed; and one that nothing disturbed."""
+    from mnmt_ds.engine import trials
+    from mnmt_ds.engine.loop import train
+
+    settings = {"train": {"max_steps": 8, "save_every": 3}}
+    whole = train(made(corpus, f"{directory}/whole", "auto", 1, **settings))
+    broken = made(corpus, f"{directory}/broken", "auto", 1, **settings)
+    honest, calls = trials._train, []
+
+    def dies(*arguments: Any) -> None:
+        calls.append(None)
+        if len(calls) == 11:  # 3 trials x 2 students, 3 of the first student, 2 of the second
+            raise KeyboardInterrupt
+        honest(*arguments)
+
+    trials._train = dies
+    try:
+        train(broken)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        trials._train = honest
+    logged = len(read_records(broken.directory / "metrics.jsonl"))
+    run = train(broken, resume=True)
+    return {"whole": str(whole), "resumed": str(run), "calls": len(calls), "records when it broke": logged}
+
+
+def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(pair_of_ranks: dict[str, Any]) -> None:
+    from safetensors.torch import load_file
+
+    from mnmt_ds.engine import checkpoint
+
+    found = pair_of_ranks["resumed"]
+    assert found["calls"] == 11
+    whole, run = Path(found["whole"]), Path(found["resumed"])
+    left, right = (checkpoint.read_state(checkpoint.complete(path)[0]) for path in (run, whole))
+    assert left == right and left["students"]["model_2"]["method"]["weights"]["validations"] == 4
+    for student in ("model_1", "model_2"):
+        ours, theirs = (path / "students" / student for path in (run, whole))
+        assert history(ours) == history(theirs)
+        a, b = (load_file(path / "last" / "model.safetensors") for path in (ours, theirs))
+        assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """Everything that was logged, less clocks and memory."""
+    return [
+        {key: value for key, value in record.items() if not key.startswith(("time", "runtime", "memory"))}
+        for record in read_records(run / "metrics.jsonl")
+        if record["kind"] in ("train", "valid")
+    ]
+
+
+def test_refused_before_training(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from mnmt_ds.cli.main import main
+    from mnmt_ds.config import dump
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(made(str(tiny_corpus), str(tmp_path / "run"), "auto", 0)))
+    assert main(["train", str(path), "--dry-run"]) == 0
+    out = capfd.readouterr().out
+    assert "student model_2" in out and "all is well" in out
+
+    def refused(*overrides: str) -> str:
+        assert main(["train", str(path), "--dry-run", *overrides]) == 2
+        lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mnmt-ds train:")]
+        return lines[0]
+
+    assert "one student only; list two or more under 'students'" in refused("students=[]")
+    assert "one alone is what 'sampler'" in refused("students=[{sampler: {temperature: 1}}]")
+    assert "names must differ" in refused("students=[{name: a}, {name: a}]")
+    assert "leaves bs-en's trial set empty" in refused("method.trials.rho=0.01")
+    assert "initial must lie in [0, 1], not 1.5" in refused("method.initial=1.5")
+    other = tmp_path / "weights.json"
+    other.write_text(json.dumps({name: {"ko-en": 0.1} for name in ("model_1", "model_2")}))
+    assert "weights for other pairs" in refused("method.rule=lsmd", f"method.weights={other}")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,234 @@
+"""Pareto-MD by hand: the rules for the weights, the loss and its gradient, settings and profiles, what is refused."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mnmt_ds.batch import PAD, Batch
+from mnmt_ds.errors import UserError
+from mnmt_ds.kernels.types import Teacher
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.objectives import weights
+from mnmt_ds.objectives.method import Context, Report
+from mnmt_ds.objectives.pareto import ParetoSettings, check, pareto
+from mnmt_ds.objectives.peers import Facts, Peers, TrialSettings
+from mnmt_ds.samplers.temperature import SamplerSettings
+
+PAIRS = ["bs-en", "fr-en"]
+SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
+
+
+def test_actions_and_schedules_by_hand() -> None:
+    """logit(0.1) = -2.19722; odds times e and 1/e; Equation 12 and its three rivals a quarter of the way."""
+    assert weights.raise_(0.1, 1.0) == pytest.approx(0.2319693, abs=1e-7)
+    assert weights.lower(0.1, 1.0) == pytest.approx(0.0392703, abs=1e-7)
+    assert weights.keep(0.1, 1.0) == 0.1
+    assert weights.raise_(1.0, 1.0) == 1.0 and weights.lower(0.0, 0.5) == 0.0
+    quarter = [weights.step_size(schedule, 25, 100) for schedule in (1, 2, 3, 4)]
+    assert quarter == pytest.approx([1.0, 0.8944272, 0.8366600, 0.8660254], abs=1e-7)
+    assert [weights.step_size(s, 90, 100) for s in (3, 4)] == pytest.approx([0.0, 0.3162278], abs=1e-7)
+    assert weights.step_size(4, 100, 100) == 0.0
+
+
+def test_figure_3_of_the_paper() -> None:
+    """The paper's example: French raises, Turkish lowers, German and Romanian keep; DYNAMIC takes one action."""
+    alpha = {"fr-en": 0.54, "de-en": 0.23, "ro-en": 0.79, "tr-en": 0.95}
+    space = weights.search_space(alpha, 1.0, "keep", 1.0)
+    rows = [[2.9, 3.5, 3.7, 3.7], [2.6, 4.4, 4.5, 3.4], [3.1, 4.1, 4.5, 2.9]]  # keep, raise, lower
+    losses = [dict(zip(alpha, row, strict=True)) for row in rows]
+    found = weights.best_of_each(space, losses)
+    assert [round(a, 2) for a in found.values()] == [0.76, 0.23, 0.79, 0.87]
+    assert weights.best_of_all(space, losses) == alpha  # means 3.45, 3.725, 3.65
+
+
+def test_ties_clip_and_a_trial_that_failed() -> None:
+    tie = [{"a": 2.0}, {"a": 2.0}, {"a": 2.0}]
+    for first in ("keep", "raise", "lower"):
+        space = weights.search_space({"a": 0.5}, 1.0, first, 1.0)
+        assert weights.best_of_each(space, tie)["a"] == weights.ACTIONS[first](0.5, 1.0)
+    clipped = weights.search_space({"a": 0.999}, 1.0, "keep", 0.98)
+    assert [row["a"] for row in clipped] == pytest.approx([0.98, weights.raise_(0.98, 1), weights.lower(0.98, 1)])
+    broken = [{"a": math.nan}, {"a": 3.0}, {"a": math.inf}]
+    assert weights.best_of_each(clipped, broken)["a"] == clipped[1]["a"]
+
+
+def test_uni_lets_the_worse_student_learn() -> None:
+    """Equation 5; inside the tolerance of 0.05 bits (0.0347 nats) both learn; a tie teaches nobody."""
+    own, peer = {"bs-en": 3.00, "fr-en": 2.00, "el-en": 2.5}, {"bs-en": 2.98, "fr-en": 2.20, "el-en": 2.5}
+    assert weights.better_peers(own, {"p": peer}) == {"bs-en": ["p"], "fr-en": [], "el-en": []}
+    assert weights.better_peers(peer, {"o": own}) == {"bs-en": [], "fr-en": ["o"], "el-en": []}
+    near = 0.05 * math.log(2)
+    assert weights.better_peers(peer, {"o": own}, near) == {"bs-en": ["o"], "fr-en": ["o"], "el-en": ["o"]}
+
+
+def model(seed: int) -> Transformer:
+    torch.manual_seed(seed)
+    return initialise(Transformer(SHAPE, 30)).eval()
+
+
+def example(pair: int = 0) -> Batch:
+    source = torch.tensor([[4, 5, 6, 2], [7, 8, 2, PAD]])
+    target = torch.tensor([[9, 10, 11, 2], [12, 2, PAD, PAD]])
+    decoder = torch.tensor([[3, 9, 10, 11], [3, 12, PAD, PAD]])
+    return Batch(source, decoder, target, pair, torch.arange(2), 6, 6)
+
+
+def context(peers: Peers | None) -> Context:
+    return Context(
+        pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto",
+        faculty=lambda settings: None, quiet_states=lambda batch: (torch.empty(0), torch.empty(0)),  # type: ignore[arg-type,return-value]
+        target_vocabulary=lambda language: torch.ones(30, dtype=torch.bool), peers=peers,
+    )  # fmt: skip
+
+
+def peers_of(teachers: dict[str, nn.Module], trial: Any = None, last: int = 100) -> Peers:
+    def states(name: str, batch: Batch, dropout: bool) -> tuple[Tensor, Tensor]:
+        teacher: Any = teachers[name]
+        with torch.no_grad():
+            return teacher(batch.source_BS, batch.decoder_BT).decoder_BTD, teacher.head.weight
+
+    return Peers("model_1", list(teachers), states, False, trial or (lambda *a: []), last)
+
+
+def by_hand(student: Any, teachers: list[Any], batch: Batch, alpha: float) -> float:
+    """Equation 4 in float64, token by token."""
+    s = (student(batch.source_BS, batch.decoder_BT).decoder_BTD @ student.head.weight.T).double().softmax(-1)
+    total = 0.0
+    for teacher in teachers:
+        t = (teacher(batch.source_BS, batch.decoder_BT).decoder_BTD @ teacher.head.weight.T).double().softmax(-1)
+        for b, i in (batch.target_BT != PAD).nonzero().tolist():
+            log, gold = s[b, i].log(), int(batch.target_BT[b, i])
+            ce = float(-0.9 * log[gold] - 0.1 * log.mean())
+            total += ((1 - alpha) * ce + alpha * float(-(t[b, i] * log).sum())) / len(teachers)
+    return total
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_loss_is_equation_4_and_no_gradient_reaches_the_peer(alpha: float) -> None:
+    student, peer = model(1), model(2)
+    method = pareto(ParetoSettings(rule="bi", alpha=alpha), context(peers_of({"model_2": peer})))
+    batch = method.teach(example())
+    states = student(batch.source_BS, batch.decoder_BT)
+    score = method.score(states, student.head.weight, batch)
+    assert float(score.loss) == pytest.approx(by_hand(student, [peer], batch, alpha), rel=1e-5)
+    assert ("peer_loss" in score.metrics) == (alpha > 0)
+    score.loss.backward()
+    assert all(p.grad is None for p in peer.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+def test_three_students_share_alpha() -> None:
+    student, others = model(1), {"model_2": model(2), "model_3": model(3)}
+    method = pareto(ParetoSettings(rule="bi", alpha=0.6), context(peers_of(others)))  # type: ignore[arg-type]
+    batch = method.teach(example())
+    score = method.score(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch)
+    assert float(score.loss) == pytest.approx(by_hand(student, list(others.values()), batch, 0.6), rel=1e-5)
+    assert {"peer_model_2_loss", "peer_model_3_loss"} <= score.metrics.keys()
+
+
+def test_a_base_with_teachers_of_its_own_gives_way_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(1 - alpha) of LSSD's loss: its gold weight and its teacher's weight alike."""
+    from mnmt_ds.objectives import pareto as module
+
+    peer = model(2)
+    own = Teacher(torch.zeros(2, 4, 16), torch.zeros(30, 16), 2.0)
+    plain = module.translation(module.TranslationSettings(), context(None))
+    base = plain._replace(teach=lambda batch: batch._replace(gold_weight=0.5, teachers={"kd": own}))
+    monkeypatch.setattr(module, "_base", lambda settings, context: base)
+    batch = pareto(ParetoSettings(rule="bi", alpha=0.25), context(peers_of({"model_2": peer}))).teach(example())
+    assert batch.gold_weight == 0.375 and batch.teachers["kd"].weight == 1.5 and batch.teachers["peer"].weight == 0.25
+
+
+def test_when_the_rules_speak() -> None:
+    """UNI waits for dev losses and its interval; ``start_epoch`` holds everything back; AUTO ends with the run."""
+    settings = ParetoSettings(rule="uni", alpha=0.4, interval=2)
+    method = pareto(settings, context(peers_of({"model_2": model(2)})))
+    report = Report(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
+    held = method.state["weights"]
+    assert held.report(0)["alpha/bs-en"] == 0.0
+    method.adjust(report)
+    assert held.report(0)["alpha/bs-en"] == 0.0  # every second validation
+    method.adjust(report)
+    assert (held.report(0)["alpha/bs-en"], held.report(0)["alpha/fr-en"]) == (0.4, 0.0)
+    asked: list[int] = []
+
+    def trial(settings: TrialSettings, changes: Any) -> list[dict[str, float]]:
+        asked.append(len(changes))
+        return [{"bs-en": 3.0, "fr-en": 1.0}, {"bs-en": 2.0, "fr-en": 1.5}, {"bs-en": 2.5, "fr-en": 0.5}]
+
+    late = pareto(ParetoSettings(start_epoch=3), context(peers_of({"model_2": model(2)}, trial)))
+    late.adjust(report)
+    assert not asked and not late.teach(example()).teachers
+    late.adjust(report._replace(update=20, epoch=2.0))
+    mu = weights.step_size(4, 20, 100)
+    assert asked == [3] and late.state["weights"].state()["alpha"] == {
+        "bs-en": weights.raise_(0.1, mu), "fr-en": weights.lower(0.1, mu),
+    }  # fmt: skip
+    late.adjust(report._replace(update=100, epoch=10.0))
+    assert asked == [3]
+    extra = pareto(ParetoSettings(rule="bi", extra_updates=True), context(peers_of({"model_2": model(2)}, trial)))
+    extra.adjust(report)
+    assert asked == [3, 3] and set(extra.state["weights"].state()["alpha"].values()) == {0.4}
+
+
+def test_profiles() -> None:
+    paper, released = ParetoSettings(), ParetoSettings(profile="released", rule="uni")
+    assert (paper.peer_dropout, paper.start_epoch, paper.tolerance_bits, paper.interval) == (False, 1, 0.0, 1)
+    assert (paper.trials.after, paper.trials.data, paper.trials.rho, paper.clip) == ("restore", "sample", 0.1, 1.0)
+    assert (released.peer_dropout, released.start_epoch, released.tolerance_bits) == (True, 5, 0.05)
+    assert (released.interval, released.ties, released.clip) == (3, "raise", 0.98)
+    assert (released.trials.after, released.trials.data) == ("keep", "coming")
+    mixed = ParetoSettings(profile="released", ties="keep", trials={"after": "restore"})  # type: ignore[arg-type]
+    assert (mixed.ties, mixed.trials.after, mixed.trials.data, mixed.interval) == ("keep", "restore", "coming", 1)
+
+
+def facts(**changes: Any) -> Facts:
+    samplers = [SamplerSettings(temperature=1), SamplerSettings(temperature=5)]
+    found = Facts(PAIRS, {"bs-en": 60, "fr-en": 240}, ["model_1", "model_2"], samplers)
+    return found._replace(**changes)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]"):
+        ParetoSettings(rule="bi", alpha=1.2)
+    with pytest.raises(ValueError, match="rho is a share"):
+        TrialSettings(rho=0.0)
+    with pytest.raises(UserError, match="one student only; list two or more under 'students'"):
+        check(ParetoSettings(), facts(students=["student"]))
+    with pytest.raises(UserError, match=r"rho 0.01 leaves bs-en's trial set empty .*set at least 0.017"):
+        check(ParetoSettings(trials=TrialSettings(rho=0.01)), facts())
+    with pytest.raises(UserError, match="rule vanilla is for students with one sampler"):
+        check(ParetoSettings(rule="vanilla"), facts())
+    check(ParetoSettings(rule="bi", trials=TrialSettings(rho=0.01)), facts())
+
+
+def test_lsmd_reads_a_file_or_a_run(tmp_path: Path) -> None:
+    good = {"model_1": {"bs-en": 0.2, "fr-en": 0.7}, "model_2": {"bs-en": 0.0, "fr-en": 1}}
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps(good))
+    method = pareto(ParetoSettings(rule="lsmd", weights=path), context(peers_of({"model_2": model(2)})))
+    assert method.state["weights"].state()["alpha"] == good["model_1"]
+    run = tmp_path / "run"
+    for name, alpha in good.items():
+        (run / "students" / name).mkdir(parents=True)
+        rows = [{"update": u, **{f"alpha/{p}": a / u for p, a in alpha.items()}} for u in (2, 1)]
+        (run / "students" / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert weights.read_weights(run, PAIRS, list(good)) == good
+    for content, message in (
+        ('{"model_1": {}}', "weights of model_1, the run's are model_1, model_2"),
+        (json.dumps({**good, "model_2": {"bs-en": 0.1}}), r"weights for other pairs than the run's \(fr-en\)"),
+        (json.dumps({**good, "model_2": {"bs-en": 0.1, "fr-en": 1.5}}), r"alpha of fr-en is 1.5, not in \[0, 1\]"),
+        ("[1]", "not of the form"),
+        ("{", "not JSON"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            check(ParetoSettings(rule="lsmd", weights=path), facts())
+    with pytest.raises(ValueError, match="belong together"):
+        ParetoSettings(rule="lsmd")
