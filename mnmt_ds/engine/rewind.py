@@ -1,11 +1,11 @@
 """An engine's whole training state copied aside and put back, bit for bit, at any ZeRO stage.
 
 Copied: weights (at ZeRO-3 this rank's partitions), fp32 masters, the optimizer's moments and step counters, the loss
-scaler, the counters of engine and optimizer, and the random states of torch. Tensors are written in place, since
-DeepSpeed's buffers are views of one another.
+scaler, the counters and rates of engine and optimizer, and the random states of torch. Tensors are written in place,
+since DeepSpeed's buffers are views of one another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,8 @@ class Kept(NamedTuple):
     """The inner optimizer's state, by parameter."""
     numbers: list[dict[str, Number]]
     """Counters and scales of engine, optimizer and loss scaler."""
+    groups: list[dict[str, Number]]
+    """Learning rate and the like of each parameter group."""
     cpu_random: Tensor
     cuda_random: list[Tensor]
 
@@ -41,7 +43,8 @@ def keep(engine: Any) -> Kept:
     return Kept(
         [_copy(tensor) for tensor in _tensors(engine)],
         {parameter: {k: _copy(v) for k, v in state.items()} for parameter, state in _inner(engine).state.items()},
-        [_numbers(part) for part in _counted(engine)],
+        [_numbers(vars(part)) for part in _counted(engine)],
+        [_numbers(group) for group in engine.optimizer.param_groups],
         torch.get_rng_state(),
         torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     )
@@ -68,6 +71,8 @@ def put_back(engine: Any, kept: Kept) -> None:
                 state[parameter][name] = value
     for part, numbers in zip(_counted(engine), kept.numbers, strict=True):
         vars(part).update(numbers)
+    for group, numbers in zip(engine.optimizer.param_groups, kept.groups, strict=True):
+        group.update(numbers)
     torch.set_rng_state(kept.cpu_random)
     if kept.cuda_random:
         torch.cuda.set_rng_state_all(kept.cuda_random)
@@ -91,8 +96,8 @@ def _counted(engine: Any) -> list[Any]:
     return [part for part in parts if part is not None]
 
 
-def _numbers(part: Any) -> dict[str, Number]:
-    return {name: value for name, value in vars(part).items() if isinstance(value, int | float)}
+def _numbers(values: Mapping[str, Any]) -> dict[str, Number]:
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
 def _copy(value: Any) -> Any:
