@@ -1,5 +1,6 @@
 """A synthetic corpus that a small model can learn, and recipes over it."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,16 @@ def recipe(corpus: Path, run: Path, **sections: Any) -> Recipe:
             {**base[name], **values} if isinstance(base.get(name), dict) and isinstance(values, dict) else values
         )
     return Recipe.model_validate(base)
+
+
+def zero(stage: int, run: str | Path) -> str:
+    """A DeepSpeed configuration beside a run; at ZeRO-3 every weight matrix is partitioned, however small it is."""
+    config = json.loads((ROOT / "ds_configs" / f"zero{stage}.json").read_text())
+    config["zero_optimization"] |= {"stage3_param_persistence_threshold": 100} if stage == 3 else {}
+    path = Path(f"{run}-zero{stage}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config))
+    return str(path)
 
 
 def _foreign(word: str, language: str) -> str:

@@ -112,6 +112,7 @@ def make_context(
         faculty=faculty,
         quiet_states=lambda batch: student.quiet_states(engine, batch),
         target_vocabulary=target_vocabulary,
+        partitioned=engine.zero_optimization_stage() == 3,
         total_updates=lambda: last_update(recipe, stream),
         peers=peers,
     )

@@ -89,15 +89,18 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
     )
     share = 0.5 if settings.halve_total else 1.0
+    quiet = settings.gate_student == "eval" and settings.variant != "whole"
 
     def teach(batch: Batch) -> Batch:
         name = context.pairs[batch.pair]
         version = source.teacher_of(name)
         if version is None or batch.tokens == 0:
+            if quiet and context.partitioned and any(source.teacher_of(pair) is not None for pair in context.pairs):
+                context.quiet_states(batch)  # another rank may need this pass, in which all gather the weights
             return batch
         hidden_BTE, projection_VE = faculty.states(version, batch)
         teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=_vocabulary(name))
-        if settings.gate_student == "eval" and settings.variant != "whole":
+        if quiet:
             teacher = teacher._replace(weight=share * alpha * _quiet_gate(batch, teacher), gate=Gate())
         return batch._replace(gold_weight=share * batch.gold_weight, teachers={**batch.teachers, "kd": teacher})
 

@@ -98,6 +98,8 @@ class Context:
     """The student's decoder states without dropout or gradient, and its projection."""
     target_vocabulary: Callable[[str], Tensor]
     """Of a target language, a boolean (V,) of the tokens in its own training text."""
+    partitioned: bool = False
+    """ZeRO-3: the student's passes gather its weights, so that all ranks must make them together."""
     total_updates: Callable[[], int] = lambda: 0
     """Updates that the run's budget allows: what schedules are fractions of."""
     peers: Peers | None = None

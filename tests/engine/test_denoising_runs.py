@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
-from tests.tiny import ROOT, recipe
+from tests.tiny import recipe, zero
 
 PASSES = {"name": "intra_distillation", "passes": 2}
 RUNS: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ def settings(corpus: str, directory: str, name: str, stage: int, updates: int) -
     return recipe(
         Path(corpus),
         Path(directory),
-        deepspeed=str(ROOT / "ds_configs" / f"zero{stage}.json"),
+        deepspeed=zero(stage, directory),
         framing={"encoder_langtok_position": "end"},
         validation={"every": 2},
         train={"max_steps": updates, "lr": 4e-2, "warmup_steps": 2, "save_every": 4},

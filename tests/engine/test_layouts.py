@@ -7,7 +7,7 @@ import pytest
 
 from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
-from tests.tiny import ROOT, recipe
+from tests.tiny import recipe, zero
 
 METHODS: dict[str, dict[str, Any]] = {
     "translation": {"name": "translation"},
@@ -42,7 +42,7 @@ def run(corpus: str, directory: str, method: str, stage: int) -> Records:
     made = recipe(
         Path(corpus),
         Path(directory),
-        deepspeed=str(ROOT / "ds_configs" / f"zero{stage}.json"),
+        deepspeed=zero(stage, directory),
         method=METHODS[method],
         model={"dropout": 0.1},
         validation={"every": 2},

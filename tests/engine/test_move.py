@@ -8,7 +8,7 @@ import pytest
 from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
-from tests.tiny import ROOT, recipe
+from tests.tiny import recipe, zero
 
 LEGS = {1: [(2, 1), (3, 2)], 3: [(2, 3), (1, 3)]}  # (ranks, ZeRO stage), leg after leg
 STEPS = 8
@@ -29,7 +29,7 @@ def made(corpus: str, run: str, stage: int, until: int) -> Any:
     return recipe(
         Path(corpus),
         Path(run),
-        deepspeed=str(ROOT / "ds_configs" / f"zero{stage}.json"),
+        deepspeed=zero(stage, run),
         method={"name": "lssd", "variant": "adaptive"},
         model={"dropout": 0.1},
         validation={"every": 3},
@@ -57,7 +57,7 @@ def test_a_run_moves_between_layouts(family: int, tiny_corpus: Path, tmp_path: P
             if name != "train/gnorm":
                 assert moved[key][name] == pytest.approx(value, rel=5e-5, abs=1e-6), (key, name)
         taught += "train/kd_loss" in record
-    assert taught > 5
+    assert taught > 2
 
 
 def test_families_of_stages_keep_apart(tmp_path: Path) -> None:

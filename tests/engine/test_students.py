@@ -70,6 +70,7 @@ def spread(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     return on_ranks(2, train_all, str(tiny_corpus), str(tmp_path_factory.mktemp("two")), SPREAD)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SPREAD, ids=lambda case: "-".join(map(str, case)))
 def test_losses_do_not_depend_on_the_layout(
     alone: tuple[Path, dict[str, list[Records]]], spread: list[list[Records]], case: tuple[str, int]
@@ -83,6 +84,7 @@ def values(records: Records, key: str) -> list[float]:
     return [record[key] for record in records if key in record]
 
 
+@pytest.mark.slow
 def test_the_comparison_means_something(alone: tuple[Path, dict[str, list[Records]]]) -> None:
     """Peers taught in every run, searched weights moved and differ, LSSD's own teachers taught beside the peer."""
     folder, runs = alone
@@ -233,6 +235,7 @@ def _killed_in_a_search(corpus: str, directory: str) -> dict[str, Any]:
     return {"whole": str(whole), "resumed": str(run), "calls": len(calls), "records when it broke": logged}
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
-from tests.tiny import PAIRS, ROOT, recipe
+from tests.tiny import PAIRS, recipe, zero
 
 
 class Case(NamedTuple):
@@ -32,7 +32,7 @@ def made(corpus: str, directory: str, case: Case, **train: Any) -> Any:
     return recipe(
         Path(corpus),
         Path(directory),
-        deepspeed=str(ROOT / "ds_configs" / f"zero{case.stage}.json"),
+        deepspeed=zero(case.stage, directory),
         method={"name": "lssd", "teachers": case.teachers},
         model={"dropout": 0.1},
         validation={"every": 3},
