@@ -1,6 +1,7 @@
 """A synthetic corpus that a small model can learn, and recipes over it."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,15 @@ def recipe(corpus: Path, run: Path, **sections: Any) -> Recipe:
     return Recipe.model_validate(base)
 
 
-def zero(stage: int, run: str | Path) -> str:
-    """A DeepSpeed configuration beside a run; at ZeRO-3 every weight matrix is partitioned, however small it is."""
+def zero(stage: int, run: str | Path, whole: int = 100) -> str:
+    """A DeepSpeed configuration beside a run; at ZeRO-3 all weights of more than ``whole`` elements are partitioned."""
     config = json.loads((ROOT / "ds_configs" / f"zero{stage}.json").read_text())
-    config["zero_optimization"] |= {"stage3_param_persistence_threshold": 100} if stage == 3 else {}
+    config["zero_optimization"] |= {"stage3_param_persistence_threshold": whole} if stage == 3 else {}
     path = Path(f"{run}-zero{stage}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config))
+    own = path.with_suffix(f".{os.getpid()}")  # each rank writes it; none may read what another has begun
+    own.write_text(json.dumps(config))
+    own.replace(path)
     return str(path)
 
 

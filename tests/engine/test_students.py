@@ -10,7 +10,7 @@ import torch
 
 from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
-from tests.tiny import PAIRS, ROOT, recipe
+from tests.tiny import PAIRS, recipe, zero
 
 STUDENTS = [{"sampler": {"temperature": 1}}, {"sampler": {"temperature": 5}}]
 METHODS: dict[str, dict[str, Any]] = {
@@ -29,13 +29,8 @@ Records = list[dict[str, float]]
 
 def made(corpus: str, directory: str, method: str, stage: int, **sections: Any) -> Any:
     """Two students; at ZeRO-3 the embedding is partitioned and the rest small enough to stay whole on every rank."""
-    config = json.loads((ROOT / "ds_configs" / f"zero{stage}.json").read_text())
-    config["zero_optimization"] |= {"stage3_param_persistence_threshold": 3000} if stage == 3 else {}
-    path = Path(directory).with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config))
     base: dict[str, Any] = {
-        "deepspeed": str(path),
+        "deepspeed": zero(stage, directory, whole=3000),
         "method": METHODS[method],
         "students": STUDENTS,
         "model": {"dropout": 0.1},
