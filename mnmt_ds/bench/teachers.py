@@ -182,9 +182,11 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
     def make(pair: int, ids: Any) -> Any:
         return collate(sets[pair], ids, frame, pair, 1)
 
+    def blank() -> Transformer:
+        return Transformer(settings, args.vocabulary).to(device()).eval().requires_grad_(False)
+
     def faculty(remember: bool) -> Faculty:
         shelf = Shelf(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
-        blank = lambda: Transformer(settings, args.vocabulary).to(device()).eval().requires_grad_(False)  # noqa: E731
         library = Library(shelf, layout, ranks_of_their_own(), blank, device())
         kept = TeacherSettings(cache="ram" if remember else "off")
         plan = plan_cache(kept, lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)

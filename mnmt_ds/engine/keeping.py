@@ -92,5 +92,6 @@ def validation_line(one: Student, report: Report, values: dict[str, Any]) -> str
     return (
         f"valid {report.update} | epoch {report.epoch:.2f} | dev {values['valid/avg/macro']:.4f}"
         f" (best {best.overall.value:.4f} at {best.overall.update}) | deficit {best.deficit():.4f}"
+        + (f" | BLEU {values['valid/avg/bleu']:.2f}" if "valid/avg/bleu" in values else "")
         + (f" | taught: {' '.join(switched)}" if switched else "")
     )

@@ -19,6 +19,7 @@ from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.teaching import Ahead
 from mnmt_ds.engine.training import Training
+from mnmt_ds.engine.utilisation import peak_flops, training_flops
 from mnmt_ds.tracking import progress_line
 
 
@@ -36,7 +37,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
 def _epochs(work: Training, stop: "Stop") -> None:
     """Paper 2, Algorithm 1; paper 1's where there is one student. T is an epoch, or ``validation.every`` updates."""
     settings, every = work.recipe.train, work.recipe.validation.every
-    meters = {one.name: Meter() for one in work.students}
+    meters = {one.name: Meter(peak_flops(settings.precision)) for one in work.students}
     ahead = {one.name: Ahead(one.method, one.walk, work.next_validation) for one in work.students}
     while not work.finished():
         while not work.first.walk.ended:
@@ -76,6 +77,8 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
     finite = torch.ones((), dtype=torch.bool, device=device())
     for index, batch in enumerate(group):
         slot = index * world_size() + rank()
+        if meter.peak is not None:
+            meter.flops += training_flops(one.recipe.model, one.model.vocabulary_size, batch)
         if index:
             one.engine.step()  # within an update this only counts the micro-batch
         ahead.before(index)

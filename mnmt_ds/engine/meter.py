@@ -15,12 +15,14 @@ NAMES = {"loss": "train/loss", "ce": "train/ce_loss", "nll": "train/nll_loss"}
 class Meter:
     """Collects (sum, count) metrics of this rank since the last report."""
 
-    def __init__(self) -> None:
+    def __init__(self, peak: float | None = None) -> None:
+        self.peak = peak
+        """FLOP/s that this rank's device could do; None: not known."""
         self.reset()
 
     def reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.tokens = 0
+        self.tokens, self.flops = 0, 0.0
         self.since = time.monotonic()
 
     def add(self, metrics: dict[str, Tensor]) -> None:
@@ -40,7 +42,10 @@ class Meter:
         for name, (total, count) in zip(names, sum_over_ranks(stacked).tolist(), strict=True):
             values[NAMES.get(name, f"train/{name}")] = total / count if count else 0.0
         values["train/ppl"] = math.exp(min(values["train/nll_loss"], 50.0))
-        values["runtime/tokens_per_sec"] = self.tokens / max(time.monotonic() - self.since, 1e-9)
+        seconds = max(time.monotonic() - self.since, 1e-9)
+        values["runtime/tokens_per_sec"] = self.tokens / seconds
+        if self.peak is not None:
+            values["runtime/mfu"] = self.flops / seconds / self.peak
         self.reset()
         return values
 

@@ -78,6 +78,12 @@ class ValidationSettings(Settings):
     """Overall best checkpoint by the mean over pairs (the papers) or over all dev tokens (the released code)."""
     keep_best_per_pair: bool = True
     """Keep the weights of every pair's best checkpoint (best_<pair>)."""
+    bleu_every: int = Field(default=0, ge=0)
+    """Validations between two at which the dev sets are also translated, for BLEU and chrF; 0: never."""
+    bleu_sentences: int = Field(default=0, ge=0)
+    """Sentences of each dev set that are translated then, the first ones; 0: all."""
+    bleu_beam: int = Field(default=5, ge=1)
+    """Beam of those translations; 1: greedy search."""
 
 
 def learning_rate(settings: TrainSettings, update: int) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 from mnmt_ds.distributed import device, is_main, on_main_first, world_size
 from mnmt_ds.engine import checkpoint, ds_config, keeping, run
 from mnmt_ds.engine.build import check_fingerprint, facts, fingerprint, make_students, open_corpus, open_streams
+from mnmt_ds.engine.dev_scores import dev_scores
 from mnmt_ds.engine.exchange import Exchange
 from mnmt_ds.engine.meter import memory
 from mnmt_ds.engine.recipe import Recipe
@@ -152,8 +153,15 @@ class Training:
         for one, report in zip(self.students, reports, strict=True):
             one.method.adjust(report)
         for one, report, rows in zip(self.students, reports, found, strict=True):
-            values = keeping.validation_record(one, report, rows) | memory()
+            values = keeping.validation_record(one, report, rows) | memory() | self._dev_scores(one)
             self.log(one, "valid", values, keeping.validation_line(one, report, values))
+
+    def _dev_scores(self, one: Student) -> dict[str, float]:
+        settings, position = self.recipe.validation, self.first.walk.position
+        number = self.update // settings.every if settings.every else position.epoch + 1
+        if not settings.bleu_every or number % settings.bleu_every:
+            return {}
+        return dev_scores(one, self.corpus, self.pairs, settings)
 
     def log(self, one: Student, kind: str, values: dict[str, Any], line: str) -> None:
         """A student's record and line: in its own log, and under its name in the run's where it is not alone."""

@@ -13,7 +13,9 @@ from torch import Tensor
 class Background:
     """Runs jobs in the order in which they were submitted, without gradient.
 
-    The thread is a daemon: a rank that fails leaves at once, and does not wait for a job that waits for its peers.
+    After one has failed none is run: its collectives would meet those of other jobs on the other ranks, and all would
+    hang. Every later job fails with the same error. The thread is a daemon: a rank that fails leaves at once, and does
+    not wait for a job that waits for its peers.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,12 +23,13 @@ class Background:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any], Any]] = SimpleQueue()
         self._last: Future[Any] | None = None
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Callable[[], Any]) -> "Future[Any]":
         """Queues a job; on a GPU it starts after what the present stream was given so far."""
-        if self._last is not None and self._last.done():
-            self._last.result()  # a failure that nobody waited for
+        if self._failure is not None:
+            raise self._failure
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="teachers")
             self._thread.start()
@@ -56,9 +59,12 @@ class Background:
         while True:
             future, job, start = self._jobs.get()
             try:
+                if self._failure is not None:
+                    raise self._failure
                 with torch.no_grad():
                     future.set_result(self._do(job, start))
             except BaseException as error:  # it belongs to whoever waits for the job
+                self._failure = error
                 future.set_exception(error)
 
     def _do(self, job: Callable[[], Any], start: Any) -> tuple[Any, Any]:

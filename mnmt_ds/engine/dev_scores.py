@@ -1,0 +1,69 @@
+"""BLEU and chrF of the dev sets while a student trains: every rank decodes its share of the batches."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.distributed import device, is_main, rank, world_size
+from mnmt_ds.engine import student
+from mnmt_ds.engine.build import description
+from mnmt_ds.engine.settings import ValidationSettings
+from mnmt_ds.engine.student import Student
+from mnmt_ds.evaluation.beam_search import Hypothesis, SearchSettings
+from mnmt_ds.evaluation.loading import Translator
+from mnmt_ds.evaluation.scores import ScoreSettings, averages, score_pair
+from mnmt_ds.evaluation.translation import decode, make_jobs, never_written, write_text
+from mnmt_ds.models.transformer import Transformer
+
+Found = dict[str, dict[int, list[Hypothesis]]]
+"""Hypotheses by pair and by place in its dev set."""
+
+
+def dev_scores(one: Student, corpus: Corpus, pairs: Sequence[str], settings: ValidationSettings) -> dict[str, float]:
+    """``valid/<pair>/{bleu,chrf}`` and ``valid/avg/{bleu,chrf}`` of the present weights; empty on other ranks.
+
+    Beam search over the first ``bleu_sentences`` sentences of each dev set, as ``mnmt-ds evaluate`` decodes and scores.
+    """
+    model = _whole(one)
+    translator = Translator(one.directory, model, description(one.recipe, corpus), corpus.tokenizer)
+    splits = {pair: corpus.split(pair, "dev") for pair in pairs}
+    counts = {pair: min(len(split), settings.bleu_sentences or len(split)) for pair, split in splits.items()}
+    jobs = []
+    for pair, split in splits.items():
+        pieces = [split.pieces(i)[0] for i in range(counts[pair])]
+        jobs += make_jobs(translator, pair, pieces, settings.max_tokens)
+    search, banned = SearchSettings(beam=settings.bleu_beam), never_written(corpus.tokenizer)
+    mine: Found = {pair: {} for pair in pairs}
+    model.eval()
+    with torch.no_grad():
+        for job in jobs[rank() :: world_size()]:
+            mine[job.pair] |= dict(zip(job.places, decode(model, job, search, banned), strict=True))
+    model.train()
+    everyone: list[Found] = [mine]
+    if world_size() > 1:
+        everyone = [{} for _ in range(world_size())]
+        dist.all_gather_object(everyone, mine)
+    if not is_main():
+        return {}
+    scored = {}
+    for pair, split in splits.items():
+        found = {place: best for part in everyone for place, best in part[pair].items()}
+        texts = [write_text(translator, found[i][0]) if found.get(i) else "" for i in range(counts[pair])]
+        target = pair.partition("-")[2]
+        facts = score_pair(texts, split.text()[1][: counts[pair]], target, ScoreSettings())
+        scored[pair] = {"bleu": facts["bleu"], "chrf": facts["chrf"]}
+    means = averages(scored)
+    values = {f"valid/{pair}/{key}": value for pair, row in scored.items() for key, value in row.items()}
+    return values | {f"valid/avg/{key}": value for key, value in means.items()}
+
+
+def _whole(one: Student) -> Transformer:
+    """The student's own model; at ZeRO-3, where it is in parts, a whole copy of it."""
+    if one.engine.zero_optimization_stage() < 3:
+        return one.model
+    held = student.weights(one.engine)
+    copy = Transformer(one.recipe.model, one.model.vocabulary_size).to(device(), next(iter(held.values())).dtype)
+    copy.load_state_dict(held, strict=False)
+    return copy

@@ -1,0 +1,54 @@
+"""BLEU and chrF while training are what ``evaluate`` finds afterwards; the MFU's FLOPs are those that torch counts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mnmt_ds.batch import Batch
+from mnmt_ds.cli.main import main
+from mnmt_ds.engine.utilisation import peak_flops, training_flops
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.tracking import read_records
+from tests.engine.test_learning import train
+from tests.spawn import on_ranks
+from tests.tiny import PAIRS, zero
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_bleu_in_training_is_that_of_evaluate(tiny_corpus: Path, tmp_path: Path, stage: int) -> None:
+    run = tmp_path / "run"
+    sections = {
+        "train": {"max_epochs": 4, "batches_per_update": 2, "lr": 8e-3},
+        "validation": {"bleu_every": 2},
+        "deepspeed": zero(stage, run),
+    }
+    assert on_ranks(2, train, str(tiny_corpus), str(run), sections) == ["", ""]
+    valid = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "valid"]
+    assert ["valid/avg/bleu" in record for record in valid] == [False, True, False, True]
+    assert main(["evaluate", str(run), "--checkpoint", "last", "--split", "dev"]) == 0
+    report = json.loads((run / "evaluation" / "last.dev.json").read_text())
+    for pair in PAIRS:
+        for key in ("bleu", "chrf"):
+            assert valid[-1][f"valid/{pair}/{key}"] == pytest.approx(report["pairs"][pair][key])
+    assert valid[-1]["valid/avg/chrf"] == pytest.approx(report["macro"]["chrf"]) and report["macro"]["chrf"] > 0
+
+
+def test_training_flops_are_those_that_torch_counts() -> None:
+    settings = ModelSettings(preset="tiny", d_model=32, ffn=48, heads=2, encoder_layers=3, decoder_layers=2, dropout=0)
+    model = initialise(Transformer(settings, 101))
+    source_BS, target_BT = torch.randint(5, 101, (4, 9)), torch.randint(5, 101, (4, 7))
+    batch = Batch(source_BS, target_BT, target_BT, 0, torch.arange(4), 28, 28)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.head(model(source_BS, target_BT).decoder_BTD).sum().backward()
+    assert training_flops(settings, 101, batch) == counter.get_total_flops()
+
+
+def test_no_peak_is_claimed_for_a_device_that_is_not_known() -> None:
+    assert peak_flops("fp32") is None
+    if not torch.cuda.is_available():
+        assert peak_flops("bf16") is None
