@@ -1,46 +1,24 @@
-"""``python launchers/launch.py [DEEPSPEED OPTIONS] RECIPE [--resume] [a.b=c ...]``: the deepspeed launcher, with its
-hostfile checked first (deepspeed alone passes over a missing one and trains on this node only)."""
+"""``python launchers/launch.py [DEEPSPEED OPTIONS] RECIPE [--resume] [a.b=c ...]``: checks all nodes, trains under the
+deepspeed launcher, and ends the job everywhere when a node fails. ``--no_checks`` skips the checks."""
 
-import argparse
-import os
-import shutil
-import socket
 import sys
 from pathlib import Path
 
-from mnmt_ds.engine.hostfile import read_hostfile
 from mnmt_ds.errors import UserError
+from mnmt_ds.launching.job import launch, say
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, add_help=False)
-    parser.add_argument("--hostfile", "-H", type=Path)
-    parser.add_argument("--master_port", type=int)
-    args, _ = parser.parse_known_args()
-    recipe = next((n for n, word in enumerate(sys.argv) if n and word.endswith((".yaml", ".yml"))), None)
+    words = [word for word in sys.argv[1:] if word != "--no_checks"]
+    place = next((n for n, word in enumerate(words) if word.endswith((".yaml", ".yml"))), None)
     try:
-        if recipe is None:
-            raise UserError("launch: no recipe; say python launchers/launch.py [DEEPSPEED OPTIONS] RECIPE.yaml")
-        if args.hostfile is not None:
-            hosts = read_hostfile(args.hostfile)
-            print(f"{len(hosts)} node(s), {sum(hosts.values())} slot(s): {', '.join(hosts)}", file=sys.stderr)
-        deepspeed = shutil.which("deepspeed")
-        if deepspeed is None:
-            raise UserError("launch: no deepspeed command; run launchers/environment.sh's set-up first")
+        if place is None:
+            raise UserError("no recipe; say python launchers/launch.py [DEEPSPEED OPTIONS] RECIPE.yaml")
+        script = Path(__file__).resolve().with_name("train.py")
+        return launch(words[:place], script, words[place], words[place + 1 :], "--no_checks" not in sys.argv)
     except UserError as error:
-        print(f"launch: {error}", file=sys.stderr)
+        say(str(error))
         return 2
-    options = sys.argv[1:recipe]
-    if args.master_port is None:
-        options += ["--master_port", str(_free_port())]
-    train = str(Path(__file__).with_name("train.py"))
-    os.execv(deepspeed, [deepspeed, *options, train, *sys.argv[recipe:]])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -91,11 +91,23 @@ def _environment() -> None:
                 "srun: MASTER_ADDR is not set; export MASTER_ADDR=$(scontrol show hostnames | head -n 1) before srun"
             )
         env.setdefault("MASTER_PORT", "29500")
+    if "RANK" not in env and "OMPI_COMM_WORLD_SIZE" in env:  # DeepSpeed's openmpi runner
+        env["RANK"], env["WORLD_SIZE"] = env["OMPI_COMM_WORLD_RANK"], env["OMPI_COMM_WORLD_SIZE"]
+        env["LOCAL_RANK"] = env["OMPI_COMM_WORLD_LOCAL_RANK"]
+        if "MASTER_ADDR" not in env:
+            raise UserError("mpirun: MASTER_ADDR is not set; start with python launchers/launch.py --launcher openmpi")
+        env.setdefault("MASTER_PORT", "29500")
     if "RANK" not in env:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        env.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        env.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
+        )  # fmt: skip
+
+
+def free_port() -> int:
+    """A port that nothing on this machine listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -119,6 +131,22 @@ def from_main(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def same_everywhere(values: Mapping[str, str]) -> None:
+    """UserError on every rank where one's values are not the first rank's; it names that rank and its node."""
+    if world_size() == 1:
+        return
+    everyone: list[Any] = [None] * world_size()
+    dist.all_gather_object(everyone, (socket.gethostname(), dict(values)))
+    first = everyone[0][1]
+    for number, (node, theirs) in enumerate(everyone):
+        for what, value in theirs.items():
+            if value != first[what]:
+                raise UserError(
+                    f"node {node}: rank {number} has {what} {value}, rank 0 on {everyone[0][0]} has {first[what]};"
+                    " make them the same"
+                )
 
 
 def barrier() -> None:

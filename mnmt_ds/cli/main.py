@@ -10,7 +10,10 @@ from pathlib import Path
 from mnmt_ds import __version__
 from mnmt_ds.errors import UserError
 
-COMMANDS = ("prepare", "validate", "train", "translate", "evaluate", "compare", "analyse", "export", "bench")
+COMMANDS = (
+    "prepare", "validate", "preflight", "train",
+    "translate", "evaluate", "compare", "analyse", "export", "bench",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

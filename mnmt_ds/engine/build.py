@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnmt_ds import __version__
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.distributed import device, is_main, on_main_first, seed_of, world_size
+from mnmt_ds.distributed import device, is_main, on_main_first, same_everywhere, seed_of, world_size
 from mnmt_ds.engine import ds_config, student, trials
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.exchange import Exchange
@@ -31,8 +32,12 @@ from mnmt_ds.tracking import Tracker
 
 
 def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
-    """The prepared corpus and the run's pairs; UserError names a pair that was not prepared."""
+    """The prepared corpus and the run's pairs; UserError names a pair that was not prepared, or a node
+    whose data or versions are not those of the others (the launcher's checks find more, and sooner)."""
     corpus = Corpus.open(recipe.data.directory)
+    same_everywhere(
+        {"mnmt_ds": __version__, "torch": torch.__version__, "data": corpus.hash, "tokenizer": corpus.tokenizer.hash}
+    )
     pairs = list(recipe.data.pairs)
     missing = [pair for pair in pairs if pair not in corpus.pairs]
     if missing:

@@ -11,6 +11,7 @@ LAYERS = (
     ("teachers", "evaluation"),
     ("objectives",),
     ("engine", "analysis"),
+    ("launching",),
     ("cli", "bench"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

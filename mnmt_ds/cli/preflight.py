@@ -1,0 +1,36 @@
+"""Check every node of a job before it starts: versions, data, disk, GPUs, run directory; build native code on each."""
+
+import argparse
+from pathlib import Path
+
+HELP = "check every node of a job and build native code on each"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
+    parser.add_argument("-H", "--hostfile", type=Path, help="lines HOST slots=N; default: this node alone")
+    parser.add_argument("--launcher", default="pdsh", help="slurm: reach nodes by srun; otherwise by ssh")
+    parser.add_argument("--ssh-port", "--ssh_port", type=int, help="default: ssh's own")
+    parser.add_argument("--rehash", action="store_true", help="read all prepared data again and compare its hashes")
+    parser.add_argument("--node", metavar="TOKEN", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a line for each fault; 0 where there is none, else 2."""
+    from mnmt_ds.launching import node
+    from mnmt_ds.launching.hostfile import read_hostfile
+    from mnmt_ds.launching.preflight import preflight
+    from mnmt_ds.launching.reach import Reach
+
+    if args.node is not None:  # this process was started by another node's
+        print(node.show(node.facts(args.recipe, args.overrides, args.node, args.rehash)))
+        return 0
+    nodes = read_hostfile(args.hostfile) if args.hostfile is not None else {"localhost": 0}
+    answers = preflight(nodes, Reach(args.launcher, args.ssh_port), args.recipe, args.overrides, args.rehash)
+    for fault in answers.faults:
+        print(fault)
+    for name, facts in answers.facts.items():
+        print(f"node {name}: {facts.address}, {facts.gpus} GPU(s), data {facts.same.get('data', 'none')}")
+    print(f"{len(nodes)} node(s), {len(answers.faults) or 'no'} fault(s)")
+    return 2 if answers.faults else 0

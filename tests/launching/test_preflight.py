@@ -1,0 +1,167 @@
+"""Checks before a job, by hand: what is compared, what a node finds wrong with itself, locks, and the watch's end."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.cli.main import main
+from mnmt_ds.config import dump
+from mnmt_ds.distributed import same_everywhere
+from mnmt_ds.launching import builds, node
+from mnmt_ds.launching.node import Facts
+from mnmt_ds.launching.preflight import compare
+from mnmt_ds.launching.reach import Reach, passed_variables
+from mnmt_ds.launching.watch import JOB
+from tests.spawn import on_ranks
+from tests.tiny import ROOT, recipe
+
+SAME = {"mnmt_ds": "1", "data": "abc"}
+
+
+def facts(same: dict[str, str] = SAME, gpus: int = 0, shared: bool = True, *faults: str) -> Facts:
+    return Facts(same, gpus, "10.0.0.1", shared, list(faults))
+
+
+def test_each_fault_is_a_line_that_names_its_node() -> None:
+    found = {
+        "one": facts(gpus=8),
+        "two": facts({"mnmt_ds": "2", "data": "abc"}, 8, False, "/data: 1.0 GiB free"),
+        "three": facts({"mnmt_ds": "1", "data": "xyz"}, 4),
+    }
+    assert compare(dict.fromkeys(found, 8), found, Path("runs/x")) == [
+        "node two: /data: 1.0 GiB free",
+        "node two: mnmt_ds 2, but 1 on one; make them the same",
+        "node two: runs/x is not the directory that the launching node sees;"
+        " put the run on a file system that all nodes share",
+        "node three: data xyz, but abc on one; make them the same",
+        "node three: 4 GPU(s) visible, 8 wanted; correct its slots or its driver",
+    ]
+
+
+def test_without_gpus_anywhere_none_is_wanted_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"one": facts(), "two": facts()}
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert compare(dict.fromkeys(found, 2), found, Path("x")) == []
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    assert len(compare(dict.fromkeys(found, 2), found, Path("x"))) == 2
+
+
+def test_a_node_checks_itself(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(dump(recipe(tiny_corpus, tmp_path / "run")))
+    assert main(["preflight", str(path), "--node", ""]) == 0
+    found = node.read("other words\n" + capfd.readouterr().out)
+    assert found is not None and found.faults == [] and found.shared
+    assert found.same["data"] and found.same["mnmt_ds's source"] and found.same["torch"]
+    huge = node.facts(path, ["model.d_model=8192", "model.ffn=1000000", "model.encoder_layers=900"], "absent")
+    assert not huge.shared and len(huge.faults) == 1
+    assert huge.faults[0].startswith(f"{tmp_path / 'run'}: ") and "GiB are needed; make room" in huge.faults[0]
+    assert node.facts(path, ["data.directory=nowhere"], "").faults[0].startswith("nowhere/manifest.json: no prepared")
+
+
+def test_the_bytes_of_a_run(tiny_corpus: Path, tmp_path: Path) -> None:
+    """One matrix of 10 x 32 besides the layers; three pairs."""
+    made = recipe(tiny_corpus, tmp_path / "run")
+    more = node.bytes_of_run(made, 110) - node.bytes_of_run(made, 100)
+    assert more == 10 * 32 * (16 * 3 + 4 * 5)
+
+
+def test_altered_data_is_found_by_reading_it(tmp_path: Path) -> None:
+    from mnmt_ds.data.corpus import Corpus
+    from tests.tiny import write_corpus
+
+    corpus = Corpus.open(write_corpus(tmp_path))
+    assert node.altered(corpus) == []
+    path = corpus.directory / "bin" / "fr-en.train.bin"
+    raw = bytearray(path.read_bytes())
+    raw[0] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(raw)
+    assert node.altered(corpus) == [f"{path}: was altered since it was prepared; copy it again"]
+
+
+def test_a_lock_that_nobody_holds_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's FileBaton makes it, by a builder that lives and by one that was killed."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(builds, "YOUNG", 0.0)
+    lock = tmp_path / "cpu_adam" / "lock"
+    lock.parent.mkdir()
+    script = (
+        "import sys, time; from torch.utils.file_baton import FileBaton; "
+        "print((held := FileBaton(sys.argv[1])).try_acquire(), flush=True); time.sleep(100)"
+    )
+    builder = subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert builder.stdout is not None and builder.stdout.readline().strip() == "True"
+    assert builds.stale_locks() == []
+    builder.kill()
+    builder.wait()
+    assert builds.stale_locks() == [lock]
+    faults = builds.build("chunked", {})
+    assert len(faults) == 1 and faults[0].startswith(f"{lock}: left by a build that was killed")
+    lock.unlink()
+    assert builds.build("chunked", {}) == []
+
+
+def test_which_ops_a_configuration_needs() -> None:
+    adam = {"type": "AdamW", "params": {"torch_adam": True}}
+    assert builds.ops_needed({"optimizer": adam}) == []
+    offload = {"offload_optimizer": {"device": "nvme"}}
+    own = {"type": "Adam", "params": {}}
+    assert builds.ops_needed({"optimizer": own, "zero_optimization": offload}) == ["AsyncIOBuilder", "CPUAdamBuilder"]
+
+
+def test_what_travels_to_a_node() -> None:
+    given = {"NCCL_DEBUG": "INFO", "WANDB_API_KEY": "secret", "OMP_X": 'a"b', "HOME": "/x", "PATH": "/bin"}
+    found = passed_variables(given)
+    assert found["NCCL_DEBUG"] == "INFO" and found["PATH"].endswith(":/bin")
+    assert not {"WANDB_API_KEY", "OMP_X", "HOME"} & set(found)
+    words = Reach("pdsh", 7).command("far", ["a b", "c"], {"X": "1 2"})
+    assert words[0] == "ssh" and words[-2] == "far" and words[-1].endswith("exec env X='1 2' 'a b' c")
+    assert words[words.index("-p") :][:2] == ["-p", "7"]
+    assert Reach("slurm").command("far", ["c"], {})[:5] == [
+        "srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=far",
+    ]  # fmt: skip
+
+
+def test_a_watch_ends_what_is_left_of_its_job_and_nothing_else() -> None:
+    sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
+    mine, helper, other = (
+        subprocess.Popen(sleeper, env={**os.environ, JOB: job, **more})
+        for job, more in (("j1", {"RANK": "0"}), ("j1", {}), ("j2", {"RANK": "0"}))
+    )
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "mnmt_ds.launching.watch", "j1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert watch.stdout is not None and watch.stdin is not None
+    assert watch.stdout.readline() == "watching\n"
+    watch.stdin.write("stop\n")
+    watch.stdin.flush()
+    assert mine.wait(20) == -15
+    time.sleep(0.3)
+    assert helper.poll() is None
+    watch.stdin.close()
+    assert helper.wait(20) == -15 and watch.stdout.read() == "left 0\n"
+    assert other.poll() is None
+    other.kill()
+
+
+def test_ranks_that_differ_say_where() -> None:
+    here = os.uname().nodename
+    wanted = f"node {here}: rank 1 has data 1, rank 0 on {here} has 0; make them the same"
+    assert on_ranks(2, differ) == [wanted, wanted]
+
+
+def differ() -> str:
+    from mnmt_ds.distributed import rank
+    from mnmt_ds.errors import UserError
+
+    try:
+        same_everywhere({"torch": "x", "data": str(rank())})
+    except UserError as error:
+        return str(error)
+    return ""
