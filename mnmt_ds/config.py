@@ -55,6 +55,13 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
         raise UserError(_explain(kind, error, where, path)) from None
 
 
+def places(path: Path) -> dict[Keys, str]:
+    """``file:line`` of every key of a YAML file and of those that it extends, for messages about one of them."""
+    where: dict[Keys, str] = {}
+    _read(path, where, ())
+    return where
+
+
 def dump(settings: Settings) -> str:
     """The settings as YAML that ``load`` reads back to an equal object."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -146,7 +153,7 @@ def _build(node: yaml.Node, path: Path, keys: Keys, where: dict[Keys, str]) -> A
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, path, (*keys, i), where) for i, child in enumerate(node.value)]
-    return plain(yaml.serialize(node))
+    return Yaml("").construct_object(node)
 
 
 def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> None:

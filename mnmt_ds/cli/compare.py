@@ -28,8 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Writes compare.html, compare.md, runs.csv and pairs.csv, and prints the table."""
     from mnmt_ds.evaluation import comparison, frontier
     from mnmt_ds.evaluation.page import render
-    from mnmt_ds.evaluation.runs import read_runs, student_directories, train_sizes
+    from mnmt_ds.evaluation.runs import read_runs, student_directories
     from mnmt_ds.evaluation.scores import ScoreSettings
+    from mnmt_ds.evaluation.tables import part_of
 
     settings = ScoreSettings(samples=args.samples)
     directories = [place for run in dict.fromkeys(args.runs) for place in student_directories(run)]
@@ -38,17 +39,16 @@ def run(args: argparse.Namespace) -> int:
     if any(limit is not None for limit in limits.values()):
         limits = {name: limit for name, limit in limits.items() if limit is not None}
         runs = [comparison.classified(run, settings.model_copy(update=limits)) for run in runs]
-    groups, sizes = comparison.group(runs), train_sizes(runs)
-    found, tests = comparison.bootstraps(groups, settings), comparison.seed_tests(groups)
-    table = comparison.markdown(groups, found, tests)
+    part = part_of(comparison.group(runs), settings)
+    table = comparison.markdown(part.groups, part.found, part.tests)
     points = frontier.markdown(frontier.experiments(runs))
     table += f"\n\n{points}" if points else ""
     args.output.mkdir(parents=True, exist_ok=True)
     notes = "\n".join(f"- `{line}`" for line in comparison.signatures(runs))
     _write(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")
     _write_csv(args.output / "runs.csv", comparison.run_rows(runs))
-    _write_csv(args.output / "pairs.csv", comparison.pair_rows(runs, sizes))
-    _write(args.output / "compare.html", render(args.title, groups, sizes, found, tests, settings))
+    _write_csv(args.output / "pairs.csv", comparison.pair_rows(runs, part.sizes))
+    _write(args.output / "compare.html", render(args.title, [part]))
     print(table)
     waiting = [str(run.directory) for run in runs if run.report is None]
     if waiting:

@@ -12,7 +12,7 @@ from mnmt_ds.errors import UserError
 
 COMMANDS = (
     "prepare", "validate", "preflight", "train",
-    "translate", "evaluate", "compare", "analyse", "export", "bench",
+    "translate", "evaluate", "compare", "study", "analyse", "export", "bench",
 )  # fmt: skip
 
 

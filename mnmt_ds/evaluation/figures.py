@@ -212,7 +212,7 @@ def switch_maps(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
     if not shown:
         return None
     ages = [_ages(run) for _, run in shown]
-    top = max(1.0, *(float(np.nanmax(list(found.values()), initial=0)) for found in ages))
+    top = max(1.0, *(float(np.nan_to_num(list(found.values())).max(initial=0)) for found in ages))
     pairs = [pair for pair in sizes if any(pair in found for found in ages)]
     figure, axes = grid(len(shown), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
     last = max(float(np.nanmax(run.epoch_V)) for _, run in shown)

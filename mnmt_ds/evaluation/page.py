@@ -25,8 +25,9 @@ from mnmt_ds.evaluation.comparison import (
 )
 from mnmt_ds.evaluation.report import read_lines
 from mnmt_ds.evaluation.runs import ASIDE, Run, differing, flat
-from mnmt_ds.evaluation.scores import ScoreSettings, sentence_chrf
+from mnmt_ds.evaluation.scores import sentence_chrf
 from mnmt_ds.evaluation.significance import Difference
+from mnmt_ds.evaluation.tables import Part, Table
 
 SAMPLES = 4
 """Sample sentences a pair."""
@@ -43,27 +44,35 @@ class Section(NamedTuple):
     """Whether the reader opens it."""
 
 
-def render(
-    title: str,
-    groups: Sequence[Group],
-    sizes: Mapping[str, int],
-    found: Mapping[str, Bootstrap],
-    tests: Mapping[str, Mapping[str, Any]],
-    settings: ScoreSettings,
-) -> str:
-    """The page as text."""
+def render(title: str, parts: Sequence[Part], tables: Sequence[Table] = (), command: str = "compare") -> str:
+    """The page as text: the tables, then everything about each part."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    date = datetime.date.today().isoformat()
+    return environment.get_template("page.html").render(
+        title=title,
+        parts=[shown(part) for part in parts],
+        tables=tables,
+        command=command,
+        version=__version__,
+        date=date,
+    )
+
+
+def shown(part: Part) -> dict[str, Any]:
+    """What the template shows of a part."""
+    groups, sizes, found = part.groups, part.sizes, part.found
     runs = [run for group in groups for run in group.runs]
     columns = known_columns(group_rows(groups))
     firsts = [group.runs[0] for group in groups]
     different = differing(firsts)
-    return environment.get_template("page.html").render(
-        title=title,
+    return dict(
+        name=part.name,
+        id=f"{part.name}-" if part.name else "",
         runs=len(runs),
         pairs=len(sizes),
         groups=groups,
@@ -72,10 +81,10 @@ def render(
         columns=columns,
         rows=_summary(groups, columns, found),
         bootstrap=bool(found),
-        samples=settings.samples,
+        samples=part.score.samples,
         tests=[
             f"{label}, {TITLES[key]} {interval(Difference(**test), 3)}"
-            for label, row in tests.items()
+            for label, row in part.tests.items()
             for key, test in row.items()
         ],
         signatures=signatures(runs),
@@ -87,8 +96,6 @@ def render(
             {**row, "cells": [number(row[column.key], column.digits) for column in COLUMNS]} for row in run_rows(runs)
         ],
         run_columns=COLUMNS,
-        version=__version__,
-        date=datetime.date.today().isoformat(),
     )
 
 

@@ -1,5 +1,6 @@
 """What a run's directory tells: recipe, curves, cost, evaluation; of runs in progress and killed ones too."""
 
+import fcntl
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from mnmt_ds.tracking import Record, read_records
 Series = NDArray[np.float64]
 
 SEED_SUFFIX = re.compile(r"[-_.]?(?:s|seed)[-_]?\d+$")
-ASIDE = ("directory", "name", "train.seed", "tracking", "data.directory")
+ASIDE = ("directory", "name", "train.seed", "tracking", "data.directory", "method.experts")
 """Settings that do not make two runs different experiments."""
 
 
@@ -241,16 +242,22 @@ def _memory(records: Sequence[Record]) -> float:
     return max(peaks, default=0.0) / 1e9
 
 
-def _status(directory: Path) -> str:
-    import fcntl
-
-    if any((directory / name / "model.json").exists() for name in ("last", "last_model")):
-        return "finished"
+def at_work(run: Path) -> bool:
+    """Whether a process trains in this run's directory."""
     try:
-        with (directory / "lock").open() as lock:
+        with (run / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
-        return "unfinished"
+        return False
     except OSError:
-        return "running"
-    return "unfinished"
+        return True
+    return False
+
+
+def _status(directory: Path) -> str:
+    if parts := sorted((directory / "pairs").glob("*")):  # models of single pairs, put together
+        states = {_status(part) for part in parts}
+        return next(state for state in ("running", "unfinished", "finished") if state in states)
+    if any((directory / name / "model.json").exists() for name in ("last", "last_model")):
+        return "finished"
+    return "running" if at_work(directory) else "unfinished"

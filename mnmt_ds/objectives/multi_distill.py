@@ -21,8 +21,9 @@ class MultiDistillSettings(Settings):
 
     name: Literal["multi_distill"] = "multi_distill"
     """The method's name."""
-    experts: dict[str, Path] = {}  # noqa: RUF012 (pydantic copies it)
-    """A model directory (such as another run's best) for every pair; same tokenizer and shape as the student."""
+    experts: dict[str, Path] | Path = {}  # noqa: RUF012 (pydantic copies it)
+    """A model directory (such as another run's best) for every pair; same tokenizer and shape as the student. Or one
+    run (such as a study's bilingual row), whose best_<pair> are the experts."""
     alpha: float = 0.9
     """Weight of the distillation; the cross-entropy with gold has 1 - alpha."""
     temperature: float = 0.6
@@ -45,7 +46,14 @@ class MultiDistillSettings(Settings):
 
 def check(settings: MultiDistillSettings, facts: Facts) -> None:
     """UserError where a pair has no expert."""
-    check_pairs(settings.experts, facts.pairs)
+    check_pairs(paths(settings, facts.pairs), facts.pairs)
+
+
+def paths(settings: MultiDistillSettings, pairs: Sequence[str]) -> dict[str, Path]:
+    """Every pair's expert."""
+    if isinstance(settings.experts, Path):
+        return {pair: settings.experts / f"best_{pair}" for pair in pairs}
+    return settings.experts
 
 
 def multi_distill(settings: MultiDistillSettings, context: Context) -> Method:
@@ -55,7 +63,8 @@ def multi_distill(settings: MultiDistillSettings, context: Context) -> Method:
     loss, which every validation has, not on BLEU.
     """
     faculty = context.faculty(settings.teachers)
-    experts = Experts(faculty, settings.experts, settings.margin if settings.rule == "threshold" else None)
+    margin = settings.margin if settings.rule == "threshold" else None
+    experts = Experts(faculty, paths(settings, context.pairs), margin)
 
     def teach(batch: Batch) -> Batch:
         version = experts.teacher_of(context.pairs[batch.pair])

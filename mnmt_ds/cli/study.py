@@ -1,0 +1,199 @@
+"""Run a study: rows x seeds x settings of recipes, several at a time, then evaluation and the papers' tables.
+
+Safe to stop and to start again: what is finished is passed over, what was cut off goes on from its last checkpoint.
+A run that fails is reported and holds up only what needs it.
+"""
+
+import argparse
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnmt_ds.study.plan import Entry, Study
+
+HELP = "train, evaluate and tabulate a grid of methods, seeds and settings"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="recipe settings for all runs, after the rows'")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    parser.add_argument("--max-epochs", type=int, metavar="N", help="the cap of every row, instead of the study's")
+    parser.add_argument("--max-updates", type=int, metavar="N", help="the same in updates")
+    parser.add_argument("--seeds", help="1,2,3 (default: the study's)")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, and what they need")
+    parser.add_argument("--settings", nargs="+", metavar="NAME", help="these of the study's settings alone")
+    parser.add_argument("--directory", type=Path, help="for runs and report, instead of the study's")
+    parser.add_argument("--dry-run", action="store_true", help="print the grid with the state of every run, do nothing")
+    parser.add_argument("--report", action="store_true", help="train nothing; tables of what is complete")
+    parser.add_argument("--help-study", action="store_true", help="print every key of a study and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the study; 0 where all is complete, 1 where a run failed."""
+    from mnmt_ds.config import describe
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.study import state
+    from mnmt_ds.study.plan import read_study
+    from mnmt_ds.study.report import missing, write_report
+    from mnmt_ds.study.settings import StudySettings
+    from mnmt_ds.study.work import complete, run_all
+
+    if args.help_study:
+        print("\n".join(describe(StudySettings)))
+        return 0
+    if args.jobs < 1:
+        raise UserError("--jobs: at least 1")
+    study = read_study(args.study, _study_overrides(args), args.overrides)
+    entries = chosen(study, args.only, args.settings)
+    if args.dry_run:
+        print("\n".join(grid(study, entries)))
+        return 0
+    failed: dict[Path, str] = {}
+    study.settings.directory.mkdir(parents=True, exist_ok=True)
+    with (study.settings.directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{study.settings.directory}: another study is at work here; wait for it") from None
+        if not args.report:
+            for job in (job for entry in entries if not complete(study, entry) for job in entry.jobs):
+                if not state.trained(job):
+                    state.refuse_another(job)
+            signal.signal(signal.SIGTERM, _stop)
+            try:
+                _prepare(study, entries)
+                failed = run_all(study, entries, args.jobs, _say, _devices())
+            except KeyboardInterrupt:
+                _say("stopped; the same command goes on")
+                return 130
+        written = write_report(study, failed)
+        done = [entry for entry in study.entries if complete(study, entry)]
+        if written is not None:
+            print((written / "study.md").read_text(encoding="utf-8"))
+            if not args.report and len(done) == len(study.entries):
+                failed |= _after(study, written)
+            print(f"written: {written / 'study.html'}")
+        else:
+            print("\n".join(missing(study, done, failed)))
+    return 1 if failed else 0
+
+
+def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] | None) -> "list[Entry]":
+    """The entries of these rows and settings, and those that they need; UserError where a name is none of them."""
+    from mnmt_ds.errors import UserError
+
+    for what, names, known in (("row", rows, study.settings.rows), ("setting", settings, study.settings.settings)):
+        if odd := [name for name in names or () if name not in known]:
+            raise UserError(f"{study.path}: no {what} '{odd[0]}'; there are {', '.join(known) or 'none'}")
+    wanted = {
+        entry.directory
+        for entry in study.entries
+        if (rows is None or entry.row in rows) and (settings is None or entry.setting in settings)
+    }
+    for entry in reversed(study.entries):
+        if entry.directory in wanted:
+            wanted |= set(entry.needs)
+    return [entry for entry in study.entries if entry.directory in wanted]
+
+
+def grid(study: "Study", entries: "Sequence[Entry]") -> list[str]:
+    """The grid with the state of every run, for people."""
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.study import state
+    from mnmt_ds.study.work import complete, train_command
+
+    lines = []
+    for entry in entries:
+        done = sum(state.trained(job) for job in entry.jobs)
+        here = "complete" if complete(study, entry) else f"{done} of {len(entry.jobs)} trained" if done else "to do"
+        try:
+            for job in entry.jobs:
+                if not state.trained(job):
+                    state.refuse_another(job)
+        except UserError as error:
+            here = f"refused: {error}"
+        lines.append(f"{entry.name}: {here}")
+        if len(entry.jobs) > 1:
+            lines.append(f"    {len(entry.jobs)} runs, one a pair; the first:")
+        lines += [f"    needs {need}" for need in entry.needs]
+        lines.append(f"    {shlex.join(train_command(entry.jobs[0]))}")
+    runs = sum(len(entry.jobs) for entry in entries)
+    return [*lines, f"{len(entries)} rows with seeds and settings, {runs} runs; all recipes are well formed"]
+
+
+def _study_overrides(args: argparse.Namespace) -> list[str]:
+    found = []
+    if args.max_epochs is not None:
+        found.append(f"cap.max_epochs={args.max_epochs}")
+    if args.max_updates is not None:
+        found.append(f"cap.max_steps={args.max_updates}")
+    if args.seeds:
+        found.append(f"seeds=[{args.seeds}]")
+    if args.directory is not None:
+        found.append(f"directory={args.directory}")
+    return found
+
+
+def _prepare(study: "Study", entries: "Sequence[Entry]") -> None:
+    """The corpora of the runs that are still to be made, each by a process of its own."""
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.study import state
+    from mnmt_ds.study.work import mnmt
+
+    if not study.settings.prepare:
+        return
+    wanted = {job.recipe.data.directory for entry in entries for job in entry.jobs if not state.trained(job)}
+    for directory, (recipe, overrides) in study.corpora.items():
+        if directory in wanted:
+            code = subprocess.run([*mnmt("prepare"), str(recipe), *overrides], check=False).returncode
+            if code:
+                raise UserError(f"{directory}: preparing it failed; see above")
+
+
+def _after(study: "Study", report: Path) -> dict[Path, str]:
+    """The study's closing commands; {command: reason} of those that failed."""
+    from mnmt_ds.study.plan import RUN, directory_of
+    from mnmt_ds.study.work import mnmt
+
+    settings = study.settings
+    setting = next(iter(settings.settings), "")
+
+    def run_of(found: Any) -> str:
+        row = found.group(1)
+        return str(directory_of(settings, row, setting, settings.seeds_of(row, setting)[0]))
+
+    failed = {}
+    for text in settings.after:
+        command, *words = [RUN.sub(run_of, word).replace("{report}", str(report)) for word in shlex.split(text)]
+        _say(f"mnmt-ds {shlex.join([command, *words])}")
+        code = subprocess.run([*mnmt(command), *words], check=False).returncode
+        if code:
+            failed[Path(command)] = f"exit code {code}"
+            _say(f"mnmt-ds {command}: failed with exit code {code}")
+    return failed
+
+
+def _devices() -> int:
+    """GPUs that the runs share; asked of another process, so that this one holds none."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return 0
+    code = "import torch; print(torch.cuda.device_count())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+    return int(found) if found.isdigit() else 0
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,193 @@
+"""From a study's settings to its runs: what each is made of, where it lies, and which others must come first."""
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnmt_ds.config import load, places
+from mnmt_ds.engine.recipe import Recipe, load_recipe
+from mnmt_ds.errors import UserError
+from mnmt_ds.study.settings import LaunchSettings, StudySettings
+
+RUN = re.compile(r"\{run\.([^{}]+)\}")
+
+
+class Job(NamedTuple):
+    """One training run: a process (or a job of several ranks) and a directory of its own."""
+
+    directory: Path
+    recipe_path: Path
+    overrides: tuple[str, ...]
+    recipe: Recipe
+    """The two above, resolved."""
+    launch: LaunchSettings
+
+
+class Entry(NamedTuple):
+    """A row in one setting with one seed: a run, or one for each pair, scored together."""
+
+    row: str
+    setting: str
+    """Empty where the study names none."""
+    seed: int
+    directory: Path
+    jobs: tuple[Job, ...]
+    needs: tuple[Path, ...]
+    """Directories of the entries that must be complete before."""
+
+    @property
+    def name(self) -> str:
+        """What progress lines call it."""
+        return f"{self.setting + ' ' if self.setting else ''}{self.row}, seed {self.seed}"
+
+    @property
+    def per_pair(self) -> bool:
+        """Whether its runs are models of single pairs."""
+        return self.jobs[0].directory != self.directory
+
+
+class Study(NamedTuple):
+    """All of a study, checked."""
+
+    path: Path
+    settings: StudySettings
+    entries: tuple[Entry, ...]
+    """In an order in which they can be run."""
+    corpora: dict[str, tuple[Path, tuple[str, ...]]]
+    """{data directory: recipe and overrides that ``prepare`` makes it from}."""
+
+    def baseline(self, setting: str) -> str:
+        """The row that gains are over in a setting."""
+        part = self.settings.settings.get(setting)
+        return (part.baseline if part else None) or self.settings.baseline or next(iter(self.settings.rows))
+
+
+def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] = ()) -> Study:
+    """Reads a study and resolves every run's recipe; UserError names the row that has a fault.
+
+    overrides: keys of the study itself, ``cap.max_epochs=3``. common: keys of every recipe, after the rows' own.
+    """
+    settings = load(StudySettings, path, overrides)
+    where = places(path)
+    entries: dict[Path, Entry] = {}
+    for setting in settings.settings or ("",):
+        for row, own in settings.rows.items():
+            if not setting or own.settings is None or setting in own.settings:
+                for seed in settings.seeds_of(row, setting):
+                    place = where.get(("rows", row), str(path))
+                    entry = _entry(path, settings, row, setting, seed, common, place)
+                    entries[entry.directory] = entry
+    return Study(path, settings, tuple(_in_order(entries, path)), _corpora(path, settings, common, where))
+
+
+def directory_of(settings: StudySettings, row: str, setting: str, seed: int) -> Path:
+    """Where a row's run is."""
+    return settings.directory / setting / f"{row}-seed{seed}"
+
+
+def _entry(
+    path: Path, settings: StudySettings, row: str, setting: str, seed: int, common: Sequence[str], place: str
+) -> Entry:
+    own, directory = settings.rows[row], directory_of(settings, row, setting, seed)
+    needs: dict[Path, None] = {}
+
+    def run_of(name: str) -> str:
+        other = settings.rows.get(name)
+        if other is None:
+            near = difflib.get_close_matches(name, settings.rows, n=1, cutoff=0.5)
+            remedy = f"did you mean '{near[0]}'?" if near else f"rows are {', '.join(settings.rows)}"
+            raise UserError(f"{place}: '{{run.{name}}}': no such row; {remedy}")
+        if setting and other.settings is not None and setting not in other.settings:
+            raise UserError(f"{place}: '{{run.{name}}}' is not run in setting {setting}; add it to that row's settings")
+        seeds = settings.seeds_of(name, setting)
+        found = directory_of(settings, name, setting, seed if seed in seeds else seeds[0])
+        needs[found] = None
+        return str(found)
+
+    recipe_path, changes = base_of(path, settings, setting, own.recipe)
+    changes = [*changes, *as_overrides(_filled(own.set, run_of)), *_cap(settings, own.times), *common]
+    if clash := {"train.max_epochs", "train.max_steps"} & own.set.keys():
+        raise UserError(f"{place}: {clash.pop()}: a row's budget is 'times', a multiple of the study's 'cap'")
+    changes += as_overrides({"name": row, "train.seed": seed, "directory": str(directory)})
+    whole = _resolved(recipe_path, changes, place)
+    launch = own.launch or settings.launch
+    if not own.per_pair:
+        jobs = [Job(directory, recipe_path, tuple(changes), whole, launch)]
+    else:
+        jobs = []
+        for pair in whole.data.pairs:
+            alone = directory / "pairs" / pair
+            single = [*changes[:-1], *as_overrides({"directory": str(alone), "data.pairs": [pair]})]
+            jobs.append(Job(alone, recipe_path, tuple(single), _resolved(recipe_path, single, place), launch))
+    return Entry(row, setting, seed, directory, tuple(jobs), tuple(needs))
+
+
+def base_of(path: Path, settings: StudySettings, setting: str, recipe: Path | None = None) -> tuple[Path, list[str]]:
+    """A setting's base recipe (or the given one) and what study and setting change of it."""
+    part = settings.settings.get(setting)
+    base = recipe or (part.recipe if part else None) or settings.recipe
+    if base is None:
+        raise UserError(f"{path}: setting '{setting}' has no base recipe; give 'recipe' there or at the top")
+    changes = as_overrides(settings.set) + as_overrides(part.set if part else {})
+    return Path(os.path.normpath(path.parent / base)), changes
+
+
+def as_overrides(keys: dict[str, Any]) -> list[str]:
+    """``a.b=c`` for each key; JSON is YAML."""
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
+
+
+def _cap(settings: StudySettings, times: float) -> list[str]:
+    cap = settings.cap.model_dump()
+    return [f"train.{name}={math.ceil(limit * times)}" for name, limit in cap.items() if limit is not None]
+
+
+def _filled(value: Any, run_of: Callable[[str], str]) -> Any:
+    """A value with every "{run.ROW}" in it replaced."""
+    if isinstance(value, str):
+        return RUN.sub(lambda found: run_of(found.group(1)), value)
+    if isinstance(value, dict):
+        return {key: _filled(inner, run_of) for key, inner in value.items()}
+    return [_filled(inner, run_of) for inner in value] if isinstance(value, list) else value
+
+
+def _resolved(recipe: Path, overrides: Sequence[str], place: str) -> Recipe:
+    try:
+        return load_recipe(recipe, overrides)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def _in_order(entries: dict[Path, Entry], path: Path) -> Iterator[Entry]:
+    """Every entry after those that it needs, else in the order given."""
+    done: set[Path] = set()
+    waiting = dict(entries)
+    while waiting:
+        ready = next((entry for entry in waiting.values() if done.issuperset(entry.needs)), None)
+        if ready is None:
+            rows = ", ".join(dict.fromkeys(entry.row for entry in waiting.values()))
+            raise UserError(f"{path}: rows {rows} need one another; break the circle")
+        done.add(ready.directory)
+        yield waiting.pop(ready.directory)
+
+
+def _corpora(
+    path: Path, settings: StudySettings, common: Sequence[str], where: dict[Any, str]
+) -> dict[str, tuple[Path, tuple[str, ...]]]:
+    """What is to be prepared; UserError where two settings want different corpora in one directory."""
+    found: dict[str, tuple[Path, tuple[str, ...], Any, str]] = {}
+    for setting in settings.settings or ("",):
+        place = where.get(("settings", setting), str(path))
+        rows = [row for row in settings.rows.values() if not setting or row.settings is None or setting in row.settings]
+        bases = [base_of(path, settings, setting, row.recipe) for row in rows[:1]]
+        for base, changes in bases:
+            data = _resolved(base, [*changes, *common], place).data
+            earlier = found.setdefault(data.directory, (base, (*changes, *common), data, place))
+            if earlier[2] != data:
+                raise UserError(f"{place}: {data.directory} is prepared otherwise for {earlier[3]}; name another one")
+    return {directory: (base, changes) for directory, (base, changes, _, _) in found.items()}

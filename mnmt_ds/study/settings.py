@@ -1,0 +1,129 @@
+"""Settings of a study: its rows, and what all of them share."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from mnmt_ds.config import Settings
+
+Keys = dict[str, Any]
+"""{dotted key of the recipe: value that replaces the recipe's}, as ``a.b=c`` on a command line."""
+
+
+class LaunchSettings(Settings):
+    """How each run is started."""
+
+    ranks: int = Field(default=1, ge=1)
+    """Processes of a run; several start through the deepspeed launcher, one starts by itself."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of each (OMP_NUM_THREADS)."""
+    hostfile: Path | None = None
+    """DeepSpeed's hostfile, for runs over several nodes; ``ranks`` is then processes a node."""
+
+
+class CapSettings(Settings):
+    """One budget for all rows; a row's ``times`` multiplies it."""
+
+    max_epochs: int | None = None
+    """Epochs at most; none: the recipe's."""
+    max_steps: int | None = None
+    """Updates at most; none: the recipe's."""
+
+
+class PartSettings(Settings):
+    """One of the study's ``settings``, in which every row is run: a corpus, a direction, a dropout."""
+
+    recipe: Path | None = None
+    """Its base recipe; none: the study's."""
+    set: Keys = {}  # noqa: RUF012 (pydantic copies it)
+    """Keys of the recipe that it changes."""
+    seeds: tuple[int, ...] | None = None
+    """The seeds of rows that have none of their own; none: the study's."""
+    baseline: str | None = None
+    """The row that gains are over; none: the study's."""
+
+
+class RowSettings(Settings):
+    """A row of the tables: one way to train, in every setting and with every seed."""
+
+    recipe: Path | None = None
+    """Its base recipe, from the study's folder; none: the setting's, else the study's."""
+    set: Keys = {}  # noqa: RUF012 (pydantic copies it)
+    """Keys of the recipe that it changes. "{run.ROW}" in a value stands for that row's run of the same setting and
+    seed (its first seed where it has not this one), which is then made first."""
+    seeds: tuple[int, ...] | None = None
+    """Its seeds; none: the setting's, else the study's."""
+    settings: tuple[str, ...] | None = None
+    """The settings that it is run in; none: all."""
+    per_pair: bool = False
+    """One model a language pair, each a run of its own; together they are the row (BILINGUAL)."""
+    times: float = Field(default=1.0, gt=0)
+    """Its budget as a multiple of the study's cap."""
+    launch: LaunchSettings | None = None
+    """How its runs are started; none: as the study says."""
+
+
+class StudySettings(Settings):
+    """A grid of rows, settings and seeds over prepared corpora."""
+
+    title: str = "Study"
+    """Heading of the report."""
+    directory: Path
+    """Where runs and report are written; paths are relative to the working directory."""
+    recipe: Path | None = None
+    """Base recipe of every row, from the study's folder."""
+    set: Keys = {}  # noqa: RUF012 (pydantic copies it)
+    """Keys of the recipe that all rows change; a setting's, then a row's keys come after."""
+    seeds: tuple[int, ...] = (1,)
+    """A run each."""
+    cap: CapSettings = CapSettings()
+    """The budget of every row."""
+    settings: dict[str, PartSettings] = Field(default_factory=dict)
+    """Corpora, directions or values under which every row is run and compared; empty: the base recipe alone."""
+    rows: dict[str, RowSettings]
+    """The rows, in the order of the tables."""
+    baseline: str | None = None
+    """The row that gains are over; none: the first."""
+    prepare: bool = True
+    """Run ``mnmt-ds prepare`` for every setting first (quick where nothing changed)."""
+    evaluate: str = ""
+    """Options of ``mnmt-ds evaluate``, such as "--tokenizers spm --beam 5"."""
+    samples: int = Field(default=1000, ge=1)
+    """Resamples of the paired bootstrap."""
+    launch: LaunchSettings = LaunchSettings()
+    """How runs are started."""
+    after: tuple[str, ...] = ()
+    """``mnmt-ds`` commands for the end, such as "analyse sensitivity {run.plain} -o {report}/analysis"; "{run.ROW}" is
+    the row's first seed in the first setting."""
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _no_changes(cls, rows: Any) -> Any:
+        """A row that only has a name changes nothing."""
+        return {name: row if row is not None else {} for name, row in rows.items()} if isinstance(rows, dict) else rows
+
+    @model_validator(mode="after")
+    def _check(self) -> "StudySettings":
+        if not self.rows:
+            raise ValueError("rows: name at least one")
+        for name in [*self.rows, *self.settings]:
+            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] in ".-":
+                raise ValueError(f"'{name}' is no name for a directory; use letters, digits, '-', '_' and '.'")
+        parts = list(self.settings.values())
+        for base in [self.baseline, *(part.baseline for part in parts)]:
+            if base is not None and base not in self.rows:
+                raise ValueError(f"baseline: '{base}' is not a row; rows are {', '.join(self.rows)}")
+        seeds = [self.seeds, *(part.seeds for part in parts), *(row.seeds for row in self.rows.values())]
+        if () in seeds:
+            raise ValueError("seeds: give at least one")
+        for name, row in self.rows.items():
+            if odd := sorted(set(row.settings or ()) - set(self.settings)):
+                known = ", ".join(self.settings) or "none"
+                raise ValueError(f"rows.{name}.settings: {', '.join(odd)} not among the study's ({known})")
+        return self
+
+    def seeds_of(self, row: str, setting: str) -> tuple[int, ...]:
+        """A row's seeds in a setting ("" where the study names none)."""
+        part = self.settings.get(setting)
+        return self.rows[row].seeds or (part.seeds if part else None) or self.seeds

@@ -1,0 +1,134 @@
+"""What a study is made of: its grid, dependencies, budgets, refusals; and that every shipped study is well formed."""
+
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.cli.main import main
+from mnmt_ds.cli.study import chosen
+from mnmt_ds.config import dump
+from mnmt_ds.errors import UserError
+from mnmt_ds.study import state
+from mnmt_ds.study.plan import Study, read_study
+from mnmt_ds.study.work import train_command
+from tests.tiny import ROOT, recipe
+
+ROWS = """
+rows:
+  student: {set: {method: {name: multi_distill, rule: fix, experts: "{run.pairs}"}}}
+  plain:
+  pairs: {per_pair: true, times: 2.5, seeds: [1]}
+  lssd: {set: {method: {name: lssd}}, settings: [large]}
+"""
+HEAD = """
+directory: DIR/runs
+recipe: base.yaml
+prepare: false
+baseline: plain
+seeds: [1, 2]
+cap: {max_epochs: 3}
+set: {model.dropout: 0.3, train.lr: 0.01}
+settings:
+  small: {}
+  large: {set: {sampler.temperature: 5, train.lr: 0.02}, baseline: lssd}
+"""
+
+
+def write(tmp_path: Path, text: str = HEAD + ROWS) -> Path:
+    (tmp_path / "base.yaml").write_text(dump(recipe(tmp_path / "data", tmp_path / "run")))
+    path = tmp_path / "study.yaml"
+    path.write_text(text.replace("DIR", str(tmp_path)))
+    return path
+
+
+def find(study: Study, row: str, setting: str, seed: int) -> int:
+    names = [(entry.row, entry.setting, entry.seed) for entry in study.entries]
+    return names.index((row, setting, seed))
+
+
+def test_the_grid(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path), ["cap.max_epochs=4"], ["train.patience=7"])
+    assert len(study.entries) == 2 * (2 + 2 + 1) + 2
+    entry = study.entries[find(study, "lssd", "large", 2)]
+    made = entry.jobs[0].recipe
+    assert entry.directory == made.directory == tmp_path / "runs" / "large" / "lssd-seed2"
+    assert (made.name, made.train.seed, made.train.max_epochs, made.train.patience) == ("lssd", 2, 4, 7)
+    assert (made.model.dropout, made.sampler.temperature, made.train.lr) == (0.3, 5, 0.02)
+    assert made.method.name == "lssd" and study.baseline("large") == "lssd" and study.baseline("small") == "plain"
+
+
+def test_a_model_a_pair_and_who_needs_it(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path))
+    pairs, student = find(study, "pairs", "small", 1), find(study, "student", "small", 2)
+    assert pairs < student  # although the rows have it later
+    entry = study.entries[pairs]
+    assert [job.recipe.data.pairs for job in entry.jobs] == [("bs-en",), ("hi-en",), ("fr-en",)]
+    assert entry.jobs[1].directory == entry.directory / "pairs" / "hi-en" and entry.per_pair
+    assert entry.jobs[0].recipe.train.max_epochs == 8  # 2.5 times 3, rounded up
+    assert study.entries[student].needs == (entry.directory,)  # of seed 1: it has no other
+    assert study.entries[student].jobs[0].recipe.method.experts == entry.directory  # type: ignore[union-attr]
+    picked = chosen(study, ["student"], ["small"])
+    assert [(e.row, e.seed) for e in picked] == [("pairs", 1), ("student", 1), ("student", 2)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("{run.pairs}", "{run.pair}", ":14: '{run.pair}': no such row; did you mean 'pairs'?"),
+        ("plain:", "plain: {set: {method: {name: lssd}, modell.dropout: 1}}", ":15: override 'modell.dropout=1'"),
+        ("plain:", "plain: {set: {train.max_epochs: 9}}", ":15: train.max_epochs: a row's budget is 'times'"),
+        ("plain:", 'plain: {set: {name: "{run.student}"}}', None),
+        ("per_pair: true", 'set: {name: "{run.student}"}', "student, pairs need one another; break the circle"),
+        ("settings: [large]", "settings: [huge]", "huge not among the study's (small, large)"),
+        ("recipe: base.yaml", "recipe: basis.yaml", "basis.yaml: cannot be read"),
+        ("baseline: plain", "baseline: plane", "'plane' is not a row; rows are student, plain, pairs, lssd"),
+        ("times: 2.5", "times: 0", "rows.pairs.times: Input should be greater than 0"),
+        ("sampler.temperature: 5", "data.tokenizer.size: 99", "is prepared otherwise for"),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: str, after: str, expected: str | None
+) -> None:
+    assert before in HEAD + ROWS
+    path = write(tmp_path, (HEAD + ROWS).replace(before, after))
+    assert main(["study", str(path), "--dry-run"]) == (0 if expected is None else 2)
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == (0 if expected is None else 1)
+    if expected is not None:
+        assert errors[0].startswith("mnmt-ds study: ") and expected in errors[0]
+
+
+def test_a_run_goes_on_with_a_larger_budget_but_not_as_another(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    job = read_study(path).entries[0].jobs[0]
+    state.refuse_another(job)  # nothing there
+    job.directory.mkdir(parents=True)
+    (job.directory / "recipe.yaml").write_text(dump(job.recipe))
+    state.mark(job.directory, recipe=state.values_of(job.recipe))
+    assert state.trained(job)
+    longer = read_study(path, ["cap.max_epochs=5"], ["tracking.log_every=7"]).entries[0].jobs[0]
+    state.refuse_another(longer)
+    assert not state.trained(longer)
+    with pytest.raises(UserError, match="can be continued, not shortened"):
+        state.refuse_another(read_study(path, ["cap.max_epochs=2"]).entries[0].jobs[0])
+    with pytest.raises(UserError, match=r"begun with train.lr 0.01, the study says 0.5; move that run away"):
+        state.refuse_another(read_study(path, (), ["train.lr=0.5"]).entries[0].jobs[0])
+
+
+def test_several_ranks_start_through_the_launcher(tmp_path: Path) -> None:
+    rows = ROWS.replace("plain:", "plain: {launch: {ranks: 2, hostfile: hosts}}")
+    study = read_study(write(tmp_path, HEAD + rows))
+    command = train_command(study.entries[find(study, "plain", "small", 1)].jobs[0])
+    assert command[1:6] == [str(ROOT / "launchers" / "launch.py"), "--num_gpus", "2", "--hostfile", "hosts"]
+    lone = study.entries[find(study, "lssd", "large", 1)].jobs[0]
+    assert train_command(lone)[1:4] == ["-m", "mnmt_ds.cli.main", "train"]
+    two = lone._replace(launch=lone.launch.model_copy(update={"ranks": 2}))
+    assert train_command(two, {"CUDA_VISIBLE_DEVICES": "2,3"})[2:4] == ["--include", "localhost:2,3"]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "launchers" / "studies").glob("*.yaml")))
+def test_shipped_studies_are_well_formed(name: str) -> None:
+    study = read_study(ROOT / "launchers" / "studies" / f"{name}.yaml")
+    assert study.entries and study.settings.title != "Study"
+    for command in study.settings.after:
+        assert command.split()[0] == "analyse"

@@ -1,0 +1,107 @@
+"""From finished runs to tables: models of single pairs put together, gains by hand, what is missing is said."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.cli.main import main
+from mnmt_ds.config import dump
+from mnmt_ds.evaluation.report import read_lines, read_report, write_lines
+from mnmt_ds.evaluation.runs import read_run
+from mnmt_ds.study import state
+from mnmt_ds.study.plan import Job, Study, read_study
+from mnmt_ds.study.report import write_report
+from mnmt_ds.study.work import complete, run_all
+from tests.evaluation.runs import SIZES, curve_run, evaluated
+from tests.tiny import recipe
+
+GOLD = ["the red cat sees a small dog", "an old bird likes the large green river", "the fish eats here now and again"]
+GOOD = ["the red cat sees a small dog", "an old bird likes the large blue river", "the fish eats there now and again"]
+POOR = ["a red cat saw the small dog", "an old bird likes the large blue rivers", "the fishes eat there now and again"]
+TEXT = """
+title: By hand
+directory: DIR/runs
+recipe: base.yaml
+rows:
+  lssd: {set: {method: {name: lssd}}, seeds: [1, 2]}
+  plain: {seeds: [1, 2]}
+  single: {per_pair: true}
+  never: {}
+baseline: plain
+"""
+
+
+def finish(job: Job, hypotheses: list[str]) -> None:
+    """What training and evaluation leave."""
+    pairs = {pair: SIZES[pair] for pair in job.recipe.data.pairs}
+    curve_run(job.directory, job.recipe.name, {"name": job.recipe.method.name}, job.recipe.train.seed, 6, pairs)
+    evaluated(job.directory, dict.fromkeys(pairs, hypotheses), dict.fromkeys(pairs, GOLD))
+    path = job.directory / "evaluation" / "best.test.json"
+    write_lines(path.with_suffix(""), "src", dict.fromkeys(pairs, GOLD))
+    facts = ("data_hash", "search", "dtype", "tokenizer_hash", "score")
+    path.write_text(json.dumps(read_report(path) | {fact: {} for fact in facts} | {"model": str(job.directory)}))
+    state.mark(job.directory, recipe=state.values_of(job.recipe), evaluate="")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    base = recipe(tmp_path / "data", tmp_path / "run", data={"directory": "nowhere", "pairs": list(SIZES)})
+    (tmp_path / "base.yaml").write_text(dump(base))
+    (tmp_path / "study.yaml").write_text(TEXT.replace("DIR", str(tmp_path)))
+    return read_study(tmp_path / "study.yaml")
+
+
+def test_tables_by_hand(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = {(entry.row, entry.seed): entry for entry in study.entries}
+    single = entries["single", 1]
+    for entry in study.entries:
+        for job in entry.jobs if entry.row != "never" else ():
+            better = entry.row == "lssd" or job.recipe.data.pairs == ("el-en",)
+            finish(job, GOOD if better else POOR)
+    assert not complete(study, single)
+    assert run_all(study, [single], 1, print) == {}  # nothing to train; it is put together
+    assert complete(study, single)
+
+    whole = read_run(single.directory)
+    assert whole.status == "unfinished"  # made-up runs have no weights
+    assert set(whole.report["pairs"]) == set(SIZES) and whole.deficits() == dict.fromkeys(SIZES, 0.0)  # type: ignore[index]
+    assert read_lines(single.directory / "evaluation" / "best.test", "hyp")["el-en"] == GOOD
+    assert (single.directory / "best_ko-en").readlink() == Path("pairs/ko-en/best")
+    for job in single.jobs:
+        own = read_run(job.directory)
+        assert whole.dev[job.directory.name][0] == own.dev[job.directory.name][own.best]
+
+    directory = write_report(study, {entries["never", 1].directory: "no luck"})
+    assert directory == tmp_path / "runs" / "report"
+    good, poor = (entries[row, 1].directory / "evaluation" / "best.test.json" for row in ("lssd", "plain"))
+    high, low = (read_report(path)["macro"]["bleu"] for path in (good, poor))
+    with (directory / "bleu.csv").open() as file:
+        rows = {row[0]: row[1] for row in csv.reader(file)}
+    assert list(rows) == ["", "plain", "lssd", "single"]  # the baseline first
+    assert rows["plain"] == f"{low:.2f} ±0.00"
+    assert rows["lssd"].startswith(f"{high:.2f} ±0.00 ({high - low:+.2f}")
+    assert rows["single"].startswith(f"{(3 * low + high) / 4:.2f} ({(high - low) / 4:+.2f}")
+    with (directory / "pairs.csv").open() as file:
+        table = list(csv.reader(file))
+    assert table[0][1:] == ["bs-en (150)", "hi-en (450)", "el-en (900)", "ko-en (2,600)"]
+    assert table[3][1] == f"{low:.2f} (+0.00)" and table[3][3].startswith(f"{high:.2f} ({high - low:+.2f}")
+    text = (directory / "study.md").read_text()
+    assert "- never, seed 1: failed: no luck" in text and "Welch's t-test" in text
+    page = (directory / "study.html").read_text()
+    assert "BLEU by pair" in page and 'src="http' not in page and 'href="http' not in page
+
+    (entries["plain", 2].directory / "evaluation" / "best.test.json").unlink()
+    assert main(["study", str(study.path), "--report"]) == 0
+    assert "- plain, seed 2: not done yet" in capsys.readouterr().out
+
+
+def test_a_new_evaluation_is_put_together_anew(study: Study) -> None:
+    single = next(entry for entry in study.entries if entry.row == "single")
+    for job in single.jobs:
+        finish(job, POOR)
+    run_all(study, [single], 1, print)
+    path = single.jobs[0].directory / "evaluation" / "best.test.json"
+    path.write_text(json.dumps(read_report(path) | {"model": "another"}))
+    assert not complete(study, single)
