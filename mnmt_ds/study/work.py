@@ -150,7 +150,7 @@ def _make(study: Study, job: Job, processes: Processes, say: Say, environment: d
     job.directory.mkdir(parents=True, exist_ok=True)
     log = job.directory / LOG
     with (job.directory / "study.lock").open("w") as lock:
-        _take(job, lock.fileno(), processes, lambda: say(f"{job.directory}: still at work since an earlier start; waiting"))
+        _take(job, lock.fileno(), processes, say)
         if not state.trained(job):
             state.refuse_another(job)
             state.clear_mark(job.directory)
@@ -163,7 +163,7 @@ def _make(study: Study, job: Job, processes: Processes, say: Say, environment: d
             state.mark(job.directory, evaluate=study.settings.evaluate)
 
 
-def _take(job: Job, lock: int, processes: Processes, held: Callable[[], None]) -> None:
+def _take(job: Job, lock: int, processes: Processes, say: Say) -> None:
     """Locks a run's directory; waits for the end of what an earlier, killed study has started in it."""
     told = False
     while True:
@@ -174,7 +174,7 @@ def _take(job: Job, lock: int, processes: Processes, held: Callable[[], None]) -
         if processes.stopped:
             raise Failure("stopped")
         if not told:
-            held()
+            say(f"{job.directory}: still at work since an earlier start; waiting")
         told = True
         time.sleep(0.5)
 
