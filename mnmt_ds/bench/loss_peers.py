@@ -201,6 +201,8 @@ PEERS: dict[str, Loss] = {
 }
 OURS = ("ours", "ours_without_divergence", "chunked")
 KNOW_PASSES = (*OURS, "eager")
+WHOLE = {"eager": (3, 4), "linear_cross_entropy": (0, 5), "trl": (0, 8), "deepspeed_opsd": (0, 8)}
+"""Peers that hold (N, V) matrices of fp32: how many at once, without and with a teacher (measured, rounded up)."""
 DIVERGENCES = ("liger", "trl", "deepspeed_opsd")
 """Peers whose loss lacks the teacher's entropy."""
 
