@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mnmt_ds.teachers.cache import StateCache
 from mnmt_ds.teachers.faculty import Faculty
 from mnmt_ds.teachers.layout import cut, layout_of
 from mnmt_ds.teachers.library import Library
+from mnmt_ds.teachers.passing import Passing
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.shelf import Shelf, Version
 from mnmt_ds.teachers.vault import Vault
@@ -30,9 +32,17 @@ from mnmt_ds.teachers.vault import Vault
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def blank_model(recipe: Recipe, vocabulary_size: int) -> Transformer:
-    """A frozen model of the student's architecture on this rank's device, its weights to be filled."""
-    blank = Transformer(recipe.model, vocabulary_size).to(device(), DTYPES[recipe.train.precision]).eval()
+def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0) -> Transformer:
+    """A frozen model of the student's architecture on this rank's device, its weights to be filled.
+
+    ``layers``: so many in encoder and decoder; 0: the student's.
+    """
+    depth = {"encoder_layers": layers, "decoder_layers": layers} if layers else {}
+    blank = (
+        Transformer(recipe.model.model_copy(update=depth), vocabulary_size)
+        .to(device(), DTYPES[recipe.train.precision])
+        .eval()
+    )
     return blank.requires_grad_(False)
 
 
@@ -56,13 +66,16 @@ def make_faculty(
     own = (settings.disk or run / "teachers") / f"rank{ranks.rank}"
     shelf = Shelf(dtype, int(settings.weights_gib * 2**30), own, load, warn)
     library = Library(shelf, layout, ranks, lambda: blank_model(recipe, model.vocabulary_size), device())
-    plan = cache_plan(recipe, settings, stream)
-    cache = None
+    plan = cache_plan(recipe, settings, stream) if settings.on_device == "whole" else None
+    cache = passing = None
+    if settings.on_device == "layers":
+        passing = Passing(library, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(stream))
     if plan is not None:
         vault = Vault(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
         cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8")
     on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
-    return Faculty(recipe.data.pairs, library, cache, lambda: student.own_shard(engine, layout, ranks, dtype), load)
+    own_shard = partial(student.own_shard, engine, layout, ranks, dtype)
+    return Faculty(recipe.data.pairs, library, cache, own_shard, load, passing)
 
 
 def cache_plan(recipe: Recipe, settings: TeacherSettings, stream: Stream) -> CachePlan | None:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.teachers.cache import Lesson, StateCache
 from mnmt_ds.teachers.library import Library, Wanted
+from mnmt_ds.teachers.passing import Passing
 from mnmt_ds.teachers.shelf import Version
 
 
@@ -39,8 +40,11 @@ class Faculty:
         cache: StateCache | None,
         own_shard: Callable[[], Tensor],
         load: Callable[[Version], Tensor],
+        passing: Passing | None = None,
     ) -> None:
         self.pairs, self.library, self.cache = pairs, library, cache
+        self._passing, self._by_sentence = passing, cache or passing
+        """Who answers from the sentences announced; None: a whole teacher on the device answers for any batch."""
         self._own_shard, self._load = own_shard, load
 
     def take_snapshot(self, version: Version) -> None:
@@ -57,15 +61,15 @@ class Faculty:
 
     def retain(self, versions: Iterable[Version]) -> None:
         """Lets all others go, with what is remembered of them."""
-        (self.cache or self.library).retain(set(versions))
+        (self._by_sentence or self.library).retain(set(versions))
 
     def announce(self, slots: Sequence[Slot | None], source: Source) -> None:
         """Starts on what the ranks' next micro-batches need of a source's teachers."""
         versions = [None if slot is None else source.teacher_of(self.pairs[slot.pair]) for slot in slots]
         if not any(version is not None for version in versions):
             return
-        if self.cache is not None:
-            self.cache.announce(
+        if self._by_sentence is not None:
+            self._by_sentence.announce(
                 [
                     None if slot is None or version is None else Lesson(version, slot.pair, slot.sentence)
                     for slot, version in zip(slots, versions, strict=True)
@@ -77,7 +81,11 @@ class Faculty:
     def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]:
         """A teacher on a batch: decoder states (B, T, E) and projection (V, E); no dropout, no gradient."""
         with torch.no_grad():
-            return (self.cache or self.library).states(version, batch)
+            return (self._by_sentence or self.library).states(version, batch)
+
+    def on_device(self) -> list[nn.Module]:
+        """The models, or parts of them, that stand on this rank's device."""
+        return [*self.library.models(), *(self._passing.models() if self._passing else ())]
 
     def report(self) -> dict[str, float]:
         """Metric keys; bytes are this rank's."""

@@ -84,7 +84,7 @@ def buckets(pieces: Sequence[Piece], most: int) -> list[tuple[int, int]]:
     ranges: list[tuple[int, int]] = []
     for piece in pieces:
         stop = piece.start + piece.length
-        if ranges and stop - ranges[-1][0] <= most:
+        if ranges and piece.start == ranges[-1][1] and stop - ranges[-1][0] <= most:
             ranges[-1] = (ranges[-1][0], stop)
         else:
             ranges.append((piece.start, stop))

@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
@@ -19,11 +18,10 @@ from mnmt_ds.distributed import Ranks
 from mnmt_ds.teachers.background import Background
 from mnmt_ds.teachers.layout import Layout, buckets, fill
 from mnmt_ds.teachers.shelf import Shelf, Version
+from mnmt_ds.teachers.transfer import BUCKET, columns
 
 ON_DEVICE = 2
 """Teachers on a device at once: the one in use and the one that is fetched meanwhile."""
-BUCKET = 16 << 20
-"""Elements that travel at once; what a fetch takes on the device beside the teacher itself."""
 
 
 class Wanted(NamedTuple):
@@ -149,32 +147,11 @@ class Library:
 
     def _exchange(self, moves: Sequence[Move | None], start: int, stop: int) -> None:
         """One bucket: ``start`` to ``stop`` of every moving teacher's shards."""
-        if not any(moves):
-            return
+        versions = [m.version if m else None for m in moves]
+        received_RC = columns(self.shelf, self.ranks, self.device, versions, start, stop)
         mine = moves[self.ranks.rank]
-        shards = [self.shelf.get(m.version)[start:stop].to(self.device, non_blocking=True) for m in moves if m]
-        columns = stop - start
-        shape = (self.ranks.count if mine else 0, columns)
-        received_RC = torch.empty(shape, dtype=self.shelf.dtype, device=self.device)
-        if self.ranks.count == 1:
-            received_RC = shards[0][None] if mine else received_RC
-        else:
-            sent = torch.cat(shards) if shards else received_RC.flatten()
-            self._all_to_all(received_RC.flatten(), sent, moves, columns if mine else 0, columns)
-        if mine:
+        if mine and received_RC is not None:
             fill(self.layout, self.layout.between(start, stop), received_RC, start, self._parameters[mine.slot])
-
-    def _all_to_all(
-        self, received: Tensor, sent: Tensor, moves: Sequence[Move | None], receive: int, send: int
-    ) -> None:
-        size = self.shelf.dtype.itemsize
-        dist.all_to_all_single(
-            received.view(torch.uint8),
-            sent.view(torch.uint8),
-            output_split_sizes=[size * receive] * self.ranks.count,
-            input_split_sizes=[size * send if m else 0 for m in moves],
-            group=self.ranks.group,
-        )
 
 
 def run(teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

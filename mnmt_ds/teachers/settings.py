@@ -13,6 +13,9 @@ class TeacherSettings(Settings):
 
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Type in which weights are held on the CPU."""
+    on_device: Literal["whole", "layers"] = "whole"
+    """whole: two teachers stand on a device in turn; layers: their layers pass through it one by one, for models of
+    which two would not fit beside the student. With layers nothing is remembered."""
     weights_gib: float = 64.0
     """CPU memory a rank may spend on its shards of teachers, in GiB; more go to files in ``disk``."""
     cache: Literal["auto", "off", "ram", "disk"] = "auto"
@@ -31,4 +34,6 @@ class TeacherSettings(Settings):
         for name in ("weights_gib", "memory_gib", "disk_gib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if self.on_device == "layers" and self.cache in ("ram", "disk"):
+            raise ValueError(f"cache: {self.cache} needs on_device: whole; with layers leave cache to auto or off")
         return self

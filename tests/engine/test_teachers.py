@@ -19,12 +19,18 @@ class Case(NamedTuple):
     teachers: dict[str, Any]
 
 
-ONLINE, RAM = {"cache": "off"}, {"cache": "ram"}
+ONLINE, RAM, LAYERS = {"cache": "off"}, {"cache": "ram"}, {"on_device": "layers"}
 SMALL = {"cache": "ram", "memory_gib": 1e-5}  # room for some blocks alone
 CASES = {
-    1: [Case(0, ONLINE), Case(1, RAM), Case(2, {"cache": "ram", "cache_dtype": "fp8"}), Case(0, SMALL)],
-    2: [*(Case(stage, ONLINE) for stage in range(4)), Case(3, RAM), Case(1, SMALL), Case(1, {"cache": "auto"})],
-    3: [Case(3, ONLINE), Case(1, RAM), Case(0, {"cache": "ram", "weights_gib": 0.0})],
+    1: [
+        *(Case(0, ONLINE), Case(1, RAM), Case(2, {"cache": "ram", "cache_dtype": "fp8"})),
+        *(Case(0, SMALL), Case(1, LAYERS)),
+    ],
+    2: [
+        *(Case(stage, ONLINE) for stage in range(4)),
+        *(Case(3, RAM), Case(2, LAYERS), Case(1, SMALL), Case(1, {"cache": "auto"})),
+    ],
+    3: [Case(3, ONLINE), Case(3, LAYERS), Case(1, RAM), Case(0, {"cache": "ram", "weights_gib": 0.0})],
 }
 
 
@@ -34,7 +40,7 @@ def made(corpus: str, directory: str, case: Case, **train: Any) -> Any:
         Path(directory),
         deepspeed=zero(case.stage, directory),
         method={"name": "lssd", "teachers": case.teachers},
-        model={"dropout": 0.1},
+        model={"dropout": 0.1, "encoder_layers": 2, "decoder_layers": 2},
         validation={"every": 3},
         train={"max_steps": 30, "max_epochs": 9, "lr": 2e-2, "warmup_steps": 2, "batches_per_update": 6, **train},
     )
@@ -67,7 +73,8 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
         seen["most"] = max(seen["most"], float(error))
         seen["asked"] += 1
         seen["versions"].add(version)
-        seen["on_device"] = max(seen["on_device"], len(faculty.library._models))
+        on_device = sum(p.numel() for m in faculty.on_device() for p in m.parameters())
+        seen["on_device"] = max(seen["on_device"], on_device)
         return hidden_BTE, projection_VE
 
     faculty.states = compared
@@ -117,8 +124,11 @@ def test_teachers_are_those_of_the_files(ranks: int, tiny_corpus: Path, tmp_path
         seen = [result[number] for result in found]
         assert sum(s["asked"] for s in seen) > 10, case
         assert len(set().union(*(s["versions"] for s in seen))) >= 2, case
-        assert all(s["on_device"] <= 2 for s in seen), case
-        bound = {"off": 1e-9, "fp8": 0.05}.get(str(case.teachers.get("cache_dtype", case.teachers["cache"])), 1e-3)
+        most = 1.7 if case.teachers == LAYERS else 2.0  # two embeddings; of two layers in each stack, one
+        assert all(0 < s["on_device"] <= most * s["parameters"] for s in seen), case
+        bound = {"off": 1e-9, "fp8": 0.05}.get(
+            str(case.teachers.get("cache_dtype", case.teachers.get("cache", "off"))), 1e-3
+        )
         assert all(s["most"] <= bound for s in seen), (case, [s["most"] for s in seen])
         for s in seen:
             wanted = 2 * s["parameters"] * s["bytes"][1] / ranks

@@ -1,0 +1,113 @@
+"""Teachers too large to stand on a device: their layers pass through it, one at a time, for the micro-batch to come.
+
+All ranks go through their teachers layer by layer together, so that one all-to-all brings each rank the layer of its
+own teacher. It happens in the background of the step in hand; the micro-batch is made from the sentences announced.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+
+import torch
+from torch import nn
+
+from mnmt_ds.batch import PAD, Batch, to_device
+from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.teachers.blocks import Ints
+from mnmt_ds.teachers.cache import Answer, Lesson
+from mnmt_ds.teachers.layout import Piece, buckets, fill
+from mnmt_ds.teachers.library import ON_DEVICE, Library
+from mnmt_ds.teachers.shelf import Version
+from mnmt_ds.teachers.transfer import BUCKET, columns
+
+STACKS = ("encoder.", "decoder.")
+
+
+class Passing:
+    """Teachers of a library's shelf. On the device stand two embeddings and, of each, one encoder and decoder layer.
+
+    ``thin`` makes a model of one encoder and one decoder layer; through those all layers of a teacher pass.
+    """
+
+    def __init__(
+        self, library: Library, thin: Callable[[], Transformer], collate: Callable[[int, Ints], Batch]
+    ) -> None:
+        self.library = library
+        self._thin, self._collate = thin, collate
+        self._models: list[Transformer] = []
+        self._turn = 0
+        self._answers: dict[tuple[int, bytes], Future[Answer]] = {}
+        pieces = library.layout.pieces
+        self._encoder, self._decoder = (_layers(pieces, stack) for stack in STACKS)
+        self._others = [piece for piece in pieces if not piece.name.startswith(STACKS)]
+
+    def retain(self, versions: Iterable[Version]) -> None:
+        """Drops all teachers but these."""
+        self.library.retain(versions)
+        self._answers.clear()
+
+    def announce(self, lessons: Sequence[Lesson | None]) -> None:
+        """Starts on what the ranks' next micro-batches need; all ranks call this in the same order."""
+        while len(self._models) < ON_DEVICE:
+            with torch.random.fork_rng():  # making a model draws random numbers
+                self._models.append(self._thin())
+        mine = lessons[self.library.ranks.rank]
+        self._turn += 1
+        model = self._models[self._turn % ON_DEVICE]
+        future = self.library.background.submit(lambda: self._pass(lessons, model))
+        if mine is not None:
+            self._answers[mine.pair, mine.sentence.tobytes()] = future
+
+    def states(self, version: Version, batch: Batch) -> Answer:
+        """The announced answer: decoder states (B, T, E) and projection (V, E)."""
+        sentence = batch.sentence_B.cpu().numpy()
+        key = (batch.pair, sentence.tobytes())
+        if key not in self._answers:
+            if self.library.ranks.count > 1:
+                raise RuntimeError(f"teacher {version}: this micro-batch was not announced")
+            self.announce([Lesson(version, batch.pair, sentence)])
+        answer: Answer = self.library.background.result(self._answers.pop(key))
+        return answer
+
+    def models(self) -> list[nn.Module]:
+        """What stands on this rank's device."""
+        return list(self._models)
+
+    def _pass(self, lessons: Sequence[Lesson | None], model: Transformer) -> Answer | None:
+        """``Transformer.forward`` with the weights of each layer fetched before it is run."""
+        versions = [None if lesson is None else lesson.version for lesson in lessons]
+        mine = lessons[self.library.ranks.rank]
+        self._fetch(versions, self._others, "", model)
+        batch = None if mine is None else to_device(self._collate(mine.pair, mine.sentence), self.library.device)
+        if batch is not None:
+            mask_BS, x_BSD = batch.source_BS != PAD, model.source_embedding(batch.source_BS)
+        for pieces in self._encoder:
+            self._fetch(versions, pieces, "encoder.0.", model)
+            if batch is not None:
+                x_BSD = model.encoder[0](x_BSD, mask_BS)
+        if batch is not None:
+            memory_BSD, x_BTD = model.encoder_norm(x_BSD), model.embedding(batch.decoder_BT)
+        for pieces in self._decoder:
+            self._fetch(versions, pieces, "decoder.0.", model)
+            if batch is not None:
+                x_BTD = model.decoder[0](x_BTD, memory_BSD, mask_BS)
+        return None if batch is None else (model.decoder_norm(x_BTD), model.head.weight)
+
+    def _fetch(
+        self, versions: Sequence[Version | None], pieces: Sequence[Piece], layer: str, model: Transformer
+    ) -> None:
+        """Writes pieces into the model: those of a layer into its one layer (``layer``: that one's prefix)."""
+        library, held = self.library, dict(model.named_parameters())
+        into = {piece.name: held[layer + piece.name.split(".", 2)[-1] if layer else piece.name] for piece in pieces}
+        for start, stop in buckets(pieces, BUCKET // library.ranks.count):
+            received_RC = columns(library.shelf, library.ranks, library.device, versions, start, stop)
+            if received_RC is not None:
+                fill(library.layout, library.layout.between(start, stop), received_RC, start, into)
+
+
+def _layers(pieces: Sequence[Piece], stack: str) -> list[list[Piece]]:
+    """The pieces of each layer of a stack, in its order."""
+    found: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        if piece.name.startswith(stack):
+            found.setdefault(piece.name.split(".")[1], []).append(piece)
+    return list(found.values())
