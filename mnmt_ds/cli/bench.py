@@ -4,8 +4,8 @@ import argparse
 import importlib
 from pathlib import Path
 
-HELP = "measure speed and memory: throughput, loss, teachers"
-BENCHMARKS = ("throughput", "loss", "teachers")
+HELP = "measure speed and memory: throughput, loss, teachers, methods"
+BENCHMARKS = ("throughput", "loss", "teachers", "methods")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ def write_recipe(corpus: Path, run: Path, **train: Any) -> Path:
     return path
 
 
-def command(path: Path, *extra: str, ranks: int = 2) -> list[str]:
+def command(path: Path, *extra: str, ranks: int = 2, script: str = "launchers/train.py") -> list[str]:
     launcher = [
         str(Path(sys.executable).with_name("deepspeed")),
         "--num_gpus",
@@ -43,7 +43,7 @@ def command(path: Path, *extra: str, ranks: int = 2) -> list[str]:
         "--master_port",
         str(free_port()),
     ]
-    return [*launcher, str(ROOT / "launchers" / "train.py"), str(path), *extra]
+    return [*launcher, str(ROOT / script), str(path), *extra]
 
 
 def free_port() -> int:
@@ -137,6 +137,31 @@ def test_killed_and_resumed_is_bit_identical(tiny_corpus: Path, whole: Path, tmp
     os.killpg(process.pid, signal.SIGKILL)
     kill_ranks(run)
     process.wait()
+    finish(path, "--resume")
+    assert_same(run, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point",
+    [
+        "mnmt_ds.teachers.library:columns:7",  # in the transfer of a teacher's weights
+        "mnmt_ds.teachers.vault:Vault.put:9",  # in the filling of the cache
+        "mnmt_ds.teachers.shelf:Shelf.put:3",  # as a new teacher is taken in
+        "mnmt_ds.teachers.cache:StateCache.retain:3",  # as the one before it is let go
+        "mnmt_ds.engine.snapshots:link:6",  # between its file and the links to it
+        "mnmt_ds.engine.keeping:sweep:3",  # after a checkpoint, before the old files go
+    ],
+)
+def test_killed_at_a_teachers_change_and_resumed(tiny_corpus: Path, whole: Path, tmp_path: Path, point: str) -> None:
+    run = tmp_path / "run"
+    path = write_recipe(tiny_corpus, run)
+    died = subprocess.run(
+        command(path, script="tests/engine/dying.py"), cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, "DIE_AT": point},
+    )  # fmt: skip
+    assert died.returncode != 0, "the call was never reached"
+    assert not (run / "last").exists()
     finish(path, "--resume")
     assert_same(run, whole)
 
