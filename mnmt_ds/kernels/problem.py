@@ -119,13 +119,17 @@ def accumulator(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def chunks(problem: Problem, most: int) -> list[tuple[int, int]]:
-    """Token ranges of about ``most`` tokens: equal ones, or whole sentences where a gate needs them."""
+    """Token ranges of at most about ``most`` tokens: nearly equal ones, or whole sentences where a gate needs them.
+
+    Nearly: all but the last are multiples of 32 tokens, so that vectors and matrix tiles are full.
+    """
     total = len(problem.gold_N)
     if total == 0:
         return []
     pieces = -(-total // max(1, most))
     if not any(t.gate.kind != "whole" and t.gate.level == "sentence" for t in problem.teachers):
-        edges = [total * i // pieces for i in range(pieces + 1)]
+        unit = 32 if most >= 64 else 1
+        edges = [min(total, -(-total * i // (pieces * unit)) * unit) for i in range(pieces)] + [total]
         return list(itertools.pairwise(edges))
     ranges, start, stop = [], 0, 0
     for count in problem.tokens_B.tolist():
