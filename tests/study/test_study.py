@@ -120,9 +120,7 @@ def test_signals_reach_a_run(tmp_path: Path) -> None:
     from mnmt_ds.study import work
 
     processes, failures = work.Processes(), []
-    code = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
-    )
+    code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
 
     def run() -> None:
         with (tmp_path / "lock").open("w") as lock:
@@ -133,7 +131,7 @@ def test_signals_reach_a_run(tmp_path: Path) -> None:
 
     thread = Thread(target=run)
     thread.start()
-    while not (tmp_path / "log.txt").exists() or "deaf" not in (tmp_path / "log.txt").read_text():
+    while work.last_line(tmp_path / "log.txt") != "deaf":
         time.sleep(0.05)
     before, work.GRACE = work.GRACE, 0.3
     try:
