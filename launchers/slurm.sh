@@ -17,12 +17,13 @@ recipe=$1
 shift
 
 hosts=$(mktemp)
-step=
+step= asked=
 run=$(mnmt-ds train "$recipe" "$@" --dump-config | sed -n 's/^directory: //p')
 trap 'rm -f "$hosts"' EXIT
-stop() { # the ranks get SIGTERM from srun, save after the update in hand, and leave with 0
+stop() { # SIGINT to the ranks alone (at SIGTERM srun kills them): they save after the update in hand, and leave with 0
+  asked=1
   echo "slurm: $1: asking all ranks to save and leave"
-  [ -z "$step" ] || kill -TERM "$step" 2> /dev/null
+  [ -z "$step" ] || scancel --signal=INT "$SLURM_JOB_ID"
 }
 trap 'stop SIGUSR1' USR1
 trap 'stop SIGTERM' TERM
@@ -40,7 +41,8 @@ step=$!
 while kill -0 "$step" 2> /dev/null; do wait "$step"; done # a trapped signal ends wait before srun has ended
 wait "$step"
 code=$?
-if [ "$code" -eq 0 ] && ! ls "$run"/last "$run"/students/*/last > /dev/null 2>&1; then
+ended=$(compgen -G "$run/last" || compgen -G "$run/students/*/last")
+if [ -z "$ended" ] && { [ "$code" -eq 0 ] || [ -n "$asked" ]; }; then
   echo "slurm: stopped before its end; back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi

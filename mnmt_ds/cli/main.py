@@ -11,7 +11,7 @@ from mnmt_ds import __version__
 from mnmt_ds.errors import UserError
 
 COMMANDS = (
-    "prepare", "validate", "preflight", "train",
+    "prepare", "validate", "plan", "preflight", "train",
     "translate", "evaluate", "compare", "study", "analyse", "export", "bench",
 )  # fmt: skip
 

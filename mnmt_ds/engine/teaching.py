@@ -66,7 +66,7 @@ def make_faculty(
     own = (settings.disk or run / "teachers") / f"rank{ranks.rank}"
     shelf = Shelf(dtype, int(settings.weights_gib * 2**30), own, load, warn)
     library = Library(shelf, layout, ranks, lambda: blank_model(recipe, model.vocabulary_size), device())
-    plan = cache_plan(recipe, settings, stream) if settings.on_device == "whole" else None
+    plan = cache_plan(recipe, settings, stream, ranks.count) if settings.on_device == "whole" else None
     cache = passing = None
     if settings.on_device == "layers":
         passing = Passing(library, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(stream))
@@ -78,12 +78,12 @@ def make_faculty(
     return Faculty(recipe.data.pairs, library, cache, own_shard, load, passing)
 
 
-def cache_plan(recipe: Recipe, settings: TeacherSettings, stream: Stream) -> CachePlan | None:
+def cache_plan(recipe: Recipe, settings: TeacherSettings, stream: Stream, ranks: int) -> CachePlan | None:
     """What of the teachers' states will be remembered, from sizes alone."""
     every = recipe.validation.every
     epochs = every / stream.plan(0).updates if every else 1.0
     passes = [epochs * count / size for count, size in zip(stream.counts, stream.sizes, strict=True)]
-    return plan_cache(settings, stream.lengths, passes, recipe.train.max_tokens, recipe.model.d_model, world_size())
+    return plan_cache(settings, stream.lengths, passes, recipe.train.max_tokens, recipe.model.d_model, ranks)
 
 
 def collator(stream: Stream) -> Callable[[int, Ints], Batch]:

@@ -96,6 +96,7 @@ def two_nodes(directory: Path) -> Iterator[Nodes]:
     hosts = {"node-a": ("10.77.0.1", 2222), "node-b": ("10.77.0.2", 2222), "node-c": ("10.77.0.2", ALTERED_PORT)}
     (directory / "config").write_text(
         "".join(f"Host {name}\n HostName {at}\n Port {port}\n" for name, (at, port) in hosts.items())
+        + "Host 10.77.0.*\n Port 2222\n"
         + f"Host *\n IdentityFile {directory}/key\n IdentitiesOnly yes\n StrictHostKeyChecking no\n"
         + " UserKnownHostsFile /dev/null\n LogLevel ERROR\n"
     )

@@ -1,6 +1,7 @@
 """A job on two nodes (tests/launching/nodes.py), by hostfile, ssh and pdsh: its losses, its failures, its refusals."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,20 @@ def test_two_nodes_give_the_losses_of_the_local_run(nodes: Nodes, tiny_corpus: P
     assert any(kd > 0 for _, kd in training(tmp_path / "local")), "no teacher taught"
     assert len(training(tmp_path / "far")) == 26
     assert training(tmp_path / "far") == training(tmp_path / "local")
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="not installed: mpirun (Debian: openmpi-bin)")
+def test_openmpi_starts_the_ranks_too(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "hosts").write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1\n")
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    by_ssh = {"OMPI_MCA_plm_rsh_args": f"-F {nodes.directory / 'config'}"}
+    options = ["--hostfile", str(tmp_path / "hosts"), "--launcher", "openmpi"]
+    words = launch(*options, str(write_recipe(tiny_corpus, run, 4)))
+    process = nodes.popen(words, ROOT, **as_root, **by_ssh)
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output
+    assert len(training(run)) == 4 and "2 rank(s)" in output
 
 
 @pytest.mark.parametrize("how", ["a rank is killed", "all is killed", "its network is gone"])

@@ -11,7 +11,7 @@ LAYERS = (
     ("teachers", "evaluation"),
     ("objectives",),
     ("engine", "analysis"),
-    ("launching", "study"),
+    ("launching", "planning", "study"),
     ("cli", "bench"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

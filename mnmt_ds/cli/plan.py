@@ -1,0 +1,39 @@
+"""Say what a recipe will need before it runs: parameters, memory a rank, layouts that fit, passes over data, hours."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+HELP = "say what a recipe will need: memory, layouts that fit, passes, hours"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="YAML recipe; its corpus must be prepared")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="ranks, one a device (default 1)")
+    parser.add_argument("--memory", type=float, metavar="GB", help="GB (1e9 bytes) of a device: list layouts that fit")
+    parser.add_argument("--gpu", action="store_true", help="plan for GPUs, also on a machine without one")
+    parser.add_argument("--no-probe", action="store_true", help="do not measure the process's own memory")
+    parser.add_argument("--calibrate", action="store_true", help="train ten updates on one rank to predict hours")
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the plan."""
+    from mnmt_ds.engine.recipe import load_recipe
+    from mnmt_ds.planning import report
+    from mnmt_ds.planning.layouts import fitting
+    from mnmt_ds.planning.plan import make, planner
+    from mnmt_ds.planning.probe import train_and_tell
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    if args.probe:
+        print(train_and_tell(recipe), flush=True)
+        return 0
+    plan: Any = make(recipe, args.recipe, args.overrides, args.devices, args.gpu, not args.no_probe, args.calibrate)
+    print("\n".join(report.report(plan)))
+    if args.memory is not None:
+        room = args.memory * 1e9
+        choices = fitting(recipe, plan.layout, room, planner(recipe, plan.memory.base))
+        print("\n" + "\n".join(report.layout_lines(choices, args.devices, room)))
+    return 0

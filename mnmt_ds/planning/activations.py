@@ -1,0 +1,111 @@
+"""Bytes that a forward pass keeps for its backward pass, and the workspace of the loss, from shapes alone.
+
+Letters: B sentences, S source and T target positions (padded), D width, F feed-forward width, H heads, V vocabulary, J
+teachers, K passes; e bytes of an element of the weights' type. Each formula lists what autograd saves of
+models/layers.py, once for each storage; a test counts them in a real forward pass.
+"""
+
+from typing import NamedTuple
+
+from mnmt_ds.kernels import chunked, cpu
+from mnmt_ds.models.settings import ModelSettings
+
+WIDE = 4
+"""Bytes of an element of the loss, which is computed in float32."""
+CUDA_CHUNK = 512 << 20
+"""Bytes of logits that the CUDA implementation holds at once."""
+
+
+class Shape(NamedTuple):
+    """A micro-batch: B sentences of S source and T target positions, times K passes."""
+
+    sentences: int
+    source: int
+    target: int
+
+    @property
+    def source_tokens(self) -> int:
+        return self.sentences * self.source
+
+    @property
+    def target_tokens(self) -> int:
+        return self.sentences * self.target
+
+
+def mask_bytes(probability: float, e: int, on_cpu: bool) -> int:
+    """An element's part in a dropout mask: of the weights' type on a CPU (models/dropout.py), a byte on a GPU."""
+    return 0 if probability == 0 else e if on_cpu else 1
+
+
+def attention_bytes(m: ModelSettings, b: int, queries: int, keys: int, e: int, on_cpu: bool) -> int:
+    """What scaled dot-product attention keeps besides queries, keys, values and its output.
+
+    Flash: a float32 log-sum a row. With dropout on a CPU, torch falls back to the definition and keeps the
+    probabilities before and after dropout and the mask: 3 B H T S.
+    """
+    if m.attention_dropout and on_cpu:
+        return 3 * b * m.heads * queries * keys * e
+    return WIDE * b * m.heads * queries
+
+
+def encoder_layer(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int:
+    """Of a source position: two residual inputs and two normed ones (4 D), q, k, v (3 D), the attention's output (D),
+    the ReLU's (F), means and deviations of two norms, and dropout's masks of two sub-layers and of the ReLU."""
+    d, drop = m.d_model, mask_bytes(m.dropout, e, on_cpu)
+    position = 8 * d * e + m.ffn * e + 2 * 2 * WIDE + 2 * d * drop
+    position += m.ffn * (mask_bytes(m.activation_dropout, e, on_cpu) + (e if m.activation_dropout else 0))
+    return x.source_tokens * position + attention_bytes(m, x.sentences, x.source, x.source, e, on_cpu)
+
+
+def decoder_layer(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int:
+    """Of a target position: three residual inputs and three normed ones (6 D), q, k, v (3 D), the query to the encoder
+    (D), two attentions' outputs (2 D), the ReLU's (F), three norms' statistics, masks of three sub-layers and of the
+    ReLU; of a source position: keys and values of the encoder's states (2 D)."""
+    d, drop = m.d_model, mask_bytes(m.dropout, e, on_cpu)
+    position = 12 * d * e + m.ffn * e + 3 * 2 * WIDE + 3 * d * drop
+    position += m.ffn * (mask_bytes(m.activation_dropout, e, on_cpu) + (e if m.activation_dropout else 0))
+    own = attention_bytes(m, x.sentences, x.target, x.target, e, on_cpu)
+    cross = attention_bytes(m, x.sentences, x.target, x.source, e, on_cpu)
+    return x.target_tokens * position + x.source_tokens * 2 * d * e + own + cross
+
+
+def embeddings(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int:
+    """Both sides: token numbers (int64) and dropout's mask."""
+    each = 8 + m.d_model * mask_bytes(m.dropout, e, on_cpu)
+    return (x.source_tokens + x.target_tokens) * each
+
+
+def final_norms(m: ModelSettings, x: Shape, e: int) -> int:
+    """Input, output and statistics of the norms after the last encoder and decoder layers."""
+    return (x.source_tokens + x.target_tokens) * (2 * m.d_model * e + 2 * WIDE)
+
+
+def forward(m: ModelSettings, x: Shape, e: int, on_cpu: bool, passes: int = 1) -> int:
+    """Bytes alive at the end of a forward pass of the whole network, K passes at once.
+
+    With activation checkpointing a layer keeps its inputs alone, and one layer at a time is whole again in the
+    backward pass.
+    """
+    x = x._replace(sentences=passes * x.sentences)
+    encoder, decoder = encoder_layer(m, x, e, on_cpu), decoder_layer(m, x, e, on_cpu)
+    ends = embeddings(m, x, e, on_cpu) + final_norms(m, x, e)
+    if m.activation_checkpointing:
+        inputs = m.encoder_layers * x.source_tokens + m.decoder_layers * x.target_tokens
+        return ends + inputs * m.d_model * e + max(encoder, decoder)
+    return ends + m.encoder_layers * encoder + m.decoder_layers * decoder
+
+
+def loss(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passes: int, on_cpu: bool) -> int:
+    """Workspace of the fused loss: the logits of a chunk for each pass and teacher, and the gradients of hidden states
+    and projection, which live until the backward pass has used them.
+
+    A chunk holds what the implementation's budget allows (kernels/cpu.py and chunked.py).
+    """
+    planes = passes + teachers
+    if on_cpu:
+        chunk = max(32, min(cpu.BUDGET // (WIDE * vocabulary * planes), 2048) // 32 * 32)
+    else:
+        chunk = max(1, chunked.BUDGET["cuda"] // (WIDE * vocabulary * planes))
+    logits = min(x.target_tokens, chunk) * vocabulary * planes * WIDE
+    gradients = (passes * x.target_tokens + vocabulary) * m.d_model * WIDE
+    return logits + gradients

@@ -1,0 +1,169 @@
+"""Peak bytes of a rank: the sum of what it holds all the time and of the largest phase of an update.
+
+N parameters of e bytes on R ranks; ZeRO's parts as in Rajbhandari et al. (2020), table 1, with the buffers that
+DeepSpeed adds to them. On a GPU freed memory serves the next phase, so phases do not add up. On a CPU the C library
+keeps what it was given for most tensors, and DeepSpeed's flat buffers come from elsewhere: there they do.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.planning import activations
+from mnmt_ds.planning.activations import WIDE, Shape
+from mnmt_ds.planning.parameters import parameters
+from mnmt_ds.teachers.library import ON_DEVICE
+from mnmt_ds.teachers.transfer import BUCKET as FETCH
+
+HALF = 2
+BUCKET = 500_000_000
+"""DeepSpeed's reduce_bucket_size where none is given."""
+
+
+class Layout(NamedTuple):
+    """How a student is laid out over ranks."""
+
+    ranks: int
+    stage: int
+    """Of ZeRO, 0 to 3."""
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    precision: str = "fp32"
+    on_cpu: bool = True
+    """The ranks compute on CPUs: device and host are one memory."""
+    bucket: int = BUCKET
+    """Elements of the buffer that gradients are gathered in."""
+
+    @property
+    def element(self) -> int:
+        """Bytes of a weight or an activation."""
+        return WIDE if self.precision == "fp32" else HALF
+
+    def describe(self) -> str:
+        """As people say it."""
+        offloads = [name for name, on in zip(("optimizer", "parameters"), self[2:4], strict=True) if on]
+        return f"ZeRO-{self.stage}" + (f", {' and '.join(offloads)} on the CPU" if offloads else "")
+
+
+class Lessons(NamedTuple):
+    """What frozen teachers add."""
+
+    versions: int = 0
+    """Distinct teachers at most: one a pair."""
+    dtype_bytes: int = HALF
+    """In which shards are kept on the CPU."""
+    shard_cap: int = 0
+    """Bytes of CPU memory that a rank may spend on shards."""
+    remembered: int = 0
+    """Bytes of remembered decoder states a rank."""
+    at_once: int = 0
+    """Teachers in a batch's loss."""
+    by_layers: bool = False
+    """Their layers pass through the device one by one, instead of whole teachers."""
+
+
+class Memory(NamedTuple):
+    """Bytes a rank. Those of the device add up to its peak; those of the host stand beside them."""
+
+    base: int
+    """Of the process itself, without a model (on a GPU: not counted here, some 0.5 GB of CUDA's own)."""
+    weights: int
+    gradients: int
+    """With the buffers that they are gathered and reduced in."""
+    optimizer: int
+    """Moments and fp32 masters."""
+    activations: int
+    loss: int
+    teachers: int
+    """Whole models that stand ready, and what is on its way to them."""
+    host_optimizer: int
+    host_weights: int
+    host_teachers: int
+    """Shards of teachers and remembered states."""
+    snapshot: int
+    """A copy of all weights on the CPU, when best checkpoints are kept."""
+    on_cpu: bool
+
+    @property
+    def device(self) -> int:
+        """Peak on the device."""
+        held = self.base + self.weights + self.optimizer + self.teachers
+        if self.on_cpu:
+            return held + self.gradients + max(self.activations + self.loss, self.snapshot) + self._beside
+        return held + max(self.activations + self.loss, self.gradients)
+
+    @property
+    def host(self) -> int:
+        """Beside the device; all in one on a CPU."""
+        return 0 if self.on_cpu else self._beside + self.snapshot
+
+    @property
+    def _beside(self) -> int:
+        return self.host_optimizer + self.host_weights + self.host_teachers
+
+
+def memory(
+    m: ModelSettings, vocabulary: int, shapes: Sequence[Shape], layout: Layout, lessons: Lessons, passes: int = 1,
+    base: int = 0, students: int = 1,
+) -> Memory:  # fmt: skip
+    """Bytes a rank, at the largest of these micro-batches; of several students one computes at a time."""
+    n = parameters(m, vocabulary).total
+    weights, gradients, optimizer = states(n, layout)
+    host_weights, host_optimizer = 0, 0
+    if layout.offload_optimizer:  # with fp32 gradients and a buffer for the weights' way back
+        host_optimizer, optimizer = optimizer + (WIDE + layout.element) * n // layout.ranks, 0
+        gradients -= layout.element * n // layout.ranks if layout.stage > 1 else 0
+    if layout.offload_parameters:
+        host_weights = layout.element * n // layout.ranks
+        weights -= host_weights
+    kept = max(step_activations(m, shape, layout, passes) for shape in shapes)
+    loss = max(activations.loss(m, x, vocabulary, lessons.at_once, passes, layout.on_cpu) for x in shapes)
+    ready = ready_teachers(m, vocabulary, layout, lessons) if lessons.versions else 0
+    shards = min(lessons.versions * lessons.dtype_bytes * n // layout.ranks, lessons.shard_cap)
+    return Memory(
+        base=base,
+        weights=students * weights,
+        gradients=students * gradients,
+        optimizer=students * optimizer,
+        activations=kept,
+        loss=loss,
+        teachers=students * ready,
+        host_optimizer=students * host_optimizer,
+        host_weights=students * host_weights,
+        host_teachers=students * (shards + lessons.remembered),
+        snapshot=WIDE * n,
+        on_cpu=layout.on_cpu,
+    )
+
+
+def ready_teachers(m: ModelSettings, vocabulary: int, layout: Layout, lessons: Lessons) -> int:
+    """Two models of the student's shape (of one layer on each side, where layers pass through), and a fetch's bucket,
+    which several ranks hold twice: what comes and what goes."""
+    shape = m.model_copy(update={"encoder_layers": 1, "decoder_layers": 1}) if lessons.by_layers else m
+    n = parameters(shape, vocabulary).total
+    return ON_DEVICE * layout.element * n + (1 + (layout.ranks > 1)) * min(FETCH, n) * lessons.dtype_bytes
+
+
+def step_activations(m: ModelSettings, x: Shape, layout: Layout, passes: int) -> int:
+    """What a micro-batch's backward pass needs, and its first gradients: 2 F + 3 D of every position at once (of the
+    ReLU's input and output, and of the residual stream on both sides of a feed-forward layer and its mask)."""
+    tokens = passes * max(x.source_tokens, x.target_tokens)
+    flight = tokens * (2 * m.ffn + 3 * m.d_model) * layout.element
+    return activations.forward(m, x, layout.element, layout.on_cpu, passes) + flight
+
+
+def states(n: int, layout: Layout) -> tuple[int, int, int]:
+    """Weights, gradients (with buffers) and optimizer of N parameters: bytes a rank."""
+    e, r = layout.element, layout.ranks
+    whole, share = e * n, e * n // r
+    copy = e * min(n, layout.bucket)
+    buffer = copy if layout.on_cpu else e * layout.bucket  # a CPU gives memory to what is written alone
+    masters_and_moments = 3 * WIDE * n // r
+    if layout.stage == 0:  # fp32: no masters, gradients flattened to be reduced
+        return whole, whole + copy + (0 if e == WIDE else WIDE * n), (2 if e == WIDE else 3) * WIDE * n
+    if layout.stage == 1:
+        return whole, whole + buffer + copy, masters_and_moments
+    if layout.stage == 2:
+        return whole, share + buffer + copy, masters_and_moments
+    # below a thousand million parameters DeepSpeed keeps gathered ones until the next use, so that all stand whole
+    return share + whole, share + whole + buffer + 2 * copy, masters_and_moments

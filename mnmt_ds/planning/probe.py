@@ -1,0 +1,62 @@
+"""What cannot be reckoned is measured, in a process of its own: bytes of the process itself, and tokens a second."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.errors import UserError
+
+MARK = "probed: "
+MINUTE = (
+    "model.preset=tiny", "model.d_model=16", "model.ffn=16", "model.heads=1", "model.encoder_layers=1",
+    "model.decoder_layers=1", "students=[]",
+)  # fmt: skip
+"""A model whose own bytes hardly count beside the process's."""
+ALONE = ("tracking.wandb=off", "tracking.log_every=1", "validation.every=0", "train.save_every=0", "train.patience=0")
+
+
+class Probed(NamedTuple):
+    """Of a few updates on one rank."""
+
+    peak: int
+    """Bytes: of the process on a CPU, of its tensors on a GPU."""
+    tokens_per_second: float
+    """Target tokens; median over updates, the first left out."""
+
+
+def probe(recipe_path: Path, overrides: Sequence[str], updates: int) -> Probed:
+    """Trains some updates in a child process; UserError with its last line if it fails. No file of it stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*overrides, *ALONE, f"directory={folder}/run", f"train.max_steps={updates}"]
+        command = [sys.executable, "-m", "mnmt_ds.cli.main", "plan", str(recipe_path), *words, "--probe"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
+    if line is None:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise UserError(f"{recipe_path}: a trial of {updates} updates failed: {last}")
+    return Probed(**json.loads(line.removeprefix(MARK)))
+
+
+def train_and_tell(recipe: Recipe) -> str:
+    """The child's side: trains, and returns the line that the parent reads."""
+    from mnmt_ds.distributed import job
+    from mnmt_ds.engine import loop
+    from mnmt_ds.engine.meter import memory
+    from mnmt_ds.tracking import read_records
+
+    with job():
+        loop.train(recipe)
+    speeds = [
+        record["runtime/tokens_per_sec"]
+        for record in read_records(recipe.directory / "metrics.jsonl")
+        if "runtime/tokens_per_sec" in record
+    ]
+    used = memory()
+    peak = int(used.get("memory/gpu_peak", used["memory/cpu"]))
+    return MARK + json.dumps(Probed(peak, statistics.median(speeds[1:] or speeds))._asdict())

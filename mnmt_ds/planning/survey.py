@@ -1,0 +1,105 @@
+"""What a recipe's data are to its model: shapes of micro-batches, passes over each pair, teachers and their states."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mnmt_ds.data.batching import Plan
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.settings import batches_per_update
+from mnmt_ds.engine.stream import Stream
+from mnmt_ds.engine.teaching import cache_plan
+from mnmt_ds.planning.activations import Shape
+from mnmt_ds.planning.memory import HALF, Lessons
+from mnmt_ds.teachers.settings import TeacherSettings
+
+
+class Survey(NamedTuple):
+    """A student's first epoch, and its whole budget."""
+
+    shapes: list[Shape]
+    """Distinct micro-batches of the first epoch, none of which is smaller in every way than another."""
+    updates: int
+    """Of an epoch."""
+    last: int
+    """Of the whole run, at most."""
+    tokens: int
+    """Target tokens of an epoch."""
+    passes: dict[str, float]
+    """How often the whole run comes by each pair's training set, at most."""
+    sizes: dict[str, int]
+
+
+def survey(recipe: Recipe, stream: Stream, ranks: int) -> Survey:
+    """Reads lengths alone; a function of recipe and ranks."""
+    plan = stream.plan(0)._replace(batches_per_update=batches_per_update(recipe.train, ranks))
+    by_epochs = recipe.train.max_epochs * plan.updates
+    last = min(recipe.train.max_steps or by_epochs, by_epochs)
+    epochs = last / plan.updates
+    passes = {
+        pair: epochs * count / size
+        for pair, count, size in zip(stream.pairs, stream.counts, stream.sizes, strict=True)
+    }
+    sizes = dict(zip(stream.pairs, stream.sizes, strict=True))
+    return Survey(largest(shapes_of(stream, plan)), plan.updates, last, int(plan.tokens.sum()), passes, sizes)
+
+
+def shapes_of(stream: Stream, plan: Plan) -> list[Shape]:
+    """Each micro-batch's shape. A task on monolingual text pads to the same budget: it is not asked here."""
+    source = [np.zeros(len(split), np.int64) for split in stream.splits]
+    target = [np.zeros(len(split), np.int64) for split in stream.splits]
+    for s, t, known in zip(source, target, stream.lengths, strict=True):
+        s[known.index], t[known.index] = known.source, known.target
+    found = []
+    for k, pair in enumerate(plan.pair):
+        rows = plan.sentence[plan.start[k] : plan.start[k + 1]]
+        if pair < len(source):
+            found.append(Shape(len(rows), int(source[pair][rows].max()), int(target[pair][rows].max())))
+    return found
+
+
+def largest(shapes: list[Shape]) -> list[Shape]:
+    """Those that are not within another: with fewer sentences, source tokens and target tokens alike."""
+    kept: list[Shape] = []
+    for x in sorted(set(shapes), key=lambda s: -(s.source_tokens + s.target_tokens)):
+        if not any(_within(x, y) for y in kept):
+            kept.append(x)
+    return kept
+
+
+def _within(x: Shape, y: Shape) -> bool:
+    return (
+        x.sentences <= y.sentences
+        and x.source_tokens <= y.source_tokens
+        and x.target_tokens <= y.target_tokens
+        and x.sentences * x.source**2 <= y.sentences * y.source**2
+    )
+
+
+def lessons_of(recipe: Recipe, stream: Stream, ranks: int) -> Lessons:
+    """What the recipe's frozen teachers take; nothing where its method has none."""
+    settings = teacher_settings(recipe.method)
+    if not settings:
+        return Lessons()
+    pairs = len(recipe.data.pairs)
+    versions = 1 if getattr(recipe.method, "teacher", "pair") == "overall" else pairs
+    by_layers = settings[0].on_device == "layers"
+    plan = None if by_layers else cache_plan(recipe, settings[0], stream, ranks)
+    remembered = 0 if plan is None else min(plan.memory, plan.remembered() // ranks)
+    return Lessons(
+        versions=versions * len(settings),
+        dtype_bytes=4 if settings[0].dtype == "float32" else HALF,
+        shard_cap=int(sum(one.weights_gib for one in settings) * 2**30),
+        remembered=remembered,
+        at_once=len(settings),
+        by_layers=by_layers,
+    )
+
+
+def teacher_settings(method: object) -> list[TeacherSettings]:
+    """The ``teachers`` sections of a method and of the methods inside it."""
+    own = getattr(method, "teachers", None)
+    found = [own] if isinstance(own, TeacherSettings) else []
+    tasks = getattr(method, "tasks", {}).values()
+    inner = [getattr(method, "base", None), *getattr(method, "methods", ()), *tasks]
+    return found + [settings for one in inner if one is not None for settings in teacher_settings(one)]

@@ -1,0 +1,124 @@
+"""Plans by hand: ZeRO's shares, the largest micro-batch, layouts that fit, the command and its report."""
+
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.cli.main import main
+from mnmt_ds.config import dump
+from mnmt_ds.engine.build import open_corpus, open_streams
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.planning.activations import Shape, forward, loss
+from mnmt_ds.planning.layouts import Choice, fitting, given
+from mnmt_ds.planning.memory import Layout, Lessons, Memory, memory, states
+from mnmt_ds.planning.survey import largest, lessons_of, survey
+from tests.tiny import PAIRS, recipe
+
+N = 1_000_000
+
+
+def test_states_are_rajbhandaris_shares_and_deepspeeds_buffers() -> None:
+    """fp32 on two ranks: 4 N of weights, 4 N of gradients, 12 N of masters and moments, cut as the stage cuts them."""
+    assert states(N, Layout(2, 0)) == (4 * N, 8 * N, 8 * N)
+    assert states(N, Layout(2, 1)) == (4 * N, 12 * N, 6 * N)
+    assert states(N, Layout(2, 2)) == (4 * N, 10 * N, 6 * N)
+    assert states(N, Layout(2, 3)) == (6 * N, 18 * N, 6 * N)
+    on_gpu = Layout(4, 2, precision="bf16", on_cpu=False)
+    assert states(N, on_gpu) == (2 * N, N // 2 + 2 * 500_000_000 + 2 * N, 3 * N)
+
+
+def test_half_precision_halves_activations_and_keeps_the_loss_wide() -> None:
+    m, x = ModelSettings(preset="tiny", dropout=0.0), Shape(8, 16, 16)
+    statistics = 8 * 16 * (m.encoder_layers * 2 + m.decoder_layers * 3 + 2) * 8
+    attention = 4 * m.heads * 8 * 16 * (m.encoder_layers + 2 * m.decoder_layers)
+    fixed = statistics + attention + 2 * 8 * 16 * 8
+    assert forward(m, x, 4, True) - fixed == 2 * (forward(m, x, 2, True) - fixed)
+    assert loss(m, x, 100, 1, 1, True) == 4 * (128 * 100 * 2 + (128 + 100) * 128)
+
+
+def test_checkpointing_keeps_inputs_and_one_layer() -> None:
+    x = Shape(8, 16, 16)
+    plain, again = (
+        forward(ModelSettings(preset="base", activation_checkpointing=on), x, 4, True) for on in (False, True)
+    )
+    assert again < plain / 4
+
+
+def test_shapes_within_others_are_left_out() -> None:
+    assert largest([Shape(2, 10, 10), Shape(2, 9, 10), Shape(1, 30, 5), Shape(2, 10, 10)]) == [
+        Shape(2, 10, 10), Shape(1, 30, 5),
+    ]  # fmt: skip
+
+
+def test_the_survey_counts_what_training_will_see(tiny_corpus: Path, tmp_path: Path) -> None:
+    made = recipe(tiny_corpus, tmp_path, method={"name": "lssd"}, train={"max_steps": 20})
+    stream = open_streams(made, open_corpus(made)[0])[0]
+    one, two = survey(made, stream, 1), survey(made, stream, 2)
+    assert one == two and one.last == 20 and one.sizes == PAIRS
+    assert one.updates == stream.plan(0).updates and one.tokens == int(stream.plan(0).tokens.sum())
+    assert one.passes["fr-en"] == pytest.approx(20 / one.updates)
+    assert max(max(s.source_tokens, s.target_tokens) for s in one.shapes) <= made.train.max_tokens
+    lessons = lessons_of(made, stream, 1)
+    assert lessons.versions == 3 and lessons.at_once == 1 and lessons.dtype_bytes == 2
+
+
+def test_teachers_are_two_on_the_device_and_shards_beside_it() -> None:
+    m = ModelSettings(preset="tiny")
+    shape, layout = [Shape(1, 4, 4)], Layout(2, 2, on_cpu=False)
+    without = memory(m, 1000, shape, layout, Lessons())
+    taught = memory(m, 1000, shape, layout, Lessons(versions=8, shard_cap=2**30, remembered=100, at_once=1))
+    n = without.snapshot // 4
+    assert taught.teachers == 2 * 4 * n + 2 * 2 * n and without.teachers == 0
+    assert taught.host_teachers == 8 * 2 * n // 2 + 100
+    assert taught.loss - without.loss == 4 * 4 * 1000
+    assert taught.device - without.device == taught.teachers  # the gradients' buffers are the larger phase here
+    assert taught.host == taught.host_teachers + taught.snapshot
+
+
+def test_offload_moves_the_optimizer_to_the_host() -> None:
+    m, shape = ModelSettings(preset="tiny"), [Shape(1, 4, 4)]
+    plain = memory(m, 1000, shape, Layout(1, 2, on_cpu=False), Lessons())
+    moved = memory(m, 1000, shape, Layout(1, 2, True, on_cpu=False), Lessons())
+    n = plain.snapshot // 4
+    assert moved.optimizer == 0 and moved.host_optimizer == 12 * n + 8 * n
+    assert plain.device - moved.device == 16 * n
+
+
+def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path) -> None:
+    made = recipe(tiny_corpus, tmp_path)
+    layout = given(made, 4, on_cpu=False)
+    assert (layout.ranks, layout.stage, layout.offload_optimizer) == (4, 1, False)
+
+    def need(tried: Layout, tokens: int, again: bool) -> Memory:
+        size = 100 - 10 * tried.stage - 30 * tried.offload_optimizer + tokens - 5 * again
+        return Memory(size, *[0] * 10, on_cpu=False)
+
+    found = fitting(made, layout, 150.0, need)
+    assert [(c.layout.stage, c.layout.offload_optimizer, c.max_tokens) for c in found[:3]] == [
+        (0, False, 48), (1, False, 48), (2, False, 48),
+    ]  # fmt: skip
+    best: Choice = max(found, key=lambda c: c.max_tokens)
+    assert best.max_tokens == 96 and best.layout.stage == 2 and best.layout.offload_optimizer
+    assert not fitting(made, layout, 10.0, need)
+
+
+def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(dump(recipe(tiny_corpus, tmp_path / "run", method={"name": "lssd"})))
+    assert main(["plan", str(path), "--devices", "2", "--memory", "80", "--gpu", "model.preset=base"]) == 0
+    said = capfd.readouterr().out
+    assert "2 rank(s), ZeRO-1, fp32, 96 padded tokens a micro-batch, 4 micro-batches an update" in said
+    assert "teachers on the device" in said and "on the host: shards of teachers" in said
+    assert "layouts that fit 2 device(s) of 74.5 GiB" in said and "passes at most" in said
+    assert "--calibrate measures" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_calibration_predicts_hours(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(dump(recipe(tiny_corpus, tmp_path / "run")))
+    assert main(["plan", str(path), "--no-probe", "--calibrate"]) == 0
+    said = capfd.readouterr().out
+    assert "target tokens/s measured on one rank" in said and "hours on 1 rank(s)" in said
+    assert not (tmp_path / "run").exists()
