@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes compare.html, compare.md, runs.csv and pairs.csv, and prints the table."""
     from mnmt_ds.evaluation import comparison, frontier
+    from mnmt_ds.evaluation.gallery import pictures
     from mnmt_ds.evaluation.page import render
     from mnmt_ds.evaluation.runs import read_runs, student_directories
     from mnmt_ds.evaluation.scores import ScoreSettings
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         limits = {name: limit for name, limit in limits.items() if limit is not None}
         runs = [comparison.classified(run, settings.model_copy(update=limits)) for run in runs]
     part = part_of(comparison.group(runs), settings)
+    drawn = pictures((run.directory for run in runs), "analysis/**/*.png")
     table = comparison.markdown(part.groups, part.found, part.tests)
     points = frontier.markdown(frontier.experiments(runs))
     table += f"\n\n{points}" if points else ""
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     _write(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")
     _write_csv(args.output / "runs.csv", comparison.run_rows(runs))
     _write_csv(args.output / "pairs.csv", comparison.pair_rows(runs, part.sizes))
-    _write(args.output / "compare.html", render(args.title, [part]))
+    _write(args.output / "compare.html", render(args.title, [part], pictures=drawn))
     print(table)
     waiting = [str(run.directory) for run in runs if run.report is None]
     if waiting:

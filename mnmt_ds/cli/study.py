@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             print((written / "study.md").read_text(encoding="utf-8"))
             if not args.report and len(done) == len(study.entries):
                 failed |= _after(study, written)
+                write_report(study, failed)  # once more, with the pictures that were drawn
             print(f"written: {written / 'study.html'}")
         else:
             print("\n".join(missing(study, done, failed)))

@@ -23,6 +23,7 @@ from mnmt_ds.evaluation.comparison import (
     run_rows,
     signatures,
 )
+from mnmt_ds.evaluation.gallery import Picture
 from mnmt_ds.evaluation.report import read_lines
 from mnmt_ds.evaluation.runs import ASIDE, Run, differing, flat
 from mnmt_ds.evaluation.scores import sentence_chrf
@@ -44,8 +45,11 @@ class Section(NamedTuple):
     """Whether the reader opens it."""
 
 
-def render(title: str, parts: Sequence[Part], tables: Sequence[Table] = (), command: str = "compare") -> str:
-    """The page as text: the tables, then everything about each part."""
+def render(
+    title: str, parts: Sequence[Part], tables: Sequence[Table] = (), command: str = "compare",
+    pictures: Sequence[Picture] = (),
+) -> str:  # fmt: skip
+    """The page as text: the tables, then everything about each part, then pictures that other commands drew."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -57,6 +61,7 @@ def render(title: str, parts: Sequence[Part], tables: Sequence[Table] = (), comm
         title=title,
         parts=[shown(part) for part in parts],
         tables=tables,
+        pictures=pictures,
         command=command,
         version=__version__,
         date=date,

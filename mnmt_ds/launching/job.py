@@ -119,14 +119,10 @@ def supervise(
     return code if code > 0 else int(failed or code < 0 or bool(left))
 
 
-def _watcher(
-    reach: Reach, name: str, job: str, events: "queue.Queue[tuple[str, Any, Any]]"
-) -> "subprocess.Popen[str]":
+def _watcher(reach: Reach, name: str, job: str, events: "queue.Queue[tuple[str, Any, Any]]") -> "subprocess.Popen[str]":
     """A connection to a node's watcher, which is at work when this returns."""
     words = reach.command(name, python("mnmt_ds.launching.watch", job), passed_variables())
-    process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     if process.stdout.readline().strip() != "watching":
         raise UserError(f"node {name}: no watch can be kept there; see the messages above")

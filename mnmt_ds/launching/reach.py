@@ -16,7 +16,7 @@ PASSED = (
 )  # fmt: skip
 """Beginnings of the names of variables that every node is to have as this one has them. No secrets: they would stand
 in command lines for all to see."""
-UNSAFE = frozenset("\"$`\\\n")
+UNSAFE = frozenset('"$`\\\n')
 """Characters that DeepSpeed does not quote."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mnmt_ds.evaluation import comparison, frontier, tables
 from mnmt_ds.evaluation.comparison import Group
+from mnmt_ds.evaluation.gallery import pictures
 from mnmt_ds.evaluation.page import render
 from mnmt_ds.evaluation.runs import Run, read_run, student_directories
 from mnmt_ds.evaluation.scores import ScoreSettings
@@ -33,7 +34,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     for table in shown:
         tables.write_csv(table, directory)
     _publish(directory / "study.md", "\n\n".join(text for text in texts if text) + "\n")
-    _publish(directory / "study.html", render(settings.title, found, shown, "study"))
+    _publish(directory / "study.html", render(settings.title, found, shown, "study", pictures([directory])))
     return directory
 
 

@@ -216,3 +216,13 @@ def test_compare_mistakes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     message = f"mnmt-ds compare: {tmp_path}/none/metrics.jsonl: no such file; give directories of runs\n"
     assert capfd.readouterr().err == message
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_an_analysis_are_in_the_page(tmp_path: Path) -> None:
+    run = curve_run(tmp_path / "plain", "plain", PLAIN, epochs=1)
+    drawn = run / "analysis" / "cd" / "prune.png"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_bytes(b"\x89PNG\r\n")
+    assert main(["compare", str(run), "-o", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "compare.html").read_text()
+    assert "plain: analysis/cd/prune" in text and "data:image/png;base64,iVBORw0K" in text

@@ -111,9 +111,7 @@ def test_a_request_to_stop_reaches_all_nodes_and_saves(nodes: Nodes, tiny_corpus
     assert "stopped on request at update" in output and (run / "checkpoints" / "last").exists()
 
 
-def test_other_data_and_other_code_are_refused_before_training(
-    nodes: Nodes, tiny_corpus: Path, tmp_path: Path
-) -> None:
+def test_other_data_and_other_code_are_refused_before_training(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = write_corpus(tmp_path / "other", seed=8)
     source = tmp_path / "init.py"

@@ -1,9 +1,6 @@
 #include "cpu.h"
 
 #include <omp.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <cmath>
@@ -396,24 +393,17 @@ void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float
 }
 
 // [panel of TALL widths][BLOCK words][TALL]
-template <class T>
-void pack_across_as(const Matrix& projection, int64_t first, int64_t n, float* to) {
-  const int64_t whole = projection.width / TALL * TALL, rest = projection.width - whole;
-  for (int64_t v = 0; v < n; ++v, to += TALL) {
-    const T* from = static_cast<const T*>(projection.data) + (first + v) * projection.stride;
-    float* at = to;
-    for (int64_t d = 0; d < whole; d += TALL, at += BLOCK * TALL)
-      for (int i = 0; i < TALL; ++i) at[i] = widen(from[d + i]);
-    if (rest)
-      for (int i = 0; i < TALL; ++i) at[i] = i < rest ? widen(from[whole + i]) : 0.f;
-  }
-}
-
 void pack_across(const Matrix& projection, int64_t first, int64_t n, float* to) {
-  switch (projection.kind) {
-    case Kind::float32: return pack_across_as<float>(projection, first, n, to);
-    case Kind::bfloat16: return pack_across_as<Brain>(projection, first, n, to);
-    case Kind::float16: return pack_across_as<_Float16>(projection, first, n, to);
+  for (int64_t v = 0; v < n; ++v) {
+    for (int64_t d = 0; d < projection.width; d += TALL) {
+      float* at = to + d * BLOCK + v * TALL;
+      const int64_t m = std::min<int64_t>(TALL, projection.width - d);
+      if (m == TALL) fetch(projection, first + v, d, TALL, at);
+      else {
+        fetch(projection, first + v, d, m, at);
+        std::fill(at + m, at + TALL, 0.f);
+      }
+    }
   }
 }
 
@@ -512,14 +502,6 @@ void gradients_for(const Chunk& c, const Demand& want, float* dh, float* dw, boo
 }
 
 }  // namespace
-
-void in_large_pages(float* p, int64_t n) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t PAGE = 2 << 20;
-  const uintptr_t begin = (uintptr_t(p) + PAGE - 1) / PAGE * PAGE, end = uintptr_t(p + n) / PAGE * PAGE;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
 
 int64_t groups(int64_t tokens) { return ceil_div(tokens, GROUP); }
 int64_t padded(int64_t words) { return ceil_div(words, TALL) * TALL; }

@@ -32,9 +32,6 @@ struct Chunk {
   float* teacher_logits;  // teachers * the same
 };
 
-// Asks the system for 2 MiB pages where a buffer has not been touched yet: fewer faults, fewer misses of the page table.
-void in_large_pages(float* p, int64_t n);
-
 int64_t groups(int64_t tokens);
 int64_t padded(int64_t words);
 int64_t lanes_of_a_group();

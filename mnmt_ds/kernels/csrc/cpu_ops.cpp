@@ -67,8 +67,6 @@ mnmt::Chunk chunk(const std::vector<Tensor>& hidden, const Tensor& projection, c
   const int64_t plane = mnmt::groups(c.tokens) * mnmt::padded(c.words) * mnmt::lanes_of_a_group();
   c.logits = floats(logits, c.passes * plane);
   c.teacher_logits = floats(teacher_logits, c.teachers * plane);
-  mnmt::in_large_pages(c.logits, c.passes * plane);
-  mnmt::in_large_pages(c.teacher_logits, c.teachers * plane);
   for (int64_t t = 0; t < c.tokens; ++t)
     STD_TORCH_CHECK(c.gold[t] >= 0 && c.gold[t] < c.words, "target ", c.gold[t], " is outside the vocabulary");
   return c;
@@ -101,7 +99,6 @@ void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor
                             floats(gate, c.teachers * c.passes * c.tokens),
                             float(smoothing),
                             float(divergence_weight)};
-  if (dprojection.numel()) mnmt::in_large_pages(floats(dprojection, c.words * width), c.words * width);
   mnmt::gradients(c, demand, dhidden.numel() ? floats(dhidden, c.passes * c.tokens * width) : nullptr,
                   dprojection.numel() ? floats(dprojection, c.words * width) : nullptr, fresh);
 }
