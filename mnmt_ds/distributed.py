@@ -117,13 +117,6 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
-def largest_over_ranks(values: Tensor) -> Tensor:
-    """The element-wise maximum over all ranks; the tensor itself is changed."""
-    if world_size() > 1:
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
-    return values
-
-
 def from_main(value: Any) -> Any:
     """The main rank's value (picklable), on every rank."""
     if world_size() == 1:

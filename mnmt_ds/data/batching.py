@@ -98,7 +98,7 @@ def plan_epoch(
     offsets: Sequence[int],
     *,
     seed: int,
-    epoch: int,
+    epoch: int | str,
     max_tokens: int,
     batches_per_update: int,
 ) -> Plan:

@@ -83,21 +83,28 @@ class Monolingual:
             found[language] = max(1, round(wanted * len(self.pools[language]) / self.sentences[language]))
         return found
 
-    def mixed(self, parallel: Plan, sentences: int, epoch: int, max_tokens: int) -> Plan:
-        """An epoch's parallel plan (of so many sentences) with every task's batches spread over it."""
+    def mixed(self, parallel: Plan, sentences: int, epoch: int, max_tokens: int, part: int = 0, done: int = 0) -> Plan:
+        """An epoch's parallel plan with every task's batches spread over it.
+
+        Of the rest of an epoch of ``sentences``, its ``part``-th, without the first ``done`` of them: the same share of
+        every language's items is left out.
+        """
         counts = self.counts(sentences)
         plans = [parallel]
         for number, task in enumerate(self.settings.tasks):
-            drawn = [self._drawn(task, language, count, epoch) for language, count in counts.items()]
-            seed = seed_of(self.seed, "order", task.name, epoch)
+            drawn = [
+                self._drawn(task, language, count, epoch, count * done // sentences)
+                for language, count in counts.items()
+            ]
+            seed = seed_of(self.seed, "order", task.name, f"{epoch}+{part}" if part else epoch)
             plan = plan_of(drawn, seed, max_tokens, parallel.batches_per_update)
             plans.append(plan._replace(pair=plan.pair + self.first + number * len(self.pools)))
         return interleaved(plans)._replace(epoch=epoch)
 
-    def _drawn(self, task: Settings, language: str, count: int, epoch: int) -> PairLengths:
-        """The epoch's items of a language, the same for every task; those too long are left out."""
+    def _drawn(self, task: Settings, language: str, count: int, epoch: int, first: int) -> PairLengths:
+        """The epoch's items of a language from ``first`` on, the same for every task; those too long are left out."""
         pool = self.pools[language]
-        index_N = walk(len(pool), count, epoch * count, self.seed, language)
+        index_N = walk(len(pool), count - first, epoch * count + first, self.seed, language)
         length_N = pool.lengths(index_N) + 2  # a tag, an end symbol, at most
         fits = length_N <= self.longest
         index_N, length_N = index_N[fits], length_N[fits]

@@ -137,11 +137,12 @@ def description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
 
 def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     """What a checkpoint must share with the run that resumes from it."""
+    dynamic = {"sampler": recipe.sampler.model_dump(mode="json")} if recipe.sampler.name != "temperature" else {}
     several = {
         "students": [[name, own.train.seed, own.sampler.model_dump(mode="json")] for name, own in students_of(recipe)]
     }
     return {
-        **(several if recipe.students else {}),
+        **(several if recipe.students else dynamic),
         "data": corpus.hash,
         "tokenizer": corpus.tokenizer.hash,
         "pairs": list(recipe.data.pairs),

@@ -24,7 +24,9 @@ def check(recipe: Recipe) -> None:
         if len(streams) > 1:
             print(f"student {name}")
         print(f"{'pair':8} {'sentences':>10} {'probability':>12} {'an epoch':>10} {'dev tokens':>11}")
-        for pair, size, share, count in zip(pairs, stream.sizes, stream.probabilities, stream.counts, strict=True):
+        for pair, size, share, count in zip(
+            pairs, stream.sizes, stream.sampler.probabilities, stream.counts, strict=True
+        ):
             print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
     plan, stream = streams[0].plan(0), streams[0]
     print(

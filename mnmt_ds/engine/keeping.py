@@ -18,6 +18,8 @@ def state_of(one: Student) -> dict[str, Any]:
     return {
         "position": list(one.walk.position),
         "trained": one.walk.trained,
+        "losses": one.walk.losses,
+        "sampler": one.walk.stream.sampler.state(),
         "last": one.last,
         "best": one.best.state(),
         "method": {name: part.state() for name, part in one.method.state.items()},
@@ -74,10 +76,12 @@ def validation_record(one: Student, report: Report, found: Rows) -> dict[str, An
     values["valid/best/overall"], values["valid/best/update"] = best.overall
     values["valid/deficit"] = best.deficit()
     total = sum(walk.trained)
-    for pair, share, n, size in zip(
-        walk.stream.pairs, walk.stream.probabilities, walk.trained, walk.stream.sizes, strict=True
+    for pair, share, n, size, (loss, tokens) in zip(
+        walk.stream.pairs, walk.stream.sampler.probabilities, walk.trained, walk.stream.sizes, walk.losses, strict=True
     ):
         values[f"data/{pair}/prob"] = share
+        if tokens:
+            values[f"data/{pair}/loss"] = loss / tokens
         values[f"data/{pair}/share"] = n / total
         values[f"data/{pair}/passes"] = n / size
     for part in one.method.state.values():

@@ -5,13 +5,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import device, largest_over_ranks, rank, world_size
+from mnmt_ds.distributed import device, rank, sum_over_ranks, world_size
 from mnmt_ds.engine import student
 from mnmt_ds.engine.meter import Meter, memory
 from mnmt_ds.engine.recipe import Recipe
@@ -20,6 +21,7 @@ from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.teaching import Ahead
 from mnmt_ds.engine.training import Training
 from mnmt_ds.engine.utilisation import peak_flops, training_flops
+from mnmt_ds.samplers.sampler import Losses
 from mnmt_ds.tracking import progress_line
 
 
@@ -38,15 +40,17 @@ def _epochs(work: Training, stop: "Stop") -> None:
     """Paper 2, Algorithm 1; paper 1's where there is one student. T is an epoch, or ``validation.every`` updates."""
     settings, every = work.recipe.train, work.recipe.validation.every
     meters = {one.name: Meter(peak_flops(settings.precision)) for one in work.students}
-    ahead = {one.name: Ahead(one.method, one.walk, work.next_validation) for one in work.students}
+    ahead = {one.name: Ahead(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
+    work.log_samplers()
     while not work.finished():
         while not work.first.walk.ended:
             norms, stopped = {}, False
             for one in work.students:  # lines 3 to 7: a pair, a batch of it, a step
                 group = one.walk.next()
-                norms[one.name], asked = update(one, group, ahead[one.name], meters[one.name], stop.asked)
-                one.walk.count()
-                stopped = stopped or asked
+                done = update(one, group, ahead[one.name], meters[one.name], stop.asked)
+                one.walk.count(done.losses)
+                norms[one.name], stopped = done.norm, stopped or done.stop
+            work.measure()
             if work.update % work.recipe.tracking.log_every == 0:
                 for one in work.students:
                     _report(work, one, meters[one.name], norms[one.name])
@@ -66,15 +70,29 @@ def _epochs(work: Training, stop: "Stop") -> None:
         for one in work.students:
             if one.walk.ended:
                 one.walk.turn()
+        work.log_samplers()
         if work.finished():
             work.keep_last()
         work.save()
 
 
-def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: bool) -> tuple[float | None, bool]:
-    """One optimizer step over this rank's micro-batches; all ranks learn of a bad loss or a stop together."""
+class Done(NamedTuple):
+    """An update, equal on every rank."""
+
+    norm: float | None
+    """The gradient's, where DeepSpeed computes it."""
+    stop: bool
+    """Whether any rank was asked to stop."""
+    losses: Losses
+    """Each pair's part of it."""
+
+
+def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: bool) -> Done:
+    """One optimizer step over this rank's micro-batches; all ranks learn of losses and of a stop together."""
     number, settings = one.walk.position.update + 1, one.recipe.train
-    finite = torch.ones((), dtype=torch.bool, device=device())
+    pairs = len(one.walk.stream.pairs)
+    told = torch.zeros(pairs + 1, 2, dtype=torch.float64, device=device())
+    told[pairs, 0] = stop
     for index, batch in enumerate(group):
         slot = index * world_size() + rank()
         if meter.peak is not None:
@@ -83,10 +101,12 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
             one.engine.step()  # within an update this only counts the micro-batch
         ahead.before(index)
         metrics = student.backward(one, batch, number, slot)
-        finite &= torch.isfinite(metrics["loss"][0])
+        told[pairs, 1] += ~torch.isfinite(metrics["loss"][0])
+        if batch.pair < pairs:  # others are text of one language
+            told[batch.pair] += metrics["ce"]
         meter.add(metrics)
-    flags = largest_over_ranks(torch.stack([1.0 - finite.float(), finite.new_tensor(stop).float()]))
-    if flags[0]:
+    *losses, (stops, broken) = sum_over_ranks(told).tolist()
+    if broken:
         names = ", ".join(one.walk.stream.names[batch.pair] for batch in group)
         raise RuntimeError(
             f"update {number}: the loss is not finite (this rank's batches: {names}); nothing was updated;"
@@ -96,7 +116,7 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
     if norm is not None and not math.isfinite(norm) and settings.precision != "fp16":
         raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
     meter.tokens += group[0].divisor
-    return norm, bool(flags[1])
+    return Done(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
 
 
 def _report(work: Training, one: Student, meter: Meter, norm: float | None) -> None:
@@ -105,7 +125,7 @@ def _report(work: Training, one: Student, meter: Meter, norm: float | None) -> N
     if norm is not None:
         values["train/gnorm"] = norm
     used = values.get("memory/gpu_peak") or values["memory/cpu"]
-    last = work.recipe.train.max_steps or work.first.walk.plan.updates * work.recipe.train.max_epochs
+    last = work.recipe.train.max_steps or work.first.walk.updates * work.recipe.train.max_epochs
     line = progress_line(work.update, last, work.first.walk.epochs, values, used / 1e9)
     work.log(one, "train", values, line)
 

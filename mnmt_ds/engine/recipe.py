@@ -14,13 +14,16 @@ from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.settings import TrainSettings, ValidationSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.objectives.methods import METHODS, union
-from mnmt_ds.samplers.temperature import SamplerSettings
+from mnmt_ds.samplers import samplers
+from mnmt_ds.samplers.temperature import TemperatureSettings
 from mnmt_ds.tracking import TrackingSettings
 
 if TYPE_CHECKING:
     MethodSettings = Any
+    SamplerSettings = Any
 else:
     MethodSettings = union(METHODS)
+    SamplerSettings = samplers.union()
 
 
 APART = 1000
@@ -32,7 +35,7 @@ class StudentSettings(Settings):
 
     name: str = ""
     """Its directory in ``students/`` and its prefix in logs; empty: model_1, model_2, …"""
-    sampler: SamplerSettings = SamplerSettings()
+    sampler: SamplerSettings = TemperatureSettings()
     """Its shares of the language pairs (the recipe's ``sampler`` is for a student that is alone)."""
     seed: int | None = None
     """Of its weights, data order and dropout; none: train.seed, for every further student 1000 more."""
@@ -53,8 +56,8 @@ class Recipe(Settings):
     """Language tags."""
     denoising: DenoisingSettings | None = None
     """Text of one language beside the pairs, and the tasks on it; with ``method: by_task``."""
-    sampler: SamplerSettings = SamplerSettings()
-    """Shares of the language pairs."""
+    sampler: SamplerSettings = TemperatureSettings()
+    """Shares of the language pairs: fixed by temperature, or moved by what is measured."""
     students: tuple[StudentSettings, ...] = ()
     """Two or more students trained side by side (mutual distillation); empty: one, with ``sampler``."""
     model: ModelSettings = ModelSettings()

@@ -43,7 +43,7 @@ def keep(engine: Any) -> Kept:
     return Kept(
         [_copy(tensor) for tensor in _tensors(engine)],
         {parameter: {k: _copy(v) for k, v in state.items()} for parameter, state in _inner(engine).state.items()},
-        [_numbers(vars(part)) for part in _counted(engine)],
+        [numbers_of(part) for part in counted(engine)],
         [_numbers(group) for group in engine.optimizer.param_groups],
         torch.get_rng_state(),
         torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -69,7 +69,7 @@ def put_back(engine: Any, kept: Kept) -> None:
                 state[parameter][name].copy_(value)
             else:
                 state[parameter][name] = value
-    for part, numbers in zip(_counted(engine), kept.numbers, strict=True):
+    for part, numbers in zip(counted(engine), kept.numbers, strict=True):
         vars(part).update(numbers)
     for group, numbers in zip(engine.optimizer.param_groups, kept.groups, strict=True):
         group.update(numbers)
@@ -91,9 +91,15 @@ def _inner(engine: Any) -> Any:
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
-def _counted(engine: Any) -> list[Any]:
+def counted(engine: Any) -> list[Any]:
+    """The objects of an engine that count."""
     parts = [engine, engine.optimizer, getattr(engine.optimizer, "loss_scaler", None)]
     return [part for part in parts if part is not None]
+
+
+def numbers_of(part: Any) -> dict[str, Number]:
+    """Its counters, scales and flags, by attribute."""
+    return _numbers(vars(part))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Number]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mnmt_ds.batch import EOS, Batch
+from mnmt_ds.config import Settings
 from mnmt_ds.data.batching import PairLengths, Plan, in_order, plan_epoch, usable
-from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.corpus import Corpus, Split
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
 from mnmt_ds.data.loader import RankBatches, collate, updates
@@ -17,18 +19,32 @@ from mnmt_ds.data.monolingual import Monolingual
 from mnmt_ds.distributed import device, rank, seed_of, sum_over_ranks, world_size
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
-from mnmt_ds.samplers.temperature import SamplerSettings, counts, probabilities
+from mnmt_ds.samplers import samplers
+from mnmt_ds.samplers.temperature import counts
+
+
+class Part(NamedTuple):
+    """What is left of an epoch, under one sampling distribution."""
+
+    shares: Sequence[float]
+    """The distribution."""
+    drawn: Sequence[int]
+    """Sentences of each pair that were drawn before, in the whole run."""
+    number: int = 0
+    """How often the epoch's rest was planned anew."""
+    done: int = 0
+    """Sentences of the epoch that came before."""
 
 
 class Stream:
-    """Training batches of all pairs; what comes is a function of (seed, epoch, index) alone."""
+    """Training batches of all pairs; what comes is a function of (seed, epoch, index) and the sampler's state alone."""
 
     def __init__(
         self,
         corpus: Corpus,
         pairs: Sequence[str],
         framing: FramingSettings,
-        sampler: SamplerSettings,
+        sampler: Settings,
         train: TrainSettings,
         longest: int,
         denoising: DenoisingSettings | None = None,
@@ -39,8 +55,7 @@ class Stream:
         longest = min(longest, train.max_tokens)
         self.lengths: list[PairLengths] = []
         for pair, split, frame in zip(pairs, self.splits, self.frames, strict=True):
-            extra = len(frame.source_prefix) + len(frame.source_suffix)
-            known = usable(split.source_lengths, split.target_lengths, extra, 1, longest)
+            known = framed_lengths(split, frame, longest)
             if not len(known.index):
                 raise UserError(
                     f"{corpus.directory}: pair {pair} has no training sentence within {longest} tokens;"
@@ -48,8 +63,7 @@ class Stream:
                 )
             self.lengths.append(known)
         self.sizes = [len(known.index) for known in self.lengths]
-        self.probabilities = probabilities(self.sizes, sampler.temperature)
-        self.counts = counts(self.probabilities, sum(self.sizes))
+        self.sampler = samplers.build(sampler, pairs, self.sizes)
         self.mono = None
         if denoising is not None:
             self.mono = Monolingual(corpus, pairs, denoising, framing, train.seed, longest)
@@ -60,20 +74,31 @@ class Stream:
         """Training sentences that are too long to be used."""
         return sum(len(split) for split in self.splits) - sum(self.sizes)
 
-    def plan(self, epoch: int) -> Plan:
-        """Micro-batches of an epoch (from 0), the same on every rank."""
+    @property
+    def counts(self) -> list[int]:
+        """Sentences of each pair in an epoch of the sampler's present distribution."""
+        return counts(self.sampler.probabilities, sum(self.sizes))
+
+    def whole(self, epoch: int) -> Part:
+        """A whole epoch of the sampler's present distribution, after as many of the same."""
+        return Part(tuple(self.sampler.probabilities), tuple(epoch * count for count in self.counts))
+
+    def plan(self, epoch: int, part: Part | None = None) -> Plan:
+        """Micro-batches of an epoch (from 0) or of a part of it, the same on every rank."""
+        part = part or self.whole(epoch)
         parallel = plan_epoch(
             self.lengths,
-            self.counts,
-            [epoch * count for count in self.counts],
+            counts(part.shares, sum(self.sizes) - part.done),
+            part.drawn,
             seed=self.train.seed,
-            epoch=epoch,
+            epoch=f"{epoch}+{part.number}" if part.number else epoch,
             max_tokens=self.train.max_tokens,
             batches_per_update=batches_per_update(self.train, world_size()),
         )
         if self.mono is None:
             return parallel
-        return self.mono.mixed(parallel, sum(self.counts), epoch, self.train.max_tokens)
+        total = sum(counts(part.shares, sum(self.sizes)))
+        return self.mono.mixed(parallel, total, epoch, self.train.max_tokens, part.number, part.done)
 
     def sample(self, share: float, name: str) -> Plan:
         """Micro-batches of a fixed sample, ``share`` of every pair's sentences, the same on every rank."""
@@ -130,6 +155,12 @@ def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:
     return frame_of(framing, corpus.tokenizer.tag(source), corpus.tokenizer.tag(target))
 
 
+def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
+    """Lengths of a set's sentences with tags and end symbols; those over ``longest`` tokens are left out."""
+    extra = len(frame.source_prefix) + len(frame.source_suffix)
+    return usable(split.source_lengths, split.target_lengths, extra, 1, longest)
+
+
 def dev_batches(
     corpus: Corpus, pairs: Sequence[str], framing: FramingSettings, max_tokens: int, longest: int
 ) -> tuple[list[Batch], dict[str, int]]:
@@ -139,8 +170,7 @@ def dev_batches(
     for number, pair in enumerate(pairs):
         split = corpus.split(pair, "dev")
         frame = frame_of_pair(corpus, framing, pair)
-        extra = len(frame.source_prefix) + len(frame.source_suffix)
-        known = usable(split.source_lengths, split.target_lengths, extra, 1, longest)
+        known = framed_lengths(split, frame, longest)
         if not len(known.index):
             raise UserError(
                 f"{corpus.directory}: the dev set of {pair} is empty;"

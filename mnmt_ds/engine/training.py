@@ -1,19 +1,22 @@
 """A run in progress: its students and their common parts; how it resumes, saves, validates and ends."""
 
 import math
+import sys
+import time
 from typing import Any
 
-from mnmt_ds.distributed import device, is_main, on_main_first, world_size
+from mnmt_ds.distributed import device, from_main, is_main, on_main_first, world_size
 from mnmt_ds.engine import checkpoint, ds_config, keeping, run
 from mnmt_ds.engine.build import check_fingerprint, facts, fingerprint, make_students, open_corpus, open_streams
 from mnmt_ds.engine.dev_scores import dev_scores
 from mnmt_ds.engine.exchange import Exchange
+from mnmt_ds.engine.measuring import Measuring
 from mnmt_ds.engine.meter import memory
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import dev_batches
 from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.validation import validate
-from mnmt_ds.engine.walk import Position
+from mnmt_ds.engine.walk import position_of
 from mnmt_ds.kernels.ce_with_teacher import chosen
 from mnmt_ds.models.transformer import parameter_count
 from mnmt_ds.objectives import methods
@@ -45,6 +48,10 @@ class Training:
         self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker, exchange)
         self.fingerprint = fingerprint(recipe, self.corpus)
         self.layout = checkpoint.Layout(world_size(), ds_config.zero_stage(config))
+        self._changes = {one.name: -1 for one in self.students}
+        self._measuring = {
+            one.name: Measuring(one, self.plain) for one in self.students if one.walk.stream.sampler.every
+        }
         if resume:
             self._resume()
         for place, own in {self.directory: recipe, **{one.directory: one.recipe for one in self.students}}.items():
@@ -92,8 +99,12 @@ class Training:
         checkpoint.load(path, self.students, checkpoint.Layout(*state["layout"]), self.layout)
         for one in self.students:
             own = checkpoint.part_of(state, one.name)
-            one.walk.start(Position(*own["position"]))
+            one.walk.start(position_of(own["position"]))
             one.walk.trained, one.last = list(own["trained"]), own["last"]
+            one.walk.losses = [list(sums) for sums in own.get("losses", one.walk.losses)]
+            if "sampler" in own:  # checkpoints from before there were dynamic samplers have none
+                one.walk.stream.sampler.restore(own["sampler"])
+                self._changes[one.name] = one.walk.stream.sampler.changes
             one.best.restore(own["best"])
             for name, part in one.method.state.items():
                 part.restore(own["method"][name])
@@ -111,8 +122,12 @@ class Training:
             for one in self.students:
                 keeping.sweep(self.directory, one)
 
-    def next_validation(self) -> int:
-        """The updates that will be done when the next validation comes."""
+    def next_change(self, one: Student) -> int:
+        """The updates that will be done when the next validation comes, or a student's sampler next measures."""
+        every = one.walk.stream.sampler.every
+        return min(self._next_validation(), (self.update // every + 1) * every if every else sys.maxsize)
+
+    def _next_validation(self) -> int:
         every, walk = self.recipe.validation.every, self.first.walk
         if every:
             return (self.update // every + 1) * every
@@ -155,6 +170,42 @@ class Training:
         for one, report, rows in zip(self.students, reports, found, strict=True):
             values = keeping.validation_record(one, report, rows) | memory() | self._dev_scores(one)
             self.log(one, "valid", values, keeping.validation_line(one, report, values))
+        for one, rows in zip(self.students, found, strict=True):
+            one.walk.losses = [[0.0, 0.0] for _ in self.pairs]
+            sampler, changes = one.walk.stream.sampler, one.walk.stream.sampler.changes
+            uniform = math.log(self.corpus.tokenizer.size)
+            sampler.on_validated([1 - rows[pair]["nll"] / uniform for pair in self.pairs])
+            if sampler.changes > changes:
+                self._changed(one)
+        self.log_samplers()
+
+    def measure(self) -> None:
+        """What the students' samplers ask every so many updates; the rest of the epoch follows from it."""
+        for one in self.students:
+            sampler = one.walk.stream.sampler
+            if sampler.every and self.update % sampler.every == 0:
+                began = time.monotonic()
+                sampler.measure(self._measuring[one.name])
+                self._measuring[one.name].seconds = time.monotonic() - began
+                self._changed(one)
+        self.log_samplers()
+
+    def _changed(self, one: Student) -> None:
+        """All ranks go on with the main one's distribution, to the last bit, whatever machine each is."""
+        sampler = one.walk.stream.sampler
+        sampler.restore(from_main(sampler.state()))
+        one.walk.replan()
+
+    def log_samplers(self) -> None:
+        """A record of every dynamic sampler's distribution whenever it is new."""
+        for one in self.students:
+            sampler = one.walk.stream.sampler
+            if sampler.dynamic and sampler.changes > self._changes[one.name]:
+                self._changes[one.name] = sampler.changes
+                shares = " ".join(f"{pair} {p:.3f}" for pair, p in zip(self.pairs, sampler.probabilities, strict=True))
+                seconds = self._measuring[one.name].seconds if sampler.every else 0.0
+                values = {**sampler.report(), "runtime/measure_seconds": seconds}
+                self.log(one, "sampler", values, f"sampler {self.update} | {shares}")
 
     def _dev_scores(self, one: Student) -> dict[str, float]:
         settings, position = self.recipe.validation, self.first.walk.position

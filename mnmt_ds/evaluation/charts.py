@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from mnmt_ds.evaluation.comparison import Bootstrap, Group
-from mnmt_ds.evaluation.figures import FAINT, INK, STYLE, WIDTH, arrow, colour, svg, tag, title
+from mnmt_ds.evaluation.figures import FAINT, INK, STYLE, WIDTH, arrow, colour, grid, svg, tag, title
 from mnmt_ds.evaluation.runs import Run
 
 MACRO = "macro"
@@ -108,17 +108,13 @@ def deficit(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
 
 @matplotlib.rc_context(STYLE)
 def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
-    """Share of all training sentences drawn, passes over the pair's own text, probabilities where they change."""
+    """Share of all training sentences drawn, and passes over the pair's own text."""
     shown = [(i, group.runs[0]) for i, group in enumerate(groups) if any(group.runs[0].by_pair.values())]
     pairs = [pair for pair in sizes if any("share" in run.by_pair.get(pair, {}) for _, run in shown)]
     if not pairs:
         return None
-    moving = [
-        (i, run) for i, run in shown
-        if any(np.ptp(series["prob"]) > 1e-3 for series in run.by_pair.values() if "prob" in series)
-    ]  # fmt: skip
     height = 0.9 + (0.12 * len(shown) + 0.14) * len(pairs)
-    figure, axes = pyplot.subplots(1, 2 + bool(moving), figsize=(WIDTH, height), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(WIDTH, height), squeeze=False, layout="constrained")
     names = {"share": "share of sentences seen, %", "passes": "passes over its text"}
     for ax, key in zip(axes[0], names, strict=False):
         alike = len({tuple(_last(run, pairs, key)) for _, run in shown}) == 1  # then one bar a pair says it for all
@@ -131,14 +127,31 @@ def data_shares(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None
         ax.set_title(names[key] + (", all experiments" if alike and len(shown) > 1 else ""))
         _rows(ax, pairs, sizes)
     axes[0, 1].set_yticklabels([])
-    for index, run in moving:
-        for pair in pairs:
-            series = run.by_pair.get(pair, {}).get("prob")
-            if series is not None:
-                tag(axes[0, 2].plot(run.epoch_V, 100 * series, color=colour(index), lw=1.2), index)
-                tag(_beside(axes[0, 2], run.epoch_V[-1], 100 * series[-1], pair, fontsize=7), index)
-        axes[0, 2].set_title("sampling probability, %")
-        axes[0, 2].set_xlabel("epoch")
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def sampling(groups: Sequence[Group], sizes: Mapping[str, int]) -> str | None:
+    """A panel a dynamic sampler (a group's first such run): every pair's probability over epochs, as it was set."""
+    found = [(i, group, next((run for run in group.runs if run.sampling), None)) for i, group in enumerate(groups)]
+    shown = [(i, group, run) for i, group, run in found if run is not None]
+    if not shown:
+        return None
+    pairs = [pair for pair in sizes if any(pair in run.sampling for _, _, run in shown)]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.92, len(pairs)))
+    figure, axes = grid(len(shown), 2, WIDTH / 2, 2.5, sharey=True)
+    for ax, (index, group, run) in zip(axes, shown, strict=True):
+        ends = [*run.sampling["epoch"][-1:], *run.train["epoch"][-1:]]
+        epoch_S = np.append(run.sampling["epoch"], max(ends))
+        for pair, shade in zip(pairs, shades, strict=True):
+            if pair in run.sampling:
+                share_S = 100 * np.append(run.sampling[pair], run.sampling[pair][-1])
+                tag(ax.step(epoch_S, share_S, where="post", color=shade, lw=1.5, label=arrow(pair)), index)
+        ax.set_title(group.label)
+        ax.set_xlabel("epoch")
+        ax.set_ylim(bottom=0)
+    axes[0].set_ylabel("sampling probability, %")
+    axes[0].legend(loc="upper left", ncols=2, fontsize=7.5, handlelength=1.2, columnspacing=1.0)
     return svg(figure)
 
 

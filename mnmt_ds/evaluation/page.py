@@ -168,6 +168,12 @@ def _sections(groups: Sequence[Group], sizes: Mapping[str, int], found: Mapping[
             "What each pair contributed to training, and how often its own text was gone through.",
             charts.data_shares(groups, sizes),
         ),
+        Section(
+            "sampling",
+            "Sampling distribution",
+            "How likely each pair is drawn, where a dynamic sampler moves it: from every change to the next.",
+            charts.sampling(groups, sizes),
+        ),
         Section("training", "Training", "Loss on the training data and speed, every run.", charts.training(groups)),
     ]
 

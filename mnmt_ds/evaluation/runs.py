@@ -4,6 +4,7 @@ import fcntl
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,8 @@ class Run(NamedTuple):
     by_pair: Mapping[str, Mapping[str, Series]]
     """switch, version, age (of teachers), alpha (of peers), prob, share, passes (of data) by pair, (V,); only what was
     logged."""
+    sampling: Mapping[str, Series]
+    """A dynamic sampler's distributions, (S,): epoch, and every pair's probability from then on; empty where fixed."""
     train: Mapping[str, Series]
     """epoch, loss, nll and tokens_per_sec of the training reports, (R,)."""
     seconds: float
@@ -115,7 +118,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         name=name,
         label=name,
         seed=int((recipe.get("train") or {}).get("seed", 1)),
-        method=describe_method(recipe.get("method") or {}),
+        method=describe_method(recipe.get("method") or {}, recipe.get("sampler") or {}),
         recipe=recipe,
         pairs=pairs,
         epoch_V=_series(valid, "epoch"),
@@ -125,6 +128,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         best=_best(valid),
         deficit_V=_series(valid, "valid/deficit"),
         by_pair={pair: _logged(valid, pair) for pair in pairs},
+        sampling=_distributions(records, pairs),
         train={
             "epoch": _series(train, "epoch"),
             "loss": _series(train, "train/loss"),
@@ -140,14 +144,16 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
     )
 
 
-def describe_method(method: Mapping[str, Any]) -> str:
-    """A method in a few words: its name, variant and weights."""
+def describe_method(method: Mapping[str, Any], sampler: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """A method in a few words: its name, variant and weights, and a sampler that is not fixed."""
     said = [str(method[key]) for key in ("variant", "rule", "profile") if method.get(key)]
     words = [str(method.get("name", "?")), *(word for word in said if word != "paper")]
     fixed = method.get("rule") in (None, "uni", "bi", "vanilla")
     words += [f"α {method['alpha']:g}"] if fixed and isinstance(method.get("alpha"), int | float) else []
     words += ["trials kept"] if not fixed and (method.get("trials") or {}).get("after") == "keep" else []
     words += ["extra updates"] if method.get("extra_updates") else []
+    dynamic = sampler.get("name", "temperature") != "temperature"
+    words += [str(sampler[key]) for key in ("name", "reward") if sampler.get(key)] if dynamic else []
     return " ".join(words)
 
 
@@ -221,6 +227,13 @@ def _logged(valid: Sequence[Record], pair: str) -> dict[str, Series]:
     keys["alpha"] = f"alpha/{pair}"
     found = {key: _series(valid, name) for key, name in keys.items()}
     return {key: series for key, series in found.items() if np.isfinite(series).any()}
+
+
+def _distributions(records: Sequence[Record], pairs: Sequence[str]) -> dict[str, Series]:
+    set_anew = [record for record in records if record.get("kind") == "sampler"]
+    if not set_anew:
+        return {}
+    return {"epoch": _series(set_anew, "epoch")} | {pair: _series(set_anew, f"data/{pair}/prob") for pair in pairs}
 
 
 def _seconds(records: Sequence[Record]) -> float:

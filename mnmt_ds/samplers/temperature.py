@@ -1,17 +1,27 @@
 """Temperature sampling, p_l proportional to n_l^(1/T), as fairseq defines it."""
 
 from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import field_validator
 
 from mnmt_ds.config import Settings
 
 
-class SamplerSettings(Settings):
-    """Shares of the language pairs."""
+class TemperatureSettings(Settings):
+    """Shares of the language pairs: fixed, or those that a dynamic sampler starts with."""
 
-    name: str = "temperature"
+    name: Literal["temperature"] = "temperature"
     """temperature: fixed shares from the pairs' sizes."""
     temperature: float = 1.0
     """T in p proportional to n^(1/T): 1 follows the sizes, larger favours small pairs."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, value: float) -> float:
+        if not value > 0:
+            raise ValueError("temperature must be above 0; 1 follows the sizes")
+        return value
 
 
 def probabilities(sizes: Sequence[int], temperature: float) -> list[float]:
@@ -22,10 +32,10 @@ def probabilities(sizes: Sequence[int], temperature: float) -> list[float]:
 
 
 def counts(shares: Sequence[float], total: int) -> list[int]:
-    """Whole sentences a pair for an epoch of ``total``: largest remainders, at least one each."""
+    """Whole sentences a pair for ``total``: largest remainders, at least one of every pair that has a share."""
     exact = [share * total for share in shares]
-    floors = [max(1, int(value)) for value in exact]
-    order = sorted(range(len(exact)), key=lambda i: (floors[i] - exact[i], i))
+    floors = [max(1, int(value)) if share > 0 else 0 for share, value in zip(shares, exact, strict=True)]
+    order = sorted((i for i, share in enumerate(shares) if share > 0), key=lambda i: (floors[i] - exact[i], i))
     for i in order[: max(0, total - sum(floors))]:
         floors[i] += 1
     return floors

@@ -18,7 +18,7 @@ from mnmt_ds.objectives import weights
 from mnmt_ds.objectives.method import Context, Report
 from mnmt_ds.objectives.pareto import ParetoSettings, check, pareto
 from mnmt_ds.objectives.peers import Facts, Peers, TrialSettings
-from mnmt_ds.samplers.temperature import SamplerSettings
+from mnmt_ds.samplers.temperature import TemperatureSettings
 
 PAIRS = ["bs-en", "fr-en"]
 SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
@@ -189,7 +189,7 @@ def test_profiles() -> None:
 
 
 def facts(**changes: Any) -> Facts:
-    samplers = [SamplerSettings(temperature=1), SamplerSettings(temperature=5)]
+    samplers = [TemperatureSettings(temperature=1), TemperatureSettings(temperature=5)]
     found = Facts(PAIRS, {"bs-en": 60, "fr-en": 240}, ["model_1", "model_2"], samplers)
     return found._replace(**changes)
 
