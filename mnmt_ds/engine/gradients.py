@@ -24,7 +24,7 @@ def aside(engine: Any) -> Iterator[None]:
     counted = [(part, rewind.numbers_of(part)) for part in rewind.counted(engine)]
     buffers = [b for b in [getattr(engine.optimizer, "grad_partitions_flat_buffer", None)] if b is not None]
     kept = [buffer.clone() for buffer in buffers]  # ZeRO-3's, of which a pass writes the parameters that it uses
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield

@@ -1,7 +1,7 @@
 """What samplers ask of a student, measured between two updates; the student is left as it was, bit for bit.
 
-A measurement's batch of a pair is as large as an update: as many micro-batches, of random sentences, with dropout
-seeded by (seed, update, pair, slot). So the number of ranks and their accumulation change nothing.
+A measurement's batch of a pair is as large as an update: as many micro-batches, of random sentences to translate, with
+dropout seeded by (seed, update, pair, slot). So the number of ranks and their accumulation change nothing.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ class Measuring:
         self.one, self.score, self.seconds = one, score, 0.0
         stream = one.walk.stream
         self.dev: list[Split] = [stream.corpus.split(pair, "dev") for pair in stream.pairs]
-        longest = min(one.recipe.model.max_positions, one.recipe.train.max_tokens)
-        frames = zip(self.dev, stream.frames, strict=True)
-        self.dev_lengths = [framed_lengths(split, frame, longest) for split, frame in frames]
+        longest = one.recipe.model.max_positions
+        framed = zip(self.dev, stream.frames, strict=True)
+        self.dev_lengths = [framed_lengths(split, frame, longest) for split, frame in framed]
 
     def alignments(self, max_tokens: int) -> list[float]:
         """r_j = 1/L sum_i cos(d_i, t_j) = <1/L sum_i d_i / |d_i|, t_j / |t_j|>: L + L passes, two shards held.

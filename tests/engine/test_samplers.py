@@ -172,3 +172,54 @@ def test_every_sampler_resumes_bit_for_bit_on_two_ranks(tiny_corpus: Path, tmp_p
     for whole, resumed in on_ranks(2, train_twice, str(tiny_corpus), str(tmp_path), list(SAMPLERS), stage, 26)[0]:
         assert_same_run(Path(whole), Path(resumed))
         assert_it_moved(Path(whole))
+
+
+TOGETHER: dict[str, dict[str, Any]] = {
+    "lssd": {"sampler": SAMPLERS["multidds"], "method": {"name": "lssd", "teachers": {"cache": "ram"}}},
+    "passes": {
+        "sampler": SAMPLERS["multiuat"],
+        "method": {"name": "intra_distillation", "base": {"name": "lssd", "variant": "adaptive"}},
+    },
+    "students": {
+        "students": [{"sampler": SAMPLERS["ccl_m"]}, {"sampler": {**SAMPLERS["multidds"], "temperature": 5}}],
+        "method": {"name": "pareto", "rule": "auto", "trials": {"rho": 0.2}, "base": {"name": "lssd"}},
+    },
+    "tasks": {
+        "sampler": SAMPLERS["multidds"],
+        "method": {"name": "by_task", "tasks": {"translation": {"name": "lssd"}, "cd": {"name": "denoising"}}},
+        "denoising": {"tasks": [{"name": "cd"}]},
+        "framing": {"encoder_langtok_position": "end"},
+    },
+}
+"""Samplers under other methods."""
+
+
+def train_together(corpus: str, directory: str, stage: int) -> dict[str, list[dict[str, float]]]:
+    from mnmt_ds.engine.loop import train
+
+    found = {}
+    for name, sections in TOGETHER.items():
+        run = f"{directory}/{name}{stage}"
+        one = recipe(
+            Path(corpus), Path(run), deepspeed=zero(stage, run, whole=3000), model={"dropout": 0.1},
+            validation={"every": 4}, train={"max_steps": 14, "lr": 4e-2, "warmup_steps": 2}, **sections,
+        )  # fmt: skip
+        found[name] = histories(train(one))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_they_combine_with_every_method_on_any_layout(tiny_corpus: Path, tmp_path: Path, stage: int) -> None:
+    """LSSD with remembered states, passes, students with samplers of their own, tasks: two ranks see what one sees."""
+    alone = on_ranks(1, train_together, str(tiny_corpus), str(tmp_path / "alone"), 0)[0]
+    spread = on_ranks(2, train_together, str(tiny_corpus), str(tmp_path / "spread"), stage)[0]
+    for name, records in alone.items():
+        assert len(records) == len(spread[name])
+        moved = set()
+        for ours, theirs in zip(spread[name], records, strict=True):
+            keys = [key for key in theirs if key.endswith(("train/loss", "kd_loss", "peer_loss", "macro", "/prob"))]
+            assert [ours[key] for key in keys] == pytest.approx([theirs[key] for key in keys], rel=1e-5, abs=1e-5), name
+            moved |= {round(theirs[key], 6) for key in keys if key.endswith("bs-en/prob")}
+        assert len(moved) > 2, name
+        assert any(record.get("train/kd_loss") or record.get("model_1/train/kd_loss") for record in records), name
