@@ -96,10 +96,11 @@ def collator(stream: Stream) -> Callable[[int, Ints], Batch]:
 
 
 class Ahead:
-    """Announces an epoch's micro-batches to a method, one before it is needed, and none beyond a validation."""
+    """Announces an epoch's micro-batches to a method, one before it is needed; none beyond a validation or a change of
+    the sampling distribution."""
 
     def __init__(self, method: Method, walk: Walk, validation: Callable[[], int]) -> None:
-        """``validation``: the updates that will be done in the whole run when the next validation comes."""
+        """``validation``: the updates that will be done in the whole run when the next of these comes."""
         self._method, self._walk, self._validation = method, walk, validation
         self._plan: Plan | None = None
         self._next = 0

@@ -204,6 +204,25 @@ def test_one_plain_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert reader.sections == ["summary", "curves", "convergence", "deficit", "shares", "training", "runs"]
 
 
+def test_a_moving_distribution_is_drawn(tmp_path: Path) -> None:
+    run = curve_run(tmp_path / "uat", "uat", PLAIN, epochs=3)
+    recipe = (run / "recipe.yaml").read_text() + "sampler: {name: multiuat, reward: enteos}\n"
+    (run / "recipe.yaml").write_text(recipe)
+    shares = [[0.1, 0.2, 0.3, 0.4], [0.2, 0.2, 0.2, 0.4]]
+    with (run / "metrics.jsonl").open("a") as file:
+        for epoch, row in zip((0.0, 1.5), shares, strict=True):
+            probabilities = {f"data/{pair}/prob": p for pair, p in zip(SIZES, row, strict=True)}
+            record = {"kind": "sampler", "update": 9, "epoch": epoch, "time": 1.0, **probabilities}
+            file.write(json.dumps(record) + "\n")
+    found = read_run(run)
+    assert found.sampling["epoch"].tolist() == [0.0, 1.5] and found.method == "translation multiuat enteos"
+    assert [found.sampling[pair].tolist() for pair in SIZES] == np.transpose(shares).tolist()
+    assert main(["compare", str(run), "-o", str(tmp_path / "out")]) == 0
+    reader = Reader()
+    reader.feed((tmp_path / "out" / "compare.html").read_text())
+    assert "sampling" in reader.sections
+
+
 def test_sizes_put_pairs_in_order(tmp_path: Path) -> None:
     run = curve_run(tmp_path / "p", "plain", PLAIN)
     shuffled = {pair: WORSE[pair] for pair in reversed(SIZES)}
