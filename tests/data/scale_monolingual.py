@@ -62,7 +62,7 @@ def main() -> None:
     overrides = [f"data.directory={args.corpus}", "denoising={tasks: [{name: cd}], ratio: 1}", method]
     recipe = load_recipe(Path("launchers/recipes/gettext_plain.yaml"), overrides)
     process = psutil.Process()
-    before, began = process.memory_full_info(), time.monotonic()
+    before, began = process.memory_info(), time.monotonic()
     stream = Stream(big, list(big.pairs), recipe.framing, recipe.sampler, recipe.train, 1024, recipe.denoising)
     opened = time.monotonic() - began
     plan = stream.plan(3)
@@ -72,11 +72,12 @@ def main() -> None:
         tokens += sum(batch.tokens for batch in group)
         if number == args.batches:
             break
-    after = process.memory_full_info()
+    after = process.memory_info()
     print(f"{args.sentences:,} sentences of {language}: opened in {opened:.1f} s, an epoch planned in {planned:.1f} s")
     print(f"{args.batches} updates of batches, {tokens:,} tokens: {time.monotonic() - began - opened - planned:.1f} s")
-    print(f"memory of its own: {(after.uss - before.uss) / 2**20:.0f} MiB more; with mapped files: "
-          f"{(after.rss - before.rss) / 2**20:.0f} MiB more")  # fmt: skip
+    own = (after.rss - after.shared - before.rss + before.shared) / 2**20
+    mapped = (after.shared - before.shared) / 2**20
+    print(f"memory of its own: {own:.0f} MiB more; of files that it maps, and the system takes back: {mapped:.0f} MiB")
 
 
 if __name__ == "__main__":
