@@ -2,7 +2,8 @@
 
 N parameters of e bytes on R ranks; ZeRO's parts as in Rajbhandari et al. (2020), table 1, with the buffers that
 DeepSpeed adds to them. On a GPU freed memory serves the next phase, so phases do not add up. On a CPU the C library
-keeps what it was given for most tensors, and DeepSpeed's flat buffers come from elsewhere: there they do.
+keeps what it was given for most tensors, and DeepSpeed's flat buffers come from elsewhere: there they do. The numbers
+of those buffers, and what offload adds, were counted from measured runs, not derived.
 """
 
 from collections.abc import Sequence
