@@ -13,6 +13,7 @@ from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.distributed import device, is_main, on_main_first, same_everywhere, seed_of, world_size
 from mnmt_ds.engine import ds_config, student, trials
 from mnmt_ds.engine.best import Best
+from mnmt_ds.engine.dev_scores import dev_bleu
 from mnmt_ds.engine.exchange import Exchange
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
@@ -84,7 +85,8 @@ def facts(recipe: Recipe, streams: Sequence[Stream]) -> Facts:
     """What a method's check is told."""
     students = students_of(recipe)
     sizes = dict(zip(recipe.data.pairs, streams[0].sizes, strict=True))
-    return Facts(recipe.data.pairs, sizes, [name for name, _ in students], [own.sampler for _, own in students])
+    names, samplers = [name for name, _ in students], [own.sampler for _, own in students]
+    return Facts(recipe.data.pairs, sizes, names, samplers, recipe.validation.bleu_every)
 
 
 def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> Any:
@@ -120,6 +122,7 @@ def make_context(
         partitioned=engine.zero_optimization_stage() == 3,
         total_updates=lambda: last_update(recipe, stream),
         peers=peers,
+        dev_bleu=lambda models: dev_bleu(models, recipe.model, corpus, recipe.validation),
     )
 
 

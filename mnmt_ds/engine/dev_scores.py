@@ -1,33 +1,67 @@
 """BLEU and chrF of the dev sets while a student trains: every rank decodes its share of the batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.distributed import device, is_main, rank, world_size
-from mnmt_ds.engine import student
-from mnmt_ds.engine.build import description
+from mnmt_ds.distributed import device, from_main, is_main, rank, world_size
+from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.engine.student import Student
 from mnmt_ds.evaluation.beam_search import Hypothesis, SearchSettings
 from mnmt_ds.evaluation.loading import Translator
 from mnmt_ds.evaluation.scores import ScoreSettings, averages, score_pair
 from mnmt_ds.evaluation.translation import decode, make_jobs, never_written, write_text
+from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.models.weights import describe_model
 
 Found = dict[str, dict[int, list[Hypothesis]]]
 """Hypotheses by pair and by place in its dev set."""
+Scores = dict[str, dict[str, float]]
+"""bleu and chrf by pair."""
 
 
-def dev_scores(one: Student, corpus: Corpus, pairs: Sequence[str], settings: ValidationSettings) -> dict[str, float]:
-    """``valid/<pair>/{bleu,chrf}`` and ``valid/avg/{bleu,chrf}`` of the present weights; empty on other ranks.
+def dev_scores(
+    one: Student, description: Mapping[str, Any], corpus: Corpus, pairs: Sequence[str], settings: ValidationSettings
+) -> Scores:
+    """Of a student's present weights; equal on all ranks."""
+    return _scores(_whole(one), description, corpus, pairs, settings)
 
-    Beam search over the first ``bleu_sentences`` sentences of each dev set, as ``mnmt-ds evaluate`` decodes and scores.
-    """
-    model = _whole(one)
-    translator = Translator(one.directory, model, description(one.recipe, corpus), corpus.tokenizer)
+
+def metrics(scored: Scores) -> dict[str, float]:
+    """``valid/<pair>/{bleu,chrf}`` and ``valid/avg/{bleu,chrf}``; nothing where nothing was scored."""
+    if not scored:
+        return {}
+    values = {f"valid/{pair}/{key}": value for pair, row in scored.items() for key, value in row.items()}
+    return values | {f"valid/avg/{key}": value for key, value in averages(scored).items()}
+
+
+def dev_bleu(
+    models: Mapping[str, Path], shape: ModelSettings, corpus: Corpus, settings: ValidationSettings
+) -> dict[str, float]:
+    """BLEU of other runs' models, each on its pair's dev set; equal on all ranks. UserError where one does not fit."""
+    found: dict[str, float] = {}
+    for path in dict.fromkeys(models.values()):
+        pairs = [pair for pair, own in models.items() if own == path]
+        state = snapshots.read_expert(path, shape, corpus.tokenizer.hash)
+        model = Transformer(shape, corpus.tokenizer.size).to(device())
+        model.load_state_dict(state, strict=False)
+        scored = _scores(model, describe_model(path), corpus, pairs, settings)
+        found |= {pair: row["bleu"] for pair, row in scored.items()}
+    return found
+
+
+def _scores(
+    model: Transformer, description: Mapping[str, Any], corpus: Corpus, pairs: Sequence[str],
+    settings: ValidationSettings,
+) -> Scores:  # fmt: skip
+    """Beam search over the first ``bleu_sentences`` sentences of each dev set, as ``mnmt-ds evaluate`` does it."""
+    translator = Translator(Path(), model, dict(description), corpus.tokenizer)
     splits = {pair: corpus.split(pair, "dev") for pair in pairs}
     counts = {pair: min(len(split), settings.bleu_sentences or len(split)) for pair, split in splits.items()}
     jobs = []
@@ -45,18 +79,14 @@ def dev_scores(one: Student, corpus: Corpus, pairs: Sequence[str], settings: Val
     if world_size() > 1:
         everyone = [{} for _ in range(world_size())]
         dist.all_gather_object(everyone, mine)
-    if not is_main():
-        return {}
-    scored = {}
-    for pair, split in splits.items():
+    scored: Scores = {}
+    for pair, split in splits.items() if is_main() else ():
         found = {place: best for part in everyone for place, best in part[pair].items()}
         texts = [write_text(translator, found[i][0]) if found.get(i) else "" for i in range(counts[pair])]
         target = pair.partition("-")[2]
         facts = score_pair(texts, split.text()[1][: counts[pair]], target, ScoreSettings())
         scored[pair] = {"bleu": facts["bleu"], "chrf": facts["chrf"]}
-    means = averages(scored)
-    values = {f"valid/{pair}/{key}": value for pair, row in scored.items() for key, value in row.items()}
-    return values | {f"valid/avg/{key}": value for key, value in means.items()}
+    return from_main(scored)
 
 
 def _whole(one: Student) -> Transformer:

@@ -80,7 +80,8 @@ class Recipe(Settings):
             return values
         filled = dict(values)
         filled["validation"] = {"selection": "tokens", **filled.get("validation", {})}
-        filled["method"] = _released(filled.get("method", {}))
+        if "method" in filled:
+            filled["method"] = _released(filled["method"])
         if isinstance(filled.get("denoising"), dict):
             filled["denoising"] = {"unit": "block", "cut_to_shortest": True, **filled["denoising"]}
         return filled

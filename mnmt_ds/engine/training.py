@@ -7,8 +7,16 @@ from typing import Any
 
 from mnmt_ds.distributed import device, from_main, is_main, on_main_first, world_size
 from mnmt_ds.engine import checkpoint, ds_config, keeping, run
-from mnmt_ds.engine.build import check_fingerprint, facts, fingerprint, make_students, open_corpus, open_streams
-from mnmt_ds.engine.dev_scores import dev_scores
+from mnmt_ds.engine.build import (
+    check_fingerprint,
+    description,
+    facts,
+    fingerprint,
+    make_students,
+    open_corpus,
+    open_streams,
+)
+from mnmt_ds.engine.dev_scores import Scores, dev_scores, metrics
 from mnmt_ds.engine.exchange import Exchange
 from mnmt_ds.engine.measuring import Measuring
 from mnmt_ds.engine.meter import memory
@@ -152,10 +160,12 @@ class Training:
             one.name: {pair: rows[pair]["loss"] for pair in self.pairs}
             for one, rows in zip(self.students, found, strict=True)
         }
-        reports = []
+        reports, scored = [], {}
         for one in self.students:
             others = {name: dev for name, dev in losses.items() if name != one.name}
-            reports.append(Report(self.update, self.first.walk.epochs, losses[one.name], others))
+            scored[one.name] = self._dev_scores(one)
+            bleu = {pair: row["bleu"] for pair, row in scored[one.name].items()}
+            reports.append(Report(self.update, self.first.walk.epochs, losses[one.name], others, bleu))
             broken = [pair for pair, dev in reports[-1].dev.items() if not math.isfinite(dev)]
             if broken:
                 raise RuntimeError(
@@ -168,7 +178,7 @@ class Training:
         for one, report in zip(self.students, reports, strict=True):
             one.method.adjust(report)
         for one, report, rows in zip(self.students, reports, found, strict=True):
-            values = keeping.validation_record(one, report, rows) | memory() | self._dev_scores(one)
+            values = keeping.validation_record(one, report, rows) | memory() | metrics(scored[one.name])
             self.log(one, "valid", values, keeping.validation_line(one, report, values))
         for one, rows in zip(self.students, found, strict=True):
             one.walk.losses = [[0.0, 0.0] for _ in self.pairs]
@@ -207,12 +217,12 @@ class Training:
                 values = {**sampler.report(), "runtime/measure_seconds": seconds}
                 self.log(one, "sampler", values, f"sampler {self.update} | {shares}")
 
-    def _dev_scores(self, one: Student) -> dict[str, float]:
+    def _dev_scores(self, one: Student) -> Scores:
         settings, position = self.recipe.validation, self.first.walk.position
         number = self.update // settings.every if settings.every else position.epoch + 1
         if not settings.bleu_every or number % settings.bleu_every:
             return {}
-        return dev_scores(one, self.corpus, self.pairs, settings)
+        return dev_scores(one, description(one.recipe, self.corpus), self.corpus, self.pairs, settings)
 
     def log(self, one: Student, kind: str, values: dict[str, Any], line: str) -> None:
         """A student's record and line: in its own log, and under its name in the run's where it is not alone."""

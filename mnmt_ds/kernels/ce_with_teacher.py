@@ -15,6 +15,7 @@ from mnmt_ds.kernels import operator, reference
 from mnmt_ds.kernels.implementations import chosen
 from mnmt_ds.kernels.problem import check
 from mnmt_ds.kernels.run import attach, run
+from mnmt_ds.kernels.top_k import with_top_k
 from mnmt_ds.kernels.types import Gate, Sums, Teacher
 
 __all__ = ["Gate", "Sums", "Teacher", "ce_with_teacher", "chosen"]
@@ -38,6 +39,16 @@ def ce_with_teacher(
     target_BT: integer; positions equal to ``pad`` never count. gold_weight: a number, (B,) or (B, T).
     UserError where shapes, dtypes, weights, targets or vocabularies do not fit.
     """
+    if implementation != "reference" and any(teacher.top_k for teacher in teachers):
+        check(hidden_BTD, projection_VD, target_BT, teachers, smoothing, gold_weight, passes, divergence_weight, pad)
+
+        def fused(others: Sequence[Teacher]) -> Sums:
+            return ce_with_teacher(
+                hidden_BTD, projection_VD, target_BT, others, smoothing=smoothing, gold_weight=gold_weight,
+                passes=passes, divergence_weight=divergence_weight, pad=pad, implementation=implementation,
+            )  # fmt: skip
+
+        return with_top_k(fused, hidden_BTD, projection_VD, target_BT, teachers, passes, pad)
     arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
     if torch.compiler.is_compiling():
         return operator.call(hidden_BTD, projection_VD, target_BT, *arguments, implementation)

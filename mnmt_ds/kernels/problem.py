@@ -182,6 +182,10 @@ def check(
         _check_weight(f"{name}'s weight", teacher.weight, sentences, positions)
         if teacher.gate.kind not in KINDS or teacher.gate.level not in LEVELS:
             raise UserError(f"loss: {name} has gate {teacher.gate.kind}/{teacher.gate.level}; know {KINDS} by {LEVELS}")
+        if teacher.top_k < 0 or (teacher.top_k and teacher.gate.kind != "whole"):
+            raise UserError(
+                f"loss: {name} has top_k {teacher.top_k} with gate {teacher.gate.kind}; give 0, or gate whole"
+            )
         if not teacher.temperature > 0:
             raise UserError(f"loss: {name} has temperature {teacher.temperature}; give a positive number")
         mask = teacher.vocabulary_V

@@ -49,6 +49,9 @@ def ce_with_teacher(
         if teacher.vocabulary_V is not None:
             logits_BTV = logits_BTV.masked_fill(~teacher.vocabulary_V, -torch.inf)
         teacher_BT = _at(logits_BTV.log_softmax(-1), gold_BT).exp()
+        if teacher.top_k:
+            kth_BT1 = logits_BTV.topk(min(teacher.top_k, logits_BTV.shape[-1]), -1).values[..., -1:]
+            logits_BTV = logits_BTV.masked_fill(logits_BTV < kth_BT1, -torch.inf)
         kd_KBT = -(teacher.temperature**2) * (
             (logits_BTV / teacher.temperature).softmax(-1) * (logits_KBTV / teacher.temperature).log_softmax(-1)
         ).sum(-1)

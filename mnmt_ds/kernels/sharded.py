@@ -59,6 +59,8 @@ def ce_with_teacher_sharded(
     shard = _shard(projection_VD, group)
     arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
     check(hidden_BTD, projection_VD, target_BT, *arguments, vocabulary=shard.words)
+    if any(teacher.top_k for teacher in teachers):
+        raise UserError("loss: top_k needs the whole vocabulary on each rank; set top_k: 0 under tensor parallelism")
     grad = torch.is_grad_enabled()
     wanted = (grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
     with torch.no_grad():

@@ -42,6 +42,8 @@ class Teacher(NamedTuple):
     """T above; gates always compare probabilities at temperature 1."""
     vocabulary_V: Tensor | None = None
     """bool: the words this teacher may use; its distribution is cut to them and renormalised. None: all."""
+    top_k: int = 0
+    """Each token's distribution is cut to its k most probable words and renormalised; 0: all. Gate: whole alone."""
 
 
 class Sums(NamedTuple):

@@ -7,6 +7,7 @@ the dev losses (teachers are replaced there, weights move); ``state`` is what a 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -47,6 +48,8 @@ class Report(NamedTuple):
     """Label-smoothed cross-entropy a token on each pair's dev set."""
     others: Mapping[str, Mapping[str, float]] = {}
     """The same of the run's other students, by name."""
+    bleu: Mapping[str, float] = {}
+    """Dev BLEU of each pair; empty at validations that do not take it."""
 
 
 class Stateful(Protocol):
@@ -104,3 +107,5 @@ class Context:
     """Updates that the run's budget allows: what schedules are fractions of."""
     peers: Peers | None = None
     """The run's other students; None for one that is alone."""
+    dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]] = lambda models: {}
+    """BLEU of model directories on their pairs' dev sets, decoded as the student's; called by all ranks together."""

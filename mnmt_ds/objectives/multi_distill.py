@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
+from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.objectives.method import Context, Method, unchanged
 from mnmt_ds.objectives.peers import Facts
@@ -28,10 +29,12 @@ class MultiDistillSettings(Settings):
     """Weight of the distillation; the cross-entropy with gold has 1 - alpha."""
     temperature: float = 0.6
     """T of both distributions; the term is multiplied by T^2."""
-    rule: Literal["fix", "threshold"] = "threshold"
-    """fix: to the end; threshold: until the student's dev loss is below the expert's by ``margin``."""
-    margin: float = 0.05
-    """Of the threshold, in label-smoothed dev loss a token."""
+    top_k: int = 4
+    """Words of an expert's distribution that count at each token, its most probable ones; 0: all."""
+    rule: Literal["fix", "threshold", "adaptive"] = "threshold"
+    """How much of alpha an expert has, from BLEU on dev. fix: all, to the end; threshold: all, until the student is 1
+    point better than the expert; adaptive: all, until it is 2 points worse, then half for each point more. BLEU is
+    taken every ``validation.bleu_every`` validations (Tan et al.: 3), of the experts once."""
     teachers: TeacherSettings = TeacherSettings()
     """How experts are kept and remembered."""
 
@@ -41,11 +44,17 @@ class MultiDistillSettings(Settings):
             raise ValueError(f"alpha is a share, from 0 to 1, not {self.alpha}")
         if self.temperature <= 0:
             raise ValueError("temperature must be more than 0")
+        if self.top_k < 0:
+            raise ValueError("top_k is a number of words; 0: all")
         return self
 
 
 def check(settings: MultiDistillSettings, facts: Facts) -> None:
-    """UserError where a pair has no expert."""
+    """UserError where a pair has no expert, or the rule no BLEU to go by."""
+    if settings.rule != "fix" and not facts.bleu_every:
+        raise UserError(
+            f"method.rule: {settings.rule} goes by dev BLEU; set validation.bleu_every (such as 3), or rule: fix"
+        )
     check_pairs(paths(settings, facts.pairs), facts.pairs)
 
 
@@ -57,22 +66,24 @@ def paths(settings: MultiDistillSettings, pairs: Sequence[str]) -> dict[str, Pat
 
 
 def multi_distill(settings: MultiDistillSettings, context: Context) -> Method:
-    """(1 - a) CE + a T^2 CE(expert / T, student / T) while the pair's expert teaches, else CE.
+    """(1 - a_l) CE + a_l T^2 CE(top k of expert / T, student / T), where a_l is alpha times the pair's share.
 
-    Differs: the expert's whole distribution (Tan et al. keep its 4 most probable words), and the threshold is on dev
-    loss, which every validation has, not on BLEU.
+    Differs: dev BLEU is of as many sentences and of the beam that the recipe's ``validation`` section says.
     """
     faculty = context.faculty(settings.teachers)
-    margin = settings.margin if settings.rule == "threshold" else None
-    experts = Experts(faculty, paths(settings, context.pairs), margin)
+    experts = Experts(faculty, paths(settings, context.pairs), settings.rule, context.dev_bleu)
 
     def teach(batch: Batch) -> Batch:
-        version = experts.teacher_of(context.pairs[batch.pair])
+        pair = context.pairs[batch.pair]
+        version = experts.teacher_of(pair)
         if version is None or batch.tokens == 0:
             return batch
-        teacher = Teacher(*faculty.states(version, batch), settings.alpha, temperature=settings.temperature)
-        weight = (1 - settings.alpha) * batch.gold_weight
-        return batch._replace(gold_weight=weight, teachers={**batch.teachers, "expert": teacher})
+        alpha = settings.alpha * experts.share(pair)
+        states = faculty.states(version, batch)
+        teacher = Teacher(*states, alpha, temperature=settings.temperature, top_k=settings.top_k)
+        return batch._replace(
+            gold_weight=(1 - alpha) * batch.gold_weight, teachers={**batch.teachers, "expert": teacher}
+        )
 
     def upcoming(slots: Sequence[Slot | None]) -> None:
         faculty.announce(slots, experts)

@@ -60,3 +60,5 @@ class Facts(NamedTuple):
     students: Sequence[str]
     samplers: Sequence[Any]
     """Each student's sampler settings."""
+    bleu_every: int = 0
+    """Validations between two that score the dev sets; 0: none does."""

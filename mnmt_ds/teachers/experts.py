@@ -1,58 +1,77 @@
 """Teachers from other runs: a frozen expert for each pair, held against the student before training starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.models.weights import describe_model
 from mnmt_ds.teachers.faculty import Faculty
+
+Rule = Literal["fix", "threshold", "adaptive"]
+"""How much an expert teaches, from dev BLEU (Tan et al. 2019)."""
 
 
 class Experts:
-    """An expert teaches its pair until the student's dev loss is below the expert's by a margin."""
+    """An expert for each pair, and how much of its teaching the student still takes."""
 
-    def __init__(self, faculty: Faculty, paths: Mapping[str, Path], margin: float | None) -> None:
-        """``margin``: in dev loss a token; None: the expert teaches to the end."""
-        self.faculty, self.margin = faculty, margin
+    def __init__(
+        self,
+        faculty: Faculty,
+        paths: Mapping[str, Path],
+        rule: Rule,
+        dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]],
+    ) -> None:
+        """``dev_bleu``: BLEU of models on their pairs' dev sets; called once, on all ranks together."""
+        self.faculty, self.rule = faculty, rule
         self.paths = {pair: str(path) for pair, path in paths.items()}
-        self.dev = {pair: expert_dev(pair, Path(path)) for pair, path in self.paths.items()} if margin else {}
-        self.passed = dict.fromkeys(self.paths, False)
+        self._dev_bleu = dev_bleu
+        self.expert: dict[str, float] = {}
+        """Each expert's own BLEU; empty until the student's is known."""
+        self.student: dict[str, float] = {}
         faculty.restore(self.paths.values())
 
+    def share(self, pair: str) -> float:
+        """How much of alpha a pair's expert has; 1 until the student was first scored."""
+        if self.rule == "fix" or pair not in self.student:
+            return 1.0
+        return share(self.rule, self.student[pair], self.expert[pair])
+
     def teacher_of(self, pair: str) -> str | None:
-        """The pair's expert, for as long as the student has not passed it."""
-        return self.paths[pair] if pair in self.paths and not self.passed[pair] else None
+        """The pair's expert, while it has a share."""
+        return self.paths[pair] if pair in self.paths and self.share(pair) > 0 else None
 
     def update(self, report: Any) -> None:
-        """Takes a validation in: who has passed its expert."""
-        for pair, dev in self.dev.items():
-            assert self.margin is not None
-            self.passed[pair] = report.dev[pair] < dev - self.margin
+        """Takes a validation in; where it scored the dev sets, the shares are set anew."""
+        if self.rule == "fix" or not report.bleu:
+            return
+        if not self.expert:
+            self.expert = self._dev_bleu({pair: Path(path) for pair, path in self.paths.items()})
+        self.student = dict(report.bleu)
 
     def report(self, update: int) -> dict[str, float]:
         keys = self.faculty.report()
-        return keys | {f"expert/{pair}/switch": float(not passed) for pair, passed in self.passed.items()}
+        keys |= {f"expert/{pair}/bleu": bleu for pair, bleu in self.expert.items()}
+        return keys | {f"expert/{pair}/share": self.share(pair) for pair in self.paths}
 
     def snapshots(self) -> set[int]:
         """None of this run's: experts live elsewhere."""
         return set()
 
     def state(self) -> dict[str, Any]:
-        return {"passed": self.passed, "paths": self.paths}
+        return {"paths": self.paths, "expert": self.expert, "student": self.student}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if state["paths"] != self.paths:
             raise UserError(f"experts: the checkpoint was taught by {state['paths']}, this run by {self.paths}")
-        self.passed = dict(state["passed"])
+        self.expert, self.student = dict(state["expert"]), dict(state["student"])
 
 
-def expert_dev(pair: str, path: Path) -> float:
-    """An expert's own dev loss of its pair; UserError where its ``model.json`` has none."""
-    dev = describe_model(path).get("dev", {})
-    if pair not in dev:
-        raise UserError(f"{path}/model.json: no dev loss of {pair} in it; give that pair's expert, or set rule: fix")
-    return float(dev[pair])
+def share(rule: Rule, student: float, expert: float) -> float:
+    """Of alpha, from dev BLEU: threshold: 1 below the expert's + 1, then 0; adaptive: 1 below the expert's - 2, then
+    half for every point more."""
+    if rule == "threshold":
+        return 1.0 if student < expert + 1 else 0.0
+    return 1.0 if rule == "fix" or student < expert - 2 else 0.5 ** (student - expert + 2)
 
 
 def check_pairs(paths: Mapping[str, Path], pairs: Sequence[str]) -> None:

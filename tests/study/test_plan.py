@@ -7,7 +7,10 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.cli.study import chosen
 from mnmt_ds.config import dump
+from mnmt_ds.engine.recipe import students_of
 from mnmt_ds.errors import UserError
+from mnmt_ds.objectives import methods
+from mnmt_ds.objectives.peers import Facts
 from mnmt_ds.study import state
 from mnmt_ds.study.plan import Study, read_study
 from mnmt_ds.study.work import train_command
@@ -126,9 +129,60 @@ def test_several_ranks_start_through_the_launcher(tmp_path: Path) -> None:
     assert train_command(two, {"CUDA_VISIBLE_DEVICES": "2,3"})[2:4] == ["--include", "localhost:2,3"]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "launchers" / "studies").glob("*.yaml")))
+STUDIES = ROOT / "launchers" / "studies"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in STUDIES.glob("*.yaml")))
 def test_shipped_studies_are_well_formed(name: str) -> None:
-    study = read_study(ROOT / "launchers" / "studies" / f"{name}.yaml")
+    """Every recipe is whole, and its method takes the students and pairs that it would get."""
+    study = read_study(STUDIES / f"{name}.yaml")
     assert study.entries and study.settings.title != "Study"
     for command in study.settings.after:
         assert command.split()[0] == "analyse"
+    for entry in study.entries:
+        for job in entry.jobs:
+            made, students = job.recipe, students_of(job.recipe)
+            names, samplers = [student for student, _ in students], [own.sampler for _, own in students]
+            facts = Facts(
+                made.data.pairs, dict.fromkeys(made.data.pairs, 5000), names, samplers, made.validation.bleu_every
+            )
+            if entry.row == "lsmd":  # the only one that reads another run's results
+                with pytest.raises(UserError, match="auto-seed1"):
+                    methods.check(made.method, facts)
+            else:
+                methods.check(made.method, facts)
+
+
+@pytest.mark.parametrize("name", ["paper1", "paper2", "paper3"])
+def test_the_released_studies_differ_by_profile(name: str) -> None:
+    paper, released = (read_study(STUDIES / f"{name}{end}.yaml") for end in ("", "_released"))
+    assert [(e.row, e.setting) for e in paper.entries] == [(e.row, e.setting) for e in released.entries]
+    for ours, theirs in zip(paper.entries, released.entries, strict=True):
+        assert (ours.jobs[0].recipe.profile, theirs.jobs[0].recipe.profile) == ("paper", "released")
+        assert theirs.jobs[0].recipe.validation.selection == "tokens"
+        for method, profile in ((ours.jobs[0].recipe.method, "paper"), (theirs.jobs[0].recipe.method, "released")):
+            assert getattr(method, "profile", profile) == profile
+
+
+def test_rows_and_settings_of_the_papers() -> None:
+    """As the tables have them; sizes of updates and models from the papers' settings."""
+    one, two, three = (read_study(STUDIES / f"paper{n}.yaml") for n in (1, 2, 3))
+    lssd = {(e.row, e.setting): e.jobs[0].recipe for e in one.entries}
+    assert {setting for _, setting in lssd} == {
+        f"{c}-{d}" for c in ("diverse", "related", "wmt") for d in ("m2o", "o2m")
+    }
+    for (_, setting), made in lssd.items():
+        assert made.train.max_tokens * (made.train.batches_per_update or 0) == 65536
+        assert made.sampler.temperature == (5 if setting.startswith("wmt") else 1)
+        assert (made.model.d_model, made.model.ffn) == (512, 2048)
+    assert {tuple(s.sampler.temperature for s in e.jobs[0].recipe.students) for e in two.entries} == {
+        (1, 5), (1, 3), (1, 1), (5, 5)
+    }  # fmt: skip
+    gettext = {e.row: e.jobs[0].recipe for e in read_study(STUDIES / "cd_id.yaml").entries}
+    for entry in three.entries:
+        made = entry.jobs[0].recipe
+        assert made.method == gettext[entry.row].method and made.denoising == gettext[entry.row].denoising
+        assert made.model.encoder_layers == (12 if entry.setting.startswith("m15") else 6)
+        assert len(made.data.pairs) == (15 if entry.setting.startswith("m15") else 8)
+        english = {pair.split("-")[1 if entry.setting.endswith("xxx-eng") else 0] for pair in made.data.pairs}
+        assert english == {"eng"}
