@@ -107,7 +107,8 @@ def _train(corpus: str, directory: str) -> list[list[dict[str, Any]]]:
         "adaptive": {"name": "multi_distill", "experts": str(expert.parent), "rule": "adaptive"},
     }.items():
         made = recipe(
-            Path(corpus), Path(directory) / name, method=method, validation={"every": 3, "bleu_every": 2, "bleu_beam": 1},
+            Path(corpus), Path(directory) / name, method=method,
+            validation={"every": 3, "bleu_every": 2, "bleu_beam": 1},
             train={"max_steps": 18, "max_epochs": 9, "lr": 2e-2, "warmup_steps": 2},
         )  # fmt: skip
         train(made)
