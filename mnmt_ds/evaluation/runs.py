@@ -18,7 +18,7 @@ from mnmt_ds.tracking import Record, read_records
 Series = NDArray[np.float64]
 
 SEED_SUFFIX = re.compile(r"[-_.]?(?:s|seed)[-_]?\d+$")
-ASIDE = ("directory", "name", "train.seed", "tracking", "data.directory", "method.experts")
+ASIDE = ("directory", "name", "train.seed", "tracking", "data.directory", "method.experts", "sampler.baseline")
 """Settings that do not make two runs different experiments."""
 
 
