@@ -36,6 +36,37 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+class _Pipeline:
+    """How many stages the job's ranks are split into: one number a process, as world size is."""
+
+    stages = 1
+
+
+def split_into_stages(count: int) -> None:
+    """Ranks become ``count`` pipeline stages (1: none), the ranks of a stage side by side, as DeepSpeed counts them."""
+    _Pipeline.stages = count
+
+
+def stages() -> int:
+    """Pipeline stages; 1 without a pipeline."""
+    return _Pipeline.stages
+
+
+def stage() -> int:
+    """The stage of this rank, from 0."""
+    return rank() // data_ranks()
+
+
+def data_ranks() -> int:
+    """Ranks with data of their own; all stages of a pipeline share theirs."""
+    return max(1, world_size() // _Pipeline.stages)
+
+
+def data_rank() -> int:
+    """This rank's number among those with data of their own."""
+    return rank() % data_ranks()
+
+
 class Ranks(NamedTuple):
     """The ranks that share something, seen from one of them."""
 
@@ -46,9 +77,11 @@ class Ranks(NamedTuple):
 
 
 def ranks_of_their_own() -> Ranks:
-    """All ranks, with a group whose collectives mix with no others' (a background thread's); all ranks call this."""
-    group = dist.new_group() if world_size() > 1 else None
-    return Ranks(rank(), world_size(), group)
+    """The ranks of this stage (all, without a pipeline), with a group whose collectives mix with no others' (a
+    background thread's); all ranks call this."""
+    count = data_ranks()
+    groups = [dist.new_group(range(s * count, (s + 1) * count)) if count > 1 else None for s in range(stages())]
+    return Ranks(data_rank(), count, groups[stage()])
 
 
 @contextmanager
@@ -171,7 +204,7 @@ def on_main_first(step: Any, *arguments: Any) -> Any:
 
 
 def share(items: Sequence[Any]) -> list[Any]:
-    """This rank's part of a list, padded with None so that all ranks take equally many steps."""
-    mine = list(items[rank() :: world_size()])
-    steps = -(-len(items) // world_size())
+    """This rank's part of a list of data, padded with None so that all ranks take equally many steps."""
+    mine = list(items[data_rank() :: data_ranks()])
+    steps = -(-len(items) // data_ranks())
     return mine + [None] * (steps - len(mine))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mnmt_ds import __version__
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.distributed import device, is_main, on_main_first, same_everywhere, seed_of, world_size
-from mnmt_ds.engine import ds_config, student, trials
+from mnmt_ds.distributed import data_ranks, device, is_main, on_main_first, same_everywhere, seed_of
+from mnmt_ds.engine import ds_config, pipeline, student, trials
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.dev_scores import dev_bleu
 from mnmt_ds.engine.exchange import Exchange
@@ -91,6 +91,8 @@ def facts(recipe: Recipe, streams: Sequence[Stream]) -> Facts:
 
 def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> Any:
     """A model with its first weights, on an engine."""
+    if recipe.pipeline is not None:
+        return pipeline.initialise_engine(recipe, config, corpus.tokenizer.size)
     torch.manual_seed(seed_of(recipe.train.seed, "weights"))
     return student.initialise_engine(initialise(Transformer(recipe.model, corpus.tokenizer.size)), config)
 
@@ -152,7 +154,7 @@ def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
         "model": json.loads(json.dumps(recipe.model.model_dump(mode="json"))),
         "method": json.loads(json.dumps(recipe.method.model_dump(mode="json"))),
         "framing": recipe.framing.model_dump(mode="json"),
-        "batches_per_update": batches_per_update(recipe.train, world_size()),
+        "batches_per_update": batches_per_update(recipe.train, data_ranks()),
         "precision": recipe.train.precision,
         "seed": recipe.train.seed,
     }

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnmt_ds.distributed import barrier, on_main_first
+from mnmt_ds.distributed import barrier, on_main_first, world_size
 from mnmt_ds.engine.student import Student
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import publish
@@ -31,9 +31,17 @@ class Layout(NamedTuple):
 
     ranks: int
     zero_stage: int
+    bounds: Sequence[int] = ()
+    """Where each pipeline stage begins in the row of layers, and its end; empty without a pipeline."""
 
     def describe(self) -> str:
-        return f"{self.ranks} rank(s) at ZeRO-{self.zero_stage}"
+        cut = f" in {len(self.bounds) - 1} stage(s)" if self.bounds else ""
+        return f"{self.ranks} rank(s){cut} at ZeRO-{self.zero_stage}"
+
+
+def layout_of(engine: Any) -> Layout:
+    """How an engine's job is spread."""
+    return Layout(world_size(), engine.zero_optimization_stage(), tuple(getattr(engine.module, "parts", ())))
 
 
 def save(run: Path, students: Sequence[Student], state: State, keep: int) -> Path:
@@ -56,12 +64,14 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, State] | None:
 
 def load(path: Path, students: Sequence[Student], written: Layout, present: Layout) -> None:
     """Fills the engines (weights, optimizer, loss scale, counters) from a checkpoint, of this layout or another."""
-    if written == present or {written.zero_stage, present.zero_stage} == {0}:
+    alike = tuple(written.bounds) == tuple(present.bounds)
+    if alike and (written[:2] == present[:2] or {written.zero_stage, present.zero_stage} == {0}):
         return _load(path, students)
-    if FAMILY[written.zero_stage] != FAMILY[present.zero_stage]:
+    if FAMILY[written.zero_stage] != FAMILY[present.zero_stage] or 0 in (written.zero_stage, present.zero_stage):
         raise UserError(
             f"{path}: written by {written.describe()}, this is {present.describe()};"
-            " any number of ranks may go on, but only from ZeRO 0 to 0, 1 or 2 to 1 or 2, 3 to 3"
+            " any number of ranks may go on, but only from ZeRO 0 to 0 with the same pipeline stages, 1 or 2 to 1 or 2,"
+            " 3 to 3"
         )
     universal = path.with_name(path.name + ".universal")
     on_main_first(_fresh, universal)

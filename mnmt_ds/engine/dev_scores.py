@@ -90,8 +90,8 @@ def _scores(
 
 
 def _whole(one: Student) -> Transformer:
-    """The student's own model; at ZeRO-3, where it is in parts, a whole copy of it."""
-    if one.engine.zero_optimization_stage() < 3:
+    """The student's own model; at ZeRO-3 and along a pipeline, where it is in parts, a whole copy of it."""
+    if one.engine.zero_optimization_stage() < 3 and not student.piped(one.engine):
         return one.model
     held = student.weights(one.engine)
     copy = Transformer(one.recipe.model, one.model.vocabulary_size).to(device(), next(iter(held.values())).dtype)

@@ -61,7 +61,7 @@ def keep_last(corpus: Corpus, one: Student) -> None:
 
 
 def _write_snapshot(corpus: Corpus, one: Student, facts: dict[str, Any]) -> None:
-    state, update = student.weights(one.engine), one.walk.position.update
+    state, update = student.weights(one.engine, everywhere=False), one.walk.position.update
     on_main_first(
         snapshots.write, one.directory, update, state, {**description(one.recipe, corpus), "update": update, **facts}
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import device, rank, sum_over_ranks, world_size
-from mnmt_ds.engine import student
+from mnmt_ds.distributed import data_rank, data_ranks, device, stages, sum_over_ranks
+from mnmt_ds.engine import pipeline, student
 from mnmt_ds.engine.meter import Meter, memory
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
@@ -90,32 +91,41 @@ class Done(NamedTuple):
 def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: bool) -> Done:
     """One optimizer step over this rank's micro-batches; all ranks learn of losses and of a stop together."""
     number, settings = one.walk.position.update + 1, one.recipe.train
-    pairs = len(one.walk.stream.pairs)
+    pairs, rate = len(one.walk.stream.pairs), learning_rate(settings, number)
     told = torch.zeros(pairs + 1, 2, dtype=torch.float64, device=device())
     told[pairs, 0] = stop
-    for index, batch in enumerate(group):
-        slot = index * world_size() + rank()
-        if meter.peak is not None:
-            meter.flops += training_flops(one.recipe.model, one.model.vocabulary_size, batch)
-        if index:
-            one.engine.step()  # within an update this only counts the micro-batch
-        ahead.before(index)
-        metrics = student.backward(one, batch, number, slot)
+
+    def take(batch: Batch, metrics: dict[str, Tensor]) -> None:
         told[pairs, 1] += ~torch.isfinite(metrics["loss"][0])
         if batch.pair < pairs:  # others are text of one language
             told[batch.pair] += metrics["ce"]
         meter.add(metrics)
-    *losses, (stops, broken) = sum_over_ranks(told).tolist()
-    if broken:
-        names = ", ".join(one.walk.stream.names[batch.pair] for batch in group)
-        raise RuntimeError(
-            f"update {number}: the loss is not finite (this rank's batches: {names}); nothing was updated;"
-            " lower train.lr or resume from the last checkpoint"
-        )
-    norm = student.step(one, learning_rate(settings, number))
+
+    def agree() -> None:
+        if sum_over_ranks(told)[pairs, 1]:
+            names = ", ".join(one.walk.stream.names[batch.pair] for batch in group)
+            raise RuntimeError(
+                f"update {number}: the loss is not finite (this rank's batches: {names}); nothing was updated;"
+                " lower train.lr or resume from the last checkpoint"
+            )
+
+    if meter.peak is not None:
+        flops = sum(training_flops(one.recipe.model, one.model.vocabulary_size, batch) for batch in group)
+        meter.flops += flops / stages()
+    if student.piped(one.engine):
+        norm = pipeline.update(one, group, number, rate, take, agree)
+    else:
+        for index, batch in enumerate(group):
+            if index:
+                one.engine.step()  # within an update this only counts the micro-batch
+            ahead.before(index)
+            take(batch, student.backward(one, batch, number, index * data_ranks() + data_rank()))
+        agree()
+        norm = student.step(one, rate)
     if norm is not None and not math.isfinite(norm) and settings.precision != "fp16":
         raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
     meter.tokens += group[0].divisor
+    *losses, (stops, _) = told.tolist()
     return Done(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
 
 

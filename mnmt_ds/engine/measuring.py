@@ -15,7 +15,7 @@ from mnmt_ds.batch import PAD, Batch, to_device
 from mnmt_ds.data.batching import Plan, plan_of
 from mnmt_ds.data.corpus import Split
 from mnmt_ds.data.loader import RankBatches
-from mnmt_ds.distributed import device, rank, seed_of, sum_over_ranks, world_size
+from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, sum_over_ranks
 from mnmt_ds.engine.gradients import aside, dots, gradient_shard
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.stream import framed_lengths
@@ -83,7 +83,7 @@ class Measuring:
             def backward(slot: int = slot, batch: Batch = batch) -> None:
                 self._seed("gradient", side, pair, slot)
                 loss, _ = engine(batch, self.score)
-                engine.backward(loss * (world_size() / batch.divisor), scale_wrt_gas=False)
+                engine.backward(loss * (data_ranks() / batch.divisor), scale_wrt_gas=False)
 
             own_N = gradient_shard(engine, backward)
             total_N = own_N if total_N is None else total_N.add_(own_N)
@@ -95,12 +95,14 @@ class Measuring:
         stream = self.one.walk.stream
         plan = self._plan(side, pair, max_tokens)
         splits = self.dev if side == "dev" else stream.splits
-        batches = RankBatches(plan, splits, stream.frames, rank(), world_size())
-        return [(step * world_size() + rank(), to_device(batches[step], device())) for step in range(batches.steps)]
+        batches = RankBatches(plan, splits, stream.frames, data_rank(), data_ranks())
+        return [
+            (step * data_ranks() + data_rank(), to_device(batches[step], device())) for step in range(batches.steps)
+        ]
 
     def _plan(self, side: str, pair: int, max_tokens: int) -> Plan:
         train = self.one.recipe.train
-        max_tokens, count = max_tokens or train.max_tokens, batches_per_update(train, world_size())
+        max_tokens, count = max_tokens or train.max_tokens, batches_per_update(train, data_ranks())
         known = (self.dev_lengths if side == "dev" else self.one.walk.stream.lengths)[pair]
         longest = np.maximum(known.source, known.target)
         most = min(len(longest), -(-count * max_tokens // max(1, int(longest.mean()))))

@@ -11,7 +11,7 @@ from mnmt_ds.config import Settings, load
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.engine.settings import TrainSettings, ValidationSettings
+from mnmt_ds.engine.settings import PipelineSettings, TrainSettings, ValidationSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.objectives.methods import METHODS, union
 from mnmt_ds.samplers import samplers
@@ -66,6 +66,8 @@ class Recipe(Settings):
     """What is optimised."""
     train: TrainSettings = TrainSettings()
     """Budget and optimizer."""
+    pipeline: PipelineSettings | None = None
+    """Pipeline stages; none: every rank holds all layers."""
     validation: ValidationSettings = ValidationSettings()
     """Dev losses and checkpoint selection."""
     deepspeed: Path = Path("ds_configs/zero1.json")

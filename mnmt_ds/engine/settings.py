@@ -67,6 +67,15 @@ class TrainSettings(Settings):
         return self
 
 
+class PipelineSettings(Settings):
+    """The model's layers over several ranks, a stage each (DeepSpeed's PipelineModule)."""
+
+    stages: int = Field(default=2, ge=1)
+    """Stages; the job's ranks must be a multiple, each stage then has as many data-parallel ranks."""
+    balance: Literal["time", "parameters"] = "time"
+    """How layers are shared out: by the time that each kind takes on the first rank's device, or by parameters."""
+
+
 class ValidationSettings(Settings):
     """When dev losses are taken and what they select."""
 

@@ -7,13 +7,12 @@ ARE the pairs' best checkpoints, are named by the same updates. A snapshot goes 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mnmt_ds.errors import UserError
@@ -29,12 +28,14 @@ def write(run: Path, update: int, state: dict[str, Tensor], description: dict[st
     save_model(run / "snapshots" / str(update), state, description)
 
 
-def read(run: Path, update: int) -> dict[str, Tensor]:
-    """The weights of an update. UserError where the file is missing, altered, or holds a NaN."""
-    return read_model(run / "snapshots" / str(update))
+def read(run: Path, update: int, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """The weights of an update (of some names). UserError where the file is missing, altered, or holds a NaN."""
+    return read_model(run / "snapshots" / str(update), names)
 
 
-def read_expert(directory: Path, shape: ModelSettings, tokenizer_hash: str) -> dict[str, Tensor]:
+def read_expert(
+    directory: Path, shape: ModelSettings, tokenizer_hash: str, names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
     """Another run's weights as a teacher. UserError where its tokenizer or shape is not the student's, too."""
     description = describe_model(directory)
     if description.get("tokenizer_hash") != tokenizer_hash:
@@ -45,17 +46,18 @@ def read_expert(directory: Path, shape: ModelSettings, tokenizer_hash: str) -> d
     own = ModelSettings(**description["model"])
     if odd := [name for name in SHAPE if getattr(own, name) != getattr(shape, name)]:
         raise UserError(f"{directory}: its {', '.join(odd)} differ from the student's; train an expert of that shape")
-    return read_model(directory)
+    return read_model(directory, names)
 
 
-def read_model(directory: Path) -> dict[str, Tensor]:
-    """A model directory's weights, verified."""
+def read_model(directory: Path, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """A model directory's weights, verified; only those of ``names`` are read, None: all."""
     path = directory / "model.safetensors"
     description = describe_model(directory)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        state = load_file(path)
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in names or file.keys()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: teacher cannot be read ({error}); resume from an earlier checkpoint") from None
     if digest != description.get("sha256"):

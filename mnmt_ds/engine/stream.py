@@ -16,7 +16,7 @@ from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
 from mnmt_ds.data.loader import RankBatches, collate, updates
 from mnmt_ds.data.monolingual import Monolingual
-from mnmt_ds.distributed import device, rank, seed_of, sum_over_ranks, world_size
+from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, stages, sum_over_ranks
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.samplers import samplers
@@ -93,7 +93,7 @@ class Stream:
             seed=self.train.seed,
             epoch=f"{epoch}+{part.number}" if part.number else epoch,
             max_tokens=self.train.max_tokens,
-            batches_per_update=batches_per_update(self.train, world_size()),
+            batches_per_update=batches_per_update(self.train, data_ranks()),
         )
         if self.mono is None:
             return parallel
@@ -109,7 +109,7 @@ class Stream:
             seed=seed_of(self.train.seed, name),
             epoch=0,
             max_tokens=self.train.max_tokens,
-            batches_per_update=batches_per_update(self.train, world_size()),
+            batches_per_update=batches_per_update(self.train, data_ranks()),
         )
 
     def updates(self, plan: Plan, first: int) -> Iterator[list[Batch]]:
@@ -119,7 +119,7 @@ class Stream:
     def batches(self, plan: Plan) -> RankBatches:
         """This rank's micro-batches of a plan; an update's are not counted yet."""
         noised = None if self.mono is None else partial(self.mono.batch, plan.epoch)
-        return RankBatches(plan, self.splits, self.frames, rank(), world_size(), noised)
+        return RankBatches(plan, self.splits, self.frames, data_rank(), data_ranks(), noised)
 
     def counted(self, group: list[Batch]) -> list[Batch]:
         """An update's micro-batches with their divisors; all ranks together where tasks are mixed.
@@ -132,7 +132,7 @@ class Stream:
         tokens = torch.zeros(len(tasks), dtype=torch.int64)
         for batch in group:
             tokens[tasks.index(batch.task)] += batch.tokens
-        total = sum_over_ranks(tokens.to(device())).tolist()
+        total = (sum_over_ranks(tokens.to(device())) // stages()).tolist()
         return [
             batch._replace(divisor=max(1, sum(total)), task_divisor=max(1, total[tasks.index(batch.task)]))
             for batch in group

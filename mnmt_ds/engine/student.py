@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, to_device
-from mnmt_ds.distributed import Ranks, device, seed_of, world_size
+from mnmt_ds.distributed import Ranks, data_ranks, device, seed_of
 from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.recipe import Recipe
@@ -90,7 +90,7 @@ def backward(student: Student, batch: Batch, update: int | str, slot: int) -> di
     torch.manual_seed(seed_of(student.recipe.train.seed, "dropout", update, slot))
     loss, metrics = student.engine(batch, student.method.score)
     # DeepSpeed averages gradients over ranks; with this factor the update's loss is sum over tokens / token count.
-    student.engine.backward(loss * (world_size() / batch.divisor), scale_wrt_gas=False)
+    student.engine.backward(loss * (data_ranks() / batch.divisor), scale_wrt_gas=False)
     return metrics
 
 
@@ -144,10 +144,22 @@ def own_shard(engine: Any, layout: Layout, ranks: Ranks, dtype: torch.dtype) -> 
     return assemble(layout, {piece.name: named[piece.name].ds_tensor for piece in layout.pieces}, dtype)
 
 
-def weights(engine: Any, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """The student's whole weights, copied to the CPU; at ZeRO-3 one parameter at a time is gathered, on all ranks."""
+def piped(engine: Any) -> bool:
+    """Whether the engine trains along pipeline stages."""
+    return hasattr(engine, "train_batch")
+
+
+def weights(engine: Any, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
+    """The student's whole weights, copied to the CPU; at ZeRO-3 one parameter at a time is gathered, on all ranks.
+
+    ``everywhere``: a pipeline's stages are brought together on all ranks, not on the main one alone.
+    """
     import deepspeed
 
+    if piped(engine):
+        from mnmt_ds.engine import stages
+
+        return stages.weights(engine.module, everywhere)
     partitioned = engine.zero_optimization_stage() == 3
     whole = {}
     for name, parameter in engine.module.model.named_parameters():

@@ -4,19 +4,20 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.data.batching import Plan
 from mnmt_ds.data.loader import collate
-from mnmt_ds.distributed import device, on_main_first, ranks_of_their_own, world_size
+from mnmt_ds.distributed import data_ranks, device, on_main_first, rank, ranks_of_their_own
 from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.walk import Walk
+from mnmt_ds.models.segment import TIED
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.objectives.method import Method
 from mnmt_ds.teachers.blocks import CachePlan, Ints, plan_cache
@@ -25,11 +26,13 @@ from mnmt_ds.teachers.faculty import Faculty
 from mnmt_ds.teachers.layout import cut, layout_of
 from mnmt_ds.teachers.library import Library
 from mnmt_ds.teachers.passing import Passing
+from mnmt_ds.teachers.relay import Relay
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.shelf import Shelf, Version
 from mnmt_ds.teachers.vault import Vault
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0) -> Transformer:
@@ -38,12 +41,18 @@ def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0) -> Transf
     ``layers``: so many in encoder and decoder; 0: the student's.
     """
     depth = {"encoder_layers": layers, "decoder_layers": layers} if layers else {}
-    blank = (
-        Transformer(recipe.model.model_copy(update=depth), vocabulary_size)
-        .to(device(), DTYPES[recipe.train.precision])
-        .eval()
-    )
-    return blank.requires_grad_(False)
+    return frozen(Transformer(recipe.model.model_copy(update=depth), vocabulary_size), recipe)
+
+
+def frozen(model: Model, recipe: Recipe) -> Model:
+    """A new model, or a stage of one, for a teacher."""
+    return model.to(device(), DTYPES[recipe.train.precision]).eval().requires_grad_(False)
+
+
+def projection_of(model: Any) -> nn.Parameter:
+    """The output projection; of a pipeline stage that has none, its first weights."""
+    found = dict(model.named_parameters()).get(f"{TIED}.weight")
+    return found if found is not None else next(model.parameters())
 
 
 def make_faculty(
@@ -53,18 +62,25 @@ def make_faculty(
     tokenizer_hash = stream.corpus.tokenizer.hash
     ranks, dtype = ranks_of_their_own(), getattr(torch, settings.dtype)
     model = engine.module.model
-    layout = layout_of(model, model.head.weight, ranks.count)
+    layout = layout_of(model, projection_of(model), ranks.count)
+    names = [piece.name for piece in layout.pieces]
 
     def load(version: Version) -> Tensor:
         if isinstance(version, int):
-            return cut(layout, snapshots.read(run, version), ranks, dtype)
-        return cut(layout, snapshots.read_expert(Path(version), model.settings, tokenizer_hash), ranks, dtype)
+            return cut(layout, snapshots.read(run, version, names), ranks, dtype)
+        return cut(layout, snapshots.read_expert(Path(version), model.settings, tokenizer_hash, names), ranks, dtype)
 
     def warn(text: str) -> None:
         print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
 
-    own = (settings.disk or run / "teachers") / f"rank{ranks.rank}"
+    own = (settings.disk or run / "teachers") / f"rank{rank()}"
     shelf = Shelf(dtype, int(settings.weights_gib * 2**30), own, load, warn)
+    own_shard = partial(student.own_shard, engine, layout, ranks, dtype)
+    if student.piped(engine):
+        relay = Relay(Library(shelf, layout, ranks, lambda: frozen(engine.module.segment(), recipe), device()))
+        engine.module.relays.append(relay)
+        on_main_first(say, "teacher states: computed for each micro-batch, each stage its own layers")
+        return Faculty(recipe.data.pairs, relay, None, own_shard, load)
     library = Library(shelf, layout, ranks, lambda: blank_model(recipe, model.vocabulary_size), device())
     plan = cache_plan(recipe, settings, stream, ranks.count) if settings.on_device == "whole" else None
     cache = passing = None
@@ -74,7 +90,6 @@ def make_faculty(
         vault = Vault(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
         cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8")
     on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
-    own_shard = partial(student.own_shard, engine, layout, ranks, dtype)
     return Faculty(recipe.data.pairs, library, cache, own_shard, load, passing)
 
 
@@ -108,7 +123,7 @@ class Ahead:
     def before(self, step: int) -> None:
         """To be called on all ranks before each micro-batch, ``step`` of the walk's coming update."""
         plan, position = self._walk.plan, self._walk.position
-        steps = plan.batches_per_update // world_size()
+        steps = plan.batches_per_update // data_ranks()
         if plan is not self._plan:
             self._plan, self._next = plan, position.inside * steps
         last = min(plan.updates, position.inside + self._validation() - position.update) * steps - 1
@@ -120,8 +135,8 @@ class Ahead:
 def slots(plan: Plan, number: int, steps: int) -> Sequence[Slot | None]:
     """What each rank holds in an epoch's micro-step; None for a rank that has nothing left."""
     update, step = divmod(number, steps)
-    first = update * plan.batches_per_update + step * world_size()
+    first = update * plan.batches_per_update + step * data_ranks()
     return [
         Slot(int(plan.pair[k]), plan.sentence[plan.start[k] : plan.start[k + 1]]) if k < len(plan.pair) else None
-        for k in range(first, first + world_size())
+        for k in range(first, first + data_ranks())
     ]

@@ -3,10 +3,21 @@
 import math
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
-from mnmt_ds.distributed import device, from_main, is_main, on_main_first, world_size
-from mnmt_ds.engine import checkpoint, ds_config, keeping, run
+import torch
+
+from mnmt_ds.distributed import (
+    data_ranks,
+    device,
+    from_main,
+    is_main,
+    on_main_first,
+    split_into_stages,
+    world_size,
+)
+from mnmt_ds.engine import checkpoint, ds_config, keeping, pipeline, run
 from mnmt_ds.engine.build import (
     check_fingerprint,
     description,
@@ -26,7 +37,7 @@ from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.validation import validate
 from mnmt_ds.engine.walk import position_of
 from mnmt_ds.kernels.ce_with_teacher import chosen
-from mnmt_ds.models.transformer import parameter_count
+from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.objectives import methods
 from mnmt_ds.objectives.method import Report
 from mnmt_ds.objectives.translation import scorer
@@ -39,7 +50,9 @@ class Training:
     def __init__(self, recipe: Recipe, resume: bool) -> None:
         self.recipe = recipe
         self.directory = recipe.directory
-        config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, world_size(), str(recipe.deepspeed))
+        split_into_stages(recipe.pipeline.stages if recipe.pipeline is not None else 1)
+        pipeline.check(recipe, ds_config.read(recipe.deepspeed))
+        config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, data_ranks(), str(recipe.deepspeed))
         self.corpus, self.pairs = open_corpus(recipe)
         streams = open_streams(recipe, self.corpus)
         self.dev, dev_tokens = dev_batches(
@@ -55,7 +68,7 @@ class Training:
         exchange = Exchange(self.dev, self.pairs, self.plain)
         self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker, exchange)
         self.fingerprint = fingerprint(recipe, self.corpus)
-        self.layout = checkpoint.Layout(world_size(), ds_config.zero_stage(config))
+        self.layout = checkpoint.layout_of(self.students[0].engine)
         self._changes = {one.name: -1 for one in self.students}
         self._measuring = {
             one.name: Measuring(one, self.plain) for one in self.students if one.walk.stream.sampler.every
@@ -65,7 +78,7 @@ class Training:
         for place, own in {self.directory: recipe, **{one.directory: one.recipe for one in self.students}}.items():
             on_main_first(run.describe, place, own, config)
             on_main_first(self.corpus.tokenizer.save_to, place / "tokenizer")  # a run outlives its data
-        self._introduce(self.layout.zero_stage)
+        self._introduce()
 
     @property
     def first(self) -> Student:
@@ -81,19 +94,28 @@ class Training:
         """The run's, and each student's where it is not alone."""
         return [self.tracker, *(one.tracker for one in self.students if one.tracker is not self.tracker)]
 
-    def _introduce(self, stage: int) -> None:
+    def _introduce(self) -> None:
         recipe, stream = self.recipe, self.first.walk.stream
         self.tracker.say(
             f"{recipe.name}: {recipe.method.name}, "
             + (f"{len(self.students)} students, " if len(self.students) > 1 else "")
             + f"{len(self.pairs)} pairs, {sum(stream.sizes)} sentences"
-            f" ({stream.left_out} too long), {parameter_count(self.first.model) / 1e6:.1f}M parameters,"
-            f" {world_size()} rank(s), ZeRO-{stage}, {recipe.train.precision},"
+            f" ({stream.left_out} too long), {self._parameters() / 1e6:.1f}M parameters,"
+            f" {world_size()} rank(s){self._stages()}, ZeRO-{self.layout.zero_stage}, {recipe.train.precision},"
             f" loss: {self.implementation}"
         )
         facts = {"loss_implementation": self.implementation, "world_size": world_size()}
         for tracker in self._trackers():
             tracker.log("run", self.update, self.first.walk.position.epoch, facts)
+
+    def _stages(self) -> str:
+        """Where the pipeline's stages begin and end, for people."""
+        cut = self.layout.bounds
+        return f" in {len(cut) - 1} stage(s) of {'+'.join(str(b - a) for a, b in pairwise(cut))} layers" if cut else ""
+
+    def _parameters(self) -> int:
+        with torch.device("meta"):
+            return parameter_count(Transformer(self.recipe.model, self.corpus.tokenizer.size))
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.directory, self.tracker.say)

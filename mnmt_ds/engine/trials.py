@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import Plan
-from mnmt_ds.distributed import rank, world_size
+from mnmt_ds.distributed import data_rank, data_ranks
 from mnmt_ds.engine import rewind, student
 from mnmt_ds.engine.exchange import Exchange, Memory
 from mnmt_ds.engine.settings import learning_rate
@@ -73,7 +73,7 @@ def _bytes(parts: Sequence[Part], one: Student) -> float:
     """At most what one other student's states of the trial set take on a rank."""
     padded = sum(part.updates * part.plan.batches_per_update for part in parts) * one.recipe.train.max_tokens
     width = one.recipe.model.d_model * next(one.engine.module.parameters()).element_size()
-    return padded * width / world_size()
+    return padded * width / data_ranks()
 
 
 def _updates(part: Part) -> Iterator[tuple[int, list[Batch]]]:
@@ -92,7 +92,7 @@ def _train(memory: Memory, one: Student, parts: Sequence[Part]) -> None:
                 if index:
                     one.engine.step()
                 one.method.upcoming(slots(part.plan, number * len(group) + index, len(group)))
-                student.backward(one, batch, f"{now}+{done}", index * world_size() + rank())
+                student.backward(one, batch, f"{now}+{done}", index * data_ranks() + data_rank())
                 memory.at += 1
             done += 1
             student.step(one, learning_rate(one.recipe.train, now + done))

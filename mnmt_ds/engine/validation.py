@@ -1,14 +1,16 @@
 """Dev losses of every pair, summed over ranks in float64, so that every rank decides the same."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import device, share, sum_over_ranks
-from mnmt_ds.engine.student import Scorer, quiet
+from mnmt_ds.engine import pipeline
+from mnmt_ds.engine.student import Scorer, piped, quiet
 
 
 def validate(engine: Any, batches: Sequence[Batch], pairs: Sequence[str], score: Scorer) -> dict[str, dict[str, float]]:
@@ -18,9 +20,10 @@ def validate(engine: Any, batches: Sequence[Batch], pairs: Sequence[str], score:
     gather together.
     """
     sums = torch.zeros(len(pairs), 3, dtype=torch.float64)
-    for batch in share(batches):
-        with quiet(engine):
-            _, metrics = engine(to_device(batch if batch is not None else batches[0], device()), score)
+    mine = share(batches)
+    ready = [batch if batch is not None else batches[0] for batch in mine]
+    found_metrics = pipeline.quiet_metrics if piped(engine) else _quiet_metrics
+    for batch, metrics in zip(mine, found_metrics(engine, ready, score), strict=False):  # scored on a last stage alone
         if batch is not None:
             ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
             sums[batch.pair] += torch.stack([ce[0], nll[0], ce[1]])
@@ -29,3 +32,9 @@ def validate(engine: Any, batches: Sequence[Batch], pairs: Sequence[str], score:
     for name, (ce, nll, tokens) in zip(pairs, sums.tolist(), strict=True):
         found[name] = {"loss": ce / tokens, "nll": nll / tokens, "ppl": math.exp(min(nll / tokens, 50.0))}
     return found
+
+
+def _quiet_metrics(engine: Any, batches: Sequence[Batch], score: Scorer) -> Iterator[dict[str, Tensor]]:
+    for batch in batches:
+        with quiet(engine):
+            yield engine(to_device(batch, device()), score)[1]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.teachers.cache import Lesson, StateCache
-from mnmt_ds.teachers.library import Library, Wanted
+from mnmt_ds.teachers.library import Wanted
 from mnmt_ds.teachers.passing import Passing
-from mnmt_ds.teachers.shelf import Version
+from mnmt_ds.teachers.shelf import Shelf, Version
 
 
 class Source(Protocol):
@@ -27,6 +27,17 @@ class Source(Protocol):
     def report(self, update: int) -> dict[str, float]: ...
 
 
+class Holder(Protocol):
+    """Who keeps the teachers' weights and asks them: a ``Library``, or along a pipeline a ``Relay``."""
+
+    @property
+    def shelf(self) -> Shelf: ...
+    def retain(self, versions: Iterable[Version]) -> None: ...
+    def announce(self, wanted: Sequence[Wanted | None]) -> None: ...
+    def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]: ...
+    def models(self) -> list[nn.Module]: ...
+
+
 class Faculty:
     """The teachers of one student: their shards, the ones on the device, and what is remembered of their states.
 
@@ -36,7 +47,7 @@ class Faculty:
     def __init__(
         self,
         pairs: Sequence[str],
-        library: Library,
+        library: Holder,
         cache: StateCache | None,
         own_shard: Callable[[], Tensor],
         load: Callable[[Version], Tensor],

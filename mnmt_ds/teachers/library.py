@@ -113,12 +113,16 @@ class Library:
 
     def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]:
         """A teacher on a batch: decoder states (B, T, E) and projection (V, E); no dropout, no gradient."""
+        with torch.no_grad():
+            return run(self.teacher(version), batch)
+
+    def teacher(self, version: Version) -> nn.Module:
+        """A teacher on the device, waited for where it is still on its way."""
         if version not in self._fetched:
             if self.ranks.count > 1:
                 raise RuntimeError(f"teacher {version} was not announced for this rank")
             self.announce([Wanted(version)])
-        with torch.no_grad():
-            return run(self.background.result(self._fetched[version]), batch)
+        return self.background.result(self._fetched[version])
 
     def models(self) -> list[nn.Module]:
         """The teachers on this rank's device."""

@@ -1,0 +1,208 @@
+"""What a pipeline costs: step time, bubble and memory a stage, for some numbers of stages and micro-batches.
+
+Starts its own ranks, one a stage. A step's bubble is its time over the busiest stage's time in forward and backward
+(processor time on a CPU, so that sharing its cores does not count as work); the ideal is (m + p - 1) / m. Where there
+are fewer cores than stages the step time says nothing of a real pipeline. Sentences are random and of many lengths.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HELP = "pipeline stages: step time, bubble against the ideal, memory a stage"
+Figures = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4], help="p (default: 1 2 4)")
+    parser.add_argument("--micro-batches", type=int, nargs="+", default=[4, 8, 16], help="m (default: 4 8 16)")
+    parser.add_argument("--rounds", type=int, default=5, help="steps that are timed (default: 5); medians are told")
+    parser.add_argument("--max-tokens", type=int, default=512, help="padded tokens of a micro-batch")
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--deepspeed", type=Path, default=Path("ds_configs/zero1.json"))
+    parser.add_argument(
+        "model", nargs="*", metavar="a=b", help="model settings (default: preset=base d_model=256 ffn=1024 heads=4)"
+    )
+    parser.add_argument("--out", type=Path, help="JSON result file; default: runs/bench/pipeline-DATE-DEVICE.json")
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if args.result is not None:
+        return _rank(args)
+    import torch
+
+    rows = [row for count in args.stages for row in _started(args, count)]
+    gpu = torch.cuda.is_available()
+    result = {
+        "command": "mnmt-ds " + " ".join(sys.argv[1:]),
+        "date": time.strftime("%Y-%m-%d"),
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+    print(table(rows))
+    out = args.out or Path("runs/bench") / f"pipeline-{result['date']}-{'gpu' if gpu else 'cpu'}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {out}")
+    return 0
+
+
+def table(rows: Sequence[Figures]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| p | m | step, s | to the busiest stage | ideal | busy a stage, s | parameters a stage, M | MiB a stage |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        busy, size, peak = (
+            " ".join(f"{value:{form}}" for value in r[key])
+            for key, form in (("busy", ".3f"), ("parameters_m", ".1f"), ("mib", ".0f"))
+        )
+        lines.append(
+            f"| {r['stages']} | {r['micro_batches']} | {r['step']:.3f} | {r['bubble']:.2f} | {r['ideal']:.2f} |"
+            f" {busy} | {size} | {peak} |"
+        )
+    return "\n".join(lines)
+
+
+def _started(args: argparse.Namespace, count: int) -> list[Figures]:
+    """The rows of one number of stages, from ranks of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "rows.json"
+        arguments = [word for word in sys.argv[1:] if word != "--"]
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count),
+            "-m", "mnmt_ds.cli.main", *arguments, "--result", str(result), "--stages", str(count),
+        ]  # fmt: skip
+        subprocess.run(command, check=True)
+        return list(json.loads(result.read_text(encoding="utf-8")))
+
+
+def _rank(args: argparse.Namespace) -> int:
+    import torch
+    from deepspeed.utils import logger
+
+    from mnmt_ds.distributed import is_main, job
+
+    logger.setLevel("WARNING")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    with job():
+        rows = measure(args, args.stages[0])
+        if is_main():
+            args.result.write_text(json.dumps(rows), encoding="utf-8")
+    return 0
+
+
+def measure(args: argparse.Namespace, count: int) -> list[Figures]:
+    """A row for each number of micro-batches, on ``count`` stages of this job's ranks."""
+    from mnmt_ds.config import plain
+    from mnmt_ds.distributed import from_main, split_into_stages
+    from mnmt_ds.engine import balance, ds_config, pipeline
+    from mnmt_ds.engine.settings import TrainSettings
+    from mnmt_ds.models.settings import ModelSettings
+
+    split_into_stages(count)
+    given = args.model or ["preset=base", "d_model=256", "ffn=1024", "heads=4"]
+    model = ModelSettings(**{name: plain(value) for name, _, value in (word.partition("=") for word in given)})
+    train = TrainSettings(batches_per_update=args.micro_batches[0])
+    config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
+    costs = from_main(balance.by_time(model, args.vocabulary, args.max_tokens, "auto"))
+    engine = pipeline.make_engine(model, args.vocabulary, count, costs, config, 1)
+    return [_row(args, engine, count, many) for many in args.micro_batches]
+
+
+def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figures:
+    import resource
+
+    import torch
+    import torch.distributed as dist
+
+    from mnmt_ds.engine.pipeline import as_input
+    from mnmt_ds.objectives.translation import scorer
+
+    score = scorer(0.1, "auto")
+    engine.set_train_batch_size(many)
+    batches = _batches(args, many)
+    total = sum(batch.tokens for batch in batches)
+    engine.module.score = lambda states, projection, batch: score(states, projection, batch).loss * (many / total)
+    engine.module.before_step = lambda: None
+    steps, busy = [], []
+    for turn in range(args.rounds + 1):
+        clock = _timed(engine)
+        dist.barrier()
+        begin = time.perf_counter()
+        engine.reset_activation_shape()
+        engine.train_batch(iter([as_input(batch, k) for k, batch in enumerate(batches)]))
+        if turn:  # the first warms up
+            steps.append(time.perf_counter() - begin)
+            busy.append(clock[0])
+    gpu = torch.cuda.is_available()
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
+    own = (statistics.median(busy), sum(p.numel() for p in engine.module.parameters()) / 1e6, peak)
+    every: list[Any] = [None] * count
+    dist.all_gather_object(every, own)
+    step = statistics.median(steps)
+    seconds, size, memory = (list(column) for column in zip(*every, strict=True))
+    return {
+        "stages": count, "micro_batches": many, "step": step, "bubble": step / max(seconds),
+        "ideal": (many + count - 1) / many, "busy": seconds, "parameters_m": size, "mib": memory,
+        "layers": [b - a for a, b in zip(engine.module.parts, engine.module.parts[1:], strict=False)],
+    }  # fmt: skip
+
+
+def _timed(engine: Any) -> list[float]:
+    """Seconds that this stage's forward and backward passes take from here on, in a list of one."""
+    import torch
+    from deepspeed.runtime.pipe import schedule
+    from deepspeed.runtime.pipe.engine import PipelineEngine
+
+    spent = [0.0]
+
+    def clock() -> float:
+        if not torch.cuda.is_available():
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def around(known: Callable[..., None]) -> Callable[..., None]:
+        def timed(engine: Any, **arguments: Any) -> None:
+            begin = clock()
+            known(engine, **arguments)
+            spent[0] += clock() - begin
+
+        return timed
+
+    work = (schedule.ForwardPass, schedule.BackwardPass)
+    engine._INSTRUCTION_MAP |= {kind: around(PipelineEngine._INSTRUCTION_MAP[kind]) for kind in work}
+    return spent
+
+
+def _batches(args: argparse.Namespace, many: int) -> list[Any]:
+    """Random sentences of 8 to 40 tokens, those of a micro-batch of one length; the same on every rank."""
+    import numpy as np
+    import torch
+
+    from mnmt_ds.batch import EOS, Batch
+
+    maker = np.random.Generator(np.random.Philox(0))
+    batches = []
+    for length in maker.integers(8, 41, many).tolist():
+        rows = max(1, args.max_tokens // length)
+        source, target = (torch.from_numpy(maker.integers(4, args.vocabulary, (rows, length))) for _ in range(2))
+        decoder = torch.cat([torch.full((rows, 1), EOS), target[:, :-1]], 1)
+        batches.append(Batch(source, decoder, target, 0, torch.arange(rows), rows * length, 1))
+    return batches

@@ -1,0 +1,204 @@
+"""Training along a pipeline of stages: DeepSpeed's PipelineEngine in the place of forward, backward and step."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, world_size
+from mnmt_ds.engine import balance, ds_config
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.student import Scorer, Student
+from mnmt_ds.engine.teaching import slots
+from mnmt_ds.errors import UserError
+from mnmt_ds.models.segment import parts_of
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.transformer import Transformer, initialise
+
+if TYPE_CHECKING:
+    from mnmt_ds.engine.stages import Stages
+
+Metrics = dict[str, Tensor]
+
+
+def check(recipe: Recipe, config: ds_config.Json) -> None:
+    """UserError where the recipe asks for what a pipeline does not do."""
+    if recipe.pipeline is None:
+        return
+    count, zero = recipe.pipeline.stages, config.get("zero_optimization", {})
+    row, sampler = parts_of(recipe.model, 1), recipe.sampler
+    most = recipe.model.encoder_layers + recipe.model.decoder_layers + 2
+    refusals = {
+        f"{count} stages; the model has {len(row)} places, give 1 to {most} stages": not 1 <= count <= most,
+        f"{world_size()} rank(s) cannot form {count} stages; start a multiple of {count}": (
+            world_size() > 1 and world_size() % count != 0
+        ),
+        f"DeepSpeed's pipelines go with ZeRO 0 and 1, not {zero.get('stage')}; set 'deepspeed' to zero1.json": (
+            zero.get("stage", 0) > 1
+        ),
+        "bf16 needs ZeRO 1 for its fp32 masters; set 'deepspeed' to zero1.json": (
+            recipe.train.precision == "bf16" and zero.get("stage", 0) == 0
+        ),
+        "fp16 is not done along stages; set train.precision: bf16": recipe.train.precision == "fp16",
+        "offload is not done along stages; leave offload_optimizer out": bool(zero.get("offload_optimizer")),
+        f"sampler {sampler.name} measures the student, which is not done along stages; take one that does not": (
+            hasattr(sampler, "every")
+        ),
+        "mutual distillation (students, method pareto) is not done along stages; leave 'pipeline' out": (
+            bool(recipe.students) or "pareto" in _names(recipe.method)
+        ),
+    }
+    for method in _inside(recipe.method):
+        quiet = getattr(method, "gate_student", "train") == "eval" and method.variant != "whole"
+        refusals["gate_student: eval takes a second pass that stages do not make; set gate_student: train"] = quiet
+        cache = getattr(getattr(method, "teachers", None), "cache", "off")
+        refusals[f"teachers.cache: {cache} is not done along stages; set it to auto or off"] = cache in ("ram", "disk")
+        layers = getattr(getattr(method, "teachers", None), "on_device", "whole") == "layers"
+        refusals["teachers.on_device: layers is not for stages, which hold their own layers; set it to whole"] = layers
+        for text, wrong in refusals.items():
+            if wrong:
+                raise UserError(f"pipeline: {text}")
+
+
+def _inside(method: Any) -> list[Any]:
+    """A method's settings and those of all methods inside it."""
+    inner = [*getattr(method, "methods", ()), *getattr(method, "tasks", {}).values()]
+    inner += [method.base] if hasattr(method, "base") else []
+    return [method, *(found for one in inner for found in _inside(one))]
+
+
+def _names(method: Any) -> set[str]:
+    return {one.name for one in _inside(method)}
+
+
+def initialise_engine(recipe: Recipe, config: ds_config.Json, vocabulary_size: int) -> Any:
+    """The recipe's model along its stages."""
+    assert recipe.pipeline is not None
+    costs = balance.costs(recipe, vocabulary_size)
+    return make_engine(recipe.model, vocabulary_size, recipe.pipeline.stages, costs, config, recipe.train.seed)
+
+
+def make_engine(
+    model: ModelSettings, vocabulary_size: int, count: int, costs: Sequence[float], config: ds_config.Json, seed: int
+) -> Any:
+    """This rank's stage with the plain model's first weights, on DeepSpeed's PipelineEngine."""
+    import deepspeed
+    from deepspeed.runtime.pipe import schedule
+
+    from mnmt_ds.engine.stages import Stages
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        module = Stages(model, vocabulary_size, count, costs)
+    torch.manual_seed(seed_of(seed, "weights"))
+    whole = dict(initialise(Transformer(model, vocabulary_size)).named_parameters())
+    with torch.no_grad():
+        for name, parameter in module.model.named_parameters():
+            parameter.copy_(whole[name])
+    del whole
+    if ds_config.zero_stage(config) == 0:
+        config = {**config, "gradient_clipping": 0.0}  # ours: see ``clipped``
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=list(module.parameters()), config=config)
+    known = engine._INSTRUCTION_MAP
+
+    def step(engine: Any, lr_kwargs: Any = None) -> None:
+        engine.module.before_step()
+        known[schedule.OptimizerStep](engine, lr_kwargs)
+
+    engine._INSTRUCTION_MAP = {**known, schedule.OptimizerStep: step}
+    return engine
+
+
+def update(
+    one: Student, group: Sequence[Batch], number: int, rate: float, take: Callable[[Batch, Metrics], None],
+    agree: Callable[[], None],
+) -> float | None:  # fmt: skip
+    """One optimizer step along the stages; returns the gradient's norm.
+
+    ``take`` has each micro-batch's metric sums on the last stage; ``agree`` is called on all ranks before anything is
+    updated.
+    """
+    module: Stages = one.engine.module
+    announce(one, len(group))
+    norms: list[Tensor] = []
+
+    def score(states: Any, projection_VD: Tensor, batch: Batch) -> Tensor:
+        loss, metrics = one.method.score(states, projection_VD, one.method.teach(batch))
+        take(batch, metrics)
+        # DeepSpeed averages over micro-batches and data ranks; so the update's loss is sum over tokens / token count.
+        return loss * (len(group) * data_ranks() / batch.divisor)
+
+    def before_step() -> None:
+        agree()
+        if one.engine.zero_optimization_stage() == 0:
+            norms.append(clipped(one.engine, one.recipe.train.clip_norm))
+
+    module.score, module.before_step = score, before_step
+    for parameters in one.engine.optimizer.param_groups:
+        parameters["lr"] = rate
+    one.engine.reset_activation_shape()
+    one.engine.train_batch(iter(inputs(one, group, number)))
+    norm = norms[0] if norms else one.engine.get_global_grad_norm()
+    return None if norm is None else float(norm)
+
+
+def inputs(one: Student, group: Sequence[Batch], number: int) -> Iterator[tuple[Any, Any]]:
+    """An update's micro-batches as the first and the last stage take them."""
+    for index, batch in enumerate(group):
+        ready = one.method.prepare(to_device(batch, device())._replace(update=number))
+        slot = index * data_ranks() + data_rank()
+        yield as_input(ready, seed_of(one.recipe.train.seed, "dropout", number, slot))
+
+
+def as_input(batch: Batch, seed: int) -> tuple[Any, Any]:
+    """What DeepSpeed reads: the first stage's tensors, and the last one's labels."""
+    from mnmt_ds.engine.stages import Labels, Note
+
+    note = Note(seed, batch.passes, int(batch.shared_memory))
+    return (batch.source_BS, batch.decoder_BT, torch.tensor(note, device=batch.source_BS.device)), Labels(batch)
+
+
+def announce(one: Student, steps: int) -> None:
+    """Tells this stage's relays which teacher each micro-batch of the coming update has."""
+    plan, position = one.walk.plan, one.walk.position
+    for step in range(steps):
+        one.method.upcoming(slots(plan, position.inside * steps + step, steps))
+        for relay in one.engine.module.relays:
+            relay.noted()
+
+
+def clipped(engine: Any, most: float) -> Tensor:
+    """Clips the gradient and returns its norm before; at ZeRO-0 DeepSpeed's own counts a tied matrix at every stage."""
+    own = [p for p in engine.module.parameters() if p.grad is not None]
+    square = sum(
+        (p.grad.float().square().sum() for p in own if not p.ds_pipe_replicated), torch.zeros((), device=device())
+    )
+    if engine.num_stages > 1:
+        dist.all_reduce(square, group=engine.grid.get_pipe_parallel_group())
+    norm = square.sqrt()
+    if most > 0:
+        for parameter in own:
+            parameter.grad.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def quiet_metrics(engine: Any, batches: Sequence[Batch], score: Scorer) -> list[Metrics]:
+    """Metric sums of each batch, without dropout or gradient, on the last stage; an empty list on the others."""
+    found: list[Metrics] = []
+
+    def scored(states: Any, projection_VD: Tensor, batch: Batch) -> Tensor:
+        loss, metrics = score(states, projection_VD, batch)
+        found.append(metrics)
+        return loss.float()
+
+    engine.module.score = scored
+    engine.reset_activation_shape()
+    ready = (as_input(to_device(batch, device()), 0) for batch in batches)
+    engine.eval_batch(ready, bcast_loss=False, num_micro_batches=len(batches))
+    engine.reset_activation_shape()
+    engine.train()
+    return found

@@ -1,0 +1,262 @@
+"""Pipeline stages see the plain run's losses, dev losses, gradient norms and weights.
+
+Every run is in fp32 with clipping at work, tied embeddings, dropout, micro-batches of many shapes, and activation
+checkpointing where stages are; a run without stages is the reference.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mnmt_ds.errors import UserError
+from mnmt_ds.tracking import read_records
+from tests.spawn import on_ranks
+from tests.tiny import recipe, zero
+
+PASSES = {"name": "intra_distillation", "passes": 2}
+RUNS: dict[str, dict[str, Any]] = {
+    "translation": {"method": {"name": "translation"}},
+    "lssd": {"method": {"name": "lssd", "variant": "adaptive"}},
+    "stsd": {"method": {"name": "lssd", "teacher": "overall"}},
+    "experts": {"method": {"name": "multi_distill", "rule": "fix"}},
+    "several": {"method": {"name": "several", "methods": [{"name": "lssd"}, {"name": "multi_distill", "rule": "fix"}]}},
+    "own_embeddings": {"model": {"share_embeddings": "decoder"}, "method": {"name": "lssd", "variant": "selective"}},
+    "id_lssd": {"method": {**PASSES, "memory": "first", "base": {"name": "lssd", "variant": "adaptive"}}},
+    "id_cd": {
+        "model": {"encoder_projection": "own"},
+        "framing": {"encoder_langtok_position": "end"},
+        "denoising": {"tasks": [{"name": "cd"}], "unit": "block", "block_tokens": 30},
+        "method": {
+            "name": "by_task",
+            "tasks": {
+                "translation": {**PASSES, "base": {"name": "lssd"}},
+                "cd": {**PASSES, "alpha": 2.0, "base": {"name": "denoising"}},
+            },
+        },
+    },
+}
+UPDATES = 8
+
+
+class Case(NamedTuple):
+    """A run of ``RUNS`` on some layout; 0 stages: without a pipeline."""
+
+    run: str
+    stages: int
+    zero: int
+
+
+ALL = [
+    (1, [Case("translation", 1, 0), Case("lssd", 1, 1)]),
+    (2, [Case(name, 2, 1) for name in list(RUNS)[:4]]),
+    (2, [Case(name, 2, 1) for name in list(RUNS)[4:]]),
+    (2, [Case("translation", 2, 0), Case("lssd", 2, 0)]),
+    (4, [Case("lssd", 2, 1), Case("lssd", 2, 0)]),
+    (4, [Case("lssd", 4, 1), Case("id_cd", 2, 1)]),
+]
+"""Ranks and what runs on them."""
+KEYS = ("train/loss", "train/gnorm", "train/kd_loss", "train/kd_gate", "train/expert_loss", "train/id_loss",
+        "train/cd_encoder_loss", "train/cd_decoder_id_loss", "valid/avg/macro", "valid/deficit")  # fmt: skip
+
+
+def settings(corpus: str, directory: str, case: Case, updates: int = UPDATES, **more: Any) -> Any:
+    sections = {name: dict(values) for name, values in RUNS[case.run].items()}
+    for method in (sections["method"], *sections["method"].get("methods", ())):
+        if method["name"] == "multi_distill":
+            method["experts"] = {pair: f"{corpus}-expert" for pair in ("bs-en", "hi-en", "fr-en")}
+    shape = {"dropout": 0.1, "encoder_layers": 2, "decoder_layers": 2, "activation_checkpointing": case.stages > 0}
+    sections["model"] = {**shape, **sections.get("model", {})}
+    if case.stages:
+        sections["pipeline"] = {"stages": case.stages}
+    train = {"max_steps": updates, "lr": 4e-2, "warmup_steps": 2, "clip_norm": 0.5, **more.pop("train", {})}
+    every = {"every": 2}
+    return recipe(
+        Path(corpus), Path(directory), deepspeed=zero(case.zero, directory), validation=every, train=train, **sections
+    )
+
+
+def run_all(corpus: str, folder: str, cases: list[Case]) -> None:
+    from mnmt_ds.engine.loop import train
+
+    for case in cases:
+        train(settings(corpus, place(folder, case), case))
+
+
+def place(folder: str, case: Case) -> str:
+    return f"{folder}/{'-'.join(map(str, case))}"
+
+
+class Found(NamedTuple):
+    """What a run left behind."""
+
+    values: dict[str, list[float]]
+    last: dict[str, Tensor]
+
+
+def found(folder: str, case: Case) -> Found:
+    records = read_records(Path(place(folder, case)) / "metrics.jsonl")
+    values = {key: [record[key] for record in records if key in record] for key in KEYS}
+    return Found(values, load_file(Path(place(folder, case)) / "last" / "model.safetensors"))
+
+
+def same(case: Case, wanted: Found, got: Found) -> None:
+    for key in KEYS:
+        if key == "train/gnorm" and not wanted.values[key]:
+            continue  # without a pipeline DeepSpeed tells none at ZeRO-0
+        assert got.values[key] == pytest.approx(wanted.values[key], rel=1e-5, abs=1e-5), (case, key)
+    assert got.last.keys() == wanted.last.keys()
+    for name, value in wanted.last.items():
+        far = (got.last[name] - value).abs() > 1e-5 + 1e-5 * value.abs()
+        far &= ~keys(name, value)
+        assert not far.any(), (case, name, int(far.sum()))
+
+
+def keys(name: str, value: Tensor) -> Tensor:
+    """The biases of attention's keys: no loss depends on them, so they hold rounding, which Adam magnifies."""
+    place = torch.zeros(len(value), *[1] * (value.dim() - 1), dtype=torch.bool)
+    if name.endswith("qkv.bias"):
+        place[len(value) // 3 : 2 * len(value) // 3] = True
+    elif name.endswith("kv.bias"):
+        place[: len(value) // 2] = True
+    return place
+
+
+def test_two_stages_train_as_the_plain_model_does(tiny_corpus: Path, tmp_path: Path) -> None:
+    """LSSD: plain translation until the first switch is on, then a teacher whose layers stand on both stages."""
+    plain, case = Case("lssd", 0, 1), Case("lssd", 2, 1)
+    on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), [plain, case])
+    wanted = found(str(tmp_path), plain)
+    same(case, wanted, found(str(tmp_path), case))
+    assert len(wanted.values["train/loss"]) == UPDATES
+    assert max(wanted.values["train/gnorm"]) > 0.5, "nothing was clipped"
+    assert 0 < len(wanted.values["train/kd_loss"]) < UPDATES
+
+
+def plain_runs(corpus: str, folder: str) -> None:
+    """All of ``RUNS`` on one rank; the first one's best checkpoint is the expert of the others."""
+    import shutil
+
+    from mnmt_ds.engine.loop import train
+
+    for name in RUNS:
+        case = Case(name, 0, 1)
+        train(settings(corpus, place(folder, case), case))
+        if name == "translation":
+            shutil.copytree(f"{place(folder, case)}/best", f"{corpus}-expert", dirs_exist_ok=True)
+
+
+@pytest.mark.slow
+def test_all_methods_and_layouts(tiny_corpus: Path, tmp_path: Path) -> None:
+    """p = 1, 2, 4 and 2 x 2 data-parallel, ZeRO 0 and 1, every method that a pipeline takes."""
+    on_ranks(1, plain_runs, str(tiny_corpus), str(tmp_path))
+    wanted = {name: found(str(tmp_path), Case(name, 0, 1)) for name in RUNS}
+    for number, (ranks, cases) in enumerate(ALL):
+        folder = f"{tmp_path}/{number}"
+        on_ranks(ranks, run_all, str(tiny_corpus), folder, cases)
+        for case in cases:
+            same(case, wanted[case.run], found(folder, case))
+    for name, key in {"lssd": "kd_loss", "stsd": "kd_loss", "experts": "expert_loss", "several": "kd_loss",
+                      "id_lssd": "id_loss", "id_cd": "cd_decoder_id_loss"}.items():  # fmt: skip
+        assert any(wanted[name].values.get(f"train/{key}", [])), name
+
+
+def leg(corpus: str, run: str, case: Case, until: int) -> tuple[str, str]:
+    """Trains on to an update; digests of all weights at its start and at its end."""
+    from mnmt_ds.engine.loop import Training, _epochs, stopping
+
+    work = Training(settings(corpus, run, case, until, train={"save_every": 2}), resume=True)
+    begin = digest(work)
+    with stopping() as stop:
+        _epochs(work, stop)
+    work.close()
+    return begin, digest(work)
+
+
+def digest(work: Any) -> str:
+    import hashlib
+
+    from mnmt_ds.engine.student import weights
+
+    found = hashlib.sha256()
+    for name, value in sorted(weights(work.first.engine).items()):
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "legs",
+    [
+        [(1, Case("lssd", 0, 1)), (2, Case("lssd", 2, 1)), (1, Case("lssd", 0, 2))],
+        [(2, Case("lssd", 2, 1)), (2, Case("lssd", 2, 1)), (4, Case("lssd", 2, 1))],
+        [(2, Case("lssd", 2, 0)), (2, Case("lssd", 2, 0))],
+    ],
+    ids=["plain-pipeline-plain", "resumed-then-data-parallel", "zero0"],
+)
+def test_a_run_moves_between_plain_and_pipeline(
+    legs: list[tuple[int, Case]], tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """Weights are bit-equal across each move, and the losses are those of one run that never moved."""
+    size = 4
+    on_ranks(1, leg, str(tiny_corpus), str(tmp_path / "whole"), legs[0][1]._replace(stages=0), size * len(legs))
+    last = None
+    for number, (ranks, case) in enumerate(legs, start=1):
+        begin, end = on_ranks(ranks, leg, str(tiny_corpus), str(tmp_path / "moved"), case, size * number)[0]
+        assert last in (None, begin)
+        last = end
+    whole, moved = (
+        {(r["kind"], r["update"]): r for r in read_records(tmp_path / name / "metrics.jsonl") if r["kind"] != "run"}
+        for name in ("whole", "moved")
+    )
+    assert moved.keys() >= whole.keys()
+    for key, record in whole.items():
+        for name in {"train/loss", "train/kd_loss", "valid/avg/macro", "valid/deficit"} & record.keys():
+            assert moved[key][name] == pytest.approx(record[name], rel=5e-5, abs=1e-6), (key, name)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], int]] = {
+    "ZeRO 0 and 1, not 2": ({}, 2),
+    "9 stages; the model has 9 places, give 1 to 6": ({"pipeline": {"stages": 9}}, 1),
+    "bf16 needs ZeRO 1": ({"train": {"precision": "bf16"}}, 0),
+    "fp16 is not done": ({"train": {"precision": "fp16"}}, 1),
+    "gate_student: eval takes a second pass": (
+        {"method": {"name": "lssd", "variant": "selective", "gate_student": "eval"}}, 1
+    ),
+    "teachers.cache: ram": ({"method": {**PASSES, "base": {"name": "lssd", "teachers": {"cache": "ram"}}}}, 1),
+    "on_device: layers": ({"method": {"name": "lssd", "teachers": {"on_device": "layers", "cache": "off"}}}, 1),
+    "mutual distillation": ({"method": {"name": "pareto"}, "students": [{}, {}]}, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path) -> None:
+    from mnmt_ds.engine import ds_config
+    from mnmt_ds.engine.pipeline import check
+
+    sections, stage = REFUSED[text]
+    model = {"encoder_layers": 2, "decoder_layers": 2}
+    made = recipe(
+        tmp_path, tmp_path / "run", model=model, deepspeed=zero(stage, tmp_path / "run"),
+        **{"pipeline": {"stages": 2}, **sections},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=text):
+        check(made, ds_config.read(made.deepspeed))
+
+
+def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
+    """Six places of 1 and an end of 6 in two stages: the end stands alone; and it is never torn apart."""
+    from mnmt_ds.engine.stages import bounds
+    from mnmt_ds.models.segment import parts_of
+
+    made = recipe(Path("c"), Path("r"), model={"encoder_layers": 2, "decoder_layers": 2})
+    row = parts_of(made.model, 50)
+    assert [part.kind for part in row] == [
+        "source", "encoder", "encoder", "encoder_norm", "target", "decoder", "decoder", "decoder_norm", "head"
+    ]  # fmt: skip
+    assert bounds(row, [1] * 7 + [1, 6], 2) == [0, 7, 9]
+    assert bounds(row, [1] * 7 + [0, 1], 2) == [0, 4, 9]
+    assert bounds(row, [4, 1, 1, 1, 1, 1, 1, 0, 2], 3) == [0, 1, 5, 9]
