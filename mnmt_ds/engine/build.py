@@ -151,7 +151,7 @@ def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
         "data": corpus.hash,
         "tokenizer": corpus.tokenizer.hash,
         "pairs": list(recipe.data.pairs),
-        "model": json.loads(json.dumps(recipe.model.model_dump(mode="json"))),
+        "model": _architecture(recipe.model),
         "method": json.loads(json.dumps(recipe.method.model_dump(mode="json"))),
         "framing": recipe.framing.model_dump(mode="json"),
         "batches_per_update": batches_per_update(recipe.train, data_ranks()),
@@ -163,10 +163,15 @@ def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
 def check_fingerprint(found: dict[str, Any], wanted: dict[str, Any], where: Path) -> None:
     """UserError that names what changed since the checkpoint, with both values."""
     if "model" in found:  # a setting that came later has its default there
-        found = {**found, "model": json.loads(json.dumps(ModelSettings(**found["model"]).model_dump(mode="json")))}
+        found = {**found, "model": _architecture(ModelSettings(**found["model"]))}
     for key, value in wanted.items():
         if found.get(key) != value:
             raise UserError(
                 f"{where}: written with {key} {found.get(key)!r}, this run has {value!r};"
                 f" resume with the former, or train anew in another directory"
             )
+
+
+def _architecture(model: ModelSettings) -> dict[str, Any]:
+    """The model's settings but for what changes no number: recomputation may be switched between two legs of a run."""
+    return dict(json.loads(json.dumps(model.model_dump(mode="json", exclude={"activation_checkpointing"}))))

@@ -40,6 +40,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
 }
 UPDATES = 8
+BF16 = {"method": {"name": "lssd", "variant": "adaptive"}, "train": {"precision": "bf16"}}
 
 
 class Case(NamedTuple):
@@ -64,7 +65,7 @@ KEYS = ("train/loss", "train/gnorm", "train/kd_loss", "train/kd_gate", "train/ex
 
 
 def settings(corpus: str, directory: str, case: Case, updates: int = UPDATES, **more: Any) -> Any:
-    sections = {name: dict(values) for name, values in RUNS[case.run].items()}
+    sections = {name: dict(values) for name, values in {**RUNS, "bf16": BF16}[case.run].items()}
     for method in (sections["method"], *sections["method"].get("methods", ())):
         if method["name"] == "multi_distill":
             method["experts"] = {pair: f"{corpus}-expert" for pair in ("bs-en", "hi-en", "fr-en")}
@@ -72,18 +73,28 @@ def settings(corpus: str, directory: str, case: Case, updates: int = UPDATES, **
     sections["model"] = {**shape, **sections.get("model", {})}
     if case.stages:
         sections["pipeline"] = {"stages": case.stages}
-    train = {"max_steps": updates, "lr": 4e-2, "warmup_steps": 2, "clip_norm": 0.5, **more.pop("train", {})}
+    train = {"max_steps": updates, "lr": 4e-2, "warmup_steps": 2, "clip_norm": 0.5}
+    train |= more.pop("train", {}) | sections.pop("train", {})
     every = {"every": 2}
     return recipe(
         Path(corpus), Path(directory), deepspeed=zero(case.zero, directory), validation=every, train=train, **sections
     )
 
 
-def run_all(corpus: str, folder: str, cases: list[Case]) -> None:
-    from mnmt_ds.engine.loop import train
+def run_all(corpus: str, folder: str, cases: list[Case]) -> list[float]:
+    """Runs the cases one after another; of each, this rank's part of an LSSD teacher, in parameters."""
+    from mnmt_ds.engine.loop import Training, _epochs, stopping
 
+    sizes = []
     for case in cases:
-        train(settings(corpus, place(folder, case), case))
+        work = Training(settings(corpus, place(folder, case), case), resume=False)
+        with stopping() as stop:
+            _epochs(work, stop)
+        work.close()
+        bank = work.first.method.state.get("teachers")
+        held = bank.snapshots() if bank is not None else set()
+        sizes.append(bank.faculty.library.shelf.bytes() / 2 / len(held) if held else 0.0)  # in float16
+    return sizes
 
 
 def place(folder: str, case: Case) -> str:
@@ -128,12 +139,17 @@ def keys(name: str, value: Tensor) -> Tensor:
 def test_two_stages_train_as_the_plain_model_does(tiny_corpus: Path, tmp_path: Path) -> None:
     """LSSD: plain translation until the first switch is on, then a teacher whose layers stand on both stages."""
     plain, case = Case("lssd", 0, 1), Case("lssd", 2, 1)
-    on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), [plain, case])
+    sizes = on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), [plain, case])
     wanted = found(str(tmp_path), plain)
     same(case, wanted, found(str(tmp_path), case))
     assert len(wanted.values["train/loss"]) == UPDATES
     assert max(wanted.values["train/gnorm"]) > 0.5, "nothing was clipped"
     assert 0 < len(wanted.values["train/kd_loss"]) < UPDATES
+    whole = sum(value.numel() for value in wanted.last.values())
+    tied = wanted.last["embedding.weight"].numel()
+    first, last = sizes[0][1], sizes[1][1]
+    assert first + last == whole + tied, "each stage holds its own layers of a teacher, and the tied matrix"
+    assert max(first, last) < whole, "a stage holds a whole teacher"
 
 
 def plain_runs(corpus: str, folder: str) -> None:
@@ -162,6 +178,17 @@ def test_all_methods_and_layouts(tiny_corpus: Path, tmp_path: Path) -> None:
     for name, key in {"lssd": "kd_loss", "stsd": "kd_loss", "experts": "expert_loss", "several": "kd_loss",
                       "id_lssd": "id_loss", "id_cd": "cd_decoder_id_loss"}.items():  # fmt: skip
         assert any(wanted[name].values.get(f"train/{key}", [])), name
+
+
+@pytest.mark.slow
+def test_bf16(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Under ZeRO-1 bf16 stages see the plain run's losses to bf16's precision."""
+    cases = [Case("bf16", 0, 1), Case("bf16", 2, 1)]
+    on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), cases)
+    plain, staged = (found(str(tmp_path), case).values for case in cases)
+    for key in ("train/loss", "train/gnorm", "train/kd_loss", "valid/avg/macro"):
+        assert staged[key] == pytest.approx(plain[key], rel=2e-2), key
+    assert plain["train/kd_loss"]
 
 
 def leg(corpus: str, run: str, case: Case, until: int) -> tuple[str, str]:
