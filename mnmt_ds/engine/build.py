@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds import __version__
+from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.distributed import data_ranks, device, is_main, on_main_first, same_everywhere, seed_of
 from mnmt_ds.engine import ds_config, pipeline, student, trials
@@ -142,10 +143,8 @@ def description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
 
 def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     """What a checkpoint must share with the run that resumes from it."""
-    dynamic = {"sampler": recipe.sampler.model_dump(mode="json")} if recipe.sampler.name != "temperature" else {}
-    several = {
-        "students": [[name, own.train.seed, own.sampler.model_dump(mode="json")] for name, own in students_of(recipe)]
-    }
+    dynamic = {"sampler": _what_counts(recipe.sampler)} if recipe.sampler.name != "temperature" else {}
+    several = {"students": [[name, own.train.seed, _what_counts(own.sampler)] for name, own in students_of(recipe)]}
     return {
         **(several if recipe.students else dynamic),
         "data": corpus.hash,
@@ -158,6 +157,11 @@ def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
         "precision": recipe.train.precision,
         "seed": recipe.train.seed,
     }
+
+
+def _what_counts(sampler: Settings) -> dict[str, Any]:
+    """A sampler's settings less the place of chi-IBR's baseline, whose values are in the sampler's state."""
+    return sampler.model_dump(mode="json", exclude={"baseline"})
 
 
 def check_fingerprint(found: dict[str, Any], wanted: dict[str, Any], where: Path) -> None:
