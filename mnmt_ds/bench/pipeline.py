@@ -1,8 +1,10 @@
 """What a pipeline costs: step time, bubble and memory a stage, for some numbers of stages and micro-batches.
 
-Starts its own ranks, one a stage. A step's bubble is its time over the busiest stage's time in forward and backward
-(processor time on a CPU, so that sharing its cores does not count as work); the ideal is (m + p - 1) / m. Where there
-are fewer cores than stages the step time says nothing of a real pipeline. Sentences are random and of many lengths.
+Starts its own ranks, one a stage. Every forward and backward pass is timed (in processor time on a CPU, so that sharing
+its cores does not count as work), and DeepSpeed's order of them is played with these times, each stage waiting for its
+neighbours: what a step takes where every stage has a device of its own and sending costs nothing. Its bubble is that
+over the busiest stage's passes; of even stages and micro-batches it is (m + p - 1) / m. Sentences are random and of
+many lengths.
 """
 
 import argparse
@@ -15,10 +17,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HELP = "pipeline stages: step time, bubble against the ideal, memory a stage"
 Figures = dict[str, Any]
+
+
+class Pass(NamedTuple):
+    """One micro-batch's way through one stage."""
+
+    kind: str
+    """forward or backward."""
+    seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
 def table(rows: Sequence[Figures]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| p | m | step, s | to the busiest stage | ideal | busy a stage, s | parameters a stage, M | MiB a stage |",
-        "|---|---|---|---|---|---|---|---|",
+        "| p | m | step, s | played, s | bubble | ideal | busy a stage, s | parameters a stage, M | MiB a stage |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         busy, size, peak = (
@@ -71,7 +81,8 @@ def table(rows: Sequence[Figures]) -> str:
             for key, form in (("busy", ".3f"), ("parameters_m", ".1f"), ("mib", ".0f"))
         )
         lines.append(
-            f"| {r['stages']} | {r['micro_batches']} | {r['step']:.3f} | {r['bubble']:.2f} | {r['ideal']:.2f} |"
+            f"| {r['stages']} | {r['micro_batches']} | {r['step']:.3f} | {r['played']:.3f} | {r['bubble']:.2f} |"
+            f" {r['ideal']:.2f} |"
             f" {busy} | {size} | {peak} |"
         )
     return "\n".join(lines)
@@ -138,39 +149,64 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     total = sum(batch.tokens for batch in batches)
     engine.module.score = lambda states, projection, batch: score(states, projection, batch).loss * (many / total)
     engine.module.before_step = lambda: None
-    steps, busy = [], []
+    steps: list[float] = []
+    rounds: list[list[Pass]] = []
     for turn in range(args.rounds + 1):
-        clock = _timed(engine)
+        passes = _timed(engine)
         dist.barrier()
         begin = time.perf_counter()
         engine.reset_activation_shape()
         engine.train_batch(iter([as_input(batch, k) for k, batch in enumerate(batches)]))
         if turn:  # the first warms up
             steps.append(time.perf_counter() - begin)
-            busy.append(clock[0])
+            rounds.append(passes)
     gpu = torch.cuda.is_available()
     peak = (
         torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     )
-    own = (statistics.median(busy), sum(p.numel() for p in engine.module.parameters()) / 1e6, peak)
+    typical = [
+        Pass(kinds[0].kind, statistics.median(one.seconds for one in kinds)) for kinds in zip(*rounds, strict=True)
+    ]
+    own = (typical, sum(p.numel() for p in engine.module.parameters()) / 1e6, peak)
     every: list[Any] = [None] * count
     dist.all_gather_object(every, own)
-    step = statistics.median(steps)
-    seconds, size, memory = (list(column) for column in zip(*every, strict=True))
+    passes_of, size, memory = (list(column) for column in zip(*every, strict=True))
+    busy, whole = [sum(one.seconds for one in stage) for stage in passes_of], played(passes_of)
     return {
-        "stages": count, "micro_batches": many, "step": step, "bubble": step / max(seconds),
-        "ideal": (many + count - 1) / many, "busy": seconds, "parameters_m": size, "mib": memory,
+        "stages": count, "micro_batches": many, "step": statistics.median(steps), "played": whole,
+        "bubble": whole / max(busy), "ideal": (many + count - 1) / many, "busy": busy, "parameters_m": size,
+        "mib": memory,
         "layers": [b - a for a, b in zip(engine.module.parts, engine.module.parts[1:], strict=False)],
     }  # fmt: skip
 
 
-def _timed(engine: Any) -> list[float]:
-    """Seconds that this stage's forward and backward passes take from here on, in a list of one."""
+def played(stages: Sequence[Sequence[Pass]]) -> float:
+    """Seconds of a step in which every pass starts once its stage is free and its neighbour has sent what it needs."""
+    ends: dict[tuple[int, str, int], float] = {}
+    free, place = [0.0] * len(stages), [0] * len(stages)
+    done = [{"forward": 0, "backward": 0} for _ in stages]
+    while any(at < len(passes) for at, passes in zip(place, stages, strict=True)):
+        for stage, passes in enumerate(stages):
+            while place[stage] < len(passes):
+                kind, seconds = passes[place[stage]]
+                number = done[stage][kind]
+                sender = stage - 1 if kind == "forward" else stage + 1
+                needed = ends.get((sender, kind, number)) if 0 <= sender < len(stages) else 0.0
+                if needed is None:
+                    break  # not sent yet
+                free[stage] = ends[stage, kind, number] = max(free[stage], needed) + seconds
+                done[stage][kind] += 1
+                place[stage] += 1
+    return max(free)
+
+
+def _timed(engine: Any) -> list[Pass]:
+    """This stage's forward and backward passes from here on, in their order."""
     import torch
     from deepspeed.runtime.pipe import schedule
     from deepspeed.runtime.pipe.engine import PipelineEngine
 
-    spent = [0.0]
+    passes: list[Pass] = []
 
     def clock() -> float:
         if not torch.cuda.is_available():
@@ -178,17 +214,20 @@ def _timed(engine: Any) -> list[float]:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    def around(known: Callable[..., None]) -> Callable[..., None]:
+    def around(name: str, known: Callable[..., None]) -> Callable[..., None]:
         def timed(engine: Any, **arguments: Any) -> None:
             begin = clock()
             known(engine, **arguments)
-            spent[0] += clock() - begin
+            passes.append(Pass(name, clock() - begin))
 
         return timed
 
-    work = (schedule.ForwardPass, schedule.BackwardPass)
-    engine._INSTRUCTION_MAP |= {kind: around(PipelineEngine._INSTRUCTION_MAP[kind]) for kind in work}
-    return spent
+    known = PipelineEngine._INSTRUCTION_MAP
+    engine._INSTRUCTION_MAP |= {
+        schedule.ForwardPass: around("forward", known[schedule.ForwardPass]),
+        schedule.BackwardPass: around("backward", known[schedule.BackwardPass]),
+    }
+    return passes
 
 
 def _batches(args: argparse.Namespace, many: int) -> list[Any]:

@@ -287,3 +287,19 @@ def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
     assert bounds(row, [1] * 7 + [1, 6], 2) == [0, 7, 9]
     assert bounds(row, [1] * 7 + [0, 1], 2) == [0, 4, 9]
     assert bounds(row, [4, 1, 1, 1, 1, 1, 1, 0, 2], 3) == [0, 1, 5, 9]
+
+
+@pytest.mark.parametrize(("count", "many"), [(1, 4), (2, 4), (4, 8), (4, 16)])
+def test_the_played_bubble_of_even_stages_is_the_ideal(count: int, many: int) -> None:
+    """DeepSpeed's own order of passes, each of which takes as long: (m + p - 1) / m times a stage's own work."""
+    from deepspeed.runtime.pipe import schedule
+
+    from mnmt_ds.bench.pipeline import Pass, played
+
+    seconds = {schedule.ForwardPass: ("forward", 1.0), schedule.BackwardPass: ("backward", 2.0)}
+    stages = []
+    for stage in range(count):
+        steps = schedule.TrainSchedule(micro_batches=many, stages=count, stage_id=stage)
+        stages.append([Pass(*seconds[type(one)]) for step in steps for one in step if type(one) in seconds])
+        assert len(stages[-1]) == 2 * many
+    assert played(stages) == pytest.approx(3.0 * (many + count - 1))
