@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnmt_ds.distributed import rank, sum_over_ranks, world_size
+from mnmt_ds.distributed import device, rank, sum_over_ranks, world_size
 from mnmt_ds.engine import rewind
+
+BLOCK = 1 << 22
+"""Elements that are widened to float64 at once."""
 
 
 @contextmanager
@@ -46,8 +49,10 @@ def gradient_shard(engine: Any, backward: Callable[[], None]) -> Tensor:
     forget(engine)
     engine.set_gradient_accumulation_boundary(True)
     backward()
+    if device().type == "cuda":
+        torch.cuda.synchronize()  # offloaded parts are copied to the CPU meanwhile
     parts = [_part(parameter) for parameter in engine.module.parameters()]
-    return torch.cat([part.detach().flatten().float() for part in parts if part is not None])
+    return torch.cat([part.detach().to(device()).flatten().float() for part in parts if part is not None])
 
 
 def forget(engine: Any) -> None:
@@ -67,7 +72,8 @@ def forget(engine: Any) -> None:
 
 def dots(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
     """Dot products of sharded vectors, in float64, equal on every rank."""
-    own = torch.stack([(a.double() * b.double()).sum() for a, b in pairs])
+    blocks = [zip(a.split(BLOCK), b.split(BLOCK), strict=True) for a, b in pairs]
+    own = torch.stack([sum((x.double() * y.double()).sum() for x, y in block) for block in blocks])  # type: ignore[misc]
     return [float(value) for value in sum_over_ranks(own).tolist()]
 
 

@@ -52,7 +52,7 @@ class Measuring:
             for j in pairs:
                 own_N = self._gradient("train", j, max_tokens)
                 dot, square = dots([(mean_N, own_N), (own_N, own_N)])
-                found.append(dot / square**0.5 if square > 0 else 0.0)
+                found.append(dot / square**0.5 if square else 0.0)
         return found
 
     def uncertainties(self, reward: str, passes: int, max_tokens: int) -> list[float]:

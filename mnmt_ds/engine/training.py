@@ -1,7 +1,6 @@
 """A run in progress: its students and their common parts; how it resumes, saves, validates and ends."""
 
 import math
-import sys
 import time
 from itertools import pairwise
 from typing import Any
@@ -153,15 +152,19 @@ class Training:
                 keeping.sweep(self.directory, one)
 
     def next_change(self, one: Student) -> int:
-        """The updates that will be done when the next validation comes, or a student's sampler next measures."""
-        every = one.walk.stream.sampler.every
-        return min(self._next_validation(), (self.update // every + 1) * every if every else sys.maxsize)
+        """The updates that will be done when the next validation comes, or a student's sampler next measures.
 
-    def _next_validation(self) -> int:
-        every, walk = self.recipe.validation.every, self.first.walk
-        if every:
-            return (self.update // every + 1) * every
-        return self.update - walk.position.inside + walk.plan.updates
+        Counted from the student's own updates: those before it in the run are one ahead while it trains.
+        """
+        own, first = one.walk.position.update, self.first.walk
+        turns = [
+            (own // every + 1) * every
+            for every in (self.recipe.validation.every, one.walk.stream.sampler.every)
+            if every
+        ]
+        if not self.recipe.validation.every:
+            turns.append(first.position.update - first.position.inside + first.plan.updates)
+        return min(turns)
 
     def finished(self) -> bool:
         """Whether the recipe's budget is spent, or patience lost."""

@@ -54,9 +54,7 @@ def candidates(recipe: Recipe, layout: Layout) -> Iterator[tuple[Layout, int, bo
             yield tried, max(1, recipe.train.max_tokens // part), again
 
 
-def fitting(
-    recipe: Recipe, layout: Layout, room: float, need: Callable[[Layout, int, bool], Memory]
-) -> list[Choice]:
+def fitting(recipe: Recipe, layout: Layout, room: float, need: Callable[[Layout, int, bool], Memory]) -> list[Choice]:
     """Of each stage and offload, with and without recomputation, the largest micro-batch that fits ``room`` bytes."""
     found: dict[tuple[int, bool, bool, bool], Choice] = {}
     for tried, tokens, again in candidates(recipe, layout):

@@ -57,9 +57,7 @@ def need(recipe: Recipe, corpus: Corpus, layout: Layout, base: int) -> Memory:
     passes = int(getattr(recipe.method, "passes", 1))
     shapes = survey(recipe, stream, layout.ranks).shapes
     lessons = lessons_of(recipe, stream, layout.ranks)
-    return memory(
-        recipe.model, corpus.tokenizer.size, shapes, layout, lessons, passes, base, len(students_of(recipe))
-    )
+    return memory(recipe.model, corpus.tokenizer.size, shapes, layout, lessons, passes, base, len(students_of(recipe)))
 
 
 def planner(recipe: Recipe, base: int) -> Callable[[Layout, int, bool], Memory]:

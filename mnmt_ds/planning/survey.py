@@ -37,8 +37,7 @@ def survey(recipe: Recipe, stream: Stream, ranks: int) -> Survey:
     last = min(recipe.train.max_steps or by_epochs, by_epochs)
     epochs = last / plan.updates
     passes = {
-        pair: epochs * count / size
-        for pair, count, size in zip(stream.pairs, stream.counts, stream.sizes, strict=True)
+        pair: epochs * count / size for pair, count, size in zip(stream.pairs, stream.counts, stream.sizes, strict=True)
     }
     sizes = dict(zip(stream.pairs, stream.sizes, strict=True))
     return Survey(largest(shapes_of(stream, plan)), plan.updates, last, int(plan.tokens.sum()), passes, sizes)

@@ -5,6 +5,7 @@ and who sends what to whom: nobody asks, and the collectives come in the same or
 background of the step in hand; what is left of the teacher there is the fused loss's product with its projection.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class StateCache:
         self._home: dict[tuple[Version, int], Ints] = {}
         self._room = [plan.memory + plan.disk] * library.ranks.count
         self._taken: dict[Version, list[int]] = {}
-        self._answers: dict[tuple[int, bytes], Future[Answer]] = {}
+        self._answers: dict[tuple[Version, int, bytes], deque[Future[Answer]]] = {}
 
     def retain(self, versions: Iterable[Version]) -> None:
         """Forgets all teachers but these."""
@@ -64,17 +65,19 @@ class StateCache:
         future = self.library.background.submit(lambda: self._prepare(lessons))
         mine = lessons[self.library.ranks.rank]
         if mine is not None:
-            self._answers[mine.pair, mine.sentence.tobytes()] = future
+            self._answers.setdefault((mine.version, mine.pair, mine.sentence.tobytes()), deque()).append(future)
 
     def states(self, version: Version, batch: Batch) -> Answer:
         """The announced answer: decoder states (B, T, E) and projection (V, E)."""
         sentence = batch.sentence_B.cpu().numpy()
-        key = (batch.pair, sentence.tobytes())
-        if key not in self._answers:
+        key = (version, batch.pair, sentence.tobytes())
+        if not self._answers.get(key):
             if self.library.ranks.count > 1:
                 raise RuntimeError(f"teacher {version}: this micro-batch was not announced")
             self.announce([Lesson(version, batch.pair, sentence)])
-        answer: Answer = self.library.background.result(self._answers.pop(key))
+        answer: Answer = self.library.background.result(self._answers[key].popleft())
+        if not self._answers[key]:
+            del self._answers[key]
         return answer
 
     def report(self) -> dict[str, float]:

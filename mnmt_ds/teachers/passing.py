@@ -4,6 +4,7 @@ All ranks go through their teachers layer by layer together, so that one all-to-
 own teacher. It happens in the background of the step in hand; the micro-batch is made from the sentences announced.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
@@ -35,7 +36,7 @@ class Passing:
         self._thin, self._collate = thin, collate
         self._models: list[Transformer] = []
         self._turn = 0
-        self._answers: dict[tuple[int, bytes], Future[Answer]] = {}
+        self._answers: dict[tuple[Version, int, bytes], deque[Future[Answer]]] = {}
         pieces = library.layout.pieces
         self._encoder, self._decoder = (_layers(pieces, stack) for stack in STACKS)
         self._others = [piece for piece in pieces if not piece.name.startswith(STACKS)]
@@ -55,17 +56,19 @@ class Passing:
         model = self._models[self._turn % ON_DEVICE]
         future = self.library.background.submit(lambda: self._pass(lessons, model))
         if mine is not None:
-            self._answers[mine.pair, mine.sentence.tobytes()] = future
+            self._answers.setdefault((mine.version, mine.pair, mine.sentence.tobytes()), deque()).append(future)
 
     def states(self, version: Version, batch: Batch) -> Answer:
         """The announced answer: decoder states (B, T, E) and projection (V, E)."""
         sentence = batch.sentence_B.cpu().numpy()
-        key = (batch.pair, sentence.tobytes())
-        if key not in self._answers:
+        key = (version, batch.pair, sentence.tobytes())
+        if not self._answers.get(key):
             if self.library.ranks.count > 1:
                 raise RuntimeError(f"teacher {version}: this micro-batch was not announced")
             self.announce([Lesson(version, batch.pair, sentence)])
-        answer: Answer = self.library.background.result(self._answers.pop(key))
+        answer: Answer = self.library.background.result(self._answers[key].popleft())
+        if not self._answers[key]:
+            del self._answers[key]
         return answer
 
     def models(self) -> list[nn.Module]:

@@ -144,14 +144,14 @@ def test_teachers_are_those_of_the_files(ranks: int, tiny_corpus: Path, tmp_path
         assert curve == pytest.approx(first, rel=rel), CASES[ranks][number]
 
 
-def test_layouts_agree_on_the_tiny_pairs() -> None:
+def test_layouts_agree_on_the_tiny_pairs(tmp_path: Path) -> None:
     """The cut of three ranks holds every element once, the projection first."""
     from mnmt_ds.distributed import Ranks
     from mnmt_ds.models.transformer import Transformer, initialise
     from mnmt_ds.teachers.layout import buckets, cut, fill, layout_of
 
     assert PAIRS
-    model = initialise(Transformer(made("c", "r", Case(0, RAM)).model, 37))
+    model = initialise(Transformer(made("c", str(tmp_path / "r"), Case(0, RAM)).model, 37))
     named = dict(model.named_parameters())
     for ranks in (1, 3, 7):
         layout = layout_of(model, model.head.weight, ranks)
