@@ -25,7 +25,7 @@ TWO = "students=[{name: a, sampler: {temperature: 1}}, {name: b, sampler: {tempe
 METHODS: dict[str, tuple[str, ...]] = {
     "multilingual": (),
     "lssd, online": ("method={name: lssd, teachers: {cache: off}}",),
-    "lssd, remembered": ("method={name: lssd, teachers: {cache: ram}}",),
+    "lssd, filling its cache": ("method={name: lssd, teachers: {cache: ram}}",),
     "lssd selective": ("method={name: lssd, variant: selective, teachers: {cache: off}}",),
     "lssd adaptive": ("method={name: lssd, variant: adaptive, teachers: {cache: off}}",),
     "stsd": ("method={name: lssd, teacher: overall, teachers: {cache: off}}",),
