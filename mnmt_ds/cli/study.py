@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mnmt_ds.study.plan import Entry, Study
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--max-epochs", type=int, metavar="N", help="the cap of every row, instead of the study's")
     parser.add_argument("--max-updates", type=int, metavar="N", help="the same in updates")
-    parser.add_argument("--seeds", help="1,2,3 (default: the study's)")
+    parser.add_argument("--seeds", help="1,2,3: of every row (default: as the study says)")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, and what they need")
     parser.add_argument("--settings", nargs="+", metavar="NAME", help="these of the study's settings alone")
     parser.add_argument("--directory", type=Path, help="for runs and report, instead of the study's")
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
         done = [entry for entry in study.entries if complete(study, entry)]
         if written is not None:
             print((written / "study.md").read_text(encoding="utf-8"))
-            if not args.report and len(done) == len(study.entries):
-                failed |= _after(study, written)
+            if not args.report and (commands := closing(study, entries, done, written)):
+                failed |= _after(commands)
                 write_report(study, failed)  # once more, with the pictures that were drawn
             print(f"written: {written / 'study.html'}")
         else:
@@ -160,21 +160,28 @@ def _prepare(study: "Study", entries: "Sequence[Entry]") -> None:
                 raise UserError(f"{directory}: preparing it failed; see above")
 
 
-def _after(study: "Study", report: Path) -> dict[Path, str]:
-    """The study's closing commands; {command: reason} of those that failed."""
-    from mnmt_ds.study.plan import RUN, directory_of
+def closing(study: "Study", entries: "Sequence[Entry]", done: "Sequence[Entry]", report: Path) -> list[list[str]]:
+    """The closing commands whose time has come: all that they name is done, and of the chosen entries some.
+
+    One that names no run waits for the whole study.
+    """
+    from mnmt_ds.study.plan import closing_command
+
+    there, chosen_now = ({entry.directory for entry in some} for some in (done, entries))
+    found = []
+    for text in study.settings.after:
+        words, runs = closing_command(study.settings, text, str(report))
+        if there.issuperset(runs) and chosen_now & set(runs) if runs else len(done) == len(study.entries):
+            found.append(words)
+    return found
+
+
+def _after(commands: Sequence[Sequence[str]]) -> dict[Path, str]:
+    """Runs the closing commands; {command: reason} of those that failed."""
     from mnmt_ds.study.work import mnmt
 
-    settings = study.settings
-    setting = next(iter(settings.settings), "")
-
-    def run_of(found: Any) -> str:
-        row = found.group(1)
-        return str(directory_of(settings, row, setting, settings.seeds_of(row, setting)[0]))
-
     failed = {}
-    for text in settings.after:
-        command, *words = [RUN.sub(run_of, word).replace("{report}", str(report)) for word in shlex.split(text)]
+    for command, *words in commands:
         _say(f"mnmt-ds {shlex.join([command, *words])}")
         code = subprocess.run([*mnmt(command), *words], check=False).returncode
         if code:
@@ -183,13 +190,18 @@ def _after(study: "Study", report: Path) -> dict[Path, str]:
     return failed
 
 
-def _devices() -> int:
+def _devices() -> list[str]:
     """GPUs that the runs share; asked of another process, so that this one holds none."""
     if os.environ.get("DS_ACCELERATOR") == "cpu":
-        return 0
+        return []
     code = "import torch; print(torch.cuda.device_count())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
-    return int(found) if found.isdigit() else 0
+    return device_names(int(found) if found.isdigit() else 0, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+
+
+def device_names(count: int, visible: str) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the ``count`` GPUs that are seen, of the value that it has here."""
+    return [name.strip() for name in visible.split(",")][:count] if visible else [str(n) for n in range(count)]
 
 
 def _stop(number: int, frame: object) -> None:

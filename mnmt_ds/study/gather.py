@@ -44,9 +44,11 @@ def gathered(entry: Entry) -> bool:
 
 
 def _sources(entry: Entry) -> dict[str, Any]:
-    """Which models the evaluations are of."""
-    reports = {job.directory.name: report_path(job.directory, "best", "test") for job in entry.jobs}
-    return {pair: read_report(path).get("model") if path.exists() else None for pair, path in reports.items()}
+    """Of which models the evaluations are, and how each was made."""
+    facts = ("model", "data_hash", "search", "dtype", "score")
+    paths = {job.directory.name: report_path(job.directory, "best", "test") for job in entry.jobs}
+    reports = {pair: read_report(path) if path.exists() else {} for pair, path in paths.items()}
+    return {pair: {fact: report.get(fact) for fact in facts} for pair, report in reports.items()}
 
 
 def _validation(runs: dict[str, Run]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,10 +71,18 @@ class Study(NamedTuple):
 def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] = ()) -> Study:
     """Reads a study and resolves every run's recipe; UserError names the row that has a fault.
 
-    overrides: keys of the study itself, ``cap.max_epochs=3``. common: keys of every recipe, after the rows' own.
+    overrides: keys of the study itself, ``cap.max_epochs=3``; ``seeds`` among them is for every row, also for those
+    with seeds of their own. common: keys of every recipe, after the rows' own.
     """
     settings = load(StudySettings, path, overrides)
+    if any(text.startswith("seeds=") for text in overrides):
+        settings = settings.with_same_seeds()
     where = places(path)
+    for n, command in enumerate(settings.after):
+        try:
+            closing_command(settings, command, "", where.get(("after", n), str(path)))
+        except ValueError as error:
+            raise UserError(f"{where.get(('after', n), path)}: '{command}': {error}") from None
     entries: dict[Path, Entry] = {}
     for setting in settings.settings or ("",):
         for row, own in settings.rows.items():
@@ -82,12 +91,40 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
                     place = where.get(("rows", row), str(path))
                     entry = _entry(path, settings, row, setting, seed, common, place)
                     entries[entry.directory] = entry
-    return Study(path, settings, tuple(_in_order(entries, path)), _corpora(path, settings, common, where))
+    ordered = tuple(_in_order(entries, path))
+    return Study(path, settings, ordered, _corpora(path, settings, ordered, common, where))
 
 
 def directory_of(settings: StudySettings, row: str, setting: str, seed: int) -> Path:
     """Where a row's run is."""
     return settings.directory / setting / f"{row}-seed{seed}"
+
+
+def closing_command(settings: StudySettings, text: str, report: str, place: str = "") -> tuple[list[str], list[Path]]:
+    """One of ``after`` in words, and the runs that it names; UserError at ``place`` where there is none of a name."""
+    setting = next(iter(settings.settings), "")
+    runs: list[Path] = []
+
+    def run_of(name: str) -> str:
+        _check_run(settings, name, setting, place)
+        runs.append(directory_of(settings, name, setting, settings.seeds_of(name, setting)[0]))
+        return str(runs[-1])
+
+    words = [str(_filled(word, run_of)).replace("{report}", report) for word in shlex.split(text)]
+    if not words:
+        raise ValueError("name a command of mnmt-ds")
+    return words, runs
+
+
+def _check_run(settings: StudySettings, name: str, setting: str, place: str) -> None:
+    """UserError where "{run.NAME}" stands for no run of the setting."""
+    other = settings.rows.get(name)
+    if other is None:
+        near = difflib.get_close_matches(name, settings.rows, n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else f"rows are {', '.join(settings.rows)}"
+        raise UserError(f"{place}: '{{run.{name}}}': no such row; {remedy}")
+    if setting and other.settings is not None and setting not in other.settings:
+        raise UserError(f"{place}: '{{run.{name}}}' is not run in setting {setting}; add it to that row's settings")
 
 
 def _entry(
@@ -97,13 +134,7 @@ def _entry(
     needs: dict[Path, None] = {}
 
     def run_of(name: str) -> str:
-        other = settings.rows.get(name)
-        if other is None:
-            near = difflib.get_close_matches(name, settings.rows, n=1, cutoff=0.5)
-            remedy = f"did you mean '{near[0]}'?" if near else f"rows are {', '.join(settings.rows)}"
-            raise UserError(f"{place}: '{{run.{name}}}': no such row; {remedy}")
-        if setting and other.settings is not None and setting not in other.settings:
-            raise UserError(f"{place}: '{{run.{name}}}' is not run in setting {setting}; add it to that row's settings")
+        _check_run(settings, name, setting, place)
         seeds = settings.seeds_of(name, setting)
         found = directory_of(settings, name, setting, seed if seed in seeds else seeds[0])
         needs[found] = None
@@ -177,9 +208,12 @@ def _in_order(entries: dict[Path, Entry], path: Path) -> Iterator[Entry]:
 
 
 def _corpora(
-    path: Path, settings: StudySettings, common: Sequence[str], where: dict[Any, str]
+    path: Path, settings: StudySettings, entries: Sequence[Entry], common: Sequence[str], where: dict[Any, str]
 ) -> dict[str, tuple[Path, tuple[str, ...]]]:
-    """What is to be prepared; UserError where two settings want different corpora in one directory."""
+    """What is to be prepared: for each setting its first row's base, then what rows want in a directory of their own.
+
+    UserError where two settings want different corpora in one directory.
+    """
     found: dict[str, tuple[Path, tuple[str, ...], Any, str]] = {}
     for setting in settings.settings or ("",):
         place = where.get(("settings", setting), str(path))
@@ -190,4 +224,11 @@ def _corpora(
             earlier = found.setdefault(data.directory, (base, (*changes, *common), data, place))
             if earlier[2] != data:
                 raise UserError(f"{place}: {data.directory} is prepared otherwise for {earlier[3]}; name another one")
-    return {directory: (base, changes) for directory, (base, changes, _, _) in found.items()}
+    corpora = {directory: (base, changes) for directory, (base, changes, _, _) in found.items()}
+    for entry in entries:
+        row, directory = settings.rows[entry.row], entry.jobs[0].recipe.data.directory
+        if directory not in corpora:
+            base, changes = base_of(path, settings, entry.setting, row.recipe)
+            own = as_overrides({key: value for key, value in row.set.items() if key.partition(".")[0] == "data"})
+            corpora[directory] = (base, (*changes, *own, *common))
+    return corpora

@@ -95,7 +95,8 @@ class StudySettings(Settings):
     """How runs are started."""
     after: tuple[str, ...] = ()
     """``mnmt-ds`` commands for the end, such as "analyse sensitivity {run.plain} -o {report}/analysis"; "{run.ROW}" is
-    the row's first seed in the first setting."""
+    the row's first seed in the first setting. One is run where all runs that it names are complete; one that names
+    none, where all of the study is."""
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -122,6 +123,12 @@ class StudySettings(Settings):
                 known = ", ".join(self.settings) or "none"
                 raise ValueError(f"rows.{name}.settings: {', '.join(odd)} not among the study's ({known})")
         return self
+
+    def with_same_seeds(self) -> "StudySettings":
+        """The study with its own seeds for every row, whatever rows and settings say."""
+        rows = {name: row.model_copy(update={"seeds": None}) for name, row in self.rows.items()}
+        parts = {name: part.model_copy(update={"seeds": None}) for name, part in self.settings.items()}
+        return self.model_copy(update={"rows": rows, "settings": parts})
 
     def seeds_of(self, row: str, setting: str) -> tuple[int, ...]:
         """A row's seeds in a setting ("" where the study names none)."""

@@ -77,10 +77,12 @@ class Processes:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def run_all(study: Study, entries: Sequence[Entry], at_once: int, say: Say, devices: int = 0) -> dict[Path, str]:
+def run_all(
+    study: Study, entries: Sequence[Entry], at_once: int, say: Say, devices: Sequence[str] = ()
+) -> dict[Path, str]:
     """Makes all entries, ``at_once`` runs at a time, none before what it needs; {directory of a failed one: reason}.
 
-    devices: GPUs of this machine, which the runs at work share out; 0: none.
+    devices: GPUs of this machine as CUDA_VISIBLE_DEVICES names them, which the runs at work share out; empty: none.
     """
     processes, failed = Processes(), {}
     waiting = {entry.directory: entry for entry in entries if not complete(study, entry)}
@@ -99,7 +101,11 @@ def run_all(study: Study, entries: Sequence[Entry], at_once: int, say: Say, devi
             if jobs[directory] or any(directory == found[0].directory for found in under_way.values()):
                 continue
             if entry.per_pair and directory not in failed:
-                gather(entry)
+                try:
+                    gather(entry)
+                except Exception as error:  # whatever is wrong with its runs holds up only what needs it
+                    failed[directory] = _reason(error)
+                    say(f"{entry.name}: failed: {failed[directory]}")
             waiting.pop(directory)
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -111,7 +117,7 @@ def run_all(study: Study, entries: Sequence[Entry], at_once: int, say: Say, devi
                 for entry, job in ready[: len(slots)]:
                     slot = slots.pop(0)
                     jobs[entry.directory].remove(job)
-                    future = pool.submit(_make, study, job, processes, say, _device_variables(job, slot, devices))
+                    future = pool.submit(_make, study, job, processes, say, device_variables(job, slot, devices))
                     under_way[future] = (entry, job, slot, time.monotonic())
                 done, _ = wait(under_way, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -122,8 +128,8 @@ def run_all(study: Study, entries: Sequence[Entry], at_once: int, say: Say, devi
                     try:
                         future.result()
                         say(f"[{finished}/{total}] {what}: done in {_minutes(time.monotonic() - start)}")
-                    except (Failure, UserError, OSError) as error:
-                        failed[entry.directory] = " ".join(str(error).split())
+                    except Exception as error:  # the same
+                        failed[entry.directory] = _reason(error)
                         say(f"[{finished}/{total}] {what}: failed: {failed[entry.directory]}")
                 settle()
                 if time.monotonic() > told + 60 and under_way:
@@ -204,14 +210,20 @@ def mnmt(command: str) -> list[str]:
     return [sys.executable, "-m", "mnmt_ds.cli.main", command]
 
 
-def _device_variables(job: Job, slot: int, devices: int) -> dict[str, str]:
-    """A run's threads, and its share of this machine's GPUs."""
+def device_variables(job: Job, slot: int, devices: Sequence[str]) -> dict[str, str]:
+    """A run's threads, and its share of the GPUs."""
     threads = {"OMP_NUM_THREADS": str(job.launch.threads)}
     if not devices or job.launch.hostfile is not None:
         return threads
-    ranks = min(job.launch.ranks, devices)
-    share = sorted({(slot * ranks + i) % devices for i in range(ranks)})
-    return {**threads, "CUDA_VISIBLE_DEVICES": ",".join(map(str, share))}
+    ranks = min(job.launch.ranks, len(devices))
+    share = sorted({(slot * ranks + i) % len(devices) for i in range(ranks)})
+    return {**threads, "CUDA_VISIBLE_DEVICES": ",".join(devices[i] for i in share)}
+
+
+def _reason(error: Exception) -> str:
+    """An error on one line; one that is not of our own making with its kind."""
+    own = isinstance(error, (Failure, UserError, OSError))
+    return " ".join(f"{'' if own else type(error).__name__ + ': '}{error}".split())
 
 
 def last_line(log: Path) -> str:

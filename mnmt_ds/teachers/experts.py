@@ -1,10 +1,13 @@
 """Teachers from other runs: a frozen expert for each pair, held against the student before training starts."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mnmt_ds.distributed import from_main, is_main
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.weights import describe_model
 from mnmt_ds.teachers.faculty import Faculty
 
 Rule = Literal["fix", "threshold", "adaptive"]
@@ -21,7 +24,7 @@ class Experts:
         rule: Rule,
         dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]],
     ) -> None:
-        """``dev_bleu``: BLEU of models on their pairs' dev sets; called once, on all ranks together."""
+        """``dev_bleu``: BLEU of models on their pairs' dev sets; called on all ranks together, once for each model."""
         self.faculty, self.rule = faculty, rule
         self.paths = {pair: str(path) for pair, path in paths.items()}
         self._dev_bleu = dev_bleu
@@ -29,6 +32,8 @@ class Experts:
         """Each expert's own BLEU; empty until the student's is known."""
         self.student: dict[str, float] = {}
         faculty.restore(self.paths.values())
+        self.sha256 = {pair: describe_model(path).get("sha256") for pair, path in paths.items()}
+        """Of each expert's weights, so that a resumed run knows whether they are still those that it measured."""
 
     def share(self, pair: str) -> float:
         """How much of alpha a pair's expert has; 1 until the student was first scored."""
@@ -58,12 +63,19 @@ class Experts:
         return set()
 
     def state(self) -> dict[str, Any]:
-        return {"paths": self.paths, "expert": self.expert, "student": self.student}
+        return {"paths": self.paths, "sha256": self.sha256, "expert": self.expert, "student": self.student}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         if state["paths"] != self.paths:
             raise UserError(f"experts: the checkpoint was taught by {state['paths']}, this run by {self.paths}")
         self.expert, self.student = dict(state["expert"]), dict(state["student"])
+        before = state.get("sha256", self.sha256)  # older checkpoints do not say
+        others = from_main([pair for pair in self.expert if before[pair] != self.sha256[pair]])
+        if others:
+            if is_main():
+                text = f"experts: {', '.join(others)}: other weights than at the checkpoint; measuring dev BLEU again"
+                print(text, file=sys.stderr, flush=True)
+            self.expert |= self._dev_bleu({pair: Path(self.paths[pair]) for pair in others})
 
 
 def share(rule: Rule, student: float, expert: float) -> float:

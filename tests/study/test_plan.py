@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds.cli.main import main
-from mnmt_ds.cli.study import chosen
+from mnmt_ds.cli.study import chosen, closing, device_names
 from mnmt_ds.config import dump
 from mnmt_ds.engine.recipe import students_of
 from mnmt_ds.errors import UserError
@@ -13,7 +13,7 @@ from mnmt_ds.objectives import methods
 from mnmt_ds.objectives.peers import Facts
 from mnmt_ds.study import state
 from mnmt_ds.study.plan import Study, read_study
-from mnmt_ds.study.work import train_command
+from mnmt_ds.study.work import device_variables, train_command
 from tests.tiny import ROOT, recipe
 
 ROWS = """
@@ -86,6 +86,10 @@ def test_a_model_a_pair_and_who_needs_it(tmp_path: Path) -> None:
         ("recipe: base.yaml", "recipe: basis.yaml", "basis.yaml: cannot be read"),
         ("baseline: plain", "baseline: plane", "'plane' is not a row; rows are student, plain, pairs, lssd"),
         ("times: 2.5", "times: 0", "rows.pairs.times: Input should be greater than 0"),
+        ("prepare: false", "after: ['report {run.plane}']", ":4: '{run.plane}': no such row; did you mean 'plain'?"),
+        ("prepare: false", "after: ['report {run.lssd}']", ":4: '{run.lssd}' is not run in setting small"),
+        ("prepare: false", "after: ['report \"']", ":4: 'report \"': No closing quotation"),
+        ("prepare: false", "after: ['']", ":4: '': name a command of mnmt-ds"),
         ("sampler.temperature: 5", "data.tokenizer.size: 99", "is prepared otherwise for"),
     ],
 )
@@ -99,6 +103,40 @@ def test_what_is_refused(
     assert len(errors) == (0 if expected is None else 1)
     if expected is not None:
         assert errors[0].startswith("mnmt-ds study: ") and expected in errors[0]
+
+
+def test_seeds_of_the_command_line_are_every_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, (HEAD + ROWS).replace("small: {}", "small: {seeds: [4]}"))
+    assert {(e.row, e.seed) for e in read_study(path).entries if e.setting == "small"} == {
+        ("student", 4), ("plain", 4), ("pairs", 1)
+    }  # fmt: skip
+    found = read_study(path, ["seeds=[7,8]"]).entries
+    assert len(found) == 2 * (3 + 4) and {entry.seed for entry in found} == {7, 8}
+
+
+def test_every_corpus_of_the_rows_is_prepared(tmp_path: Path) -> None:
+    text = (HEAD + ROWS).replace("plain:", "plain: {set: {data.directory: mine, train.patience: 9}}")
+    (tmp_path / "other.yaml").write_text(dump(recipe(tmp_path / "others", tmp_path / "run")))
+    study = read_study(write(tmp_path, text.replace("settings: [large]", "recipe: other.yaml, settings: [large]")))
+    base, mine = tmp_path / "base.yaml", study.corpora["mine"]
+    assert list(study.corpora) == [str(tmp_path / "data"), "mine", str(tmp_path / "others")]
+    assert mine[0] == base and 'data.directory="mine"' in mine[1] and "train.patience=9" not in mine[1]
+    assert study.corpora[str(tmp_path / "others")][0] == tmp_path / "other.yaml"
+    assert {entry.jobs[0].recipe.data.directory for entry in study.entries} == set(study.corpora)
+
+
+def test_closing_commands_wait_for_the_runs_that_they_name(tmp_path: Path) -> None:
+    commands = "after: ['one {run.plain} {run.pairs}', 'two {run.student} {report}/x', three]"
+    study = read_study(write(tmp_path, (HEAD + ROWS).replace("prepare: false", commands)))
+    plain, pairs, student = (
+        study.entries[find(study, row, "small", 1)] for row in ("plain", "pairs", "student")
+    )  # fmt: skip
+    one = ["one", str(plain.directory), str(pairs.directory)]
+    assert closing(study, [plain], [plain, pairs], tmp_path) == [one]
+    assert closing(study, [plain], [plain, student], tmp_path) == []
+    assert closing(study, [student], [plain, pairs], tmp_path) == []  # not now
+    two = ["two", str(student.directory), f"{tmp_path}/x"]
+    assert closing(study, study.entries, study.entries, tmp_path) == [one, two, ["three"]]
 
 
 def test_a_run_goes_on_with_a_larger_budget_but_not_as_another(tmp_path: Path) -> None:
@@ -126,6 +164,10 @@ def test_several_ranks_start_through_the_launcher(tmp_path: Path) -> None:
     lone = study.entries[find(study, "lssd", "large", 1)].jobs[0]
     assert train_command(lone)[1:4] == ["-m", "mnmt_ds.cli.main", "train"]
     two = lone._replace(launch=lone.launch.model_copy(update={"ranks": 2}))
+    listed = [device_variables(lone, slot, device_names(2, "4, 5"))["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
+    assert listed == ["4", "5", "4"]
+    shares = [device_variables(two, slot, device_names(4, ""))["CUDA_VISIBLE_DEVICES"] for slot in range(2)]
+    assert shares == ["0,1", "2,3"] and "CUDA_VISIBLE_DEVICES" not in device_variables(two, 0, device_names(0, "-1"))
     assert train_command(two, {"CUDA_VISIBLE_DEVICES": "2,3"})[2:4] == ["--include", "localhost:2,3"]
 
 

@@ -103,5 +103,31 @@ def test_a_new_evaluation_is_put_together_anew(study: Study) -> None:
         finish(job, POOR)
     run_all(study, [single], 1, print)
     path = single.jobs[0].directory / "evaluation" / "best.test.json"
-    path.write_text(json.dumps(read_report(path) | {"model": "another"}))
-    assert not complete(study, single)
+    report = read_report(path)
+    for change in ({"model": "another"}, {"search": {"beam": 9}}, {"score": {"tokenizers": ["spm"]}}):
+        assert complete(study, single)
+        path.write_text(json.dumps(report | change))
+        assert not complete(study, single)
+        path.write_text(json.dumps(report))
+
+
+def test_what_cannot_be_put_together_holds_up_nothing_else(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {(entry.row, entry.seed): entry for entry in study.entries}
+    single, never, plain = entries["single", 1], entries["never", 1], entries["plain", 1]
+    for job in [*single.jobs, *plain.jobs]:
+        finish(job, POOR)
+    path = single.jobs[1].directory / "evaluation" / "best.test.json"
+    path.write_text(json.dumps({name: value for name, value in read_report(path).items() if name != "seconds"}))
+    (plain.directory / "evaluation" / "best.test.json").unlink()
+    study = study._replace(settings=study.settings.model_copy(update={"evaluate": '--beam "4'}))  # an open quote
+    state.mark(never.directory, recipe=state.values_of(never.jobs[0].recipe))
+    for job in single.jobs:
+        state.mark(job.directory, evaluate=study.settings.evaluate)
+    said: list[str] = []
+    failed = run_all(study, [single, never, plain], 1, said.append)
+    assert failed == {
+        single.directory: "KeyError: 'seconds'",
+        never.directory: "ValueError: No closing quotation",
+        plain.directory: "ValueError: No closing quotation",
+    }
+    assert len(said) == 3

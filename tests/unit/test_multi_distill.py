@@ -69,6 +69,34 @@ def test_loss_and_threshold_by_hand(tmp_path: Path) -> None:
         part.restore({"expert": {}, "student": {}, "paths": {}})
 
 
+def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[dict[str, Path]] = []
+
+    def dev_bleu(models: dict[str, Path]) -> dict[str, float]:
+        asked.append(models)
+        return {pair: BLEU[pair] + len(asked) for pair in models}
+
+    paths = {pair: str(tmp_path / pair) for pair in PAIRS}
+    for path in paths.values():
+        save_model(Path(path), dict(model(2).named_parameters()), {})
+    settings = MultiDistillSettings.model_validate({"experts": paths})
+
+    def part() -> Any:
+        weights = dict(model(2).named_parameters())
+        return build(settings, context(model(1), weights, dev_bleu=dev_bleu)).state["experts"]
+
+    first = part()
+    first.update(Report(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
+    state = first.state()
+    (same := part()).restore(state)
+    assert same.expert == {"bs-en": 21.0, "fr-en": 11.0} and len(asked) == 1 and not capsys.readouterr().err
+    save_model(Path(paths["fr-en"]), dict(model(3).named_parameters()), {})
+    (other := part()).restore(state)
+    assert other.expert == {"bs-en": 21.0, "fr-en": 12.0} and asked[1:] == [{"fr-en": tmp_path / "fr-en"}]
+    assert other.student == first.student and len(capsys.readouterr().err.splitlines()) == 1
+    assert other.state()["sha256"] != state["sha256"]
+
+
 def test_adaptive_weights(tmp_path: Path) -> None:
     settings = MultiDistillSettings.model_validate({"experts": experts(tmp_path), "rule": "adaptive", "alpha": 0.8})
     method = build(settings, context(model(1), dict(model(2).named_parameters()), dev_bleu=lambda models: BLEU))
