@@ -8,6 +8,7 @@ import torch
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.build import open_corpus, open_streams
 from mnmt_ds.engine.recipe import Recipe, load_recipe, students_of
+from mnmt_ds.errors import UserError
 from mnmt_ds.planning.layouts import given
 from mnmt_ds.planning.memory import Layout, Memory, memory
 from mnmt_ds.planning.parameters import parameters
@@ -22,7 +23,9 @@ CALIBRATION = 10
 def make(
     recipe: Recipe, path: Path, overrides: Sequence[str], devices: int, gpu: bool, measure: bool, calibrate: bool
 ) -> Plan:
-    """The plan of a recipe on so many ranks."""
+    """The plan of a recipe on so many ranks; UserError where it has pipeline stages, which are not reckoned yet."""
+    if recipe.pipeline is not None:
+        raise UserError(f"{path}: pipeline: stages are not reckoned yet; plan it with pipeline=null")
     on_cpu = not (gpu or torch.cuda.is_available())
     layout = given(recipe, devices, on_cpu)
     base = process_bytes(path, overrides) if measure and on_cpu else 0
