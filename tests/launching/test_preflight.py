@@ -50,7 +50,10 @@ def test_without_gpus_anywhere_none_is_wanted_unless_asked_for(monkeypatch: pyte
     assert len(compare(dict.fromkeys(found, 2), found, Path("x"))) == 2
 
 
-def test_a_node_checks_itself(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_node_checks_itself(
+    tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))  # this machine's own may hold a lock
     path = tmp_path / "r.yaml"
     path.write_text(dump(recipe(tiny_corpus, tmp_path / "run")))
     assert main(["preflight", str(path), "--node", ""]) == 0
@@ -129,8 +132,9 @@ def test_what_travels_to_a_node() -> None:
 
 def test_a_watch_ends_what_is_left_of_its_job_and_nothing_else() -> None:
     sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
+    bare = {name: value for name, value in os.environ.items() if name not in ("RANK", JOB)}
     mine, helper, other = (
-        subprocess.Popen(sleeper, env={**os.environ, JOB: job, **more})
+        subprocess.Popen(sleeper, env={**bare, JOB: job, **more})
         for job, more in (("j1", {"RANK": "0"}), ("j1", {}), ("j2", {"RANK": "0"}))
     )
     watch = subprocess.Popen(
