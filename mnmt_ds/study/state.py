@@ -23,8 +23,14 @@ FREE = ("directory", "tracking", "deepspeed", "train.workers", "train.timeout_mi
 
 
 def trained(job: Job) -> bool:
-    """Whether the run was trained to the end by just this recipe."""
-    return read_mark(job.directory).get("recipe") == values_of(job.recipe)
+    """Whether the run was trained to the end by just this recipe; a setting that came later had its default then."""
+    found = read_mark(job.directory).get("recipe")
+    if found is None:
+        return False
+    try:
+        return values_of(Recipe.model_validate(found)) == values_of(job.recipe)
+    except ValueError:  # written by another version
+        return False
 
 
 def evaluated(job: Job, options: str) -> bool:

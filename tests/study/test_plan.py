@@ -147,6 +147,10 @@ def test_a_run_goes_on_with_a_larger_budget_but_not_as_another(tmp_path: Path) -
     (job.directory / "recipe.yaml").write_text(dump(job.recipe))
     state.mark(job.directory, recipe=state.values_of(job.recipe))
     assert state.trained(job)
+    older = state.values_of(job.recipe)
+    del older["validation"]["bleu_every"]
+    state.mark(job.directory, recipe=older)
+    assert state.trained(job), "a setting that came later had its default"
     longer = read_study(path, ["cap.max_epochs=5"], ["tracking.log_every=7"]).entries[0].jobs[0]
     state.refuse_another(longer)
     assert not state.trained(longer)
