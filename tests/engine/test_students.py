@@ -18,11 +18,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "bi": {"name": "pareto", "rule": "bi", "extra_updates": True, "trials": {"rho": 0.2}},
     "auto": {"name": "pareto", "rule": "auto", "trials": {"rho": 0.2}},
     "around_lssd": {"name": "pareto", "rule": "dynamic", "trials": {"rho": 0.2}, "base": {"name": "lssd"}},
+    "id_around": {
+        "name": "intra_distillation",
+        "passes": 2,
+        "base": {"name": "pareto", "rule": "auto", "trials": {"rho": 0.2}},
+    },
     "released": {"name": "pareto", "profile": "released", "start_epoch": 1, "trials": {"rho": 0.3}},
 }
 STEPS = {"around_lssd": 8}
 """Updates, where 6 are too few: LSSD's switches go on at the sixth."""
 SPREAD = [("auto", 1), ("uni", 3), ("bi", 3), ("around_lssd", 3), ("around_lssd", 0), ("released", 2)]
+SPREAD += [("id_around", stage) for stage in (1, 2, 3)]
 KEYS = ("train/loss", "train/peer_loss", "train/kd_loss", "valid/avg/macro", *(f"alpha/{pair}" for pair in PAIRS))
 Records = list[dict[str, float]]
 
@@ -202,14 +208,14 @@ def test_a_search_leaves_no_trace(tiny_corpus: Path, tmp_path: Path) -> None:
         assert found["as before"] and found["goes on alike"], stage
 
 
-def _killed_in_a_search(corpus: str, directory: str) -> dict[str, Any]:
+def _killed_in_a_search(corpus: str, directory: str, method: str) -> dict[str, Any]:
     """A run that ends in the second search of its second student, resumed; and one that nothing disturbed."""
     from mnmt_ds.engine import trials
     from mnmt_ds.engine.loop import train
 
     settings = {"train": {"max_steps": 8, "save_every": 3}}
-    whole = train(made(corpus, f"{directory}/whole", "auto", 1, **settings))
-    broken = made(corpus, f"{directory}/broken", "auto", 1, **settings)
+    whole = train(made(corpus, f"{directory}/whole", method, 1, **settings))
+    broken = made(corpus, f"{directory}/broken", method, 1, **settings)
     honest, calls = trials._train, []
 
     def dies(*arguments: Any) -> None:
@@ -231,12 +237,13 @@ def _killed_in_a_search(corpus: str, directory: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["auto", "id_around"])
+def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path, method: str) -> None:
     from safetensors.torch import load_file
 
     from mnmt_ds.engine import checkpoint
 
-    found = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path))[0]
+    found = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path), method)[0]
     assert found["calls"] == 11
     whole, run = Path(found["whole"]), Path(found["resumed"])
     left, right = (checkpoint.read_state(checkpoint.complete(path)[0]) for path in (run, whole))
