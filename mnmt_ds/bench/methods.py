@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds.bench.publish import publish
 from mnmt_ds.errors import UserError
 
 HELP = "time a step and peak memory of every method, as ratios to plain training"
@@ -76,20 +77,7 @@ def run(args: argparse.Namespace) -> int:
         }
         for name in names
     ]
-    gpu = torch.cuda.is_available()
-    result = {
-        "command": "mnmt-ds " + " ".join(sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "threads": torch.get_num_threads(),
-        "rows": rows,
-    }
-    print(table(rows))
-    out = args.out or Path("runs/bench") / f"methods-{result['date']}-{'gpu' if gpu else 'cpu'}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {out}")
-    return 0
+    return publish("methods", table(rows), {"rows": rows}, args.out)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnmt_ds.bench.publish import publish
+
 HELP = "pipeline stages: step time, bubble against the ideal, memory a stage"
 Figures = dict[str, Any]
 
@@ -49,24 +51,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.result is not None:
         return _rank(args)
-    import torch
-
     rows = [row for count in args.stages for row in _started(args, count)]
-    gpu = torch.cuda.is_available()
-    result = {
-        "command": "mnmt-ds " + " ".join(sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "rows": rows,
-    }
-    print(table(rows))
-    out = args.out or Path("runs/bench") / f"pipeline-{result['date']}-{'gpu' if gpu else 'cpu'}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {out}")
-    return 0
+    return publish("pipeline", table(rows), {"cores": os.cpu_count(), "rows": rows}, args.out)
 
 
 def table(rows: Sequence[Figures]) -> str:

@@ -5,15 +5,15 @@ or on several ranks: ``torchrun --nproc_per_node 2 -m mnmt_ds.cli.main bench tea
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mnmt_ds.bench.publish import publish
 
 HELP = "step time and memory with 1, 8 and 15 pairs' teachers: asked each time, or remembered"
 WAYS = ("plain", "online", "cold", "warm")
@@ -47,21 +47,7 @@ def run(args: argparse.Namespace) -> int:
         ranks = world_size()
     if not is_main():
         return 0
-    gpu = torch.cuda.is_available()
-    result = {
-        "command": "mnmt-ds " + " ".join(sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "ranks": ranks,
-        "threads": torch.get_num_threads(),
-        "rows": rows,
-    }
-    print(table(rows))
-    out = args.out or Path("runs/bench") / f"teachers-{result['date']}-{'gpu' if gpu else 'cpu'}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {out}")
-    return 0
+    return publish("teachers", table(rows), {"ranks": ranks, "rows": rows}, args.out)
 
 
 def table(rows: Sequence[Figures]) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds.bench.publish import publish
+
 HELP = "training tokens/s, peak memory and decoding sentences/s, plain and distilling"
 TRAINERS = ("plain loop", "plain", "lssd")
 FIXED = ("tracking.wandb=off", "method.teachers.cache=off")
@@ -49,24 +51,10 @@ def run(args: argparse.Namespace) -> int:
         figures = _training(recipe, args.rounds, args.updates)
     for name in TRAINERS:
         figures[name]["peak_mib"] = peaks[name]
-    result = {
-        "command": "mnmt-ds bench throughput " + " ".join(sys.argv[3:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "deepspeed": str(recipe.deepspeed.name),
-        "training": figures,
-    }
+    result: dict[str, Any] = {"deepspeed": str(recipe.deepspeed.name), "training": figures}
     if not args.skip_decoding:
         result["decoding"] = _decoding()
-    print(table(result))
-    kind = "gpu" if torch.cuda.is_available() else "cpu"
-    out = args.out or Path("runs/bench") / f"throughput-{result['date']}-{kind}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {out}")
-    return 0
+    return publish("throughput", table(result), result, args.out)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -5,10 +5,7 @@ and who sends what to whom: nobody asks, and the collectives come in the same or
 background of the step in hand; what is left of the teacher there is the fused loss's product with its projection.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.teachers.answers import Answer, Answers, Lesson
 from mnmt_ds.teachers.blocks import CachePlan, Ints
 from mnmt_ds.teachers.codec import decode, encode
 from mnmt_ds.teachers.library import Library, Wanted, run
@@ -23,16 +21,6 @@ from mnmt_ds.teachers.shelf import Version
 from mnmt_ds.teachers.vault import Key, Vault
 
 NOBODY = -1
-Answer = tuple[Tensor, Tensor]
-
-
-class Lesson(NamedTuple):
-    """A rank's next micro-batch, as far as its teacher is concerned."""
-
-    version: Version
-    pair: int
-    sentence: Ints
-    """Numbers of its sentences in the pair's training set."""
 
 
 class StateCache:
@@ -47,7 +35,7 @@ class StateCache:
         self._home: dict[tuple[Version, int], Ints] = {}
         self._room = [plan.memory + plan.disk] * library.ranks.count
         self._taken: dict[Version, list[int]] = {}
-        self._answers: dict[tuple[Version, int, bytes], deque[Future[Answer]]] = {}
+        self._answers = Answers(library)
 
     def retain(self, versions: Iterable[Version]) -> None:
         """Forgets all teachers but these."""
@@ -63,22 +51,11 @@ class StateCache:
         """Starts on what the ranks' next micro-batches need; all ranks call this in the same order."""
         self.library.open_slots()
         future = self.library.background.submit(lambda: self._prepare(lessons))
-        mine = lessons[self.library.ranks.rank]
-        if mine is not None:
-            self._answers.setdefault((mine.version, mine.pair, mine.sentence.tobytes()), deque()).append(future)
+        self._answers.expect(lessons[self.library.ranks.rank], future)
 
     def states(self, version: Version, batch: Batch) -> Answer:
         """The announced answer: decoder states (B, T, E) and projection (V, E)."""
-        sentence = batch.sentence_B.cpu().numpy()
-        key = (version, batch.pair, sentence.tobytes())
-        if not self._answers.get(key):
-            if self.library.ranks.count > 1:
-                raise RuntimeError(f"teacher {version}: this micro-batch was not announced")
-            self.announce([Lesson(version, batch.pair, sentence)])
-        answer: Answer = self.library.background.result(self._answers[key].popleft())
-        if not self._answers[key]:
-            del self._answers[key]
-        return answer
+        return self._answers.take(version, batch, self.announce)
 
     def report(self) -> dict[str, float]:
         """Metric keys; ``computed``: sentences computed for each that was taught, since the last report."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, Slot
-from mnmt_ds.teachers.cache import Lesson, StateCache
+from mnmt_ds.teachers.answers import Lesson
+from mnmt_ds.teachers.cache import StateCache
 from mnmt_ds.teachers.library import Wanted
 from mnmt_ds.teachers.passing import Passing
 from mnmt_ds.teachers.shelf import Shelf, Version

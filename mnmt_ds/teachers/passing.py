@@ -4,17 +4,15 @@ All ranks go through their teachers layer by layer together, so that one all-to-
 own teacher. It happens in the background of the step in hand; the micro-batch is made from the sentences announced.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 
 import torch
 from torch import nn
 
 from mnmt_ds.batch import PAD, Batch, to_device
 from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.teachers.answers import Answer, Answers, Lesson
 from mnmt_ds.teachers.blocks import Ints
-from mnmt_ds.teachers.cache import Answer, Lesson
 from mnmt_ds.teachers.layout import Piece, buckets, fill
 from mnmt_ds.teachers.library import ON_DEVICE, Library
 from mnmt_ds.teachers.shelf import Version
@@ -36,7 +34,7 @@ class Passing:
         self._thin, self._collate = thin, collate
         self._models: list[Transformer] = []
         self._turn = 0
-        self._answers: dict[tuple[Version, int, bytes], deque[Future[Answer]]] = {}
+        self._answers = Answers(library)
         pieces = library.layout.pieces
         self._encoder, self._decoder = (_layers(pieces, stack) for stack in STACKS)
         self._others = [piece for piece in pieces if not piece.name.startswith(STACKS)]
@@ -51,25 +49,14 @@ class Passing:
         while len(self._models) < ON_DEVICE:
             with torch.random.fork_rng():  # making a model draws random numbers
                 self._models.append(self._thin())
-        mine = lessons[self.library.ranks.rank]
         self._turn += 1
         model = self._models[self._turn % ON_DEVICE]
         future = self.library.background.submit(lambda: self._pass(lessons, model))
-        if mine is not None:
-            self._answers.setdefault((mine.version, mine.pair, mine.sentence.tobytes()), deque()).append(future)
+        self._answers.expect(lessons[self.library.ranks.rank], future)
 
     def states(self, version: Version, batch: Batch) -> Answer:
         """The announced answer: decoder states (B, T, E) and projection (V, E)."""
-        sentence = batch.sentence_B.cpu().numpy()
-        key = (version, batch.pair, sentence.tobytes())
-        if not self._answers.get(key):
-            if self.library.ranks.count > 1:
-                raise RuntimeError(f"teacher {version}: this micro-batch was not announced")
-            self.announce([Lesson(version, batch.pair, sentence)])
-        answer: Answer = self.library.background.result(self._answers[key].popleft())
-        if not self._answers[key]:
-            del self._answers[key]
-        return answer
+        return self._answers.take(version, batch, self.announce)
 
     def models(self) -> list[nn.Module]:
         """What stands on this rank's device."""
