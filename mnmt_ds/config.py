@@ -190,6 +190,8 @@ def _explain(kind: type[Settings], error: ValidationError, where: dict[Keys, str
     faults = error.errors()
     fault = faults[0]
     keys = _without_tags(tuple(fault["loc"]), where)
+    if keys not in where and keys[-1:] == keys[-2:-1]:  # a tag that is the name of the field below it
+        keys = keys[:-1]
     place = next((where[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in where), str(path or "settings"))
     name = ".".join(map(str, keys))
     if fault["type"] == "extra_forbidden":

@@ -1,5 +1,6 @@
 """Settings: file, line and remedy of every fault; what wins over what."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_defaults_lose_to_base_to_file_to_override(tmp_path: Path) -> None:
     (tmp_path / "top.yaml").write_text("extends: base.yaml\ntrain: {max_tokens: 8}\n")
     made = load(Recipe, tmp_path / "top.yaml", ["train.seed=4"])
     assert (made.train.lr, made.train.max_tokens, made.train.seed, made.train.patience) == (0.5, 8, 4, 0)
+
+
+def test_a_key_that_is_called_as_the_kind_that_it_belongs_to(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(DATA + "sampler:\n  temperature: 0\n")
+    line = len((tmp_path / "r.yaml").read_text().splitlines())
+    remedy = "sampler.temperature: temperature must be above 0; 1 follows the sizes (got 0)"
+    with pytest.raises(UserError, match=re.escape(f"r.yaml:{line}: {remedy}")):
+        load(Recipe, tmp_path / "r.yaml")
+    with pytest.raises(UserError, match=re.escape(f"override 'sampler.temperature=0': {remedy}")):
+        load(Recipe, tmp_path / "r.yaml", ["sampler.temperature=0"])
 
 
 def test_aliases_of_other_toolkits(tmp_path: Path) -> None:
