@@ -47,14 +47,17 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
     return corpus, pairs
 
 
-def open_streams(recipe: Recipe, corpus: Corpus) -> list[Stream]:
-    """Every student's training data."""
-    return [
+def open_streams(recipe: Recipe, corpus: Corpus, resume: bool = False) -> list[Stream]:
+    """Every student's training data. ``resume``: what the samplers begin with will come from a checkpoint."""
+    streams = [
         Stream(
             corpus, list(own.data.pairs), own.framing, own.sampler, own.train, own.model.max_positions, own.denoising
         )
         for _, own in students_of(recipe)
     ]
+    for stream in () if resume else streams:
+        stream.sampler.begin()
+    return streams
 
 
 def make_students(

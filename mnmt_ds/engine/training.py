@@ -53,7 +53,7 @@ class Training:
         pipeline.check(recipe, ds_config.read(recipe.deepspeed))
         config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, data_ranks(), str(recipe.deepspeed))
         self.corpus, self.pairs = open_corpus(recipe)
-        streams = open_streams(recipe, self.corpus)
+        streams = open_streams(recipe, self.corpus, resume)
         self.dev, dev_tokens = dev_batches(
             self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
         )
@@ -122,6 +122,8 @@ class Training:
             self.tracker.say(f"{self.directory}: no checkpoint yet; starting from the beginning")
             for tracker in self._trackers():
                 tracker.rewind(-1)
+            for one in self.students:
+                one.walk.stream.sampler.begin()
             return
         path, state = found
         check_fingerprint(state["fingerprint"], self.fingerprint, path)

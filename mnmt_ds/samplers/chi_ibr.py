@@ -49,10 +49,13 @@ class ChiIbr(Sampler):
     def __init__(self, settings: Any, pairs: Sequence[str], sizes: Sequence[int]) -> None:
         super().__init__(settings, pairs, sizes)
         self.shares = list(self.probabilities)
-        self.baseline = read_baseline(settings.baseline, pairs)
+        self.baseline: list[float] = []
         self.losses = [0.0] * len(self.pairs)
         self.seen = [False] * len(self.pairs)
         """Which pairs this epoch has had."""
+
+    def begin(self) -> None:
+        self.baseline = read_baseline(self.settings.baseline, self.pairs)
 
     def observe(self, losses: Losses) -> None:
         for g, (total, tokens) in enumerate(losses):

@@ -39,6 +39,9 @@ class Sampler:
         self.changes = 0
         """How often the distribution was set anew."""
 
+    def begin(self) -> None:
+        """A run starts from its beginning; UserError where something is missing that only its state would hold."""
+
     def observe(self, losses: Losses) -> None:
         """Hears of an update."""
 

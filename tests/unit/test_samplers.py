@@ -141,7 +141,9 @@ def test_chi_ibr_keeps_the_ball_and_its_edges() -> None:
 def chi_ibr(tmp_path: Path, **baseline: float) -> ChiIbr:
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps({"a-en": 1.0, "b-en": 1.0, **{k.replace("_", "-"): v for k, v in baseline.items()}}))
-    return ChiIbr(ChiIbrSettings(baseline=path, tolerance=1e-12), ("a-en", "b-en"), (100, 100))
+    made = ChiIbr(ChiIbrSettings(baseline=path, tolerance=1e-12), ("a-en", "b-en"), (100, 100))
+    made.begin()
+    return made
 
 
 def test_chi_ibr_averages_and_baseline(tmp_path: Path) -> None:
@@ -168,16 +170,26 @@ def test_chi_ibr_reads_a_run(tmp_path: Path) -> None:
         for u, best, a in ((10, 10, 5.0), (20, 20, 3.0), (30, 20, 2.0))
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert ChiIbr(ChiIbrSettings(baseline=tmp_path), ("b-en", "a-en"), (1, 1)).baseline == [6.0, 3.0]
+
+    def begun(path: Path, *pairs: str) -> ChiIbr:
+        made = ChiIbr(ChiIbrSettings(baseline=path), pairs, (1,) * len(pairs))
+        made.begin()
+        return made
+
+    known = begun(tmp_path, "b-en", "a-en")
+    assert known.baseline == [6.0, 3.0]
     with pytest.raises(UserError, match=r"no training loss of ko-en; .* train a plain run"):
-        ChiIbr(ChiIbrSettings(baseline=tmp_path), ("a-en", "ko-en"), (1, 1))
+        begun(tmp_path, "a-en", "ko-en")
     with pytest.raises(UserError, match="cannot be read"):
-        ChiIbr(ChiIbrSettings(baseline=tmp_path / "no"), ("a-en",), (1,))
+        begun(tmp_path / "no", "a-en")
     with pytest.raises(UserError, match="no validation in it"):
-        ChiIbr(ChiIbrSettings(baseline=tmp_path.parent), ("a-en",), (1,))
+        begun(tmp_path.parent, "a-en")
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(UserError, match=r"bad.json:1: not of the form"):
-        ChiIbr(ChiIbrSettings(baseline=tmp_path / "bad.json"), ("a-en",), (1,))
+        begun(tmp_path / "bad.json", "a-en")
+    resumed = ChiIbr(ChiIbrSettings(baseline=tmp_path / "gone"), ("b-en", "a-en"), (1, 1))
+    resumed.restore(known.state())  # a checkpoint has the losses; where they came from may be gone
+    assert resumed.baseline == known.baseline
 
 
 def test_ccl_m_by_hand() -> None:
@@ -221,7 +233,9 @@ def test_states_go_through_json_bit_for_bit(tmp_path: Path, name: str) -> None:
         "chi_ibr": ChiIbrSettings(baseline=path),
         "ccl_m": CclMSettings(ready=0.1),
     }
-    one = moved(build(settings[name], PAIRS, (60, 120, 240)))
+    fresh = build(settings[name], PAIRS, (60, 120, 240))
+    fresh.begin()
+    one = moved(fresh)
     other = build(settings[name], PAIRS, (60, 120, 240))
     start = list(other.probabilities)
     assert sum(one.probabilities) == pytest.approx(1)
