@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.config import load, places
+from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.study.settings import LaunchSettings, StudySettings
@@ -212,7 +213,7 @@ def _corpora(
 ) -> dict[str, tuple[Path, tuple[str, ...]]]:
     """What is to be prepared: for each setting its first row's base, then what rows want in a directory of their own.
 
-    UserError where two settings want different corpora in one directory.
+    UserError where two settings, or two rows, want different corpora in one directory.
     """
     found: dict[str, tuple[Path, tuple[str, ...], Any, str]] = {}
     for setting in settings.settings or ("",):
@@ -224,11 +225,27 @@ def _corpora(
             earlier = found.setdefault(data.directory, (base, (*changes, *common), data, place))
             if earlier[2] != data:
                 raise UserError(f"{place}: {data.directory} is prepared otherwise for {earlier[3]}; name another one")
-    corpora = {directory: (base, changes) for directory, (base, changes, _, _) in found.items()}
     for entry in entries:
-        row, directory = settings.rows[entry.row], entry.jobs[0].recipe.data.directory
-        if directory not in corpora:
-            base, changes = base_of(path, settings, entry.setting, row.recipe)
-            own = as_overrides({key: value for key, value in row.set.items() if key.partition(".")[0] == "data"})
-            corpora[directory] = (base, (*changes, *own, *common))
-    return corpora
+        row, place = settings.rows[entry.row], where.get(("rows", entry.row), str(path))
+        for job in entry.jobs:
+            wanted = job.recipe.data
+            if wanted.directory not in found:
+                base, changes = base_of(path, settings, entry.setting, row.recipe)
+                own = as_overrides({key: value for key, value in row.set.items() if key.partition(".")[0] == "data"})
+                changes = [*changes, *own, *common]
+                found[wanted.directory] = (base, tuple(changes), _resolved(base, changes, place).data, place)
+            *_, data, earlier_place = found[wanted.directory]
+            if other := _difference(wanted, data):
+                raise UserError(
+                    f"{place}: {wanted.directory} is prepared with another data.{other} for {earlier_place};"
+                    " give the row a data.directory of its own"
+                )
+    return {directory: (base, changes) for directory, (base, changes, _, _) in found.items()}
+
+
+def _difference(wanted: DataSettings, prepared: DataSettings) -> str | None:
+    """The first key that keeps a row from using what was prepared; fewer pairs do not."""
+    if not set(wanted.pairs) <= set(prepared.pairs):
+        return "pairs"
+    keys = DataSettings.model_fields.keys() - {"pairs"}
+    return next((key for key in sorted(keys) if getattr(wanted, key) != getattr(prepared, key)), None)

@@ -125,6 +125,25 @@ def test_every_corpus_of_the_rows_is_prepared(tmp_path: Path) -> None:
     assert {entry.jobs[0].recipe.data.directory for entry in study.entries} == set(study.corpora)
 
 
+@pytest.mark.parametrize(
+    ("rows", "key"),
+    [
+        ("p: {set: {data.max_train: {fr-en: 9}}}", "max_train"),
+        ("p: {set: {data.pairs: [bs-en, de-en]}}", "pairs"),
+        ("p: {set: {data.directory: mine, data.split.dev: 3}}\n  q: {set: {data.directory: mine}}", "split"),
+    ],
+)
+def test_rows_that_want_different_data_in_one_directory(tmp_path: Path, rows: str, key: str) -> None:
+    path = write(tmp_path, HEAD + ROWS.rstrip() + f"\n  {rows}\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(UserError, match=rf"study.yaml:{line}: .* is prepared with another data.{key} for"):
+        read_study(path)
+
+
+def test_fewer_pairs_of_a_prepared_corpus_are_no_other_data(tmp_path: Path) -> None:
+    read_study(write(tmp_path, HEAD + ROWS.rstrip() + "\n  p: {set: {data.pairs: [bs-en]}}\n"))
+
+
 def test_closing_commands_wait_for_the_runs_that_they_name(tmp_path: Path) -> None:
     commands = "after: ['one {run.plain} {run.pairs}', 'two {run.student} {report}/x', three]"
     study = read_study(write(tmp_path, (HEAD + ROWS).replace("prepare: false", commands)))
