@@ -2,7 +2,8 @@
 
 All take turns, some updates each, round after round, on the same parallel data and through the training loop's own
 steps; a ratio is that of seconds for each target token of parallel text, the median over rounds. A method that also
-trains on text of one language, or trains two students, pays for that. Peak memory is that of a process of its own.
+trains on text of one language, or trains two students, pays for that. A sampler that measures the student does so once
+a turn, and its ratio is reckoned for the interval that is its default. Peak memory is that of a process of its own.
 """
 
 import argparse
@@ -30,6 +31,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     "lssd selective": ("method={name: lssd, variant: selective, teachers: {cache: off}}",),
     "lssd adaptive": ("method={name: lssd, variant: adaptive, teachers: {cache: off}}",),
     "stsd": ("method={name: lssd, teacher: overall, teachers: {cache: off}}",),
+    "multi-distill": ("method={name: multi_distill, rule: fix, experts: EXPERTS}",),
+    "multidds": ("sampler={name: multidds, every: EVERY}",),
+    "multiuat": ("sampler={name: multiuat, every: EVERY}",),
+    "chi-ibr": ("sampler={name: chi_ibr, baseline: BASELINE}",),
+    "ccl-m": ("sampler={name: ccl_m}",),
     "id, K = 2": (f"method={ID.format(2, '{name: translation}')}",),
     "id, K = 3": (f"method={ID.format(3, '{name: translation}')}",),
     "cd": (
@@ -39,7 +45,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "two students": (TWO, "method={name: translation}"),
     "pareto, bi": (TWO, "method={name: pareto, rule: bi}"),
 }
-"""Overrides of the recipe that make it each method."""
+"""Overrides of the recipe that make it each method; EXPERTS, EVERY and BASELINE are made when it runs."""
 FIXED = ("tracking.wandb=off", "train.max_tokens=512", "train.batches_per_update=1")
 
 
@@ -67,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
         peaks = {name: _peak_in_child(args, name) for name in names}  # before this process joins a job of its own
         seconds = _measure(args, names, Path(folder))
     plain = seconds["multilingual"]
+    for name, taken in seconds.items():
+        share = _share(args, name)
+        seconds[name] = [p + share * (s - p) for s, p in zip(taken, plain, strict=True)]
     rows = [
         {
             "method": name,
@@ -78,6 +87,14 @@ def run(args: argparse.Namespace) -> int:
         for name in names
     ]
     return publish("methods", table(rows), {"rows": rows}, args.out)
+
+
+def _share(args: argparse.Namespace, name: str) -> float:
+    """How many of a turn's extra seconds a turn pays on average: of a measurement's, those of a turn's updates."""
+    from mnmt_ds.samplers.actor import ActorSettings
+
+    measures = any("EVERY" in word for word in METHODS[name])
+    return args.updates / ActorSettings.model_fields["every"].default if measures else 1.0
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -116,10 +133,23 @@ def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], 
     from mnmt_ds.engine.teaching import Ahead
     from mnmt_ds.engine.training import Training
 
+    def training(method: Sequence[str], own: Path) -> Training:
+        # the user's settings last, but for the method, which is this row's
+        return Training(load_recipe(args.recipe, [f"directory={own}", *FIXED, *args.overrides, *method]), resume=False)
+
     own = folder / name.replace(" ", "_").replace(",", "")
-    # the user's settings last, but for the method, which is this row's
-    overrides = [f"directory={own}", *FIXED, *args.overrides, *METHODS[name]]
-    work = Training(load_recipe(args.recipe, overrides), resume=False)
+    words = {"EVERY": str(args.updates)}
+    if name in ("multi-distill", "chi-ibr"):  # what they need of runs before
+        before = training((), own / "before")
+        before.keep_last()
+        before.close()
+        words["EXPERTS"] = json.dumps({pair: str(own / "before" / "last") for pair in before.pairs})
+        words["BASELINE"] = str(own / "baseline.json")
+        Path(words["BASELINE"]).write_text(json.dumps(dict.fromkeys(before.pairs, 1.0)))
+    method = METHODS[name]
+    for word, value in words.items():
+        method = tuple(override.replace(word, value) for override in method)
+    work = training(method, own)
     _employ_teachers(work)
     ahead = {one.name: Ahead(one.method, one.walk, lambda: 1 << 60) for one in work.students}
     meter = Meter()
@@ -128,10 +158,11 @@ def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], 
         tokens = 0
         for one in work.students:
             group = one.walk.next()
-            update(one, group, ahead[one.name], meter, stop=False)
-            one.walk.count()
+            done = update(one, group, ahead[one.name], meter, stop=False)
+            one.walk.count(done.losses)
             if one is work.first:
                 tokens = sum(batch.tokens for batch in group if batch.task == "translation")
+        work.measure()
         return tokens
 
     return step

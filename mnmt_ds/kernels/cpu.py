@@ -10,7 +10,7 @@ from mnmt_ds.kernels import build
 from mnmt_ds.kernels.problem import Problem
 from mnmt_ds.kernels.statistics import Statistics, Store, found_rows, from_rows
 
-BUDGET = 64 << 20
+BUDGET = 56 << 20
 """Bytes of logits held at once."""
 MOST_PASSES, MOST_TEACHERS = 4, 2
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -50,6 +50,12 @@ void fetch_as(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) 
   for (int64_t i = 0; i < n; ++i) to[i] = widen(p[i]);
 }
 
+// Asks for rows of GROUP numbers that will be written soon: the next ones lie too far away for the CPU to guess.
+ROW void ask(const float* from, int64_t rows) {
+  constexpr int LINE = 64 / sizeof(float);
+  for (int64_t i = 0; i < rows * GROUP; i += LINE) __builtin_prefetch(from + i, 1, 2);
+}
+
 void fetch(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) {
   switch (m.kind) {
     case Kind::float32: return fetch_as<float>(m, row, from, n, to);
@@ -253,6 +259,7 @@ void statistics_of(const Chunk& c, float* found) {
         pack_rows(c.teacher_projection[j], first, rows.get());
         for (int64_t g = 0; g < per; ++g) {
           float* y = block(c.teacher_logits, j, g);
+          if (g + 1 < per) ask(y + high * GROUP, n);
           multiply_rows(rows.get(), teacher_columns[j].get() + g * width * GROUP, width, panels, y);
           if (c.vocabulary[j])
             for (int64_t v = 0; v < n; ++v)
@@ -265,6 +272,7 @@ void statistics_of(const Chunk& c, float* found) {
       for (int64_t g = 0; g < per; ++g) {
         for (int k = 0; k < K; ++k) {
           float* z = block(c.logits, k, g);
+          if (g + 1 < per) ask(z + high * GROUP, n);
           multiply_rows(rows.get(), columns.get() + (k * per + g) * width * GROUP, width, panels, z);
           write_gold(c, z, g, first, found + (PASS_ROWS * k + 3) * c.tokens);
         }
@@ -447,6 +455,10 @@ void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dpr
       for (int64_t g = 0; g < per; ++g) {
         float* z = c.logits + (g * high + first) * GROUP;
         const float* y = c.teacher_logits + (J ? (g * high + first) * GROUP : 0);
+        if (g + 1 < per) {
+          for (int k = 0; k < K; ++k) ask(z + k * step + high * GROUP, n);
+          for (int j = 0; j < J; ++j) ask(y + j * step + high * GROUP, n);
+        }
         for (int half = 0; half < 2; ++half)
           gradient_block<K, J>(slopes[2 * g + half], z + half * LANES, y + (J ? half * LANES : 0), step, n);
         for (int64_t t = g * GROUP; t < std::min((g + 1) * GROUP, c.tokens); ++t) {
@@ -465,6 +477,8 @@ void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dpr
           for (int64_t v = 0; v < n; v += TALL) {
             Tile tile;
             tile.clear();
+            for (int64_t i = 0; i < std::min<int64_t>(TALL, n - v); ++i)
+              ask(dprojection + (first + v + i) * width + q * GROUP, 1);
             for (int64_t kg = begin; kg < end; ++kg)
               tile.add<GROUP, 1>(c.logits + kg / per * step + (kg % per * high + first + v) * GROUP,
                                  panels.get() + (q * all + kg) * GROUP * GROUP, GROUP);
