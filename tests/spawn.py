@@ -8,6 +8,9 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
+PATIENCE = float(os.environ.get("MNMT_DS_TEST_PATIENCE", "1"))
+"""Multiplies how long is waited for ranks, on a machine that is busy with other work."""
+
 
 def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """``function(*arguments)`` on every rank; its results in order of rank. A rank's failure is raised here."""
@@ -24,12 +27,12 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[
     found: dict[int, Any] = {}
     try:
         for _ in ranks:
-            rank, value, failure = results.get(timeout=300)
+            rank, value, failure = results.get(timeout=300 * PATIENCE)
             if failure is not None:
                 raise AssertionError(f"rank {rank} failed:\n{failure}")
             found[rank] = value
         for process in ranks:
-            process.join(timeout=60)
+            process.join(timeout=60 * PATIENCE)
             assert process.exitcode == 0, f"a rank ended with exit code {process.exitcode}"
     finally:
         for process in ranks:
@@ -52,7 +55,7 @@ def _rank(rank: int, count: int, port: int, results: Any, function: Callable[...
         from mnmt_ds.distributed import job
 
         logger.setLevel(logging.WARNING)
-        with job(timeout_minutes=3):
+        with job(timeout_minutes=3 * PATIENCE):
             value = function(*arguments)
         results.put((rank, value, None))
         results.close()

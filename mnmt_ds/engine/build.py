@@ -12,7 +12,7 @@ from mnmt_ds import __version__
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.distributed import data_ranks, device, is_main, on_main_first, same_everywhere, seed_of
-from mnmt_ds.engine import ds_config, pipeline, student, trials
+from mnmt_ds.engine import balance, ds_config, pipeline, student, trials
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.dev_scores import dev_bleu
 from mnmt_ds.engine.exchange import Exchange
@@ -67,15 +67,16 @@ def make_students(
     """The run's students, each on an engine of its own and with a log of its own where there are several."""
     names = [name for name, _ in students_of(recipe)]
     together, last = ds_config.zero_stage(config) == 3, last_update(recipe, streams[0])
+    costs = balance.costs(recipe, corpus.tokenizer.size) if recipe.pipeline is not None else ()
     for (name, own), stream in zip(students_of(recipe), streams, strict=True):
-        engine, log, peers = make_engine(own, config, corpus), tracker, None
+        engine, log, peers = make_engine(own, config, corpus, costs), tracker, None
         if own is not recipe:
             on_main_first(own.directory.mkdir, 0o777, True, True)
             log = Tracker(own.directory, own.tracking.model_copy(update={"wandb": "off"}), is_main(), {}, own.name)
             peers = exchange.peers_of(name, names, together, last, trials.run)
         method = build(own.method, make_context(own, engine, corpus, stream, tracker.say, peers))
         best = Best(own.data.pairs, own.validation.selection, dev_tokens)
-        exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log)
+        exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log, exchange.bring)
     return list(exchange.students.values())
 
 
@@ -93,10 +94,10 @@ def facts(recipe: Recipe, streams: Sequence[Stream]) -> Facts:
     return Facts(recipe.data.pairs, sizes, names, samplers, recipe.validation.bleu_every)
 
 
-def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> Any:
-    """A model with its first weights, on an engine."""
+def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus, costs: Sequence[float]) -> Any:
+    """A model with its first weights, on an engine; pipeline stages are cut by ``costs``, equal for all students."""
     if recipe.pipeline is not None:
-        return pipeline.initialise_engine(recipe, config, corpus.tokenizer.size)
+        return pipeline.initialise_engine(recipe, config, corpus.tokenizer.size, costs)
     torch.manual_seed(seed_of(recipe.train.seed, "weights"))
     return student.initialise_engine(initialise(Transformer(recipe.model, corpus.tokenizer.size)), config)
 

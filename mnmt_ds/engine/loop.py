@@ -19,7 +19,7 @@ from mnmt_ds.engine.meter import Meter, memory
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.student import Student
-from mnmt_ds.engine.teaching import Ahead
+from mnmt_ds.engine.teaching import Ahead, slots_of
 from mnmt_ds.engine.training import Training
 from mnmt_ds.engine.utilisation import peak_flops, training_flops
 from mnmt_ds.samplers.sampler import Losses
@@ -113,7 +113,8 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
         flops = sum(training_flops(one.recipe.model, one.model.vocabulary_size, batch) for batch in group)
         meter.flops += flops / stages()
     if student.piped(one.engine):
-        norm = pipeline.update(one, group, number, rate, take, agree)
+        coming = slots_of(one.walk.plan, one.walk.position.inside, len(group))
+        norm = pipeline.update(one, group, coming, number, rate, take, agree)
     else:
         for index, batch in enumerate(group):
             if index:

@@ -9,12 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.batch import Batch, Slot, to_device
 from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, world_size
-from mnmt_ds.engine import balance, ds_config
-from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.engine.student import Scorer, Student
-from mnmt_ds.engine.teaching import slots
+from mnmt_ds.engine import ds_config
+from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.engine.student import Scorer, Student, number_of
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.segment import parts_of
 from mnmt_ds.models.settings import ModelSettings
@@ -31,7 +30,7 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
     if recipe.pipeline is None:
         return
     count, zero = recipe.pipeline.stages, config.get("zero_optimization", {})
-    row, sampler = parts_of(recipe.model, 1), recipe.sampler
+    row, samplers = parts_of(recipe.model, 1), [own.sampler for _, own in students_of(recipe)]
     most = recipe.model.encoder_layers + recipe.model.decoder_layers + 2
     refusals = {
         f"{count} stages; the model has {len(row)} places, give 1 to {most} stages": not 1 <= count <= most,
@@ -46,13 +45,11 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
         ),
         "fp16 is not done along stages; set train.precision: bf16": recipe.train.precision == "fp16",
         "offload is not done along stages; leave offload_optimizer out": bool(zero.get("offload_optimizer")),
-        f"sampler {sampler.name} measures the student, which is not done along stages; take one that does not": (
-            hasattr(sampler, "every")
-        ),
-        "mutual distillation (students, method pareto) is not done along stages; leave 'pipeline' out": (
-            bool(recipe.students) or "pareto" in _names(recipe.method)
-        ),
     }
+    for sampler in samplers:
+        refusals[f"sampler {sampler.name} measures the student, which is not done along stages; take another"] = (
+            hasattr(sampler, "every")
+        )
     for method in _inside(recipe.method):
         quiet = getattr(method, "gate_student", "train") == "eval" and method.variant != "whole"
         refusals["gate_student: eval takes a second pass that stages do not make; set gate_student: train"] = quiet
@@ -72,14 +69,9 @@ def _inside(method: Any) -> list[Any]:
     return [method, *(found for one in inner for found in _inside(one))]
 
 
-def _names(method: Any) -> set[str]:
-    return {one.name for one in _inside(method)}
-
-
-def initialise_engine(recipe: Recipe, config: ds_config.Json, vocabulary_size: int) -> Any:
-    """The recipe's model along its stages."""
+def initialise_engine(recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float]) -> Any:
+    """The recipe's model along its stages, which are cut by the ``costs`` of its places."""
     assert recipe.pipeline is not None
-    costs = balance.costs(recipe, vocabulary_size)
     return make_engine(recipe.model, vocabulary_size, recipe.pipeline.stages, costs, config, recipe.train.seed)
 
 
@@ -114,16 +106,17 @@ def make_engine(
 
 
 def update(
-    one: Student, group: Sequence[Batch], number: int, rate: float, take: Callable[[Batch, Metrics], None],
-    agree: Callable[[], None],
+    one: Student, group: Sequence[Batch], coming: Sequence[Sequence[Slot | None]], number: int | str, rate: float,
+    take: Callable[[Batch, Metrics], None], agree: Callable[[], None],
 ) -> float | None:  # fmt: skip
     """One optimizer step along the stages; returns the gradient's norm.
 
-    ``take`` has each micro-batch's metric sums on the last stage; ``agree`` is called on all ranks before anything is
-    updated.
+    ``coming`` tells what every rank's micro-batches are; ``take`` has each one's metric sums on the last stage;
+    ``agree`` is called on all ranks before anything is updated.
     """
     module: Stages = one.engine.module
-    announce(one, len(group))
+    announce(one, coming)
+    one.bring(one, group, number)
     norms: list[Tensor] = []
 
     def score(states: Any, projection_VD: Tensor, batch: Batch) -> Tensor:
@@ -146,12 +139,16 @@ def update(
     return None if norm is None else float(norm)
 
 
-def inputs(one: Student, group: Sequence[Batch], number: int) -> Iterator[tuple[Any, Any]]:
+def inputs(one: Student, group: Sequence[Batch], number: int | str) -> Iterator[tuple[Any, Any]]:
     """An update's micro-batches as the first and the last stage take them."""
     for index, batch in enumerate(group):
-        ready = one.method.prepare(to_device(batch, device())._replace(update=number))
-        slot = index * data_ranks() + data_rank()
-        yield as_input(ready, seed_of(one.recipe.train.seed, "dropout", number, slot))
+        ready = one.method.prepare(to_device(batch, device())._replace(update=number_of(number)))
+        yield as_input(ready, seed(one, "dropout", number, index))
+
+
+def seed(one: Student, what: str, number: int | str, index: int) -> int:
+    """Of what is drawn for a micro-batch, as without a pipeline: a function of its place in the update alone."""
+    return seed_of(one.recipe.train.seed, what, number, index * data_ranks() + data_rank())
 
 
 def as_input(batch: Batch, seed: int) -> tuple[Any, Any]:
@@ -162,11 +159,10 @@ def as_input(batch: Batch, seed: int) -> tuple[Any, Any]:
     return (batch.source_BS, batch.decoder_BT, torch.tensor(note, device=batch.source_BS.device)), Labels(batch)
 
 
-def announce(one: Student, steps: int) -> None:
+def announce(one: Student, coming: Sequence[Sequence[Slot | None]]) -> None:
     """Tells this stage's relays which teacher each micro-batch of the coming update has."""
-    plan, position = one.walk.plan, one.walk.position
-    for step in range(steps):
-        one.method.upcoming(slots(plan, position.inside * steps + step, steps))
+    for slots in coming:
+        one.method.upcoming(slots)
         for relay in one.engine.module.relays:
             relay.noted()
 
@@ -195,10 +191,37 @@ def quiet_metrics(engine: Any, batches: Sequence[Batch], score: Scorer) -> list[
         found.append(metrics)
         return loss.float()
 
-    engine.module.score = scored
+    _run(engine, batches, scored)
+    return found
+
+
+def states(engine: Any, batches: Sequence[Batch], seeds: Sequence[int] | None) -> list[Tensor | None]:
+    """Decoder states (B, T, D) of each batch without gradient, on the last stage; None for each on the others.
+
+    ``seeds``: dropout is on, and drawn from each batch's; None: it is off.
+    """
+    found: list[Tensor | None] = []
+
+    def keep(states: Any, projection_VD: Tensor, batch: Batch) -> Tensor:
+        found.append(states.decoder_BTD)
+        return torch.zeros((), device=device())
+
+    _run(engine, batches, keep, seeds)
+    return found or [None] * len(batches)
+
+
+def _run(
+    engine: Any, batches: Sequence[Batch], score: Callable[..., Tensor], seeds: Sequence[int] | None = None
+) -> None:
+    """Forward passes alone, without gradient; ``score`` is called on the last stage, in order."""
+    if not batches:
+        return
+    module: Stages = engine.module
+    module.score, module.loud = score, seeds is not None
     engine.reset_activation_shape()
-    ready = (as_input(to_device(batch, device()), 0) for batch in batches)
+    drawn = seeds or [0] * len(batches)
+    ready = (as_input(to_device(batch, device()), own) for batch, own in zip(batches, drawn, strict=True))
     engine.eval_batch(ready, bcast_loss=False, num_micro_batches=len(batches))
     engine.reset_activation_shape()
+    module.loud = False
     engine.train()
-    return found

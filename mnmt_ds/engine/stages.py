@@ -63,6 +63,8 @@ class Stages(PipelineModule):
         self.relays: list[Relay] = []
         self.score: Scorer = _not_set
         self.before_step: Callable[[], None] = _not_set
+        self.loud = False
+        """Dropout is on in passes without gradient, too."""
 
     def _partition_layers(self, method: str = "") -> None:
         self.parts = bounds(self.row, self.costs, self.num_stages)
@@ -99,13 +101,15 @@ class Stages(PipelineModule):
         flow = Flow(source_BS, decoder_BT, note.passes, bool(note.shared_memory))
         if not first:
             self.model.unpack(states_BLD, flow)
-        if self.training:
+        dropout = self.training or self.loud
+        self.model.train(dropout)
+        if dropout:
             if first:
                 torch.manual_seed(note.seed)
             else:
                 set_random_state(random)
         self.model(flow)
-        random = random_state() if self.training else numbers.new_zeros(1, dtype=torch.uint8)
+        random = random_state() if dropout else numbers.new_zeros(1, dtype=torch.uint8)
         lessons = self._taught(source_BS, decoder_BT, note, () if first else taught)
         if last:
             assert flow.x_BLD is not None and flow.memory_BSD is not None

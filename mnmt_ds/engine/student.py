@@ -1,6 +1,6 @@
 """A student: a model on a DeepSpeed engine, with its method, its data stream and its best checkpoints."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ class Student:
     """As this student follows it: with its own sampler, seed and directory."""
     walk: Walk
     tracker: Tracker
+    bring: Callable[["Student", Sequence[Batch], int | str], None] = lambda one, group, number: None
+    """Along a pipeline: fetches what other students say of an update's micro-batches, before it."""
     last: int | None = None
     """The update whose weights are kept as ``last``."""
 
@@ -83,8 +85,7 @@ def backward(student: Student, batch: Batch, update: int | str, slot: int) -> di
 
     Dropout is seeded by (seed, update, slot): the same masks on any number of ranks, and nothing to save for a resume.
     """
-    number = update if isinstance(update, int) else int(update.partition("+")[0])
-    moved = to_device(batch, device())._replace(update=number)
+    moved = to_device(batch, device())._replace(update=number_of(update))
     torch.manual_seed(seed_of(student.recipe.train.seed, "teach", update, slot))  # for teachers with dropout
     batch = student.method.teach(student.method.prepare(moved))
     torch.manual_seed(seed_of(student.recipe.train.seed, "dropout", update, slot))
@@ -92,6 +93,11 @@ def backward(student: Student, batch: Batch, update: int | str, slot: int) -> di
     # DeepSpeed averages gradients over ranks; with this factor the update's loss is sum over tokens / token count.
     student.engine.backward(loss * (data_ranks() / batch.divisor), scale_wrt_gas=False)
     return metrics
+
+
+def number_of(update: int | str) -> int:
+    """The number of an update; of one within trials ("12+3": their fourth) that of the last before them."""
+    return update if isinstance(update, int) else int(update.partition("+")[0])
 
 
 def step(student: Student, rate: float) -> float | None:

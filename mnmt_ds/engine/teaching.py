@@ -132,6 +132,11 @@ class Ahead:
             self._next += 1
 
 
+def slots_of(plan: Plan, update: int, steps: int) -> list[Sequence[Slot | None]]:
+    """What each rank holds in every micro-step of one of an epoch's updates."""
+    return [slots(plan, update * steps + step, steps) for step in range(steps)]
+
+
 def slots(plan: Plan, number: int, steps: int) -> Sequence[Slot | None]:
     """What each rank holds in an epoch's micro-step; None for a rank that has nothing left."""
     update, step = divmod(number, steps)

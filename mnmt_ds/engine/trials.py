@@ -6,12 +6,12 @@ from typing import NamedTuple
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import Plan
 from mnmt_ds.distributed import data_rank, data_ranks
-from mnmt_ds.engine import rewind, student
+from mnmt_ds.engine import pipeline, rewind, student
 from mnmt_ds.engine.exchange import Exchange, Memory
 from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.student import Student
-from mnmt_ds.engine.teaching import slots
+from mnmt_ds.engine.teaching import slots_of
 from mnmt_ds.engine.validation import validate
 from mnmt_ds.objectives.peers import TrialSettings
 
@@ -40,7 +40,7 @@ def run(
     try:
         for change in changes:
             change()
-            _train(exchange.memory, one, parts)
+            _train(one, parts)
             found = validate(one.engine, exchange.dev, exchange.pairs, exchange.score)
             results.append({pair: found[pair]["loss"] for pair in exchange.pairs})
             if kept is not None:
@@ -83,16 +83,19 @@ def _updates(part: Part) -> Iterator[tuple[int, list[Batch]]]:
         yield number, part.stream.counted(group)
 
 
-def _train(memory: Memory, one: Student, parts: Sequence[Part]) -> None:
+def _train(one: Student, parts: Sequence[Part]) -> None:
     done, now = 0, one.walk.position.update
-    memory.at = 0
     for part in parts:
         for number, group in _updates(part):
+            coming, name = slots_of(part.plan, number, len(group)), f"{now}+{done}"
+            done += 1
+            rate = learning_rate(one.recipe.train, now + done)
+            if student.piped(one.engine):
+                pipeline.update(one, group, coming, name, rate, take=lambda batch, metrics: None, agree=lambda: None)
+                continue
             for index, batch in enumerate(group):
                 if index:
                     one.engine.step()
-                one.method.upcoming(slots(part.plan, number * len(group) + index, len(group)))
-                student.backward(one, batch, f"{now}+{done}", index * data_ranks() + data_rank())
-                memory.at += 1
-            done += 1
-            student.step(one, learning_rate(one.recipe.train, now + done))
+                one.method.upcoming(coming[index])
+                student.backward(one, batch, name, index * data_ranks() + data_rank())
+            student.step(one, rate)

@@ -138,7 +138,8 @@ class Segment(nn.Module):
         elif kind == "target":
             flow.memory_BSD = states_BLD
         else:
-            flow.memory_BSD, flow.x_BLD = states_BLD[:, :source_S], states_BLD[:, source_S:]
+            memory_BSD, flow.x_BLD = states_BLD.split([source_S, states_BLD.shape[1] - source_S], 1)
+            flow.memory_BSD = memory_BSD.contiguous()  # lest each layer keeps a copy for its backward pass
         return flow
 
     def _run(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:

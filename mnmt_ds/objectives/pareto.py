@@ -5,13 +5,13 @@ loss_i = (1 - alpha_i[l]) * CE(B_l; theta_i) + alpha_i[l] * KD(B_l; theta_i, the
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mnmt_ds.batch import Batch
+from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
@@ -179,7 +179,7 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
         batch = base.teach(batch)
         alpha, names = held.of(context.pairs[batch.pair])
         # At ZeRO-3 a rank whose own batch is not taught still helps to gather the peer's parameters for the others.
-        asked = peers.others if peers.together and held.in_use() else names
+        asked = peers.others if peers.together and held.in_use() else names if batch.tokens else []
         states = {name: peers.states(name, batch, settings.peer_dropout) for name in asked}
         if not names or batch.tokens == 0:
             return batch
@@ -187,6 +187,11 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
         for name in names:
             lessons["peer" if len(peers.others) == 1 else f"peer_{name}"] = Teacher(*states[name], alpha / len(names))
         return batch._replace(gold_weight=(1 - alpha) * batch.gold_weight, teachers=lessons)
+
+    def upcoming(slots: Sequence[Slot | None]) -> None:
+        base.upcoming(slots)
+        taught = {context.pairs[slot.pair] for slot in slots if slot is not None}
+        peers.announce({name for pair in taught for name in held.of(pair)[1]}, settings.peer_dropout)
 
     def adjust(report: Report) -> None:
         """Algorithm 1, lines 7 to 9: the rule, every ``interval`` validations, once distillation has started."""
@@ -204,7 +209,7 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
             peers.trial(settings.trials.model_copy(update={"after": "keep"}), [_as_it_is] * TRIALS)
         held.seconds = time.monotonic() - began
 
-    return base._replace(teach=teach, adjust=adjust, state={**base.state, "weights": held})
+    return base._replace(teach=teach, upcoming=upcoming, adjust=adjust, state={**base.state, "weights": held})
 
 
 def search(settings: ParetoSettings, held: PeerWeights, peers: Peers, report: Report) -> None:

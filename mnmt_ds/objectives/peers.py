@@ -1,6 +1,6 @@
 """What a student's method may know and ask of the run's other students."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
@@ -43,6 +43,9 @@ class Peers(NamedTuple):
     states: Callable[[str, Batch, bool], tuple[Tensor, Tensor]]
     """A student's decoder states (B, T, E) and projection (V, E) of a batch, without gradient; with its dropout where
     the last argument says so."""
+    announce: Callable[[Collection[str], bool], None]
+    """Told by all ranks alike of every micro-batch before its update, in order: the students that any rank will ask,
+    and whether with dropout. Along pipeline stages they are asked all at once, before the update."""
     together: bool
     """All ranks must ask for a student's states together (ZeRO-3 gathers its parameters)."""
     trial: Trial

@@ -255,7 +255,9 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "teachers.cache: ram": ({"method": {**PASSES, "base": {"name": "lssd", "teachers": {"cache": "ram"}}}}, 1),
     "on_device: layers": ({"method": {"name": "lssd", "teachers": {"on_device": "layers", "cache": "off"}}}, 1),
-    "mutual distillation": ({"method": {"name": "pareto"}, "students": [{}, {}]}, 1),
+    "sampler multiuat measures the student": (
+        {"method": {"name": "pareto"}, "students": [{}, {"sampler": {"name": "multiuat"}}]}, 1
+    ),
 }  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 """Several students: the same losses on every layout, searches that leave no trace, exact resume, one's own files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mnmt_ds.tracking import read_records
+from tests.engine.test_pipeline import keys
 from tests.spawn import on_ranks
 from tests.tiny import PAIRS, recipe, zero
 
@@ -47,12 +50,16 @@ def made(corpus: str, directory: str, method: str, stage: int, **sections: Any) 
     return recipe(Path(corpus), Path(directory), **{**base, **merged})
 
 
-def train_all(corpus: str, directory: str, cases: list[tuple[str, int]]) -> list[list[Records]]:
+def train_all(
+    corpus: str, directory: str, cases: list[tuple[str, int]], stages: Sequence[int] = ()
+) -> list[list[Records]]:
+    """``stages``: of each case's pipelines; 0, and where there is none: without."""
     from mnmt_ds.engine.loop import train
 
     found = []
-    for method, stage in cases:
-        run = train(made(corpus, f"{directory}/{method}{stage}", method, stage))
+    for (method, stage), count in zip_longest(cases, stages, fillvalue=0):
+        pipeline = {"pipeline": {"stages": count}} if count else {}
+        run = train(made(corpus, f"{directory}/{method}{stage}{'p' * count}", method, stage, **pipeline))
         found.append([read_records(path) for path in sorted(run.glob("students/*/metrics.jsonl"))])
     return found
 
@@ -79,6 +86,51 @@ def test_losses_do_not_depend_on_the_layout(
     for ours, theirs in zip(spread[SPREAD.index(case)], alone[1][case[0]], strict=True):
         for key in KEYS:
             assert values(ours, key) == pytest.approx(values(theirs, key), rel=1e-5, abs=1e-5), key
+
+
+PIPED = {
+    1: [("auto", 1), ("uni", 0)],
+    2: [("uni", 1), ("bi", 0), ("auto", 1), ("around_lssd", 1), ("id_around", 1), ("released", 1)],
+    4: [("auto", 1), ("around_lssd", 0)],
+}
+"""By ranks: what runs there along pipelines of two stages (one, on one rank)."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", PIPED)
+def test_students_along_stages_train_as_they_do_without(
+    alone: tuple[Path, dict[str, list[Records]]], tiny_corpus: Path, tmp_path: Path, ranks: int
+) -> None:
+    """Each student's own pipeline over the same ranks: losses, searched weights and final weights of one process."""
+    count, cases = min(ranks, 2), PIPED[ranks]
+    runs = on_ranks(ranks, train_all, str(tiny_corpus), str(tmp_path), cases, [count] * len(cases))[0]
+    for (method, stage), found in zip(cases, runs, strict=True):
+        for ours, theirs in zip(found, alone[1][method], strict=True):
+            for key in KEYS:
+                assert values(ours, key) == pytest.approx(values(theirs, key), rel=1e-5, abs=1e-5), (method, key)
+        same_weights(tmp_path / f"{method}{stage}{'p' * count}", alone[0] / f"{method}0")
+
+
+def same_weights(run: Path, other: Path) -> None:
+    """Of all students in the end, to 1e-5."""
+    for student in ("model_1", "model_2"):
+        found, wanted = (load_file(path / "students" / student / "last" / "model.safetensors") for path in (run, other))
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            far = (found[name] - value).abs() > 1e-5 + 1e-5 * value.abs()
+            assert not (far & ~keys(name, value)).any(), (run, student, name)
+
+
+def test_two_students_along_two_stages(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Searched weights: trials train a student along its stages, under its peer along the same ones, and leave no
+    trace; on the same two ranks without stages all is the same."""
+    cases = [("auto", 1), ("auto", 1)]
+    plain, piped = on_ranks(2, train_all, str(tiny_corpus), str(tmp_path), cases, [0, 2])[0]
+    for ours, theirs in zip(piped, plain, strict=True):
+        for key in KEYS:
+            assert values(ours, key) == pytest.approx(values(theirs, key), rel=1e-5, abs=1e-5), key
+        assert values(ours, "train/peer_loss") and len(set(values(ours, "alpha/fr-en"))) > 1
+    same_weights(tmp_path / "auto1pp", tmp_path / "auto1")
 
 
 def values(records: Records, key: str) -> list[float]:
@@ -239,8 +291,6 @@ def _killed_in_a_search(corpus: str, directory: str, method: str) -> dict[str, A
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "id_around"])
 def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path, method: str) -> None:
-    from safetensors.torch import load_file
-
     from mnmt_ds.engine import checkpoint
 
     found = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path), method)[0]
