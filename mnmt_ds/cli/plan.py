@@ -10,7 +10,9 @@ HELP = "say what a recipe will need: memory, layouts that fit, passes, hours"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="YAML recipe; its corpus must be prepared")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="ranks, one a device (default 1)")
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="ranks, one a device (default 1, or one a pipeline stage)"
+    )
     parser.add_argument("--memory", type=float, metavar="GB", help="GB (1e9 bytes) of a device: list layouts that fit")
     parser.add_argument("--gpu", action="store_true", help="plan for GPUs, also on a machine without one")
     parser.add_argument("--no-probe", action="store_true", help="do not measure the process's own memory")
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(report.report(plan)))
     if args.memory is not None:
         room = args.memory * 1e9
-        choices = fitting(recipe, plan.layout, room, planner(recipe, plan.memory.base))
-        print("\n" + "\n".join(report.layout_lines(choices, args.devices, room)))
+        reckon = planner(recipe, plan.memories[0].base, plan.layout.on_cpu)
+        choices = fitting(recipe, plan.layout, room, reckon)
+        print("\n" + "\n".join(report.layout_lines(choices, plan.layout.ranks, room)))
     return 0

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mnmt_ds.distributed import device, sum_over_ranks, world_size
+from mnmt_ds.distributed import device, stage, stages, sum_over_ranks, world_size
 
 NAMES = {"loss": "train/loss", "ce": "train/ce_loss", "nll": "train/nll_loss"}
 
@@ -51,10 +51,16 @@ class Meter:
 
 
 def memory() -> dict[str, float]:
-    """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU."""
+    """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU; along a pipeline also the most of
+    any rank of each stage. Called by all ranks together."""
     import resource
 
     values = {"memory/cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
     if torch.cuda.is_available():
         values["memory/gpu_peak"] = float(torch.cuda.max_memory_allocated())
+    for name, size in list(values.items()) if stages() > 1 else ():
+        most = torch.zeros(stages(), dtype=torch.float64, device=device())
+        most[stage()] = size
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        values |= {f"{name}/stage_{number}": value for number, value in enumerate(most.tolist())}
     return values

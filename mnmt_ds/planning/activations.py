@@ -5,9 +5,11 @@ teachers, K passes; e bytes of an element of the weights' type. Each formula lis
 models/layers.py, once for each storage; a test counts them in a real forward pass.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnmt_ds.kernels import chunked, cpu
+from mnmt_ds.models.segment import parts_of
 from mnmt_ds.models.settings import ModelSettings
 
 WIDE = 4
@@ -69,30 +71,39 @@ def decoder_layer(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int:
     return x.target_tokens * position + x.source_tokens * 2 * d * e + own + cross
 
 
-def embeddings(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int:
-    """Both sides: token numbers (int64) and dropout's mask."""
-    each = 8 + m.d_model * mask_bytes(m.dropout, e, on_cpu)
-    return (x.source_tokens + x.target_tokens) * each
+def embedding(m: ModelSettings, tokens: int, e: int, on_cpu: bool) -> int:
+    """Of one side: token numbers (int64) and dropout's mask."""
+    return tokens * (8 + m.d_model * mask_bytes(m.dropout, e, on_cpu))
 
 
-def final_norms(m: ModelSettings, x: Shape, e: int) -> int:
-    """Input, output and statistics of the norms after the last encoder and decoder layers."""
-    return (x.source_tokens + x.target_tokens) * (2 * m.d_model * e + 2 * WIDE)
+def final_norm(m: ModelSettings, tokens: int, e: int) -> int:
+    """Input, output and statistics of the norm after the last encoder or decoder layer."""
+    return tokens * (2 * m.d_model * e + 2 * WIDE)
 
 
-def forward(m: ModelSettings, x: Shape, e: int, on_cpu: bool, passes: int = 1) -> int:
-    """Bytes alive at the end of a forward pass of the whole network, K passes at once.
+def forward(
+    m: ModelSettings, x: Shape, e: int, on_cpu: bool, passes: int = 1, kinds: Sequence[str] | None = None
+) -> int:
+    """Bytes alive at the end of a forward pass, K passes at once, along places of these ``kinds`` (None: all of them;
+    see models/segment.py).
 
     With activation checkpointing a layer keeps its inputs alone, and one layer at a time is whole again in the
     backward pass.
     """
     x = x._replace(sentences=passes * x.sentences)
     encoder, decoder = encoder_layer(m, x, e, on_cpu), decoder_layer(m, x, e, on_cpu)
-    ends = embeddings(m, x, e, on_cpu) + final_norms(m, x, e)
+    whole = {"encoder": encoder, "decoder": decoder}
+    kept = whole | {
+        "source": embedding(m, x.source_tokens, e, on_cpu),
+        "encoder_norm": final_norm(m, x.source_tokens, e),
+        "target": embedding(m, x.target_tokens, e, on_cpu),
+        "decoder_norm": final_norm(m, x.target_tokens, e),
+    }
     if m.activation_checkpointing:
-        inputs = m.encoder_layers * x.source_tokens + m.decoder_layers * x.target_tokens
-        return ends + inputs * m.d_model * e + max(encoder, decoder)
-    return ends + m.encoder_layers * encoder + m.decoder_layers * decoder
+        kept |= {"encoder": x.source_tokens * m.d_model * e, "decoder": x.target_tokens * m.d_model * e}
+    found = [part.kind for part in parts_of(m, 1)] if kinds is None else kinds
+    again = max((whole.get(kind, 0) for kind in found), default=0) if m.activation_checkpointing else 0
+    return again + sum(kept.get(kind, 0) for kind in found)
 
 
 def loss(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passes: int, on_cpu: bool) -> int:

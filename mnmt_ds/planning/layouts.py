@@ -4,11 +4,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mnmt_ds.engine import ds_config
+from mnmt_ds.engine import ds_config, pipeline
 from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.settings import PipelineSettings, batches_per_update
+from mnmt_ds.errors import UserError
 from mnmt_ds.planning.memory import BUCKET, Layout, Memory
+from mnmt_ds.planning.stages import bubble
 
-OFFLOADS = ((False, False), (True, False), (True, True))
+OFFLOADS = ((True, False), (True, True))
+"""Of the optimizer, and of the parameters too."""
 SHRINK = (1, 2, 4, 8)
 """Micro-batches are tried at the recipe's budget of padded tokens over these."""
 
@@ -20,6 +24,9 @@ class Choice(NamedTuple):
     max_tokens: int
     checkpointing: bool
     memory: Memory
+    """Of the rank that takes most."""
+    bubble: float = 1.0
+    """What a pipeline's step takes over its stages' own work."""
 
 
 def given(recipe: Recipe, ranks: int, on_cpu: bool) -> Layout:
@@ -37,34 +44,54 @@ def given(recipe: Recipe, ranks: int, on_cpu: bool) -> Layout:
         recipe.train.precision,
         on_cpu,
         int(zero.get("reduce_bucket_size", BUCKET)),
+        recipe.pipeline.stages if recipe.pipeline is not None else 1,
     )
 
 
 def candidates(recipe: Recipe, layout: Layout) -> Iterator[tuple[Layout, int, bool]]:
     """Layouts, tokens of a micro-batch, activation checkpointing; what costs least time comes first.
 
-    Sharding more costs traffic, offloading more (and it saves nothing on a CPU), recomputing a third of a step; smaller
-    micro-batches fill a device less well.
+    Sharding more costs traffic, pipeline stages their bubble (the more the more), offloading most (and it saves nothing
+    on a CPU), recomputing a third of a step; smaller micro-batches fill a device less well.
     """
-    offloads = OFFLOADS[:1] if layout.on_cpu else OFFLOADS
-    stages = [(stage, off) for off in offloads for stage in range((0, 1, 3)[sum(off)], 4)]
-    for (stage, (optimizer, parameters)), again, part in itertools.product(stages, (False, True), SHRINK):
+    whole = layout._replace(offload_optimizer=False, offload_parameters=False, pipeline=1)
+    forms = [whole._replace(stage=stage) for stage in range(4)]
+    forms += [whole._replace(stage=stage, pipeline=count) for count in splits(recipe, layout) for stage in (0, 1)]
+    for optimizer, parameters in () if layout.on_cpu else OFFLOADS:
+        offload = whole._replace(offload_optimizer=optimizer, offload_parameters=parameters)
+        forms += [offload._replace(stage=stage) for stage in range(3 if parameters else 1, 4)]
+    for form, again, part in itertools.product(forms, (False, True), SHRINK):
         if again or not recipe.model.activation_checkpointing:
-            tried = layout._replace(stage=stage, offload_optimizer=optimizer, offload_parameters=parameters)
-            yield tried, max(1, recipe.train.max_tokens // part), again
+            yield form, max(1, recipe.train.max_tokens // part), again
+
+
+def splits(recipe: Recipe, layout: Layout) -> list[int]:
+    """Numbers of pipeline stages, above 1, that the ranks and the recipe allow at ZeRO-1."""
+    found = []
+    for count in range(2, layout.ranks + 1):
+        data_ranks, left = divmod(layout.ranks, count)
+        if left or batches_per_update(recipe.train, data_ranks) % data_ranks:
+            continue
+        try:
+            tried = recipe.model_copy(update={"pipeline": PipelineSettings(stages=count)})
+            pipeline.check(tried, {"zero_optimization": {"stage": 1}})
+            found.append(count)
+        except UserError:  # not this recipe, or not so many
+            continue
+    return found
 
 
 def fitting(recipe: Recipe, layout: Layout, room: float, need: Callable[[Layout, int, bool], Memory]) -> list[Choice]:
-    """Of each stage and offload, with and without recomputation, the largest micro-batch that fits ``room`` bytes."""
-    found: dict[tuple[int, bool, bool, bool], Choice] = {}
+    """Of each layout, with and without recomputation, the largest micro-batch that fits ``room`` bytes."""
+    found: dict[tuple[Layout, bool], Choice] = {}
     for tried, tokens, again in candidates(recipe, layout):
-        key = (tried.stage, tried.offload_optimizer, tried.offload_parameters, again)
-        if key not in found and (memory := need(tried, tokens, again)).device <= room:
-            found[key] = Choice(tried, tokens, again, memory)
+        if (tried, again) not in found and (memory := need(tried, tokens, again)).device <= room:
+            micro_batches = batches_per_update(recipe.train, tried.data_ranks) // tried.data_ranks
+            found[tried, again] = Choice(tried, tokens, again, memory, bubble(tried.pipeline, micro_batches))
     return [choice for choice in found.values() if not _needless(choice, found)]
 
 
-def _needless(choice: Choice, found: dict[tuple[int, bool, bool, bool], Choice]) -> bool:
+def _needless(choice: Choice, found: dict[tuple[Layout, bool], Choice]) -> bool:
     """Whether the same without recomputation takes as large a micro-batch."""
-    key = (choice.layout.stage, choice.layout.offload_optimizer, choice.layout.offload_parameters, False)
-    return choice.checkpointing and key in found and found[key].max_tokens >= choice.max_tokens
+    plain = found.get((choice.layout, False))
+    return choice.checkpointing and plain is not None and plain.max_tokens >= choice.max_tokens

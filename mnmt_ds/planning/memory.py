@@ -4,6 +4,8 @@ N parameters of e bytes on R ranks; ZeRO's parts as in Rajbhandari et al. (2020)
 DeepSpeed adds to them. On a GPU freed memory serves the next phase, so phases do not add up. On a CPU the C library
 keeps what it was given for most tensors, and DeepSpeed's flat buffers come from elsewhere: there they do. The numbers
 of those buffers, and what offload adds, were counted from measured runs, not derived.
+
+A rank of a pipeline holds its stage's parameters, and activations of as many micro-batches as are under way there.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning import activations
 from mnmt_ds.planning.activations import WIDE, Shape
 from mnmt_ds.planning.parameters import parameters
+from mnmt_ds.planning.stages import Stage, stages_of
 from mnmt_ds.teachers.library import ON_DEVICE
 from mnmt_ds.teachers.transfer import BUCKET as FETCH
 
@@ -34,6 +37,13 @@ class Layout(NamedTuple):
     """The ranks compute on CPUs: device and host are one memory."""
     bucket: int = BUCKET
     """Elements of the buffer that gradients are gathered in."""
+    pipeline: int = 1
+    """Stages that the layers are shared out to; 1: every rank holds all."""
+
+    @property
+    def data_ranks(self) -> int:
+        """Ranks with data of their own, between which a stage's states are sharded."""
+        return max(1, self.ranks // self.pipeline)
 
     @property
     def element(self) -> int:
@@ -43,7 +53,8 @@ class Layout(NamedTuple):
     def describe(self) -> str:
         """As people say it."""
         offloads = [name for name, on in zip(("optimizer", "parameters"), self[2:4], strict=True) if on]
-        return f"ZeRO-{self.stage}" + (f", {' and '.join(offloads)} on the CPU" if offloads else "")
+        stages = f"{self.pipeline} pipeline stages, " if self.pipeline > 1 else ""
+        return f"{stages}ZeRO-{self.stage}" + (f", {' and '.join(offloads)} on the CPU" if offloads else "")
 
 
 class Lessons(NamedTuple):
@@ -105,57 +116,78 @@ class Memory(NamedTuple):
 
 def memory(
     m: ModelSettings, vocabulary: int, shapes: Sequence[Shape], layout: Layout, lessons: Lessons, passes: int = 1,
-    base: int = 0, students: int = 1,
+    base: int = 0, students: int = 1, stage: Stage | None = None,
 ) -> Memory:  # fmt: skip
-    """Bytes a rank, at the largest of these micro-batches; of several students one computes at a time."""
-    n = parameters(m, vocabulary).total
+    """Bytes a rank (of a pipeline's stage), at the largest of these micro-batches; of several students one computes at
+    a time."""
+    held = stage or stages_of(m, vocabulary)[0]
+    n, r = held.parameters, layout.data_ranks
     weights, gradients, optimizer = states(n, layout)
     host_weights, host_optimizer = 0, 0
     if layout.offload_optimizer:  # with fp32 gradients and a buffer for the weights' way back
-        host_optimizer, optimizer = optimizer + (WIDE + layout.element) * n // layout.ranks, 0
-        gradients -= layout.element * n // layout.ranks if layout.stage > 1 else 0
+        host_optimizer, optimizer = optimizer + (WIDE + layout.element) * n // r, 0
+        gradients -= layout.element * n // r if layout.stage > 1 else 0
     if layout.offload_parameters:
-        host_weights = layout.element * n // layout.ranks
+        host_weights = layout.element * n // r
         weights -= host_weights
-    kept = max(step_activations(m, shape, layout, passes) for shape in shapes)
+    kept = max(step_activations(m, shape, layout, passes, held, lessons) for shape in shapes)
     loss = max(activations.loss(m, x, vocabulary, lessons.at_once, passes, layout.on_cpu) for x in shapes)
-    ready = ready_teachers(m, vocabulary, layout, lessons) if lessons.versions else 0
-    shards = min(lessons.versions * lessons.dtype_bytes * n // layout.ranks, lessons.shard_cap)
+    ready = ready_teachers(m, vocabulary, layout, lessons, n) if lessons.versions else 0
+    shards = min(lessons.versions * lessons.dtype_bytes * n // r, lessons.shard_cap)
     return Memory(
         base=base,
         weights=students * weights,
         gradients=students * gradients,
         optimizer=students * optimizer,
         activations=kept,
-        loss=loss,
+        loss=0 if held.following else loss,
         teachers=students * ready,
         host_optimizer=students * host_optimizer,
         host_weights=students * host_weights,
         host_teachers=students * (shards + lessons.remembered),
-        snapshot=WIDE * n,
+        snapshot=layout.element * parameters(m, vocabulary).total if held.first else 0,
         on_cpu=layout.on_cpu,
     )
 
 
-def ready_teachers(m: ModelSettings, vocabulary: int, layout: Layout, lessons: Lessons) -> int:
-    """Two models of the student's shape (of one layer on each side, where layers pass through), and a fetch's bucket,
-    which several ranks hold twice: what comes and what goes."""
-    shape = m.model_copy(update={"encoder_layers": 1, "decoder_layers": 1}) if lessons.by_layers else m
-    n = parameters(shape, vocabulary).total
-    return ON_DEVICE * layout.element * n + (1 + (layout.ranks > 1)) * min(FETCH, n) * lessons.dtype_bytes
+def ready_teachers(m: ModelSettings, vocabulary: int, layout: Layout, lessons: Lessons, n: int) -> int:
+    """Two models of the student's N parameters (of one layer on each side, where layers pass through), and a fetch's
+    bucket, which several ranks hold twice: what comes and what goes."""
+    if lessons.by_layers:
+        shape = m.model_copy(update={"encoder_layers": 1, "decoder_layers": 1})
+        n = parameters(shape, vocabulary).total
+    return ON_DEVICE * layout.element * n + (1 + (layout.data_ranks > 1)) * min(FETCH, n) * lessons.dtype_bytes
 
 
-def step_activations(m: ModelSettings, x: Shape, layout: Layout, passes: int) -> int:
-    """What a micro-batch's backward pass needs, and its first gradients: 2 F + 3 D of every position at once (of the
-    ReLU's input and output, and of the residual stream on both sides of a feed-forward layer and its mask)."""
+def step_activations(
+    m: ModelSettings, x: Shape, layout: Layout, passes: int, stage: Stage, lessons: Lessons
+) -> int:
+    """What backward passes need of every micro-batch under way, and one's first gradients: 2 F + 3 D of every position
+    at once (of the ReLU's input and output, and of the residual stream on both sides of a feed-forward layer and its
+    mask)."""
     tokens = passes * max(x.source_tokens, x.target_tokens)
     flight = tokens * (2 * m.ffn + 3 * m.d_model) * layout.element
-    return activations.forward(m, x, layout.element, layout.on_cpu, passes) + flight
+    each = activations.forward(m, x, layout.element, layout.on_cpu, passes, stage.kinds)
+    return stage.under_way * (each + travelling(m, x, layout, passes, stage, lessons)) + flight
+
+
+def travelling(m: ModelSettings, x: Shape, layout: Layout, passes: int, stage: Stage, lessons: Lessons) -> int:
+    """Of a micro-batch under way: what came in and what goes out, of the student's K copies and each teacher's one, S
+    positions within the encoder, S + T behind it; and what autograd keeps of the part that came in: the encoder's
+    states, twice where they came with the decoder's (DeepSpeed clones all, and the segment takes them out). What the
+    encoder's norm gives is among its own where a decoder layer here looks at it, else it has left."""
+    s, t = x.source_tokens, x.target_tokens
+    positions = {"": 0, "encoder": s, "encoder_norm": s, "target": s}
+    arriving, following = "" if stage.first else stage.kinds[0], stage.following
+    passing = positions.get(arriving, s + t) + positions.get(following, s + t)
+    kept = {"": 0, "encoder": 0, "encoder_norm": 0, "target": s}.get(arriving, 2 * s)
+    kept -= s if "encoder_norm" in stage.kinds and "decoder" not in stage.kinds else 0
+    return (passing * (passes + lessons.at_once) + kept * passes) * m.d_model * layout.element
 
 
 def states(n: int, layout: Layout) -> tuple[int, int, int]:
     """Weights, gradients (with buffers) and optimizer of N parameters: bytes a rank."""
-    e, r = layout.element, layout.ranks
+    e, r = layout.element, layout.data_ranks
     whole, share = e * n, e * n // r
     copy = e * min(n, layout.bucket)
     buffer = copy if layout.on_cpu else e * layout.bucket  # a CPU gives memory to what is written alone

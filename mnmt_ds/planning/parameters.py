@@ -1,7 +1,9 @@
 """Parameters of a model, counted from its shape (D width, F feed-forward width, V vocabulary)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from mnmt_ds.models.segment import Part
 from mnmt_ds.models.settings import ModelSettings
 
 
@@ -41,3 +43,11 @@ def parameters(m: ModelSettings, vocabulary: int) -> Parameters:
         decoder_layers=m.decoder_layers,
         final_norms=2 * norm,
     )
+
+
+def of_places(m: ModelSettings, vocabulary: int, row: Sequence[Part]) -> int:
+    """Of some places of a model's row (models/segment.py); a matrix at several of them counts once."""
+    n = parameters(m, vocabulary)
+    matrix, norm = vocabulary * m.d_model, n.final_norms // 2
+    sizes = {"encoder": n.encoder_layer, "decoder": n.decoder_layer, "encoder_norm": norm, "decoder_norm": norm}
+    return sum({part.name: sizes.get(part.kind, matrix) for part in row}.values())

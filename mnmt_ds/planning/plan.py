@@ -1,45 +1,57 @@
 """A recipe's plan: its data surveyed, its memory reckoned, and what cannot be reckoned measured."""
 
+import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.engine import balance
 from mnmt_ds.engine.build import open_corpus, open_streams
 from mnmt_ds.engine.recipe import Recipe, load_recipe, students_of
+from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.segment import parts_of
 from mnmt_ds.planning.layouts import given
 from mnmt_ds.planning.memory import Layout, Memory, memory
 from mnmt_ds.planning.parameters import parameters
 from mnmt_ds.planning.probe import MINUTE, probe
 from mnmt_ds.planning.report import Plan
+from mnmt_ds.planning.stages import Stage, stages_of
 from mnmt_ds.planning.survey import lessons_of, survey
 
 CALIBRATION = 10
 """Updates."""
+Costs = Callable[[], Sequence[float]]
 
 
 def make(
-    recipe: Recipe, path: Path, overrides: Sequence[str], devices: int, gpu: bool, measure: bool, calibrate: bool
+    recipe: Recipe, path: Path, overrides: Sequence[str], devices: int | None, gpu: bool, measure: bool, calibrate: bool
 ) -> Plan:
-    """The plan of a recipe on so many ranks; UserError where it has pipeline stages, which are not reckoned yet."""
-    if recipe.pipeline is not None:
-        raise UserError(f"{path}: pipeline: stages are not reckoned yet; plan it with pipeline=null")
+    """The plan of a recipe on so many ranks (None: one, or one a pipeline stage); UserError where its stages do not
+    divide them."""
+    count = recipe.pipeline.stages if recipe.pipeline is not None else 1
+    devices = count if devices is None else devices
+    if devices % count:
+        raise UserError(f"{path}: {devices} devices cannot form {count} pipeline stages; give --devices a multiple")
     on_cpu = not (gpu or torch.cuda.is_available())
     layout = given(recipe, devices, on_cpu)
     base = process_bytes(path, overrides) if measure and on_cpu else 0
     corpus, _ = open_corpus(recipe)
     speed = probe(path, overrides, CALIBRATION).tokens_per_second if calibrate else None
     stream = open_streams(recipe, corpus)[0]
+    held = held_by(recipe, corpus, layout, costs_of(recipe, corpus, on_cpu))
     return Plan(
         recipe,
         corpus.tokenizer.size,
         parameters(recipe.model, corpus.tokenizer.size),
         len(students_of(recipe)),
         layout,
-        need(recipe, corpus, layout, base),
-        survey(recipe, stream, devices),
+        held,
+        need(recipe, corpus, layout, base, held),
+        survey(recipe, stream, layout.data_ranks),
         base_measured=bool(base),
         speed=speed,
     )
@@ -50,22 +62,52 @@ def process_bytes(path: Path, overrides: Sequence[str]) -> int:
     words = [*overrides, *MINUTE]
     recipe = load_recipe(path, words)
     corpus, _ = open_corpus(recipe)
-    own = need(recipe, corpus, given(recipe, 1, on_cpu=True), 0).device
+    layout = given(recipe, 1, on_cpu=True)._replace(pipeline=1)
+    own = need(recipe, corpus, layout, 0, stages_of(recipe.model, corpus.tokenizer.size))[0].device
     return probe(path, words, 2).peak - own
 
 
-def need(recipe: Recipe, corpus: Corpus, layout: Layout, base: int) -> Memory:
-    """Bytes a rank of a recipe in a layout."""
+def need(recipe: Recipe, corpus: Corpus, layout: Layout, base: int, stages: Sequence[Stage]) -> list[Memory]:
+    """Bytes a rank of a recipe in a layout, at each stage."""
     stream = open_streams(recipe, corpus)[0]
     passes = int(getattr(recipe.method, "passes", 1))
-    shapes = survey(recipe, stream, layout.ranks).shapes
-    lessons = lessons_of(recipe, stream, layout.ranks)
-    return memory(recipe.model, corpus.tokenizer.size, shapes, layout, lessons, passes, base, len(students_of(recipe)))
+    shapes = survey(recipe, stream, layout.data_ranks).shapes
+    lessons = lessons_of(recipe, stream, layout.data_ranks)
+    if layout.pipeline > 1:
+        lessons = lessons._replace(remembered=0, by_layers=False)
+    size, students = corpus.tokenizer.size, len(students_of(recipe))
+    return [memory(recipe.model, size, shapes, layout, lessons, passes, base, students, stage) for stage in stages]
 
 
-def planner(recipe: Recipe, base: int) -> Callable[[Layout, int, bool], Memory]:
-    """Bytes a rank in another layout, with other micro-batches, with or without recomputed activations."""
+def held_by(recipe: Recipe, corpus: Corpus, layout: Layout, costs: Costs) -> list[Stage]:
+    """What the stages of a layout hold; all of the model where it has none."""
+    size, many = corpus.tokenizer.size, batches_per_update(recipe.train, layout.data_ranks) // layout.data_ranks
+    known = costs() if layout.pipeline > 1 else ()
+    return stages_of(recipe.model, size, layout.pipeline, known, many)
+
+
+def costs_of(recipe: Recipe, corpus: Corpus, on_cpu: bool) -> Costs:
+    """The cost of each place of the model's row, once it is asked for: that by which the run was cut before, or
+    measured here; by parameters where the recipe says so, or where GPUs are planned for on a machine without one."""
+    size, file = corpus.tokenizer.size, recipe.directory / balance.FILE
+
+    @cache
+    def costs() -> Sequence[float]:
+        by_parameters = recipe.pipeline is not None and recipe.pipeline.balance == "parameters"
+        if by_parameters or not (on_cpu or torch.cuda.is_available()):
+            return balance.by_parameters(parts_of(recipe.model, size))
+        if recipe.pipeline is not None and file.exists():
+            return [float(value) for value in json.loads(file.read_text(encoding="utf-8"))["seconds"]]
+        return balance.by_time(recipe.model, size, recipe.train.max_tokens, recipe.train.loss_implementation)
+
+    return costs
+
+
+def planner(recipe: Recipe, base: int, on_cpu: bool) -> Callable[[Layout, int, bool], Memory]:
+    """Bytes of the rank that takes most, in another layout, with other micro-batches, with or without recomputed
+    activations."""
     corpus, _ = open_corpus(recipe)
+    costs = costs_of(recipe, corpus, on_cpu)
 
     def reckon(layout: Layout, max_tokens: int, again: bool) -> Memory:
         changed = recipe.model_copy(
@@ -74,6 +116,7 @@ def planner(recipe: Recipe, base: int) -> Callable[[Layout, int, bool], Memory]:
                 "model": recipe.model.model_copy(update={"activation_checkpointing": again}),
             }
         )
-        return need(changed, corpus, layout, base)
+        held = held_by(changed, corpus, layout, costs)
+        return max(need(changed, corpus, layout, base, held), key=lambda one: one.device)
 
     return reckon

@@ -18,7 +18,10 @@ MINUTE = (
     "model.decoder_layers=1", "students=[]",
 )  # fmt: skip
 """A model whose own bytes hardly count beside the process's."""
-ALONE = ("tracking.wandb=off", "tracking.log_every=1", "validation.every=0", "train.save_every=0", "train.patience=0")
+ALONE = (
+    "tracking.wandb=off", "tracking.log_every=1", "validation.every=0", "train.save_every=0", "train.patience=0",
+    "pipeline=null",
+)  # fmt: skip
 
 
 class Probed(NamedTuple):

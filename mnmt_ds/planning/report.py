@@ -8,6 +8,7 @@ from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.planning.layouts import Choice
 from mnmt_ds.planning.memory import Layout, Memory
 from mnmt_ds.planning.parameters import Parameters
+from mnmt_ds.planning.stages import Stage, bubble, slowdown
 from mnmt_ds.planning.survey import Survey
 
 LINES = (
@@ -35,11 +36,18 @@ class Plan(NamedTuple):
     counted: Parameters
     students: int
     layout: Layout
-    memory: Memory
+    stages: Sequence[Stage]
+    memories: Sequence[Memory]
+    """Of a rank of each stage."""
     survey: Survey
     base_measured: bool
     speed: float | None
-    """Target tokens a second of one rank, measured; None: not measured."""
+    """Target tokens a second of one rank that holds all layers, measured; None: not measured."""
+
+    @property
+    def micro_batches(self) -> int:
+        """Of an update, on each rank with data of its own."""
+        return batches_per_update(self.recipe.train, self.layout.data_ranks) // self.layout.data_ranks
 
 
 def mib(size: float) -> str:
@@ -62,26 +70,32 @@ def model_lines(plan: Plan) -> list[str]:
         f" {n.decoder_layers} x {n.decoder_layer:,} in decoder layers",
         f"{plan.layout.ranks} rank(s), {plan.layout.describe()}, {plan.layout.precision},"
         f" {r.train.max_tokens:,} padded tokens a micro-batch,"
-        f" {batches_per_update(r.train, plan.layout.ranks)} micro-batches an update",
+        f" {plan.micro_batches * plan.layout.data_ranks} micro-batches an update",
+    ] + [
+        f"  stage {number}: {stage.parameters:,} parameters: {stage.describe()};"
+        f" {stage.share:.0%} of the work, {stage.under_way} micro-batch(es) under way"
+        for number, stage in enumerate(plan.stages if len(plan.stages) > 1 else ())
     ]
 
 
 def memory_lines(plan: Plan) -> list[str]:
-    """A rank's memory, part by part."""
-    m = plan.memory
-    on_cpu = m.on_cpu
+    """A rank's memory, part by part; a column for each stage."""
+    on_cpu, many = plan.layout.on_cpu, len(plan.memories) > 1
     said = {"base": "measured" if plan.base_measured else "not measured; see --no-probe"}
-    lines = [f"memory of a rank{'' if on_cpu else ' on its device'}"]
-    rows = [*LINES, *(BESIDE if on_cpu else ())]
-    for name, text in rows:
-        size = getattr(m, name)
-        if size:
-            lines.append(f"  {text + (f' ({said[name]})' if name in said else ''):60}{mib(size):>12}")
+    head = f"memory of a rank{'' if on_cpu else ' on its device'}"
+    stages = "".join(f"{f'stage {number}':>12}" for number in range(len(plan.memories)))
+    lines = [f"{head:62}{stages}" if many else head]
+
+    def row(text: str, sizes: Sequence[int]) -> list[str]:
+        return [f"  {text:60}{''.join(f'{mib(size):>12}' for size in sizes)}"] if any(sizes) else []
+
+    for name, text in (*LINES, *(BESIDE if on_cpu else ())):
+        lines += row(text + (f" ({said[name]})" if name in said else ""), [getattr(m, name) for m in plan.memories])
     apart = "that copy" if on_cpu else "gradients"
-    lines.append(f"  {f'peak ({apart} and activations are not there at once)':60}{mib(m.device):>12}")
-    beside = () if on_cpu else BESIDE
-    rows = [(f"on the host: {text}", getattr(m, name)) for name, text in beside]
-    return lines + [f"  {text:60}{mib(size):>12}" for text, size in rows if size]
+    lines += row(f"peak ({apart} and activations are not there at once)", [m.device for m in plan.memories])
+    for name, text in () if on_cpu else BESIDE:
+        lines += row(f"on the host: {text}", [getattr(m, name) for m in plan.memories])
+    return lines
 
 
 def data_lines(plan: Plan) -> list[str]:
@@ -93,14 +107,22 @@ def data_lines(plan: Plan) -> list[str]:
 
 
 def time_lines(plan: Plan) -> list[str]:
-    """Hours, where a speed was measured: ranks are taken to add up, which traffic lessens."""
+    """Hours, where a speed was measured: ranks are taken to add up but for a pipeline's bubble; traffic takes more."""
+    count, many = len(plan.stages), plan.micro_batches
+    lost = slowdown(plan.stages, many)
+    lines = [
+        f"pipeline: bubble (m + p - 1) / m = {bubble(count, many):.2f} at m = {many}, p = {count}; the busiest stage"
+        f" has {count * max(stage.share for stage in plan.stages):.2f} times the mean work"
+    ] if count > 1 else []  # fmt: skip
     if plan.speed is None:
-        return ["time: not known; --calibrate measures a few updates"]
+        return [*lines, "time: not known; --calibrate measures a few updates"]
     tokens = plan.survey.tokens * plan.survey.last / plan.survey.updates * plan.students
-    seconds = tokens / (plan.speed * plan.layout.ranks)
+    speed = plan.speed * plan.layout.ranks / lost
     return [
-        f"time: {plan.speed:,.0f} target tokens/s measured on one rank; {tokens:,.0f} tokens at most:"
-        f" {seconds / 3600:,.2f} hours on {plan.layout.ranks} rank(s), validations, teachers and traffic left out"
+        *lines,
+        f"time: {plan.speed:,.0f} target tokens/s measured on one rank, so {speed:,.0f} on {plan.layout.ranks} rank(s):"
+        f" {tokens / speed / 3600:,.2f} hours for {tokens:,.0f} tokens at most; validations, teachers and traffic left"
+        " out",
     ]
 
 
@@ -114,5 +136,6 @@ def layout_lines(choices: Sequence[Choice], devices: int, room: float) -> list[s
         again = ", activation checkpointing" if c.checkpointing else ""
         host = f", {mib(c.memory.host)} on the host" if c.memory.host else ""
         tokens = f"{c.max_tokens:,} tokens a micro-batch"
-        lines.append(f"  {mib(c.memory.device):>11}  {c.layout.describe()}, {tokens}{again}{host}")
+        lost = f", bubble {c.bubble:.2f}" if c.layout.pipeline > 1 else ""
+        lines.append(f"  {mib(c.memory.device):>11}  {c.layout.describe()}, {tokens}{again}{lost}{host}")
     return lines

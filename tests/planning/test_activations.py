@@ -1,15 +1,20 @@
 """The formulas for memory against what autograd really keeps, byte for byte, and against counted parameters."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
 from mnmt_ds.batch import PAD
+from mnmt_ds.models.segment import Flow, Segment, parts_of
 from mnmt_ds.models.settings import PRESETS, ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise, parameter_count
 from mnmt_ds.planning.activations import Shape, forward
-from mnmt_ds.planning.parameters import parameters
+from mnmt_ds.planning.memory import Layout, Lessons, travelling
+from mnmt_ds.planning.parameters import of_places, parameters
+from mnmt_ds.planning.stages import Stage
 
 SMALL = dict(preset="tiny", d_model=32, ffn=80, heads=4, encoder_layers=2, decoder_layers=3)
 
@@ -17,6 +22,19 @@ SMALL = dict(preset="tiny", d_model=32, ffn=80, heads=4, encoder_layers=2, decod
 def kept(settings: ModelSettings, x: Shape) -> int:
     """Bytes of distinct storages that a forward pass saves, without the weights'."""
     model = initialise(Transformer(settings, 50)).train()
+    source, target = tokens(x)
+    return saved(model, lambda: [model(source, target).decoder_BTD])
+
+
+def tokens(x: Shape) -> list[torch.Tensor]:
+    """Source and target, with some padding."""
+    source, target = (torch.randint(4, 50, (x.sentences, n)) for n in (x.source, x.target))
+    source[0, -2:] = PAD
+    return [source, target]
+
+
+def saved(model: torch.nn.Module, run: Callable[[], list[torch.Tensor]]) -> int:
+    """Bytes of distinct storages that autograd saves while ``run`` runs the model, and of what it returns."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     weights |= {b.untyped_storage().data_ptr() for b in model.buffers()}
     storages: dict[int, Any] = {}
@@ -27,11 +45,9 @@ def kept(settings: ModelSettings, x: Shape) -> int:
             storages[storage.data_ptr()] = storage
         return tensor
 
-    source, target = (torch.randint(4, 50, (x.sentences, n)) for n in (x.source, x.target))
-    source[0, -2:] = PAD
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        states = model(source, target)
-    storages[states.decoder_BTD.untyped_storage().data_ptr()] = states.decoder_BTD.untyped_storage()
+        for states in run():
+            storages[states.untyped_storage().data_ptr()] = states.untyped_storage()
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -45,6 +61,32 @@ def test_activations_are_what_autograd_keeps(changes: dict[str, Any]) -> None:
         assert forward(settings, x, 4, on_cpu=True) == pytest.approx(kept(settings, x), rel=0.01)
 
 
+@pytest.mark.parametrize("cut", [[0, 2, 9], [0, 4, 9], [0, 5, 9], [0, 1, 3, 6, 9]], ids=str)
+def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
+    """Each stage's part; what came in stands once more in DeepSpeed's buffer, of which autograd does not know."""
+    settings, x = ModelSettings(**{**SMALL, "decoder_layers": 2}), Shape(8, 30, 20)
+    row, (source, target) = parts_of(settings, 50), tokens(x)
+    arriving = None
+    for begin, end in pairwise(cut):
+        segment = Segment(settings, 50, row, begin, end).train()
+        for parameter in segment.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+        came = None if arriving is None else arriving.detach().requires_grad_()
+
+        def run(segment: Segment = segment, came: torch.Tensor | None = came) -> list[torch.Tensor]:
+            flow = Flow(source, target)
+            flow = segment(flow if came is None else segment.unpack(came.clone(), flow))
+            return [flow.x_BLD] if segment.last == len(row) else [segment.pack(flow)]
+
+        following = row[end].kind if end < len(row) else ""
+        stage = Stage([part.kind for part in row[begin:end]], following, 0, 1, 1.0)
+        found = forward(settings, x, 4, True, kinds=stage.kinds)
+        found += travelling(settings, x, Layout(1, 1), 1, stage, Lessons())
+        found -= 0 if came is None else came.nbytes
+        assert found == pytest.approx(saved(segment, run), rel=0.02), (begin, end)
+        arriving = run()[0]
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("own", [False, True])
 def test_parameters_are_those_of_the_model(preset: str, own: bool) -> None:
@@ -53,3 +95,8 @@ def test_parameters_are_those_of_the_model(preset: str, own: bool) -> None:
     with torch.device("meta"):
         model = Transformer(settings, 32000)
     assert parameters(settings, 32000).total == parameter_count(model)
+    row = parts_of(settings, 32000)
+    with torch.device("meta"):
+        for begin, end in pairwise([0, 3, len(row) // 2, len(row) - 2, len(row)]):
+            counted = parameter_count(Segment(settings, 32000, row, begin, end))
+            assert of_places(settings, 32000, row[begin:end]) == counted

@@ -11,6 +11,8 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning.activations import Shape, forward, loss
 from mnmt_ds.planning.layouts import Choice, fitting, given
 from mnmt_ds.planning.memory import Layout, Lessons, Memory, memory, states
+from mnmt_ds.planning.parameters import parameters
+from mnmt_ds.planning.stages import bubble, slowdown, stages_of
 from mnmt_ds.planning.survey import largest, lessons_of, survey
 from tests.tiny import PAIRS, recipe
 
@@ -75,6 +77,43 @@ def test_teachers_are_two_on_the_device_and_shards_beside_it() -> None:
     assert taught.host == taught.host_teachers + taught.snapshot
 
 
+def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
+    """Two encoder and two decoder layers, cut by hand: the tied matrix stands on both stages, a teacher's part on each,
+    the loss on the last, the copy for a best checkpoint on the first; the first has two micro-batches under way."""
+    m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
+    n = parameters(m, v)
+    first, last = stages_of(m, v, 2, [1, 1, 1, 0, 1, 1, 1, 0, 2], micro_batches=4)
+    assert (first.describe(), last.describe()) == ("source embedding + 2 encoder", "2 decoder + loss")
+    assert first.parameters == v * 128 + 2 * n.encoder_layer + 2 * 128
+    assert last.parameters == v * 128 + 2 * n.decoder_layer + 2 * 128
+    assert first.parameters + last.parameters == n.total + v * 128
+    assert (first.under_way, last.under_way) == (2, 1) and stages_of(m, v, 2, [1] * 9, 1)[0].under_way == 1
+    assert (first.share, last.share) == (pytest.approx(4 / 8), pytest.approx(4 / 8))
+    assert bubble(2, 4) == 5 / 4 and slowdown([first, last], 4) == pytest.approx(5 / 4)
+    assert slowdown(stages_of(m, v), 4) == 1.0
+    layout, lessons = Layout(4, 1, pipeline=2), Lessons(versions=3, shard_cap=2**30, at_once=1)
+    one, two = (memory(m, v, [x], layout, lessons, stage=stage) for stage in (first, last))
+    assert (one.weights, one.gradients, one.optimizer) == states(first.parameters, layout._replace(ranks=2, pipeline=1))
+    assert one.optimizer == 3 * 4 * first.parameters // 2 and one.host_teachers == 3 * 2 * first.parameters // 2
+    assert two.teachers == 2 * 4 * last.parameters + 2 * 2 * last.parameters
+    assert (one.loss, two.snapshot) == (0, 0) and two.loss > 0 and one.snapshot == 4 * n.total
+    alone = memory(m, v, [x], layout, lessons, stage=first._replace(under_way=1))
+    one_side = 2 * 8 * 128 * 4  # S + T leave, of student and teacher; what the encoder's norm gave has left with them
+    assert one.activations - alone.activations == forward(m, x, 4, True, kinds=first.kinds) + (4 - 1) * one_side
+
+
+def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Four ranks: two or four stages at ZeRO 0 and 1, no more than there are layers, none for fp16."""
+
+    def found(**sections: object) -> list[tuple[int, int, float]]:
+        made = recipe(tiny_corpus, tmp_path, train={"batches_per_update": 4}, **sections)
+        fits = fitting(made, given(made, 4, on_cpu=True), 1.0, lambda *tried: Memory(*[0] * 11, on_cpu=True))
+        return [(c.layout.pipeline, c.layout.stage, c.bubble) for c in fits if c.layout.pipeline > 1]
+
+    assert found() == [(2, 0, 1.5), (2, 1, 1.5), (4, 0, 1.75), (4, 1, 1.75)]
+    assert found(sampler={"name": "multidds"}) == []
+
+
 def test_offload_moves_the_optimizer_to_the_host() -> None:
     m, shape = ModelSettings(preset="tiny"), [Shape(1, 4, 4)]
     plain = memory(m, 1000, shape, Layout(1, 2, on_cpu=False), Lessons())
@@ -111,6 +150,12 @@ def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.Ca
     assert "teachers on the device" in said and "on the host: shards of teachers" in said
     assert "layouts that fit 2 device(s) of 74.5 GiB" in said and "passes at most" in said
     assert "--calibrate measures" in said
+    assert main(["plan", str(path), "--gpu", "pipeline.stages=2", "pipeline.balance=parameters"]) == 0
+    said = capfd.readouterr().out
+    assert "2 rank(s), 2 pipeline stages, ZeRO-1" in said and "stage 1: " in said and "+ loss" in said
+    assert "bubble (m + p - 1) / m = 1.25 at m = 4, p = 2" in said
+    assert main(["plan", str(path), "--devices", "3", "pipeline.stages=2"]) == 2
+    assert "3 devices cannot form 2 pipeline stages; give --devices a multiple" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -120,5 +165,5 @@ def test_a_calibration_predicts_hours(tiny_corpus: Path, tmp_path: Path, capfd: 
     path.write_text(dump(recipe(tiny_corpus, tmp_path / "run")))
     assert main(["plan", str(path), "--no-probe", "--calibrate"]) == 0
     said = capfd.readouterr().out
-    assert "target tokens/s measured on one rank" in said and "hours on 1 rank(s)" in said
+    assert "target tokens/s measured on one rank" in said and "hours, validations" in said
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,66 @@
+"""What each pipeline stage of a model holds: its places in the row, its parameters, its micro-batches under way."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mnmt_ds.models.segment import parts_of
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.planning.parameters import of_places
+
+
+class Stage(NamedTuple):
+    """One of p stages; a model without a pipeline is one stage alone."""
+
+    kinds: Sequence[str]
+    """Of its places (models/segment.py)."""
+    following: str
+    """The kind of the first place of the stage behind it; empty: it is the last."""
+    parameters: int
+    """A tied matrix counts at every stage that uses it."""
+    under_way: int
+    """Micro-batches whose activations it holds at once: min(m, p - number), since after its own warm-up a stage
+    alternates forward and backward passes (1F1B)."""
+    share: float
+    """Its part of the cost of all stages."""
+
+    @property
+    def first(self) -> bool:
+        """Whether the data come in here; its first rank is the main one, which writes the run's files."""
+        return self.kinds[0] == "source"
+
+    def describe(self) -> str:
+        """Its layers, as people say it."""
+        layers = [f"{self.kinds.count(kind)} {kind}" for kind in ("encoder", "decoder") if kind in self.kinds]
+        ends = [name for kind, name in (("source", "source embedding"), ("head", "loss")) if kind in self.kinds]
+        return " + ".join([*ends[:1], *layers, *ends[1:]] if "source" in self.kinds else [*layers, *ends])
+
+
+def stages_of(
+    m: ModelSettings, vocabulary: int, count: int = 1, costs: Sequence[float] = (), micro_batches: int = 1
+) -> list[Stage]:
+    """The model in ``count`` stages, cut by ``costs`` of its places as training cuts it; m micro-batches an update."""
+    row = parts_of(m, vocabulary)
+    cut, costs = [0, len(row)], costs or [1.0] * len(row)
+    if count > 1:
+        from mnmt_ds.engine.stages import bounds
+
+        cut = bounds(row, costs, count)
+    found = []
+    for number, (begin, end) in enumerate(zip(cut, cut[1:], strict=False)):
+        following = row[end].kind if end < len(row) else ""
+        kinds, size = [part.kind for part in row[begin:end]], of_places(m, vocabulary, row[begin:end])
+        share = sum(costs[begin:end]) / sum(costs)
+        found.append(Stage(kinds, following, size, min(micro_batches, count - number), share))
+    return found
+
+
+def slowdown(stages: Sequence[Stage], micro_batches: int) -> float:
+    """What p stages lose against p times one rank's speed: the bubble (m + p - 1) / m, and the dearest stage over the
+    mean one."""
+    count = len(stages)
+    return bubble(count, micro_batches) * count * max(stage.share for stage in stages)
+
+
+def bubble(count: int, micro_batches: int) -> float:
+    """(m + p - 1) / m."""
+    return (micro_batches + count - 1) / micro_batches
