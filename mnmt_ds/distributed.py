@@ -36,35 +36,47 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-class _Pipeline:
-    """How many stages the job's ranks are split into: one number a process, as world size is."""
+class _Parts:
+    """How many parts a model is in: numbers of the process, as world size is."""
 
     stages = 1
+    shards = 1
 
 
-def split_into_stages(count: int) -> None:
-    """Ranks become ``count`` pipeline stages (1: none), the ranks of a stage side by side, as DeepSpeed counts them."""
-    _Pipeline.stages = count
+def split_into_stages(count: int, shards: int = 1) -> None:
+    """Ranks become ``count`` pipeline stages (1: none), the ranks of a stage side by side, as DeepSpeed counts them;
+    within a stage, ``shards`` neighbours share each vocabulary and the same data, as megatron-core counts them."""
+    _Parts.stages, _Parts.shards = count, shards
 
 
 def stages() -> int:
     """Pipeline stages; 1 without a pipeline."""
-    return _Pipeline.stages
+    return _Parts.stages
+
+
+def shards() -> int:
+    """Ranks that a vocabulary is split over; 1: every rank has all words."""
+    return _Parts.shards
+
+
+def shard() -> int:
+    """This rank's number among those that share its vocabulary; the first one speaks for all where sums are taken."""
+    return rank() % _Parts.shards
 
 
 def stage() -> int:
     """The stage of this rank, from 0."""
-    return rank() // data_ranks()
+    return rank() // (data_ranks() * _Parts.shards)
 
 
 def data_ranks() -> int:
-    """Ranks with data of their own; all stages of a pipeline share theirs."""
-    return max(1, world_size() // _Pipeline.stages)
+    """Ranks with data of their own; all stages of a pipeline, and all shards of a vocabulary, share theirs."""
+    return max(1, world_size() // (_Parts.stages * _Parts.shards))
 
 
 def data_rank() -> int:
     """This rank's number among those with data of their own."""
-    return rank() % data_ranks()
+    return rank() // _Parts.shards % data_ranks()
 
 
 class Ranks(NamedTuple):
@@ -77,11 +89,12 @@ class Ranks(NamedTuple):
 
 
 def ranks_of_their_own() -> Ranks:
-    """The ranks of this stage (all, without a pipeline), with a group whose collectives mix with no others' (a
-    background thread's); all ranks call this."""
-    count = data_ranks()
-    groups = [dist.new_group(range(s * count, (s + 1) * count)) if count > 1 else None for s in range(stages())]
-    return Ranks(data_rank(), count, groups[stage()])
+    """The ranks that hold the same part of the model (all, where it is whole), with a group whose collectives mix
+    with no others' (a background thread's); all ranks call this."""
+    count, split = data_ranks(), shards()
+    starts = [s * count * split + k for s in range(stages()) for k in range(split)]
+    groups = [dist.new_group(range(a, a + count * split, split)) if count > 1 else None for a in starts]
+    return Ranks(data_rank(), count, groups[stage() * split + shard()])
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch import Tensor
 from mnmt_ds import __version__
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.distributed import data_ranks, device, is_main, on_main_first, same_everywhere, seed_of
-from mnmt_ds.engine import balance, ds_config, pipeline, student, trials
+from mnmt_ds.distributed import data_ranks, device, is_main, on_main_first, same_everywhere, seed_of, shards
+from mnmt_ds.engine import balance, ds_config, pipeline, student, tensor, trials
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.dev_scores import dev_bleu
 from mnmt_ds.engine.exchange import Exchange
@@ -97,7 +97,10 @@ def facts(recipe: Recipe, streams: Sequence[Stream]) -> Facts:
 def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus, costs: Sequence[float]) -> Any:
     """A model with its first weights, on an engine; pipeline stages are cut by ``costs``, equal for all students."""
     if recipe.pipeline is not None:
-        return pipeline.initialise_engine(recipe, config, corpus.tokenizer.size, costs)
+        words = tensor.own_words(corpus.tokenizer.size)
+        return pipeline.initialise_engine(recipe, config, corpus.tokenizer.size, costs, words)
+    if shards() > 1:
+        return tensor.initialise_engine(recipe, config, corpus.tokenizer.size)
     torch.manual_seed(seed_of(recipe.train.seed, "weights"))
     return student.initialise_engine(initialise(Transformer(recipe.model, corpus.tokenizer.size)), config)
 
@@ -107,10 +110,12 @@ def make_context(
 ) -> Context:
     """What a student's method may need of the run."""
     vocabularies: dict[str, Tensor] = {}
+    words = student.words_of(engine)
 
     def target_vocabulary(language: str) -> Tensor:
         if language not in vocabularies:
-            vocabularies[language] = stream.target_vocabulary(language).to(device())
+            mine = slice(words.first, words.last) if words is not None else slice(None)
+            vocabularies[language] = stream.target_vocabulary(language)[mine].to(device())
         return vocabularies[language]
 
     def faculty(settings: TeacherSettings) -> Faculty:
@@ -128,6 +133,7 @@ def make_context(
         target_vocabulary=target_vocabulary,
         partitioned=engine.zero_optimization_stage() == 3,
         total_updates=lambda: last_update(recipe, stream),
+        group=words.group if words is not None else None,
         peers=peers,
         dev_bleu=lambda models: dev_bleu(models, recipe.model, corpus, recipe.validation),
     )

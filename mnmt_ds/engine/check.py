@@ -1,7 +1,7 @@
 """The dry run: everything that training would refuse, refused now, and what an epoch would hold."""
 
-from mnmt_ds.distributed import data_ranks, device, is_main, split_into_stages, world_size
-from mnmt_ds.engine import ds_config, pipeline
+from mnmt_ds.distributed import data_ranks, device, is_main, world_size
+from mnmt_ds.engine import ds_config, pipeline, tensor
 from mnmt_ds.engine.build import facts, open_corpus, open_streams
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.stream import dev_batches
@@ -12,8 +12,9 @@ from mnmt_ds.objectives import methods
 
 def check(recipe: Recipe) -> None:
     """UserError where training would stop before it starts; otherwise prints a table a student."""
-    split_into_stages(recipe.pipeline.stages if recipe.pipeline is not None else 1)
+    tensor.arrange(recipe)
     pipeline.check(recipe, ds_config.read(recipe.deepspeed))
+    tensor.check(recipe, ds_config.read(recipe.deepspeed))
     config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, data_ranks(), str(recipe.deepspeed))
     corpus, pairs = open_corpus(recipe)
     streams = open_streams(recipe, corpus)

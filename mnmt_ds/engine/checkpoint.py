@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnmt_ds.distributed import barrier, on_main_first, world_size
+from mnmt_ds.distributed import barrier, on_main_first, shards, world_size
 from mnmt_ds.engine.student import Student
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import publish
@@ -33,15 +33,18 @@ class Layout(NamedTuple):
     zero_stage: int
     bounds: Sequence[int] = ()
     """Where each pipeline stage begins in the row of layers, and its end; empty without a pipeline."""
+    shards: int = 1
+    """Ranks that share a vocabulary."""
 
     def describe(self) -> str:
         cut = f" in {len(self.bounds) - 1} stage(s)" if self.bounds else ""
+        cut += f", vocabulary over {self.shards}," if self.shards > 1 else ""
         return f"{self.ranks} rank(s){cut} at ZeRO-{self.zero_stage}"
 
 
 def layout_of(engine: Any) -> Layout:
     """How an engine's job is spread."""
-    return Layout(world_size(), engine.zero_optimization_stage(), tuple(getattr(engine.module, "parts", ())))
+    return Layout(world_size(), engine.zero_optimization_stage(), tuple(getattr(engine.module, "parts", ())), shards())
 
 
 def save(run: Path, students: Sequence[Student], state: State, keep: int) -> Path:
@@ -64,9 +67,14 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, State] | None:
 
 def load(path: Path, students: Sequence[Student], written: Layout, present: Layout) -> None:
     """Fills the engines (weights, optimizer, loss scale, counters) from a checkpoint, of this layout or another."""
-    alike = tuple(written.bounds) == tuple(present.bounds)
+    alike = tuple(written.bounds) == tuple(present.bounds) and written.shards == present.shards
     if alike and (written[:2] == present[:2] or {written.zero_stage, present.zero_stage} == {0}):
         return _load(path, students)
+    if max(written.shards, present.shards) > 1:
+        raise UserError(
+            f"{path}: written by {written.describe()}, this is {present.describe()}; a split vocabulary's checkpoints"
+            " go on at the same ranks, ZeRO stage and tensor.vocabulary alone (its best and last models are plain ones)"
+        )
     if FAMILY[written.zero_stage] != FAMILY[present.zero_stage] or 0 in (written.zero_stage, present.zero_stage):
         raise UserError(
             f"{path}: written by {written.describe()}, this is {present.describe()};"

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.distributed import device, from_main, is_main, rank, world_size
+from mnmt_ds.distributed import device, from_main, is_main, rank, shards, world_size
 from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.engine.student import Student
@@ -90,8 +90,8 @@ def _scores(
 
 
 def _whole(one: Student) -> Transformer:
-    """The student's own model; at ZeRO-3 and along a pipeline, where it is in parts, a whole copy of it."""
-    if one.engine.zero_optimization_stage() < 3 and not student.piped(one.engine):
+    """The student's own model; where it is in parts (ZeRO-3, a pipeline, a split vocabulary), a whole copy of it."""
+    if one.engine.zero_optimization_stage() < 3 and not student.piped(one.engine) and shards() == 1:
         return one.model
     held = student.weights(one.engine)
     copy = Transformer(one.recipe.model, one.model.vocabulary_size).to(device(), next(iter(held.values())).dtype)

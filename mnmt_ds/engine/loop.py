@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import data_rank, data_ranks, device, stages, sum_over_ranks
+from mnmt_ds.distributed import data_rank, data_ranks, device, shard, shards, stages, sum_over_ranks
 from mnmt_ds.engine import pipeline, student
 from mnmt_ds.engine.meter import Meter, memory
 from mnmt_ds.engine.recipe import Recipe
@@ -96,6 +96,8 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
     told[pairs, 0] = stop
 
     def take(batch: Batch, metrics: dict[str, Tensor]) -> None:
+        if shard() > 0:
+            return  # the first one has the same
         told[pairs, 1] += ~torch.isfinite(metrics["loss"][0])
         if batch.pair < pairs:  # others are text of one language
             told[batch.pair] += metrics["ce"]
@@ -111,7 +113,7 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
 
     if meter.peak is not None:
         flops = sum(training_flops(one.recipe.model, one.model.vocabulary_size, batch) for batch in group)
-        meter.flops += flops / stages()
+        meter.flops += flops / (stages() * shards())
     if student.piped(one.engine):
         coming = slots_of(one.walk.plan, one.walk.position.inside, len(group))
         norm = pipeline.update(one, group, coming, number, rate, take, agree)

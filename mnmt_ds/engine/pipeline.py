@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds.batch import Batch, Slot, to_device
-from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, world_size
+from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, shard, shards, world_size
 from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.student import Scorer, Student, number_of
@@ -18,6 +18,8 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.models.segment import parts_of
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.models.vocabulary import Words, is_split, rows_of
+from mnmt_ds.objectives.methods import inside
 
 if TYPE_CHECKING:
     from mnmt_ds.engine.stages import Stages
@@ -50,7 +52,7 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
         refusals[f"sampler {sampler.name} measures the student, which is not done along stages; take another"] = (
             hasattr(sampler, "every")
         )
-    for method in _inside(recipe.method):
+    for method in inside(recipe.method):
         quiet = getattr(method, "gate_student", "train") == "eval" and method.variant != "whole"
         refusals["gate_student: eval takes a second pass that stages do not make; set gate_student: train"] = quiet
         cache = getattr(getattr(method, "teachers", None), "cache", "off")
@@ -62,22 +64,18 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
                 raise UserError(f"pipeline: {text}")
 
 
-def _inside(method: Any) -> list[Any]:
-    """A method's settings and those of all methods inside it."""
-    inner = [*getattr(method, "methods", ()), *getattr(method, "tasks", {}).values()]
-    inner += [method.base] if hasattr(method, "base") else []
-    return [method, *(found for one in inner for found in _inside(one))]
-
-
-def initialise_engine(recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float]) -> Any:
-    """The recipe's model along its stages, which are cut by the ``costs`` of its places."""
+def initialise_engine(
+    recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float], words: Words | None = None
+) -> Any:
+    """The recipe's model along its stages, which are cut by the ``costs`` of its places; ``words``: this rank's."""
     assert recipe.pipeline is not None
-    return make_engine(recipe.model, vocabulary_size, recipe.pipeline.stages, costs, config, recipe.train.seed)
+    return make_engine(recipe.model, vocabulary_size, recipe.pipeline.stages, costs, config, recipe.train.seed, words)
 
 
 def make_engine(
-    model: ModelSettings, vocabulary_size: int, count: int, costs: Sequence[float], config: ds_config.Json, seed: int
-) -> Any:
+    model: ModelSettings, vocabulary_size: int, count: int, costs: Sequence[float], config: ds_config.Json, seed: int,
+    words: Words | None = None,
+) -> Any:  # fmt: skip
     """This rank's stage with the plain model's first weights, on DeepSpeed's PipelineEngine."""
     import deepspeed
     from deepspeed.runtime.pipe import schedule
@@ -85,9 +83,13 @@ def make_engine(
     from mnmt_ds.engine.stages import Stages
 
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        module = Stages(model, vocabulary_size, count, costs)
+        module = Stages(model, vocabulary_size, count, costs, words)
     torch.manual_seed(seed_of(seed, "weights"))
-    whole = dict(initialise(Transformer(model, vocabulary_size)).named_parameters())
+    whole: Mapping[str, Tensor] = dict(initialise(Transformer(model, vocabulary_size)).named_parameters())
+    if words is not None:
+        whole = rows_of(words, whole, module.model)
+        # the states that travel are whole on each rank: DeepSpeed would cut them up between those of a vocabulary
+        config = {**config, "pipeline": {"pipe_partitioned": False, "grad_partitioned": False}}
     with torch.no_grad():
         for name, parameter in module.model.named_parameters():
             parameter.copy_(whole[name])
@@ -170,11 +172,10 @@ def announce(one: Student, coming: Sequence[Sequence[Slot | None]]) -> None:
 def clipped(engine: Any, most: float) -> Tensor:
     """Clips the gradient and returns its norm before; at ZeRO-0 DeepSpeed's own counts a tied matrix at every stage."""
     own = [p for p in engine.module.parameters() if p.grad is not None]
-    square = sum(
-        (p.grad.float().square().sum() for p in own if not p.ds_pipe_replicated), torch.zeros((), device=device())
-    )
-    if engine.num_stages > 1:
-        dist.all_reduce(square, group=engine.grid.get_pipe_parallel_group())
+    mine = [p for p in own if not p.ds_pipe_replicated and (shard() == 0 or is_split(p))]
+    square = sum((p.grad.float().square().sum() for p in mine), torch.zeros((), device=device()))
+    if engine.num_stages * shards() > 1:
+        dist.all_reduce(square, group=engine.grid.get_model_parallel_group())
     norm = square.sqrt()
     if most > 0:
         for parameter in own:

@@ -11,7 +11,7 @@ from mnmt_ds.config import Settings, load
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.engine.settings import PipelineSettings, TrainSettings, ValidationSettings
+from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, TrainSettings, ValidationSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.objectives.methods import METHODS, union
 from mnmt_ds.samplers import samplers
@@ -68,6 +68,8 @@ class Recipe(Settings):
     """Budget and optimizer."""
     pipeline: PipelineSettings | None = None
     """Pipeline stages; none: every rank holds all layers."""
+    tensor: TensorSettings | None = None
+    """The vocabulary over several ranks; none: every rank holds all words."""
     validation: ValidationSettings = ValidationSettings()
     """Dev losses and checkpoint selection."""
     deepspeed: Path = Path("ds_configs/zero1.json")

@@ -76,6 +76,14 @@ class PipelineSettings(Settings):
     """How layers are shared out: by the time that each kind takes on the first rank's device, or by parameters."""
 
 
+class TensorSettings(Settings):
+    """Matrices split over several ranks (tensor parallelism), whose groups are megatron-core's."""
+
+    vocabulary: int = Field(default=1, ge=1)
+    """Neighbouring ranks that share embedding, output projection and loss, each with its own words; the job's ranks
+    must be a multiple."""
+
+
 class ValidationSettings(Settings):
     """When dev losses are taken and what they select."""
 

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from deepspeed.runtime.utils import partition_balanced
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import device
+from mnmt_ds.distributed import data_ranks, device, shards
 from mnmt_ds.models.segment import TIED, Flow, Part, Segment, parts_of
 from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.vocabulary import Words, share, split
 from mnmt_ds.teachers.relay import Relay
 
 LAST = ("decoder_norm", "projection", "head")
@@ -54,11 +56,19 @@ class Labels:
 class Stages(PipelineModule):
     """One stage of a student, and beside its layers the same layers of the present teachers."""
 
-    def __init__(self, settings: ModelSettings, vocabulary_size: int, count: int, costs: Sequence[float]) -> None:
-        """``costs``: of each place of the row; stages are cut so that the dearest is as cheap as can be."""
-        self.settings, self.vocabulary_size, self.costs = settings, vocabulary_size, costs
+    def __init__(
+        self, settings: ModelSettings, vocabulary_size: int, count: int, costs: Sequence[float],
+        words: Words | None = None,
+    ) -> None:  # fmt: skip
+        """``costs``: of each place of the row; stages are cut so that the dearest is as cheap as can be. ``words``:
+        this rank's part of the vocabulary; None: all of it."""
+        self.settings, self.vocabulary_size, self.costs, self.words = settings, vocabulary_size, costs, words
         self.row = parts_of(settings, vocabulary_size)
-        super().__init__([_spec(part) for part in self.row], num_stages=count, loss_fn=self._loss, dynamic_shape=True)
+        topology = PipeModelDataParallelTopology(count, shards(), data_ranks()) if words is not None else None
+        super().__init__(
+            [_spec(part) for part in self.row], num_stages=count, topology=topology, loss_fn=self._loss,
+            dynamic_shape=True,
+        )  # fmt: skip
         self.universal_checkpoint_info = {"pipeline_replicated_parameter_patterns": [rf"model\.{TIED}\..*"]}
         self.relays: list[Relay] = []
         self.score: Scorer = _not_set
@@ -88,7 +98,10 @@ class Stages(PipelineModule):
 
     def segment(self) -> Segment:
         """New layers of this rank's stage, such as a teacher's."""
-        return Segment(self.settings, self.vocabulary_size, self.row, self._local_start, self._local_stop)
+        made = Segment(self.settings, self.vocabulary_size, self.row, self._local_start, self._local_stop)
+        if self.words is not None:
+            split(made, self.words)
+        return made
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Any:
         """One micro-batch's way along this stage; from the last one, its ``States``."""
@@ -194,19 +207,30 @@ def weights(stages: Stages, everywhere: bool) -> dict[str, Tensor]:
     """All stages' weights on the CPU of the main rank (or of all), by the plain model's names, one at a time."""
     from torch import distributed as dist
 
-    from mnmt_ds.distributed import data_ranks, is_main, rank
+    from mnmt_ds.distributed import is_main, rank, world_size
 
     mine, whole = dict(stages.model.named_parameters()), {}
     dtype = next(stages.parameters()).dtype
     for place, part in enumerate(stages.row):
         with torch.device("meta"):
             shapes = {f"{part.name}.{name}": p.shape for name, p in part.make().named_parameters()}
-        source = stages.stage_owner(place) * data_ranks()
+        first = stages.stage_owner(place) * data_ranks() * shards()
         for name, shape in shapes.items():
             if name in whole:
                 continue
-            value = mine[name].detach() if rank() == source else torch.empty(shape, dtype=dtype, device=device())
-            if stages.num_stages > 1:
-                dist.broadcast(value, source)
-            whole[name] = value.to("cpu", copy=True) if everywhere or is_main() else value.new_empty(0)
+            rows = []
+            for source, size in sources(part, first, shape, stages.words):
+                value = mine[name].detach() if rank() == source else torch.empty(size, dtype=dtype, device=device())
+                if world_size() > 1:
+                    dist.broadcast(value, source)
+                rows.append(value.to("cpu", copy=True) if everywhere or is_main() else value.new_empty(0))
+            whole[name] = torch.cat(rows) if len(rows) > 1 else rows[0]
     return whole
+
+
+def sources(part: Part, first: int, shape: torch.Size, words: Words | None) -> list[tuple[int, torch.Size]]:
+    """Who holds a place's parameter, whose first holder is rank ``first``, and how large a part: in order of rows."""
+    if words is None or part.kind not in ("source", "target", "projection", "head"):
+        return [(first, shape)]
+    parts = [share(words.group, shape[0], number) for number in range(shards())]
+    return [(first + k, torch.Size([own.last - own.first, *shape[1:]])) for k, own in enumerate(parts)]

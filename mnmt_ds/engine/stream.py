@@ -16,7 +16,7 @@ from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
 from mnmt_ds.data.loader import RankBatches, collate, updates
 from mnmt_ds.data.monolingual import Monolingual
-from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, stages, sum_over_ranks
+from mnmt_ds.distributed import data_rank, data_ranks, device, seed_of, shards, stages, sum_over_ranks
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.samplers import samplers
@@ -132,7 +132,7 @@ class Stream:
         tokens = torch.zeros(len(tasks), dtype=torch.int64)
         for batch in group:
             tokens[tasks.index(batch.task)] += batch.tokens
-        total = (sum_over_ranks(tokens.to(device())) // stages()).tolist()
+        total = (sum_over_ranks(tokens.to(device())) // (stages() * shards())).tolist()
         return [
             batch._replace(divisor=max(1, sum(total)), task_divisor=max(1, total[tasks.index(batch.task)]))
             for batch in group

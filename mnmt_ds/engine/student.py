@@ -15,7 +15,9 @@ from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.walk import Walk
+from mnmt_ds.models import vocabulary
 from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.models.vocabulary import Words, is_split
 from mnmt_ds.objectives.method import Method
 from mnmt_ds.teachers.layout import Layout, assemble, cut
 from mnmt_ds.tracking import Tracker
@@ -70,13 +72,14 @@ class Student:
         return self.engine.module.model
 
 
-def initialise_engine(model: Transformer, config: ds_config.Json) -> Any:
-    """The model under deepspeed.initialize, on this rank's device."""
+def initialise_engine(model: Transformer, config: ds_config.Json, grid: Any = None) -> Any:
+    """The model under deepspeed.initialize, on this rank's device. ``grid``: DeepSpeed's mpu, where the model is
+    split over ranks."""
     import deepspeed
 
     scored = Scored(model)
     scored.universal_checkpoint_info = {}  # type: ignore[assignment]  # lets DeepSpeed's checkpoints be read by another layout
-    engine, *_ = deepspeed.initialize(model=scored, model_parameters=list(model.parameters()), config=config)
+    engine, *_ = deepspeed.initialize(model=scored, model_parameters=list(model.parameters()), config=config, mpu=grid)
     return engine
 
 
@@ -155,8 +158,13 @@ def piped(engine: Any) -> bool:
     return hasattr(engine, "train_batch")
 
 
+def words_of(engine: Any) -> Words | None:
+    """Which words an engine's vocabulary matrices hold on this rank; None: all."""
+    return getattr(getattr(engine.module.model, "embedding", None), "words", None)
+
+
 def weights(engine: Any, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
-    """The student's whole weights, copied to the CPU; at ZeRO-3 one parameter at a time is gathered, on all ranks.
+    """The student's whole weights, copied to the CPU; what is in parts is gathered, on all ranks, one by one.
 
     ``everywhere``: a pipeline's stages are brought together on all ranks, not on the main one alone.
     """
@@ -166,9 +174,12 @@ def weights(engine: Any, dtype: torch.dtype | None = None, everywhere: bool = Tr
         from mnmt_ds.engine import stages
 
         return stages.weights(engine.module, everywhere)
-    partitioned = engine.zero_optimization_stage() == 3
+    partitioned, words = engine.zero_optimization_stage() == 3, words_of(engine)
     whole = {}
     for name, parameter in engine.module.model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
-            whole[name] = parameter.detach().to("cpu", dtype or parameter.dtype, copy=True)
+            value = parameter.detach()
+            if words is not None and is_split(parameter):
+                value = vocabulary.whole(value, words, engine.module.model.vocabulary_size)
+            whole[name] = value.to("cpu", dtype or parameter.dtype, copy=True)
     return whole

@@ -19,6 +19,7 @@ from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.walk import Walk
 from mnmt_ds.models.segment import TIED
 from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.models.vocabulary import Words, rows_of, split
 from mnmt_ds.objectives.method import Method
 from mnmt_ds.teachers.blocks import CachePlan, Ints, plan_cache
 from mnmt_ds.teachers.cache import StateCache
@@ -35,13 +36,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0) -> Transformer:
+def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0, words: Words | None = None) -> Transformer:
     """A frozen model of the student's architecture on this rank's device, its weights to be filled.
 
-    ``layers``: so many in encoder and decoder; 0: the student's.
+    ``layers``: so many in encoder and decoder; 0: the student's. ``words``: this rank's; None: all.
     """
     depth = {"encoder_layers": layers, "decoder_layers": layers} if layers else {}
-    return frozen(Transformer(recipe.model.model_copy(update=depth), vocabulary_size), recipe)
+    model = Transformer(recipe.model.model_copy(update=depth), vocabulary_size)
+    if words is not None:
+        split(model, words)
+    return frozen(model, recipe)
 
 
 def frozen(model: Model, recipe: Recipe) -> Model:
@@ -63,12 +67,14 @@ def make_faculty(
     ranks, dtype = ranks_of_their_own(), getattr(torch, settings.dtype)
     model = engine.module.model
     layout = layout_of(model, projection_of(model), ranks.count)
-    names = [piece.name for piece in layout.pieces]
+    names, words = [piece.name for piece in layout.pieces], student.words_of(engine)
 
     def load(version: Version) -> Tensor:
         if isinstance(version, int):
-            return cut(layout, snapshots.read(run, version, names), ranks, dtype)
-        return cut(layout, snapshots.read_expert(Path(version), model.settings, tokenizer_hash, names), ranks, dtype)
+            state = snapshots.read(run, version, names)
+        else:
+            state = snapshots.read_expert(Path(version), model.settings, tokenizer_hash, names)
+        return cut(layout, state if words is None else rows_of(words, state, model), ranks, dtype)
 
     def warn(text: str) -> None:
         print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
@@ -81,8 +87,9 @@ def make_faculty(
         engine.module.relays.append(relay)
         on_main_first(say, "teacher states: computed for each micro-batch, each stage its own layers")
         return Faculty(recipe.data.pairs, relay, None, own_shard, load)
-    library = Library(shelf, layout, ranks, lambda: blank_model(recipe, model.vocabulary_size), device())
-    plan = cache_plan(recipe, settings, stream, ranks.count) if settings.on_device == "whole" else None
+    library = Library(shelf, layout, ranks, lambda: blank_model(recipe, model.vocabulary_size, words=words), device())
+    whole = settings.on_device == "whole" and words is None
+    plan = cache_plan(recipe, settings, stream, ranks.count) if whole else None
     cache = passing = None
     if settings.on_device == "layers":
         passing = Passing(library, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(stream))

@@ -13,10 +13,10 @@ from mnmt_ds.distributed import (
     from_main,
     is_main,
     on_main_first,
-    split_into_stages,
+    shards,
     world_size,
 )
-from mnmt_ds.engine import checkpoint, ds_config, keeping, pipeline, run
+from mnmt_ds.engine import checkpoint, ds_config, keeping, pipeline, run, tensor
 from mnmt_ds.engine.build import (
     check_fingerprint,
     description,
@@ -49,8 +49,9 @@ class Training:
     def __init__(self, recipe: Recipe, resume: bool) -> None:
         self.recipe = recipe
         self.directory = recipe.directory
-        split_into_stages(recipe.pipeline.stages if recipe.pipeline is not None else 1)
+        tensor.arrange(recipe)
         pipeline.check(recipe, ds_config.read(recipe.deepspeed))
+        tensor.check(recipe, ds_config.read(recipe.deepspeed))
         config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, data_ranks(), str(recipe.deepspeed))
         self.corpus, self.pairs = open_corpus(recipe)
         streams = open_streams(recipe, self.corpus, resume)
@@ -58,12 +59,13 @@ class Training:
             self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
         )
         methods.check(recipe.method, facts(recipe, streams))
-        self.implementation = chosen(recipe.train.loss_implementation, device())
+        known = chosen(recipe.train.loss_implementation, device())
+        self.implementation = known if shards() == 1 else "sharded"
         self.lock = on_main_only(run.claim, self.directory)
         if not resume:
             on_main_first(run.refuse_used, self.directory)
         self.tracker = Tracker(self.directory, recipe.tracking, is_main(), recipe.model_dump(mode="json"), recipe.name)
-        self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation)
+        self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation, tensor.form_groups())
         exchange = Exchange(self.dev, self.pairs, self.plain)
         self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker, exchange)
         self.fingerprint = fingerprint(recipe, self.corpus)
@@ -108,9 +110,10 @@ class Training:
             tracker.log("run", self.update, self.first.walk.position.epoch, facts)
 
     def _stages(self) -> str:
-        """Where the pipeline's stages begin and end, for people."""
+        """Where the pipeline's stages begin and end, and how many share a vocabulary, for people."""
         cut = self.layout.bounds
-        return f" in {len(cut) - 1} stage(s) of {'+'.join(str(b - a) for a, b in pairwise(cut))} layers" if cut else ""
+        text = f" in {len(cut) - 1} stage(s) of {'+'.join(str(b - a) for a, b in pairwise(cut))} layers" if cut else ""
+        return text + (f", vocabulary over {shards()}" if shards() > 1 else "")
 
     def _parameters(self) -> int:
         with torch.device("meta"):

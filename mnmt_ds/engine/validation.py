@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.batch import Batch, to_device
-from mnmt_ds.distributed import device, share, sum_over_ranks
+from mnmt_ds.distributed import device, shard, share, sum_over_ranks
 from mnmt_ds.engine import pipeline
 from mnmt_ds.engine.student import Scorer, piped, quiet
 
@@ -24,7 +24,7 @@ def validate(engine: Any, batches: Sequence[Batch], pairs: Sequence[str], score:
     ready = [batch if batch is not None else batches[0] for batch in mine]
     found_metrics = pipeline.quiet_metrics if piped(engine) else _quiet_metrics
     for batch, metrics in zip(mine, found_metrics(engine, ready, score), strict=False):  # scored on a last stage alone
-        if batch is not None:
+        if batch is not None and shard() == 0:
             ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
             sums[batch.pair] += torch.stack([ce[0], nll[0], ce[1]])
     sums = sum_over_ranks(sums.to(device())).cpu() if device().type == "cuda" else sum_over_ranks(sums)

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from mnmt_ds.kernels import operator, reference
 from mnmt_ds.kernels.implementations import chosen
 from mnmt_ds.kernels.problem import check
 from mnmt_ds.kernels.run import attach, run
+from mnmt_ds.kernels.sharded import ce_with_teacher_sharded
 from mnmt_ds.kernels.top_k import with_top_k
 from mnmt_ds.kernels.types import Gate, Sums, Teacher
 
@@ -33,12 +35,19 @@ def ce_with_teacher(
     divergence_weight: float = 0.0,
     pad: int = 1,
     implementation: str = "auto",
+    group: dist.ProcessGroup | None = None,
 ) -> Sums:
     """The loss and its statistics; with K passes, hidden states are (K * B, T, D), pass after pass.
 
     target_BT: integer; positions equal to ``pad`` never count. gold_weight: a number, (B,) or (B, T).
+    group: ranks over which every projection is split by words (sharded.py, whatever the implementation).
     UserError where shapes, dtypes, weights, targets or vocabularies do not fit.
     """
+    if group is not None:
+        return ce_with_teacher_sharded(
+            hidden_BTD, projection_VD, target_BT, teachers, group=group, smoothing=smoothing, gold_weight=gold_weight,
+            passes=passes, divergence_weight=divergence_weight, pad=pad,
+        )  # fmt: skip
     if implementation != "reference" and any(teacher.top_k for teacher in teachers):
         check(hidden_BTD, projection_VD, target_BT, teachers, smoothing, gold_weight, passes, divergence_weight, pad)
 

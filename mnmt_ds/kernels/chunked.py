@@ -15,11 +15,12 @@ BUDGET = {"cpu": 64 << 20, "cuda": 512 << 20}
 """Bytes of logits held at once, student's and teachers' together."""
 
 
-def most_tokens(problem: Problem) -> int:
-    """Tokens whose logits the budget holds."""
+def most_tokens(problem: Problem, words: int = 0) -> int:
+    """Tokens whose logits, over so many words (0: the projection's), the budget holds."""
     wide = accumulator(problem.hidden_KND.dtype, problem.projection_VD.dtype).itemsize
     buffers = problem.passes + len(problem.teachers)
-    return max(1, BUDGET.get(problem.hidden_KND.device.type, 64 << 20) // (buffers * problem.vocabulary * wide))
+    row = buffers * (words or problem.vocabulary) * wide
+    return max(1, BUDGET.get(problem.hidden_KND.device.type, 64 << 20) // row)
 
 
 def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:

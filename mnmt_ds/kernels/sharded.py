@@ -1,9 +1,9 @@
 """The tensor-parallel form: student's and teachers' projections split over ranks by vocabulary, hidden states on all.
 
-Each rank holds words rank * V .. (rank + 1) * V - 1 (V here: the shard), as megatron-core's VocabParallelEmbedding
-does; the group is any torch.distributed group, such as parallel_state.get_tensor_model_parallel_group(). Every rank
-gets the same loss and sums, the whole hidden gradient, and its shard's projection gradient. PyTorch arithmetic in
-chunks; letters: see types.py, C tokens of a chunk, R = K * C rows.
+Each rank holds V consecutive words (V here: the shard, as many as you like), those of rank 0 first; the group is any
+torch.distributed group, such as megatron-core's parallel_state.get_tensor_model_parallel_group(). Every rank gets the
+same loss and sums, the whole hidden gradient, and its shard's projection gradient. PyTorch arithmetic in chunks;
+letters: see types.py, C tokens of a chunk, R = K * C rows.
 """
 
 import functools
@@ -30,6 +30,8 @@ class Shard(NamedTuple):
     first: int
     words: int
     """Of all ranks together."""
+    most: int
+    """Of the rank that has most: chunks are alike on all."""
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place."""
@@ -65,7 +67,11 @@ def ce_with_teacher_sharded(
     wanted = (grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
     with torch.no_grad():
         problem = flatten(hidden_BTD, projection_VD, target_BT, *arguments)
-        ours = Implementation(most_tokens, functools.partial(statistics, shard), functools.partial(gradients, shard))
+        ours = Implementation(
+            functools.partial(most_tokens, words=shard.most),
+            functools.partial(statistics, shard),
+            functools.partial(gradients, shard),
+        )
         found = compute(problem, ours, *wanted)
         result = sums(problem, found)
     if not any(wanted):
@@ -74,14 +80,12 @@ def ce_with_teacher_sharded(
 
 
 def _shard(projection_VD: Tensor, group: dist.ProcessGroup) -> Shard:
-    size, ranks = projection_VD.shape[0], dist.get_world_size(group)
-    sizes = torch.tensor([size, -size], device=projection_VD.device)
-    dist.all_reduce(sizes, dist.ReduceOp.MAX, group=group)
-    if sizes[0] != -sizes[1]:
-        raise UserError(
-            f"loss: shards of {-int(sizes[1])} to {int(sizes[0])} words; pad the vocabulary to {ranks} equal parts"
-        )
-    return Shard(group, dist.get_rank(group) * size, ranks * size)
+    rank = dist.get_rank(group)
+    sizes = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=projection_VD.device)
+    sizes[rank] = projection_VD.shape[0]
+    dist.all_reduce(sizes, group=group)
+    words = sizes.tolist()
+    return Shard(group, sum(words[:rank]), sum(words), max(words))
 
 
 def statistics(shard: Shard, p: Problem, cut: slice, store: Store) -> Statistics:

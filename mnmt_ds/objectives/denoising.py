@@ -56,6 +56,7 @@ def denoising(settings: DenoisingLossSettings, context: Context) -> Method:
                 passes=batch.passes,
                 divergence_weight=share * batch.divergence_weight,
                 implementation=context.implementation,
+                group=context.group,
             )
 
         decoder = side(states.decoder_BTD, projection_VD, batch.target_BT, settings.decoder_weight)

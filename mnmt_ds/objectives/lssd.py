@@ -114,14 +114,15 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
         hidden_BTD, projection_VD = context.quiet_states(batch)
         with torch.no_grad():
             sums = ce_with_teacher(
-                hidden_BTD, projection_VD, batch.target_BT, (teacher,), implementation=context.implementation
-            )
+                hidden_BTD, projection_VD, batch.target_BT, (teacher,), implementation=context.implementation,
+                group=context.group,
+            )  # fmt: skip
         return sums.gate[0]
 
     def upcoming(slots: Sequence[Slot | None]) -> None:
         faculty.announce(slots, source)
 
-    score = scorer(context.smoothing, context.implementation)
+    score = scorer(context.smoothing, context.implementation, context.group)
     return Method(unchanged, teach, score, source.update, {"teachers": source}, upcoming)
 
 

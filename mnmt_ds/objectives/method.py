@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.objectives.peers import Peers
@@ -105,6 +106,8 @@ class Context:
     """ZeRO-3: the student's passes gather its weights, so that all ranks must make them together."""
     total_updates: Callable[[], int] = lambda: 0
     """Updates that the run's budget allows: what schedules are fractions of."""
+    group: dist.ProcessGroup | None = None
+    """Ranks over which projections are split by words; None: each is whole."""
     peers: Peers | None = None
     """The run's other students; None for one that is alone."""
     dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]] = lambda models: {}

@@ -18,6 +18,7 @@ from mnmt_ds.objectives.pareto import check as check_pareto
 from mnmt_ds.objectives.peers import Facts
 from mnmt_ds.objectives.several import SeveralSettings, several
 from mnmt_ds.objectives.translation import TranslationSettings, translation
+from mnmt_ds.teachers.settings import TeacherSettings
 
 
 def anything(settings: Any, facts: Facts) -> None:
@@ -56,6 +57,19 @@ def check_inside(settings: Any, facts: Facts) -> None:
         inside = list(settings.methods) if hasattr(settings, "methods") else [settings.base]
     for inner in inside:
         check(inner, facts)
+
+
+def inside(method: Any) -> list[Any]:
+    """A method's settings and those of all methods inside it."""
+    inner = [*getattr(method, "methods", ()), *getattr(method, "tasks", {}).values()]
+    inner += [method.base] if hasattr(method, "base") else []
+    return [method, *(found for one in inner for found in inside(one))]
+
+
+def teacher_settings(method: Any) -> list[TeacherSettings]:
+    """The ``teachers`` sections of a method and of the methods inside it."""
+    found = [getattr(one, "teachers", None) for one in inside(method)]
+    return [settings for settings in found if isinstance(settings, TeacherSettings)]
 
 
 METHODS: dict[str, Entry] = {

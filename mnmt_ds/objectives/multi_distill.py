@@ -88,5 +88,5 @@ def multi_distill(settings: MultiDistillSettings, context: Context) -> Method:
     def upcoming(slots: Sequence[Slot | None]) -> None:
         faculty.announce(slots, experts)
 
-    score: Any = scorer(context.smoothing, context.implementation)
+    score: Any = scorer(context.smoothing, context.implementation, context.group)
     return Method(unchanged, teach, score, experts.update, {"experts": experts}, upcoming)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
@@ -21,10 +22,12 @@ class TranslationSettings(Settings):
 
 def translation(settings: TranslationSettings, context: Context) -> Method:
     """CE(B_l; theta) of every paper: the target distribution is (1 - eps) gold + eps / V, summed over gold tokens."""
-    return Method(unchanged, unchanged, scorer(context.smoothing, context.implementation), deaf, {})
+    return Method(unchanged, unchanged, scorer(context.smoothing, context.implementation, context.group), deaf, {})
 
 
-def scorer(smoothing: float, implementation: str) -> Callable[[StateLike, Tensor, Batch], Score]:
+def scorer(
+    smoothing: float, implementation: str, group: dist.ProcessGroup | None = None
+) -> Callable[[StateLike, Tensor, Batch], Score]:
     """The score of every method without extra tasks: gold_weight * CE, plus what ``teach`` put into the batch."""
 
     def score(states: StateLike, projection_VD: Tensor, batch: Batch) -> Score:
@@ -38,6 +41,7 @@ def scorer(smoothing: float, implementation: str) -> Callable[[StateLike, Tensor
             passes=batch.passes,
             divergence_weight=batch.divergence_weight,
             implementation=implementation,
+            group=group,
         )
         means = {
             "loss": (sums.loss.detach(), sums.tokens),

@@ -31,7 +31,9 @@ def make(
     recipe: Recipe, path: Path, overrides: Sequence[str], devices: int | None, gpu: bool, measure: bool, calibrate: bool
 ) -> Plan:
     """The plan of a recipe on so many ranks (None: one, or one a pipeline stage); UserError where its stages do not
-    divide them."""
+    divide them, and where its vocabulary is split, which is not reckoned yet."""
+    if recipe.tensor is not None:
+        raise UserError(f"{path}: tensor: a split vocabulary is not reckoned yet; plan it with tensor=null")
     count = recipe.pipeline.stages if recipe.pipeline is not None else 1
     devices = count if devices is None else devices
     if devices % count:

@@ -9,9 +9,9 @@ from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.teaching import cache_plan
+from mnmt_ds.objectives.methods import teacher_settings
 from mnmt_ds.planning.activations import Shape
 from mnmt_ds.planning.memory import HALF, Lessons
-from mnmt_ds.teachers.settings import TeacherSettings
 
 
 class Survey(NamedTuple):
@@ -93,12 +93,3 @@ def lessons_of(recipe: Recipe, stream: Stream, ranks: int) -> Lessons:
         at_once=len(settings),
         by_layers=by_layers,
     )
-
-
-def teacher_settings(method: object) -> list[TeacherSettings]:
-    """The ``teachers`` sections of a method and of the methods inside it."""
-    own = getattr(method, "teachers", None)
-    found = [own] if isinstance(own, TeacherSettings) else []
-    tasks = getattr(method, "tasks", {}).values()
-    inner = [getattr(method, "base", None), *getattr(method, "methods", ()), *tasks]
-    return found + [settings for one in inner if one is not None for settings in teacher_settings(one)]

@@ -1,0 +1,125 @@
+"""Training with embedding, output projection and loss split over ranks by words (tensor parallelism).
+
+Groups are megatron-core's: neighbouring ranks share a vocabulary and the same data, the rest of the model is whole on
+each of them; data-parallel ranks, over which ZeRO shards, are those with the same words.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import distributed as dist
+
+from mnmt_ds.distributed import seed_of, shards, split_into_stages, stages, world_size
+from mnmt_ds.engine import ds_config, student
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.errors import UserError
+from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.models.vocabulary import Words, share, split
+from mnmt_ds.objectives.methods import inside
+
+
+def arrange(recipe: Recipe) -> None:
+    """Tells all of the process how the recipe spreads the model over ranks."""
+    count = recipe.tensor.vocabulary if recipe.tensor is not None else 1
+    split_into_stages(recipe.pipeline.stages if recipe.pipeline is not None else 1, count)
+
+
+def check(recipe: Recipe, config: ds_config.Json) -> None:
+    """UserError where the recipe asks for what a split vocabulary does not do."""
+    if recipe.tensor is None or recipe.tensor.vocabulary == 1:
+        return
+    count, zero, sampler = recipe.tensor.vocabulary, config.get("zero_optimization", {}), recipe.sampler
+    parts = recipe.pipeline.stages if recipe.pipeline is not None else 1
+    staged = f" in {parts} stages" if parts > 1 else ""
+    refusals = {
+        f"{world_size()} rank(s) cannot share a vocabulary by {count}{staged}; start a multiple of {count * parts}": (
+            world_size() % (count * parts) != 0
+        ),
+        f"it goes with ZeRO 0 and 1, not {zero.get('stage')}; set 'deepspeed' to zero1.json": zero.get("stage", 0) > 1,
+        "it goes without offload; leave offload_optimizer out": bool(zero.get("offload_optimizer")),
+        "it is not done in fp16; set train.precision: bf16": recipe.train.precision == "fp16",
+        f"sampler {sampler.name} measures the student, which has to be whole; take one that does not": (
+            hasattr(sampler, "every")
+        ),
+        "mutual distillation (students, method pareto) is not done with it; leave 'tensor' out": (
+            bool(recipe.students) or "pareto" in {one.name for one in inside(recipe.method)}
+        ),
+        f"the loss over shards is its own; leave train.loss_implementation at auto, not"
+        f" {recipe.train.loss_implementation}": recipe.train.loss_implementation not in ("auto", "chunked"),
+    }
+    for method in inside(recipe.method):
+        kept = getattr(method, "teachers", None)
+        cache = getattr(kept, "cache", "off")
+        refusals[f"teachers.cache: {cache} is not done with it; set it to auto or off"] = cache in ("ram", "disk")
+        layers = getattr(kept, "on_device", "whole") == "layers"
+        refusals["teachers.on_device: layers is not done with it; set it to whole"] = layers
+        top_k = getattr(method, "top_k", 0)
+        refusals[f"top_k: {top_k} needs all words on each rank; set top_k: 0"] = top_k > 0
+    for text, wrong in refusals.items():
+        if wrong:
+            raise UserError(f"tensor.vocabulary: {text}")
+
+
+class Grid(NamedTuple):
+    """Megatron-core's groups, as DeepSpeed asks for them (its ``mpu``)."""
+
+    data: dist.ProcessGroup
+    tensor: dist.ProcessGroup
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self.data
+
+    def get_data_parallel_group_ranks(self) -> list[int]:
+        return dist.get_process_group_ranks(self.data)
+
+    def get_data_parallel_rank(self) -> int:
+        return dist.get_rank(self.data)
+
+    def get_data_parallel_world_size(self) -> int:
+        return dist.get_world_size(self.data)
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self.tensor
+
+    def get_model_parallel_rank(self) -> int:
+        return dist.get_rank(self.tensor)
+
+    def get_model_parallel_world_size(self) -> int:
+        return dist.get_world_size(self.tensor)
+
+
+def form_groups() -> dist.ProcessGroup | None:
+    """Forms the job's groups, all ranks together; the one that shares this rank's vocabulary, None: it is whole."""
+    if shards() == 1:
+        return None
+    from megatron.core import parallel_state
+
+    if parallel_state.model_parallel_is_initialized():  # of a run before this one
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(shards(), stages(), create_gloo_process_groups=False)
+    return parallel_state.get_tensor_model_parallel_group()
+
+
+def own_words(vocabulary_size: int) -> Words | None:
+    """This rank's words, once the groups are formed; None: all. UserError where there are not enough for all ranks."""
+    if shards() == 1:
+        return None
+    from megatron.core import parallel_state
+
+    words = share(parallel_state.get_tensor_model_parallel_group(), vocabulary_size)
+    if (shards() - 1) * -(-vocabulary_size // shards()) >= vocabulary_size:
+        raise UserError(f"tensor.vocabulary: {vocabulary_size} words cannot be split over {shards()}; take fewer")
+    return words
+
+
+def initialise_engine(recipe: Recipe, config: ds_config.Json, vocabulary_size: int) -> Any:
+    """The recipe's model with the plain model's first weights, this rank's words of them, on an engine."""
+    from megatron.core import parallel_state
+
+    groups = Grid(parallel_state.get_data_parallel_group(), parallel_state.get_tensor_model_parallel_group())
+    words = own_words(vocabulary_size)
+    assert words is not None
+    torch.manual_seed(seed_of(recipe.train.seed, "weights"))
+    model = initialise(Transformer(recipe.model, vocabulary_size))
+    split(model, words)
+    return student.initialise_engine(model, config, groups)
