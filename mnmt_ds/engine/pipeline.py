@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +15,10 @@ from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.student import Scorer, Student, number_of
 from mnmt_ds.errors import UserError
-from mnmt_ds.models.segment import parts_of
+from mnmt_ds.models.segment import Segment, parts_of
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.transformer import Transformer, initialise
-from mnmt_ds.models.vocabulary import Words, is_split, rows_of
+from mnmt_ds.models.transformer import Transformer, draw
+from mnmt_ds.models.vocabulary import Words, is_split
 from mnmt_ds.objectives.methods import inside
 
 if TYPE_CHECKING:
@@ -85,15 +85,10 @@ def make_engine(
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         module = Stages(model, vocabulary_size, count, costs, words)
     torch.manual_seed(seed_of(seed, "weights"))
-    whole: Mapping[str, Tensor] = dict(initialise(Transformer(model, vocabulary_size)).named_parameters())
+    draw_own(module.model, words)
     if words is not None:
-        whole = rows_of(words, whole, module.model)
         # the states that travel are whole on each rank: DeepSpeed would cut them up between those of a vocabulary
         config = {**config, "pipeline": {"pipe_partitioned": False, "grad_partitioned": False}}
-    with torch.no_grad():
-        for name, parameter in module.model.named_parameters():
-            parameter.copy_(whole[name])
-    del whole
     if ds_config.zero_stage(config) == 0:
         config = {**config, "gradient_clipping": 0.0}  # ours: see ``clipped``
     engine, *_ = deepspeed.initialize(model=module, model_parameters=list(module.parameters()), config=config)
@@ -105,6 +100,23 @@ def make_engine(
 
     engine._INSTRUCTION_MAP = {**known, schedule.OptimizerStep: step}
     return engine
+
+
+def draw_own(stage: Segment, words: Words | None = None) -> None:
+    """The plain model's first weights in a segment of it, from the same draws, without ever holding the whole model;
+    of a split matrix the rows of ``words``."""
+    for part in stage.row:
+        part.make()  # which draws values, too, as the plain model does when it is made
+    with torch.device("meta"):
+        plain = dict(Transformer(stage.settings, stage.vocabulary_size).named_parameters())
+    own = dict(stage.named_parameters())
+    for name, shaped in plain.items():
+        mine = own[name].data if name in own else None
+        rows = words if name in own and is_split(own[name]) else None
+        whole = torch.empty(shaped.shape) if mine is None or rows is not None else mine
+        draw(name, whole, stage.settings.d_model)
+        if mine is not None and rows is not None:
+            mine.copy_(whole[rows.first : rows.last])
 
 
 def update(

@@ -71,18 +71,22 @@ class Transformer(nn.Module):
 
 def initialise(model: Transformer) -> Transformer:
     """Initial weights as fairseq's: embeddings N(0, 1/sqrt(D)), Xavier maps (q, k, v by 1/sqrt(2)), zero biases."""
-    width = model.settings.d_model
     for name, parameter in model.named_parameters():
-        if name.endswith(("embedding.weight", "encoder_projection.weight")):
-            nn.init.normal_(parameter, std=width**-0.5)
-            parameter.data[PAD].zero_()
-        elif parameter.dim() == 2:
-            gain = 1 / math.sqrt(2) if name.endswith(("qkv.weight", "cross.q.weight", "kv.weight")) else 1.0
-            for part in parameter.data.split(width) if gain < 1 else (parameter.data,):
-                nn.init.xavier_uniform_(part, gain=gain)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
+        draw(name, parameter.data, model.settings.d_model)
     return model
+
+
+def draw(name: str, weight: Tensor, width: int) -> None:
+    """The initial values of one weight; a norm's are left as they are."""
+    if name.endswith(("embedding.weight", "encoder_projection.weight")):
+        nn.init.normal_(weight, std=width**-0.5)
+        weight[PAD].zero_()
+    elif weight.dim() == 2:
+        gain = 1 / math.sqrt(2) if name.endswith(("qkv.weight", "cross.q.weight", "kv.weight")) else 1.0
+        for part in weight.split(width) if gain < 1 else (weight,):
+            nn.init.xavier_uniform_(part, gain=gain)
+    elif name.endswith("bias"):
+        nn.init.zeros_(weight)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -291,6 +291,23 @@ def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
     assert bounds(row, [4, 1, 1, 1, 1, 1, 1, 0, 2], 3) == [0, 1, 5, 9]
 
 
+def test_a_stage_draws_the_plain_models_weights() -> None:
+    """Each segment of two cuts, bit for bit, though no other layer's weights are held meanwhile."""
+    from mnmt_ds.engine.pipeline import draw_own
+    from mnmt_ds.models.segment import Segment, parts_of
+    from mnmt_ds.models.transformer import Transformer, initialise
+
+    model = recipe(Path("c"), Path("r"), model={"share_embeddings": "decoder", "encoder_projection": "own"}).model
+    torch.manual_seed(3)
+    plain = dict(initialise(Transformer(model, 50)).named_parameters())
+    row = parts_of(model, 50)
+    for begin, end in [(0, 4), (4, len(row)), (0, 2), (2, len(row))]:
+        segment = Segment(model, 50, row, begin, end)
+        torch.manual_seed(3)
+        draw_own(segment)
+        assert all(torch.equal(value, plain[name]) for name, value in segment.named_parameters())
+
+
 @pytest.mark.parametrize(("count", "many"), [(1, 4), (2, 4), (4, 8), (4, 16)])
 def test_the_played_bubble_of_even_stages_is_the_ideal(count: int, many: int) -> None:
     """DeepSpeed's own order of passes, each of which takes as long: (m + p - 1) / m times a stage's own work."""
