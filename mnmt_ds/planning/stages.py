@@ -20,6 +20,8 @@ class Stage(NamedTuple):
     under_way: int
     """Micro-batches whose activations it holds at once: min(m, p - number), since after its own warm-up a stage
     alternates forward and backward passes (1F1B)."""
+    refills: bool
+    """Whether forward passes follow backward passes within an update: m is more than that."""
     share: float
     """Its part of the cost of all stages."""
 
@@ -49,8 +51,9 @@ def stages_of(
     for number, (begin, end) in enumerate(zip(cut, cut[1:], strict=False)):
         following = row[end].kind if end < len(row) else ""
         kinds, size = [part.kind for part in row[begin:end]], of_places(m, vocabulary, row[begin:end])
+        under_way = min(micro_batches, count - number)
         share = sum(costs[begin:end]) / sum(costs)
-        found.append(Stage(kinds, following, size, min(micro_batches, count - number), share))
+        found.append(Stage(kinds, following, size, under_way, micro_batches > under_way, share))
     return found
 
 

@@ -79,7 +79,7 @@ def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
             return [flow.x_BLD] if segment.last == len(row) else [segment.pack(flow)]
 
         following = row[end].kind if end < len(row) else ""
-        stage = Stage([part.kind for part in row[begin:end]], following, 0, 1, 1.0)
+        stage = Stage([part.kind for part in row[begin:end]], following, 0, 1, False, 1.0)
         found = forward(settings, x, 4, True, kinds=stage.kinds)
         found += travelling(settings, x, Layout(1, 1), 1, stage, Lessons())
         found -= 0 if came is None else came.nbytes

@@ -88,6 +88,7 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
     assert last.parameters == v * 128 + 2 * n.decoder_layer + 2 * 128
     assert first.parameters + last.parameters == n.total + v * 128
     assert (first.under_way, last.under_way) == (2, 1) and stages_of(m, v, 2, [1] * 9, 1)[0].under_way == 1
+    assert [stage.refills for stage in stages_of(m, v, 2, [1] * 9, 2)] == [False, True]
     assert (first.share, last.share) == (pytest.approx(4 / 8), pytest.approx(4 / 8))
     assert bubble(2, 4) == 5 / 4 and slowdown([first, last], 4) == pytest.approx(5 / 4)
     assert slowdown(stages_of(m, v), 4) == 1.0
@@ -99,7 +100,10 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
     assert (one.loss, two.snapshot) == (0, 0) and two.loss > 0 and one.snapshot == 4 * n.total
     alone = memory(m, v, [x], layout, lessons, stage=first._replace(under_way=1))
     one_side = 2 * 8 * 128 * 4  # S + T leave, of student and teacher; what the encoder's norm gave has left with them
-    assert one.activations - alone.activations == forward(m, x, 4, True, kinds=first.kinds) + (4 - 1) * one_side
+    each = forward(m, x, 4, True, kinds=first.kinds) + (4 - 1) * one_side
+    assert one.activations - alone.activations == each
+    steady = memory(m, v, [x], layout, lessons, stage=first._replace(refills=False))
+    assert one.activations - steady.activations == each  # a forward pass behind a backward pass, on a CPU
 
 
 def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: Path, tmp_path: Path) -> None:
