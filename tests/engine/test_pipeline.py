@@ -292,20 +292,27 @@ def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
 
 
 def test_a_stage_draws_the_plain_models_weights() -> None:
-    """Each segment of two cuts, bit for bit, though no other layer's weights are held meanwhile."""
+    """Each segment of two cuts, bit for bit, though no others are held meanwhile; some words alone, too."""
     from mnmt_ds.engine.pipeline import draw_own
     from mnmt_ds.models.segment import Segment, parts_of
     from mnmt_ds.models.transformer import Transformer, initialise
+    from mnmt_ds.models.vocabulary import Words, split
 
     model = recipe(Path("c"), Path("r"), model={"share_embeddings": "decoder", "encoder_projection": "own"}).model
     torch.manual_seed(3)
     plain = dict(initialise(Transformer(model, 50)).named_parameters())
     row = parts_of(model, 50)
+    some: Any = Words(None, 10, 30)  # type: ignore[arg-type]
     for begin, end in [(0, 4), (4, len(row)), (0, 2), (2, len(row))]:
-        segment = Segment(model, 50, row, begin, end)
-        torch.manual_seed(3)
-        draw_own(segment)
-        assert all(torch.equal(value, plain[name]) for name, value in segment.named_parameters())
+        for words in (None, some):
+            segment = Segment(model, 50, row, begin, end)
+            if words is not None:
+                split(segment, words)
+            torch.manual_seed(3)
+            draw_own(segment, words)
+            for name, value in segment.named_parameters():
+                wanted = plain[name][10:30] if words is not None and len(plain[name]) == 50 else plain[name]
+                assert torch.equal(value, wanted), (begin, end, words, name)
 
 
 @pytest.mark.parametrize(("count", "many"), [(1, 4), (2, 4), (4, 8), (4, 16)])
