@@ -17,10 +17,13 @@ from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.walk import Walk
+from mnmt_ds.kernels import deepspeed_ops
+from mnmt_ds.kernels.build import BuildError
 from mnmt_ds.models.segment import TIED
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocabulary import Words, rows_of, split
 from mnmt_ds.objectives.method import Method
+from mnmt_ds.teachers.asynchronous import AsynchronousReader
 from mnmt_ds.teachers.blocks import CachePlan, Ints, plan_cache
 from mnmt_ds.teachers.cache import StateCache
 from mnmt_ds.teachers.faculty import Faculty
@@ -80,7 +83,10 @@ def make_faculty(
         print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
 
     own = (settings.disk or run / "teachers") / f"rank{rank()}"
-    shelf = Shelf(dtype, int(settings.weights_gib * 2**30), own, load, warn)
+    budget = int(settings.weights_gib * 2**30)
+    outgrow = layout.length * dtype.itemsize * len(recipe.data.pairs) > budget
+    reader = asynchronous_reader(warn) if outgrow and settings.read == "auto" else None
+    shelf = Shelf(dtype, budget, own, load, warn, reader)
     own_shard = partial(student.own_shard, engine, layout, ranks, dtype)
     if student.piped(engine):
         relay = Relay(Library(shelf, layout, ranks, lambda: frozen(engine.module.segment(), recipe), device()))
@@ -98,6 +104,15 @@ def make_faculty(
         cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8")
     on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
     return Faculty(recipe.data.pairs, library, cache, own_shard, load, passing)
+
+
+def asynchronous_reader(warn: Callable[[str], None]) -> AsynchronousReader | None:
+    """DeepSpeed's asynchronous I/O for teachers beyond the budget, built now if need be; None where it cannot be."""
+    try:
+        return AsynchronousReader(deepspeed_ops.load("AsyncIOBuilder"))
+    except BuildError as error:
+        warn(f"teachers: no asynchronous I/O ({error}); those beyond the budget will be read from mapped files")
+        return None
 
 
 def cache_plan(recipe: Recipe, settings: TeacherSettings, stream: Stream, ranks: int) -> CachePlan | None:

@@ -110,11 +110,11 @@ def load(make_recipe: object) -> None:
 
 def build(recipe: Recipe, directory: Path | None = None) -> Path:
     """The finished library's path; compiles it first where it is not there."""
-    directory = _private(directory or extensions_directory())
+    directory = private(directory or extensions_directory())
     library = directory / f"{recipe.name}-{_key(recipe)}.so"
     if library.exists():
         return library
-    with _locked(directory / f"{recipe.name}.lock"):
+    with locked(directory / f"{recipe.name}.lock"):
         if library.exists():
             return library
         for leftover in directory.glob(f"{recipe.name}-building-*"):
@@ -143,7 +143,7 @@ def extensions_directory() -> Path:
     return cache / "mnmt_ds" / "extensions" / environment
 
 
-def _private(directory: Path) -> Path:
+def private(directory: Path) -> Path:
     """The directory, made with mode 0700; refused where others could plant a library in it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -156,7 +156,8 @@ def _private(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock that dies with its holder; waits for whoever has it."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file, by us or by our death, frees the lock

@@ -18,6 +18,7 @@ from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.build import open_corpus
 from mnmt_ds.engine.recipe import Recipe, load_recipe, students_of
 from mnmt_ds.errors import UserError
+from mnmt_ds.objectives.methods import teacher_settings
 
 MARK = "node facts: "
 """Begins the line in which a node's facts are printed, whatever else it prints."""
@@ -55,7 +56,8 @@ def facts(recipe_path: Path, overrides: Sequence[str], token: str, rehash: bool 
         faults += full_disks(recipe, corpus.tokenizer.size)
         from mnmt_ds.launching import builds
 
-        faults += builds.build(recipe.train.loss_implementation, config)
+        welcome = ["AsyncIOBuilder"] if teachers_on_disk(recipe, corpus.tokenizer.size) else []
+        faults += builds.build(recipe.train.loss_implementation, config, welcome)
     except UserError as error:
         faults.append(str(error))
     return Facts(same, torch.cuda.device_count(), address(), shared, faults)
@@ -104,15 +106,28 @@ def full_disks(recipe: Recipe, vocabulary: int) -> list[str]:
 def bytes_of_run(recipe: Recipe, vocabulary: int) -> int:
     """Bytes of a run's checkpoints (weights, fp32 masters and two moments: 16 a parameter, one more while it is
     written) and of its snapshots (fp32: best, last and each pair's best)."""
+    parameters = parameters_of(recipe, vocabulary)
+    pairs = len(recipe.data.pairs) if recipe.validation.keep_best_per_pair else 0
+    each = parameters * (16 * (recipe.train.keep_checkpoints + 1) + 4 * (pairs + 2))
+    return each * len(students_of(recipe))
+
+
+def teachers_on_disk(recipe: Recipe, vocabulary: int) -> bool:
+    """Whether teachers, one a pair, may outgrow a rank's memory for them and be read by asynchronous I/O; reckoned
+    for one rank, since shards of several are smaller."""
+    found = teacher_settings(recipe.method)
+    size = 2 * parameters_of(recipe, vocabulary) * len(recipe.data.pairs)
+    return any(each.read == "auto" and size > each.weights_gib * 2**30 for each in found)
+
+
+def parameters_of(recipe: Recipe, vocabulary: int) -> int:
+    """Parameters of the recipe's model."""
     import torch
 
     from mnmt_ds.models.transformer import Transformer, parameter_count
 
     with torch.device("meta"):
-        parameters = parameter_count(Transformer(recipe.model, vocabulary))
-    pairs = len(recipe.data.pairs) if recipe.validation.keep_best_per_pair else 0
-    each = parameters * (16 * (recipe.train.keep_checkpoints + 1) + 4 * (pairs + 2))
-    return each * len(students_of(recipe))
+        return parameter_count(Transformer(recipe.model, vocabulary))
 
 
 def address() -> str:

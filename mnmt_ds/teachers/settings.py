@@ -18,6 +18,8 @@ class TeacherSettings(Settings):
     which two would not fit beside the student. With layers nothing is remembered."""
     weights_gib: float = 64.0
     """CPU memory a rank may spend on its shards of teachers, in GiB; more go to files in ``disk``."""
+    read: Literal["auto", "mapped"] = "auto"
+    """Such files are read past the page cache by DeepSpeed's asynchronous I/O where it builds (libaio), else mapped."""
     cache: Literal["auto", "off", "ram", "disk"] = "auto"
     """Remember teachers' decoder states: auto: of pairs that are gone through whole between two validations."""
     cache_dtype: Literal["half", "fp8"] = "half"

@@ -23,7 +23,7 @@ def columns(
     if not any(version is not None for version in wanted):
         return None
     mine = wanted[ranks.rank]
-    shards = [shelf.get(v)[start:stop].to(device, non_blocking=True) for v in wanted if v is not None]
+    shards = [shelf.get(v, start, stop).to(device, non_blocking=True) for v in wanted if v is not None]
     if ranks.count == 1:
         return shards[0][None]
     length = stop - start

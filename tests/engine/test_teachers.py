@@ -20,6 +20,7 @@ class Case(NamedTuple):
 
 
 ONLINE, RAM, LAYERS = {"cache": "off"}, {"cache": "ram"}, {"on_device": "layers"}
+DISK = {"weights_gib": 0.0, "read": "mapped"}
 SMALL = {"cache": "ram", "memory_gib": 1e-5}  # room for some blocks alone
 CASES = {
     1: [
@@ -30,7 +31,7 @@ CASES = {
         *(Case(stage, ONLINE) for stage in range(4)),
         *(Case(3, RAM), Case(2, LAYERS), Case(1, SMALL), Case(1, {"cache": "auto"})),
     ],
-    3: [Case(3, ONLINE), Case(3, LAYERS), Case(1, RAM), Case(0, {"cache": "ram", "weights_gib": 0.0})],
+    3: [Case(3, ONLINE), Case(3, LAYERS), Case(1, RAM), Case(0, {"cache": "ram", **DISK})],
 }
 
 

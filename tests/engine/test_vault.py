@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mnmt_ds.engine import snapshots
 from mnmt_ds.errors import UserError
+from mnmt_ds.kernels import deepspeed_ops
+from mnmt_ds.kernels.build import BuildError
 from mnmt_ds.models.weights import save_model
+from mnmt_ds.teachers.asynchronous import ALIGNMENT, WINDOW, AsynchronousReader
 from mnmt_ds.teachers.shelf import Shelf
 from mnmt_ds.teachers.vault import Key, Vault
 
@@ -70,6 +73,80 @@ def test_a_spoilt_shard_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(shelf.get(2), shards[2]) and any("cannot be read" in text for text in said)
     shelf.retain([1])
     assert not list(tmp_path.glob("teacher-2.*"))
+
+
+def filed(tmp_path: Path, said: list[str], shards: dict[int, torch.Tensor], reader: Any = None) -> Shelf:
+    """A shelf that holds all its shards in files."""
+    dtype = next(iter(shards.values())).dtype
+    shelf = Shelf(dtype, 0, tmp_path, lambda version: shards[int(version)], said.append, reader)
+    for version, shard in shards.items():
+        shelf.put(version, shard)
+    return shelf
+
+
+RANGES = [(0, None), (5, 9), (WINDOW // 4 - 3, WINDOW // 4 + 2), (WINDOW // 2 + 1, None)]
+
+
+def within(shard: torch.Tensor) -> list[tuple[int, int | None]]:
+    """The ranges that a shard has, some of them across the windows in which it is read."""
+    return [(start, stop) for start, stop in RANGES if max(start, stop or 0) < len(shard)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_ranges_of_mapped_files(dtype: torch.dtype, tmp_path: Path) -> None:
+    shards = {length: torch.randn(length).to(dtype) for length in (11, ALIGNMENT, WINDOW, 3 * WINDOW // 2 + 7)}
+    shelf = filed(tmp_path, said := [], shards)
+    assert shelf.bytes() == 0 and len(said) == 1 and said[0].endswith(f"kept in {tmp_path}, mapped")
+    for version, shard in shards.items():
+        for start, stop in within(shard):
+            assert torch.equal(shelf.get(version, start, stop), shard[start:stop])
+        path = tmp_path / f"teacher-{version}.safetensors"
+        assert torch.equal(load_file(path)["shard"], shard) and path.stat().st_size % ALIGNMENT == 0
+
+
+def test_a_reader_that_fails_is_given_up_and_the_files_are_mapped(tmp_path: Path) -> None:
+    class Failing:
+        def read(self, path: Path, offset: int, size: int) -> torch.Tensor:
+            return torch.zeros(size, dtype=torch.uint8)
+
+    shards = {1: torch.randn(5000).half()}
+    shelf = filed(tmp_path, said := [], shards, Failing())
+    assert torch.equal(shelf.get(1), shards[1]) and torch.equal(shelf.get(1, 7, 9), shards[1][7:9])
+    assert len(said) == 2 and "read by DeepSpeed" in said[0] and "mapped from now on" in said[1]
+
+
+@pytest.mark.slow
+def test_asynchronous_reads_are_bitwise_those_of_mapped_files(tmp_path: Path) -> None:
+    """DeepSpeed's own op, built where it is not yet: ranges, then a file cut short, altered, garbled, gone."""
+    try:
+        reader = AsynchronousReader(deepspeed_ops.load("AsyncIOBuilder"))
+    except BuildError as error:
+        pytest.skip(str(error))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        shards = {length: torch.randn(length).to(dtype) for length in (11, ALIGNMENT, WINDOW, 3 * WINDOW // 2 + 7)}
+        shelf = filed(tmp_path, said := [], shards, reader)
+        assert "asynchronous I/O" in said[0]
+        for version, shard in shards.items():
+            for start, stop in within(shard):
+                assert torch.equal(shelf.get(version, start, stop), shard[start:stop])
+        assert len(said) == 1
+    path, shard = tmp_path / f"teacher-{version}.safetensors", shards[version]
+
+    def flip() -> None:
+        raw = bytearray(path.read_bytes())
+        raw[ALIGNMENT + WINDOW + 5] ^= 1
+        path.write_bytes(raw)
+
+    spoilt = (
+        lambda: os.truncate(path, path.stat().st_size - 1), lambda: os.truncate(path, 0), path.unlink, flip,
+        lambda: save_file({"shard": 0 * shard}, path),
+    )  # fmt: skip
+    for number, spoil in enumerate(spoilt):
+        spoil()
+        assert torch.equal(shelf.get(version), shard)
+        assert len(said) == 2 + number and "taken from the checkpoint again" in said[-1]
+    assert torch.equal(shelf.get(version), shard) and len(said) == 6, "the reader is still at work"
+    assert shelf._reader is reader
 
 
 def test_a_bad_teacher_is_refused_by_name(tmp_path: Path) -> None:

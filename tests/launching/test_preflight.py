@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.distributed import same_everywhere
+from mnmt_ds.kernels import deepspeed_ops
 from mnmt_ds.launching import builds, node
 from mnmt_ds.launching.node import Facts
 from mnmt_ds.launching.preflight import compare
@@ -90,7 +92,7 @@ def test_altered_data_is_found_by_reading_it(tmp_path: Path) -> None:
 def test_a_lock_that_nobody_holds_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch's FileBaton makes it, by a builder that lives and by one that was killed."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(builds, "YOUNG", 0.0)
+    monkeypatch.setattr(deepspeed_ops, "YOUNG", 0.0)
     lock = tmp_path / "cpu_adam" / "lock"
     lock.parent.mkdir()
     script = (
@@ -99,10 +101,10 @@ def test_a_lock_that_nobody_holds_is_stale(tmp_path: Path, monkeypatch: pytest.M
     )
     builder = subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True)
     assert builder.stdout is not None and builder.stdout.readline().strip() == "True"
-    assert builds.stale_locks() == []
+    assert deepspeed_ops.stale_locks() == []
     builder.kill()
     builder.wait()
-    assert builds.stale_locks() == [lock]
+    assert deepspeed_ops.stale_locks() == [lock]
     faults = builds.build("chunked", {})
     assert len(faults) == 1 and faults[0].startswith(f"{lock}: left by a build that was killed")
     lock.unlink()
@@ -115,6 +117,22 @@ def test_which_ops_a_configuration_needs() -> None:
     offload = {"offload_optimizer": {"device": "nvme"}}
     own = {"type": "Adam", "params": {}}
     assert builds.ops_needed({"optimizer": own, "zero_optimization": offload}) == ["AsyncIOBuilder", "CPUAdamBuilder"]
+
+
+@pytest.mark.parametrize(
+    ("method", "outgrow"),
+    [
+        ({"name": "translation"}, False),
+        ({"name": "lssd"}, False),
+        ({"name": "lssd", "teachers": {"weights_gib": 0.0}}, True),
+        ({"name": "intra_distillation", "base": {"name": "lssd", "teachers": {"weights_gib": 1e-6}}}, True),
+        ({"name": "lssd", "teachers": {"weights_gib": 0.0, "read": "mapped"}}, False),
+    ],
+)
+def test_asynchronous_reads_are_built_where_teachers_may_outgrow_memory(
+    method: dict[str, Any], outgrow: bool, tmp_path: Path
+) -> None:
+    assert node.teachers_on_disk(recipe(tmp_path, tmp_path / "run", method=method), 100) == outgrow
 
 
 def test_what_travels_to_a_node() -> None:
