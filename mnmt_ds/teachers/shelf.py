@@ -56,6 +56,7 @@ class Shelf:
         self._reload, self._say, self._reader = reload, say, reader
         self._held: dict[Version, Tensor] = {}
         self._files: dict[Version, File] = {}
+        self._told = False
 
     def put(self, version: Version, shard: Tensor) -> None:
         """Keeps a shard: in memory while the budget lasts, else in a file; in memory after all where the disk fails."""
@@ -143,7 +144,8 @@ class Shelf:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        if not self._files:
+        if not self._told:
+            self._told = True
             how = "mapped" if self._reader is None else "read by DeepSpeed's asynchronous I/O"
             self._say(f"teachers: beyond {self.budget / 2**30:.1f} GiB a rank, kept in {self.directory}, {how}")
         return File(path, shard.nbytes, sums)
