@@ -117,21 +117,27 @@ def test_two_shards_train_as_the_plain_model_does(tiny_corpus: Path, tmp_path: P
     assert sizes[0][2] + sizes[1][2] == 2 * sizes[0][0] - embedding.numel(), "each rank has its own words alone"
 
 
+LAYOUTS = {
+    "methods": (2, [Case(name, 2, 1) for name in list(RUNS)[1:]]),
+    "data": (4, [Case("lssd", 2, 1), Case("translation", 2, 0), Case("id_cd", 2, 0)]),
+    "four": (4, [Case("lssd", 4, 1), Case("translation", 4, 0)]),
+    "stages": (4, [Case("lssd", 2, 1, 2), Case("id_cd", 2, 1, 2), Case("translation", 2, 0, 2)]),
+    "data-stages": (8, [Case("lssd", 2, 1, 2)]),
+}
+"""Ranks and what runs on them."""
+
+
 @pytest.mark.slow
-def test_all_methods_and_layouts(tiny_corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_methods_and_layouts(layout: str, tiny_corpus: Path, tmp_path: Path) -> None:
     """Data-parallel ranks and pipeline stages beside the shards, vocabularies over 4 ranks, ZeRO 0 and 1."""
-    for ranks, cases in (
-        (2, [Case(name, 2, 1) for name in list(RUNS)[1:]]),
-        (4, [Case("lssd", 2, 1), Case("lssd", 4, 1), Case("id_cd", 2, 0), Case("translation", 4, 0)]),
-        (4, [Case("lssd", 2, 1, 2), Case("id_cd", 2, 1, 2), Case("translation", 2, 0, 2)]),
-        (8, [Case("lssd", 2, 1, 2)]),
-    ):
-        folder = str(tmp_path / str(ranks))
-        plain = list(dict.fromkeys(case._replace(vocabulary=1, stages=1) for case in cases))
-        on_ranks(ranks, run_all, str(tiny_corpus), folder, plain + cases)
-        for case in cases:
-            values = same(folder, case)
-            assert values["train/kd_loss"] or case.run == "translation", case
+    ranks, cases = LAYOUTS[layout]
+    plain = list(dict.fromkeys(case._replace(vocabulary=1, stages=1) for case in cases))
+    on_ranks(ranks, run_all, str(tiny_corpus), str(tmp_path), plain + cases)
+    for case in cases:
+        values = same(str(tmp_path), case)
+        told = {"translation": "valid/avg/chrf", "id_cd": "train/id_loss"}.get(case.run, "train/kd_loss")
+        assert values[told], case
 
 
 def legs(corpus: str, folder: str, case: Case, ends: list[int]) -> list[str]:
