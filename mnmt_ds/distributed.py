@@ -1,5 +1,10 @@
-"""Ranks: joining the job under any launcher, sums over ranks, seeds that no layout changes."""
+"""Ranks: joining the job under any launcher, sums over ranks, seeds that no layout changes.
 
+Where the ranks are split into teams, one for each student, every function here is about this rank's team, but within
+``whole_job``.
+"""
+
+import datetime
 import hashlib
 import os
 import socket
@@ -14,14 +19,105 @@ from torch import Tensor
 from mnmt_ds.errors import UserError
 
 
+class _Teams:
+    """How the job's ranks are shared out between students: one number a process, as world size is."""
+
+    count = 1
+    group: Any = None
+    """This rank's team; none: all ranks."""
+    grid: "Grid | None" = None
+
+
 def rank() -> int:
-    """This process's number in the job, 0 when alone."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+    """This process's number in the job (in its team), 0 when alone."""
+    return _job_rank() % world_size()
 
 
 def world_size() -> int:
-    """Processes in the job."""
+    """Processes in the job (in a team)."""
+    return _job_size() // _Teams.count
+
+
+def _job_rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def _job_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def team() -> int:
+    """The number of this rank's team; 0 where the ranks are not split."""
+    return _job_rank() // world_size()
+
+
+class Grid(NamedTuple):
+    """Groups as DeepSpeed asks for them (its ``mpu``): of ranks with data of their own, of ranks that share a model."""
+
+    data: dist.ProcessGroup
+    model: dist.ProcessGroup
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self.data
+
+    def get_data_parallel_group_ranks(self) -> list[int]:
+        return dist.get_process_group_ranks(self.data)
+
+    def get_data_parallel_rank(self) -> int:
+        return dist.get_rank(self.data)
+
+    def get_data_parallel_world_size(self) -> int:
+        return dist.get_world_size(self.data)
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self.model
+
+    def get_model_parallel_rank(self) -> int:
+        return dist.get_rank(self.model)
+
+    def get_model_parallel_world_size(self) -> int:
+        return dist.get_world_size(self.model)
+
+    def get_tensor_model_parallel_rank(self) -> int:
+        return dist.get_rank(self.model)
+
+    def get_tensor_model_parallel_world_size(self) -> int:
+        return dist.get_world_size(self.model)
+
+
+def split_into_teams(count: int, timeout_minutes: float = 30.0) -> None:
+    """Ranks become ``count`` teams of neighbours (1: none); all ranks call this."""
+    from deepspeed.utils import groups
+
+    _Teams.count, _Teams.group, _Teams.grid, groups.mpu = 1, None, None, None
+    if count == 1:
+        return
+    size = world_size() // count
+    mine = range(_job_rank() // size * size, (_job_rank() // size + 1) * size)
+    group, alone = new_group(mine, timeout_minutes), new_group([_job_rank()], timeout_minutes)
+    _Teams.count, _Teams.group, _Teams.grid = count, group, Grid(group, alone)
+
+
+def team_grid() -> Grid | None:
+    """What DeepSpeed is told of the teams; None where there are none."""
+    return _Teams.grid
+
+
+def new_group(ranks: Sequence[int], timeout_minutes: float = 30.0, backend: str | None = None) -> Any:
+    """A group of ranks of the job; called by its members alone."""
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    return dist.new_group(list(ranks), timeout, backend, use_local_synchronization=True)
+
+
+@contextmanager
+def whole_job() -> Iterator[None]:
+    """All ranks of the job as one, whatever teams they form; they enter the block together."""
+    held = _Teams.count, _Teams.group
+    _Teams.count, _Teams.group = 1, None
+    try:
+        yield
+    finally:
+        _Teams.count, _Teams.group = held
 
 
 def is_main() -> bool:
@@ -90,11 +186,10 @@ class Ranks(NamedTuple):
 
 def ranks_of_their_own() -> Ranks:
     """The ranks that hold the same part of the model (all, where it is whole), with a group whose collectives mix
-    with no others' (a background thread's); all ranks call this."""
+    with no others' (a background thread's); called by all of them together."""
     count, split = data_ranks(), shards()
-    starts = [s * count * split + k for s in range(stages()) for k in range(split)]
-    groups = [dist.new_group(range(a, a + count * split, split)) if count > 1 else None for a in starts]
-    return Ranks(data_rank(), count, groups[stage() * split + shard()])
+    first = _job_rank() - data_rank() * split
+    return Ranks(data_rank(), count, new_group(range(first, first + count * split, split)) if count > 1 else None)
 
 
 @contextmanager
@@ -104,8 +199,6 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
     Leaves with a barrier only where the block ended well, so that a failed rank never waits for its peers.
     """
     _environment()
-    import datetime
-
     import deepspeed
 
     if not torch.cuda.is_available():
@@ -159,7 +252,7 @@ def free_port() -> int:
 def sum_over_ranks(values: Tensor) -> Tensor:
     """The element-wise sum over all ranks, equal on every one; the tensor itself is changed."""
     if world_size() > 1:
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=_Teams.group)
     return values
 
 
@@ -168,16 +261,24 @@ def from_main(value: Any) -> Any:
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=team() * world_size(), group=_Teams.group)
     return box[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value (picklable), in order of rank."""
+    if world_size() == 1:
+        return [value]
+    everyone: list[Any] = [None] * world_size()
+    dist.all_gather_object(everyone, value, group=_Teams.group)
+    return everyone
 
 
 def same_everywhere(values: Mapping[str, str]) -> None:
     """UserError on every rank where one's values are not the first rank's; it names that rank and its node."""
     if world_size() == 1:
         return
-    everyone: list[Any] = [None] * world_size()
-    dist.all_gather_object(everyone, (socket.gethostname(), dict(values)))
+    everyone = from_all((socket.gethostname(), dict(values)))
     first = everyone[0][1]
     for number, (node, theirs) in enumerate(everyone):
         for what, value in theirs.items():
@@ -191,7 +292,7 @@ def same_everywhere(values: Mapping[str, str]) -> None:
 def barrier() -> None:
     """Waits for all ranks."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_Teams.group)
 
 
 def seed_of(*parts: int | str) -> int:

@@ -64,16 +64,17 @@ def make_students(
     recipe: Recipe, config: ds_config.Json, corpus: Corpus, streams: Sequence[Stream], dev_tokens: dict[str, int],
     tracker: Tracker, exchange: Exchange,
 ) -> list[Student]:  # fmt: skip
-    """The run's students, each on an engine of its own and with a log of its own where there are several."""
-    names = [name for name, _ in students_of(recipe)]
-    together, last = ds_config.zero_stage(config) == 3, last_update(recipe, streams[0])
+    """This rank's students, each on an engine of its own and with a log of its own where the run has several."""
+    partitioned, last = ds_config.zero_stage(config) == 3, last_update(recipe, streams[0])
     costs = balance.costs(recipe, corpus.tokenizer.size) if recipe.pipeline is not None else ()
     for (name, own), stream in zip(students_of(recipe), streams, strict=True):
+        if name not in exchange.column.own:
+            continue
         engine, log, peers = make_engine(own, config, corpus, costs), tracker, None
         if own is not recipe:
             on_main_first(own.directory.mkdir, 0o777, True, True)
             log = Tracker(own.directory, own.tracking.model_copy(update={"wandb": "off"}), is_main(), {}, own.name)
-            peers = exchange.peers_of(name, names, together, last, trials.run)
+            peers = exchange.peers_of(name, partitioned, last, trials.run)
         method = build(own.method, make_context(own, engine, corpus, stream, tracker.say, peers))
         best = Best(own.data.pairs, own.validation.selection, dev_tokens)
         exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log, exchange.bring)
@@ -154,7 +155,8 @@ def description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
 def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     """What a checkpoint must share with the run that resumes from it."""
     dynamic = {"sampler": _what_counts(recipe.sampler)} if recipe.sampler.name != "temperature" else {}
-    several = {"students": [[name, own.train.seed, _what_counts(own.sampler)] for name, own in students_of(recipe)]}
+    students = [[name, own.train.seed, _what_counts(own.sampler)] for name, own in students_of(recipe)]
+    several = {"students": students, **({"simultaneous": True} if recipe.simultaneous else {})}
     return {
         **(several if recipe.students else dynamic),
         "data": corpus.hash,

@@ -1,7 +1,7 @@
 """The dry run: everything that training would refuse, refused now, and what an epoch would hold."""
 
 from mnmt_ds.distributed import data_ranks, device, is_main, world_size
-from mnmt_ds.engine import ds_config, pipeline, tensor
+from mnmt_ds.engine import ds_config, pipeline, placement, tensor
 from mnmt_ds.engine.build import facts, open_corpus, open_streams
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.stream import dev_batches
@@ -15,7 +15,10 @@ def check(recipe: Recipe) -> None:
     tensor.arrange(recipe)
     pipeline.check(recipe, ds_config.read(recipe.deepspeed))
     tensor.check(recipe, ds_config.read(recipe.deepspeed))
-    config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, data_ranks(), str(recipe.deepspeed))
+    if world_size() > 1:
+        placement.check(recipe)
+    ranks = max(1, data_ranks() // (len(recipe.students) if recipe.placement == "split" else 1))
+    config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, ranks, str(recipe.deepspeed))
     corpus, pairs = open_corpus(recipe)
     streams = open_streams(recipe, corpus)
     _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions)

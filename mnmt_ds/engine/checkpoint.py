@@ -20,7 +20,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import publish
 
 State = dict[str, Any]
-
+Everyone = Callable[[], contextlib.AbstractContextManager[None]]
 
 FAMILY = {0: "whole", 1: "sharded optimizer", 2: "sharded optimizer", 3: "sharded parameters"}
 """ZeRO stages between which DeepSpeed's universal checkpoints can be moved."""
@@ -47,15 +47,22 @@ def layout_of(engine: Any) -> Layout:
     return Layout(world_size(), engine.zero_optimization_stage(), tuple(getattr(engine.module, "parts", ())), shards())
 
 
-def save(run: Path, students: Sequence[Student], state: State, keep: int) -> Path:
-    """Writes ``step_<update>``; called by all ranks together. Old checkpoints go only after the new one stands."""
+def save(
+    run: Path, students: Sequence[Student], state: State, keep: int, everyone: Everyone = contextlib.nullcontext
+) -> Path:
+    """Writes ``step_<update>``; called by all ranks together. Old checkpoints go only after the new one stands.
+
+    ``everyone``: makes all ranks of the job one, where students have ranks of their own.
+    """
     final = run / "checkpoints" / f"step_{state['update']}"
     temporary = final.with_name(final.name + ".tmp")
-    on_main_first(_fresh, temporary)
+    with everyone():
+        on_main_first(_fresh, temporary)
     for student in students:
         student.engine.save_checkpoint(str(temporary), tag=student.name, save_latest=False)
-    barrier()
-    on_main_first(_finish, temporary, final, state, keep)
+    with everyone():
+        barrier()
+        on_main_first(_finish, temporary, final, state, keep)
     return final
 
 
@@ -65,7 +72,10 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[Path, State] | None:
     return (path, read_state(path)) if path is not None else None
 
 
-def load(path: Path, students: Sequence[Student], written: Layout, present: Layout) -> None:
+def load(
+    path: Path, students: Sequence[Student], written: Layout, present: Layout,
+    everyone: Everyone = contextlib.nullcontext,
+) -> None:  # fmt: skip
     """Fills the engines (weights, optimizer, loss scale, counters) from a checkpoint, of this layout or another."""
     alike = tuple(written.bounds) == tuple(present.bounds) and written.shards == present.shards
     if alike and (written[:2] == present[:2] or {written.zero_stage, present.zero_stage} == {0}):
@@ -82,7 +92,8 @@ def load(path: Path, students: Sequence[Student], written: Layout, present: Layo
             " 3 to 3"
         )
     universal = path.with_name(path.name + ".universal")
-    on_main_first(_fresh, universal)
+    with everyone():
+        on_main_first(_fresh, universal)
     for student in students:
         on_main_first(_make_universal, path / student.name, universal / student.name)
         student.engine._config.load_universal_checkpoint = True
@@ -91,8 +102,9 @@ def load(path: Path, students: Sequence[Student], written: Layout, present: Layo
     finally:
         for student in students:
             student.engine._config.load_universal_checkpoint = False
-    barrier()
-    on_main_first(shutil.rmtree, universal)
+    with everyone():
+        barrier()
+        on_main_first(shutil.rmtree, universal)
 
 
 def _load(path: Path, students: Sequence[Student]) -> None:

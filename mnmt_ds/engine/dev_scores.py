@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.distributed import device, from_main, is_main, rank, shards, world_size
+from mnmt_ds.distributed import device, from_all, from_main, is_main, rank, shards, world_size
 from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.engine.student import Student
@@ -75,10 +74,7 @@ def _scores(
         for job in jobs[rank() :: world_size()]:
             mine[job.pair] |= dict(zip(job.places, decode(model, job, search, banned), strict=True))
     model.train()
-    everyone: list[Found] = [mine]
-    if world_size() > 1:
-        everyone = [{} for _ in range(world_size())]
-        dist.all_gather_object(everyone, mine)
+    everyone: list[Found] = from_all(mine)
     scored: Scores = {}
     for pair, split in splits.items() if is_main() else ():
         found = {place: best for part in everyone for place, best in part[pair].items()}

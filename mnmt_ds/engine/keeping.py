@@ -68,7 +68,7 @@ def _write_snapshot(corpus: Corpus, one: Student, facts: dict[str, Any]) -> None
 
 
 def validation_record(one: Student, report: Report, found: Rows) -> dict[str, Any]:
-    """Metric keys of a validation."""
+    """Metric keys of a validation; of the sampler, what was in use until then."""
     best, walk = one.best, one.walk
     values: dict[str, Any] = {f"valid/{pair}/{key}": v for pair, row in found.items() for key, v in row.items()}
     values["valid/avg/macro"] = sum(report.dev.values()) / len(report.dev)
@@ -84,9 +84,12 @@ def validation_record(one: Student, report: Report, found: Rows) -> dict[str, An
             values[f"data/{pair}/loss"] = loss / tokens
         values[f"data/{pair}/share"] = n / total
         values[f"data/{pair}/passes"] = n / size
-    for part in one.method.state.values():
-        values |= part.report(report.update)
     return values
+
+
+def method_record(one: Student, update: int) -> dict[str, float]:
+    """Metric keys of what a student's method keeps: teachers, weights."""
+    return {key: value for part in one.method.state.values() for key, value in part.report(update).items()}
 
 
 def validation_line(one: Student, report: Report, values: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from mnmt_ds.tracking import progress_line
 def train(recipe: Recipe, resume: bool = False) -> Path:
     """Trains as the recipe says and returns the run's directory. Runs inside ``distributed.job()``, on all ranks."""
     work = Training(recipe, resume)
-    with stopping() as stop:
+    with stopping() as stop, work.column.guard():
         try:
             _epochs(work, stop)
         finally:
@@ -44,17 +44,23 @@ def _epochs(work: Training, stop: "Stop") -> None:
     ahead = {one.name: Ahead(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
     work.log_samplers()
     while not work.finished():
-        while not work.first.walk.ended:
+        while work.update < work.clock.ends:
             norms, stopped = {}, False
-            for one in work.students:  # lines 3 to 7: a pair, a batch of it, a step
-                group = one.walk.next()
-                done = update(one, group, ahead[one.name], meters[one.name], stop.asked)
-                one.walk.count(done.losses)
-                norms[one.name], stopped = done.norm, stopped or done.stop
+            for names in work.turns:  # lines 3 to 7: a pair, a batch of it, a step
+                turn = [one for one in work.students if one.name in names]
+                with work.exchange.turn():
+                    steps = [gradients(one, one.walk.next(), ahead[one.name], meters[one.name]) for one in turn]
+                for one, step in zip(turn, steps, strict=True):
+                    done = step(stop.asked)
+                    one.walk.count(done.losses)
+                    norms[one.name], stopped = done.norm, stopped or done.stop
             work.measure()
+            stopped = work.agree(stopped)
+            work.log_samplers()
             if work.update % work.recipe.tracking.log_every == 0:
                 for one in work.students:
                     _report(work, one, meters[one.name], norms[one.name])
+                work.tell()
             if every and work.update % every == 0:
                 work.validate()
             if stopped or (settings.save_every and work.update % settings.save_every == 0 and not work.finished()):
@@ -71,6 +77,7 @@ def _epochs(work: Training, stop: "Stop") -> None:
         for one in work.students:
             if one.walk.ended:
                 one.walk.turn()
+        work.agree()
         work.log_samplers()
         if work.finished():
             work.keep_last()
@@ -90,10 +97,14 @@ class Done(NamedTuple):
 
 def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: bool) -> Done:
     """One optimizer step over this rank's micro-batches; all ranks learn of losses and of a stop together."""
+    return gradients(one, group, ahead, meter)(stop)
+
+
+def gradients(one: Student, group: list[Batch], ahead: Ahead, meter: Meter) -> Callable[[bool], Done]:
+    """Forward and backward of an update; the step is what is returned, so that several students may take it at once."""
     number, settings = one.walk.position.update + 1, one.recipe.train
     pairs, rate = len(one.walk.stream.pairs), learning_rate(settings, number)
     told = torch.zeros(pairs + 1, 2, dtype=torch.float64, device=device())
-    told[pairs, 0] = stop
 
     def take(batch: Batch, metrics: dict[str, Tensor]) -> None:
         if shard() > 0:
@@ -111,25 +122,30 @@ def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: b
                 " lower train.lr or resume from the last checkpoint"
             )
 
+    def step(stop: bool) -> Done:
+        told[pairs, 0] = stop
+        if student.piped(one.engine):
+            coming = slots_of(one.walk.plan, one.walk.position.inside, len(group))
+            norm = pipeline.update(one, group, coming, number, rate, take, agree)
+        else:
+            agree()
+            norm = student.step(one, rate)
+        if norm is not None and not math.isfinite(norm) and settings.precision != "fp16":
+            raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
+        meter.tokens += group[0].divisor
+        *losses, (stops, _) = told.tolist()
+        return Done(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
+
     if meter.peak is not None:
         flops = sum(training_flops(one.recipe.model, one.model.vocabulary_size, batch) for batch in group)
         meter.flops += flops / (stages() * shards())
-    if student.piped(one.engine):
-        coming = slots_of(one.walk.plan, one.walk.position.inside, len(group))
-        norm = pipeline.update(one, group, coming, number, rate, take, agree)
-    else:
+    if not student.piped(one.engine):
         for index, batch in enumerate(group):
             if index:
                 one.engine.step()  # within an update this only counts the micro-batch
             ahead.before(index)
             take(batch, student.backward(one, batch, number, index * data_ranks() + data_rank()))
-        agree()
-        norm = student.step(one, rate)
-    if norm is not None and not math.isfinite(norm) and settings.precision != "fp16":
-        raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
-    meter.tokens += group[0].divisor
-    *losses, (stops, _) = told.tolist()
-    return Done(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
+    return step
 
 
 def _report(work: Training, one: Student, meter: Meter, norm: float | None) -> None:
@@ -138,8 +154,8 @@ def _report(work: Training, one: Student, meter: Meter, norm: float | None) -> N
     if norm is not None:
         values["train/gnorm"] = norm
     used = values.get("memory/gpu_peak") or values["memory/cpu"]
-    last = work.recipe.train.max_steps or work.first.walk.updates * work.recipe.train.max_epochs
-    line = progress_line(work.update, last, work.first.walk.epochs, values, used / 1e9)
+    last = work.recipe.train.max_steps or work.clock.length * work.recipe.train.max_epochs
+    line = progress_line(work.update, last, work.clock.epochs, values, used / 1e9)
     work.log(one, "train", values, line)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mnmt_ds.distributed import device, stage, stages, sum_over_ranks, world_size
+from mnmt_ds.distributed import device, from_all, stage, stages, sum_over_ranks
 
 NAMES = {"loss": "train/loss", "ce": "train/ce_loss", "nll": "train/nll_loss"}
 
@@ -32,10 +32,8 @@ class Meter:
     def report(self) -> dict[str, float]:
         """Means over all ranks, under their metric keys; starts anew. Called by all ranks together."""
         names = sorted(self.sums)
-        if world_size() > 1:  # a rank may not have met a metric that its peers have, such as a teacher's
-            everyone: list[list[str]] = [[] for _ in range(world_size())]
-            dist.all_gather_object(everyone, names)
-            names = sorted(set().union(*everyone))
+        # a rank may not have met a metric that its peers have, such as a teacher's
+        names = sorted(set().union(*from_all(names)))
         zero = torch.zeros(2, device=device())
         stacked = torch.stack([self.sums.get(name, zero).float() for name in names]).double()
         values: dict[str, float] = {}

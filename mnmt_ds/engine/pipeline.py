@@ -47,6 +47,8 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
         ),
         "fp16 is not done along stages; set train.precision: bf16": recipe.train.precision == "fp16",
         "offload is not done along stages; leave offload_optimizer out": bool(zero.get("offload_optimizer")),
+        "placement: split is not done along stages; set placement: together": recipe.placement == "split",
+        "simultaneous steps are not done along stages; set simultaneous: false": recipe.simultaneous,
     }
     for sampler in samplers:
         refusals[f"sampler {sampler.name} measures the student, which is not done along stages; take another"] = (

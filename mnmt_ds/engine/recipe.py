@@ -60,6 +60,13 @@ class Recipe(Settings):
     """Shares of the language pairs: fixed by temperature, or moved by what is measured."""
     students: tuple[StudentSettings, ...] = ()
     """Two or more students trained side by side (mutual distillation); empty: one, with ``sampler``."""
+    placement: Literal["together", "split"] = "together"
+    """Of several students. together: all on every rank; split: each on as many ranks of its own, which exchange decoder
+    states."""
+    simultaneous: bool = False
+    """Several students take each step at once, taught by one another as they were before it; false: in turn, so that
+    the second is taught by the first as already updated (paper 2, Algorithm 1). Split students wait for one another's
+    turns unless this is true."""
     model: ModelSettings = ModelSettings()
     """The student's shape."""
     method: MethodSettings = Field(default_factory=lambda: METHODS["translation"].settings())
@@ -116,6 +123,8 @@ class Recipe(Settings):
                 raise ValueError(f"students: '{name}' is no name for a directory; use letters, digits, - and _")
         if len(set(names)) < len(names):
             raise ValueError(f"students: names must differ, these are {', '.join(names)}")
+        if self.placement == "split" and not names:
+            raise ValueError("placement: split is for several students; list them under 'students', or leave it out")
         return self
 
 
@@ -142,6 +151,7 @@ def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
             "sampler": own.sampler,
             "train": recipe.train.model_copy(update={"seed": seed}),
             "students": (),
+            "placement": "together",
         }
         found.append((name, recipe.model_copy(update=changes)))
     return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, to_device
-from mnmt_ds.distributed import Ranks, data_ranks, device, seed_of
+from mnmt_ds.distributed import Ranks, data_ranks, device, seed_of, team_grid
 from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.recipe import Recipe
@@ -79,7 +79,11 @@ def initialise_engine(model: Transformer, config: ds_config.Json, grid: Any = No
 
     scored = Scored(model)
     scored.universal_checkpoint_info = {}  # type: ignore[assignment]  # lets DeepSpeed's checkpoints be read by another layout
-    engine, *_ = deepspeed.initialize(model=scored, model_parameters=list(model.parameters()), config=config, mpu=grid)
+    grid = grid or team_grid()
+    if team_grid() is not None:  # each student saves under a tag of its own
+        config = {**config, "checkpoint": {**config.get("checkpoint", {}), "tag_validation": "Ignore"}}
+    parameters = list(model.parameters())
+    engine, *_ = deepspeed.initialize(model=scored, model_parameters=parameters, config=config, mpu=grid)
     return engine
 
 

@@ -4,12 +4,12 @@ Groups are megatron-core's: neighbouring ranks share a vocabulary and the same d
 each of them; data-parallel ranks, over which ZeRO shards, are those with the same words.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import distributed as dist
 
-from mnmt_ds.distributed import seed_of, shards, split_into_stages, stages, world_size
+from mnmt_ds.distributed import Grid, seed_of, shards, split_into_stages, stages, world_size
 from mnmt_ds.engine import ds_config, student
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
@@ -58,34 +58,6 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
     for text, wrong in refusals.items():
         if wrong:
             raise UserError(f"tensor.vocabulary: {text}")
-
-
-class Grid(NamedTuple):
-    """Megatron-core's groups, as DeepSpeed asks for them (its ``mpu``)."""
-
-    data: dist.ProcessGroup
-    tensor: dist.ProcessGroup
-
-    def get_data_parallel_group(self) -> dist.ProcessGroup:
-        return self.data
-
-    def get_data_parallel_group_ranks(self) -> list[int]:
-        return dist.get_process_group_ranks(self.data)
-
-    def get_data_parallel_rank(self) -> int:
-        return dist.get_rank(self.data)
-
-    def get_data_parallel_world_size(self) -> int:
-        return dist.get_world_size(self.data)
-
-    def get_model_parallel_group(self) -> dist.ProcessGroup:
-        return self.tensor
-
-    def get_model_parallel_rank(self) -> int:
-        return dist.get_rank(self.tensor)
-
-    def get_model_parallel_world_size(self) -> int:
-        return dist.get_world_size(self.tensor)
 
 
 def form_groups() -> dist.ProcessGroup | None:

@@ -26,10 +26,12 @@ from mnmt_ds.engine.build import (
     open_corpus,
     open_streams,
 )
+from mnmt_ds.engine.clock import Clock, Seconds
 from mnmt_ds.engine.dev_scores import Scores, dev_scores, metrics
 from mnmt_ds.engine.exchange import Exchange
 from mnmt_ds.engine.measuring import Measuring
 from mnmt_ds.engine.meter import memory
+from mnmt_ds.engine.placement import Column
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import dev_batches
 from mnmt_ds.engine.student import Student
@@ -49,11 +51,18 @@ class Training:
     def __init__(self, recipe: Recipe, resume: bool) -> None:
         self.recipe = recipe
         self.directory = recipe.directory
+        self.column = Column(recipe)
+        with self.column.guard():
+            self._make(recipe, resume)
+
+    def _make(self, recipe: Recipe, resume: bool) -> None:
         tensor.arrange(recipe)
         pipeline.check(recipe, ds_config.read(recipe.deepspeed))
         tensor.check(recipe, ds_config.read(recipe.deepspeed))
         config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, data_ranks(), str(recipe.deepspeed))
-        self.corpus, self.pairs = open_corpus(recipe)
+        with self.column.everyone():
+            self.ranks = world_size()
+            self.corpus, self.pairs = open_corpus(recipe)
         streams = open_streams(recipe, self.corpus, resume)
         self.dev, dev_tokens = dev_batches(
             self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
@@ -61,35 +70,58 @@ class Training:
         methods.check(recipe.method, facts(recipe, streams))
         known = chosen(recipe.train.loss_implementation, device())
         self.implementation = known if shards() == 1 else "sharded"
-        self.lock = on_main_only(run.claim, self.directory)
-        if not resume:
-            on_main_first(run.refuse_used, self.directory)
-        self.tracker = Tracker(self.directory, recipe.tracking, is_main(), recipe.model_dump(mode="json"), recipe.name)
+        with self.column.everyone():
+            self.lock = on_main_only(run.claim, self.directory)
+            if not resume:
+                on_main_first(run.refuse_used, self.directory)
+            settings = recipe.model_dump(mode="json")
+            self.tracker = Tracker(self.directory, recipe.tracking, is_main(), settings, recipe.name)
         self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation, tensor.form_groups())
-        exchange = Exchange(self.dev, self.pairs, self.plain)
-        self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker, exchange)
+        self.exchange = Exchange(self.column, streams, self.dev, self.pairs, self.plain)
+        self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker, self.exchange)
+        self._untold: list[tuple[str, int, float, dict[str, Any], str]] = []
         self.fingerprint = fingerprint(recipe, self.corpus)
         self.layout = checkpoint.layout_of(self.students[0].engine)
         self._changes = {one.name: -1 for one in self.students}
         self._measuring = {
             one.name: Measuring(one, self.plain) for one in self.students if one.walk.stream.sampler.every
         }
+        self.seconds = Seconds()
         if resume:
             self._resume()
-        for place, own in {self.directory: recipe, **{one.directory: one.recipe for one in self.students}}.items():
-            on_main_first(run.describe, place, own, config)
-            on_main_first(self.corpus.tokenizer.save_to, place / "tokenizer")  # a run outlives its data
+        for one in self.students:
+            self._describe(one.recipe, config)
+        if recipe.students:
+            with self.column.everyone():
+                self._describe(recipe, config)
+        self.agree()
         self._introduce()
+
+    def _describe(self, recipe: Recipe, config: dict[str, Any]) -> None:
+        on_main_first(run.describe, recipe.directory, recipe, config)
+        on_main_first(self.corpus.tokenizer.save_to, recipe.directory / "tokenizer")  # a run outlives its data
 
     @property
     def first(self) -> Student:
-        """The student whose epochs are the run's."""
+        """The first of this rank's students; where all are on every rank, the one whose epochs are the run's."""
         return self.students[0]
 
     @property
     def update(self) -> int:
         """Updates that every student has taken."""
         return self.first.walk.position.update
+
+    @property
+    def turns(self) -> list[list[str]]:
+        """Students that take a step at once, by name, one such list after another."""
+        return [self.column.names] if self.recipe.simultaneous else [[name] for name in self.column.names]
+
+    def agree(self, stop: bool = False) -> bool:
+        """Sets the clock on all ranks; returns whether any of them was asked to stop."""
+        rows = self.column.rows([[*Clock.of(one), stop] for one in self.students])
+        epoch, epochs, ends, length, *_ = rows[0]
+        self.clock = Clock(int(epoch), epochs, int(ends), int(length), int(min(row[4] for row in rows)))
+        return any(row[5] for row in rows)
 
     def _trackers(self) -> list[Tracker]:
         """The run's, and each student's where it is not alone."""
@@ -99,15 +131,15 @@ class Training:
         recipe, stream = self.recipe, self.first.walk.stream
         self.tracker.say(
             f"{recipe.name}: {recipe.method.name}, "
-            + (f"{len(self.students)} students, " if len(self.students) > 1 else "")
+            + (f"{len(self.column.names)} students, " if self.recipe.students else "")
             + f"{len(self.pairs)} pairs, {sum(stream.sizes)} sentences"
             f" ({stream.left_out} too long), {self._parameters() / 1e6:.1f}M parameters,"
-            f" {world_size()} rank(s){self._stages()}, ZeRO-{self.layout.zero_stage}, {recipe.train.precision},"
-            f" loss: {self.implementation}"
+            f" {self.ranks} rank(s){self._stages()}{self._split()}, ZeRO-{self.layout.zero_stage},"
+            f" {recipe.train.precision}, loss: {self.implementation}"
         )
-        facts = {"loss_implementation": self.implementation, "world_size": world_size()}
+        facts = {"loss_implementation": self.implementation, "world_size": self.ranks}
         for tracker in self._trackers():
-            tracker.log("run", self.update, self.first.walk.position.epoch, facts)
+            tracker.log("run", self.update, self.clock.epoch, facts)
 
     def _stages(self) -> str:
         """Where the pipeline's stages begin and end, and how many share a vocabulary, for people."""
@@ -115,12 +147,20 @@ class Training:
         text = f" in {len(cut) - 1} stage(s) of {'+'.join(str(b - a) for a, b in pairwise(cut))} layers" if cut else ""
         return text + (f", vocabulary over {shards()}" if shards() > 1 else "")
 
+    def _split(self) -> str:
+        """Where several students are, for people."""
+        if not self.column.split:
+            return ""
+        wait = "" if self.recipe.simultaneous else " (in turn; with simultaneous: true none waits)"
+        return f", each student on {world_size()}{wait}"
+
     def _parameters(self) -> int:
         with torch.device("meta"):
             return parameter_count(Transformer(self.recipe.model, self.corpus.tokenizer.size))
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.directory, self.tracker.say)
+        with self.column.everyone():
+            found = checkpoint.newest(self.directory, self.tracker.say)
         if found is None:
             self.tracker.say(f"{self.directory}: no checkpoint yet; starting from the beginning")
             for tracker in self._trackers():
@@ -130,7 +170,7 @@ class Training:
             return
         path, state = found
         check_fingerprint(state["fingerprint"], self.fingerprint, path)
-        checkpoint.load(path, self.students, checkpoint.Layout(*state["layout"]), self.layout)
+        checkpoint.load(path, self.students, checkpoint.Layout(*state["layout"]), self.layout, self.column.everyone)
         for one in self.students:
             own = checkpoint.part_of(state, one.name)
             one.walk.start(position_of(own["position"]))
@@ -142,16 +182,21 @@ class Training:
             one.best.restore(own["best"])
             for name, part in one.method.state.items():
                 part.restore(own["method"][name])
+        self.seconds = Seconds(*state.get("seconds", ()))
         for tracker in self._trackers():
             tracker.rewind(self.update)
         self.tracker.say(f"{path}: resumed at update {self.update}")
 
     def save(self) -> None:
         """A checkpoint of the present position; then whatever nothing refers to any more is removed."""
-        parts: dict[str, dict[str, Any]] = {one.name: keeping.state_of(one) for one in self.students}
+        self.tell()
+        parts = self.column.merge({one.name: keeping.state_of(one) for one in self.students})
         own = parts["student"] if list(parts) == ["student"] else {"students": parts}
         state = {"update": self.update, **own, "fingerprint": self.fingerprint, "layout": list(self.layout)}
-        checkpoint.save(self.directory, self.students, state, self.recipe.train.keep_checkpoints)
+        if self.recipe.students:
+            state["seconds"] = [self.seconds.total(), self.seconds.search]
+        keep = self.recipe.train.keep_checkpoints
+        checkpoint.save(self.directory, self.students, state, keep, self.column.everyone)
         if is_main():
             for one in self.students:
                 keeping.sweep(self.directory, one)
@@ -161,14 +206,14 @@ class Training:
 
         Counted from the student's own updates: those before it in the run are one ahead while it trains.
         """
-        own, first = one.walk.position.update, self.first.walk
+        own = one.walk.position.update
         turns = [
             (own // every + 1) * every
             for every in (self.recipe.validation.every, one.walk.stream.sampler.every)
             if every
         ]
         if not self.recipe.validation.every:
-            turns.append(first.position.update - first.position.inside + first.plan.updates)
+            turns.append(self.clock.ends)
         return min(turns)
 
     def finished(self) -> bool:
@@ -176,8 +221,8 @@ class Training:
         budget = self.recipe.train
         return (
             0 < budget.max_steps <= self.update
-            or self.first.walk.position.epoch >= budget.max_epochs
-            or 0 < budget.patience <= min(one.best.since_better for one in self.students)
+            or self.clock.epoch >= budget.max_epochs
+            or 0 < budget.patience <= self.clock.since_better
         )
 
     def validate(self) -> None:
@@ -186,16 +231,18 @@ class Training:
         Then paper 2, Algorithm 1, lines 7 to 9: the students' distillation weights, once all dev losses are known.
         """
         found = [validate(one.engine, self.dev, self.pairs, self.plain) for one in self.students]
-        losses = {
-            one.name: {pair: rows[pair]["loss"] for pair in self.pairs}
-            for one, rows in zip(self.students, found, strict=True)
-        }
+        losses: dict[str, dict[str, float]] = self.column.merge(
+            {
+                one.name: {pair: rows[pair]["loss"] for pair in self.pairs}
+                for one, rows in zip(self.students, found, strict=True)
+            }
+        )
         reports, scored = [], {}
         for one in self.students:
             others = {name: dev for name, dev in losses.items() if name != one.name}
             scored[one.name] = self._dev_scores(one)
             bleu = {pair: row["bleu"] for pair, row in scored[one.name].items()}
-            reports.append(Report(self.update, self.first.walk.epochs, losses[one.name], others, bleu))
+            reports.append(Report(self.update, self.clock.epochs, losses[one.name], others, bleu))
             broken = [pair for pair, dev in reports[-1].dev.items() if not math.isfinite(dev)]
             if broken:
                 raise RuntimeError(
@@ -205,19 +252,29 @@ class Training:
             better, improved = one.best.update(report)
             one.method.on_validated(report)
             keeping.keep_weights(self.corpus, one, report, better, improved)
+        records = [keeping.validation_record(*facts) for facts in zip(self.students, reports, found, strict=True)]
+        for one, rows in zip(self.students, found, strict=True):
+            self._resample(one, rows)
+        began = time.monotonic()
         for one, report in zip(self.students, reports, strict=True):
             one.method.adjust(report)
-        for one, report, rows in zip(self.students, reports, found, strict=True):
-            values = keeping.validation_record(one, report, rows) | memory() | metrics(scored[one.name])
+        self.seconds.search += time.monotonic() - began
+        for one, report, values in zip(self.students, reports, records, strict=True):
+            values |= keeping.method_record(one, report.update) | memory() | metrics(scored[one.name])
+            values |= {"pareto/search_share": self.seconds.share()} if self.recipe.students else {}
             self.log(one, "valid", values, keeping.validation_line(one, report, values))
-        for one, rows in zip(self.students, found, strict=True):
-            one.walk.losses = [[0.0, 0.0] for _ in self.pairs]
-            sampler, changes = one.walk.stream.sampler, one.walk.stream.sampler.changes
-            uniform = math.log(self.corpus.tokenizer.size)
-            sampler.on_validated([1 - rows[pair]["nll"] / uniform for pair in self.pairs])
-            if sampler.changes > changes:
-                self._changed(one)
+        self.agree()
         self.log_samplers()
+        self.tell()
+
+    def _resample(self, one: Student, rows: keeping.Rows) -> None:
+        """A student's sampler hears of its dev losses; what comes from here on may follow from it."""
+        one.walk.losses = [[0.0, 0.0] for _ in self.pairs]
+        sampler, changes = one.walk.stream.sampler, one.walk.stream.sampler.changes
+        uniform = math.log(self.corpus.tokenizer.size)
+        sampler.on_validated([1 - rows[pair]["nll"] / uniform for pair in self.pairs])
+        if sampler.changes > changes:
+            self._changed(one)
 
     def measure(self) -> None:
         """What the students' samplers ask every so many updates; the rest of the epoch follows from it."""
@@ -228,7 +285,6 @@ class Training:
                 sampler.measure(self._measuring[one.name])
                 self._measuring[one.name].seconds = time.monotonic() - began
                 self._changed(one)
-        self.log_samplers()
 
     def _changed(self, one: Student) -> None:
         """All ranks go on with the main one's distribution, to the last bit, whatever machine each is."""
@@ -248,19 +304,33 @@ class Training:
                 self.log(one, "sampler", values, f"sampler {self.update} | {shares}")
 
     def _dev_scores(self, one: Student) -> Scores:
-        settings, position = self.recipe.validation, self.first.walk.position
-        number = self.update // settings.every if settings.every else position.epoch + 1
+        settings = self.recipe.validation
+        number = self.update // settings.every if settings.every else self.clock.epoch + 1
         if not settings.bleu_every or number % settings.bleu_every:
             return {}
         return dev_scores(one, description(one.recipe, self.corpus), self.corpus, self.pairs, settings)
 
     def log(self, one: Student, kind: str, values: dict[str, Any], line: str) -> None:
         """A student's record and line: in its own log, and under its name in the run's where it is not alone."""
-        one.tracker.log(kind, self.update, self.first.walk.epochs, values)
+        one.tracker.log(kind, self.update, self.clock.epochs, values)
         if one.tracker is not self.tracker:
-            named = {f"{one.name}/{key}": value for key, value in values.items()}
-            self.tracker.log(kind, self.update, self.first.walk.epochs, named)
-            line = f"{one.name} | {line}"
+            values, line = {f"{one.name}/{key}": value for key, value in values.items()}, f"{one.name} | {line}"
+        if not self.column.split:
+            self._note(kind, self.update, self.clock.epochs, values, line)
+        else:
+            self._untold.append((kind, self.update, self.clock.epochs, values, line))
+
+    def tell(self) -> None:
+        """The run's log hears of what split students have noted; called by all ranks together."""
+        if self.column.split:
+            told = self.column.merge({one.name: self._untold for one in self.students})
+            for notes in told.values():
+                for note in notes:
+                    self._note(*note)
+            self._untold = []
+
+    def _note(self, kind: str, update: int, epochs: float, values: dict[str, Any], line: str) -> None:
+        self.tracker.log(kind, update, epochs, values)
         self.tracker.say(line)
 
     def keep_last(self) -> None:

@@ -3,99 +3,173 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from mnmt_ds.batch import Batch
+from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.data.batching import Plan
-from mnmt_ds.distributed import data_rank, data_ranks
+from mnmt_ds.distributed import data_rank, data_ranks, device
 from mnmt_ds.engine import pipeline, rewind, student
 from mnmt_ds.engine.exchange import Exchange, Memory
+from mnmt_ds.engine.placement import Column
 from mnmt_ds.engine.settings import learning_rate
-from mnmt_ds.engine.stream import Stream
+from mnmt_ds.engine.stream import Part, Stream
 from mnmt_ds.engine.student import Student
 from mnmt_ds.engine.teaching import slots_of
 from mnmt_ds.engine.validation import validate
+from mnmt_ds.engine.walk import Position, Walk
 from mnmt_ds.objectives.peers import TrialSettings
 
+Changes = Sequence[Callable[[], None]]
 
-class Part(NamedTuple):
-    """The first updates of a plan."""
+
+class Stretch(NamedTuple):
+    """Some updates of a plan."""
 
     stream: Stream
     plan: Plan
+    first: int
     updates: int
 
 
-def run(
-    exchange: Exchange, one: Student, settings: TrialSettings, changes: Sequence[Callable[[], None]]
-) -> list[dict[str, float]]:
+def run(exchange: Exchange, one: Student, settings: TrialSettings, changes: Changes) -> list[dict[str, float]]:
     """For each change: make it, train on the trial set for one epoch, take every pair's dev loss; all ranks together.
 
     The trials see the same batches under the same dropout, so that only the weights tell them apart. The others'
-    states are computed in the first trial alone. Where trials are thrown away the student is put back bit for bit.
+    states are computed once for all. Where trials are thrown away the student is put back bit for bit; so split
+    students are tried at the same time, once each has the others' states, and else in turn.
     """
+    column = exchange.column
     parts = trial_set(exchange, one, settings)
-    others = len(exchange.students) - 1
-    exchange.memory = Memory(others * _bytes(parts, one) <= settings.cache_gib * 2**30)
-    kept = rewind.keep(one.engine) if settings.after == "restore" else None
-    results = []
+    exchange.memory = memory = Memory((len(column.names) - 1) * _bytes(parts, one) <= settings.cache_gib * 2**30)
+    results: list[dict[str, float]] = []
     try:
-        for change in changes:
-            change()
-            _train(one, parts)
-            found = validate(one.engine, exchange.dev, exchange.pairs, exchange.score)
-            results.append({pair: found[pair]["loss"] for pair in exchange.pairs})
-            if kept is not None:
-                rewind.put_back(one.engine, kept)
+        for names in _turns(column, one, memory.holds, settings.after == "restore"):
+            with exchange.turn():
+                if one.name in names:
+                    if column.split and memory.holds:
+                        _remember(exchange, memory, one, parts)
+                    results = _tried(exchange, memory, one, settings, changes, parts)
     finally:
         exchange.memory = None
     return results
 
 
-def trial_set(exchange: Exchange, one: Student, settings: TrialSettings) -> list[Part]:
-    """The same sample of every pair for all students and the whole run, or the beginning of the coming epoch."""
-    first, *others = exchange.students.values()
+def _turns(column: Column, one: Student, holds: bool, thrown_away: bool) -> Sequence[Sequence[str]]:
+    """Who is tried at the same time, by name, one after another."""
+    if not column.split:
+        return [[one.name]]
+    held = all(row[0] for row in column.rows([[holds]]))
+    return [column.names] if held and thrown_away else [[name] for name in column.names]
+
+
+def _remember(exchange: Exchange, memory: Memory, one: Student, parts: Sequence[Stretch]) -> None:
+    """All that the others say of the trial set, before any of them is tried."""
+    others = [name for name in exchange.column.names if name != one.name]
+    for memory.at, batch in enumerate(batch for _, _, group in _updates(parts) for batch in group):
+        exchange.remember(others, to_device(batch, device()))
+    exchange.answer()
+
+
+def _tried(
+    exchange: Exchange, memory: Memory, one: Student, settings: TrialSettings, changes: Changes,
+    parts: Sequence[Stretch],
+) -> list[dict[str, float]]:  # fmt: skip
+    kept = rewind.keep(one.engine) if settings.after == "restore" else None
+    results = []
+    for change in changes:
+        change()
+        _train(memory, one, parts)
+        found = validate(one.engine, exchange.dev, exchange.pairs, exchange.score)
+        results.append({pair: found[pair]["loss"] for pair in exchange.pairs})
+        if kept is not None:
+            rewind.put_back(one.engine, kept)
+    return results
+
+
+def trial_set(exchange: Exchange, one: Student, settings: TrialSettings) -> list[Stretch]:
+    """The same sample of every pair for all students and the whole run; or the updates that come next, of which the
+    first student takes half from the second."""
+    first, second, *_ = exchange.column.names
     if settings.data == "sample":
-        stream = first.walk.stream
+        stream = exchange.streams[first]
         plan = stream.sample(settings.rho, "trial")
-        return [Part(stream, plan, plan.updates)]
-    mine = _coming(one, settings.rho)
-    if one is not first:
-        return [mine]
-    theirs = _coming(others[0], settings.rho)
-    return [mine._replace(updates=mine.updates - mine.updates // 2), theirs._replace(updates=mine.updates // 2)]
+        return [Stretch(stream, plan, 0, plan.updates)]
+    places = exchange.column.merge({name: _place(own) for name, own in exchange.students.items()})
+    mine = coming(exchange.streams[one.name], places[one.name], settings.rho)
+    if one.name != first:
+        return mine
+    theirs = coming(exchange.streams[second], places[second], settings.rho)
+    count = sum(part.updates for part in mine)
+    return [*_until(mine, count - count // 2), *_until(theirs, count // 2)]
 
 
-def _coming(one: Student, rho: float) -> Part:
-    plan = one.walk.stream.plan(one.walk.position.epoch + 1)
-    return Part(one.walk.stream, plan, max(1, round(rho * plan.updates)))
+class Place(NamedTuple):
+    """Where a student stands in its data, as any rank may be told."""
+
+    position: Position
+    trained: Sequence[int]
+    """Sentences of each pair that it was trained on."""
+    shares: Sequence[float]
+    """The distribution that its next epoch will be drawn from."""
 
 
-def _bytes(parts: Sequence[Part], one: Student) -> float:
+def _place(one: Student) -> Place:
+    return Place(one.walk.position, tuple(one.walk.trained), tuple(one.walk.stream.sampler.probabilities))
+
+
+def coming(stream: Stream, place: Place, rho: float) -> list[Stretch]:
+    """The next updates, ``rho`` of an epoch's: what is left of the epoch under way, then the next one's first.
+
+    As they come if the sampler changes nothing before: one that measures within an epoch, or decides at its end, may.
+    """
+    walk = Walk(stream)
+    walk.start(place.position)
+    count = max(1, round(rho * walk.updates))
+    left = walk.ends - place.position.update
+    found = [Stretch(stream, walk.plan, place.position.inside, left)] if left else []
+    if left < count:
+        drawn = [a + b for a, b in zip(place.trained, walk.sentences(left), strict=True)]
+        after = stream.plan(place.position.epoch + 1, Part(place.shares, drawn))
+        found.append(Stretch(stream, after, 0, after.updates))
+    return _until(found, count)
+
+
+def _until(parts: Sequence[Stretch], updates: int) -> list[Stretch]:
+    """The first so many updates."""
+    found = []
+    for part in parts:
+        taken = min(part.updates, updates)
+        updates -= taken
+        found += [part._replace(updates=taken)] if taken else []
+    return found
+
+
+def _bytes(parts: Sequence[Stretch], one: Student) -> float:
     """At most what one other student's states of the trial set take on a rank."""
     padded = sum(part.updates * part.plan.batches_per_update for part in parts) * one.recipe.train.max_tokens
     width = one.recipe.model.d_model * next(one.engine.module.parameters()).element_size()
     return padded * width / data_ranks()
 
 
-def _updates(part: Part) -> Iterator[tuple[int, list[Batch]]]:
-    batches = part.stream.batches(part.plan)
-    for number in range(part.updates):
-        group = [batches[number * batches.steps + step] for step in range(batches.steps)]
-        yield number, part.stream.counted(group)
-
-
-def _train(one: Student, parts: Sequence[Part]) -> None:
-    done, now = 0, one.walk.position.update
+def _updates(parts: Sequence[Stretch]) -> Iterator[tuple[Plan, int, list[Batch]]]:
+    """Each update's plan, its number there and this rank's micro-batches."""
     for part in parts:
-        for number, group in _updates(part):
-            coming, name = slots_of(part.plan, number, len(group)), f"{now}+{done}"
-            done += 1
-            rate = learning_rate(one.recipe.train, now + done)
-            if student.piped(one.engine):
-                pipeline.update(one, group, coming, name, rate, take=lambda batch, metrics: None, agree=lambda: None)
-                continue
-            for index, batch in enumerate(group):
-                if index:
-                    one.engine.step()
-                one.method.upcoming(coming[index])
-                student.backward(one, batch, name, index * data_ranks() + data_rank())
-            student.step(one, rate)
+        batches = part.stream.batches(part.plan)
+        for number in range(part.first, part.first + part.updates):
+            group = [batches[number * batches.steps + step] for step in range(batches.steps)]
+            yield part.plan, number, part.stream.counted(group)
+
+
+def _train(memory: Memory, one: Student, parts: Sequence[Stretch]) -> None:
+    now, memory.at = one.walk.position.update, 0
+    for done, (plan, number, group) in enumerate(_updates(parts)):
+        coming, name = slots_of(plan, number, len(group)), f"{now}+{done}"
+        rate = learning_rate(one.recipe.train, now + done + 1)
+        if student.piped(one.engine):
+            pipeline.update(one, group, coming, name, rate, take=lambda batch, metrics: None, agree=lambda: None)
+            continue
+        for index, batch in enumerate(group):
+            if index:
+                one.engine.step()
+            one.method.upcoming(coming[index])
+            student.backward(one, batch, name, index * data_ranks() + data_rank())
+            memory.at += 1
+        student.step(one, rate)

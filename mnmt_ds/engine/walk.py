@@ -58,6 +58,11 @@ class Walk:
         return self.position.inside == self.plan.updates
 
     @property
+    def ends(self) -> int:
+        """Updates that will be done at the end of the epoch under way."""
+        return self.position.update - self.position.inside + self.plan.updates
+
+    @property
     def epochs(self) -> float:
         """Epochs done, with the fraction of the one under way."""
         before = self._before
@@ -81,12 +86,18 @@ class Walk:
             self._groups = self.stream.updates(self.plan, self.position.inside)
         return next(self._groups)
 
+    def sentences(self, updates: int) -> list[int]:
+        """Sentences of each pair in the next so many updates of the epoch under way."""
+        size, first = self.plan.batches_per_update, self.position.inside * self.plan.batches_per_update
+        found = [0] * len(self.stream.pairs)
+        for k in range(first, min(first + updates * size, len(self.plan.pair))):
+            if self.plan.pair[k] < len(found):  # others are text of one language
+                found[int(self.plan.pair[k])] += int(self.plan.start[k + 1] - self.plan.start[k])
+        return found
+
     def count(self, losses: Losses = ()) -> None:
         """Takes note of the update that was done with what ``next`` gave."""
-        size, first = self.plan.batches_per_update, self.position.inside * self.plan.batches_per_update
-        for k in range(first, min(first + size, len(self.plan.pair))):
-            if self.plan.pair[k] < len(self.trained):  # others are text of one language
-                self.trained[int(self.plan.pair[k])] += int(self.plan.start[k + 1] - self.plan.start[k])
+        self.trained = [before + new for before, new in zip(self.trained, self.sentences(1), strict=True)]
         for sums, (loss, tokens) in zip(self.losses, losses, strict=False):
             sums[0] += loss
             sums[1] += tokens

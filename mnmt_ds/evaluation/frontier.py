@@ -72,11 +72,20 @@ def experiments(runs: Sequence[Run]) -> list[Experiment]:
         own = [run for run in runs if experiment_of(run) == name]
         points = tuple(point for run in own if (point := point_of(run)) is not None)
         if points:
-            shares = [run.search_seconds / run.seconds for run in own if run.search_seconds > 0 and run.seconds > 0]
-            processes = len({run.directory.parent for run in own if run.directory.parent.name == "students"}) or 1
-            share = sum(shares) / processes if shares else float("nan")
-            found.append(Experiment(name, points, hypervolume([(p.high, p.low) for p in points]), share))
+            found.append(Experiment(name, points, hypervolume([(p.high, p.low) for p in points]), search_share(own)))
     return found
+
+
+def search_share(students: Sequence[Run]) -> float:
+    """The searches' part of the time of the runs that these are the students of; nan where nothing was searched."""
+    searched = [run for run in students if run.search_seconds > 0 and run.seconds > 0]
+    if not searched:
+        return float("nan")
+    if all(np.isfinite(run.search_share) for run in searched):
+        return float(np.mean([run.search_share for run in searched]))
+    # runs from before they reckoned it themselves: all students on every rank, one searching after another
+    processes = len({run.directory.parent for run in students if run.directory.parent.name == "students"}) or 1
+    return sum(run.search_seconds / run.seconds for run in searched) / processes
 
 
 def markdown(found: Sequence[Experiment]) -> str:

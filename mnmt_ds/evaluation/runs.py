@@ -17,6 +17,7 @@ from mnmt_ds.tracking import Record, read_records
 
 Series = NDArray[np.float64]
 
+SHARE = "pareto/search_share"
 SEED_SUFFIX = re.compile(r"[-_.]?(?:s|seed)[-_]?\d+$")
 ASIDE = ("directory", "name", "train.seed", "tracking", "data.directory", "method.experts", "sampler.baseline")
 """Settings that do not make two runs different experiments."""
@@ -54,7 +55,9 @@ class Run(NamedTuple):
     seconds: float
     """Wall time, pauses between a stop and its resumption left out."""
     search_seconds: float
-    """Of these, in trials of distillation weights."""
+    """Of these, in trials of this student's distillation weights."""
+    search_share: float
+    """The run's own figure for all students: seconds of trials by seconds of training so far; nan where none."""
     memory_gb: float
     status: str
     """finished, running or unfinished."""
@@ -137,6 +140,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         },
         seconds=_seconds(records),
         search_seconds=float(np.nansum(_series(valid, "runtime/search_seconds"))),
+        search_share=next((float(r[SHARE]) for r in reversed(valid) if SHARE in r), float("nan")),
         memory_gb=_memory(records),
         status=_status(directory),
         report=read_report(report) if report.exists() else None,

@@ -80,7 +80,7 @@ def by_task(settings: ByTaskSettings, context: Context, build: Callable[[Setting
 
     def teach(batch: Batch) -> Batch:
         if batch.task != TRANSLATION and context.peers is not None and context.peers.together:
-            methods[TRANSLATION].teach(_nothing(batch))  # at ZeRO-3 every rank helps to gather a peer's parameters
+            methods[TRANSLATION].teach(_nothing(batch))  # every rank asks for every micro-batch
         return route(batch).teach(batch)
 
     def on_validated(report: Report) -> None:

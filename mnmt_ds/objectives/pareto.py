@@ -178,10 +178,11 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
     def teach(batch: Batch) -> Batch:
         batch = base.teach(batch)
         alpha, names = held.of(context.pairs[batch.pair])
+        names = names if batch.tokens else []
         # At ZeRO-3 a rank whose own batch is not taught still helps to gather the peer's parameters for the others.
-        asked = peers.others if peers.together and held.in_use() else names if batch.tokens else []
-        states = {name: peers.states(name, batch, settings.peer_dropout) for name in asked}
-        if not names or batch.tokens == 0:
+        asked = peers.others if context.partitioned and held.in_use() else names
+        states = peers.states(asked, batch, settings.peer_dropout)
+        if not names:
             return batch
         lessons = {name: t._replace(weight=(1 - alpha) * t.weight) for name, t in batch.teachers.items()}
         for name in names:

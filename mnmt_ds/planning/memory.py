@@ -159,9 +159,7 @@ def ready_teachers(m: ModelSettings, vocabulary: int, layout: Layout, lessons: L
     return ON_DEVICE * layout.element * n + (1 + (layout.data_ranks > 1)) * min(FETCH, n) * lessons.dtype_bytes
 
 
-def step_activations(
-    m: ModelSettings, x: Shape, layout: Layout, passes: int, stage: Stage, lessons: Lessons
-) -> int:
+def step_activations(m: ModelSettings, x: Shape, layout: Layout, passes: int, stage: Stage, lessons: Lessons) -> int:
     """What backward passes need of every micro-batch under way, and one's first gradients: 2 F + 3 D of every position
     at once (of the ReLU's input and output, and of the residual stream on both sides of a feed-forward layer and its
     mask). On a CPU a forward pass that follows a backward pass finds what that freed broken up by gradients, and takes

@@ -31,13 +31,15 @@ def make(
     recipe: Recipe, path: Path, overrides: Sequence[str], devices: int | None, gpu: bool, measure: bool, calibrate: bool
 ) -> Plan:
     """The plan of a recipe on so many ranks (None: one, or one a pipeline stage); UserError where its stages do not
-    divide them, and where its vocabulary is split, which is not reckoned yet."""
+    divide them, and for a split vocabulary and split students, which are not reckoned yet."""
     if recipe.tensor is not None:
         raise UserError(f"{path}: tensor: a split vocabulary is not reckoned yet; plan it with tensor=null")
     count = recipe.pipeline.stages if recipe.pipeline is not None else 1
     devices = count if devices is None else devices
     if devices % count:
         raise UserError(f"{path}: {devices} devices cannot form {count} pipeline stages; give --devices a multiple")
+    if recipe.placement == "split":
+        raise UserError(f"{path}: placement: split is not reckoned yet; plan it with placement=together")
     on_cpu = not (gpu or torch.cuda.is_available())
     layout = given(recipe, devices, on_cpu)
     base = process_bytes(path, overrides) if measure and on_cpu else 0

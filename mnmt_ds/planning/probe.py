@@ -15,7 +15,7 @@ from mnmt_ds.errors import UserError
 MARK = "probed: "
 MINUTE = (
     "model.preset=tiny", "model.d_model=16", "model.ffn=16", "model.heads=1", "model.encoder_layers=1",
-    "model.decoder_layers=1", "students=[]",
+    "model.decoder_layers=1", "students=[]", "placement=together",
 )  # fmt: skip
 """A model whose own bytes hardly count beside the process's."""
 ALONE = (

@@ -260,19 +260,22 @@ def test_a_search_leaves_no_trace(tiny_corpus: Path, tmp_path: Path) -> None:
         assert found["as before"] and found["goes on alike"], stage
 
 
-def _killed_in_a_search(corpus: str, directory: str, method: str) -> dict[str, Any]:
+def _killed_in_a_search(
+    corpus: str, directory: str, method: str, placement: str = "together", at: int = 11
+) -> dict[str, Any]:
     """A run that ends in the second search of its second student, resumed; and one that nothing disturbed."""
     from mnmt_ds.engine import trials
     from mnmt_ds.engine.loop import train
 
     settings = {"train": {"max_steps": 8, "save_every": 3}}
-    whole = train(made(corpus, f"{directory}/whole", method, 1, **settings))
-    broken = made(corpus, f"{directory}/broken", method, 1, **settings)
+    place = {"placement": placement}
+    whole = train(made(corpus, f"{directory}/whole", method, 1, **settings).model_copy(update=place))
+    broken = made(corpus, f"{directory}/broken", method, 1, **settings).model_copy(update=place)
     honest, calls = trials._train, []
 
     def dies(*arguments: Any) -> None:
         calls.append(None)
-        if len(calls) == 11:  # 3 trials x 2 students, 3 of the first student, 2 of the second
+        if len(calls) == at:  # 3 trials x 2 students, 3 of the first student, 2 of the second
             raise KeyboardInterrupt
         honest(*arguments)
 
@@ -297,6 +300,7 @@ def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, 
     assert found["calls"] == 11
     whole, run = Path(found["whole"]), Path(found["resumed"])
     left, right = (checkpoint.read_state(checkpoint.complete(path)[0]) for path in (run, whole))
+    assert left.pop("seconds")[1] > 0 < right.pop("seconds")[1]
     assert left == right and left["students"]["model_2"]["method"]["weights"]["validations"] == 4
     for student in ("model_1", "model_2"):
         ours, theirs = (path / "students" / student for path in (run, whole))
@@ -308,7 +312,11 @@ def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, 
 def history(run: Path) -> list[dict[str, Any]]:
     """Everything that was logged, less clocks and memory."""
     return [
-        {key: value for key, value in record.items() if not key.startswith(("time", "runtime", "memory"))}
+        {
+            key: value
+            for key, value in record.items()
+            if not key.startswith(("time", "runtime", "memory", "pareto/search_share"))
+        }
         for record in read_records(run / "metrics.jsonl")
         if record["kind"] in ("train", "valid")
     ]

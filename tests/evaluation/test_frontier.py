@@ -45,6 +45,16 @@ def two_students(run: Path, good: dict[str, set[str]]) -> Path:
     return run
 
 
+def share_of(run: Path, share: float) -> None:
+    """The run's own figure, which grows to this."""
+    for log in run.glob("students/*/metrics.jsonl"):
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        for record in records:
+            if record["kind"] == "valid":
+                record["pareto/search_share"] = share * record["epoch"] / records[-1]["epoch"]
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 def test_students_of_a_run_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     auto = two_students(tmp_path / "auto", {"model_1": {"el-en", "ko-en"}, "model_2": {"bs-en", "hi-en"}})
     both = two_students(tmp_path / "bi", {"model_1": set(SIZES), "model_2": set()})
@@ -57,6 +67,9 @@ def test_students_of_a_run_are_compared(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["bi"].hypervolume == pytest.approx(1e4)
     assert found["auto"].hypervolume == pytest.approx(worse * 100 + (100 - worse) * worse)
     assert found["auto"].search_share == pytest.approx(2 * 20 / runs[0].seconds)
+    share_of(both, 0.21)
+    runs = read_runs(student_directories(both))
+    assert experiments(runs)[0].search_share == pytest.approx(0.21)
     assert runs[0].by_pair["bs-en"]["alpha"][-1] == pytest.approx(0.6)
     assert main(["compare", str(auto), str(both), "-o", str(tmp_path / "out"), "--samples", "50"]) == 0
     out = capsys.readouterr().out

@@ -6,12 +6,19 @@ from typing import Any
 import pytest
 
 from mnmt_ds.engine.training import Training
+from mnmt_ds.engine.walk import Walk
 
 
 def student(update: int, inside: int, measures: int = 0) -> Any:
     stream = SimpleNamespace(sampler=SimpleNamespace(every=measures))
     position = SimpleNamespace(update=update, inside=inside)
     return SimpleNamespace(walk=SimpleNamespace(position=position, stream=stream, plan=SimpleNamespace(updates=10)))
+
+
+def ends(first: Any) -> int:
+    """The clock is the first student's."""
+    getter: Any = Walk.ends.fget
+    return int(getter(first.walk))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +34,6 @@ def student(update: int, inside: int, measures: int = 0) -> Any:
 )
 def test_next_change(every: int, first: Any, second: Any, wanted: tuple[int, int]) -> None:
     work: Any = SimpleNamespace(
-        recipe=SimpleNamespace(validation=SimpleNamespace(every=every)), first=first, update=first.walk.position.update
+        recipe=SimpleNamespace(validation=SimpleNamespace(every=every)), clock=SimpleNamespace(ends=ends(first))
     )
     assert (Training.next_change(work, first), Training.next_change(work, second)) == wanted

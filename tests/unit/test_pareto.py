@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,15 @@ def context(peers: Peers | None) -> Context:
 
 
 def peers_of(teachers: dict[str, nn.Module], trial: Any = None, last: int = 100) -> Peers:
-    def states(name: str, batch: Batch, dropout: bool) -> tuple[Tensor, Tensor]:
-        teacher: Any = teachers[name]
+    def states(names: Sequence[str], batch: Batch, dropout: bool) -> dict[str, tuple[Tensor, Tensor]]:
+        asked: dict[str, Any] = {name: teachers[name] for name in names}
         with torch.no_grad():
-            return teacher(batch.source_BS, batch.decoder_BT).decoder_BTD, teacher.head.weight
+            return {
+                name: (teacher(batch.source_BS, batch.decoder_BT).decoder_BTD, teacher.head.weight)
+                for name, teacher in asked.items()
+            }
 
-    return Peers("model_1", list(teachers), states, False, trial or (lambda *a: []), last)
+    return Peers("model_1", list(teachers), states, lambda *a: None, False, trial or (lambda *a: []), last)
 
 
 def by_hand(student: Any, teachers: list[Any], batch: Batch, alpha: float) -> float:

@@ -1,0 +1,43 @@
+"""A run's time: its epochs, which are the first student's, and the seconds that it took."""
+
+import time
+from typing import NamedTuple
+
+from mnmt_ds.engine.student import Student
+
+
+class Clock(NamedTuple):
+    """The run's epochs, which are the first student's; equal on all ranks."""
+
+    epoch: int
+    """The epoch under way, from 0."""
+    epochs: float
+    """Epochs done, with the fraction of the one under way."""
+    ends: int
+    """Updates that will be done at its end."""
+    length: int
+    """Updates of an epoch like it."""
+    since_better: int
+    """Validations since some student's dev loss was last a better one."""
+
+    @classmethod
+    def of(cls, one: Student) -> "Clock":
+        walk = one.walk
+        return cls(walk.position.epoch, walk.epochs, walk.ends, walk.updates, one.best.since_better)
+
+
+class Seconds:
+    """Time that a run has taken, pauses between two legs left out."""
+
+    def __init__(self, before: float = 0.0, search: float = 0.0) -> None:
+        self.search = search
+        """Of these, in trials of weights."""
+        self._before, self._began = before, time.monotonic()
+
+    def total(self) -> float:
+        """Seconds of training so far, validations and searches with them."""
+        return self._before + time.monotonic() - self._began
+
+    def share(self) -> float:
+        """The search's part (paper 2 reckons with 0.3 of the training itself)."""
+        return self.search / max(self.total(), 1e-9)
