@@ -313,25 +313,24 @@ class Training:
     def log(self, one: Student, kind: str, values: dict[str, Any], line: str) -> None:
         """A student's record and line: in its own log, and under its name in the run's where it is not alone."""
         one.tracker.log(kind, self.update, self.clock.epochs, values)
-        if one.tracker is not self.tracker:
-            values, line = {f"{one.name}/{key}": value for key, value in values.items()}, f"{one.name} | {line}"
+        if one.tracker is self.tracker:
+            self.tracker.say(line)
+            return
+        named = {f"{one.name}/{key}": value for key, value in values.items()}
+        self._untold.append((kind, self.update, self.clock.epochs, named, f"{one.name} | {line}"))
         if not self.column.split:
-            self._note(kind, self.update, self.clock.epochs, values, line)
-        else:
-            self._untold.append((kind, self.update, self.clock.epochs, values, line))
+            self.tell()
 
     def tell(self) -> None:
-        """The run's log hears of what split students have noted; called by all ranks together."""
+        """The run's log hears what several students have noted; called by all ranks together."""
+        notes = self._untold
         if self.column.split:
-            told = self.column.merge({one.name: self._untold for one in self.students})
-            for notes in told.values():
-                for note in notes:
-                    self._note(*note)
-            self._untold = []
-
-    def _note(self, kind: str, update: int, epochs: float, values: dict[str, Any], line: str) -> None:
-        self.tracker.log(kind, update, epochs, values)
-        self.tracker.say(line)
+            told = self.column.merge({self.first.name: notes})
+            notes = [note for own in told.values() for note in own]
+        for kind, update, epochs, values, line in notes:
+            self.tracker.log(kind, update, epochs, values)
+            self.tracker.say(line)
+        self._untold = []
 
     def keep_last(self) -> None:
         """Keeps everyone's final weights as ``last``."""
