@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, to_device
-from mnmt_ds.distributed import Ranks, data_ranks, device, seed_of, team_grid
+from mnmt_ds.distributed import Ranks, data_ranks, device, from_main, seed_of, team_grid
 from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.recipe import Recipe
@@ -81,10 +81,23 @@ def initialise_engine(model: Transformer, config: ds_config.Json, grid: Any = No
     scored.universal_checkpoint_info = {}  # type: ignore[assignment]  # lets DeepSpeed's checkpoints be read by another layout
     grid = grid or team_grid()
     if team_grid() is not None:  # each student saves under a tag of its own
+        _compare_within_teams()
         config = {**config, "checkpoint": {**config.get("checkpoint", {}), "tag_validation": "Ignore"}}
     parameters = list(model.parameters())
     engine, *_ = deepspeed.initialize(model=scored, model_parameters=parameters, config=config, mpu=grid)
     return engine
+
+
+def _compare_within_teams() -> None:
+    """DeepSpeed's ZeRO-3 compares orders of modules over all ranks of the job, also where an engine has some alone."""
+    from deepspeed.runtime.zero import partition_parameters, partitioned_param_coordinator
+
+    def same(ints: list[int]) -> None:
+        if from_main(ints) != ints:
+            raise RuntimeError("ZeRO-3: the ranks of a student run its modules in different orders")
+
+    for module in (partition_parameters, partitioned_param_coordinator):
+        module.assert_ints_same_as_other_ranks = same
 
 
 def backward(student: Student, batch: Batch, update: int | str, slot: int) -> dict[str, Tensor]:
