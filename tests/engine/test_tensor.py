@@ -12,29 +12,18 @@ from safetensors.torch import load_file
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import read_records
-from tests.engine.test_pipeline import digest, keys
+from tests.engine.test_pipeline import PASSES, digest, keys
+from tests.engine.test_pipeline import RUNS as LAYERED
 from tests.spawn import on_ranks
 from tests.tiny import recipe, zero
 
-PASSES = {"name": "intra_distillation", "passes": 2}
 RUNS: dict[str, dict[str, Any]] = {
     "translation": {"method": {"name": "translation"}, "validation": {"bleu_every": 2, "bleu_sentences": 4}},
     "lssd": {"method": {"name": "lssd", "variant": "adaptive"}},
     "language": {"method": {"name": "lssd", "teacher_vocabulary": "language", "profile": "released"}},
     "quiet": {"method": {"name": "lssd", "variant": "selective", "gate_student": "eval"}},
     "own_embeddings": {"model": {"share_embeddings": "decoder"}, "method": {"name": "lssd", "teacher": "overall"}},
-    "id_cd": {
-        "model": {"encoder_projection": "own"},
-        "framing": {"encoder_langtok_position": "end"},
-        "denoising": {"tasks": [{"name": "cd"}], "unit": "block", "block_tokens": 30},
-        "method": {
-            "name": "by_task",
-            "tasks": {
-                "translation": {**PASSES, "base": {"name": "lssd"}},
-                "cd": {**PASSES, "alpha": 2.0, "base": {"name": "denoising"}},
-            },
-        },
-    },
+    "id_cd": LAYERED["id_cd"],
 }
 UPDATES = 8
 KEYS = ("train/loss", "train/gnorm", "train/kd_loss", "train/kd_gate", "train/kd_agreement", "train/id_loss",
@@ -100,8 +89,10 @@ def same(folder: str, case: Case) -> dict[str, list[float]]:
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
         apart = (others[name] - tensor).abs().masked_fill(keys(name, tensor), 0)
-        far = apart > 1e-5 + 1e-5 * tensor.abs()  # Adam magnifies rounding where a gradient is all but 0
-        assert float(apart.max()) < 5e-5 and far.sum() <= len(tensor.flatten()) // 1000, (case, name, int(far.sum()))
+        far = apart > 1e-5 + 1e-5 * tensor.abs()
+        # Adam magnifies rounding where a gradient is all but 0: seen in this one case, in single elements
+        few = len(tensor.flatten()) // 1000 if case.run == "id_cd" and case.stages > 1 else 0
+        assert float(apart.max()) < 5e-5 and far.sum() <= few, (case, name, int(far.sum()))
     return values
 
 
