@@ -50,11 +50,22 @@ void fetch_as(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) 
   for (int64_t i = 0; i < n; ++i) to[i] = widen(p[i]);
 }
 
-// Asks for rows of GROUP numbers that will be written soon: the next ones lie too far away for the CPU to guess.
-ROW void ask(const float* from, int64_t rows) {
-  constexpr int LINE = 64 / sizeof(float);
-  for (int64_t i = 0; i < rows * GROUP; i += LINE) __builtin_prefetch(from + i, 1, 2);
-}
+// Asks for rows of GROUP numbers that will be read or written soon and lie too far away for the CPU to guess; a few
+// with every tile, since many at once wait for one another.
+template <int PLACES>
+struct Ahead {
+  const float* at[PLACES];
+  int64_t rows;
+  ROW void ask(int64_t most) {
+    constexpr int LINE = 64 / sizeof(float);
+    const int64_t n = std::min(most, rows) * GROUP;
+    for (auto& from : at) {
+      for (int64_t i = 0; i < n; i += LINE) __builtin_prefetch(from + i, 0, 2);
+      from += n;
+    }
+    rows -= n / GROUP;
+  }
+};
 
 void fetch(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) {
   switch (m.kind) {
@@ -118,13 +129,15 @@ void pack_rows(const Matrix& projection, int64_t first, float* to) {
 }
 
 // A block of logits of one group: z[word][GROUP] = rows * columns.
-void multiply_rows(const float* rows, const float* columns, int64_t width, int64_t panels, float* z) {
+void multiply_rows(const float* rows, const float* columns, int64_t width, int64_t panels, float* z,
+                   Ahead<1> ahead) {
   const int64_t segments = ceil_div(width, SEGMENT);
   for (int64_t s = 0; s < segments; ++s) {  // a segment of the columns stays in the first cache for all panels
     const int64_t n = std::min<int64_t>(SEGMENT, width - s * SEGMENT);
     for (int64_t q = 0; q < panels; ++q) {
       Tile tile;
       float* to = z + q * TALL * GROUP;
+      ahead.ask(ceil_div(TALL, segments));
       if (s) tile.read(to, GROUP);
       else tile.clear();
       tile.add<STEP, 1>(rows + (q * segments + s) * TALL * STEP, columns + s * SEGMENT * GROUP, n);
@@ -259,8 +272,8 @@ void statistics_of(const Chunk& c, float* found) {
         pack_rows(c.teacher_projection[j], first, rows.get());
         for (int64_t g = 0; g < per; ++g) {
           float* y = block(c.teacher_logits, j, g);
-          if (g + 1 < per) ask(y + high * GROUP, n);
-          multiply_rows(rows.get(), teacher_columns[j].get() + g * width * GROUP, width, panels, y);
+          const Ahead<1> next{{y + high * GROUP}, g + 1 < per ? n : 0};
+          multiply_rows(rows.get(), teacher_columns[j].get() + g * width * GROUP, width, panels, y, next);
           if (c.vocabulary[j])
             for (int64_t v = 0; v < n; ++v)
               if (!c.vocabulary[j][first + v]) std::fill(y + v * GROUP, y + (v + 1) * GROUP, LOWEST);
@@ -272,8 +285,8 @@ void statistics_of(const Chunk& c, float* found) {
       for (int64_t g = 0; g < per; ++g) {
         for (int k = 0; k < K; ++k) {
           float* z = block(c.logits, k, g);
-          if (g + 1 < per) ask(z + high * GROUP, n);
-          multiply_rows(rows.get(), columns.get() + (k * per + g) * width * GROUP, width, panels, z);
+          const Ahead<1> next{{z + high * GROUP}, g + 1 < per ? n : 0};
+          multiply_rows(rows.get(), columns.get() + (k * per + g) * width * GROUP, width, panels, z, next);
           write_gold(c, z, g, first, found + (PASS_ROWS * k + 3) * c.tokens);
         }
         for (int half = 0; half < 2; ++half) {
@@ -387,8 +400,11 @@ void gradient_block(const Slope<Lanes, K, J>& s, float* z, const float* y, int64
 }
 
 // sums[panel of TALL widths][TALL][GROUP] += projection block (transposed) * gradient block.
-void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float* sums) {
+template <int PLACES>
+void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float* sums, Ahead<PLACES>& ahead,
+                int64_t asked) {
   for (int64_t q = 0; q < panels; ++q) {
+    ahead.ask(asked);
     Tile tile;  // sums of a block's words from 0: short sums lose less to rounding than one long one
     tile.clear();
     tile.add<1, TALL>(rows + q * BLOCK * TALL, dz, n);
@@ -400,16 +416,21 @@ void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float
   }
 }
 
-// [panel of TALL widths][BLOCK words][TALL]
+// [panel of TALL widths][BLOCK words][TALL]; a few words at a time, whose rows the CPU can follow side by side.
 void pack_across(const Matrix& projection, int64_t first, int64_t n, float* to) {
-  for (int64_t v = 0; v < n; ++v) {
+  constexpr int64_t FEW = 8;
+  for (int64_t begin = 0; begin < n; begin += FEW) {
+    const int64_t end = std::min(begin + FEW, n);
     for (int64_t d = 0; d < projection.width; d += TALL) {
-      float* at = to + d * BLOCK + v * TALL;
       const int64_t m = std::min<int64_t>(TALL, projection.width - d);
-      if (m == TALL) fetch(projection, first + v, d, TALL, at);
-      else {
-        fetch(projection, first + v, d, m, at);
-        std::fill(at + m, at + TALL, 0.f);
+      float* at = to + d * BLOCK + begin * TALL;
+      for (int64_t v = first + begin; v < first + end; ++v, at += TALL) {
+        if (projection.kind == Kind::float32 && m == TALL) {
+          std::memcpy(at, static_cast<const float*>(projection.data) + v * projection.stride + d, TALL * sizeof(float));
+        } else {
+          fetch(projection, v, d, m, at);
+          std::fill(at + m, at + TALL, 0.f);
+        }
       }
     }
   }
@@ -451,14 +472,15 @@ void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dpr
     const Share share(blocks, thread, threads);
     for (int64_t b = share.begin; b < share.end; ++b) {
       const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first);
+      const int64_t asked = ceil_div(n, K * tall);
       if (dhidden) pack_across(c.projection, first, n, rows.get());
       for (int64_t g = 0; g < per; ++g) {
         float* z = c.logits + (g * high + first) * GROUP;
         const float* y = c.teacher_logits + (J ? (g * high + first) * GROUP : 0);
-        if (g + 1 < per) {
-          for (int k = 0; k < K; ++k) ask(z + k * step + high * GROUP, n);
-          for (int j = 0; j < J; ++j) ask(y + j * step + high * GROUP, n);
-        }
+        Ahead<K + J> next{{}, g + 1 < per ? n : 0};
+        for (int k = 0; k < K; ++k) next.at[k] = z + k * step + high * GROUP;
+        for (int j = 0; j < J; ++j) next.at[K + j] = y + j * step + high * GROUP;
+        if (!dhidden) next.ask(n);
         for (int half = 0; half < 2; ++half)
           gradient_block<K, J>(slopes[2 * g + half], z + half * LANES, y + (J ? half * LANES : 0), step, n);
         for (int64_t t = g * GROUP; t < std::min((g + 1) * GROUP, c.tokens); ++t) {
@@ -466,8 +488,8 @@ void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dpr
           if (r >= 0 && r < n)
             for (int k = 0; k < K; ++k) z[k * step + r * GROUP + t % GROUP] -= gold[t];
         }
-        if (dhidden)
-          for (int k = 0; k < K; ++k) add_hidden(rows.get(), z + k * step, tall, int(n), mine + (k * per + g) * sums_size);
+        for (int k = 0; k < K && dhidden; ++k)
+          add_hidden(rows.get(), z + k * step, tall, int(n), mine + (k * per + g) * sums_size, next, asked);
       }
       if (!dprojection) continue;
       for (int64_t begin = 0; begin < all; begin += NEAR) {  // some groups' hidden states stay in the first cache
@@ -477,11 +499,13 @@ void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dpr
           for (int64_t v = 0; v < n; v += TALL) {
             Tile tile;
             tile.clear();
-            for (int64_t i = 0; i < std::min<int64_t>(TALL, n - v); ++i)
-              ask(dprojection + (first + v + i) * width + q * GROUP, 1);
-            for (int64_t kg = begin; kg < end; ++kg)
+            const float* to = dprojection + (first + v) * width + q * GROUP;
+            int64_t left = std::min<int64_t>(TALL, n - v);
+            for (int64_t kg = begin; kg < end; ++kg) {
+              for (int i = 0; i < 2 && left > 0; ++i, --left, to += width) Ahead<1>{{to}, 1}.ask(1);
               tile.add<GROUP, 1>(c.logits + kg / per * step + (kg % per * high + first + v) * GROUP,
                                  panels.get() + (q * all + kg) * GROUP * GROUP, GROUP);
+            }
             add_rows(tile, dprojection + (first + v) * width + q * GROUP, width, std::min<int64_t>(TALL, n - v),
                      columns, fresh && begin == 0);
           }
