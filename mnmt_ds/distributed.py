@@ -192,6 +192,19 @@ def ranks_of_their_own() -> Ranks:
     return Ranks(data_rank(), count, new_group(range(first, first + count * split, split)) if count > 1 else None)
 
 
+def stages_of_their_own() -> Ranks:
+    """The stages of this rank's pipeline, with a group as that of ``ranks_of_their_own``; called by all together."""
+    step = data_ranks() * shards()
+    first = _job_rank() - stage() * step
+    return Ranks(stage(), stages(), new_group(range(first, first + stages() * step, step)) if stages() > 1 else None)
+
+
+def all_of_their_own() -> Ranks:
+    """All ranks (of the team), with a group as that of ``ranks_of_their_own``; called by all together."""
+    first, count = _job_rank() - rank(), world_size()
+    return Ranks(rank(), count, new_group(range(first, first + count)) if count > 1 else None)
+
+
 @contextmanager
 def job(timeout_minutes: float = 30.0) -> Iterator[None]:
     """Joins the ranks of a ``deepspeed``, ``torchrun`` or ``srun`` job (or none) for as long as the block runs.

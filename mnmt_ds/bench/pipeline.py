@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.result is not None:
-        return _rank(args)
-    rows = [row for count in args.stages for row in _started(args, count)]
+        return on_rank(args, measure)
+    rows = [row for count in args.stages for row in started(count)]
     return publish("pipeline", table(rows), {"cores": os.cpu_count(), "rows": rows}, args.out)
 
 
@@ -74,8 +74,8 @@ def table(rows: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
-def _started(args: argparse.Namespace, count: int) -> list[Figures]:
-    """The rows of one number of stages, from ranks of their own."""
+def started(count: int) -> list[Figures]:
+    """The rows of one number of stages, from ranks of their own, which are given this command's own words."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "rows.json"
         arguments = [word for word in sys.argv[1:] if word != "--"]
@@ -87,7 +87,8 @@ def _started(args: argparse.Namespace, count: int) -> list[Figures]:
         return list(json.loads(result.read_text(encoding="utf-8")))
 
 
-def _rank(args: argparse.Namespace) -> int:
+def on_rank(args: argparse.Namespace, measure: Callable[[argparse.Namespace, int], list[Figures]]) -> int:
+    """What such a rank does; the main one writes the rows."""
     import torch
     from deepspeed.utils import logger
 
@@ -138,7 +139,7 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     steps: list[float] = []
     rounds: list[list[Pass]] = []
     for turn in range(args.rounds + 1):
-        passes = _timed(engine)
+        passes = timed(engine, time.process_time)
         dist.barrier()
         begin = time.perf_counter()
         engine.reset_activation_shape()
@@ -150,10 +151,7 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     peak = (
         torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     )
-    typical = [
-        Pass(kinds[0].kind, statistics.median(one.seconds for one in kinds)) for kinds in zip(*rounds, strict=True)
-    ]
-    own = (typical, sum(p.numel() for p in engine.module.parameters()) / 1e6, peak)
+    own = (typical(rounds), sum(p.numel() for p in engine.module.parameters()) / 1e6, peak)
     every: list[Any] = [None] * count
     dist.all_gather_object(every, own)
     passes_of, size, memory = (list(column) for column in zip(*every, strict=True))
@@ -164,6 +162,11 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
         "mib": memory,
         "layers": [b - a for a, b in zip(engine.module.parts, engine.module.parts[1:], strict=False)],
     }  # fmt: skip
+
+
+def typical(rounds: Sequence[Sequence[Pass]]) -> list[Pass]:
+    """Each pass with its median over rounds."""
+    return [Pass(kinds[0].kind, statistics.median(one.seconds for one in kinds)) for kinds in zip(*rounds, strict=True)]
 
 
 def played(stages: Sequence[Sequence[Pass]]) -> float:
@@ -186,8 +189,9 @@ def played(stages: Sequence[Sequence[Pass]]) -> float:
     return max(free)
 
 
-def _timed(engine: Any) -> list[Pass]:
-    """This stage's forward and backward passes from here on, in their order."""
+def timed(engine: Any, cpu: Callable[[], float]) -> list[Pass]:
+    """This stage's forward and backward passes from here on, in their order; ``cpu``: the clock where there is no
+    GPU."""
     import torch
     from deepspeed.runtime.pipe import schedule
     from deepspeed.runtime.pipe.engine import PipelineEngine
@@ -196,17 +200,17 @@ def _timed(engine: Any) -> list[Pass]:
 
     def clock() -> float:
         if not torch.cuda.is_available():
-            return time.process_time()
+            return cpu()
         torch.cuda.synchronize()
         return time.perf_counter()
 
     def around(name: str, known: Callable[..., None]) -> Callable[..., None]:
-        def timed(engine: Any, **arguments: Any) -> None:
+        def pass_by(engine: Any, **arguments: Any) -> None:
             begin = clock()
             known(engine, **arguments)
             passes.append(Pass(name, clock() - begin))
 
-        return timed
+        return pass_by
 
     known = PipelineEngine._INSTRUCTION_MAP
     engine._INSTRUCTION_MAP |= {

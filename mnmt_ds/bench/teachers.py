@@ -99,7 +99,7 @@ def measure(args: argparse.Namespace, pairs: int) -> list[Figures]:
                 "step": statistics.median(seconds[way]),
                 "ratio": statistics.median(t / p for t, p in zip(seconds[way], seconds["plain"], strict=True)),
                 "to_online": statistics.median(t / o for t, o in zip(seconds[way], seconds["online"], strict=True)),
-                "device_mib": _mib(p for m in (faculty.library.models() if faculty else ()) for p in m.parameters()),
+                "device_mib": mib(p for m in (faculty.library.models() if faculty else ()) for p in m.parameters()),
                 "cpu_mib": faculty.library.shelf.bytes() / 2**20 if faculty else 0.0,
                 "states_mib": faculty.cache.vault.held_bytes / 2**20 if faculty and faculty.cache else 0.0,
             }
@@ -118,16 +118,11 @@ class Stage(NamedTuple):
 
 
 def _stage(args: argparse.Namespace, pairs: int) -> Stage:
-    import numpy as np
     import torch
 
-    from mnmt_ds.data.batching import PairLengths, in_order
-    from mnmt_ds.data.framing import Frame
-    from mnmt_ds.data.loader import collate
     from mnmt_ds.distributed import device, rank, ranks_of_their_own, world_size
     from mnmt_ds.engine import ds_config, student
     from mnmt_ds.engine.settings import TrainSettings
-    from mnmt_ds.models.settings import ModelSettings
     from mnmt_ds.models.transformer import Transformer, initialise
     from mnmt_ds.teachers.blocks import plan_cache
     from mnmt_ds.teachers.cache import StateCache
@@ -138,25 +133,8 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
     from mnmt_ds.teachers.shelf import Shelf
     from mnmt_ds.teachers.vault import Vault
 
-    maker = np.random.Generator(np.random.Philox(1))
-    frame, longest = Frame((5,), (2,), 6), 24
-    batches = -(-max(args.batches, pairs) // world_size()) * world_size()
-    sets, lengths = [], []
-    for pair in range(pairs):
-        count = (batches // pairs + (pair < batches % pairs)) * (args.max_tokens // longest)
-        sizes = maker.integers(longest // 2, longest - 1, (2, max(count, 1)))
-        words = [[maker.integers(7, args.vocabulary, n).astype(np.int32) for n in side] for side in sizes]
-        sets.append(Sentences(*words))
-        lengths.append(
-            PairLengths(np.arange(len(sizes[0])), sizes[0].astype(np.int64) + 2, sizes[1].astype(np.int64) + 1)
-        )
-    chosen = [
-        (pair, ids) for pair in range(pairs) for ids in in_order(_shuffled(lengths[pair], maker), args.max_tokens)
-    ]
-    order = maker.permutation(len(chosen))[: len(chosen) // world_size() * world_size()]
-
-    shape = {"preset": "base", "d_model": 256, "ffn": 1024, "heads": 4, **dict(_pair(text) for text in args.model)}
-    settings = ModelSettings.model_validate(shape)
+    known = texts(pairs, -(-max(args.batches, pairs) // world_size()) * world_size(), args.max_tokens, args.vocabulary)
+    settings = model_of(args.model)
     train = TrainSettings(max_tokens=args.max_tokens)
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, world_size(), str(args.deepspeed))
     torch.manual_seed(1)
@@ -165,9 +143,6 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
     ranks = ranks_of_their_own()
     layout = layout_of(engine.module.model, engine.module.model.head.weight, ranks.count)
 
-    def make(pair: int, ids: Any) -> Any:
-        return collate(sets[pair], ids, frame, pair, 1)
-
     def blank() -> Transformer:
         return Transformer(settings, args.vocabulary).to(device()).eval().requires_grad_(False)
 
@@ -175,10 +150,10 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
         shelf = Shelf(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
         library = Library(shelf, layout, ranks_of_their_own(), blank, device())
         kept = TeacherSettings(cache="ram" if remember else "off")
-        plan = plan_cache(kept, lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)
+        plan = plan_cache(kept, known.lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)
         cache = None
         if plan is not None:
-            cache = StateCache(library, plan, Vault(plan.memory, 0, plan.bytes_a_row, None), make, False)
+            cache = StateCache(library, plan, Vault(plan.memory, 0, plan.bytes_a_row, None), known.batch, False)
         return Faculty([str(pair) for pair in range(pairs)], library, cache, own, lambda version: own())
 
     def own() -> torch.Tensor:
@@ -187,24 +162,66 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
     online, remembered = faculty(False), faculty(True)
     faculties = {"online": online, "cold": remembered, "warm": remembered}
     for each in (online, remembered):
-        _employ(each, pairs)
+        employ(each, pairs)
     steps = []
-    for first in range(0, len(order), world_size()):
-        now = [chosen[k] for k in order[first : first + world_size()]]
-        steps.append((make(*now[rank()]), now))
+    for first in range(0, len(known.chosen) // world_size() * world_size(), world_size()):
+        now = known.chosen[first : first + world_size()]
+        steps.append((known.batch(*now[rank()]), now))
     return Stage(
-        steps, faculties, partial(_turn, engine, steps, faculties), lambda: _employ(remembered, pairs)
+        steps, faculties, partial(_turn, engine, steps, faculties), lambda: employ(remembered, pairs)
     )  # fmt: skip
 
 
-class _Everybody(NamedTuple):
+def model_of(words: Sequence[str]) -> Any:
+    """Settings of the model that is measured: a base one, narrowed, unless the words say otherwise."""
+    from mnmt_ds.models.settings import ModelSettings
+
+    shape = {"preset": "base", "d_model": 256, "ffn": 1024, "heads": 4, **dict(_pair(text) for text in words)}
+    return ModelSettings.model_validate(shape)
+
+
+class Texts(NamedTuple):
+    """Random text of some pairs, and micro-batches that go through all of it once."""
+
+    lengths: list[Any]
+    batch: Callable[[int, Any], Any]
+    """Some sentences of a pair."""
+    chosen: list[tuple[int, Any]]
+    """Pair and sentences of each micro-batch."""
+
+
+def texts(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> Texts:
+    """Text for about so many micro-batches, in random order."""
+    import numpy as np
+
+    from mnmt_ds.data.batching import PairLengths, in_order
+    from mnmt_ds.data.framing import Frame
+    from mnmt_ds.data.loader import collate
+
+    maker = np.random.Generator(np.random.Philox(1))
+    frame, longest = Frame((5,), (2,), 6), 24
+    sets, lengths = [], []
+    for pair in range(pairs):
+        count = (batches // pairs + (pair < batches % pairs)) * (max_tokens // longest)
+        sizes = maker.integers(longest // 2, longest - 1, (2, max(count, 1)))
+        words = [[maker.integers(7, vocabulary, n).astype(np.int32) for n in side] for side in sizes]
+        sets.append(Sentences(*words))
+        lengths.append(
+            PairLengths(np.arange(len(sizes[0])), sizes[0].astype(np.int64) + 2, sizes[1].astype(np.int64) + 1)
+        )
+    chosen = [(pair, ids) for pair in range(pairs) for ids in in_order(_shuffled(lengths[pair], maker), max_tokens)]
+    order = maker.permutation(len(chosen))
+    return Texts(lengths, lambda pair, ids: collate(sets[pair], ids, frame, pair, 1), [chosen[k] for k in order])
+
+
+class Everybody(NamedTuple):
     """The source that gives every pair its own teacher: version p + 1 for pair p."""
 
     def teacher_of(self, pair: str) -> int:
         return int(pair) + 1
 
 
-def _employ(faculty: Any, pairs: int) -> None:
+def employ(faculty: Any, pairs: int) -> None:
     faculty.retain(())
     for version in range(1, pairs + 1):
         faculty.take_snapshot(version)
@@ -221,7 +238,7 @@ def _turn(engine: Any, steps: Sequence[Any], faculties: dict[str, Any], way: str
 
     def announce(number: int) -> None:
         if faculty is not None and number < len(steps):
-            faculty.announce([Slot(pair, ids) for pair, ids in steps[number][1]], _Everybody())
+            faculty.announce([Slot(pair, ids) for pair, ids in steps[number][1]], Everybody())
 
     announce(0)
     for number, (batch, _) in enumerate(steps):
@@ -255,7 +272,8 @@ def _shuffled(lengths: Any, maker: Any) -> Any:
     return lengths._replace(source=lengths.source + blur, target=lengths.target)
 
 
-def _mib(tensors: Any) -> float:
+def mib(tensors: Any) -> float:
+    """Of tensors."""
     return sum(t.numel() * t.element_size() for t in tensors) / 2**20
 
 

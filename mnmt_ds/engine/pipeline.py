@@ -57,8 +57,6 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
     for method in inside(recipe.method):
         quiet = getattr(method, "gate_student", "train") == "eval" and method.variant != "whole"
         refusals["gate_student: eval takes a second pass that stages do not make; set gate_student: train"] = quiet
-        cache = getattr(getattr(method, "teachers", None), "cache", "off")
-        refusals[f"teachers.cache: {cache} is not done along stages; set it to auto or off"] = cache in ("ram", "disk")
         layers = getattr(getattr(method, "teachers", None), "on_device", "whole") == "layers"
         refusals["teachers.on_device: layers is not for stages, which hold their own layers; set it to whole"] = layers
         for text, wrong in refusals.items():

@@ -20,7 +20,7 @@ from mnmt_ds.distributed import data_ranks, device, shards
 from mnmt_ds.models.segment import TIED, Flow, Part, Segment, parts_of
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.vocabulary import Words, share, split
-from mnmt_ds.teachers.relay import Relay
+from mnmt_ds.teachers.relay import Relay, Remembered
 
 LAST = ("decoder_norm", "projection", "head")
 """What always stands together at the row's end, for the loss needs all of it."""
@@ -70,7 +70,7 @@ class Stages(PipelineModule):
             dynamic_shape=True,
         )  # fmt: skip
         self.universal_checkpoint_info = {"pipeline_replicated_parameter_patterns": [rf"model\.{TIED}\..*"]}
-        self.relays: list[Relay] = []
+        self.relays: list[Relay | Remembered] = []
         self.score: Scorer = _not_set
         self.before_step: Callable[[], None] = _not_set
         self.loud = False

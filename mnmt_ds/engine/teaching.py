@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.data.batching import Plan
 from mnmt_ds.data.loader import collate
-from mnmt_ds.distributed import data_ranks, device, on_main_first, rank, ranks_of_their_own
+from mnmt_ds.distributed import (
+    all_of_their_own,
+    data_ranks,
+    device,
+    on_main_first,
+    rank,
+    ranks_of_their_own,
+    stages_of_their_own,
+)
 from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.stream import Stream
@@ -29,8 +37,9 @@ from mnmt_ds.teachers.cache import StateCache
 from mnmt_ds.teachers.faculty import Faculty
 from mnmt_ds.teachers.layout import cut, layout_of
 from mnmt_ds.teachers.library import Library
+from mnmt_ds.teachers.line import Line
 from mnmt_ds.teachers.passing import Passing
-from mnmt_ds.teachers.relay import Relay
+from mnmt_ds.teachers.relay import Relay, Remembered
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.shelf import Shelf, Version
 from mnmt_ds.teachers.vault import Vault
@@ -88,22 +97,33 @@ def make_faculty(
     reader = asynchronous_reader(warn) if outgrow and settings.read == "auto" else None
     shelf = Shelf(dtype, budget, own, load, warn, reader)
     own_shard = partial(student.own_shard, engine, layout, ranks, dtype)
-    if student.piped(engine):
-        relay = Relay(Library(shelf, layout, ranks, lambda: frozen(engine.module.segment(), recipe), device()))
-        engine.module.relays.append(relay)
-        on_main_first(say, "teacher states: computed for each micro-batch, each stage its own layers")
-        return Faculty(recipe.data.pairs, relay, None, own_shard, load)
-    library = Library(shelf, layout, ranks, lambda: blank_model(recipe, model.vocabulary_size, words=words), device())
+    piped = student.piped(engine)
+
+    def blank() -> nn.Module:
+        if piped:
+            return frozen(engine.module.segment(), recipe)
+        return blank_model(recipe, model.vocabulary_size, words=words)
+
+    library = Library(shelf, layout, ranks, blank, device())
     whole = settings.on_device == "whole" and words is None
     plan = cache_plan(recipe, settings, stream, ranks.count) if whole else None
-    cache = passing = None
-    if settings.on_device == "layers":
-        passing = Passing(library, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(stream))
+    cache = None
     if plan is not None:
         vault = Vault(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
-        cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8")
+        way = Line(stages_of_their_own(), all_of_their_own()) if piped else None
+        cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8", way)
     on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
-    return Faculty(recipe.data.pairs, library, cache, own_shard, load, passing)
+    holder: Library | Relay = library
+    by_sentence: Passing | Remembered | None = None
+    if piped and cache is None:
+        holder = Relay(library)
+        engine.module.relays.append(holder)
+    elif piped and cache is not None:
+        by_sentence = Remembered(cache)
+        engine.module.relays.append(by_sentence)
+    elif settings.on_device == "layers":
+        by_sentence = Passing(library, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(stream))
+    return Faculty(recipe.data.pairs, holder, cache, own_shard, load, by_sentence)
 
 
 def asynchronous_reader(warn: Callable[[str], None]) -> AsynchronousReader | None:

@@ -130,6 +130,13 @@ class Segment(nn.Module):
         held = [states for states in (flow.memory_BSD, flow.x_BLD) if states is not None]
         return held[0] if len(held) == 1 else torch.cat(held, 1)
 
+    def arriving(self, flow: Flow) -> tuple[int, int, int]:
+        """The shape of the states that arrive at this segment, from the segment before it."""
+        length = flow.source_BS.shape[1]
+        if self.row[self.first].kind not in ("encoder", "encoder_norm", "target"):
+            length += flow.decoder_BT.shape[1]
+        return len(flow.source_BS), length, self.settings.d_model
+
     def unpack(self, states_BLD: Tensor, flow: Flow) -> Flow:
         """Puts the states that arrive at this segment back into the flow."""
         kind, source_S = self.row[self.first].kind, flow.source_BS.shape[1]

@@ -67,7 +67,7 @@ class Lessons(NamedTuple):
     shard_cap: int = 0
     """Bytes of CPU memory that a rank may spend on shards."""
     remembered: int = 0
-    """Bytes of remembered decoder states a rank."""
+    """Bytes of remembered decoder states a rank; of a pipeline, a rank of its last stage."""
     at_once: int = 0
     """Teachers in a batch's loss."""
     by_layers: bool = False
@@ -144,7 +144,7 @@ def memory(
         teachers=students * ready,
         host_optimizer=students * host_optimizer,
         host_weights=students * host_weights,
-        host_teachers=students * (shards + lessons.remembered),
+        host_teachers=students * (shards + (0 if held.following else lessons.remembered)),
         snapshot=layout.element * parameters(m, vocabulary).total if held.first else 0,
         on_cpu=layout.on_cpu,
     )

@@ -78,7 +78,7 @@ def need(recipe: Recipe, corpus: Corpus, layout: Layout, base: int, stages: Sequ
     shapes = survey(recipe, stream, layout.data_ranks).shapes
     lessons = lessons_of(recipe, stream, layout.data_ranks)
     if layout.pipeline > 1:
-        lessons = lessons._replace(remembered=0, by_layers=False)
+        lessons = lessons._replace(by_layers=False)
     size, students = corpus.tokenizer.size, len(students_of(recipe))
     return [memory(recipe.model, size, shapes, layout, lessons, passes, base, students, stage) for stage in stages]
 

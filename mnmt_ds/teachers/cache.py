@@ -3,6 +3,9 @@
 Every rank knows what all ranks' next micro-batches hold, so all reckon alike which blocks are new, who computes them
 and who sends what to whom: nobody asks, and the collectives come in the same order everywhere. All of it happens in the
 background of the step in hand; what is left of the teacher there is the fused loss's product with its projection.
+
+Along a pipeline the last stages remember, and the stages before them reckon with them: of what is known they neither
+fetch nor run their layers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +19,8 @@ from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.teachers.answers import Answer, Answers, Lesson
 from mnmt_ds.teachers.blocks import CachePlan, Ints
 from mnmt_ds.teachers.codec import decode, encode
-from mnmt_ds.teachers.library import Library, Wanted, run
+from mnmt_ds.teachers.library import Library, Wanted
+from mnmt_ds.teachers.line import Way, Whole
 from mnmt_ds.teachers.shelf import Version
 from mnmt_ds.teachers.vault import Key, Vault
 
@@ -27,8 +31,11 @@ class StateCache:
     """States of the teachers in a library; ``lessons`` are equal on every rank, one entry a rank."""
 
     def __init__(
-        self, library: Library, plan: CachePlan, vault: Vault, collate: Callable[[int, Ints], Batch], fp8: bool
-    ) -> None:
+        self, library: Library, plan: CachePlan, vault: Vault, collate: Callable[[int, Ints], Batch], fp8: bool,
+        way: Way | None = None,
+    ) -> None:  # fmt: skip
+        """``way``: past the stages of a pipeline; None: each rank has whole teachers."""
+        self.way = way or Whole(library.ranks)
         self.library, self.plan, self.vault, self.fp8 = library, plan, vault, fp8
         self.served = self.computed = 0
         self._collate = collate
@@ -51,38 +58,55 @@ class StateCache:
         """Starts on what the ranks' next micro-batches need; all ranks call this in the same order."""
         self.library.open_slots()
         future = self.library.background.submit(lambda: self._prepare(lessons))
-        self._answers.expect(lessons[self.library.ranks.rank], future)
+        if self.way.last:
+            self._answers.expect(lessons[self.library.ranks.rank], future)
 
     def states(self, version: Version, batch: Batch) -> Answer:
         """The announced answer: decoder states (B, T, E) and projection (V, E)."""
         return self._answers.take(version, batch, self.announce)
 
+    def models(self) -> list[torch.nn.Module]:
+        """None on the device but the library's."""
+        return []
+
     def report(self) -> dict[str, float]:
-        """Metric keys; ``computed``: sentences computed for each that was taught, since the last report."""
+        """Metric keys; ``computed``: sentences computed for each that was taught, since the last report. Bytes in
+        memory are this rank's, or of the last stage of its pipeline."""
         share = self.computed / max(1, self.served)
         self.served = self.computed = 0
-        return {"memory/teacher_states": float(self.vault.held_bytes), "runtime/teacher_computed": share}
+        held = sum(taken[self.library.ranks.rank] for taken in list(self._taken.values()))
+        return {"memory/teacher_states": float(min(held, self.plan.memory)), "runtime/teacher_computed": share}
 
     def _prepare(self, lessons: Sequence[Lesson | None]) -> Answer | None:
         read = self._read(lessons)
         kept = [self._kept(lesson) for lesson in lessons]
         fresh = [self._fresh(lesson, mask) for lesson, mask in zip(lessons, kept, strict=True)]
         wanted = [
-            None if lesson is None else Wanted(lesson.version, body=bool(len(blocks)) or not bool(mask.all()))
+            self._wanted(lesson, bool(len(blocks)) or not bool(mask.all()))
             for lesson, mask, blocks in zip(lessons, kept, fresh, strict=True)
         ]
         teacher = self.library.fetch(wanted)
         me = self.library.ranks.rank
-        mine = lessons[me]
-        for block in fresh[me] if mine is not None else ():
-            key = Key(mine.version, mine.pair, int(block))
-            read[key] = self._compute(teacher, mine.pair, self.plan.blocks[mine.pair].sentences[key.block])
+        mine, rest = lessons[me], None
+        if mine is not None:
+            for block in fresh[me]:
+                key = Key(mine.version, mine.pair, int(block))
+                read[key] = self._compute(teacher, mine.pair, self.plan.blocks[mine.pair].sentences[key.block])
+            if not kept[me].all():
+                rest = self._compute(teacher, mine.pair, mine.sentence[~kept[me]])
+            self.served += len(mine.sentence)
         self._settle(lessons, fresh, read)
+        if not self.way.last:
+            return None
         arrived = self._exchange(lessons, kept, read)
         if mine is None:
             return None
-        self.served += len(mine.sentence)
-        return self._assemble(teacher, mine, kept[me], read, arrived), teacher.head.weight
+        states_BTE = self._assemble(teacher, mine, kept[me], read, arrived, rest)
+        return states_BTE, self.way.projection_VE(teacher)
+
+    def _wanted(self, lesson: Lesson | None, unknown: bool) -> Wanted | None:
+        """What the teacher of a rank's lesson is fetched for: to compute what is unknown, and where the loss is."""
+        return Wanted(lesson.version, body=unknown) if lesson is not None and (unknown or self.way.last) else None
 
     def _kept(self, lesson: Lesson | None) -> np.ndarray:
         """Which sentences of a lesson are remembered ones."""
@@ -114,7 +138,7 @@ class StateCache:
                 self._homes(lesson)[block] = rank
                 self._room[rank] -= size
                 self._taken.setdefault(lesson.version, [0] * len(self._room))[rank] += size
-                if rank == self.library.ranks.rank:
+                if rank == self.library.ranks.rank and self.way.last:
                     key = Key(lesson.version, lesson.pair, int(block))
                     self.vault.put(key, read[key])
 
@@ -122,7 +146,7 @@ class StateCache:
         """This rank's blocks that the lessons need. Where files are in use, all ranks hear which ones were lost."""
         read: dict[Key, Tensor] = {}
         lost: list[Key] = []
-        for lesson in lessons:
+        for lesson in lessons if self.way.last else ():
             if lesson is None:
                 continue
             homes = self._homes(lesson)
@@ -144,22 +168,25 @@ class StateCache:
         return read
 
     def _everyones(self, lost: list[Key]) -> list[list[Key]]:
-        ranks = self.library.ranks
+        ranks = self.way.everyone
         if ranks.count == 1:
             return [lost]
         count = torch.tensor(len(lost), device=self.library.device)
         dist.all_reduce(count, group=ranks.group)
         if not int(count):
-            return [[] for _ in range(ranks.count)]
+            return []
         found: list[list[Key]] = [[] for _ in range(ranks.count)]
         dist.all_gather_object(found, lost, group=ranks.group)
-        return found
+        return found[-self.library.ranks.count :]
 
     def _compute(self, teacher: torch.nn.Module, pair: int, sentence: Ints) -> Tensor:
-        """States of whole sentences, one after another, as bytes (rows, bytes a row) on the CPU."""
+        """States of whole sentences, one after another, as bytes (rows, bytes a row) on the CPU; no rows where they
+        do not come out."""
         self.computed += len(sentence)
         batch = to_device(self._collate(pair, sentence), self.library.device)
-        hidden_BTE, _ = run(teacher, batch)
+        hidden_BTE = self.way.states(teacher, batch)
+        if hidden_BTE is None:
+            return torch.empty(0, self.plan.bytes_a_row, dtype=torch.uint8)
         length = self.plan.blocks[pair].length[sentence]
         rows = torch.cat([hidden_BTE[i, : int(n)] for i, n in enumerate(length)])
         return encode(rows, self.fp8).cpu()
@@ -211,8 +238,9 @@ class StateCache:
         kept: np.ndarray,
         read: dict[Key, Tensor],
         arrived: dict[int, Tensor],
+        rest: Tensor | None,
     ) -> Tensor:
-        """Decoder states (B, T, E), 0 where a sentence has ended; sentences that are not remembered are computed."""
+        """Decoder states (B, T, E), 0 where a sentence has ended. ``rest``: of sentences that are not remembered."""
         blocks = self.plan.blocks[lesson.pair]
         length = blocks.length[lesson.sentence]
         homes = self._homes(lesson)[blocks.block_of[lesson.sentence]]
@@ -222,9 +250,8 @@ class StateCache:
             for rank, rows in arrived.items()
             if len(rows)
         }
-        rest = lesson.sentence[~kept]
-        if len(rest):
-            queue[NOBODY] = iter(self._compute(teacher, lesson.pair, rest).split(_lengths(length, ~kept)))
+        if rest is not None:
+            queue[NOBODY] = iter(rest.split(_lengths(length, ~kept)))
         parts = []
         for number, home, known in zip(lesson.sentence, homes, kept, strict=True):
             if not known:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, Slot
-from mnmt_ds.teachers.answers import Lesson
+from mnmt_ds.teachers.answers import Answer, Lesson
 from mnmt_ds.teachers.cache import StateCache
 from mnmt_ds.teachers.library import Wanted
-from mnmt_ds.teachers.passing import Passing
 from mnmt_ds.teachers.shelf import Shelf, Version
 
 
@@ -35,7 +34,16 @@ class Holder(Protocol):
     def shelf(self) -> Shelf: ...
     def retain(self, versions: Iterable[Version]) -> None: ...
     def announce(self, wanted: Sequence[Wanted | None]) -> None: ...
-    def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]: ...
+    def states(self, version: Version, batch: Batch) -> Answer: ...
+    def models(self) -> list[nn.Module]: ...
+
+
+class BySentence(Protocol):
+    """Who answers from the sentences announced: a ``StateCache``, ``Remembered`` before one, or ``Passing``."""
+
+    def retain(self, versions: Iterable[Version]) -> None: ...
+    def announce(self, lessons: Sequence[Lesson | None]) -> None: ...
+    def states(self, version: Version, batch: Batch) -> Answer: ...
     def models(self) -> list[nn.Module]: ...
 
 
@@ -52,11 +60,11 @@ class Faculty:
         cache: StateCache | None,
         own_shard: Callable[[], Tensor],
         load: Callable[[Version], Tensor],
-        passing: Passing | None = None,
+        by_sentence: BySentence | None = None,
     ) -> None:
+        """``by_sentence``: None: the cache, or where there is none, a whole teacher on the device for any batch."""
         self.pairs, self.library, self.cache = pairs, library, cache
-        self._passing, self._by_sentence = passing, cache or passing
-        """Who answers from the sentences announced; None: a whole teacher on the device answers for any batch."""
+        self._by_sentence: BySentence | None = by_sentence or cache
         self._own_shard, self._load = own_shard, load
 
     def take_snapshot(self, version: Version) -> None:
@@ -90,14 +98,14 @@ class Faculty:
         else:
             self.library.announce([None if version is None else Wanted(version) for version in versions])
 
-    def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]:
+    def states(self, version: Version, batch: Batch) -> Answer:
         """A teacher on a batch: decoder states (B, T, E) and projection (V, E); no dropout, no gradient."""
         with torch.no_grad():
             return (self._by_sentence or self.library).states(version, batch)
 
     def on_device(self) -> list[nn.Module]:
         """The models, or parts of them, that stand on this rank's device."""
-        return [*self.library.models(), *(self._passing.models() if self._passing else ())]
+        return [*self.library.models(), *(self._by_sentence.models() if self._by_sentence else ())]
 
     def report(self) -> dict[str, float]:
         """Metric keys; bytes are this rank's."""

@@ -1,63 +1,87 @@
-"""Teachers whose layers stand along a pipeline: each stage holds its own layers of every teacher, and no others.
+"""Teachers along a pipeline: each stage holds its own layers of every teacher, and no others.
 
-A relay stands where ``Faculty`` expects a ``Library``, around the library of this stage's layers. Which teacher a
-micro-batch has is told to all stages before an update; its states come to the last stage in the pipeline's own tuple.
+Which teacher a micro-batch has is told to all stages before an update; what its lesson needs is started on while they
+work on the micro-batch before it. A ``Relay`` stands where ``Faculty`` expects a ``Library``, around the library of
+this stage's layers: they run beside the student's, and the teacher's states come to the last stage in the pipeline's
+own tuple. Where states are remembered nothing travels there: ``Remembered`` stands before the stages' caches.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.models.segment import Segment
+from mnmt_ds.teachers.answers import Answer, Lesson
+from mnmt_ds.teachers.cache import StateCache
 from mnmt_ds.teachers.library import Library, Wanted
 from mnmt_ds.teachers.shelf import Shelf, Version
 
-Row = Sequence[Wanted | None] | None
+Need = TypeVar("Need", Wanted, Lesson)
 
 
-class Relay:
+class Announced(Protocol[Need]):
+    """Who starts on what the ranks' next micro-batches need."""
+
+    def announce(self, needs: Sequence[Need | None], /) -> None: ...
+    def retain(self, versions: Iterable[Version], /) -> None: ...
+
+
+class Pace(Generic[Need]):
+    """Hands an update's announcements on, each one micro-batch before it is needed."""
+
+    def __init__(self, holder: Announced[Need]) -> None:
+        self._holder = holder
+        self._coming: Sequence[Need | None] | None = None
+        self._queue: deque[Sequence[Need | None] | None] = deque()
+        self.arrived_BTE: Tensor | None = None
+        """On the last stage: what the pipeline's tuple brought of the micro-batch in hand."""
+
+    def retain(self, versions: Iterable[Version]) -> None:
+        """Drops all teachers but these."""
+        self._holder.retain(versions)
+
+    def announce(self, needs: Sequence[Need | None]) -> None:
+        """What the next micro-batch of every rank of this stage needs."""
+        self._coming = needs
+
+    def noted(self) -> None:
+        """One micro-batch has been told of, with a teacher or without."""
+        self._queue.append(self._coming)
+        self._coming = None
+        if len(self._queue) == 1:
+            self._start()
+
+    def turn(self) -> Segment | None:
+        """This stage of the teacher that the micro-batch in hand takes along; the next one's need is started on."""
+        needs = self._queue.popleft()
+        if self._queue:
+            self._start()
+        return self._beside(needs)
+
+    def _beside(self, needs: Sequence[Need | None] | None) -> Segment | None:
+        return None
+
+    def _start(self) -> None:
+        if self._queue[0] is not None:
+            self._holder.announce(self._queue[0])
+
+
+class Relay(Pace[Wanted]):
     """One stage's part in the way of every micro-batch past its teacher."""
 
     def __init__(self, library: Library) -> None:
+        super().__init__(library)
         self._library = library
-        self._coming: Row = None
-        self._queue: deque[Row] = deque()
-        self._begun = False
-        self.arrived_BTE: Tensor | None = None
-        """On the last stage: the teacher's states of the micro-batch in hand."""
 
     @property
     def shelf(self) -> Shelf:
         """This stage's layers of every teacher in use."""
         return self._library.shelf
 
-    def retain(self, versions: Iterable[Version]) -> None:
-        """Drops all teachers but these."""
-        self._library.retain(versions)
-
-    def announce(self, wanted: Sequence[Wanted | None]) -> None:
-        """The teachers of the next micro-batch, of every rank of this stage."""
-        self._coming = wanted
-
-    def noted(self) -> None:
-        """One micro-batch has been told of, with a teacher or without."""
-        self._queue.append(self._coming)
-        self._coming = None
-
-    def turn(self) -> Segment | None:
-        """This stage of the teacher of the micro-batch in hand; the next one's is fetched meanwhile."""
-        wanted = self._queue.popleft()
-        if not self._begun:
-            self._start(wanted)
-        self._begun = bool(self._queue)
-        if self._begun:
-            self._start(self._queue[0])
-        mine = wanted[self._library.ranks.rank] if wanted is not None else None
-        return None if mine is None else self._library.teacher(mine.version)  # type: ignore[return-value]
-
-    def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]:
+    def states(self, version: Version, batch: Batch) -> Answer:
         """Decoder states (B, T, E) that have arrived and the teacher's projection (V, E), on the last stage."""
         assert self.arrived_BTE is not None
         teacher: Segment = self._library.teacher(version)  # type: ignore[assignment]
@@ -67,6 +91,22 @@ class Relay:
         """The teachers' layers on this rank's device."""
         return self._library.models()
 
-    def _start(self, wanted: Row) -> None:
-        if wanted is not None:
-            self._library.announce(wanted)
+    def _beside(self, needs: Sequence[Wanted | None] | None) -> Segment | None:
+        mine = needs[self._library.ranks.rank] if needs is not None else None
+        return None if mine is None else self._library.teacher(mine.version)  # type: ignore[return-value]
+
+
+class Remembered(Pace[Lesson]):
+    """One stage's part in the remembering of teachers' states."""
+
+    def __init__(self, cache: StateCache) -> None:
+        super().__init__(cache)
+        self._cache = cache
+
+    def states(self, version: Version, batch: Batch) -> Answer:
+        """Decoder states (B, T, E) and projection (V, E), on the last stage."""
+        return self._cache.states(version, batch)
+
+    def models(self) -> list[nn.Module]:
+        """None on the device but the library's."""
+        return self._cache.models()

@@ -25,7 +25,7 @@ class TeacherSettings(Settings):
     cache_dtype: Literal["half", "fp8"] = "half"
     """Type of remembered states: float16, or 8 bits with a scale for each token."""
     memory_gib: float = 4.0
-    """CPU memory a rank may spend on remembered states, in GiB."""
+    """CPU memory a rank may spend on remembered states, in GiB; along pipeline stages, a rank of the last one."""
     disk: Path | None = None
     """Directory on each node's own disk for what memory does not hold; None: no disk."""
     disk_gib: float = 64.0

@@ -253,7 +253,6 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
     "gate_student: eval takes a second pass": (
         {"method": {"name": "lssd", "variant": "selective", "gate_student": "eval"}}, 1
     ),
-    "teachers.cache: ram": ({"method": {**PASSES, "base": {"name": "lssd", "teachers": {"cache": "ram"}}}}, 1),
     "on_device: layers": ({"method": {"name": "lssd", "teachers": {"on_device": "layers", "cache": "off"}}}, 1),
     "sampler multiuat measures the student": (
         {"method": {"name": "pareto"}, "students": [{}, {"sampler": {"name": "multiuat"}}]}, 1

@@ -1,0 +1,213 @@
+"""What frozen teachers cost along a pipeline: their layers beside the student's, or their states remembered.
+
+Starts its own ranks, one a stage. In turn, round after round, an update without a teacher, one that each micro-batch
+takes its teacher's layers along for, one that fills the cache and one that finds all states there. Told are the whole
+step; that with a device for every stage (see ``bench pipeline``), without what is done in the background, where the
+cache is filled; and a stage's processor time, with all of that.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnmt_ds.bench import pipeline
+from mnmt_ds.bench.pipeline import Pass, played, started, timed, typical
+from mnmt_ds.bench.publish import publish
+from mnmt_ds.bench.teachers import Everybody, Texts, employ, mib, model_of, texts
+
+HELP = "pipeline stages with teachers: their layers beside the student's, or their states remembered"
+WAYS = ("plain", "beside", "cold", "warm")
+Figures = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4], help="p (default: 1 2 4)")
+    parser.add_argument("--batches", type=int, default=8, help="micro-batches of an update (default: 8)")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs, each with its own teacher (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: 3); medians are told")
+    parser.add_argument("--max-tokens", type=int, default=512, help="padded tokens of a micro-batch")
+    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--deepspeed", type=Path, default=Path("ds_configs/zero1.json"))
+    parser.add_argument(
+        "model", nargs="*", metavar="a=b", help="model settings (default: preset=base d_model=256 ffn=1024 heads=4)"
+    )
+    parser.add_argument("--out", type=Path, help="JSON result file; default: runs/bench/staged-DATE-DEVICE.json")
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if args.result is not None:
+        return pipeline.on_rank(args, measure)
+    rows = [row for count in args.stages for row in started(count)]
+    return publish("staged", table(rows), {"cores": os.cpu_count(), "rows": rows}, args.out)
+
+
+def table(rows: Sequence[Figures]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| p | way | step, s | to plain | with p devices, s | to plain | processor time a stage, s"
+        " | teachers on device, on the CPU, states: MiB a stage |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        busy = " ".join(f"{value:.2f}" for value in r["busy"])
+        held = "; ".join(" ".join(f"{value:.0f}" for value in stage) for stage in r["mib"])
+        lines.append(
+            f"| {r['stages']} | {r['way']} | {r['step']:.2f} | {r['ratio']:.2f} | {r['played']:.2f} |"
+            f" {r['played_ratio']:.2f} | {busy} | {held} |"
+        )
+    return "\n".join(lines)
+
+
+class Turn(NamedTuple):
+    """An update, seen from one stage."""
+
+    seconds: float
+    busy: float
+    """Processor time of all its threads."""
+    passes: list[Pass]
+
+
+class Lesson(NamedTuple):
+    """Who teaches in one way of the update."""
+
+    faculty: Any
+    relay: Any
+
+
+def measure(args: argparse.Namespace, count: int) -> list[Figures]:
+    """A row a way, on ``count`` stages of this job's ranks."""
+    from mnmt_ds.distributed import from_main, split_into_stages
+    from mnmt_ds.engine import balance, ds_config
+    from mnmt_ds.engine.pipeline import make_engine
+    from mnmt_ds.engine.settings import TrainSettings
+
+    split_into_stages(count)
+    known, model = texts(args.pairs, args.batches, args.max_tokens, args.vocabulary), model_of(args.model)
+    train = TrainSettings(batches_per_update=len(known.chosen))
+    config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
+    costs = from_main(balance.by_time(model, args.vocabulary, args.max_tokens, "auto"))
+    engine = make_engine(model, args.vocabulary, count, costs, config, 1)
+    ways = _ways(args, engine, known)
+    turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
+    for number in range(args.rounds + 1):
+        # ``warm`` follows ``cold``, which fills; between them nothing is taken away
+        for way in (("plain", "beside", "cold", "warm"), ("beside", "plain", "cold", "warm"))[number % 2]:
+            if way == "cold":
+                employ(ways[way].faculty, args.pairs)
+            done = _turn(engine, known, ways.get(way))
+            if number:  # the first turn warms up
+                turns[way].append(done)
+    rows: list[Figures] = []
+    for way, done_so in turns.items():
+        rows.append(_row(count, way, done_so, _held(ways.get(way))))
+        plain = zip(done_so, turns["plain"], strict=True)
+        rows[-1]["ratio"] = statistics.median(own.seconds / other.seconds for own, other in plain)
+        rows[-1]["played_ratio"] = rows[-1]["played"] / rows[0]["played"]
+    return rows
+
+
+def _row(count: int, way: str, turns: Sequence[Turn], held: Sequence[float]) -> Figures:
+    import torch.distributed as dist
+
+    every: list[Any] = [None] * count
+    own = typical([turn.passes for turn in turns]), statistics.median(turn.busy for turn in turns), held
+    dist.all_gather_object(every, own)
+    passes, busy, mib_of = (list(column) for column in zip(*every, strict=True))
+    step = statistics.median(turn.seconds for turn in turns)
+    return {"stages": count, "way": way, "step": step, "played": played(passes), "busy": busy, "mib": mib_of}
+
+
+def _held(lesson: Lesson | None) -> list[float]:
+    """MiB on this stage: teachers' layers on the device, their shards on the CPU, remembered states."""
+    if lesson is None:
+        return [0.0, 0.0, 0.0]
+    faculty = lesson.faculty
+    on_device = mib(p for model in faculty.on_device() for p in model.parameters())
+    states = faculty.cache.vault.held_bytes / 2**20 if faculty.cache is not None else 0.0
+    return [on_device, faculty.library.shelf.bytes() / 2**20, states]
+
+
+def _ways(args: argparse.Namespace, engine: Any, known: Texts) -> dict[str, Lesson]:
+    """The ways that have teachers, of which each pair has one of its own."""
+    import torch
+
+    from mnmt_ds.distributed import all_of_their_own, device, ranks_of_their_own, stages_of_their_own
+    from mnmt_ds.engine import student
+    from mnmt_ds.engine.teaching import projection_of
+    from mnmt_ds.teachers.blocks import plan_cache
+    from mnmt_ds.teachers.cache import StateCache
+    from mnmt_ds.teachers.faculty import Faculty
+    from mnmt_ds.teachers.layout import layout_of
+    from mnmt_ds.teachers.library import Library
+    from mnmt_ds.teachers.line import Line
+    from mnmt_ds.teachers.relay import Relay, Remembered
+    from mnmt_ds.teachers.settings import TeacherSettings
+    from mnmt_ds.teachers.shelf import Shelf
+    from mnmt_ds.teachers.vault import Vault
+
+    stages, ranks, names = engine.module, ranks_of_their_own(), [str(pair) for pair in range(args.pairs)]
+    layout = layout_of(stages.model, projection_of(stages.model), ranks.count)
+
+    def own() -> torch.Tensor:
+        return student.own_shard(engine, layout, ranks, torch.float16)
+
+    def blank() -> torch.nn.Module:
+        made: torch.nn.Module = stages.segment().to(device()).eval().requires_grad_(False)
+        return made
+
+    def library() -> Library:
+        return Library(
+            Shelf(torch.float16, 1 << 40, Path("teachers"), lambda version: own()), layout, ranks, blank, device()
+        )
+
+    relay, width = Relay(library()), stages.settings.d_model
+    beside = Lesson(Faculty(names, relay, None, own, lambda version: own()), relay)
+    plan = plan_cache(TeacherSettings(cache="ram"), known.lengths, [1.0] * args.pairs, args.max_tokens, width, 1)
+    assert plan is not None
+    vault, line = Vault(plan.memory, 0, plan.bytes_a_row, None), Line(stages_of_their_own(), all_of_their_own())
+    cache = StateCache(library(), plan, vault, known.batch, False, line)
+    before = Remembered(cache)
+    remembered = Lesson(Faculty(names, cache.library, cache, own, lambda version: own(), before), before)
+    for lesson in (beside, remembered):
+        employ(lesson.faculty, args.pairs)
+    return {"beside": beside, "cold": remembered, "warm": remembered}
+
+
+def _turn(engine: Any, known: Texts, lesson: Lesson | None) -> Turn:
+    import torch
+    import torch.distributed as dist
+
+    from mnmt_ds.batch import Batch, Slot
+    from mnmt_ds.engine.pipeline import as_input
+    from mnmt_ds.kernels.types import Gate, Teacher
+    from mnmt_ds.objectives.translation import scorer
+
+    score, stages, batches = scorer(0.1, "auto"), engine.module, [known.batch(*one) for one in known.chosen]
+    total = sum(batch.tokens for batch in batches)
+
+    def taught(states: Any, projection_VD: torch.Tensor, batch: Batch) -> Any:
+        if lesson is not None:
+            teacher = Teacher(*lesson.faculty.states(batch.pair + 1, batch), 1.0, Gate())
+            batch = batch._replace(teachers={"kd": teacher})
+        return score(states, projection_VD, batch).loss * (len(batches) / total)
+
+    stages.score, stages.before_step = taught, lambda: None
+    stages.relays = [] if lesson is None else [lesson.relay]
+    passes = timed(engine, time.thread_time)
+    dist.barrier()
+    began, worked = time.perf_counter(), time.process_time()
+    for pair, sentences in known.chosen if lesson is not None else ():
+        lesson.faculty.announce([Slot(pair, sentences)], Everybody())
+        lesson.relay.noted()
+    engine.reset_activation_shape()
+    engine.train_batch(iter([as_input(batch, k) for k, batch in enumerate(batches)]))
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    dist.barrier()
+    return Turn(time.perf_counter() - began, time.process_time() - worked, passes)

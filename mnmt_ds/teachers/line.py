@@ -1,0 +1,85 @@
+"""Whole sentences on their way past a teacher: at once where a rank has all its layers, else from stage to stage."""
+
+from typing import Any, Protocol
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mnmt_ds.batch import Batch
+from mnmt_ds.distributed import Ranks
+from mnmt_ds.models.segment import Flow, Segment
+from mnmt_ds.teachers.library import run
+
+
+class Way(Protocol):
+    """How states come about that are to be remembered; what ``states`` does is done by all stages in the same order."""
+
+    @property
+    def last(self) -> bool:
+        """Whether the states come out at this rank, which remembers them."""
+        ...
+
+    @property
+    def everyone(self) -> Ranks:
+        """All ranks that must know what is remembered; those where states come out are the last ones."""
+        ...
+
+    def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
+        """Decoder states (B, T, E); None where they come out elsewhere."""
+        ...
+
+    def projection_VE(self, teacher: nn.Module) -> Tensor:
+        """A teacher's output projection."""
+        ...
+
+
+class Whole:
+    """Each of the ranks has whole teachers on its device."""
+
+    last = True
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.everyone = ranks
+
+    def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
+        return run(teacher, batch)[0]
+
+    def projection_VE(self, teacher: Any) -> Tensor:
+        weight: Tensor = teacher.head.weight
+        return weight
+
+
+class Line:
+    """The stages of a pipeline, each with its own layers of a teacher. While one works on a batch, the stage before it
+    is at work on the next."""
+
+    def __init__(self, stages: Ranks, everyone: Ranks) -> None:
+        self.stages, self.everyone = stages, everyone
+        self.last = stages.rank == stages.count - 1
+        self._sent: tuple[Any, Tensor] | None = None
+
+    def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
+        segment: Segment = teacher  # type: ignore[assignment]
+        flow = Flow(batch.source_BS, batch.decoder_BT)
+        if self.stages.rank:
+            arrived_BLE = next(segment.parameters()).new_empty(segment.arriving(flow))
+            dist.recv(arrived_BLE, self._rank(-1), group=self.stages.group)
+            segment.unpack(arrived_BLE, flow)
+        segment(flow)
+        if self.last:
+            return flow.x_BLD
+        self._send(segment.pack(flow).contiguous())
+        return None
+
+    def projection_VE(self, teacher: Any) -> Tensor:
+        weight: Tensor = teacher.projection_VD
+        return weight
+
+    def _send(self, states_BLE: Tensor) -> None:
+        if self._sent is not None:
+            self._sent[0].wait()
+        self._sent = dist.isend(states_BLE, self._rank(1), group=self.stages.group), states_BLE
+
+    def _rank(self, step: int) -> int:
+        """A neighbour's number in the job."""
+        return dist.get_global_rank(self.stages.group, self.stages.rank + step)
