@@ -192,17 +192,15 @@ def ranks_of_their_own() -> Ranks:
     return Ranks(data_rank(), count, new_group(range(first, first + count * split, split)) if count > 1 else None)
 
 
-def stages_of_their_own() -> Ranks:
-    """The stages of this rank's pipeline, with a group as that of ``ranks_of_their_own``; called by all together."""
-    step = data_ranks() * shards()
-    first = _job_rank() - stage() * step
-    return Ranks(stage(), stages(), new_group(range(first, first + stages() * step, step)) if stages() > 1 else None)
+def all_of_their_own(timeout_minutes: float = 30.0) -> Ranks:
+    """All ranks of a job without teams, with a group as that of ``ranks_of_their_own``; called by all together.
 
-
-def all_of_their_own() -> Ranks:
-    """All ranks (of the team), with a group as that of ``ranks_of_their_own``; called by all together."""
-    first, count = _job_rank() - rank(), world_size()
-    return Ranks(rank(), count, new_group(range(first, first + count)) if count > 1 else None)
+    A ``new_group`` is named after how many groups its members are in already: those of a pipeline's inner stages are in
+    others than the outer ones, and would wait for each other for ever.
+    """
+    if world_size() == 1:
+        return Ranks()
+    return Ranks(rank(), world_size(), dist.new_group(timeout=datetime.timedelta(minutes=timeout_minutes)))
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def _ways(args: argparse.Namespace, engine: Any, known: Texts) -> dict[str, Less
     """The ways that have teachers, of which each pair has one of its own."""
     import torch
 
-    from mnmt_ds.distributed import all_of_their_own, device, ranks_of_their_own, stages_of_their_own
+    from mnmt_ds.distributed import all_of_their_own, device, ranks_of_their_own
     from mnmt_ds.engine import student
     from mnmt_ds.engine.teaching import projection_of
     from mnmt_ds.teachers.blocks import plan_cache
@@ -170,7 +170,7 @@ def _ways(args: argparse.Namespace, engine: Any, known: Texts) -> dict[str, Less
     beside = Lesson(Faculty(names, relay, None, own, lambda version: own()), relay)
     plan = plan_cache(TeacherSettings(cache="ram"), known.lengths, [1.0] * args.pairs, args.max_tokens, width, 1)
     assert plan is not None
-    vault, line = Vault(plan.memory, 0, plan.bytes_a_row, None), Line(stages_of_their_own(), all_of_their_own())
+    vault, line = Vault(plan.memory, 0, plan.bytes_a_row, None), Line(all_of_their_own(), stages.num_stages)
     cache = StateCache(library(), plan, vault, known.batch, False, line)
     before = Remembered(cache)
     remembered = Lesson(Faculty(names, cache.library, cache, own, lambda version: own(), before), before)

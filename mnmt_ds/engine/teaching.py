@@ -19,7 +19,7 @@ from mnmt_ds.distributed import (
     on_main_first,
     rank,
     ranks_of_their_own,
-    stages_of_their_own,
+    stages,
 )
 from mnmt_ds.engine import snapshots, student
 from mnmt_ds.engine.recipe import Recipe
@@ -110,7 +110,7 @@ def make_faculty(
     cache = None
     if plan is not None:
         vault = Vault(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
-        way = Line(stages_of_their_own(), all_of_their_own()) if piped else None
+        way = Line(all_of_their_own(), stages()) if piped else None
         cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8", way)
     on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
     holder: Library | Relay = library

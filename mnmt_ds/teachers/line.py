@@ -53,17 +53,19 @@ class Line:
     """The stages of a pipeline, each with its own layers of a teacher. While one works on a batch, the stage before it
     is at work on the next."""
 
-    def __init__(self, stages: Ranks, everyone: Ranks) -> None:
-        self.stages, self.everyone = stages, everyone
-        self.last = stages.rank == stages.count - 1
+    def __init__(self, everyone: Ranks, stages: int) -> None:
+        """``everyone``: all ranks, those of the first stage first."""
+        self.everyone, self._step = everyone, everyone.count // stages
+        stage = everyone.rank // self._step
+        self.first, self.last = stage == 0, stage == stages - 1
         self._sent: tuple[Any, Tensor] | None = None
 
     def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
         segment: Segment = teacher  # type: ignore[assignment]
         flow = Flow(batch.source_BS, batch.decoder_BT)
-        if self.stages.rank:
+        if not self.first:
             arrived_BLE = next(segment.parameters()).new_empty(segment.arriving(flow))
-            dist.recv(arrived_BLE, self._rank(-1), group=self.stages.group)
+            dist.recv(arrived_BLE, self._neighbour(-1), group=self.everyone.group)
             segment.unpack(arrived_BLE, flow)
         segment(flow)
         if self.last:
@@ -78,8 +80,8 @@ class Line:
     def _send(self, states_BLE: Tensor) -> None:
         if self._sent is not None:
             self._sent[0].wait()
-        self._sent = dist.isend(states_BLE, self._rank(1), group=self.stages.group), states_BLE
+        self._sent = dist.isend(states_BLE, self._neighbour(1), group=self.everyone.group), states_BLE
 
-    def _rank(self, step: int) -> int:
-        """A neighbour's number in the job."""
-        return dist.get_global_rank(self.stages.group, self.stages.rank + step)
+    def _neighbour(self, way: int) -> int:
+        """The rank of the stage before (-1) or behind (1)."""
+        return self.everyone.rank + way * self._step

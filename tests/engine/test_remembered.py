@@ -16,6 +16,7 @@ from mnmt_ds.tracking import read_records
 from tests.engine import test_pipeline as layered
 from tests.engine import test_resume as resumed
 from tests.engine.test_pipeline import PASSES, Case, Found, digest, place, same
+from tests.engine.test_tensor import trained
 from tests.spawn import on_ranks
 from tests.tiny import ROOT
 
@@ -53,7 +54,6 @@ def settings(corpus: str, directory: str, case: Case, updates: int = 0, **train:
 def train(corpus: str, folder: str, cases: list[Case], lose: int = 0) -> list[list[int]]:
     """Runs the cases, whose vaults ``lose`` every so manieth block that they are asked for. Of each, how many batches
     have passed this rank's layers of a teacher outside of training, and how often it fetched one."""
-    from mnmt_ds.engine.loop import Training, _epochs, stopping
     from mnmt_ds.teachers.library import Library
     from mnmt_ds.teachers.line import Line
     from mnmt_ds.teachers.vault import Vault
@@ -77,10 +77,7 @@ def train(corpus: str, folder: str, cases: list[Case], lose: int = 0) -> list[li
     found = []
     for case in cases:
         counts[:] = [0, 0]
-        work = Training(settings(corpus, place(folder, case), case), resume=False)
-        with stopping() as stop:
-            _epochs(work, stop)
-        work.close()
+        trained(settings(corpus, place(folder, case), case), resume=False)
         found.append(counts[:])
     return found
 
@@ -157,16 +154,7 @@ def test_lost_blocks_are_made_again_along_all_stages(tiny_corpus: Path, tmp_path
 
 def leg(corpus: str, folder: str, case: Case, ends: list[int]) -> list[str]:
     """Digests of the weights after each leg of a run."""
-    from mnmt_ds.engine.loop import Training, _epochs, stopping
-
-    found = []
-    for end in ends:
-        work = Training(settings(corpus, folder, case, end, save_every=2), resume=True)
-        with stopping() as stop:
-            _epochs(work, stop)
-        work.close()
-        found.append(digest(work))
-    return found
+    return [digest(trained(settings(corpus, folder, case, end, save_every=2), resume=True)) for end in ends]
 
 
 @pytest.mark.slow
