@@ -122,11 +122,10 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
 
 
 def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figures:
-    import resource
-
     import torch
     import torch.distributed as dist
 
+    from mnmt_ds.engine.meter import peak_resident
     from mnmt_ds.engine.pipeline import as_input
     from mnmt_ds.objectives.translation import scorer
 
@@ -147,10 +146,7 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
         if turn:  # the first warms up
             steps.append(time.perf_counter() - begin)
             rounds.append(passes)
-    gpu = torch.cuda.is_available()
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )
+    peak = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident()) / 2**20
     own = (typical(rounds), sum(p.numel() for p in engine.module.parameters()) / 1e6, peak)
     every: list[Any] = [None] * count
     dist.all_gather_object(every, own)

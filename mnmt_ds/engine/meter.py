@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -48,12 +49,22 @@ class Meter:
         return values
 
 
+def peak_resident() -> float:
+    """Peak resident bytes of this process: Linux's own figure where there is one, for getrusage's is at least what the
+    process that started this one held then."""
+    import resource
+
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024.0 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def memory() -> dict[str, float]:
     """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU; along a pipeline also the most of
     any rank of each stage. Called by all ranks together."""
-    import resource
-
-    values = {"memory/cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
+    values = {"memory/cpu": peak_resident()}
     if torch.cuda.is_available():
         values["memory/gpu_peak"] = float(torch.cuda.max_memory_allocated())
     for name, size in list(values.items()) if stages() > 1 else ():

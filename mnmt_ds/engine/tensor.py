@@ -24,16 +24,17 @@ def arrange(recipe: Recipe) -> None:
     split_into_stages(recipe.pipeline.stages if recipe.pipeline is not None else 1, count)
 
 
-def check(recipe: Recipe, config: ds_config.Json) -> None:
-    """UserError where the recipe asks for what a split vocabulary does not do."""
+def check(recipe: Recipe, config: ds_config.Json, ranks: int | None = None) -> None:
+    """UserError where the recipe asks for what a split vocabulary does not do on so many ranks (None: the job's)."""
     if recipe.tensor is None or recipe.tensor.vocabulary == 1:
         return
     count, zero, sampler = recipe.tensor.vocabulary, config.get("zero_optimization", {}), recipe.sampler
+    ranks = world_size() if ranks is None else ranks
     parts = recipe.pipeline.stages if recipe.pipeline is not None else 1
     staged = f" in {parts} stages" if parts > 1 else ""
     refusals = {
-        f"{world_size()} rank(s) cannot share a vocabulary by {count}{staged}; start a multiple of {count * parts}": (
-            world_size() % (count * parts) != 0
+        f"{ranks} rank(s) cannot share a vocabulary by {count}{staged}; start a multiple of {count * parts}": (
+            ranks % (count * parts) != 0
         ),
         f"it goes with ZeRO 0 and 1, not {zero.get('stage')}; set 'deepspeed' to zero1.json": zero.get("stage", 0) > 1,
         "it goes without offload; leave offload_optimizer out": bool(zero.get("offload_optimizer")),

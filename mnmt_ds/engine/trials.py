@@ -9,6 +9,7 @@ from mnmt_ds.distributed import data_rank, data_ranks, device
 from mnmt_ds.engine import pipeline, rewind, student
 from mnmt_ds.engine.exchange import Exchange, Memory
 from mnmt_ds.engine.placement import Column
+from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.stream import Part, Stream
 from mnmt_ds.engine.student import Student
@@ -38,7 +39,9 @@ def run(exchange: Exchange, one: Student, settings: TrialSettings, changes: Chan
     """
     column = exchange.column
     parts = trial_set(exchange, one, settings)
-    exchange.memory = memory = Memory((len(column.names) - 1) * _bytes(parts, one) <= settings.cache_gib * 2**30)
+    others, element = len(column.names) - 1, next(one.engine.module.parameters()).element_size()
+    most = others * most_bytes(parts, one.recipe, element) / data_ranks()
+    exchange.memory = memory = Memory(most <= settings.cache_gib * 2**30)
     results: list[dict[str, float]] = []
     try:
         for names in _turns(column, one, memory.holds, settings.after == "restore"):
@@ -142,11 +145,10 @@ def _until(parts: Sequence[Stretch], updates: int) -> list[Stretch]:
     return found
 
 
-def _bytes(parts: Sequence[Stretch], one: Student) -> float:
-    """At most what one other student's states of the trial set take on a rank."""
-    padded = sum(part.updates * part.plan.batches_per_update for part in parts) * one.recipe.train.max_tokens
-    width = one.recipe.model.d_model * next(one.engine.module.parameters()).element_size()
-    return padded * width / data_ranks()
+def most_bytes(parts: Sequence[Stretch], recipe: Recipe, element: int) -> int:
+    """At most what one student's states of the trial set take on all ranks, at so many bytes an element."""
+    padded = sum(part.updates * part.plan.batches_per_update for part in parts) * recipe.train.max_tokens
+    return padded * recipe.model.d_model * element
 
 
 def _updates(parts: Sequence[Stretch]) -> Iterator[tuple[Plan, int, list[Batch]]]:

@@ -14,8 +14,6 @@ from mnmt_ds.models.settings import ModelSettings
 
 WIDE = 4
 """Bytes of an element of the loss, which is computed in float32."""
-CUDA_CHUNK = 512 << 20
-"""Bytes of logits that the CUDA implementation holds at once."""
 
 
 class Shape(NamedTuple):
@@ -118,5 +116,23 @@ def loss(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passes: int
     else:
         chunk = max(1, chunked.BUDGET["cuda"] // (WIDE * vocabulary * planes))
     logits = min(x.target_tokens, chunk) * vocabulary * planes * WIDE
-    gradients = (passes * x.target_tokens + vocabulary) * m.d_model * WIDE
-    return logits + gradients
+    return logits + loss_gradients(m, x, vocabulary, passes)
+
+
+def loss_over_shards(
+    m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, e: int, on_cpu: bool
+) -> int:
+    """The same where each rank has its own ``words`` (kernels/sharded.py). A chunk's logits, their logarithms,
+    probabilities and gradient stand at once, and one sum of two of them (with teachers two), beside each teacher's
+    probabilities; 16-bit projections are widened."""
+    budget = chunked.BUDGET["cpu" if on_cpu else "cuda"]
+    chunk = max(1, budget // (WIDE * words * (passes + teachers)))
+    planes = 6 * passes + teachers if teachers else 5 * passes
+    widened = 0 if e == WIDE else (1 + teachers) * words * m.d_model * WIDE
+    logits = min(x.target_tokens, chunk) * words * planes * WIDE
+    return logits + widened + loss_gradients(m, x, words, passes)
+
+
+def loss_gradients(m: ModelSettings, x: Shape, words: int, passes: int) -> int:
+    """Of hidden states and projection, made with the loss."""
+    return (passes * x.target_tokens + words) * m.d_model * WIDE

@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mnmt_ds.engine import ds_config, pipeline
+from mnmt_ds.engine import ds_config, pipeline, tensor
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.engine.settings import PipelineSettings, batches_per_update
+from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.planning.memory import BUCKET, Layout, Memory
 from mnmt_ds.planning.stages import bubble
+from mnmt_ds.planning.survey import micro_batches
 
 OFFLOADS = ((True, False), (True, True))
 """Of the optimizer, and of the parameters too."""
@@ -29,34 +30,44 @@ class Choice(NamedTuple):
     """What a pipeline's step takes over its stages' own work."""
 
 
-def given(recipe: Recipe, ranks: int, on_cpu: bool) -> Layout:
-    """As the recipe's DeepSpeed file says."""
+def given(recipe: Recipe, ranks: int | None, on_cpu: bool) -> Layout:
+    """As the recipe and its DeepSpeed file say; None: on as few ranks as it allows."""
     zero: dict[str, Any] = ds_config.read(recipe.deepspeed).get("zero_optimization", {})
 
     def off(part: str) -> bool:
         return zero.get(part, {}).get("device", "none") != "none"
 
+    stages = recipe.pipeline.stages if recipe.pipeline is not None else 1
+    vocabulary = recipe.tensor.vocabulary if recipe.tensor is not None else 1
+    teams = len(recipe.students) if recipe.placement == "split" else 1
     return Layout(
-        ranks,
+        stages * vocabulary * teams if ranks is None else ranks,
         int(zero.get("stage", 0)),
         off("offload_optimizer"),
         off("offload_param"),
         recipe.train.precision,
         on_cpu,
         int(zero.get("reduce_bucket_size", BUCKET)),
-        recipe.pipeline.stages if recipe.pipeline is not None else 1,
+        stages,
+        vocabulary,
+        teams,
     )
 
 
 def candidates(recipe: Recipe, layout: Layout) -> Iterator[tuple[Layout, int, bool]]:
     """Layouts, tokens of a micro-batch, activation checkpointing; what costs least time comes first.
 
-    Sharding more costs traffic, pipeline stages their bubble (the more the more), offloading most (and it saves nothing
-    on a CPU), recomputing a third of a step; smaller micro-batches fill a device less well.
+    Sharding more costs traffic, pipeline stages their bubble (the more the more), a shared vocabulary all of the work
+    that is done alike, offloading most (and it saves nothing on a CPU), recomputing a third of a step; smaller
+    micro-batches fill a device less well. Split students stay split.
     """
-    whole = layout._replace(offload_optimizer=False, offload_parameters=False, pipeline=1)
+    whole = layout._replace(offload_optimizer=False, offload_parameters=False, pipeline=1, vocabulary=1)
     forms = [whole._replace(stage=stage) for stage in range(4)]
-    forms += [whole._replace(stage=stage, pipeline=count) for count in splits(recipe, layout) for stage in (0, 1)]
+    forms += [
+        whole._replace(stage=stage, pipeline=stages, vocabulary=shards)
+        for stages, shards in splits(recipe, layout)
+        for stage in (0, 1)
+    ]
     for optimizer, parameters in () if layout.on_cpu else OFFLOADS:
         offload = whole._replace(offload_optimizer=optimizer, offload_parameters=parameters)
         forms += [offload._replace(stage=stage) for stage in range(3 if parameters else 1, 4)]
@@ -65,17 +76,21 @@ def candidates(recipe: Recipe, layout: Layout) -> Iterator[tuple[Layout, int, bo
             yield form, max(1, recipe.train.max_tokens // part), again
 
 
-def splits(recipe: Recipe, layout: Layout) -> list[int]:
-    """Numbers of pipeline stages, above 1, that the ranks and the recipe allow at ZeRO-1."""
-    found = []
-    for count in range(2, layout.ranks + 1):
-        data_ranks, left = divmod(layout.ranks, count)
+def splits(recipe: Recipe, layout: Layout) -> list[tuple[int, int]]:
+    """Numbers of pipeline stages and of ranks that share a vocabulary, one of them above 1, that ranks and recipe allow
+    at ZeRO-1."""
+    found, config = [], {"zero_optimization": {"stage": 1}}
+    counts = range(2, layout.ranks + 1)
+    for stages, shards in [*((count, 1) for count in counts), *((1, count) for count in counts)]:
+        data_ranks, left = divmod(layout.ranks, stages * shards)
         if left or batches_per_update(recipe.train, data_ranks) % data_ranks:
             continue
+        parts = {"pipeline": PipelineSettings(stages=stages), "tensor": TensorSettings(vocabulary=shards)}
+        tried = recipe.model_copy(update=parts)
         try:
-            tried = recipe.model_copy(update={"pipeline": PipelineSettings(stages=count)})
-            pipeline.check(tried, {"zero_optimization": {"stage": 1}})
-            found.append(count)
+            pipeline.check(tried, config)
+            tensor.check(tried, config, layout.ranks)
+            found.append((stages, shards))
         except UserError:  # not this recipe, or not so many
             continue
     return found
@@ -86,8 +101,8 @@ def fitting(recipe: Recipe, layout: Layout, room: float, need: Callable[[Layout,
     found: dict[tuple[Layout, bool], Choice] = {}
     for tried, tokens, again in candidates(recipe, layout):
         if (tried, again) not in found and (memory := need(tried, tokens, again)).device <= room:
-            micro_batches = batches_per_update(recipe.train, tried.data_ranks) // tried.data_ranks
-            found[tried, again] = Choice(tried, tokens, again, memory, bubble(tried.pipeline, micro_batches))
+            lost = bubble(tried.pipeline, micro_batches(recipe, tried))
+            found[tried, again] = Choice(tried, tokens, again, memory, lost)
     return [choice for choice in found.values() if not _needless(choice, found)]
 
 

@@ -5,7 +5,9 @@ DeepSpeed adds to them. On a GPU freed memory serves the next phase, so phases d
 keeps what it was given for most tensors, and DeepSpeed's flat buffers come from elsewhere: there they do. The numbers
 of those buffers, and what offload adds, were counted from measured runs, not derived.
 
-A rank of a pipeline holds its stage's parameters, and activations of as many micro-batches as are under way there.
+A rank of a pipeline holds its stage's parameters, and activations of as many micro-batches as are under way there. Of
+a vocabulary split over ranks each holds its own words' rows. Of students split over ranks each rank holds one, whose
+states are sharded over its team alone, and beside it what the others tell it.
 """
 
 from collections.abc import Sequence
@@ -39,11 +41,24 @@ class Layout(NamedTuple):
     """Elements of the buffer that gradients are gathered in."""
     pipeline: int = 1
     """Stages that the layers are shared out to; 1: every rank holds all."""
+    vocabulary: int = 1
+    """Ranks that share every matrix over the vocabulary; 1: every rank holds all words."""
+    teams: int = 1
+    """Teams of ranks with a student each; 1: every rank holds all students."""
+
+    @property
+    def parts(self) -> int:
+        """Ranks that hold each student once."""
+        return self.pipeline * self.vocabulary
 
     @property
     def data_ranks(self) -> int:
-        """Ranks with data of their own, between which a stage's states are sharded."""
-        return max(1, self.ranks // self.pipeline)
+        """A student's ranks with data of their own, between which a stage's states are sharded."""
+        return max(1, self.ranks // (self.teams * self.parts))
+
+    def words(self, vocabulary: int) -> int:
+        """Of a vocabulary on the rank that has most: ceil(V / ranks)."""
+        return -(-vocabulary // self.vocabulary)
 
     @property
     def element(self) -> int:
@@ -53,8 +68,10 @@ class Layout(NamedTuple):
     def describe(self) -> str:
         """As people say it."""
         offloads = [name for name, on in zip(("optimizer", "parameters"), self[2:4], strict=True) if on]
-        stages = f"{self.pipeline} pipeline stages, " if self.pipeline > 1 else ""
-        return f"{stages}ZeRO-{self.stage}" + (f", {' and '.join(offloads)} on the CPU" if offloads else "")
+        parts = f"each student on {self.ranks // self.teams}, " if self.teams > 1 else ""
+        parts += f"{self.pipeline} pipeline stages, " if self.pipeline > 1 else ""
+        parts += f"vocabulary over {self.vocabulary}, " if self.vocabulary > 1 else ""
+        return f"{parts}ZeRO-{self.stage}" + (f", {' and '.join(offloads)} on the CPU" if offloads else "")
 
 
 class Lessons(NamedTuple):
@@ -74,6 +91,23 @@ class Lessons(NamedTuple):
     """Their layers pass through the device one by one, instead of whole teachers."""
 
 
+class Students(NamedTuple):
+    """How many there are, and what they tell one another."""
+
+    number: int = 1
+    peers: int = 0
+    """Others that teach each of them."""
+    states: int = 0
+    """Bytes of the peers' decoder states that are held at once, on the rank that takes the loss."""
+    remembered: int = 0
+    """Bytes of their states on a search's trial set, on that rank's CPU."""
+    searching: bool = False
+    """A search copies a student's training state aside."""
+
+
+ALONE = Students()
+
+
 class Memory(NamedTuple):
     """Bytes a rank. Those of the device add up to its peak; those of the host stand beside them."""
 
@@ -87,7 +121,9 @@ class Memory(NamedTuple):
     activations: int
     loss: int
     teachers: int
-    """Whole models that stand ready, and what is on its way to them."""
+    """Whole models that stand ready, and what is on its way to them; what other students say, and their projections."""
+    aside: int
+    """A search's copy of the training state."""
     host_optimizer: int
     host_weights: int
     host_teachers: int
@@ -101,8 +137,9 @@ class Memory(NamedTuple):
         """Peak on the device."""
         held = self.base + self.weights + self.optimizer + self.teachers
         if self.on_cpu:
-            return held + self.gradients + max(self.activations + self.loss, self.snapshot) + self._beside
-        return held + max(self.activations + self.loss, self.gradients)
+            step = self.activations + self.loss + self.aside
+            return held + self.gradients + max(step, self.snapshot) + self._beside
+        return held + self.aside + max(self.activations + self.loss, self.gradients)
 
     @property
     def host(self) -> int:
@@ -116,13 +153,15 @@ class Memory(NamedTuple):
 
 def memory(
     m: ModelSettings, vocabulary: int, shapes: Sequence[Shape], layout: Layout, lessons: Lessons, passes: int = 1,
-    base: int = 0, students: int = 1, stage: Stage | None = None,
+    base: int = 0, students: Students = ALONE, stage: Stage | None = None,
 ) -> Memory:  # fmt: skip
-    """Bytes a rank (of a pipeline's stage), at the largest of these micro-batches; of several students one computes at
-    a time."""
-    held = stage or stages_of(m, vocabulary)[0]
-    n, r = held.parameters, layout.data_ranks
+    """Bytes a rank (of a pipeline's stage), at the largest of these micro-batches; of several students on a rank one
+    computes at a time."""
+    words = layout.words(vocabulary)
+    held = stage or stages_of(m, words)[0]
+    n, r, here = held.parameters, layout.data_ranks, students.number // layout.teams
     weights, gradients, optimizer = states(n, layout)
+    aside, host_aside = copied(n, layout) if students.searching else (0, 0)
     host_weights, host_optimizer = 0, 0
     if layout.offload_optimizer:  # with fp32 gradients and a buffer for the weights' way back
         host_optimizer, optimizer = optimizer + (WIDE + layout.element) * n // r, 0
@@ -131,23 +170,45 @@ def memory(
         host_weights = layout.element * n // r
         weights -= host_weights
     kept = max(step_activations(m, shape, layout, passes, held, lessons) for shape in shapes)
-    loss = max(activations.loss(m, x, vocabulary, lessons.at_once, passes, layout.on_cpu) for x in shapes)
-    ready = ready_teachers(m, vocabulary, layout, lessons, n) if lessons.versions else 0
+    loss = max(step_loss(m, x, words, lessons.at_once + students.peers, passes, layout) for x in shapes)
+    ready = ready_teachers(m, words, layout, lessons, n) if lessons.versions else 0
     shards = min(lessons.versions * lessons.dtype_bytes * n // r, lessons.shard_cap)
+    told = 0 if held.following else students.states + students.peers * projection(m, words, layout)
     return Memory(
         base=base,
-        weights=students * weights,
-        gradients=students * gradients,
-        optimizer=students * optimizer,
+        weights=here * weights,
+        gradients=here * gradients,
+        optimizer=here * optimizer,
         activations=kept,
         loss=0 if held.following else loss,
-        teachers=students * ready,
-        host_optimizer=students * host_optimizer,
-        host_weights=students * host_weights,
-        host_teachers=students * (shards + (0 if held.following else lessons.remembered)),
+        teachers=here * ready + told,
+        aside=aside,
+        host_optimizer=here * host_optimizer + host_aside,
+        host_weights=here * host_weights,
+        host_teachers=here * shards + (0 if held.following else here * lessons.remembered + students.remembered),
         snapshot=layout.element * parameters(m, vocabulary).total if held.first else 0,
         on_cpu=layout.on_cpu,
     )
+
+
+def copied(n: int, layout: Layout) -> tuple[int, int]:
+    """What a search copies aside of N parameters (engine/rewind.py): bytes on the device, and on the host."""
+    weights = layout.element * n // (layout.data_ranks if layout.stage == 3 else 1)
+    optimizer = states(n, layout)[2]
+    host = layout.offload_optimizer * optimizer + layout.offload_parameters * weights
+    return weights + optimizer - host, host
+
+
+def projection(m: ModelSettings, words: int, layout: Layout) -> int:
+    """A copy of another student's output projection: where it lives on other ranks, or is whole only for a moment."""
+    return words * m.d_model * layout.element if layout.teams > 1 or layout.stage == 3 else 0
+
+
+def step_loss(m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, layout: Layout) -> int:
+    """Workspace of the loss over this rank's words."""
+    if layout.vocabulary > 1:
+        return activations.loss_over_shards(m, x, words, teachers, passes, layout.element, layout.on_cpu)
+    return activations.loss(m, x, words, teachers, passes, layout.on_cpu)
 
 
 def ready_teachers(m: ModelSettings, vocabulary: int, layout: Layout, lessons: Lessons, n: int) -> int:

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.engine import balance
+from mnmt_ds.engine import balance, ds_config, pipeline, tensor
 from mnmt_ds.engine.build import open_corpus, open_streams
-from mnmt_ds.engine.recipe import Recipe, load_recipe, students_of
-from mnmt_ds.engine.settings import batches_per_update
+from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.segment import parts_of
 from mnmt_ds.planning.layouts import given
@@ -20,7 +19,7 @@ from mnmt_ds.planning.parameters import parameters
 from mnmt_ds.planning.probe import MINUTE, probe
 from mnmt_ds.planning.report import Plan
 from mnmt_ds.planning.stages import Stage, stages_of
-from mnmt_ds.planning.survey import lessons_of, survey
+from mnmt_ds.planning.survey import lessons_of, micro_batches, students_in, survey
 
 CALIBRATION = 10
 """Updates."""
@@ -30,32 +29,35 @@ Costs = Callable[[], Sequence[float]]
 def make(
     recipe: Recipe, path: Path, overrides: Sequence[str], devices: int | None, gpu: bool, measure: bool, calibrate: bool
 ) -> Plan:
-    """The plan of a recipe on so many ranks (None: one, or one a pipeline stage); UserError where its stages do not
-    divide them, and for a split vocabulary and split students, which are not reckoned yet."""
-    if recipe.tensor is not None:
-        raise UserError(f"{path}: tensor: a split vocabulary is not reckoned yet; plan it with tensor=null")
-    count = recipe.pipeline.stages if recipe.pipeline is not None else 1
-    devices = count if devices is None else devices
-    if devices % count:
-        raise UserError(f"{path}: {devices} devices cannot form {count} pipeline stages; give --devices a multiple")
-    if recipe.placement == "split":
-        raise UserError(f"{path}: placement: split is not reckoned yet; plan it with placement=together")
+    """The plan of a recipe on so many ranks (None: as few as it allows); UserError where they cannot be shared out to
+    its stages, its vocabulary's parts or its split students."""
     on_cpu = not (gpu or torch.cuda.is_available())
     layout = given(recipe, devices, on_cpu)
+    if layout.ranks % (layout.teams * layout.parts):
+        wanted = [(layout.pipeline, "form {} pipeline stages"), (layout.vocabulary, "share a vocabulary by {}")]
+        wanted += [(layout.teams, "be shared by {} students")]
+        what = " and ".join(text.format(count) for count, text in wanted if count > 1)
+        raise UserError(
+            f"{path}: {devices} devices cannot {what}; give --devices a multiple of {layout.teams * layout.parts}"
+        )
+    config = ds_config.read(recipe.deepspeed)
+    pipeline.check(recipe, config)
+    tensor.check(recipe, config, layout.ranks)
     base = process_bytes(path, overrides) if measure and on_cpu else 0
     corpus, _ = open_corpus(recipe)
     speed = probe(path, overrides, CALIBRATION).tokens_per_second if calibrate else None
     stream = open_streams(recipe, corpus)[0]
     held = held_by(recipe, corpus, layout, costs_of(recipe, corpus, on_cpu))
+    found = survey(recipe, stream, layout.data_ranks)
     return Plan(
         recipe,
         corpus.tokenizer.size,
         parameters(recipe.model, corpus.tokenizer.size),
-        len(students_of(recipe)),
+        students_in(recipe, stream, layout, found.shapes),
         layout,
         held,
         need(recipe, corpus, layout, base, held),
-        survey(recipe, stream, layout.data_ranks),
+        found,
         base_measured=bool(base),
         speed=speed,
     )
@@ -66,7 +68,7 @@ def process_bytes(path: Path, overrides: Sequence[str]) -> int:
     words = [*overrides, *MINUTE]
     recipe = load_recipe(path, words)
     corpus, _ = open_corpus(recipe)
-    layout = given(recipe, 1, on_cpu=True)._replace(pipeline=1)
+    layout = given(recipe, 1, on_cpu=True)._replace(pipeline=1, vocabulary=1, teams=1)
     own = need(recipe, corpus, layout, 0, stages_of(recipe.model, corpus.tokenizer.size))[0].device
     return probe(path, words, 2).peak - own
 
@@ -79,15 +81,17 @@ def need(recipe: Recipe, corpus: Corpus, layout: Layout, base: int, stages: Sequ
     lessons = lessons_of(recipe, stream, layout.data_ranks)
     if layout.pipeline > 1:
         lessons = lessons._replace(by_layers=False)
-    size, students = corpus.tokenizer.size, len(students_of(recipe))
+    if layout.vocabulary > 1:
+        lessons = lessons._replace(remembered=0)
+    size, students = corpus.tokenizer.size, students_in(recipe, stream, layout, shapes)
     return [memory(recipe.model, size, shapes, layout, lessons, passes, base, students, stage) for stage in stages]
 
 
 def held_by(recipe: Recipe, corpus: Corpus, layout: Layout, costs: Costs) -> list[Stage]:
     """What the stages of a layout hold; all of the model where it has none."""
-    size, many = corpus.tokenizer.size, batches_per_update(recipe.train, layout.data_ranks) // layout.data_ranks
-    known = costs() if layout.pipeline > 1 else ()
-    return stages_of(recipe.model, size, layout.pipeline, known, many)
+    words, many = layout.words(corpus.tokenizer.size), micro_batches(recipe, layout)
+    known = costs() if layout.parts > 1 else ()
+    return stages_of(recipe.model, words, layout.pipeline, known, many, layout.vocabulary)
 
 
 def costs_of(recipe: Recipe, corpus: Corpus, on_cpu: bool) -> Costs:

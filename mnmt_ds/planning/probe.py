@@ -1,26 +1,28 @@
 """What cannot be reckoned is measured, in a process of its own: bytes of the process itself, and tokens a second."""
 
+import importlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 
 MARK = "probed: "
 MINUTE = (
     "model.preset=tiny", "model.d_model=16", "model.ffn=16", "model.heads=1", "model.encoder_layers=1",
-    "model.decoder_layers=1", "students=[]", "placement=together",
+    "model.decoder_layers=1",
 )  # fmt: skip
 """A model whose own bytes hardly count beside the process's."""
 ALONE = (
     "tracking.wandb=off", "tracking.log_every=1", "validation.every=0", "train.save_every=0", "train.patience=0",
-    "pipeline=null",
+    "pipeline=null", "placement=together",
 )  # fmt: skip
 
 
@@ -30,13 +32,15 @@ class Probed(NamedTuple):
     peak: int
     """Bytes: of the process on a CPU, of its tensors on a GPU."""
     tokens_per_second: float
-    """Target tokens; median over updates, the first left out."""
+    """Target tokens of all students; median over updates, the first left out."""
 
 
 def probe(recipe_path: Path, overrides: Sequence[str], updates: int) -> Probed:
     """Trains some updates in a child process; UserError with its last line if it fails. No file of it stays."""
+    split = load_recipe(recipe_path, overrides).tensor is not None
     with tempfile.TemporaryDirectory() as folder:
         words = [*overrides, *ALONE, f"directory={folder}/run", f"train.max_steps={updates}"]
+        words += ["tensor.vocabulary=1"] if split else []
         command = [sys.executable, "-m", "mnmt_ds.cli.main", "plan", str(recipe_path), *words, "--probe"]
         done = subprocess.run(command, capture_output=True, text=True)
     line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
@@ -53,13 +57,14 @@ def train_and_tell(recipe: Recipe) -> str:
     from mnmt_ds.engine.meter import memory
     from mnmt_ds.tracking import read_records
 
+    if recipe.tensor is not None:
+        importlib.import_module("megatron.core.parallel_state")  # whose code is most of 200 MiB of the real run's ranks
     with job():
         loop.train(recipe)
-    speeds = [
-        record["runtime/tokens_per_sec"]
-        for record in read_records(recipe.directory / "metrics.jsonl")
-        if "runtime/tokens_per_sec" in record
-    ]
+    by_update: dict[int, float] = defaultdict(float)
+    for record in read_records(recipe.directory / "metrics.jsonl"):  # of several students one each, under its name
+        by_update[record["update"]] += sum(v for key, v in record.items() if key.endswith("runtime/tokens_per_sec"))
+    speeds = [speed for speed in by_update.values() if speed]
     used = memory()
     peak = int(used.get("memory/gpu_peak", used["memory/cpu"]))
     return MARK + json.dumps(Probed(peak, statistics.median(speeds[1:] or speeds))._asdict())

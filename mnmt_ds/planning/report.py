@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.planning.layouts import Choice
-from mnmt_ds.planning.memory import Layout, Memory
+from mnmt_ds.planning.memory import Layout, Memory, Students
 from mnmt_ds.planning.parameters import Parameters
 from mnmt_ds.planning.stages import Stage, bubble, slowdown
-from mnmt_ds.planning.survey import Survey
+from mnmt_ds.planning.survey import Survey, micro_batches
 
 LINES = (
     ("base", "the process itself"),
@@ -18,7 +17,8 @@ LINES = (
     ("optimizer", "optimizer"),
     ("activations", "activations"),
     ("loss", "loss: logits of a chunk, gradients of states and projection"),
-    ("teachers", "teachers on the device"),
+    ("teachers", "teachers and other students' states on the device"),
+    ("aside", "a search's copy of the training state"),
 )
 BESIDE = (
     ("host_weights", "weights"),
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     recipe: Recipe
     vocabulary: int
     counted: Parameters
-    students: int
+    students: Students
     layout: Layout
     stages: Sequence[Stage]
     memories: Sequence[Memory]
@@ -42,12 +42,12 @@ class Plan(NamedTuple):
     survey: Survey
     base_measured: bool
     speed: float | None
-    """Target tokens a second of one rank that holds all layers, measured; None: not measured."""
+    """Target tokens a second of one rank that holds everything, of all students together; None: not measured."""
 
     @property
     def micro_batches(self) -> int:
         """Of an update, on each rank with data of its own."""
-        return batches_per_update(self.recipe.train, self.layout.data_ranks) // self.layout.data_ranks
+        return micro_batches(self.recipe, self.layout)
 
 
 def mib(size: float) -> str:
@@ -63,7 +63,7 @@ def report(plan: Plan) -> list[str]:
 def model_lines(plan: Plan) -> list[str]:
     """What there is to train, and in which layout."""
     n, r = plan.counted, plan.recipe
-    students = f"{plan.students} students of " if plan.students > 1 else ""
+    students = f"{plan.students.number} students of " if plan.students.number > 1 else ""
     return [
         f"{r.name}: {students}{n.total:,} parameters, vocabulary {plan.vocabulary:,}",
         f"  {n.embeddings:,} in embeddings, {n.encoder_layers} x {n.encoder_layer:,} in encoder layers,"
@@ -109,20 +109,29 @@ def data_lines(plan: Plan) -> list[str]:
 def time_lines(plan: Plan) -> list[str]:
     """Hours, where a speed was measured: ranks are taken to add up but for a pipeline's bubble; traffic takes more."""
     count, many = len(plan.stages), plan.micro_batches
-    lost = slowdown(plan.stages, many)
+    layout, shares = plan.layout, [stage.share for stage in plan.stages]
+    lost = slowdown(plan.stages, many, layout.vocabulary)
     lines = [
         f"pipeline: bubble (m + p - 1) / m = {bubble(count, many):.2f} at m = {many}, p = {count}; the busiest stage"
-        f" has {count * max(stage.share for stage in plan.stages):.2f} times the mean work"
+        f" has {count * max(shares) / sum(shares):.2f} times the mean work"
     ] if count > 1 else []  # fmt: skip
+    if layout.vocabulary > 1:
+        lines += [
+            f"vocabulary over {layout.vocabulary} ranks: each does {sum(shares):.0%} of what a rank without it does of"
+            " as many tokens"
+        ]
+    if layout.teams > 1 and not plan.recipe.simultaneous:
+        lost *= layout.teams
+        lines += ["split students take steps in turn: the others wait meanwhile (simultaneous: true lets none wait)"]
     if plan.speed is None:
         return [*lines, "time: not known; --calibrate measures a few updates"]
-    tokens = plan.survey.tokens * plan.survey.last / plan.survey.updates * plan.students
-    speed = plan.speed * plan.layout.ranks / lost
+    tokens = plan.survey.tokens * plan.survey.last / plan.survey.updates * plan.students.number
+    speed = plan.speed * layout.ranks / lost
     return [
         *lines,
-        f"time: {plan.speed:,.0f} target tokens/s measured on one rank, so {speed:,.0f} on {plan.layout.ranks} rank(s):"
-        f" {tokens / speed / 3600:,.2f} hours for {tokens:,.0f} tokens at most; validations, teachers and traffic left"
-        " out",
+        f"time: {plan.speed:,.0f} target tokens/s measured on one rank, so {speed:,.0f} on {layout.ranks} rank(s):"
+        f" {tokens / speed / 3600:,.2f} hours for {tokens:,.0f} tokens at most; validations, searches, teachers and"
+        " traffic left out",
     ]
 
 

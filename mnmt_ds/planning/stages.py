@@ -7,6 +7,9 @@ from mnmt_ds.models.segment import parts_of
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning.parameters import of_places
 
+VOCABULARY = ("source", "target", "projection", "head")
+"""Kinds of places whose matrix has a row a word."""
+
 
 class Stage(NamedTuple):
     """One of p stages; a model without a pipeline is one stage alone."""
@@ -23,7 +26,7 @@ class Stage(NamedTuple):
     refills: bool
     """Whether forward passes follow backward passes within an update: m is more than that."""
     share: float
-    """Its part of the cost of all stages."""
+    """Its work, as a part of what all of the model is on one rank."""
 
     @property
     def first(self) -> bool:
@@ -38,10 +41,11 @@ class Stage(NamedTuple):
 
 
 def stages_of(
-    m: ModelSettings, vocabulary: int, count: int = 1, costs: Sequence[float] = (), micro_batches: int = 1
+    m: ModelSettings, words: int, count: int = 1, costs: Sequence[float] = (), micro_batches: int = 1, sharing: int = 1
 ) -> list[Stage]:
-    """The model in ``count`` stages, cut by ``costs`` of its places as training cuts it; m micro-batches an update."""
-    row = parts_of(m, vocabulary)
+    """The model in ``count`` stages, cut by ``costs`` of its places as training cuts it; m micro-batches an update.
+    ``words``: of the vocabulary on each of the ranks that are ``sharing`` it; the rest of a stage each of them does."""
+    row = parts_of(m, words)
     cut, costs = [0, len(row)], costs or [1.0] * len(row)
     if count > 1:
         from mnmt_ds.engine.stages import bounds
@@ -50,18 +54,19 @@ def stages_of(
     found = []
     for number, (begin, end) in enumerate(zip(cut, cut[1:], strict=False)):
         following = row[end].kind if end < len(row) else ""
-        kinds, size = [part.kind for part in row[begin:end]], of_places(m, vocabulary, row[begin:end])
+        kinds, size = [part.kind for part in row[begin:end]], of_places(m, words, row[begin:end])
         under_way = min(micro_batches, count - number)
-        share = sum(costs[begin:end]) / sum(costs)
+        own = [cost / (sharing if part.kind in VOCABULARY else 1) for cost, part in zip(costs, row, strict=True)]
+        share = sum(own[begin:end]) / sum(costs)
         found.append(Stage(kinds, following, size, under_way, micro_batches > under_way, share))
     return found
 
 
-def slowdown(stages: Sequence[Stage], micro_batches: int) -> float:
-    """What p stages lose against p times one rank's speed: the bubble (m + p - 1) / m, and the dearest stage over the
-    mean one."""
+def slowdown(stages: Sequence[Stage], micro_batches: int, sharing: int = 1) -> float:
+    """What p stages, each of as many ranks as are ``sharing`` a vocabulary, lose against so many ranks' own speed: the
+    bubble (m + p - 1) / m, the dearest stage over the mean one, and the work that those ranks all do alike."""
     count = len(stages)
-    return bubble(count, micro_batches) * count * max(stage.share for stage in stages)
+    return bubble(count, micro_batches) * count * sharing * max(stage.share for stage in stages)
 
 
 def bubble(count: int, micro_batches: int) -> float:

@@ -1,17 +1,22 @@
 """What a recipe's data are to its model: shapes of micro-batches, passes over each pair, teachers and their states."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from mnmt_ds.data.batching import Plan
-from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.teaching import cache_plan
-from mnmt_ds.objectives.methods import teacher_settings
+from mnmt_ds.engine.trials import Place, Stretch, coming, most_bytes
+from mnmt_ds.engine.walk import Walk
+from mnmt_ds.objectives.methods import inside, teacher_settings
+from mnmt_ds.objectives.pareto import ParetoSettings
+from mnmt_ds.objectives.peers import TrialSettings
 from mnmt_ds.planning.activations import Shape
-from mnmt_ds.planning.memory import HALF, Lessons
+from mnmt_ds.planning.memory import HALF, Layout, Lessons, Students
 
 
 class Survey(NamedTuple):
@@ -73,6 +78,45 @@ def _within(x: Shape, y: Shape) -> bool:
         and x.target_tokens <= y.target_tokens
         and x.sentences * x.source**2 <= y.sentences * y.source**2
     )
+
+
+def micro_batches(recipe: Recipe, layout: Layout) -> int:
+    """Of an update, on each rank with data of its own."""
+    return batches_per_update(recipe.train, layout.data_ranks) // layout.data_ranks
+
+
+def students_in(recipe: Recipe, stream: Stream, layout: Layout, shapes: Sequence[Shape]) -> Students:
+    """The recipe's students, and what they tell one another of such micro-batches where its method lets them teach."""
+    count = len(students_of(recipe))
+    method = next((one for one in inside(recipe.method) if isinstance(one, ParetoSettings)), None)
+    if method is None:
+        return Students(count)
+    width, peers = recipe.model.d_model * layout.element, count - 1
+    at_once = micro_batches(recipe, layout) if layout.pipeline > 1 else 1  # along stages an update's, before it
+    states = at_once * peers * width * max(shape.target_tokens for shape in shapes)
+    searching = method.searched and method.trials.after == "restore"
+    tried = trial_set(stream, method.trials) if method.searched or method.extra_updates else []
+    room = method.trials.cache_gib * 2**30 * layout.data_ranks
+    remembered = 0
+    if peers * most_bytes(tried, recipe, layout.element) <= room:
+        asked = [shape for part in tried for shape in shapes_of(stream, part.plan)[micro_batches_of(part)]]
+        remembered = peers * width * sum(shape.target_tokens for shape in asked) // layout.data_ranks
+    return Students(count, peers, states, remembered, searching)
+
+
+def trial_set(stream: Stream, settings: TrialSettings) -> list[Stretch]:
+    """What a student's first search trains on."""
+    if settings.data == "sample":
+        plan = stream.sample(settings.rho, "trial")
+        return [Stretch(stream, plan, 0, plan.updates)]
+    walk = Walk(stream)
+    return coming(stream, Place(walk.position, walk.trained, stream.sampler.probabilities), settings.rho)
+
+
+def micro_batches_of(part: Stretch) -> slice:
+    """Where a stretch's micro-batches are in its plan."""
+    each = part.plan.batches_per_update
+    return slice(part.first * each, (part.first + part.updates) * each)
 
 
 def lessons_of(recipe: Recipe, stream: Stream, ranks: int) -> Lessons:

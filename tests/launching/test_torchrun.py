@@ -1,0 +1,125 @@
+"""``launchers/torchrun.sh`` by hand: one node and two, asked to stop, a rank killed; what goes on is the same run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.config import dump
+from mnmt_ds.distributed import free_port
+from mnmt_ds.tracking import read_records
+from tests.spawn import PATIENCE
+from tests.tiny import ROOT, recipe
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").exists(), reason="finds its processes in /proc")]
+UPDATES = 24
+
+
+def write(corpus: Path, run: Path) -> Path:
+    """LSSD with a rate high enough for pairs to turn worse, so that teachers teach."""
+    made = recipe(
+        corpus,
+        run,
+        method={"name": "lssd"},
+        model={"dropout": 0.2},
+        validation={"every": 6},
+        train={"max_steps": UPDATES, "max_epochs": 10**6, "lr": 2e-2, "warmup_steps": 2, "save_every": 4},
+    )
+    path = run.with_suffix(".yaml")
+    path.write_text(dump(made), encoding="utf-8")
+    return path
+
+
+def start(ranks: int, path: Path, *words: str, **variables: str) -> "subprocess.Popen[str]":
+    """The script, its output in one stream, in a session of its own."""
+    here = {"MNMT_DS_ENV": "current", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.Popen(
+        ["bash", str(ROOT / "launchers" / "torchrun.sh"), str(ranks), str(path), *words], cwd=path.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **here, **variables},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def ended(process: "subprocess.Popen[str]") -> str:
+    return process.communicate(timeout=300 * PATIENCE)[0]
+
+
+def training(run: Path) -> list[tuple[float, float]]:
+    """Of each update its loss and what teachers said."""
+    path = run / "metrics.jsonl"
+    records = read_records(path) if path.exists() else []
+    return [(record["train/loss"], record.get("train/kd_loss", 0.0)) for record in records if record["kind"] == "train"]
+
+
+def wait_for(run: Path, process: "subprocess.Popen[str]", updates: int) -> None:
+    until = time.monotonic() + 300 * PATIENCE
+    while len(training(run)) < updates:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def ranks_of(path: Path) -> Iterator[int]:
+    """Processes that train a recipe, by the words that they were started with."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "launchers/train.py" in words[:3] and str(path) in words:
+            yield int(entry.name)
+
+
+def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Two ranks on one node; then one on each of two: stopped by SIGTERM, gone on with, a rank killed, gone on with."""
+    whole = start(2, write(tiny_corpus, tmp_path / "whole"))
+    said = ended(whole)
+    assert whole.returncode == 0, said
+    assert "1 node(s), no fault(s)" in said and "2 rank(s)" in said
+    assert len(training(tmp_path / "whole")) == UPDATES
+    assert any(kd > 0 for _, kd in training(tmp_path / "whole")), "no teacher taught"
+    assert (tmp_path / "whole" / "last").exists()
+
+    run = tmp_path / "run"
+    path = write(tiny_corpus, run)
+
+    def both(*words: str) -> "list[subprocess.Popen[str]]":
+        common = {"NODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        return [start(1, path, *words, NODE_RANK=str(number), **common) for number in (0, 1)]
+
+    nodes = both()
+    wait_for(run, nodes[0], 3)
+    nodes[1].send_signal(signal.SIGTERM)
+    said, other = map(ended, nodes)
+    assert [node.returncode for node in nodes] == [0, 0], said + other
+    assert "asking all ranks to save and leave" in other and "stopped on request at update" in said
+    saved = len(training(run))
+    assert 3 <= saved < UPDATES and (run / "checkpoints" / "last").resolve().name == f"step_{saved}"
+
+    nodes = both("--resume")
+    wait_for(run, nodes[0], saved + 3)
+    os.kill(next(ranks_of(path)), signal.SIGKILL)
+    began = time.monotonic()
+    said, other = map(ended, nodes)
+    assert all(node.returncode not in (0, 2) for node in nodes), said + other
+    assert time.monotonic() - began < 60 * PATIENCE and not list(ranks_of(path)), "ranks are left"
+    assert f"resumed at update {saved}" in said
+
+    last = start(2, path, "--resume")
+    said = ended(last)
+    assert last.returncode == 0 and "resumed at update" in said, said
+    assert training(run) == training(tmp_path / "whole")
+
+
+def test_what_is_missing_is_said_before_anything_starts(tiny_corpus: Path, tmp_path: Path) -> None:
+    path = write(tiny_corpus, tmp_path / "run")
+    alone = start(1, path, NODES="2")
+    assert "say NODE_RANK=0" in ended(alone) and alone.returncode == 2
+    faulty = start(1, path, f"data.directory={tmp_path}/nowhere")
+    said = ended(faulty)
+    assert faulty.returncode == 2 and "nowhere" in said, said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
