@@ -119,9 +119,7 @@ def loss(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passes: int
     return logits + loss_gradients(m, x, vocabulary, passes)
 
 
-def loss_over_shards(
-    m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, e: int, on_cpu: bool
-) -> int:
+def loss_over_shards(m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, e: int, on_cpu: bool) -> int:
     """The same where each rank has its own ``words`` (kernels/sharded.py). A chunk's logits, their logarithms,
     probabilities and gradient stand at once, and one sum of two of them (with teachers two), beside each teacher's
     probabilities; 16-bit projections are widened."""

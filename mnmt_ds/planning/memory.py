@@ -171,6 +171,8 @@ def memory(
         weights -= host_weights
     kept = max(step_activations(m, shape, layout, passes, held, lessons) for shape in shapes)
     loss = max(step_loss(m, x, words, lessons.at_once + students.peers, passes, layout) for x in shapes)
+    if layout.on_cpu and layout.pipeline > 1 and held.refills:
+        loss *= 2  # behind a backward pass a stage takes it anew, as it does activations
     ready = ready_teachers(m, words, layout, lessons, n) if lessons.versions else 0
     shards = min(lessons.versions * lessons.dtype_bytes * n // r, lessons.shard_cap)
     told = 0 if held.following else students.states + students.peers * projection(m, words, layout)

@@ -17,7 +17,7 @@ LINES = (
     ("optimizer", "optimizer"),
     ("activations", "activations"),
     ("loss", "loss: logits of a chunk, gradients of states and projection"),
-    ("teachers", "teachers and other students' states on the device"),
+    ("teachers", "teachers on the device, other students' states"),
     ("aside", "a search's copy of the training state"),
 )
 BESIDE = (

@@ -7,14 +7,16 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.engine.build import open_corpus, open_streams
+from mnmt_ds.engine.recipe import load_recipe
+from mnmt_ds.engine.stream import Stream
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning.activations import Shape, forward, loss
 from mnmt_ds.planning.layouts import Choice, fitting, given
-from mnmt_ds.planning.memory import Layout, Lessons, Memory, memory, states
+from mnmt_ds.planning.memory import Layout, Lessons, Memory, Students, memory, states
 from mnmt_ds.planning.parameters import parameters
 from mnmt_ds.planning.stages import bubble, slowdown, stages_of
-from mnmt_ds.planning.survey import largest, lessons_of, survey
-from tests.tiny import PAIRS, recipe
+from mnmt_ds.planning.survey import largest, lessons_of, shapes_of, students_in, survey
+from tests.tiny import PAIRS, ROOT, recipe
 
 N = 1_000_000
 
@@ -106,16 +108,103 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
     assert one.activations - steady.activations == each  # a forward pass behind a backward pass, on a CPU
 
 
+def test_a_split_vocabulary_leaves_each_rank_its_own_words() -> None:
+    """1,001 words over two ranks, 501 on the first; what a best checkpoint keeps is whole."""
+    m, v, x = ModelSettings(preset="tiny"), 1001, Shape(2, 8, 8)
+    layout, d, t = Layout(4, 1, vocabulary=2), 128, 16
+    assert (layout.data_ranks, layout.parts, layout.words(v)) == (2, 2, 501)
+    plain = memory(m, v, [x], layout, Lessons())
+    n = parameters(m, 501).total
+    assert n == parameters(m, v).total - 500 * d
+    assert (plain.weights, plain.gradients, plain.optimizer) == states(n, Layout(2, 1))
+    assert plain.snapshot == 4 * parameters(m, v).total
+    assert plain.loss == 4 * (5 * t * 501 + (t + 501) * d)
+    taught = memory(m, v, [x], layout, Lessons(versions=3, shard_cap=2**30, at_once=1))
+    assert taught.loss == 4 * ((6 + 1) * t * 501 + (t + 501) * d)
+    assert taught.teachers == 2 * 4 * n + 2 * 2 * n and taught.host_teachers == 3 * 2 * n // 2
+    assert memory(m, v, [x], layout._replace(precision="bf16"), Lessons()).loss == plain.loss + 4 * 501 * d
+
+
+def test_ranks_that_share_a_vocabulary_do_the_rest_alike() -> None:
+    """Of nine places of cost 1 the source's, the target's and the head's are halved: 7.5 of 9 remain on each rank."""
+    m = ModelSettings(preset="tiny")
+    (alone,) = stages_of(m, 501, 1, [1.0] * 9, 1, sharing=2)
+    assert alone.share == pytest.approx(7.5 / 9) and slowdown([alone], 4, 2) == pytest.approx(2 * 7.5 / 9)
+    first, last = stages_of(m, 501, 2, [1, 1, 1, 0, 1, 1, 1, 0, 2], 4, sharing=2)
+    assert (first.share, last.share) == (pytest.approx(3 / 8), pytest.approx(3 / 8))  # the target's is on the first
+    assert slowdown([first, last], 4, 2) == pytest.approx(5 / 4 * 2 * 2 * 3 / 8)
+
+
+def test_split_students_hold_one_each_and_what_the_others_tell() -> None:
+    """Two students on two ranks each: one student's states over two ranks, the other's projection and states; a search
+    copies weights, masters and moments aside."""
+    m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
+    told = Students(2, peers=1, states=100, remembered=1000, searching=True)
+    split, n = Layout(4, 1, teams=2), parameters(m, v).total
+    mine = memory(m, v, [x], split, Lessons(), students=told)
+    assert (mine.weights, mine.gradients, mine.optimizer) == states(n, Layout(2, 1))
+    assert mine.teachers == 100 + 4 * v * 128 and mine.host_teachers == 1000
+    assert mine.aside == 4 * n + 3 * 4 * n // 2
+    assert mine.loss == 4 * (16 * v * 2 + (16 + v) * 128)
+    assert memory(m, v, [x], split._replace(stage=3), Lessons(), students=told).aside == 4 * n // 2 + 3 * 4 * n // 2
+    both = memory(m, v, [x], Layout(2, 1), Lessons(), students=told)
+    assert (both.weights, both.teachers, both.aside) == (2 * mine.weights, 100, mine.aside)
+    alone = memory(m, v, [x], split, Lessons(), students=told._replace(searching=False))
+    assert mine.device - alone.device == mine.aside + mine.activations + mine.loss - mine.snapshot  # the larger phases
+    offload = Layout(4, 2, offload_optimizer=True, on_cpu=False, teams=2)
+    away = memory(m, v, [x], offload, Lessons(), students=told)
+    assert away.aside == 4 * n and away.host_optimizer == 3 * 4 * n // 2 + 8 * n // 2 + 3 * 4 * n // 2
+
+
+def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path) -> None:
+    """AUTO-PMD: the other one's states of each target position of the sample, over the ranks of a team."""
+
+    def told(rule: str, **trials: object) -> tuple[Students, Stream]:
+        method = {"name": "pareto", "rule": rule, "trials": {"rho": 0.2, **trials}}
+        made = recipe(tiny_corpus, tmp_path, students=[{}, {}], placement="split", method=method)
+        stream = open_streams(made, open_corpus(made)[0])[0]
+        layout = given(made, 4, on_cpu=True)
+        assert (layout.teams, layout.data_ranks) == (2, 2)
+        return students_in(made, stream, layout, survey(made, stream, 2).shapes), stream
+
+    found, stream = told("auto")
+    sample = shapes_of(stream, stream.sample(0.2, "trial"))
+    assert found.remembered == 32 * 4 * sum(s.sentences * s.target for s in sample) // 2 > 0
+    assert found.states == 32 * 4 * max(s.target_tokens for s in survey_of(stream)) and found.searching
+    assert told("auto", cache_gib=0)[0].remembered == 0
+    kept = told("auto", after="keep")[0]
+    assert kept.remembered == found.remembered and not kept.searching
+    assert told("bi")[0] == Students(2, 1, found.states)
+    coming = told("auto", data="coming")[0].remembered
+    updates = max(1, round(0.2 * stream.plan(0).updates))
+    assert coming == 32 * 4 * sum(s.target_tokens for s in survey_of(stream)[: 4 * updates]) // 2
+
+
+def survey_of(stream: Stream) -> list[Shape]:
+    """All micro-batches of the first epoch."""
+    return shapes_of(stream, stream.plan(0))
+
+
+@pytest.mark.parametrize(("name", "millions"), [("m8", 241.9), ("m15", 418.3)])
+def test_paper_3s_recipes_have_its_models_parameters(name: str, millions: float) -> None:
+    made = load_recipe(ROOT / "launchers" / "recipes" / "papers" / f"{name}.yaml")
+    assert round(parameters(made.model, 32000).total / 1e6, 1) == millions
+
+
 def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: Path, tmp_path: Path) -> None:
-    """Four ranks: two or four stages at ZeRO 0 and 1, no more than there are layers, none for fp16."""
+    """Four ranks: two or four stages, or as many sharing a vocabulary, at ZeRO 0 and 1; none where they are refused."""
 
-    def found(**sections: object) -> list[tuple[int, int, float]]:
+    def found(**sections: object) -> list[tuple[int, int, int]]:
         made = recipe(tiny_corpus, tmp_path, train={"batches_per_update": 4}, **sections)
-        fits = fitting(made, given(made, 4, on_cpu=True), 1.0, lambda *tried: Memory(*[0] * 11, on_cpu=True))
-        return [(c.layout.pipeline, c.layout.stage, c.bubble) for c in fits if c.layout.pipeline > 1]
+        fits = fitting(made, given(made, 4, on_cpu=True), 1.0, lambda *tried: Memory(*[0] * 12, on_cpu=True))
+        cut = [c.layout._replace(ranks=0) for c in fits if c.layout.parts > 1]
+        return [(c.pipeline, c.vocabulary, c.stage) for c in cut]
 
-    assert found() == [(2, 0, 1.5), (2, 1, 1.5), (4, 0, 1.75), (4, 1, 1.75)]
+    assert found() == [(p, v, zero) for p, v in ((2, 1), (4, 1), (1, 2), (1, 4)) for zero in (0, 1)]
     assert found(sampler={"name": "multidds"}) == []
+    several = {"students": [{}, {}], "method": {"name": "pareto", "rule": "bi"}}
+    assert found(**several) == [(2, 1, 0), (2, 1, 1), (4, 1, 0), (4, 1, 1)]
+    assert found(**several, placement="split") == []
 
 
 def test_offload_moves_the_optimizer_to_the_host() -> None:
@@ -134,7 +223,7 @@ def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path)
 
     def need(tried: Layout, tokens: int, again: bool) -> Memory:
         size = 100 - 10 * tried.stage - 30 * tried.offload_optimizer + tokens - 5 * again
-        return Memory(size, *[0] * 10, on_cpu=False)
+        return Memory(size, *[0] * 11, on_cpu=False)
 
     found = fitting(made, layout, 150.0, need)
     assert [(c.layout.stage, c.layout.offload_optimizer, c.max_tokens) for c in found[:3]] == [
@@ -159,7 +248,19 @@ def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.Ca
     assert "2 rank(s), 2 pipeline stages, ZeRO-1" in said and "stage 1: " in said and "+ loss" in said
     assert "bubble (m + p - 1) / m = 1.25 at m = 4, p = 2" in said
     assert main(["plan", str(path), "--devices", "3", "pipeline.stages=2"]) == 2
-    assert "3 devices cannot form 2 pipeline stages; give --devices a multiple" in capfd.readouterr().err
+    assert "3 devices cannot form 2 pipeline stages; give --devices a multiple of 2" in capfd.readouterr().err
+    assert main(["plan", str(path), "--gpu", "tensor.vocabulary=2"]) == 0
+    said = capfd.readouterr().out
+    assert "2 rank(s), vocabulary over 2, ZeRO-1" in said and "vocabulary over 2 ranks: each does " in said
+    assert main(["plan", str(path), "--gpu", "tensor.vocabulary=2", "pipeline.stages=2"]) == 0
+    assert "4 rank(s), 2 pipeline stages, vocabulary over 2, ZeRO-1" in capfd.readouterr().out
+    words = ["students=[{}, {}]", "placement=split", "method={name: pareto}", "--gpu"]
+    assert main(["plan", str(path), "--devices", "4", *words]) == 0
+    said = capfd.readouterr().out
+    assert "2 students of " in said and "4 rank(s), each student on 2, ZeRO-1" in said
+    assert "a search's copy of the training state" in said and "split students take steps in turn" in said
+    assert main(["plan", str(path), "--devices", "3", *words]) == 2
+    assert "3 devices cannot be shared by 2 students; give --devices a multiple of 2" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
