@@ -29,15 +29,23 @@ class Clock(NamedTuple):
 class Seconds:
     """Time that a run has taken, pauses between two legs left out."""
 
-    def __init__(self, before: float = 0.0, search: float = 0.0) -> None:
+    def __init__(self, before: float = 0.0, search: float = 0.0, measuring: float = 0.0) -> None:
         self.search = search
         """Of these, in trials of weights."""
+        self.measuring = measuring
+        """Of the trials', on dev sets."""
         self._before, self._began = before, time.monotonic()
 
     def total(self) -> float:
         """Seconds of training so far, validations and searches with them."""
         return self._before + time.monotonic() - self._began
 
-    def share(self) -> float:
-        """The search's part (paper 2 reckons with 0.3 of the training itself)."""
-        return self.search / max(self.total(), 1e-9)
+    def state(self) -> list[float]:
+        """What goes into a checkpoint."""
+        return [self.total(), self.search, self.measuring]
+
+    def report(self) -> dict[str, float]:
+        """The search's part of the time, and its trials' updates as a share of the training itself: paper 2's 0.3."""
+        total = max(self.total(), 1e-9)
+        on_top = (self.search - self.measuring) / max(total - self.search, 1e-9)
+        return {"pareto/search_share": self.search / total, "pareto/trials_on_top": on_top}

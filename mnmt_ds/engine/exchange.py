@@ -69,6 +69,8 @@ class Exchange:
         """Dev batches of all pairs, and the plain cross-entropy."""
         self.memory: Memory | None = None
         """Set while a student is tried."""
+        self.measured = 0.0
+        """Seconds that trials have spent on dev sets since the last ``measuring``."""
         self._announced: list[tuple[Collection[str], bool]] = []
         self._brought: dict[Key, Tensor | None] = {}
         self._open = False
@@ -92,6 +94,11 @@ class Exchange:
 
         others = [name for name in self.column.names if name != me]
         return Peers(me, others, self.states, announce, partitioned or self.column.split, trial, last_update)
+
+    def measuring(self) -> float:
+        """The seconds that trials have spent on dev sets since it was last asked."""
+        found, self.measured = self.measured, 0.0
+        return found
 
     def states(self, names: Sequence[str], batch: Batch, dropout: bool) -> dict[str, States]:
         """Some students' decoder states and projections of a batch, without gradient; in trials without dropout."""

@@ -194,7 +194,7 @@ class Training:
         own = parts["student"] if list(parts) == ["student"] else {"students": parts}
         state = {"update": self.update, **own, "fingerprint": self.fingerprint, "layout": list(self.layout)}
         if self.recipe.students:
-            state["seconds"] = [self.seconds.total(), self.seconds.search]
+            state["seconds"] = self.seconds.state()
         keep = self.recipe.train.keep_checkpoints
         checkpoint.save(self.directory, self.students, state, keep, self.column.everyone)
         if is_main():
@@ -259,9 +259,10 @@ class Training:
         for one, report in zip(self.students, reports, strict=True):
             one.method.adjust(report)
         self.seconds.search += time.monotonic() - began
+        self.seconds.measuring += self.exchange.measuring()
         for one, report, values in zip(self.students, reports, records, strict=True):
             values |= keeping.method_record(one, report.update) | memory() | metrics(scored[one.name])
-            values |= {"pareto/search_share": self.seconds.share()} if self.recipe.students else {}
+            values |= self.seconds.report() if self.recipe.students else {}
             self.log(one, "valid", values, keeping.validation_line(one, report, values))
         self.agree()
         self.log_samplers()

@@ -1,5 +1,6 @@
 """Trials of distillation weights (paper 2, Algorithm 2): a student trains on a small set, is measured, and put back."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -80,7 +81,9 @@ def _tried(
     for change in changes:
         change()
         _train(memory, one, parts)
+        began = time.monotonic()
         found = validate(one.engine, exchange.dev, exchange.pairs, exchange.score)
+        exchange.measured += time.monotonic() - began
         results.append({pair: found[pair]["loss"] for pair in exchange.pairs})
         if kept is not None:
             rewind.put_back(one.engine, kept)

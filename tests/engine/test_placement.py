@@ -207,6 +207,28 @@ def test_a_split_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: 
         assert all(torch.equal(a[name], b[name]) for name in b)
 
 
+def scored(corpus: str, directory: str, placement: str) -> None:
+    from mnmt_ds.engine.loop import train
+
+    work = given(corpus, directory, ("bi", 3, AT_ONCE), placement)
+    validation = work.validation.model_copy(update={"bleu_every": 1, "bleu_sentences": 6})
+    train(work.model_copy(update={"validation": validation}))
+
+
+@pytest.mark.slow
+def test_dev_sets_are_scored_as_those_of_students_together(tiny_corpus: Path, tmp_path: Path) -> None:
+    """BLEU and chrF while training, each student's by its own ranks."""
+    on_ranks(4, scored, str(tiny_corpus), str(tmp_path / "split"), "split")
+    on_ranks(1, scored, str(tiny_corpus), str(tmp_path / "together"), "together")
+    for student in ("model_1", "model_2"):
+        split, together = (
+            read_records(tmp_path / place / "students" / student / "metrics.jsonl") for place in ("split", "together")
+        )
+        for key in ("valid/avg/bleu", "valid/avg/chrf", *(f"valid/{pair}/chrf" for pair in PAIRS)):
+            assert values(split, key) == pytest.approx(values(together, key), abs=1e-6), key
+        assert values(split, "valid/avg/chrf")[-1] > 0
+
+
 LEGS = {1: [(2, 1, "together"), (4, 2, "split"), (1, 1, "together")], 3: [(2, 3, "split"), (1, 3, "together")]}
 
 

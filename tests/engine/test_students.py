@@ -315,7 +315,7 @@ def history(run: Path) -> list[dict[str, Any]]:
         {
             key: value
             for key, value in record.items()
-            if not key.startswith(("time", "runtime", "memory", "pareto/search_share"))
+            if not key.startswith(("time", "runtime", "memory", "pareto/search_share", "pareto/trials_on_top"))
         }
         for record in read_records(run / "metrics.jsonl")
         if record["kind"] in ("train", "valid")
