@@ -48,7 +48,10 @@ def settings(corpus: str, directory: str, case: Case, updates: int = 0, **train:
             one["experts"] = {pair: f"{corpus}-expert" for pair in ("bs-en", "hi-en", "fr-en")}
     every = 10 if case.run == "experts" else 2
     sections = made.model_dump(mode="json")
-    return made.model_validate({**sections, "method": method, "validation": {**sections["validation"], "every": every}})
+    sections["validation"]["every"] = every
+    if case.stages:
+        sections["pipeline"]["balance"] = "parameters"  # the same cut each time
+    return made.model_validate({**sections, "method": method})
 
 
 def train(corpus: str, folder: str, cases: list[Case], lose: int = 0) -> list[list[int]]:

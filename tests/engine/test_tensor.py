@@ -1,6 +1,6 @@
 """A vocabulary split over ranks sees the plain run's losses, dev losses, gradient norms, scores and weights.
 
-Every run is in fp32 with clipping at work, dropout and teachers; the plain run of as many ranks is the reference.
+Every run is in fp32 with clipping at work, dropout and teachers; a run without shards is the reference.
 """
 
 from pathlib import Path
@@ -125,7 +125,8 @@ def test_all_methods_and_layouts(layout: str, tiny_corpus: Path, tmp_path: Path)
     """Data-parallel ranks and pipeline stages beside the shards, vocabularies over 4 ranks, ZeRO 0 and 1."""
     ranks, cases = LAYOUTS[layout]
     plain = list(dict.fromkeys(case._replace(vocabulary=1, stages=1) for case in cases))
-    on_ranks(ranks, run_all, str(tiny_corpus), str(tmp_path), plain + cases)
+    on_ranks(min(ranks, 4), run_all, str(tiny_corpus), str(tmp_path), plain)  # an update has four micro-batches
+    on_ranks(ranks, run_all, str(tiny_corpus), str(tmp_path), cases)
     for case in cases:
         values = same(str(tmp_path), case)
         told = {"translation": "valid/avg/chrf", "id_cd": "train/id_loss"}.get(case.run, "train/kd_loss")
