@@ -16,7 +16,7 @@ from mnmt_ds.tracking import read_records
 from tests.launching.nodes import Nodes, two_nodes, why_not
 from tests.tiny import ROOT, recipe, write_corpus
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def test_two_nodes_give_the_losses_of_the_local_run(nodes: Nodes, tiny_corpus: P
     assert training(tmp_path / "far") == training(tmp_path / "local")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="not installed: mpirun (Debian: openmpi-bin)")
 def test_openmpi_starts_the_ranks_too(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -78,6 +79,7 @@ def test_openmpi_starts_the_ranks_too(nodes: Nodes, tiny_corpus: Path, tmp_path:
     assert len(training(run)) == 4 and "2 rank(s)" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["a rank is killed", "all is killed", "its network is gone"])
 def test_a_lost_node_ends_the_job_by_name(nodes: Nodes, tiny_corpus: Path, tmp_path: Path, how: str) -> None:
     run = tmp_path / "run"
@@ -100,6 +102,7 @@ def test_a_lost_node_ends_the_job_by_name(nodes: Nodes, tiny_corpus: Path, tmp_p
         assert not nodes.ranks(1)
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_reaches_all_nodes_and_saves(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = launch("--hostfile", str(tmp_path / "hosts"), str(write_recipe(tiny_corpus, run, 10**6)))
@@ -111,6 +114,7 @@ def test_a_request_to_stop_reaches_all_nodes_and_saves(nodes: Nodes, tiny_corpus
     assert "stopped on request at update" in output and (run / "checkpoints" / "last").exists()
 
 
+@pytest.mark.slow
 def test_other_data_and_other_code_are_refused_before_training(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = write_corpus(tmp_path / "other", seed=8)
