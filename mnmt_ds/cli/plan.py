@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="YAML recipe; its corpus must be prepared")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument(
-        "--devices", type=int, metavar="N", help="ranks, one a device (default 1, or one a pipeline stage)"
+        "--devices", type=int, metavar="N", help="ranks, one a device (default: as few as the recipe allows)"
     )
     parser.add_argument("--memory", type=float, metavar="GB", help="GB (1e9 bytes) of a device: list layouts that fit")
     parser.add_argument("--gpu", action="store_true", help="plan for GPUs, also on a machine without one")

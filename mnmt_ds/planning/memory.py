@@ -103,6 +103,8 @@ class Students(NamedTuple):
     """Bytes of their states on a search's trial set, on that rank's CPU."""
     searching: bool = False
     """A search copies a student's training state aside."""
+    simultaneous: bool = False
+    """All have their gradients before any takes its step; else those of one make room for the next one's."""
 
 
 ALONE = Students()
@@ -179,7 +181,7 @@ def memory(
     return Memory(
         base=base,
         weights=here * weights,
-        gradients=here * gradients,
+        gradients=(here if students.simultaneous else 1) * gradients,
         optimizer=here * optimizer,
         activations=kept,
         loss=0 if held.following else loss,

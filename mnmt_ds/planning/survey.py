@@ -90,7 +90,7 @@ def students_in(recipe: Recipe, stream: Stream, layout: Layout, shapes: Sequence
     count = len(students_of(recipe))
     method = next((one for one in inside(recipe.method) if isinstance(one, ParetoSettings)), None)
     if method is None:
-        return Students(count)
+        return Students(count, simultaneous=recipe.simultaneous)
     width, peers = recipe.model.d_model * layout.element, count - 1
     at_once = micro_batches(recipe, layout) if layout.pipeline > 1 else 1  # along stages an update's, before it
     states = at_once * peers * width * max(shape.target_tokens for shape in shapes)
@@ -101,7 +101,7 @@ def students_in(recipe: Recipe, stream: Stream, layout: Layout, shapes: Sequence
     if peers * most_bytes(tried, recipe, layout.element) <= room:
         asked = [shape for part in tried for shape in shapes_of(stream, part.plan)[micro_batches_of(part)]]
         remembered = peers * width * sum(shape.target_tokens for shape in asked) // layout.data_ranks
-    return Students(count, peers, states, remembered, searching)
+    return Students(count, peers, states, remembered, searching, recipe.simultaneous)
 
 
 def trial_set(stream: Stream, settings: TrialSettings) -> list[Stretch]:

@@ -149,6 +149,9 @@ def test_split_students_hold_one_each_and_what_the_others_tell() -> None:
     assert memory(m, v, [x], split._replace(stage=3), Lessons(), students=told).aside == 4 * n // 2 + 3 * 4 * n // 2
     both = memory(m, v, [x], Layout(2, 1), Lessons(), students=told)
     assert (both.weights, both.teachers, both.aside) == (2 * mine.weights, 100, mine.aside)
+    assert both.gradients == mine.gradients  # one student's at a time
+    at_once = memory(m, v, [x], Layout(2, 1), Lessons(), students=told._replace(simultaneous=True))
+    assert at_once.gradients == 2 * mine.gradients
     alone = memory(m, v, [x], split, Lessons(), students=told._replace(searching=False))
     assert mine.device - alone.device == mine.aside + mine.activations + mine.loss - mine.snapshot  # the larger phases
     offload = Layout(4, 2, offload_optimizer=True, on_cpu=False, teams=2)
@@ -270,5 +273,8 @@ def test_a_calibration_predicts_hours(tiny_corpus: Path, tmp_path: Path, capfd: 
     path.write_text(dump(recipe(tiny_corpus, tmp_path / "run")))
     assert main(["plan", str(path), "--no-probe", "--calibrate"]) == 0
     said = capfd.readouterr().out
-    assert "target tokens/s measured on one rank" in said and "hours, validations" in said
+    assert "target tokens/s measured on one rank" in said and "hours for" in said
+    words = ["students=[{}, {}]", "placement=split", "method={name: pareto, rule: bi}"]
+    assert main(["plan", str(path), "--no-probe", "--calibrate", *words]) == 0
+    assert "target tokens/s measured on one rank" in capfd.readouterr().out
     assert not (tmp_path / "run").exists()
