@@ -57,7 +57,8 @@ ALL = [
     (2, [Case(name, 2, 1) for name in list(RUNS)[4:]]),
     (2, [Case("translation", 2, 0), Case("lssd", 2, 0)]),
     (4, [Case("lssd", 2, 1), Case("lssd", 2, 0)]),
-    (4, [Case("lssd", 4, 1), Case("id_cd", 2, 1)]),
+    (4, [Case("id_cd", 2, 1)]),
+    (4, [Case("lssd", 4, 1)]),
 ]
 """Ranks and what runs on them."""
 KEYS = ("train/loss", "train/gnorm", "train/kd_loss", "train/kd_gate", "train/expert_loss", "train/id_loss",
