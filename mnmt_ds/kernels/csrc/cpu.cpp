@@ -15,7 +15,7 @@ namespace mnmt {
 namespace {
 
 constexpr int BLOCK = TALL * (112 / TALL);  // words that a thread takes through all steps while they are in its cache
-constexpr int SEGMENT = 256;                // of a packed row; rows lie SEGMENT + 16 apart, clear of cache aliasing
+constexpr int SEGMENT = 128;                // of a packed row; rows lie SEGMENT + 16 apart, clear of cache aliasing
 constexpr int STEP = SEGMENT + 16;
 constexpr int NEAR = 256 / GROUP;  // groups whose hidden states, GROUP widths of them, stay near
 
