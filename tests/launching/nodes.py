@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from mnmt_ds.config import dump
+from tests.tiny import recipe
+
 TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "pdsh", "unshare", "mount")
 PLACES = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 ALTERED_PORT = 2223
@@ -22,6 +25,21 @@ def why_not() -> str:
         return f"two nodes: not installed: {', '.join(missing)} (Debian: iproute2 openssh-server pdsh)"
     tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, text=True)
     return f"two nodes: no namespaces here ({tried.stderr.strip()})" if tried.returncode or os.getuid() else ""
+
+
+def write_recipe(corpus: Path, run: Path, updates: int) -> Path:
+    """LSSD with rates high enough for pairs to turn worse, so that teachers teach."""
+    made = recipe(
+        corpus,
+        run,
+        method={"name": "lssd"},
+        model={"dropout": 0.2},
+        validation={"every": 6},
+        train={"max_steps": updates, "max_epochs": 10**6, "lr": 2e-2, "warmup_steps": 2, "save_every": 4},
+    )
+    path = run.with_suffix(".yaml")
+    path.write_text(dump(made), encoding="utf-8")
+    return path
 
 
 class Nodes(NamedTuple):

@@ -10,29 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mnmt_ds.config import dump
 from mnmt_ds.distributed import free_port
 from mnmt_ds.tracking import read_records
+from tests.launching.nodes import write_recipe
 from tests.spawn import PATIENCE
-from tests.tiny import ROOT, recipe
+from tests.tiny import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").exists(), reason="finds its processes in /proc")]
 UPDATES = 24
-
-
-def write(corpus: Path, run: Path) -> Path:
-    """LSSD with a rate high enough for pairs to turn worse, so that teachers teach."""
-    made = recipe(
-        corpus,
-        run,
-        method={"name": "lssd"},
-        model={"dropout": 0.2},
-        validation={"every": 6},
-        train={"max_steps": UPDATES, "max_epochs": 10**6, "lr": 2e-2, "warmup_steps": 2, "save_every": 4},
-    )
-    path = run.with_suffix(".yaml")
-    path.write_text(dump(made), encoding="utf-8")
-    return path
 
 
 def start(ranks: int, path: Path, *words: str, **variables: str) -> "subprocess.Popen[str]":
@@ -76,7 +61,7 @@ def ranks_of(path: Path) -> Iterator[int]:
 
 def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(tiny_corpus: Path, tmp_path: Path) -> None:
     """Two ranks on one node; then one on each of two: stopped by SIGTERM, gone on with, a rank killed, gone on with."""
-    whole = start(2, write(tiny_corpus, tmp_path / "whole"))
+    whole = start(2, write_recipe(tiny_corpus, tmp_path / "whole", UPDATES))
     said = ended(whole)
     assert whole.returncode == 0, said
     assert "1 node(s), no fault(s)" in said and "2 rank(s)" in said
@@ -85,7 +70,7 @@ def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(tiny_corpus: P
     assert (tmp_path / "whole" / "last").exists()
 
     run = tmp_path / "run"
-    path = write(tiny_corpus, run)
+    path = write_recipe(tiny_corpus, run, UPDATES)
 
     def both(*words: str) -> "list[subprocess.Popen[str]]":
         common = {"NODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -116,7 +101,7 @@ def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(tiny_corpus: P
 
 
 def test_what_is_missing_is_said_before_anything_starts(tiny_corpus: Path, tmp_path: Path) -> None:
-    path = write(tiny_corpus, tmp_path / "run")
+    path = write_recipe(tiny_corpus, tmp_path / "run", UPDATES)
     alone = start(1, path, NODES="2")
     assert "say NODE_RANK=0" in ended(alone) and alone.returncode == 2
     faulty = start(1, path, f"data.directory={tmp_path}/nowhere")

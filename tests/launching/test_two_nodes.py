@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mnmt_ds.config import dump
 from mnmt_ds.tracking import read_records
-from tests.launching.nodes import Nodes, two_nodes, why_not
-from tests.tiny import ROOT, recipe, write_corpus
+from tests.launching.nodes import Nodes, two_nodes, why_not, write_recipe
+from tests.tiny import ROOT, write_corpus
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -24,22 +23,6 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     with two_nodes(tmp_path / "nodes") as made:
         (tmp_path / "hosts").write_text("node-a slots=1\nnode-b slots=1\n")
         yield made
-
-
-def write_recipe(corpus: Path, run: Path, updates: int) -> Path:
-    """LSSD with rates high enough for pairs to turn worse, so that teachers teach."""
-    made = recipe(
-        corpus,
-        run,
-        method={"name": "lssd"},
-        model={"dropout": 0.2},
-        validation={"every": 6},
-        train={"max_steps": updates, "max_epochs": 10**6, "lr": 2e-2, "warmup_steps": 2, "save_every": 4},
-        tracking={"log_every": 1},
-    )
-    path = run.with_suffix(".yaml")
-    path.write_text(dump(made), encoding="utf-8")
-    return path
 
 
 def launch(*options: str) -> list[str]:
