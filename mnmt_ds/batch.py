@@ -46,6 +46,8 @@ class Batch(NamedTuple):
     """Gold tokens of the whole update in batches of this task; 0: all batches are."""
     update: int = 0
     """The update that this batch is part of, from 1; 0 outside training."""
+    place: int = 0
+    """Its number among this rank's micro-batches of that update."""
     passes: int = 1
     """K: source and decoder input hold K copies of the rows, one after another; all else stands once."""
     shared_memory: bool = False

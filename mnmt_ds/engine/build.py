@@ -65,7 +65,7 @@ def make_students(
     tracker: Tracker, exchange: Exchange,
 ) -> list[Student]:  # fmt: skip
     """This rank's students, each on an engine of its own and with a log of its own where the run has several."""
-    partitioned, last = ds_config.zero_stage(config) == 3, last_update(recipe, streams[0])
+    last = last_update(recipe, streams[0])
     costs = balance.costs(recipe, corpus.tokenizer.size) if recipe.pipeline is not None else ()
     for (name, own), stream in zip(students_of(recipe), streams, strict=True):
         if name not in exchange.column.own:
@@ -74,7 +74,7 @@ def make_students(
         if own is not recipe:
             on_main_first(own.directory.mkdir, 0o777, True, True)
             log = Tracker(own.directory, own.tracking.model_copy(update={"wandb": "off"}), is_main(), {}, own.name)
-            peers = exchange.peers_of(name, partitioned, last, trials.run)
+            peers = exchange.peers_of(name, last, trials.run)
         method = build(own.method, make_context(own, engine, corpus, stream, tracker.say, peers))
         best = Best(own.data.pairs, own.validation.selection, dev_tokens)
         exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log, exchange.bring)

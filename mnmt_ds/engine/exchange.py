@@ -1,31 +1,37 @@
 """What students give one another: decoder states of a batch, and trials of weights with the others as teachers.
 
-Together, a student's states are made where they are asked for; along a pipeline they come from all of its stages, which
-are the learner's, too: so every stage runs the peer over an update's micro-batches before the update, and the last one,
-where the losses are, keeps them. Split, the ranks of a column take turns of rounds: in a
-round each member that has a micro-batch asks, the others' states of it are made where they live and come back, and the
-turn is over when none has a micro-batch left. Nobody's weights move within a turn.
+The others' states of an update's micro-batches are brought before it. Together they are made by this rank; along a
+pipeline by all of its stages, which are the learner's, too, and the last one, where the losses are, keeps them. Split,
+the ranks of a column take turns of rounds. In a round each member says all that it asks, answers the others micro-batch
+after micro-batch, and goes on to train while answers are under way: it waits for each where its loss is taken. The turn
+is over when none will ask again. Nobody's weights move within a turn.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from mnmt_ds.batch import Batch
+from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import device, team
 from mnmt_ds.engine import pipeline, student
-from mnmt_ds.engine.placement import ASK, DONE, Column, Head
+from mnmt_ds.engine.placement import ASK, DONE, LAST, Column
 from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.student import Scorer, Student
 from mnmt_ds.objectives.peers import Peers, TrialSettings
 
 States = tuple[Tensor, Tensor]
-Key = tuple[str, int | bytes]
-"""A student, and a micro-batch of the trial set by its number; along a pipeline by its sentences."""
+Wish = tuple[Sequence[str], Batch]
+"""Whom a micro-batch asks, and about what text."""
+Said = dict[tuple[str, int], Tensor | None]
+"""Students' states of an update's micro-batches; along a pipeline None on all stages but the last."""
+QUIET = -1
+"""In the place of a seed: no dropout."""
 
 
 @dataclass
@@ -34,25 +40,21 @@ class Memory:
 
     holds: bool
     """Whether they fit; equal on all ranks, since at ZeRO-3 all must compute or none."""
-    at: int = 0
-    """The micro-batch of the trial set that is trained on."""
-    hidden: dict[Key, Tensor | None] = field(default_factory=dict)
-    """On the CPU; along a pipeline None on all stages but the last."""
-    projection: dict[str, Tensor] = field(default_factory=dict)
+    said: dict[int | str, Said] = field(default_factory=dict)
+    """By update; on the CPU."""
 
 
 class Question(NamedTuple):
-    """What the head of a member with a micro-batch says."""
+    """What a member says of a micro-batch, before its text."""
 
-    whom: int
+    whom: int = 0
     """A bit for each member whose states it wants."""
-    rows: int
+    rows: int = 0
     """Of its batch: B, S and T."""
-    source: int
-    target: int
-    dropout: int
-    seed: int
-    """Of that dropout."""
+    source: int = 0
+    target: int = 0
+    seed: int = QUIET
+    """Of the others' dropout."""
 
 
 class Exchange:
@@ -71,16 +73,17 @@ class Exchange:
         """Set while a student is tried."""
         self.measured = 0.0
         """Seconds that trials have spent on dev sets since the last ``measuring``."""
-        self._announced: list[tuple[Collection[str], bool]] = []
-        self._brought: dict[Key, Tensor | None] = {}
+        self._whom: dict[str, tuple[Callable[[str], Collection[str]], bool]] = {}
+        """Of each student here: whom a pair's batches ask, and whether with dropout."""
+        self._said: Said = {}
+        """Of the update at hand."""
+        self._projection: dict[str, Tensor] = {}
+        self._under_way: dict[int, list[dist.Work]] = {}
+        """By micro-batch: its answers, and those that left with them."""
         self._open = False
-        self._heard: dict[int, Tensor] = {}
-        """Other members' projections of this turn."""
-        self._given: set[int] = set()
-        """Members that have this rank's."""
 
     def peers_of(
-        self, me: str, partitioned: bool, last_update: int,
+        self, me: str, last_update: int,
         run: Callable[["Exchange", Student, TrialSettings, Sequence[Callable[[], None]]], list[dict[str, float]]],
     ) -> Peers:  # fmt: skip
         """What the method of a student is told of the others; ``run`` carries trials out."""
@@ -88,138 +91,156 @@ class Exchange:
         def trial(settings: TrialSettings, changes: Sequence[Callable[[], None]]) -> list[dict[str, float]]:
             return run(self, self.students[me], settings, changes)
 
-        def announce(asked: Collection[str], dropout: bool) -> None:
-            if student.piped(self.students[me].engine):
-                self._announced.append((asked, dropout))
+        def want(whom: Callable[[str], Collection[str]], dropout: bool) -> None:
+            self._whom[me] = whom, dropout
 
         others = [name for name in self.column.names if name != me]
-        return Peers(me, others, self.states, announce, partitioned or self.column.split, trial, last_update)
+        return Peers(me, others, want, self.states, trial, last_update)
 
     def measuring(self) -> float:
         """The seconds that trials have spent on dev sets since it was last asked."""
         found, self.measured = self.measured, 0.0
         return found
 
-    def states(self, names: Sequence[str], batch: Batch, dropout: bool) -> dict[str, States]:
-        """Some students' decoder states and projections of a batch, without gradient; in trials without dropout."""
-        memory = self.memory
-        if any(student.piped(own.engine) for own in self.students.values()):
-            known = memory.hidden if memory is not None and memory.holds else self._brought
-            engines: dict[str, Any] = {name: self.students[name].engine for name in names}
-            return {
-                name: (_there(known[key_of(name, batch)]), engine.module.model.projection_VD.detach())
-                for name, engine in engines.items()
-            }
-        if memory is None or not memory.holds:
-            return self._made(names, batch, dropout and memory is None)
-        missing = [name for name in names if (name, memory.at) not in memory.hidden]
-        if missing:
-            self.remember(missing, batch)
-        return {name: (_there(memory.hidden[name, memory.at]), memory.projection[name]) for name in names}
-
-    def remember(self, names: Sequence[str], batch: Batch) -> None:
-        """Keeps what some students say of the present micro-batch of the trial set."""
-        assert self.memory is not None
-        for name, (hidden_BTE, projection_VE) in self._made(names, batch, False).items():
-            self.memory.hidden[name, self.memory.at] = hidden_BTE.to("cpu", copy=True)
-            self.memory.projection[name] = projection_VE
+    def states(self, names: Sequence[str], batch: Batch) -> dict[str, States]:
+        """Some students' decoder states and projections of a micro-batch of the update at hand, without gradient."""
+        self._arrive(batch.place)
+        return {name: (_there(self._said[name, batch.place]), self._projection[name]) for name in names}
 
     def bring(self, one: Student, group: Sequence[Batch], number: int | str) -> None:
-        """Along a pipeline, before an update of ``one``: the states that its micro-batches were announced to need.
+        """What the others say of the micro-batches of an update of ``one``, before it; in trials without dropout.
 
-        All stages run the same micro-batches of the same peers, in the same order.
+        All ranks of the student call this, in the same order.
         """
-        announced, self._announced = self._announced, []
-        self._brought, memory = {}, self.memory
-        loud = memory is None and any(dropout for _, dropout in announced)
-        for name in sorted(set().union(*(asked for asked, _ in announced))):
-            wanted = [k for k, (asked, _) in enumerate(announced) if name in asked]
-            if memory is not None and memory.holds:
-                wanted = [k for k in wanted if key_of(name, group[k]) not in memory.hidden]
-            seeds = [pipeline.seed(one, "teach", number, k) for k in wanted] if loud else None
-            found = pipeline.states(self.students[name].engine, [group[k] for k in wanted], seeds)
-            for k, hidden_BTE in zip(wanted, found, strict=True):
-                if memory is not None and memory.holds:
-                    memory.hidden[key_of(name, group[k])] = None if hidden_BTE is None else hidden_BTE.cpu()
-                else:
-                    self._brought[key_of(name, group[k])] = hidden_BTE
+        if one.name not in self._whom:
+            return
+        memory, loud = self.memory, self._whom[one.name][1] and self.memory is None
+        kept = memory is not None and memory.holds
+        self._said = memory.said.setdefault(number, {}) if memory is not None and kept else {}
+        wishes = [self._wish(one, batch, k) for k, batch in enumerate(group)]
+        seeds = [pipeline.seed(one, "teach", number, k) if loud else QUIET for k in range(len(group))]
+        if not self.column.split:
+            self._make(wishes, seeds)
+        elif self._open:
+            self._round(LAST if memory is None else ASK, wishes, seeds)
+        elif any(names for names, _ in wishes):
+            raise RuntimeError("states of other students were asked for when none answers")
+        if kept:
+            self._arrive()
+            self._said |= {key: None if hidden is None else hidden.cpu() for key, hidden in self._said.items()}
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Split students ask in here; those that do not, or no longer, answer at its end until none asks."""
         self._open = self.column.split
-        self._heard.clear()
-        self._given.clear()
         yield
         self.answer()
 
     def answer(self) -> None:
-        """Answers until no member of the column asks; the turn is over."""
+        """Answers until no member of the column will ask again; the turn is over."""
         while self._open:
-            heads = self.column.heads(DONE)
-            self._open = any(head[0] == ASK for head in heads)
-            self._round(heads, None)
+            self._round(DONE)
+        self._arrive()
 
-    def _made(self, names: Sequence[str], batch: Batch, dropout: bool) -> dict[str, States]:
-        seed = torch.initial_seed()  # what this micro-batch's teachers are seeded by
-        if not self.column.split:
-            return {name: self._own(name, batch, dropout, seed) for name in names}
-        if not self._open:
-            raise RuntimeError("states of other students were asked for when none answers")
-        asked = sum(1 << self.column.names.index(name) for name in names)
-        rows, source = batch.source_BS.shape
-        question = Question(asked, rows, source, batch.decoder_BT.shape[1], int(dropout), seed)
-        return self._round(self.column.heads(ASK, *question), batch)
+    def _arrive(self, index: int | None = None) -> None:
+        """Waits for what is under way, up to a micro-batch or all."""
+        for k in [k for k in self._under_way if index is None or k <= index]:
+            for work in self._under_way.pop(k):
+                work.wait()
 
-    def _own(self, name: str, batch: Batch, dropout: bool, seed: int) -> States:
-        engine: Any = self.students[name].engine
-        if not dropout:
-            return student.quiet_states(engine, batch)
-        torch.manual_seed(seed)
-        return student.loud_states(engine, batch)
+    def _wish(self, one: Student, batch: Batch, index: int) -> Wish:
+        """At ZeRO-3, where all ranks must help to gather weights, one that wants nothing asks all the same."""
+        whom, _ = self._whom[one.name]
+        pairs = self.pairs[batch.pair : batch.pair + 1] if batch.tokens else []  # none: text of one language
+        if one.engine.zero_optimization_stage() == 3:
+            if not any(map(whom, pairs)):
+                batch = batch._replace(source_BS=batch.source_BS[:1, :1], decoder_BT=batch.decoder_BT[:1, :1])
+            pairs = self.pairs
+        return sorted({name for pair in pairs for name in whom(pair) if (name, index) not in self._said}), batch
 
-    def _round(self, heads: Sequence[Head], batch: Batch | None) -> dict[str, States]:
-        """Batches go to those that are asked, states come back; with them, once a turn, the projection."""
+    def _make(self, wishes: Sequence[Wish], seeds: Sequence[int]) -> None:
+        """This rank, or its pipeline, has all students."""
+        for name in sorted({name for names, _ in wishes for name in names}):
+            engine: Any = self.students[name].engine
+            own = [k for k, (names, _) in enumerate(wishes) if name in names]
+            if student.piped(engine):
+                drawn = [seeds[k] for k in own if seeds[k] != QUIET]
+                found = pipeline.states(engine, [wishes[k][1] for k in own], drawn or None)
+                self._said |= {(name, k): hidden_BTE for k, hidden_BTE in zip(own, found, strict=True)}
+                if found[0] is not None:
+                    self._projection[name] = engine.module.model.projection_VD.detach()
+                continue
+            for k in own:
+                self._said[name, k], self._projection[name] = _pass(engine, wishes[k][1], seeds[k])
+
+    def _round(self, kind: int, wishes: Sequence[Wish] = (), seeds: Sequence[int] = ()) -> None:
+        """Asks, answers the others, leaves its own answers under way; a member's first ones bring its projection."""
+        self._arrive()
         names, me = self.column.names, team()
-        questions = {i: Question(*head[1 : 1 + len(Question._fields)]) for i, head in enumerate(heads)}
-        asking = [i for i, question in questions.items() if question.whom >> me & 1]
-        asked = [i for i in questions if questions[me].whom >> i & 1]
-        theirs = {i: _blank(questions[i]) for i in asking}
-        mine = [batch.source_BS, batch.decoder_BT] if batch is not None else []
-        self.column.transfer(
-            [(i, tensor) for i in asked for tensor in mine],
-            [(i, tensor) for i in asking for tensor in (theirs[i].source_BS, theirs[i].decoder_BT)],
-        )
-        answers: list[tuple[int, Tensor]] = []
-        for i in asking:
-            states = self._own(names[me], theirs[i], bool(questions[i].dropout), questions[i].seed)
-            answers += [(i, tensor) for tensor in (states[:1] if i in self._given else states)]
-            self._given.add(i)
-        hidden = {i: self._room(questions[me].rows, questions[me].target) for i in asked}
-        new = {i: self._room(self.students[names[me]].model.vocabulary_size) for i in asked if i not in self._heard}
-        self.column.transfer(answers, [(i, room[i]) for i in asked for room in (hidden, new) if i in room])
-        self._heard |= new
-        return {names[i]: (hidden[i], self._heard[i]) for i in asked}
-
-    def _room(self, *shape: int) -> Tensor:
-        """Room for another student's states of a shape, which are as wide and of the same type as this one's."""
-        own = self.students[self.column.names[team()]]
-        return torch.empty(*shape, own.recipe.model.d_model).to(next(own.engine.module.parameters()))
+        own = self.students[names[me]]
+        kinds, letters = self.column.letters(kind, _written(names, wishes, seeds))
+        self._open = ASK in kinds
+        asked = [_read(letter) for letter in letters]
+        told, heard = set(), set()
+        for k in range(max(map(len, asked))):
+            out: list[tuple[int, Tensor]] = []
+            into: list[tuple[int, Tensor]] = []
+            for i, (question, batch) in ((i, theirs[k]) for i, theirs in enumerate(asked) if k < len(theirs)):
+                if question.whom >> me & 1:
+                    states = _pass(own.engine, batch, question.seed)
+                    out += [(i, tensor) for tensor in (states[:1] if i in told else states)]
+                    told.add(i)
+            for name in wishes[k][0] if wishes else ():
+                i = names.index(name)
+                self._said[name, k] = hidden_BTE = _room(own, *wishes[k][1].decoder_BT.shape)
+                into.append((i, hidden_BTE))
+                if i not in heard:
+                    self._projection[name] = _room(own, own.model.vocabulary_size)
+                    into.append((i, self._projection[name]))
+                    heard.add(i)
+            self._under_way[k] = self.column.transfer(out, into)
 
 
-def _blank(question: Question) -> Batch:
-    """Room for the batch that a member asks about."""
-    rows, *lengths = question[1:4]
-    source_BS, decoder_BT = (torch.empty(rows, length, dtype=torch.int64, device=device()) for length in lengths)
-    return Batch(source_BS, decoder_BT, decoder_BT, 0, decoder_BT[:, 0], 0, 1)
+def _pass(engine: Any, batch: Batch, seed: int) -> States:
+    """Decoder states and projection of a batch."""
+    batch = to_device(batch, device())
+    if seed == QUIET:
+        return student.quiet_states(engine, batch)
+    torch.manual_seed(seed)
+    return student.loud_states(engine, batch)
+
+
+def _room(own: Student, *shape: int) -> Tensor:
+    """Room for another student's states of a shape, which are as wide and of the same type as one's own."""
+    return torch.empty(*shape, own.recipe.model.d_model).to(next(own.engine.module.parameters()))
+
+
+def _written(names: Sequence[str], wishes: Sequence[Wish], seeds: Sequence[int]) -> Tensor:
+    """A letter: how many questions, the questions, the text of those that have someone to answer."""
+    questions, texts = [], []
+    for (asked, batch), seed in zip(wishes, seeds, strict=True):
+        (rows, source), target = batch.source_BS.shape, batch.decoder_BT.shape[1]
+        whom = sum(1 << names.index(name) for name in asked)
+        questions.append(Question(whom, rows, source, target, seed) if asked else Question())
+        texts += [batch.source_BS.flatten(), batch.decoder_BT.flatten()] if asked else []
+    head = [len(questions), *chain(*questions)] if questions else []
+    return torch.cat([torch.tensor(head, dtype=torch.int64), *texts])
+
+
+def _read(letter: Tensor) -> list[tuple[Question, Batch]]:
+    """The questions of a letter, with their batches; an empty letter has none."""
+    width, count = len(Question._fields), int(letter[0]) if len(letter) else 0
+    head, body = letter[1 : 1 + count * width], letter[1 + count * width :]
+    questions = [Question(*row) for row in head.view(count, width).tolist()]
+    shapes = [(q.rows, length) for q in questions for length in (q.source, q.target)]
+    texts = [text.view(shape) for text, shape in zip(body.split([a * b for a, b in shapes]), shapes, strict=True)]
+    batches = [
+        Batch(source, target, target, 0, target, 0, 1) for source, target in zip(texts[::2], texts[1::2], strict=True)
+    ]
+    return list(zip(questions, batches, strict=True))
 
 
 def _there(hidden_BTE: Tensor | None) -> Tensor:
     """Kept states on this rank's device."""
     assert hidden_BTE is not None
     return hidden_BTE.to(device())
-
-
-def key_of(name: str, batch: Batch) -> Key:
-    """Under which a student's states of a batch are known along a pipeline."""
-    return name, batch.pair.to_bytes(8) + batch.sentence_B.cpu().numpy().tobytes()

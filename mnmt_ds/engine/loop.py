@@ -140,6 +140,7 @@ def gradients(one: Student, group: list[Batch], ahead: Ahead, meter: Meter) -> C
         flops = sum(training_flops(one.recipe.model, one.model.vocabulary_size, batch) for batch in group)
         meter.flops += flops / (stages() * shards())
     if not student.piped(one.engine):
+        one.bring(one, group, number)
         for index, batch in enumerate(group):
             if index:
                 one.engine.step()  # within an update this only counts the micro-batch

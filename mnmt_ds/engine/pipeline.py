@@ -156,7 +156,7 @@ def update(
 def inputs(one: Student, group: Sequence[Batch], number: int | str) -> Iterator[tuple[Any, Any]]:
     """An update's micro-batches as the first and the last stage take them."""
     for index, batch in enumerate(group):
-        ready = one.method.prepare(to_device(batch, device())._replace(update=number_of(number)))
+        ready = one.method.prepare(to_device(batch, device())._replace(update=number_of(number), place=index))
         yield as_input(ready, seed(one, "dropout", number, index))
 
 

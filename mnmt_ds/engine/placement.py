@@ -13,13 +13,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mnmt_ds.distributed import device, new_group, rank, split_into_teams, team, whole_job, world_size
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.errors import UserError
 
-ASK, DONE, MEET, FAILED = range(4)
-"""What a head says of its sender: it has a micro-batch; it has none left; all are to meet; it has failed."""
+ASK, LAST, DONE, MEET, FAILED = range(5)
+"""What a head says of its sender: it asks, and will again; for the last time in this turn; it has nothing to ask; all
+are to meet; it has failed."""
 WIDTH = 8
 """Numbers in a head."""
 PATIENCE = 30.0
@@ -102,14 +104,21 @@ class Column:
         bits = torch.tensor(own[0], dtype=torch.float64).view(torch.int64).tolist()
         return [torch.tensor(row[1:]).view(torch.float64).tolist() for row in self.heads(MEET, *bits)]
 
-    def transfer(self, out: Sequence[tuple[int, Tensor]], into: Sequence[tuple[int, Tensor]]) -> None:
-        """Sends tensors to members and fills others from members, (member, tensor) each."""
+    def letters(self, kind: int, own: Tensor) -> tuple[list[int], list[Tensor]]:
+        """Every member's kind of head, and its letter: int64, of any length, on the CPU."""
+        heads = self.heads(kind, len(own))
+        longest = max(length for _, length, *_ in heads)
+        found = [own.new_empty(longest) for _ in heads]
+        if longest:
+            dist.all_gather(found, pad(own, (0, longest - len(own))), group=self._heads)
+        return [head[0] for head in heads], [row[: head[1]] for row, head in zip(found, heads, strict=True)]
+
+    def transfer(self, out: Sequence[tuple[int, Tensor]], into: Sequence[tuple[int, Tensor]]) -> list[dist.Work]:
+        """Begins to send tensors to members and to fill others from members, (member, tensor) each."""
         group = self._states
         sends = [dist.P2POp(dist.isend, tensor.contiguous(), self.members[i], group) for i, tensor in out]
         takes = [dist.P2POp(dist.irecv, tensor, self.members[i], group) for i, tensor in into]
-        if sends or takes:
-            for work in dist.batch_isend_irecv([*sends, *takes]):
-                work.wait()
+        return list(dist.batch_isend_irecv([*sends, *takes])) if sends or takes else []
 
     @contextmanager
     def everyone(self) -> Iterator[None]:

@@ -58,7 +58,7 @@ class Student:
     walk: Walk
     tracker: Tracker
     bring: Callable[["Student", Sequence[Batch], int | str], None] = lambda one, group, number: None
-    """Along a pipeline: fetches what other students say of an update's micro-batches, before it."""
+    """Fetches what other students say of an update's micro-batches, before it."""
     last: int | None = None
     """The update whose weights are kept as ``last``."""
 
@@ -105,7 +105,7 @@ def backward(student: Student, batch: Batch, update: int | str, slot: int) -> di
 
     Dropout is seeded by (seed, update, slot): the same masks on any number of ranks, and nothing to save for a resume.
     """
-    moved = to_device(batch, device())._replace(update=number_of(update))
+    moved = to_device(batch, device())._replace(update=number_of(update), place=slot // data_ranks())
     torch.manual_seed(seed_of(student.recipe.train.seed, "teach", update, slot))  # for teachers with dropout
     batch = student.method.teach(student.method.prepare(moved))
     torch.manual_seed(seed_of(student.recipe.train.seed, "dropout", update, slot))

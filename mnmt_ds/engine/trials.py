@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import Plan
-from mnmt_ds.distributed import data_rank, data_ranks, device
+from mnmt_ds.distributed import data_rank, data_ranks
 from mnmt_ds.engine import pipeline, rewind, student
 from mnmt_ds.engine.exchange import Exchange, Memory
 from mnmt_ds.engine.placement import Column
@@ -49,8 +49,8 @@ def run(exchange: Exchange, one: Student, settings: TrialSettings, changes: Chan
             with exchange.turn():
                 if one.name in names:
                     if column.split and memory.holds:
-                        _remember(exchange, memory, one, parts)
-                    results = _tried(exchange, memory, one, settings, changes, parts)
+                        _remember(exchange, one, parts)
+                    results = _tried(exchange, one, settings, changes, parts)
     finally:
         exchange.memory = None
     return results
@@ -64,23 +64,21 @@ def _turns(column: Column, one: Student, holds: bool, thrown_away: bool) -> Sequ
     return [column.names] if held and thrown_away else [[name] for name in column.names]
 
 
-def _remember(exchange: Exchange, memory: Memory, one: Student, parts: Sequence[Stretch]) -> None:
+def _remember(exchange: Exchange, one: Student, parts: Sequence[Stretch]) -> None:
     """All that the others say of the trial set, before any of them is tried."""
-    others = [name for name in exchange.column.names if name != one.name]
-    for memory.at, batch in enumerate(batch for _, _, group in _updates(parts) for batch in group):
-        exchange.remember(others, to_device(batch, device()))
+    for done, (_, _, group) in enumerate(_updates(parts)):
+        exchange.bring(one, group, _number(one, done))
     exchange.answer()
 
 
 def _tried(
-    exchange: Exchange, memory: Memory, one: Student, settings: TrialSettings, changes: Changes,
-    parts: Sequence[Stretch],
-) -> list[dict[str, float]]:  # fmt: skip
+    exchange: Exchange, one: Student, settings: TrialSettings, changes: Changes, parts: Sequence[Stretch]
+) -> list[dict[str, float]]:
     kept = rewind.keep(one.engine) if settings.after == "restore" else None
     results = []
     for change in changes:
         change()
-        _train(memory, one, parts)
+        _train(one, parts)
         began = time.monotonic()
         found = validate(one.engine, exchange.dev, exchange.pairs, exchange.score)
         exchange.measured += time.monotonic() - began
@@ -163,18 +161,22 @@ def _updates(parts: Sequence[Stretch]) -> Iterator[tuple[Plan, int, list[Batch]]
             yield part.plan, number, part.stream.counted(group)
 
 
-def _train(memory: Memory, one: Student, parts: Sequence[Stretch]) -> None:
-    now, memory.at = one.walk.position.update, 0
+def _number(one: Student, done: int) -> str:
+    """Of a trial's update: the same in every trial of a search."""
+    return f"{one.walk.position.update}+{done}"
+
+
+def _train(one: Student, parts: Sequence[Stretch]) -> None:
     for done, (plan, number, group) in enumerate(_updates(parts)):
-        coming, name = slots_of(plan, number, len(group)), f"{now}+{done}"
-        rate = learning_rate(one.recipe.train, now + done + 1)
+        coming, name = slots_of(plan, number, len(group)), _number(one, done)
+        rate = learning_rate(one.recipe.train, one.walk.position.update + done + 1)
         if student.piped(one.engine):
             pipeline.update(one, group, coming, name, rate, take=lambda batch, metrics: None, agree=lambda: None)
             continue
+        one.bring(one, group, name)
         for index, batch in enumerate(group):
             if index:
                 one.engine.step()
             one.method.upcoming(coming[index])
             student.backward(one, batch, name, index * data_ranks() + data_rank())
-            memory.at += 1
         student.step(one, rate)

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mnmt_ds.batch import EOS, PAD, Batch, Slot
+from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.objectives.method import Context, Method, Report, Score, Stateful, StateLike
@@ -78,11 +78,6 @@ def by_task(settings: ByTaskSettings, context: Context, build: Callable[[Setting
         metrics["loss"] = torch.stack([loss.detach().to(silent), found.metrics["loss"][1]])
         return Score(loss, metrics)
 
-    def teach(batch: Batch) -> Batch:
-        if batch.task != TRANSLATION and context.peers is not None and context.peers.together:
-            methods[TRANSLATION].teach(_nothing(batch))  # every rank asks for every micro-batch
-        return route(batch).teach(batch)
-
     def on_validated(report: Report) -> None:
         for method in methods.values():
             method.on_validated(report)
@@ -101,19 +96,10 @@ def by_task(settings: ByTaskSettings, context: Context, build: Callable[[Setting
         state |= {name if task == TRANSLATION else f"{task}.{name}": part for name, part in method.state.items()}
     return Method(
         lambda batch: route(batch).prepare(batch),
-        teach,
+        lambda batch: route(batch).teach(batch),
         score,
         on_validated,
         state,
         upcoming,
         adjust,
     )
-
-
-def _nothing(batch: Batch) -> Batch:
-    """A translation batch in which nothing counts."""
-    one = torch.full_like(batch.source_BS[:1, :1], EOS)
-    return batch._replace(
-        source_BS=one, decoder_BT=one, target_BT=torch.full_like(one, PAD), pair=0, sentence_B=batch.sentence_B[:1],
-        tokens=0, task=TRANSLATION, encoder_target_BS=None,
-    )  # fmt: skip

@@ -5,13 +5,13 @@ loss_i = (1 - alpha_i[l]) * CE(B_l; theta_i) + alpha_i[l] * KD(B_l; theta_i, the
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
@@ -135,10 +135,6 @@ class PeerWeights:
         names = self.teachers[pair]
         return (self.alpha[pair], names) if self.active and names and self.alpha[pair] > 0 else (0.0, [])
 
-    def in_use(self) -> bool:
-        """Whether any pair is taught."""
-        return any(self.of(pair)[1] for pair in self.alpha)
-
     def put(self, alpha: Weights) -> None:
         self.alpha = dict(alpha)
 
@@ -178,21 +174,13 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
     def teach(batch: Batch) -> Batch:
         batch = base.teach(batch)
         alpha, names = held.of(context.pairs[batch.pair])
-        names = names if batch.tokens else []
-        # At ZeRO-3 a rank whose own batch is not taught still helps to gather the peer's parameters for the others.
-        asked = peers.others if context.partitioned and held.in_use() else names
-        states = peers.states(asked, batch, settings.peer_dropout)
-        if not names:
+        if not names or not batch.tokens:
             return batch
+        states = peers.states(names, batch)
         lessons = {name: t._replace(weight=(1 - alpha) * t.weight) for name, t in batch.teachers.items()}
         for name in names:
             lessons["peer" if len(peers.others) == 1 else f"peer_{name}"] = Teacher(*states[name], alpha / len(names))
         return batch._replace(gold_weight=(1 - alpha) * batch.gold_weight, teachers=lessons)
-
-    def upcoming(slots: Sequence[Slot | None]) -> None:
-        base.upcoming(slots)
-        taught = {context.pairs[slot.pair] for slot in slots if slot is not None}
-        peers.announce({name for pair in taught for name in held.of(pair)[1]}, settings.peer_dropout)
 
     def adjust(report: Report) -> None:
         """Algorithm 1, lines 7 to 9: the rule, every ``interval`` validations, once distillation has started."""
@@ -210,7 +198,8 @@ def pareto(settings: ParetoSettings, context: Context) -> Method:
             peers.trial(settings.trials.model_copy(update={"after": "keep"}), [_as_it_is] * TRIALS)
         held.seconds = time.monotonic() - began
 
-    return base._replace(teach=teach, upcoming=upcoming, adjust=adjust, state={**base.state, "weights": held})
+    peers.want(lambda pair: held.of(pair)[1], settings.peer_dropout)
+    return base._replace(teach=teach, adjust=adjust, state={**base.state, "weights": held})
 
 
 def search(settings: ParetoSettings, held: PeerWeights, peers: Peers, report: Report) -> None:

@@ -40,14 +40,11 @@ class Peers(NamedTuple):
 
     me: str
     others: Sequence[str]
-    states: Callable[[Sequence[str], Batch, bool], Mapping[str, tuple[Tensor, Tensor]]]
-    """Some students' decoder states (B, T, E) and projections (V, E) of a batch, without gradient; with their dropout
-    where the last argument says so. Asked once for every micro-batch, also where a rank wants nobody's."""
-    announce: Callable[[Collection[str], bool], None]
-    """Told by all ranks alike of every micro-batch before its update, in order: the students that any rank will ask,
-    and whether with dropout. Along pipeline stages they are asked all at once, before the update."""
-    together: bool
-    """All ranks must ask for each micro-batch, whatever it holds (ZeRO-3 gathers parameters; split students meet)."""
+    want: Callable[[Callable[[str], Collection[str]], bool], None]
+    """Told once: which students a batch of a pair (its name) wants states of, as things then are, and whether with
+    their dropout. An update's are brought before it."""
+    states: Callable[[Sequence[str], Batch], Mapping[str, tuple[Tensor, Tensor]]]
+    """Decoder states (B, T, E) and projections (V, E), without gradient, of students that a batch wants."""
     trial: Trial
     """For each change: make it, train on the trial set from the present state on, give every pair's dev loss."""
     last_update: int

@@ -89,7 +89,7 @@ def context(peers: Peers | None) -> Context:
 
 
 def peers_of(teachers: dict[str, nn.Module], trial: Any = None, last: int = 100) -> Peers:
-    def states(names: Sequence[str], batch: Batch, dropout: bool) -> dict[str, tuple[Tensor, Tensor]]:
+    def states(names: Sequence[str], batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         asked: dict[str, Any] = {name: teachers[name] for name in names}
         with torch.no_grad():
             return {
@@ -97,7 +97,7 @@ def peers_of(teachers: dict[str, nn.Module], trial: Any = None, last: int = 100)
                 for name, teacher in asked.items()
             }
 
-    return Peers("model_1", list(teachers), states, lambda *a: None, False, trial or (lambda *a: []), last)
+    return Peers("model_1", list(teachers), lambda *a: None, states, trial or (lambda *a: []), last)
 
 
 def by_hand(student: Any, teachers: list[Any], batch: Batch, alpha: float) -> float:
