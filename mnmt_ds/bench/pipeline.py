@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.result is not None:
-        return on_rank(args, measure)
-    rows = [row for count in args.stages for row in started(count)]
+        return on_rank(args, partial(measure, args, args.stages[0]))
+    rows = [row for count in args.stages for row in started(count, "--stages", str(count))]
     return publish("pipeline", table(rows), {"cores": os.cpu_count(), "rows": rows}, args.out)
 
 
@@ -74,20 +75,20 @@ def table(rows: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
-def started(count: int) -> list[Figures]:
-    """The rows of one number of stages, from ranks of their own, which are given this command's own words."""
+def started(count: int, *more: str) -> list[Any]:
+    """The rows that so many ranks of their own find, which are given this command's words, and more."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "rows.json"
         arguments = [word for word in sys.argv[1:] if word != "--"]
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count),
-            "-m", "mnmt_ds.cli.main", *arguments, "--result", str(result), "--stages", str(count),
+            "-m", "mnmt_ds.cli.main", *arguments, "--result", str(result), *more,
         ]  # fmt: skip
         subprocess.run(command, check=True)
         return list(json.loads(result.read_text(encoding="utf-8")))
 
 
-def on_rank(args: argparse.Namespace, measure: Callable[[argparse.Namespace, int], list[Figures]]) -> int:
+def on_rank(args: argparse.Namespace, measure: Callable[[], list[Any]]) -> int:
     """What such a rank does; the main one writes the rows."""
     import torch
     from deepspeed.utils import logger
@@ -97,7 +98,7 @@ def on_rank(args: argparse.Namespace, measure: Callable[[argparse.Namespace, int
     logger.setLevel("WARNING")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with job():
-        rows = measure(args, args.stages[0])
+        rows = measure()
         if is_main():
             args.result.write_text(json.dumps(rows), encoding="utf-8")
     return 0

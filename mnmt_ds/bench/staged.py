@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.result is not None:
-        return pipeline.on_rank(args, measure)
-    rows = [row for count in args.stages for row in started(count)]
+        return pipeline.on_rank(args, partial(measure, args, args.stages[0]))
+    rows = [row for count in args.stages for row in started(count, "--stages", str(count))]
     return publish("staged", table(rows), {"cores": os.cpu_count(), "rows": rows}, args.out)
 
 

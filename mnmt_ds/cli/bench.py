@@ -4,8 +4,8 @@ import argparse
 import importlib
 from pathlib import Path
 
-HELP = "measure speed and memory: throughput, loss, teachers, methods, pipeline, staged"
-BENCHMARKS = ("throughput", "loss", "teachers", "methods", "pipeline", "staged")
+HELP = "measure speed and memory: throughput, loss, teachers, methods, placement, pipeline, staged"
+BENCHMARKS = ("throughput", "loss", "teachers", "methods", "placement", "pipeline", "staged")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

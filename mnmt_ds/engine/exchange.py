@@ -149,10 +149,10 @@ class Exchange:
                 work.wait()
 
     def _wish(self, one: Student, batch: Batch, index: int) -> Wish:
-        """At ZeRO-3, where all ranks must help to gather weights, one that wants nothing asks all the same."""
+        """Where all ranks must pass together (ZeRO-3, pipelines), one that wants nothing asks about a word."""
         whom, _ = self._whom[one.name]
         pairs = self.pairs[batch.pair : batch.pair + 1] if batch.tokens else []  # none: text of one language
-        if one.engine.zero_optimization_stage() == 3:
+        if student.piped(one.engine) or one.engine.zero_optimization_stage() == 3:
             if not any(map(whom, pairs)):
                 batch = batch._replace(source_BS=batch.source_BS[:1, :1], decoder_BT=batch.decoder_BT[:1, :1])
             pairs = self.pairs

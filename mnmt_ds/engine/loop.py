@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,17 +45,7 @@ def _epochs(work: Training, stop: "Stop") -> None:
     work.log_samplers()
     while not work.finished():
         while work.update < work.clock.ends:
-            norms, stopped = {}, False
-            for names in work.turns:  # lines 3 to 7: a pair, a batch of it, a step
-                turn = [one for one in work.students if one.name in names]
-                with work.exchange.turn():
-                    steps = [gradients(one, one.walk.next(), ahead[one.name], meters[one.name]) for one in turn]
-                for one, step in zip(turn, steps, strict=True):
-                    done = step(stop.asked)
-                    one.walk.count(done.losses)
-                    norms[one.name], stopped = done.norm, stopped or done.stop
-            work.measure()
-            stopped = work.agree(stopped)
+            norms, stopped = advance(work, ahead, meters, stop.asked)
             work.log_samplers()
             if work.update % work.recipe.tracking.log_every == 0:
                 for one in work.students:
@@ -82,6 +72,24 @@ def _epochs(work: Training, stop: "Stop") -> None:
         if work.finished():
             work.keep_last()
         work.save()
+
+
+def advance(
+    work: Training, ahead: Mapping[str, Ahead], meters: Mapping[str, Meter], stop: bool
+) -> tuple[dict[str, float | None], bool]:
+    """Lines 3 to 7, a pair, a batch of it and a step, for every student; their gradients' norms, and whether any rank
+    was asked to stop."""
+    norms = {}
+    for names in work.turns:
+        turn = [one for one in work.students if one.name in names]
+        with work.exchange.turn():
+            steps = [gradients(one, one.walk.next(), ahead[one.name], meters[one.name]) for one in turn]
+        for one, step in zip(turn, steps, strict=True):
+            done = step(stop)
+            one.walk.count(done.losses)
+            norms[one.name], stop = done.norm, stop or done.stop
+    work.measure()
+    return norms, work.agree(stop)
 
 
 class Done(NamedTuple):

@@ -92,7 +92,7 @@ def students_in(recipe: Recipe, stream: Stream, layout: Layout, shapes: Sequence
     if method is None:
         return Students(count, simultaneous=recipe.simultaneous)
     width, peers = recipe.model.d_model * layout.element, count - 1
-    at_once = micro_batches(recipe, layout) * (2 if layout.teams > 1 else 1)  # split, as many are on their way out
+    at_once = micro_batches(recipe, layout) * (2 if layout.teams > 1 else 1)  # split, as many leave
     states = at_once * peers * width * max(shape.target_tokens for shape in shapes)
     searching = method.searched and method.trials.after == "restore"
     tried = trial_set(stream, method.trials) if method.searched or method.extra_updates else []

@@ -271,6 +271,26 @@ def test_what_cannot_be_split_is_refused(tiny_corpus: Path, tmp_path: Path, monk
         recipe(tiny_corpus, tmp_path / "run", placement="split")
 
 
+def test_a_letter_says_what_was_asked() -> None:
+    """Two micro-batches for different members, and one between them that asks nobody."""
+    from mnmt_ds.batch import Batch
+    from mnmt_ds.engine.exchange import QUIET, Question, _read, _written
+
+    def batch(rows: int, source: int, target: int) -> Batch:
+        texts = [torch.randint(4, 99, (rows, length)) for length in (source, target)]
+        return Batch(*texts, texts[1], 0, torch.arange(rows), rows, rows)
+
+    first, last = batch(2, 3, 5), batch(4, 6, 1)
+    wishes = [(["c"], first), ([], batch(3, 3, 3)), (["a", "c"], last)]
+    found = _read(_written(["a", "b", "c"], wishes, [2**63 - 1, 5, QUIET]))
+    assert [question for question, _ in found] == [
+        Question(0b100, 2, 3, 5, 2**63 - 1), Question(), Question(0b101, 4, 6, 1, QUIET)
+    ]  # fmt: skip
+    for (_, read), written in zip(found[::2], (first, last), strict=True):
+        assert torch.equal(read.source_BS, written.source_BS) and torch.equal(read.decoder_BT, written.decoder_BT)
+    assert _read(_written(["a", "b", "c"], [], [])) == []
+
+
 def test_what_comes_is_what_then_comes(tiny_corpus: Path, tmp_path: Path) -> None:
     """Within an epoch, at its end and past it, also after the sampler has moved."""
     from mnmt_ds.engine.build import open_corpus, open_streams

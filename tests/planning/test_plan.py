@@ -160,7 +160,8 @@ def test_split_students_hold_one_each_and_what_the_others_tell() -> None:
 
 
 def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path) -> None:
-    """AUTO-PMD: the other one's states of each target position of the sample, over the ranks of a team."""
+    """AUTO-PMD: the other one's states of each target position of the sample, over the ranks of a team; beside them
+    those of an update's two micro-batches, of its own and of the other's."""
 
     def told(rule: str, **trials: object) -> tuple[Students, Stream]:
         method = {"name": "pareto", "rule": rule, "trials": {"rho": 0.2, **trials}}
@@ -173,7 +174,7 @@ def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path
     found, stream = told("auto")
     sample = shapes_of(stream, stream.sample(0.2, "trial"))
     assert found.remembered == 32 * 4 * sum(s.sentences * s.target for s in sample) // 2 > 0
-    assert found.states == 32 * 4 * max(s.target_tokens for s in survey_of(stream)) and found.searching
+    assert found.states == 2 * 2 * 32 * 4 * max(s.target_tokens for s in survey_of(stream)) and found.searching
     assert told("auto", cache_gib=0)[0].remembered == 0
     kept = told("auto", after="keep")[0]
     assert kept.remembered == found.remembered and not kept.searching
