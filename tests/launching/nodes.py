@@ -1,5 +1,6 @@
 """Two nodes on one machine: network namespaces joined by a pair of virtual interfaces, with an ssh server in each."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -61,7 +62,7 @@ class Nodes(NamedTuple):
 
     def processes(self, which: int) -> list[int]:
         """All processes on a node."""
-        return [int(number) for number in _run("ip", "netns", "pids", self.spaces[which]).split()]
+        return processes(self.spaces[which])
 
     def ranks(self, which: int) -> list[int]:
         """Training processes on a node."""
@@ -78,12 +79,11 @@ class Nodes(NamedTuple):
 
     def kill(self, which: int) -> None:
         """Everything on a node ends at once, the ssh server too."""
-        for number in self.processes(which):
-            os.kill(number, signal.SIGKILL)
+        kill_all(self.spaces[which])
 
     def cut_off(self, which: int) -> None:
         """A node's network is gone; no connection is closed in order."""
-        _run("ip", "netns", "exec", self.spaces[which], "ip", "link", "set", "eth0", "down")
+        run("ip", "netns", "exec", self.spaces[which], "ip", "link", "set", "eth0", "down")
 
     def alter(self, exchanged: dict[Path, Path]) -> None:
         """Starts node-c: node-b, but each of these paths shows another's contents there."""
@@ -110,7 +110,7 @@ def two_nodes(directory: Path) -> Iterator[Nodes]:
     spaces = (f"mnmt{os.getpid()}a", f"mnmt{os.getpid()}b")
     nodes = Nodes(directory, spaces)
     for key in ("key", "host"):
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key))
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key))
     hosts = {"node-a": ("10.77.0.1", 2222), "node-b": ("10.77.0.2", 2222), "node-c": ("10.77.0.2", ALTERED_PORT)}
     (directory / "config").write_text(
         "".join(f"Host {name}\n HostName {at}\n Port {port}\n" for name, (at, port) in hosts.items())
@@ -118,28 +118,49 @@ def two_nodes(directory: Path) -> Iterator[Nodes]:
         + f"Host *\n IdentityFile {directory}/key\n IdentitiesOnly yes\n StrictHostKeyChecking no\n"
         + " UserKnownHostsFile /dev/null\n LogLevel ERROR\n"
     )
-    try:
-        for space in spaces:
-            _run("ip", "netns", "add", space)
-        _run("ip", "link", "add", "mnmtveth", "netns", spaces[0], "type", "veth", "peer", "name", "eth0", "netns",
-             spaces[1])  # fmt: skip
-        _run("ip", "-n", spaces[0], "link", "set", "mnmtveth", "name", "eth0")
-        for space, letter, number in zip(spaces, "ab", (1, 2), strict=True):
-            _run("ip", "-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
-            for device in ("lo", "eth0"):
-                _run("ip", "-n", space, "link", "set", device, "up")
+    with namespaces(spaces):
+        for letter in "ab":
             (directory / f"sshd_{letter}").write_text(
                 f"Port 2222\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/key.pub\nStrictModes no\n"
                 f"PidFile none\nPermitRootLogin prohibit-password\n"
             )
-            _run("ip", "netns", "exec", space, _sshd(), "-f", str(directory / f"sshd_{letter}"))
+        for space, letter in zip(spaces, "ab", strict=True):
+            run("ip", "netns", "exec", space, _sshd(), "-f", str(directory / f"sshd_{letter}"))
             nodes.wait(f"node-{letter}")
         yield nodes
+
+
+@contextmanager
+def namespaces(spaces: tuple[str, str]) -> Iterator[None]:
+    """Two network namespaces, 10.77.0.1 and 10.77.0.2 on their eth0; at the end all that runs in them ends, too."""
+    try:
+        for space in spaces:
+            run("ip", "netns", "add", space)
+        run("ip", "link", "add", "mnmtveth", "netns", spaces[0], "type", "veth", "peer", "name", "eth0", "netns",
+            spaces[1])  # fmt: skip
+        run("ip", "-n", spaces[0], "link", "set", "mnmtveth", "name", "eth0")
+        for number, space in enumerate(spaces, start=1):
+            run("ip", "-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                run("ip", "-n", space, "link", "set", device, "up")
+        yield
     finally:
-        for which, space in enumerate(spaces):
+        for space in spaces:
             if (Path("/run/netns") / space).exists():
-                nodes.kill(which)
-                _run("ip", "netns", "del", space)
+                kill_all(space)
+                run("ip", "netns", "del", space)
+
+
+def processes(space: str) -> list[int]:
+    """All processes in a namespace."""
+    return [int(number) for number in run("ip", "netns", "pids", space).split()]
+
+
+def kill_all(space: str) -> None:
+    """Everything in a namespace ends at once."""
+    for number in processes(space):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
 
 
 def _sshd() -> str:
@@ -147,7 +168,8 @@ def _sshd() -> str:
     return str(shutil.which("sshd", path=PLACES))
 
 
-def _run(*words: str) -> str:
+def run(*words: str) -> str:
+    """What a command says; it must end well."""
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PATH": PLACES})
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
     return done.stdout
