@@ -4,15 +4,16 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.launching.nodes import PLACES, kill_all, namespaces
+from tests.launching.nodes import PLACES, namespaces
 from tests.spawn import PATIENCE
 
 TOOLS = ("ip", "unshare", "mount", "hostname", "munged", "slurmctld", "slurmd", "sbatch", "salloc", "srun", "scontrol")
+NAMES = ("node-a", "node-b")
 CONFIGURATION = """\
 ClusterName=tiny
 SlurmctldHost=node-a(10.77.0.1)
@@ -63,16 +64,18 @@ class Cluster(NamedTuple):
     directory: Path
     spaces: tuple[str, str]
 
-    def popen(self, words: Sequence[str], cwd: Path, which: int = 0, **variables: str) -> "subprocess.Popen[str]":
-        """A command on a node, which goes by the node's name; its output in one stream."""
-        name = "node-" + "ab"[which]
-        enter = f"hostname {name} && mount --bind '{self.directory}/hosts' /etc/hosts && exec \"$@\""
+    def popen(
+        self, words: Sequence[str], cwd: Path, which: int = 0, output: Path | None = None, **variables: str
+    ) -> "subprocess.Popen[str]":
+        """A command on a node, which goes by the node's name; its output in one stream, or one file."""
+        enter = f"hostname {NAMES[which]} && mount --bind '{self.directory}/hosts' /etc/hosts && exec \"$@\""
         own = {"SLURM_CONF": str(self.directory / "slurm.conf"), "PATH": PLACES}
-        return subprocess.Popen(
-            ["ip", "netns", "exec", self.spaces[which], "unshare", "--uts", "sh", "-c", enter, "sh", *words], cwd=cwd,
-            env={**os.environ, **own, **variables}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        with open(os.devnull if output is None else output, "w") as file:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.spaces[which], "unshare", "--uts", "sh", "-c", enter, "sh", *words],
+                cwd=cwd, env={**os.environ, **own, **variables}, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if output is None else file, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
 
     def say(self, *words: str, cwd: Path = Path("/"), **variables: str) -> str:
         """What a command on node-a says; it must end well."""
@@ -81,9 +84,10 @@ class Cluster(NamedTuple):
         assert process.returncode == 0, f"{' '.join(words)}: {output}"
         return output
 
-    def answers(self) -> bool:
-        """Whether the controller does."""
-        return self.popen(["scontrol", "ping"], Path("/")).wait(60 * PATIENCE) == 0
+    def ready(self) -> bool:
+        """Whether the controller answers, and has both nodes."""
+        process = self.popen(["sinfo", "-h", "-N", "-o", "%T", "-p", "low"], Path("/"))
+        return process.communicate(timeout=60 * PATIENCE)[0].split() == ["idle", "idle"]
 
     def job(self, number: str) -> dict[str, str]:
         """What the controller knows of a job."""
@@ -100,31 +104,32 @@ def cluster(directory: Path, controller: str = "") -> Iterator[Cluster]:
         CONFIGURATION.format(directory=directory, controller=controller).replace("SlurmctldParameters=\n", "")
     )
     (directory / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-    for name in ("state", "spool-node-a", "spool-node-b"):
+    for name in ("state", *(f"spool-{name}" for name in NAMES)):
         (directory / name).mkdir()
     key = directory / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
-    munge = [f"--{name}={directory}/munge.{name.split('-')[0]}" for name in ("socket", "key-file", "pid-file", "log-file", "seed-file")]
-    started = []
+    files = ("socket", "key-file", "pid-file", "log-file", "seed-file")
+    munge = [f"--{name}={directory}/munge.{name.removesuffix('-file')}" for name in files]
+    daemons = {
+        "munged": (0, "munged", "--foreground", "--force", *munge),
+        "slurmctld": (0, "slurmctld", "-D", "-i"),
+        **{f"slurmd {name}": (which, "slurmd", "-D", "-N", name) for which, name in enumerate(NAMES)},
+    }
     with namespaces(made.spaces):
-        try:
-            started.append(made.popen(["munged", "--foreground", "--force", *munge], directory))
-            while not (directory / "munge.socket").exists():
-                assert started[0].poll() is None, started[0].communicate()[0]
-                time.sleep(0.1)
-            started.append(made.popen(["slurmctld", "-D", "-i"], directory))
-            for which in (0, 1):
-                started.append(made.popen(["slurmd", "-D", "-N", "node-" + "ab"[which]], directory, which))
-            until = time.monotonic() + 60 * PATIENCE
-            while not made.answers() or made.say("sinfo", "-h", "-N", "-o", "%T", "-p", "low").split() != ["idle", "idle"]:
-                for process in started:
-                    assert process.poll() is None, process.communicate()[0]
-                assert time.monotonic() < until, made.say("scontrol", "show", "nodes")
-                time.sleep(0.5)
-            yield made
-        finally:
-            for space in made.spaces:
-                kill_all(space)
-            for process in started:
-                process.communicate()
+        started = {}
+        for name, (which, *words) in daemons.items():
+            started[name] = made.popen(words, directory, which, directory / f"{name}.out")
+            _wait(directory, started, (directory / "munge.socket").exists)
+        _wait(directory, started, made.ready)
+        yield made
+
+
+def _wait(directory: Path, started: "Mapping[str, subprocess.Popen[str]]", what: Callable[[], bool]) -> None:
+    """Until something is so; what was started must run until then."""
+    until = time.monotonic() + 60 * PATIENCE
+    while not what():
+        ended = [name for name, process in started.items() if process.poll() is not None]
+        assert not ended, (directory / f"{ended[0]}.out").read_text()
+        assert time.monotonic() < until, f"{', '.join(started)}: not ready after a minute"
+        time.sleep(0.2)

@@ -79,7 +79,9 @@ class Nodes(NamedTuple):
 
     def kill(self, which: int) -> None:
         """Everything on a node ends at once, the ssh server too."""
-        kill_all(self.spaces[which])
+        for number in self.processes(which):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
     def cut_off(self, which: int) -> None:
         """A node's network is gone; no connection is closed in order."""
@@ -132,7 +134,15 @@ def two_nodes(directory: Path) -> Iterator[Nodes]:
 
 @contextmanager
 def namespaces(spaces: tuple[str, str]) -> Iterator[None]:
-    """Two network namespaces, 10.77.0.1 and 10.77.0.2 on their eth0; at the end all that runs in them ends, too."""
+    """Two network namespaces, 10.77.0.1 and 10.77.0.2 on their eth0; at the end all that runs in them ends, too.
+
+    A process of its own sees to that, also where this one is killed.
+    """
+    kill = "for n in 1 2 3; do kill -9 $(ip netns pids $space) && sleep 0.1; done; ip netns del $space"
+    guard = subprocess.Popen(
+        ["sh", "-c", f"cat; for space; do {kill}; done 2> /dev/null", "sh", *spaces], stdin=subprocess.PIPE,
+        env={**os.environ, "PATH": PLACES}, start_new_session=True,
+    )  # fmt: skip
     try:
         for space in spaces:
             run("ip", "netns", "add", space)
@@ -145,22 +155,12 @@ def namespaces(spaces: tuple[str, str]) -> Iterator[None]:
                 run("ip", "-n", space, "link", "set", device, "up")
         yield
     finally:
-        for space in spaces:
-            if (Path("/run/netns") / space).exists():
-                kill_all(space)
-                run("ip", "netns", "del", space)
+        guard.communicate()
 
 
 def processes(space: str) -> list[int]:
     """All processes in a namespace."""
     return [int(number) for number in run("ip", "netns", "pids", space).split()]
-
-
-def kill_all(space: str) -> None:
-    """Everything in a namespace ends at once."""
-    for number in processes(space):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
 
 
 def _sshd() -> str:

@@ -1,4 +1,4 @@
-"""``launchers/slurm.sh`` under a real Slurm of two nodes (tests/launching/cluster.py): its losses, and its next starts."""
+"""``launchers/slurm.sh`` under a real Slurm (tests/launching/cluster.py): its losses, its ends, its next starts."""
 
 import contextlib
 import os
@@ -126,7 +126,7 @@ def test_two_nodes_give_the_losses_of_the_local_run(tmp_path: Path, tiny_corpus:
 def test_a_job_that_must_leave_goes_on_by_itself(
     tmp_path: Path, tiny_corpus: Path, whole: Losses, controller: str
 ) -> None:
-    """Each time it is back in the queue, and its next start goes on from what was saved; in the end all is as if not."""
+    """Each time it is back in the queue, and its next start goes on from what was saved; all is as if not."""
     with cluster(tmp_path / "slurm", controller) as slurm:
         job = Job(slurm, write_recipe(tiny_corpus, tmp_path / "run", UPDATES))
         done = 0

@@ -100,6 +100,29 @@ def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(tiny_corpus: P
     assert training(run) == training(tmp_path / "whole")
 
 
+def test_ctrl_c_lets_ranks_save_and_a_second_one_ends_them(tiny_corpus: Path, tmp_path: Path) -> None:
+    """SIGINT to the script's whole process group, as a terminal sends it."""
+    run = tmp_path / "run"
+    path = write_recipe(tiny_corpus, run, 10**6)
+    once = start(2, path)
+    wait_for(run, once, 3)
+    os.killpg(once.pid, signal.SIGINT)
+    said = ended(once)
+    assert once.returncode == 0 and "stopped on request at update" in said, said
+    saved = len(training(run))
+    assert (run / "checkpoints" / "last").resolve().name == f"step_{saved}" and not list(ranks_of(path))
+
+    twice = start(2, path, "--resume")
+    assert twice.stdout is not None
+    wait_for(run, twice, saved + 1)
+    os.killpg(twice.pid, signal.SIGINT)
+    while "asking all ranks" not in (line := twice.stdout.readline()):
+        assert line, "it has ended"
+    os.killpg(twice.pid, signal.SIGINT)
+    assert "once more ends this node's at once" in ended(twice)
+    assert twice.returncode != 0 and not list(ranks_of(path))
+
+
 def test_what_is_missing_is_said_before_anything_starts(tiny_corpus: Path, tmp_path: Path) -> None:
     path = write_recipe(tiny_corpus, tmp_path / "run", UPDATES)
     alone = start(1, path, NODES="2")
