@@ -162,7 +162,7 @@ def test_a_run_that_fails_or_is_cancelled_is_not_queued_again(tmp_path: Path, ti
         faulty = Job(slurm, path, f"data.directory={tmp_path}/nowhere")
         assert faulty.end() == "FAILED" and faulty.facts()["ExitCode"] == "2:0", faulty.said()
         for name in ("node-a", "node-b"):
-            assert f"node {name}: {tmp_path}/nowhere/manifest.json: no prepared data" in faulty.said()
+            assert f"node {name}: {tmp_path}/nowhere/manifest.json: no prepared corpus" in faulty.said()
         assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
         killed = Job(slurm, path)
