@@ -3,6 +3,8 @@
 Reads float32, bfloat16 and float16; computes in float32. Letters: see types.py; C tokens of a chunk.
 """
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ BUDGET = 56 << 20
 """Bytes of logits held at once."""
 MOST_PASSES, MOST_TEACHERS = 4, 2
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_HELD = threading.local()
+"""Each thread's logits of the last call: fresh memory costs more than what is written into it."""
 
 
 def available() -> str:
@@ -45,14 +49,15 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
     tokens = cut.stop - cut.start
     teachers, passes, vocabulary = len(problem.teachers), problem.passes, problem.vocabulary
     plane = torch.ops.mnmt_ds_cpu.plane(tokens, vocabulary)
-    logits = store.buffer("logits", passes * plane)
-    teacher_logits = store.buffer("teacher_logits", teachers * plane)
+    logits, teacher_logits = _hold((passes + teachers) * plane)[: (passes + teachers) * plane].split(
+        [passes * plane, teachers * plane]
+    )
     found_RC = store.new((found_rows(problem), tokens))
     diverging_RC = store.new((1 + passes, tokens)).zero_()
     torch.ops.mnmt_ds_cpu.statistics(
         *_inputs(problem, cut), torch.get_num_threads(), logits, teacher_logits, found_RC, diverging_RC
     )
-    store.kept = (found_RC, diverging_RC[1:])
+    store.kept = (found_RC, diverging_RC[1:], logits, teacher_logits)
     return from_rows(problem, found_RC, diverging_RC)
 
 
@@ -66,7 +71,7 @@ def gradients(
 ) -> None:
     """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk)."""
     nothing = torch.empty(0)
-    found_RC, lean_KC = store.kept
+    found_RC, lean_KC, logits, teacher_logits = store.kept
     weights = [t.weight_N[cut] for t in problem.teachers]
     torch.ops.mnmt_ds_cpu.gradients(
         *_inputs(problem, cut),
@@ -79,11 +84,20 @@ def gradients(
         problem.smoothing,
         problem.divergence_weight,
         cut.start == 0,
-        store.buffers["logits"],
-        store.buffers["teacher_logits"],
+        logits,
+        teacher_logits,
         nothing if dhidden_KCD is None else dhidden_KCD,
         nothing if dprojection_VD is None else dprojection_VD,
     )
+
+
+def _hold(size: int) -> Tensor:
+    """This thread's buffer, grown to ``size`` floats; most_tokens bounds it by the budget."""
+    held: Tensor | None = getattr(_HELD, "logits", None)
+    if held is None or held.numel() < size:
+        _HELD.logits = held = None  # the old one goes before the new one comes
+        _HELD.logits = held = torch.empty(size)
+    return held
 
 
 def _inputs(problem: Problem, cut: slice) -> tuple[object, ...]:

@@ -68,11 +68,12 @@ class _Attach(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """The known gradients times the loss's own, rounded only then (a token sum's may not fit into fp16).
 
-        In place unless the graph is kept for another backward.
+        In place unless the graph is kept for another backward; on a CPU, where a look at it is free, not times 1.
         """
+        same = scale.device.type == "cpu" and float(scale) == 1
         keep = torch._C._autograd._get_current_graph_task_keep_graph()
         parts = [
-            None if part is None else (part * scale if keep else part.mul_(scale)).to(dtype)
+            None if part is None else (part * scale if keep else part if same else part.mul_(scale)).to(dtype)
             for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return parts[0], parts[1], None, None, None

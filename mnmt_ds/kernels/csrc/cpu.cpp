@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
@@ -17,6 +18,7 @@ namespace {
 constexpr int BLOCK = TALL * (112 / TALL);  // words that a thread takes through all steps while they are in its cache
 constexpr int SEGMENT = 128;                // of a packed row; rows lie SEGMENT + 16 apart, clear of cache aliasing
 constexpr int STEP = SEGMENT + 16;
+constexpr int PARTS = 16;  // of the vocabulary, a thread, in statistics: a slow thread takes fewer
 constexpr int NEAR = 256 / GROUP;  // groups whose hidden states, GROUP widths of them, stay near
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -146,11 +148,10 @@ void multiply_rows(const float* rows, const float* columns, int64_t width, int64
   }
 }
 
-// A thread's range of blocks.
+// One of several nearly equal ranges of blocks.
 struct Share {
   int64_t begin, end;
-  Share(int64_t blocks, int thread, int threads)
-      : begin(blocks * thread / threads), end(blocks * (thread + 1) / threads) {}
+  Share(int64_t blocks, int part, int parts) : begin(blocks * part / parts), end(blocks * (part + 1) / parts) {}
 };
 
 template <int K>
@@ -244,11 +245,49 @@ void write_gold(const Chunk& c, const float* z, int64_t group, int64_t first, fl
   }
 }
 
+// Logits of a part of the vocabulary, block by block, each absorbed while it is in the cache.
+template <int K>
+void take_part(const Chunk& c, const Share& part, const float* columns, const std::vector<Buffer>& teacher_columns,
+               float* rows, Running<K>* run, float* found) {
+  const int64_t per = groups(c.tokens), high = padded(c.words);
+  const int64_t step = per * high * GROUP;  // from one pass (or teacher) to the next
+  for (int64_t b = part.begin; b < part.end; ++b) {
+    const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first), panels = ceil_div(n, TALL);
+    const auto block = [&](float* z, int64_t slot, int64_t g) { return z + slot * step + (g * high + first) * GROUP; };
+    for (int j = 0; j < c.teachers; ++j) {
+      const int64_t width = c.teacher_projection[j].width;
+      pack_rows(c.teacher_projection[j], first, rows);
+      for (int64_t g = 0; g < per; ++g) {
+        float* y = block(c.teacher_logits, j, g);
+        const Ahead<1> next{{y + high * GROUP}, g + 1 < per ? n : 0};
+        multiply_rows(rows, teacher_columns[j].get() + g * width * GROUP, width, panels, y, next);
+        if (c.vocabulary[j])
+          for (int64_t v = 0; v < n; ++v)
+            if (!c.vocabulary[j][first + v]) std::fill(y + v * GROUP, y + (v + 1) * GROUP, LOWEST);
+        write_gold(c, y, g, first, found + (PASS_ROWS * K + j * teacher_rows(K) + 4) * c.tokens);
+      }
+    }
+    const int64_t width = c.projection.width;
+    pack_rows(c.projection, first, rows);
+    for (int64_t g = 0; g < per; ++g) {
+      for (int k = 0; k < K; ++k) {
+        float* z = block(c.logits, k, g);
+        const Ahead<1> next{{z + high * GROUP}, g + 1 < per ? n : 0};
+        multiply_rows(rows, columns + (k * per + g) * width * GROUP, width, panels, z, next);
+        write_gold(c, z, g, first, found + (PASS_ROWS * k + 3) * c.tokens);
+      }
+      for (int half = 0; half < 2; ++half) {
+        const float* y = c.teachers ? block(c.teacher_logits, 0, g) + half * LANES : nullptr;
+        absorb_block<K>(run[2 * g + half], c, block(c.logits, 0, g) + half * LANES, y, step, int(n), int(first));
+      }
+    }
+  }
+}
+
 template <int K>
 void statistics_of(const Chunk& c, float* found) {
-  const int64_t per = groups(c.tokens), high = padded(c.words), blocks = ceil_div(c.words, BLOCK);
-  const int64_t step = per * high * GROUP;  // from one pass (or teacher) to the next
-  const int threads = int(std::max<int64_t>(1, std::min<int64_t>(c.threads, blocks)));
+  const int64_t rows_of_lanes = groups(c.tokens) * 2, blocks = ceil_div(c.words, BLOCK);
+  const int parts = int(std::min<int64_t>(int64_t(PARTS) * c.threads, blocks)), threads = std::min(c.threads, parts);
   const Buffer columns = pack_columns(c.hidden, c.tokens, c.threads);
   std::vector<Buffer> teacher_columns;
   int64_t size = packed_rows_size(c.projection.width);
@@ -256,50 +295,20 @@ void statistics_of(const Chunk& c, float* found) {
     teacher_columns.push_back(pack_columns({c.teacher_hidden[j]}, c.tokens, c.threads));
     size = std::max(size, packed_rows_size(c.teacher_projection[j].width));
   }
-  std::vector<Running<K>> running(threads * per * 2);
+  std::vector<Running<K>> running(parts * rows_of_lanes);
 #pragma omp parallel num_threads(threads)
   {
-    const int thread = omp_get_thread_num();
     const Buffer rows = buffer(size);
-    Running<K>* mine = running.data() + thread * per * 2;
-    for (int64_t g = 0; g < per * 2; ++g) mine[g].clear();
-    const Share share(blocks, thread, threads);
-    for (int64_t b = share.begin; b < share.end; ++b) {
-      const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first), panels = ceil_div(n, TALL);
-      const auto block = [&](float* z, int64_t slot, int64_t g) { return z + slot * step + (g * high + first) * GROUP; };
-      for (int j = 0; j < c.teachers; ++j) {
-        const int64_t width = c.teacher_projection[j].width;
-        pack_rows(c.teacher_projection[j], first, rows.get());
-        for (int64_t g = 0; g < per; ++g) {
-          float* y = block(c.teacher_logits, j, g);
-          const Ahead<1> next{{y + high * GROUP}, g + 1 < per ? n : 0};
-          multiply_rows(rows.get(), teacher_columns[j].get() + g * width * GROUP, width, panels, y, next);
-          if (c.vocabulary[j])
-            for (int64_t v = 0; v < n; ++v)
-              if (!c.vocabulary[j][first + v]) std::fill(y + v * GROUP, y + (v + 1) * GROUP, LOWEST);
-          write_gold(c, y, g, first, found + (PASS_ROWS * K + j * teacher_rows(K) + 4) * c.tokens);
-        }
-      }
-      const int64_t width = c.projection.width;
-      pack_rows(c.projection, first, rows.get());
-      for (int64_t g = 0; g < per; ++g) {
-        for (int k = 0; k < K; ++k) {
-          float* z = block(c.logits, k, g);
-          const Ahead<1> next{{z + high * GROUP}, g + 1 < per ? n : 0};
-          multiply_rows(rows.get(), columns.get() + (k * per + g) * width * GROUP, width, panels, z, next);
-          write_gold(c, z, g, first, found + (PASS_ROWS * k + 3) * c.tokens);
-        }
-        for (int half = 0; half < 2; ++half) {
-          const float* y = c.teachers ? block(c.teacher_logits, 0, g) + half * LANES : nullptr;
-          absorb_block<K>(mine[2 * g + half], c, block(c.logits, 0, g) + half * LANES, y, step, int(n), int(first));
-        }
-      }
+#pragma omp for schedule(dynamic)
+    for (int part = 0; part < parts; ++part) {
+      Running<K>* run = running.data() + part * rows_of_lanes;
+      for (int64_t i = 0; i < rows_of_lanes; ++i) run[i].clear();
+      take_part<K>(c, Share(blocks, part, parts), columns.get(), teacher_columns, rows.get(), run, found);
     }
-#pragma omp barrier
 #pragma omp for schedule(static)
-    for (int64_t g = 0; g < per * 2; ++g) {
-      for (int t = 1; t < threads; ++t) running[g].join(running[t * per * 2 + g], c.teachers);
-      write_found<K>(c, running[g], g * LANES, found);
+    for (int64_t i = 0; i < rows_of_lanes; ++i) {
+      for (int part = 1; part < parts; ++part) running[i].join(running[part * rows_of_lanes + i], c.teachers);
+      write_found<K>(c, running[i], i * LANES, found);
     }
   }
 }
@@ -389,13 +398,14 @@ Slope<Lanes, K, J> slopes_of(const Chunk& c, const Demand& want, int64_t first, 
 }
 
 template <int K, int J>
-void gradient_block(const Slope<Lanes, K, J>& s, float* z, const float* y, int64_t step, int64_t n) {
+void gradient_block(const Slope<Lanes, K, J>& s, const float* z, const float* y, int64_t step, int64_t n, float* dz,
+                    int64_t apart) {
   for (int64_t v = 0; v < n; ++v) {
     Lanes from[K], teacher[J + 1], to[K];
     load_all<K>(z + v * GROUP, step, from);
     load_all<J>(y + v * GROUP, step, teacher);
     gradient<Lanes, K, J>(s, from, teacher, to);
-    for (int k = 0; k < K; ++k) store(z + k * step + v * GROUP, to[k]);
+    for (int k = 0; k < K; ++k) store(dz + k * apart + v * GROUP, to[k]);
   }
 }
 
@@ -451,66 +461,82 @@ void add_rows(const Tile& tile, float* to, int64_t width, int64_t rows, int64_t 
   }
 }
 
+// A block's rows of the projection's gradient: gradients of `all` groups, [group][BLOCK][GROUP], times hidden states.
+void add_projection(const float* dz, const float* panels, int64_t all, int64_t n, int64_t width, float* to, bool fresh) {
+  for (int64_t begin = 0; begin < all; begin += NEAR) {  // some groups' hidden states stay in the first cache
+    const int64_t end = std::min<int64_t>(begin + NEAR, all);
+    for (int64_t q = 0; q < ceil_div(width, GROUP); ++q) {
+      for (int64_t v = 0; v < n; v += TALL) {
+        Tile tile;
+        tile.clear();
+        float* corner = to + v * width + q * GROUP;
+        const float* next = corner;
+        const int64_t rows = std::min<int64_t>(TALL, n - v);
+        int64_t left = rows;
+        for (int64_t g = begin; g < end; ++g) {
+          for (int i = 0; i < 2 && left > 0; ++i, --left, next += width) Ahead<1>{{next}, 1}.ask(1);
+          tile.add<GROUP, 1>(dz + (g * BLOCK + v) * GROUP, panels + (q * all + g) * GROUP * GROUP, GROUP);
+        }
+        add_rows(tile, corner, width, rows, std::min<int64_t>(GROUP, width - q * GROUP), fresh && begin == 0);
+      }
+    }
+  }
+}
+
 template <int K, int J>
 void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dprojection, bool fresh) {
   const int64_t per = groups(c.tokens), high = padded(c.words), blocks = ceil_div(c.words, BLOCK);
   const int64_t step = per * high * GROUP, width = c.projection.width, all = K * per;
-  const int64_t tall = ceil_div(width, TALL), wide = ceil_div(width, GROUP);
+  const int64_t apart = per * BLOCK * GROUP;  // from one pass's gradients of a block to the next
+  const int64_t tall = ceil_div(width, TALL), sums_size = tall * TALL * GROUP;
   const int threads = int(std::max<int64_t>(1, std::min<int64_t>(c.threads, blocks)));
   std::vector<float> gold(c.tokens);
   std::vector<Slope<Lanes, K, J>> slopes(per * 2);
   for (int64_t g = 0; g < per * 2; ++g) slopes[g] = slopes_of<K, J>(c, want, g * LANES, gold.data());
   const Buffer panels = dprojection ? pack_panels(c.hidden, c.tokens, c.threads) : buffer(0);
-  const int64_t sums_size = tall * TALL * GROUP;
   const Buffer sums = buffer(dhidden ? threads * all * sums_size : 0);
+  std::vector<std::atomic_flag> taken(blocks);  // blocks whose rows of the projection's gradient a thread makes
 #pragma omp parallel num_threads(threads)
   {
     const int thread = omp_get_thread_num();
-    const Buffer rows = buffer(dhidden ? tall * TALL * BLOCK : 0);
+    const Buffer rows = buffer(dhidden ? tall * TALL * BLOCK : 0), dz = buffer(K * apart);
+    std::fill(dz.get(), dz.get() + K * apart, 0.f);
     float* mine = sums.get() + thread * all * sums_size;
     if (dhidden) std::fill(mine, mine + all * sums_size, 0.f);
-    const Share share(blocks, thread, threads);
-    for (int64_t b = share.begin; b < share.end; ++b) {
+    const auto take = [&](int64_t b, bool hidden, bool projection) {
       const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first);
       const int64_t asked = ceil_div(n, K * tall);
-      if (dhidden) pack_across(c.projection, first, n, rows.get());
+      if (hidden) pack_across(c.projection, first, n, rows.get());
       for (int64_t g = 0; g < per; ++g) {
-        float* z = c.logits + (g * high + first) * GROUP;
+        const float* z = c.logits + (g * high + first) * GROUP;
         const float* y = c.teacher_logits + (J ? (g * high + first) * GROUP : 0);
+        float* to = dz.get() + g * BLOCK * GROUP;
         Ahead<K + J> next{{}, g + 1 < per ? n : 0};
         for (int k = 0; k < K; ++k) next.at[k] = z + k * step + high * GROUP;
         for (int j = 0; j < J; ++j) next.at[K + j] = y + j * step + high * GROUP;
-        if (!dhidden) next.ask(n);
+        if (!hidden) next.ask(n);
         for (int half = 0; half < 2; ++half)
-          gradient_block<K, J>(slopes[2 * g + half], z + half * LANES, y + (J ? half * LANES : 0), step, n);
+          gradient_block<K, J>(slopes[2 * g + half], z + half * LANES, y + (J ? half * LANES : 0), step, n,
+                               to + half * LANES, apart);
         for (int64_t t = g * GROUP; t < std::min((g + 1) * GROUP, c.tokens); ++t) {
           const int64_t r = c.gold[t] - first;
           if (r >= 0 && r < n)
-            for (int k = 0; k < K; ++k) z[k * step + r * GROUP + t % GROUP] -= gold[t];
+            for (int k = 0; k < K; ++k) to[k * apart + r * GROUP + t % GROUP] -= gold[t];
         }
-        for (int k = 0; k < K && dhidden; ++k)
-          add_hidden(rows.get(), z + k * step, tall, int(n), mine + (k * per + g) * sums_size, next, asked);
+        for (int k = 0; k < K && hidden; ++k)
+          add_hidden(rows.get(), to + k * apart, tall, int(n), mine + (k * per + g) * sums_size, next, asked);
       }
-      if (!dprojection) continue;
-      for (int64_t begin = 0; begin < all; begin += NEAR) {  // some groups' hidden states stay in the first cache
-        const int64_t end = std::min<int64_t>(begin + NEAR, all);
-        for (int64_t q = 0; q < wide; ++q) {
-          const int64_t columns = std::min<int64_t>(GROUP, width - q * GROUP);
-          for (int64_t v = 0; v < n; v += TALL) {
-            Tile tile;
-            tile.clear();
-            const float* to = dprojection + (first + v) * width + q * GROUP;
-            int64_t left = std::min<int64_t>(TALL, n - v);
-            for (int64_t kg = begin; kg < end; ++kg) {
-              for (int i = 0; i < 2 && left > 0; ++i, --left, to += width) Ahead<1>{{to}, 1}.ask(1);
-              tile.add<GROUP, 1>(c.logits + kg / per * step + (kg % per * high + first + v) * GROUP,
-                                 panels.get() + (q * all + kg) * GROUP * GROUP, GROUP);
-            }
-            add_rows(tile, dprojection + (first + v) * width + q * GROUP, width, std::min<int64_t>(TALL, n - v),
-                     columns, fresh && begin == 0);
-          }
-        }
-      }
+      if (projection) add_projection(dz.get(), panels.get(), all, n, width, dprojection + first * width, fresh);
+    };
+    const Share own(blocks, thread, threads);
+    for (int64_t b = own.begin; b < own.end; ++b) {
+      const bool projection = dprojection && !taken[b].test_and_set();
+      if (dhidden || projection) take(b, dhidden, projection);
+    }
+    for (int t = 1; t < threads && dprojection; ++t) {  // help slower threads, from their ends; sums stay their own
+      const Share other(blocks, (thread + t) % threads, threads);
+      for (int64_t b = other.end - 1; b >= other.begin; --b)
+        if (!taken[b].test_and_set()) take(b, false, true);
     }
 #pragma omp barrier
     if (dhidden) {

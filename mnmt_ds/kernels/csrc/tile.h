@@ -5,6 +5,14 @@
 
 namespace mnmt {
 
+// A row's number reaches its two products through a register, or, for the first STRAIGHT rows, straight from memory:
+// that is one instruction less for one load more, and the loads have room. Two threads of a core share its decoder.
+#if defined(__AVX512F__)
+constexpr int STRAIGHT = 8;
+#else
+constexpr int STRAIGHT = 0;
+#endif
+
 struct Tile {
   Lanes sum[TALL][2];
   ROW void clear() {
@@ -29,13 +37,15 @@ struct Tile {
   // sum[i] += sum_k a[i * DOWN + k * ALONG] * b[k * GROUP ...]
   template <int DOWN, int ALONG>
   ROW void add(const float* a, const float* b, int n) {
-    for (int k = 0; k < n; ++k, a += ALONG, b += GROUP) {
+    const float* again = a;
+    asm("" : "+r"(again));  // the compiler no longer knows that it is a: it reads a number for each product
+#pragma GCC unroll 2
+    for (int k = 0; k < n; ++k, a += ALONG, again += ALONG, b += GROUP) {
       const Lanes left = load(b), right = load(b + LANES);
 #pragma GCC unroll 16
       for (int i = 0; i < TALL; ++i) {
-        const Lanes x = Of<Lanes>::number(a[i * DOWN]);
-        sum[i][0] += x * left;
-        sum[i][1] += x * right;
+        sum[i][0] += Of<Lanes>::number(a[i * DOWN]) * left;
+        sum[i][1] += Of<Lanes>::number((i < STRAIGHT ? again : a)[i * DOWN]) * right;
       }
     }
   }
