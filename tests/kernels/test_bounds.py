@@ -1,6 +1,7 @@
 """Every implementation against float64: at most twice the error of the definition run in the same dtype."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -128,6 +129,41 @@ def test_gradient_alone_twice_and_never(implementation: str) -> None:
         )  # fmt: skip
     torch.testing.assert_close(sums.loss, expected[0].loss.detach())
     assert not sums.loss.requires_grad
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "cpu"])
+def test_gradients_add_up_while_the_graph_is_kept(implementation: str) -> None:
+    given = case(gates=(Gate("adaptive"),))
+    expected = outcome(given, implementation)[2]
+    projection = given.projection.detach().clone().requires_grad_()
+    sums = ce_with_teacher(
+        given.hidden, projection, given.target, given.teachers, **given.options, implementation=implementation
+    )
+    for times, keep in ((1, True), (2, True), (3, False)):
+        sums.loss.backward(retain_graph=keep)
+        torch.testing.assert_close(projection.grad, expected * times)
+
+
+@pytest.mark.parametrize("implementation", ["cpu"])
+def test_threads_that_help_each_other_change_no_bit(implementation: str) -> None:
+    """More threads than cores finish in any order; callers side by side have a buffer each."""
+    small, large = case(2, 9, 7, 500), case(6, 30, 20, 4093, 2, (Gate("adaptive"),))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(5)
+        first = [outcome(given, implementation) for given in (large, small, large)]
+        for _ in range(5):
+            again = outcome(large, implementation)
+            assert all(torch.equal(a, b) for a, b in zip(first[0][1:], again[1:], strict=True))
+        with ThreadPoolExecutor(2) as pool:
+            for one, other in zip(
+                pool.map(outcome, [large, small] * 4, [implementation] * 8), first[:2] * 4, strict=True
+            ):
+                assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+        torch.set_num_threads(1)
+        torch.testing.assert_close(outcome(large, implementation)[1:], first[0][1:], rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_training_is_the_same_with_and_without() -> None:
