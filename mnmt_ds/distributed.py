@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d as c10d
 
 from mnmt_ds.errors import UserError
 
@@ -85,7 +86,7 @@ class Grid(NamedTuple):
         return dist.get_world_size(self.model)
 
 
-def split_into_teams(count: int, timeout_minutes: float = 30.0) -> None:
+def split_into_teams(count: int) -> None:
     """Ranks become ``count`` teams of neighbours (1: none); all ranks call this."""
     from deepspeed.utils import groups
 
@@ -94,7 +95,7 @@ def split_into_teams(count: int, timeout_minutes: float = 30.0) -> None:
         return
     size = world_size() // count
     mine = range(_job_rank() // size * size, (_job_rank() // size + 1) * size)
-    group, alone = new_group(mine, timeout_minutes), new_group([_job_rank()], timeout_minutes)
+    group, alone = new_group(mine), new_group([_job_rank()])
     _Teams.count, _Teams.group, _Teams.grid = count, group, Grid(group, alone)
 
 
@@ -103,10 +104,9 @@ def team_grid() -> Grid | None:
     return _Teams.grid
 
 
-def new_group(ranks: Sequence[int], timeout_minutes: float = 30.0, backend: str | None = None) -> Any:
+def new_group(ranks: Sequence[int], backend: str | None = None) -> Any:
     """A group of ranks of the job; called by its members alone."""
-    timeout = datetime.timedelta(minutes=timeout_minutes)
-    return dist.new_group(list(ranks), timeout, backend, use_local_synchronization=True)
+    return dist.new_group(list(ranks), backend=backend, use_local_synchronization=True)
 
 
 @contextmanager
@@ -192,7 +192,13 @@ def ranks_of_their_own() -> Ranks:
     return Ranks(data_rank(), count, new_group(range(first, first + count * split, split)) if count > 1 else None)
 
 
-def all_of_their_own(timeout_minutes: float = 30.0) -> Ranks:
+def shards_of_their_own() -> Any:
+    """A group as that of ``ranks_of_their_own``, of the ranks that share this rank's vocabulary; called by them all."""
+    first = _job_rank() - shard()
+    return new_group(range(first, first + shards()))
+
+
+def all_of_their_own() -> Ranks:
     """All ranks of a job without teams, with a group as that of ``ranks_of_their_own``; called by all together.
 
     A ``new_group`` is named after how many groups its members are in already: those of a pipeline's inner stages are in
@@ -200,12 +206,15 @@ def all_of_their_own(timeout_minutes: float = 30.0) -> Ranks:
     """
     if world_size() == 1:
         return Ranks()
-    return Ranks(rank(), world_size(), dist.new_group(timeout=datetime.timedelta(minutes=timeout_minutes)))
+    return Ranks(rank(), world_size(), dist.new_group())
 
 
 @contextmanager
 def job(timeout_minutes: float = 30.0) -> Iterator[None]:
     """Joins the ranks of a ``deepspeed``, ``torchrun`` or ``srun`` job (or none) for as long as the block runs.
+
+    ``timeout_minutes`` is how long a rank waits for its peers, also in the groups that DeepSpeed forms: it gives them
+    torch's default, which is 10 minutes under NCCL.
 
     Leaves with a barrier only where the block ended well, so that a failed rank never waits for its peers.
     """
@@ -222,10 +231,13 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
         dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False,
         timeout=timeout,
     )  # fmt: skip
+    defaults = c10d.default_pg_timeout, c10d.default_pg_nccl_timeout
+    c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = timeout
     try:
         yield
         dist.barrier()
     finally:
+        c10d.default_pg_timeout, c10d.default_pg_nccl_timeout = defaults
         dist.destroy_process_group()
 
 

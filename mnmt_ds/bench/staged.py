@@ -159,7 +159,7 @@ def _ways(args: argparse.Namespace, engine: Any, known: Texts) -> dict[str, Less
         return student.own_shard(engine, layout, ranks, torch.float16)
 
     def blank() -> torch.nn.Module:
-        made: torch.nn.Module = stages.segment().to(device()).eval().requires_grad_(False)
+        made: torch.nn.Module = stages.segment(None).to(device()).eval().requires_grad_(False)
         return made
 
     def library() -> Library:

@@ -129,6 +129,7 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
     from mnmt_ds.teachers.faculty import Faculty
     from mnmt_ds.teachers.layout import layout_of
     from mnmt_ds.teachers.library import Library
+    from mnmt_ds.teachers.line import Whole
     from mnmt_ds.teachers.settings import TeacherSettings
     from mnmt_ds.teachers.shelf import Shelf
     from mnmt_ds.teachers.vault import Vault
@@ -153,7 +154,8 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
         plan = plan_cache(kept, known.lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)
         cache = None
         if plan is not None:
-            cache = StateCache(library, plan, Vault(plan.memory, 0, plan.bytes_a_row, None), known.batch, False)
+            vault = Vault(plan.memory, 0, plan.bytes_a_row, None)
+            cache = StateCache(library, plan, vault, known.batch, False, Whole(library.ranks))
         return Faculty([str(pair) for pair in range(pairs)], library, cache, own, lambda version: own())
 
     def own() -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds import __version__
+from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.distributed import data_ranks, device, is_main, on_main_first, same_everywhere, seed_of, shards
@@ -16,6 +18,7 @@ from mnmt_ds.engine import balance, ds_config, pipeline, student, tensor, trials
 from mnmt_ds.engine.best import Best
 from mnmt_ds.engine.dev_scores import dev_bleu
 from mnmt_ds.engine.exchange import Exchange
+from mnmt_ds.engine.foresight import Foresight
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.stream import Stream
@@ -75,10 +78,20 @@ def make_students(
             on_main_first(own.directory.mkdir, 0o777, True, True)
             log = Tracker(own.directory, own.tracking.model_copy(update={"wandb": "off"}), is_main(), {}, own.name)
             peers = exchange.peers_of(name, last, trials.run)
-        method = build(own.method, make_context(own, engine, corpus, stream, tracker.say, peers))
+        foresight = Foresight(engine, own.data.pairs) if student.piped(engine) else None
+        method = build(own.method, make_context(own, engine, corpus, stream, tracker.say, peers, foresight))
         best = Best(own.data.pairs, own.validation.selection, dev_tokens)
-        exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log, exchange.bring)
+        bring = partial(_bring, exchange, foresight)
+        exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log, bring)
     return list(exchange.students.values())
+
+
+def _bring(
+    exchange: Exchange, foresight: Foresight | None, one: Student, group: Sequence[Batch], number: int | str
+) -> None:
+    exchange.bring(one, group, number)
+    if foresight is not None:
+        foresight.bring(group)
 
 
 def last_update(recipe: Recipe, stream: Stream) -> int:
@@ -107,8 +120,9 @@ def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus, costs: S
 
 
 def make_context(
-    recipe: Recipe, engine: Any, corpus: Corpus, stream: Stream, say: Callable[[str], None], peers: Peers | None
-) -> Context:
+    recipe: Recipe, engine: Any, corpus: Corpus, stream: Stream, say: Callable[[str], None], peers: Peers | None,
+    foresight: Foresight | None,
+) -> Context:  # fmt: skip
     """What a student's method may need of the run."""
     vocabularies: dict[str, Tensor] = {}
     words = student.words_of(engine)
@@ -130,8 +144,9 @@ def make_context(
         smoothing=recipe.train.label_smoothing,
         implementation=recipe.train.loss_implementation,
         faculty=faculty,
-        quiet_states=lambda batch: student.quiet_states(engine, batch),
+        quiet_states=partial(student.quiet_states, engine) if foresight is None else foresight.states,
         target_vocabulary=target_vocabulary,
+        foresee=foresight.foresee if foresight is not None else lambda wanted: None,
         partitioned=engine.zero_optimization_stage() == 3,
         total_updates=lambda: last_update(recipe, stream),
         group=words.group if words is not None else None,

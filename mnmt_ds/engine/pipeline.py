@@ -19,7 +19,7 @@ from mnmt_ds.models.segment import Segment, parts_of
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, draw
 from mnmt_ds.models.vocabulary import Words, is_split
-from mnmt_ds.objectives.methods import inside
+from mnmt_ds.objectives.methods import teacher_settings
 
 if TYPE_CHECKING:
     from mnmt_ds.engine.stages import Stages
@@ -48,20 +48,18 @@ def check(recipe: Recipe, config: ds_config.Json) -> None:
         "fp16 is not done along stages; set train.precision: bf16": recipe.train.precision == "fp16",
         "offload is not done along stages; leave offload_optimizer out": bool(zero.get("offload_optimizer")),
         "placement: split is not done along stages; set placement: together": recipe.placement == "split",
+        "teachers.on_device: layers is not for stages, which hold their own layers; set it to whole": any(
+            one.on_device == "layers" for one in teacher_settings(recipe.method)
+        ),
         "simultaneous steps are not done along stages; set simultaneous: false": recipe.simultaneous,
     }
     for sampler in samplers:
         refusals[f"sampler {sampler.name} measures the student, which is not done along stages; take another"] = (
             hasattr(sampler, "every")
         )
-    for method in inside(recipe.method):
-        quiet = getattr(method, "gate_student", "train") == "eval" and method.variant != "whole"
-        refusals["gate_student: eval takes a second pass that stages do not make; set gate_student: train"] = quiet
-        layers = getattr(getattr(method, "teachers", None), "on_device", "whole") == "layers"
-        refusals["teachers.on_device: layers is not for stages, which hold their own layers; set it to whole"] = layers
-        for text, wrong in refusals.items():
-            if wrong:
-                raise UserError(f"pipeline: {text}")
+    for text, wrong in refusals.items():
+        if wrong:
+            raise UserError(f"pipeline: {text}")
 
 
 def initialise_engine(
@@ -226,15 +224,14 @@ def states(engine: Any, batches: Sequence[Batch], seeds: Sequence[int] | None) -
 def _run(
     engine: Any, batches: Sequence[Batch], score: Callable[..., Tensor], seeds: Sequence[int] | None = None
 ) -> None:
-    """Forward passes alone, without gradient; ``score`` is called on the last stage, in order."""
-    if not batches:
-        return
+    """Forward passes alone, without gradient; ``score`` is called on the last stage, in order. All ranks of the job
+    begin together, also one that has no batches."""
     module: Stages = engine.module
     module.score, module.loud = score, seeds is not None
     engine.reset_activation_shape()
     drawn = seeds or [0] * len(batches)
     ready = (as_input(to_device(batch, device()), own) for batch, own in zip(batches, drawn, strict=True))
-    engine.eval_batch(ready, bcast_loss=False, num_micro_batches=len(batches))
+    engine.eval_batch(ready, bcast_loss=False, reduce_output=None, num_micro_batches=len(batches))
     engine.reset_activation_shape()
     module.loud = False
     engine.train()

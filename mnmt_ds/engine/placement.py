@@ -65,11 +65,10 @@ class Column:
         self._broken = False
         if not self.split:
             return
-        minutes = recipe.train.timeout_minutes
-        split_into_teams(len(self.names), minutes)
+        split_into_teams(len(self.names))
         self.members = [number * world_size() + rank() for number in range(len(self.names))]
-        self._heads = new_group(self.members, minutes, "gloo")
-        self._states = new_group(self.members, minutes)
+        self._heads = new_group(self.members, "gloo")
+        self._states = new_group(self.members)
         dist.all_reduce(torch.zeros(1, device=device()), group=self._states)  # NCCL's first call must be all members'
 
     @property

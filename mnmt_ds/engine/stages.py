@@ -82,7 +82,7 @@ class Stages(PipelineModule):
 
     def _build(self) -> None:
         """As PipelineModule's, but the layers' names are the plain model's."""
-        self.model = self.segment()
+        self.model = self.segment(self.words)
         self.forward_funcs = self.model.layers()
         tied = {TIED: self.model.get_submodule(TIED)} if hasattr(self.model, TIED) else {}
         del self._modules["tied_modules"]
@@ -96,11 +96,11 @@ class Stages(PipelineModule):
         """As PipelineModule's, which would have autograd record the broadcast."""
         super()._synchronize_tied_weights()
 
-    def segment(self) -> Segment:
-        """New layers of this rank's stage, such as a teacher's."""
+    def segment(self, words: Words | None) -> Segment:
+        """New layers of this rank's stage, such as a teacher's; ``words``: of the vocabulary, None: all."""
         made = Segment(self.settings, self.vocabulary_size, self.row, self._local_start, self._local_stop)
-        if self.words is not None:
-            split(made, self.words)
+        if words is not None:
+            split(made, words)
         return made
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Any:

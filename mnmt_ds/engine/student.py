@@ -58,7 +58,8 @@ class Student:
     walk: Walk
     tracker: Tracker
     bring: Callable[["Student", Sequence[Batch], int | str], None] = lambda one, group, number: None
-    """Fetches what other students say of an update's micro-batches, before it."""
+    """Fetches what other students say of an update's micro-batches, and along a pipeline its own quiet passes, before
+    it."""
     last: int | None = None
     """The update whose weights are kept as ``last``."""
 

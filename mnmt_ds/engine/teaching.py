@@ -19,6 +19,7 @@ from mnmt_ds.distributed import (
     on_main_first,
     rank,
     ranks_of_their_own,
+    shards_of_their_own,
     stages,
 )
 from mnmt_ds.engine import snapshots, student
@@ -37,7 +38,7 @@ from mnmt_ds.teachers.cache import StateCache
 from mnmt_ds.teachers.faculty import Faculty
 from mnmt_ds.teachers.layout import cut, layout_of
 from mnmt_ds.teachers.library import Library
-from mnmt_ds.teachers.line import Line
+from mnmt_ds.teachers.line import Line, Whole
 from mnmt_ds.teachers.passing import Passing
 from mnmt_ds.teachers.relay import Relay, Remembered
 from mnmt_ds.teachers.settings import TeacherSettings
@@ -99,18 +100,21 @@ def make_faculty(
     own_shard = partial(student.own_shard, engine, layout, ranks, dtype)
     piped = student.piped(engine)
 
+    plan = cache_plan(recipe, settings, stream, ranks.count) if settings.on_device == "whole" else None
+    if plan is not None and words is not None:
+        words = words._replace(group=shards_of_their_own())  # its teachers run in the background
+
     def blank() -> nn.Module:
         if piped:
-            return frozen(engine.module.segment(), recipe)
+            return frozen(engine.module.segment(words), recipe)
         return blank_model(recipe, model.vocabulary_size, words=words)
 
     library = Library(shelf, layout, ranks, blank, device())
-    whole = settings.on_device == "whole" and words is None
-    plan = cache_plan(recipe, settings, stream, ranks.count) if whole else None
     cache = None
     if plan is not None:
         vault = Vault(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
-        way = Line(all_of_their_own(), stages()) if piped else None
+        everyone = all_of_their_own() if piped or words is not None else ranks
+        way = Line(everyone, stages()) if piped else Whole(everyone)
         cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8", way)
     on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
     holder: Library | Relay = library

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed import distributed_c10d as c10d
 
 from mnmt_ds.distributed import Grid, seed_of, shards, split_into_stages, stages, world_size
 from mnmt_ds.engine import ds_config, student
@@ -15,7 +16,7 @@ from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.vocabulary import Words, share, split
-from mnmt_ds.objectives.methods import inside
+from mnmt_ds.objectives.methods import inside, teacher_settings
 
 
 def arrange(recipe: Recipe) -> None:
@@ -32,7 +33,9 @@ def check(recipe: Recipe, config: ds_config.Json, ranks: int | None = None) -> N
     ranks = world_size() if ranks is None else ranks
     parts = recipe.pipeline.stages if recipe.pipeline is not None else 1
     staged = f" in {parts} stages" if parts > 1 else ""
+    by_layers = any(one.on_device == "layers" for one in teacher_settings(recipe.method))
     refusals = {
+        "teachers.on_device: layers is not done with it; set it to whole": by_layers,
         f"{ranks} rank(s) cannot share a vocabulary by {count}{staged}; start a multiple of {count * parts}": (
             ranks % (count * parts) != 0
         ),
@@ -49,11 +52,6 @@ def check(recipe: Recipe, config: ds_config.Json, ranks: int | None = None) -> N
         f" {recipe.train.loss_implementation}": recipe.train.loss_implementation not in ("auto", "chunked"),
     }
     for method in inside(recipe.method):
-        kept = getattr(method, "teachers", None)
-        cache = getattr(kept, "cache", "off")
-        refusals[f"teachers.cache: {cache} is not done with it; set it to auto or off"] = cache in ("ram", "disk")
-        layers = getattr(kept, "on_device", "whole") == "layers"
-        refusals["teachers.on_device: layers is not done with it; set it to whole"] = layers
         top_k = getattr(method, "top_k", 0)
         refusals[f"top_k: {top_k} needs all words on each rank; set top_k: 0"] = top_k > 0
     for text, wrong in refusals.items():
@@ -69,7 +67,10 @@ def form_groups() -> dist.ProcessGroup | None:
 
     if parallel_state.model_parallel_is_initialized():  # of a run before this one
         parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(shards(), stages(), create_gloo_process_groups=False)
+    minutes = c10d.default_pg_timeout.total_seconds() / 60
+    parallel_state.initialize_model_parallel(
+        shards(), stages(), create_gloo_process_groups=False, distributed_timeout_minutes=minutes
+    )
     return parallel_state.get_tensor_model_parallel_group()
 
 

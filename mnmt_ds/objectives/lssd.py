@@ -68,11 +68,16 @@ class LssdSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "LssdSettings":
-        if self.gate_student == "eval" and self.gate_level == "token" and self.variant != "whole":
+        if self.quiet and self.gate_level == "token":
             raise ValueError("gate_student: eval compares whole sentences; set gate_level: sentence")
         if self.alpha is not None and self.alpha < 0:
             raise ValueError("alpha must not be negative")
         return self
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the gate asks for a pass of its own."""
+        return self.gate_student == "eval" and self.variant != "whole"
 
 
 def lssd(settings: LssdSettings, context: Context) -> Method:
@@ -89,18 +94,17 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
     )
     share = 0.5 if settings.halve_total else 1.0
-    quiet = settings.gate_student == "eval" and settings.variant != "whole"
 
     def teach(batch: Batch) -> Batch:
         name = context.pairs[batch.pair]
         version = source.teacher_of(name)
         if version is None or batch.tokens == 0:
-            if quiet and context.partitioned and any(source.teacher_of(pair) is not None for pair in context.pairs):
+            if settings.quiet and context.partitioned and any(map(_taught, context.pairs)):
                 context.quiet_states(batch)  # another rank may need this pass, in which all gather the weights
             return batch
         hidden_BTE, projection_VE = faculty.states(version, batch)
         teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=_vocabulary(name))
-        if quiet:
+        if settings.quiet:
             teacher = teacher._replace(weight=share * alpha * _quiet_gate(batch, teacher), gate=Gate())
         return batch._replace(gold_weight=share * batch.gold_weight, teachers={**batch.teachers, "kd": teacher})
 
@@ -122,6 +126,11 @@ def lssd(settings: LssdSettings, context: Context) -> Method:
     def upcoming(slots: Sequence[Slot | None]) -> None:
         faculty.announce(slots, source)
 
+    def _taught(pair: str) -> bool:
+        return source.teacher_of(pair) is not None
+
+    if settings.quiet:
+        context.foresee(_taught)
     score = scorer(context.smoothing, context.implementation, context.group)
     return Method(unchanged, teach, score, source.update, {"teachers": source}, upcoming)
 

@@ -102,6 +102,9 @@ class Context:
     """The student's decoder states without dropout or gradient, and its projection."""
     target_vocabulary: Callable[[str], Tensor]
     """Of a target language, a boolean (V,) of the tokens in its own training text."""
+    foresee: Callable[[Callable[[str], bool]], None] = lambda wanted: None
+    """Told once: whether a batch of a pair (its name) will ask for ``quiet_states``, as things then are. Along pipeline
+    stages they are made before the update."""
     partitioned: bool = False
     """ZeRO-3: the student's passes gather its weights, so that all ranks must make them together."""
     total_updates: Callable[[], int] = lambda: 0

@@ -77,13 +77,13 @@ def candidates(recipe: Recipe, layout: Layout) -> Iterator[tuple[Layout, int, bo
 
 
 def splits(recipe: Recipe, layout: Layout) -> list[tuple[int, int]]:
-    """Numbers of pipeline stages and of ranks that share a vocabulary, one of them above 1, that ranks and recipe allow
-    at ZeRO-1."""
+    """Numbers of pipeline stages and of ranks that share a vocabulary, not both 1, that ranks and recipe allow at
+    ZeRO-1: stages alone, a shared vocabulary alone, both together."""
     found, config = [], {"zero_optimization": {"stage": 1}}
-    counts = range(2, layout.ranks + 1)
-    for stages, shards in [*((count, 1) for count in counts), *((1, count) for count in counts)]:
+    counts = [count for count in range(1, layout.ranks + 1) if layout.ranks % count == 0]
+    for stages, shards in sorted(itertools.product(counts, counts), key=lambda cut: (cut[1] > 1, cut[0] > 1)):
         data_ranks, left = divmod(layout.ranks, stages * shards)
-        if left or batches_per_update(recipe.train, data_ranks) % data_ranks:
+        if stages * shards == 1 or left or batches_per_update(recipe.train, data_ranks) % data_ranks:
             continue
         parts = {"pipeline": PipelineSettings(stages=stages), "tensor": TensorSettings(vocabulary=shards)}
         tried = recipe.model_copy(update=parts)

@@ -87,6 +87,8 @@ class Lessons(NamedTuple):
     """Bytes of remembered decoder states a rank; of a pipeline, a rank of its last stage."""
     at_once: int = 0
     """Teachers in a batch's loss."""
+    foreseen: int = 0
+    """Bytes of the student's own quiet states that a rank of a pipeline's last stage holds during an update."""
     by_layers: bool = False
     """Their layers pass through the device one by one, instead of whole teachers."""
 
@@ -123,7 +125,8 @@ class Memory(NamedTuple):
     activations: int
     loss: int
     teachers: int
-    """Whole models that stand ready, and what is on its way to them; what other students say, and their projections."""
+    """Whole models that stand ready, and what is on its way to them; what other students say, and their projections;
+    what was foreseen."""
     aside: int
     """A search's copy of the training state."""
     host_optimizer: int
@@ -177,7 +180,7 @@ def memory(
         loss *= 2  # behind a backward pass a stage takes it anew, as it does activations
     ready = ready_teachers(m, words, layout, lessons, n) if lessons.versions else 0
     shards = min(lessons.versions * lessons.dtype_bytes * n // r, lessons.shard_cap)
-    told = 0 if held.following else students.states + students.peers * projection(m, words, layout)
+    told = students.states + lessons.foreseen + students.peers * projection(m, words, layout)
     return Memory(
         base=base,
         weights=here * weights,
@@ -185,7 +188,7 @@ def memory(
         optimizer=here * optimizer,
         activations=kept,
         loss=0 if held.following else loss,
-        teachers=here * ready + told,
+        teachers=here * ready + (0 if held.following else told),
         aside=aside,
         host_optimizer=here * host_optimizer + host_aside,
         host_weights=here * host_weights,

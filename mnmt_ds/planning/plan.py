@@ -19,7 +19,7 @@ from mnmt_ds.planning.parameters import parameters
 from mnmt_ds.planning.probe import MINUTE, probe
 from mnmt_ds.planning.report import Plan
 from mnmt_ds.planning.stages import Stage, stages_of
-from mnmt_ds.planning.survey import lessons_of, micro_batches, students_in, survey
+from mnmt_ds.planning.survey import foreseen, lessons_of, micro_batches, students_in, survey
 
 CALIBRATION = 10
 """Updates."""
@@ -80,9 +80,7 @@ def need(recipe: Recipe, corpus: Corpus, layout: Layout, base: int, stages: Sequ
     shapes = survey(recipe, stream, layout.data_ranks).shapes
     lessons = lessons_of(recipe, stream, layout.data_ranks)
     if layout.pipeline > 1:
-        lessons = lessons._replace(by_layers=False)
-    if layout.vocabulary > 1:
-        lessons = lessons._replace(remembered=0)
+        lessons = lessons._replace(by_layers=False, foreseen=foreseen(recipe, layout, shapes))
     size, students = corpus.tokenizer.size, students_in(recipe, stream, layout, shapes)
     return [memory(recipe.model, size, shapes, layout, lessons, passes, base, students, stage) for stage in stages]
 
@@ -105,7 +103,9 @@ def costs_of(recipe: Recipe, corpus: Corpus, on_cpu: bool) -> Costs:
         if by_parameters or not (on_cpu or torch.cuda.is_available()):
             return balance.by_parameters(parts_of(recipe.model, size))
         if recipe.pipeline is not None and file.exists():
-            return [float(value) for value in json.loads(file.read_text(encoding="utf-8"))["seconds"]]
+            known = [float(value) for value in json.loads(file.read_text(encoding="utf-8"))["seconds"]]
+            if len(known) == len(parts_of(recipe.model, size)):  # else of a model of another depth
+                return known
         return balance.by_time(recipe.model, size, recipe.train.max_tokens, recipe.train.loss_implementation)
 
     return costs

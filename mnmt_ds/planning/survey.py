@@ -12,6 +12,7 @@ from mnmt_ds.engine.stream import Stream
 from mnmt_ds.engine.teaching import cache_plan
 from mnmt_ds.engine.trials import Place, Stretch, coming, most_bytes
 from mnmt_ds.engine.walk import Walk
+from mnmt_ds.objectives.lssd import LssdSettings
 from mnmt_ds.objectives.methods import inside, teacher_settings
 from mnmt_ds.objectives.pareto import ParetoSettings
 from mnmt_ds.objectives.peers import TrialSettings
@@ -102,6 +103,14 @@ def students_in(recipe: Recipe, stream: Stream, layout: Layout, shapes: Sequence
         asked = [shape for part in tried for shape in shapes_of(stream, part.plan)[micro_batches_of(part)]]
         remembered = peers * width * sum(shape.target_tokens for shape in asked) // layout.data_ranks
     return Students(count, peers, states, remembered, searching, recipe.simultaneous)
+
+
+def foreseen(recipe: Recipe, layout: Layout, shapes: Sequence[Shape]) -> int:
+    """Bytes of a student's quiet states of an update's micro-batches, which a gate along stages asks for at most."""
+    if not any(isinstance(one, LssdSettings) and one.quiet for one in inside(recipe.method)):
+        return 0
+    positions = max(shape.target_tokens for shape in shapes)
+    return micro_batches(recipe, layout) * positions * recipe.model.d_model * layout.element
 
 
 def trial_set(stream: Stream, settings: TrialSettings) -> list[Stretch]:

@@ -5,7 +5,7 @@ and who sends what to whom: nobody asks, and the collectives come in the same or
 background of the step in hand; what is left of the teacher there is the fused loss's product with its projection.
 
 Along a pipeline the last stages remember, and the stages before them reckon with them: of what is known they neither
-fetch nor run their layers.
+fetch nor run their layers. Ranks that share a vocabulary remember the same, each for itself.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ from mnmt_ds.teachers.answers import Answer, Answers, Lesson
 from mnmt_ds.teachers.blocks import CachePlan, Ints
 from mnmt_ds.teachers.codec import decode, encode
 from mnmt_ds.teachers.library import Library, Wanted
-from mnmt_ds.teachers.line import Way, Whole
+from mnmt_ds.teachers.line import Way
 from mnmt_ds.teachers.shelf import Version
 from mnmt_ds.teachers.vault import Key, Vault
 
@@ -32,10 +32,9 @@ class StateCache:
 
     def __init__(
         self, library: Library, plan: CachePlan, vault: Vault, collate: Callable[[int, Ints], Batch], fp8: bool,
-        way: Way | None = None,
+        way: Way,
     ) -> None:  # fmt: skip
-        """``way``: past the stages of a pipeline; None: each rank has whole teachers."""
-        self.way = way or Whole(library.ranks)
+        self.way = way
         self.library, self.plan, self.vault, self.fp8 = library, plan, vault, fp8
         self.served = self.computed = 0
         self._collate = collate
@@ -177,7 +176,10 @@ class StateCache:
             return []
         found: list[list[Key]] = [[] for _ in range(ranks.count)]
         dist.all_gather_object(found, lost, group=ranks.group)
-        return found[-self.library.ranks.count :]
+        last = found[ranks.count - ranks.count // self.way.stages :]
+        alike = len(last) // self.library.ranks.count
+        columns = [last[k : k + alike] for k in range(0, len(last), alike)]
+        return [list(dict.fromkeys(key for keys in column for key in keys)) for column in columns]
 
     def _compute(self, teacher: torch.nn.Module, pair: int, sentence: Ints) -> Tensor:
         """States of whole sentences, one after another, as bytes (rows, bytes a row) on the CPU; no rows where they

@@ -21,7 +21,13 @@ class Way(Protocol):
 
     @property
     def everyone(self) -> Ranks:
-        """All ranks that must know what is remembered; those where states come out are the last ones."""
+        """All ranks that must know what is remembered, stage by stage; side by side those that remember the same, since
+        they share a vocabulary."""
+        ...
+
+    @property
+    def stages(self) -> int:
+        """Of a teacher; states come out at the last one's ranks."""
         ...
 
     def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
@@ -36,7 +42,7 @@ class Way(Protocol):
 class Whole:
     """Each of the ranks has whole teachers on its device."""
 
-    last = True
+    last, stages = True, 1
 
     def __init__(self, ranks: Ranks) -> None:
         self.everyone = ranks
@@ -55,7 +61,7 @@ class Line:
 
     def __init__(self, everyone: Ranks, stages: int) -> None:
         """``everyone``: all ranks, those of the first stage first."""
-        self.everyone, self._step = everyone, everyone.count // stages
+        self.everyone, self.stages, self._step = everyone, stages, everyone.count // stages
         stage = everyone.rank // self._step
         self.first, self.last = stage == 0, stage == stages - 1
         self._sent: tuple[Any, Tensor] | None = None

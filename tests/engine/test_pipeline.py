@@ -22,6 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "translation": {"method": {"name": "translation"}},
     "lssd": {"method": {"name": "lssd", "variant": "adaptive"}},
     "stsd": {"method": {"name": "lssd", "teacher": "overall"}},
+    "quiet": {"method": {"name": "lssd", "variant": "adaptive", "gate_student": "eval"}},
     "experts": {"method": {"name": "multi_distill", "rule": "fix"}},
     "several": {"method": {"name": "several", "methods": [{"name": "lssd"}, {"name": "multi_distill", "rule": "fix"}]}},
     "own_embeddings": {"model": {"share_embeddings": "decoder"}, "method": {"name": "lssd", "variant": "selective"}},
@@ -53,10 +54,10 @@ class Case(NamedTuple):
 
 ALL = [
     (1, [Case("translation", 1, 0), Case("lssd", 1, 1)]),
-    (2, [Case(name, 2, 1) for name in list(RUNS)[:4]]),
-    (2, [Case(name, 2, 1) for name in list(RUNS)[4:]]),
+    (2, [Case(name, 2, 1) for name in list(RUNS)[:5]]),
+    (2, [Case(name, 2, 1) for name in list(RUNS)[5:]]),
     (2, [Case("translation", 2, 0), Case("lssd", 2, 0)]),
-    (4, [Case("lssd", 2, 1), Case("lssd", 2, 0)]),
+    (4, [Case("lssd", 2, 1), Case("lssd", 2, 0), Case("quiet", 2, 1)]),
     (4, [Case("id_cd", 2, 1)]),
     (4, [Case("lssd", 4, 1)]),
 ]
@@ -138,11 +139,15 @@ def keys(name: str, value: Tensor) -> Tensor:
 
 
 def test_two_stages_train_as_the_plain_model_does(tiny_corpus: Path, tmp_path: Path) -> None:
-    """LSSD: plain translation until the first switch is on, then a teacher whose layers stand on both stages."""
+    """LSSD: plain translation until the first switch is on, then a teacher whose layers stand on both stages; its gate
+    by the student's pass in training, and by one without dropout."""
     plain, case = Case("lssd", 0, 1), Case("lssd", 2, 1)
-    sizes = on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), [plain, case])
-    wanted = found(str(tmp_path), plain)
+    quiet = [one._replace(run="quiet") for one in (plain, case)]
+    sizes = on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), [plain, case, *quiet])
+    wanted, other = (found(str(tmp_path), one) for one in (plain, quiet[0]))
     same(case, wanted, found(str(tmp_path), case))
+    same(quiet[1], other, found(str(tmp_path), quiet[1]))
+    assert other.values["train/kd_gate"] != wanted.values["train/kd_gate"]
     assert len(wanted.values["train/loss"]) == UPDATES
     assert max(wanted.values["train/gnorm"]) > 0.5, "nothing was clipped"
     assert 0 < len(wanted.values["train/kd_loss"]) < UPDATES
@@ -251,9 +256,6 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
     "9 stages; the model has 9 places, give 1 to 6": ({"pipeline": {"stages": 9}}, 1),
     "bf16 needs ZeRO 1": ({"train": {"precision": "bf16"}}, 0),
     "fp16 is not done": ({"train": {"precision": "fp16"}}, 1),
-    "gate_student: eval takes a second pass": (
-        {"method": {"name": "lssd", "variant": "selective", "gate_student": "eval"}}, 1
-    ),
     "on_device: layers": ({"method": {"name": "lssd", "teachers": {"on_device": "layers", "cache": "off"}}}, 1),
     "sampler multiuat measures the student": (
         {"method": {"name": "pareto"}, "students": [{}, {"sampler": {"name": "multiuat"}}]}, 1

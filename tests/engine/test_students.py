@@ -20,7 +20,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "uni": {"name": "pareto", "rule": "uni"},
     "bi": {"name": "pareto", "rule": "bi", "extra_updates": True, "trials": {"rho": 0.2}},
     "auto": {"name": "pareto", "rule": "auto", "trials": {"rho": 0.2}},
-    "around_lssd": {"name": "pareto", "rule": "dynamic", "trials": {"rho": 0.2}, "base": {"name": "lssd"}},
+    "around_lssd": {
+        "name": "pareto",
+        "rule": "dynamic",
+        "trials": {"rho": 0.2},
+        "base": {"name": "lssd", "variant": "adaptive", "gate_student": "eval"},
+    },
     "id_around": {
         "name": "intra_distillation",
         "passes": 2,

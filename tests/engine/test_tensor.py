@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import read_records
-from tests.engine.test_pipeline import BF16, PASSES, digest, keys
+from tests.engine.test_pipeline import BF16, digest, keys
 from tests.engine.test_pipeline import RUNS as LAYERED
 from tests.spawn import on_ranks
 from tests.tiny import recipe, zero
@@ -22,6 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "lssd": {"method": {"name": "lssd", "variant": "adaptive"}},
     "language": {"method": {"name": "lssd", "teacher_vocabulary": "language", "profile": "released"}},
     "quiet": {"method": {"name": "lssd", "variant": "selective", "gate_student": "eval"}},
+    "ram": {"method": {"name": "lssd", "variant": "adaptive", "teachers": {"cache": "ram"}}},
     "own_embeddings": {"model": {"share_embeddings": "decoder"}, "method": {"name": "lssd", "teacher": "overall"}},
     "id_cd": LAYERED["id_cd"],
     "bf16": BF16,
@@ -98,7 +99,7 @@ def same(folder: str, case: Case) -> dict[str, list[float]]:
 
 
 def test_two_shards_train_as_the_plain_model_does(tiny_corpus: Path, tmp_path: Path) -> None:
-    cases = [Case("translation", 2, 0), Case("lssd", 2, 1)]
+    cases = [Case("translation", 2, 0), Case("lssd", 2, 1), Case("ram", 2, 1)]
     every = [case._replace(vocabulary=1) for case in cases] + cases
     sizes = on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), every)
     for case in cases:
@@ -106,14 +107,17 @@ def test_two_shards_train_as_the_plain_model_does(tiny_corpus: Path, tmp_path: P
         assert len(values["train/loss"]) == UPDATES
     assert 0 < len(values["train/kd_loss"]) < UPDATES and max(values["train/gnorm"]) > 0.5
     embedding = load_file(tmp_path / "lssd-2-1-1" / "last" / "model.safetensors")["embedding.weight"]
-    assert sizes[0][2] + sizes[1][2] == 2 * sizes[0][0] - embedding.numel(), "each rank has its own words alone"
+    assert sizes[0][3] + sizes[1][3] == 2 * sizes[0][0] - embedding.numel(), "each rank has its own words alone"
 
 
 LAYOUTS = {
     "methods": (2, [Case(name, 2, 1) for name in RUNS if name not in ("translation", "bf16")]),
     "data": (4, [Case("lssd", 2, 1), Case("translation", 2, 0), Case("id_cd", 2, 0)]),
     "four": (4, [Case("lssd", 4, 1), Case("translation", 4, 0)]),
-    "stages": (4, [Case("lssd", 2, 1, 2), Case("id_cd", 2, 1, 2), Case("translation", 2, 0, 2)]),
+    "stages": (
+        4,
+        [Case("lssd", 2, 1, 2), Case("quiet", 2, 1, 2), Case("id_cd", 2, 1, 2), Case("translation", 2, 0, 2)],
+    ),
     "data-stages": (8, [Case("lssd", 2, 1, 2)]),
 }
 """Ranks and what runs on them."""
@@ -196,8 +200,10 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
     "measures the student": ({"sampler": {"name": "multidds"}}, 1),
     "mutual distillation": ({"method": {"name": "pareto"}, "students": [{}, {}]}, 1),
     "leave train.loss_implementation at auto, not cpu": ({"train": {"loss_implementation": "cpu"}}, 1),
-    "teachers.cache: ram": ({"method": {**PASSES, "base": {"name": "lssd", "teachers": {"cache": "ram"}}}}, 1),
-    "on_device: layers": ({"method": {"name": "lssd", "teachers": {"on_device": "layers", "cache": "off"}}}, 1),
+    "on_device: layers": ({"method": {"name": "several", "methods": [
+        {"name": "lssd", "teachers": {"on_device": "layers", "cache": "off"}},
+        {"name": "multi_distill", "experts": "x", "top_k": 0},
+    ]}}, 1),
     "top_k: 4 needs all words": ({"method": {"name": "multi_distill", "experts": "x"}}, 1),
 }  # fmt: skip
 
