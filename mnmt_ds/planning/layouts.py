@@ -58,42 +58,46 @@ def candidates(recipe: Recipe, layout: Layout) -> Iterator[tuple[Layout, int, bo
     """Layouts, tokens of a micro-batch, activation checkpointing; what costs least time comes first.
 
     Sharding more costs traffic, pipeline stages their bubble (the more the more), a shared vocabulary all of the work
-    that is done alike, offloading most (and it saves nothing on a CPU), recomputing a third of a step; smaller
-    micro-batches fill a device less well. Split students stay split.
+    that is done alike, both together both; offloading costs most (and saves nothing on a CPU), recomputing a third of a
+    step; smaller micro-batches fill a device less well. Split students stay split.
     """
     whole = layout._replace(offload_optimizer=False, offload_parameters=False, pipeline=1, vocabulary=1)
     forms = [whole._replace(stage=stage) for stage in range(4)]
     forms += [
         whole._replace(stage=stage, pipeline=stages, vocabulary=shards)
-        for stages, shards in splits(recipe, layout)
+        for stages, shards in splits(layout.ranks)
         for stage in (0, 1)
     ]
     for optimizer, parameters in () if layout.on_cpu else OFFLOADS:
         offload = whole._replace(offload_optimizer=optimizer, offload_parameters=parameters)
         forms += [offload._replace(stage=stage) for stage in range(3 if parameters else 1, 4)]
+    forms = [form for form in forms if allowed(recipe, form)]
     for form, again, part in itertools.product(forms, (False, True), SHRINK):
         if again or not recipe.model.activation_checkpointing:
             yield form, max(1, recipe.train.max_tokens // part), again
 
 
-def splits(recipe: Recipe, layout: Layout) -> list[tuple[int, int]]:
-    """Numbers of pipeline stages and of ranks that share a vocabulary, not both 1, that ranks and recipe allow at
-    ZeRO-1: stages alone, a shared vocabulary alone, both together."""
-    found, config = [], {"zero_optimization": {"stage": 1}}
-    counts = [count for count in range(1, layout.ranks + 1) if layout.ranks % count == 0]
-    for stages, shards in sorted(itertools.product(counts, counts), key=lambda cut: (cut[1] > 1, cut[0] > 1)):
-        data_ranks, left = divmod(layout.ranks, stages * shards)
-        if stages * shards == 1 or left or batches_per_update(recipe.train, data_ranks) % data_ranks:
-            continue
-        parts = {"pipeline": PipelineSettings(stages=stages), "tensor": TensorSettings(vocabulary=shards)}
-        tried = recipe.model_copy(update=parts)
-        try:
-            pipeline.check(tried, config)
-            tensor.check(tried, config, layout.ranks)
-            found.append((stages, shards))
-        except UserError:  # not this recipe, or not so many
-            continue
-    return found
+def splits(ranks: int) -> list[tuple[int, int]]:
+    """Numbers of pipeline stages and of ranks that share a vocabulary, not both 1, that ``ranks`` are a multiple of:
+    stages alone, a shared vocabulary alone, both together."""
+    counts = [count for count in range(1, ranks + 1) if ranks % count == 0]
+    pairs = sorted(itertools.product(counts, counts), key=lambda pair: (pair[1] > 1, pair[0] > 1))
+    return [(stages, shards) for stages, shards in pairs[1:] if ranks % (stages * shards) == 0]
+
+
+def allowed(recipe: Recipe, layout: Layout) -> bool:
+    """Whether training would take the recipe in a layout."""
+    if batches_per_update(recipe.train, layout.data_ranks) % layout.data_ranks:
+        return False
+    stages = PipelineSettings(stages=layout.pipeline) if layout.pipeline > 1 else None
+    parts = {"pipeline": stages, "tensor": TensorSettings(vocabulary=layout.vocabulary)}
+    tried, config = recipe.model_copy(update=parts), {"zero_optimization": {"stage": layout.stage}}
+    try:
+        pipeline.check(tried, config)
+        tensor.check(tried, config, layout.ranks)
+    except UserError:
+        return False
+    return True
 
 
 def fitting(recipe: Recipe, layout: Layout, room: float, need: Callable[[Layout, int, bool], Memory]) -> list[Choice]:

@@ -43,6 +43,7 @@ def make(
     config = ds_config.read(recipe.deepspeed)
     pipeline.check(recipe, config)
     tensor.check(recipe, config, layout.ranks)
+    ds_config.resolve(config, recipe.train, layout.data_ranks, str(recipe.deepspeed))
     base = process_bytes(path, overrides) if measure and on_cpu else 0
     corpus, _ = open_corpus(recipe)
     speed = probe(path, overrides, CALIBRATION).tokens_per_second if calibrate else None

@@ -1,6 +1,7 @@
-"""Teachers' states remembered along pipeline stages: the plain run's losses, with what it remembers and computes.
+"""Teachers' states remembered along pipeline stages and beside a split vocabulary: the plain run's losses, with what it
+remembers and computes.
 
-Both remember alike; so the references are runs without stages, on as many data-parallel ranks, under the same
+All remember alike; so the references are runs without stages or shards, on as many data-parallel ranks, under the same
 ``teachers`` settings.
 """
 
@@ -37,7 +38,7 @@ UPDATES = {"several": 14, "experts": 14}
 COMPUTED, HELD = "runtime/teacher_computed", "memory/teacher_states"
 
 
-def settings(corpus: str, directory: str, case: Case, updates: int = 0, **train: Any) -> Any:
+def settings(corpus: str, directory: str, case: Case, updates: int = 0, vocabulary: int = 1, **train: Any) -> Any:
     updates = updates or UPDATES.get(case.run, 10)
     made = layered.settings(corpus, directory, case._replace(run="translation"), updates, train=train)
     method: dict[str, Any] = {**RUNS[case.run]}
@@ -51,12 +52,16 @@ def settings(corpus: str, directory: str, case: Case, updates: int = 0, **train:
     sections["validation"]["every"] = every
     if case.stages:
         sections["pipeline"]["balance"] = "parameters"  # the same cut each time
+    if vocabulary > 1:
+        sections["tensor"] = {"vocabulary": vocabulary}
     return made.model_validate({**sections, "method": method})
 
 
-def train(corpus: str, folder: str, cases: list[Case], lose: int = 0) -> list[list[int]]:
-    """Runs the cases, whose vaults ``lose`` every so manieth block that they are asked for. Of each, how many batches
-    have passed this rank's layers of a teacher outside of training, and how often it fetched one."""
+def train(corpus: str, folder: str, cases: list[Case], lose: int = 0, vocabulary: int = 1) -> list[list[int]]:
+    """Runs the cases, whose vaults (of ranks that share a vocabulary, the last one's alone) ``lose`` every so manieth
+    block that they are asked for. Of each, how many batches have passed this rank's layers of a teacher outside of
+    training, and how often it fetched one."""
+    from mnmt_ds.distributed import shard
     from mnmt_ds.teachers.library import Library
     from mnmt_ds.teachers.line import Line
     from mnmt_ds.teachers.vault import Vault
@@ -74,13 +79,13 @@ def train(corpus: str, folder: str, cases: list[Case], lose: int = 0) -> list[li
 
     def lost(vault: Vault, key: Any) -> Any:
         asked[0] += 1
-        return None if lose and asked[0] % lose == 0 else get(vault, key)
+        return None if lose and asked[0] % lose == 0 and shard() == vocabulary - 1 else get(vault, key)
 
     Line.states, Library.fetch, Vault.get = passed, fetched, lost  # type: ignore[method-assign,assignment]
     found = []
     for case in cases:
         counts[:] = [0, 0]
-        trained(settings(corpus, place(folder, case), case), resume=False)
+        trained(settings(corpus, place(folder, case), case, vocabulary=vocabulary), resume=False)
         found.append(counts[:])
     return found
 
@@ -141,6 +146,35 @@ def test_methods_and_layouts(columns: int, stages: int, names: list[str], tiny_c
         assert values[f"train/{told}"] and max(values[COMPUTED]) > 0, case
     if "experts" in names:
         assert found(str(tmp_path), Case("experts", stages, 1)).values[COMPUTED] == [1.0], "of an epoch, each once"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("columns", "case"),
+    [(1, Case("ram", 0, 1)), (2, Case("ram", 0, 1)), (2, Case("small", 0, 0)), (1, Case("passes", 2, 1))],
+    ids=lambda value: value if isinstance(value, int) else "-".join(map(str, value)),
+)
+def test_ranks_that_share_a_vocabulary_remember_alike(
+    columns: int, case: Case, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """Two of them, with data parallelism and two stages beside it."""
+    plain, split = case._replace(stages=0), max(1, case.stages)
+    on_ranks(columns, train, str(tiny_corpus), str(tmp_path / "plain"), [plain])
+    on_ranks(columns * split * 2, train, str(tiny_corpus), str(tmp_path / "split"), [case], 0, 2)
+    values = alike(found(str(tmp_path / "plain"), plain), str(tmp_path / "split"), case).values
+    assert values["train/kd_loss"] and max(values[HELD]) > 0 and min(values[COMPUTED]) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [0, 2])
+def test_a_block_that_one_of_them_lost_is_made_again_by_all(stages: int, tiny_corpus: Path, tmp_path: Path) -> None:
+    case = Case("disk", stages, 1)
+    runs = [str(tmp_path / name) for name in ("whole", "lossy")]
+    for folder, lose in zip(runs, (0, 4), strict=True):
+        on_ranks(2 * max(1, stages), train, str(tiny_corpus), folder, [case], lose, 2)
+    whole, lossy = (found(folder, case) for folder in runs)
+    assert lossy.values["train/loss"] == whole.values["train/loss"]
+    assert sum(lossy.values[COMPUTED]) > sum(whole.values[COMPUTED])
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import read_records
 from tests.engine.test_pipeline import BF16, digest, keys
 from tests.engine.test_pipeline import RUNS as LAYERED
-from tests.spawn import on_ranks
+from tests.spawn import PATIENCE, on_ranks
 from tests.tiny import recipe, zero
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -60,7 +60,15 @@ def run_all(corpus: str, folder: str, cases: list[Case]) -> list[int]:
     for case in cases:
         work = trained(settings(corpus, place(folder, case), case), resume=False)
         found.append(sum(p.numel() for p in work.first.engine.module.parameters()))
+        assert patience() == {3 * PATIENCE}, "each group waits as long as the job does, whoever formed it"
     return found
+
+
+def patience() -> set[float]:
+    """Minutes that this rank's groups wait for a peer."""
+    groups: Any = torch.distributed.distributed_c10d._world.pg_map
+    backends = [group._get_backend(torch.device("cpu")) for group in groups]
+    return {backend.options._timeout.total_seconds() / 60 for backend in backends}
 
 
 def trained(made: Any, resume: bool) -> Any:

@@ -1,6 +1,8 @@
 """Plans by hand: ZeRO's shares, the largest micro-batch, layouts that fit, the command and its report."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,11 +11,13 @@ from mnmt_ds.config import dump
 from mnmt_ds.engine.build import open_corpus, open_streams
 from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.engine.stream import Stream
+from mnmt_ds.models.segment import parts_of
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning.activations import Shape, forward, loss
 from mnmt_ds.planning.layouts import Choice, fitting, given
 from mnmt_ds.planning.memory import Layout, Lessons, Memory, Students, memory, states
 from mnmt_ds.planning.parameters import parameters
+from mnmt_ds.planning.plan import costs_of, held_by, need
 from mnmt_ds.planning.stages import bubble, slowdown, stages_of
 from mnmt_ds.planning.survey import largest, lessons_of, shapes_of, students_in, survey
 from tests.tiny import PAIRS, ROOT, recipe
@@ -184,6 +188,32 @@ def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path
     assert coming == 32 * 4 * sum(s.target_tokens for s in survey_of(stream)[: 4 * updates]) // 2
 
 
+def test_what_a_gate_along_stages_foresees(tiny_corpus: Path, tmp_path: Path) -> None:
+    """The last stage holds a quiet pass's states of an update's micro-batches, where a gate asks for it at all."""
+
+    def held(**method: Any) -> list[int]:
+        made = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2}, method={"name": "lssd", **method})
+        corpus, layout = open_corpus(made)[0], given(made, 2, on_cpu=True)
+        stages = held_by(made, corpus, layout, lambda: [1.0] * len(parts_of(made.model, 1)))
+        return [memory.teachers for memory in need(made, corpus, layout, 0, stages)]
+
+    made = recipe(tiny_corpus, tmp_path)
+    largest = max(shape.target_tokens for shape in survey_of(open_streams(made, open_corpus(made)[0])[0]))
+    plain, quiet = held(variant="adaptive"), held(variant="adaptive", gate_student="eval")
+    assert quiet[0] == plain[0] and quiet[1] - plain[1] == 4 * largest * 32 * 4
+    assert held(gate_student="eval") == plain, "the whole variant has no gate"
+
+
+def test_a_cut_of_another_depth_is_not_taken(tiny_corpus: Path, tmp_path: Path) -> None:
+    """``pipeline.json`` beside a run: its seconds a place, where the model has as many places."""
+    made = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2})
+    corpus, places = open_corpus(made)[0], len(parts_of(made.model, 1))
+    for many in (places, places + 2):
+        (tmp_path / "pipeline.json").write_text(json.dumps({"seconds": [0.5] * many}))
+        found = costs_of(made, corpus, on_cpu=True)()
+        assert len(found) == places and (list(found) == [0.5] * places) == (many == places)
+
+
 def survey_of(stream: Stream) -> list[Shape]:
     """All micro-batches of the first epoch."""
     return shapes_of(stream, stream.plan(0))
@@ -196,19 +226,50 @@ def test_paper_3s_recipes_have_its_models_parameters(name: str, millions: float)
 
 
 def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: Path, tmp_path: Path) -> None:
-    """Four ranks: two or four stages, or as many sharing a vocabulary, at ZeRO 0 and 1; none where they are refused."""
+    """Four ranks: two or four stages, or as many sharing a vocabulary, or two of two, at ZeRO 0 and 1; none where they
+    are refused, or where an update's micro-batches cannot be shared out."""
 
-    def found(**sections: object) -> list[tuple[int, int, int]]:
-        made = recipe(tiny_corpus, tmp_path, train={"batches_per_update": 4}, **sections)
+    def found(batches: int = 4, precision: str = "fp32", **sections: Any) -> list[tuple[int, int, int]]:
+        train = {"batches_per_update": batches, "precision": precision}
+        made = recipe(tiny_corpus, tmp_path, train=train, **sections)
         fits = fitting(made, given(made, 4, on_cpu=True), 1.0, lambda *tried: Memory(*[0] * 12, on_cpu=True))
         cut = [c.layout._replace(ranks=0) for c in fits if c.layout.parts > 1]
         return [(c.pipeline, c.vocabulary, c.stage) for c in cut]
 
-    assert found() == [(p, v, zero) for p, v in ((2, 1), (4, 1), (1, 2), (1, 4)) for zero in (0, 1)]
+    every = [(2, 1), (4, 1), (1, 2), (1, 4), (2, 2)]
+    assert found() == [(p, v, zero) for p, v in every for zero in (0, 1)]
+    assert found(precision="bf16") == [
+        (p, v, zero) for p, v in every for zero in (0, 1) if (p, zero) in ((1, 0), (p, 1))
+    ]
+    assert found(batches=3) == [(p, v, zero) for p, v in ((4, 1), (1, 4), (2, 2)) for zero in (0, 1)]
     assert found(sampler={"name": "multidds"}) == []
     several = {"students": [{}, {}], "method": {"name": "pareto", "rule": "bi"}}
     assert found(**several) == [(2, 1, 0), (2, 1, 1), (4, 1, 0), (4, 1, 1)]
     assert found(**several, placement="split") == []
+
+
+def test_stages_and_a_shared_vocabulary_may_fit_together_alone(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Layers and tied matrix of L parameters each on four ranks. A stage and its words: L / 2 + L / 2; four stages: a
+    quarter of the layers beside the whole matrix; four shares of words: all layers and a quarter of the matrix."""
+    made = recipe(tiny_corpus, tmp_path, train={"batches_per_update": 4})
+    m = ModelSettings(preset="tiny", encoder_layers=4, decoder_layers=4, d_model=128, ffn=512)
+    layers = parameters(m, 0).total
+    v = layers // 128
+
+    def of(tried: Layout, tokens: int, again: bool) -> Memory:
+        row = stages_of(m, tried.words(v), tried.pipeline, [3, *[3] * 4, 0, 0, *[5] * 4, 0, 3], 4, tried.vocabulary)
+        largest = max(stage.parameters for stage in row)
+        return Memory(0, *states(largest, tried._replace(pipeline=1, vocabulary=1, ranks=1)), *[0] * 8, on_cpu=True)
+
+    layout = given(made, 4, on_cpu=True)
+    sizes = {
+        (p, v): of(layout._replace(pipeline=p, vocabulary=v), 1, False).weights / 4 / layers
+        for p, v in ((1, 1), (4, 1), (1, 4), (2, 2))
+    }
+    assert sizes == pytest.approx({(1, 1): 2, (4, 1): 1.25, (1, 4): 1.25, (2, 2): 1}, abs=0.12)
+    room = of(layout._replace(pipeline=2, vocabulary=2, stage=0), 1, False).device
+    found = {(c.layout.pipeline, c.layout.vocabulary, c.layout.stage) for c in fitting(made, layout, room, of)}
+    assert found == {(2, 2, 0)}
 
 
 def test_offload_moves_the_optimizer_to_the_host() -> None:
@@ -225,17 +286,17 @@ def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path)
     layout = given(made, 4, on_cpu=False)
     assert (layout.ranks, layout.stage, layout.offload_optimizer) == (4, 1, False)
 
-    def need(tried: Layout, tokens: int, again: bool) -> Memory:
+    def of(tried: Layout, tokens: int, again: bool) -> Memory:
         size = 100 - 10 * tried.stage - 30 * tried.offload_optimizer + tokens - 5 * again
         return Memory(size, *[0] * 11, on_cpu=False)
 
-    found = fitting(made, layout, 150.0, need)
+    found = fitting(made, layout, 150.0, of)
     assert [(c.layout.stage, c.layout.offload_optimizer, c.max_tokens) for c in found[:3]] == [
         (0, False, 48), (1, False, 48), (2, False, 48),
     ]  # fmt: skip
     best: Choice = max(found, key=lambda c: c.max_tokens)
     assert best.max_tokens == 96 and best.layout.stage == 2 and best.layout.offload_optimizer
-    assert not fitting(made, layout, 10.0, need)
+    assert not fitting(made, layout, 10.0, of)
 
 
 def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -263,6 +324,8 @@ def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.Ca
     said = capfd.readouterr().out
     assert "2 students of " in said and "4 rank(s), each student on 2, ZeRO-1" in said
     assert "a search's copy of the training state" in said and "split students take steps in turn" in said
+    assert main(["plan", str(path), "--devices", "3"]) == 2
+    assert "batches_per_update: 4 cannot be shared by 3 ranks; use a multiple of 3" in capfd.readouterr().err
     assert main(["plan", str(path), "--devices", "3", *words]) == 2
     assert "3 devices cannot be shared by 2 students; give --devices a multiple of 2" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
