@@ -3,8 +3,9 @@
 Starts its own ranks, one a stage. Every forward and backward pass is timed (in processor time on a CPU, so that sharing
 its cores does not count as work), and DeepSpeed's order of them is played with these times, each stage waiting for its
 neighbours: what a step takes where every stage has a device of its own and sending costs nothing. Its bubble is that
-over the busiest stage's passes; of even stages and micro-batches it is (m + p - 1) / m. Sentences are random and of
-many lengths.
+over the busiest stage's passes; of even stages and micro-batches it is (m + p - 1) / m, the ideal. Over the mean
+stage's passes unevenness counts, too: "over ideal" is that ratio over the ideal. Sentences are random and of many
+lengths.
 """
 
 import argparse
@@ -59,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 def table(rows: Sequence[Figures]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| p | m | step, s | played, s | bubble | ideal | busy a stage, s | parameters a stage, M | MiB a stage |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| p | m | step, s | played, s | bubble | ideal | over ideal | busy a stage, s | parameters, M | MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         busy, size, peak = (
@@ -69,8 +70,7 @@ def table(rows: Sequence[Figures]) -> str:
         )
         lines.append(
             f"| {r['stages']} | {r['micro_batches']} | {r['step']:.3f} | {r['played']:.3f} | {r['bubble']:.2f} |"
-            f" {r['ideal']:.2f} |"
-            f" {busy} | {size} | {peak} |"
+            f" {r['ideal']:.2f} | {r['over_ideal']:.2f} | {busy} | {size} | {peak} |"
         )
     return "\n".join(lines)
 
@@ -107,7 +107,7 @@ def on_rank(args: argparse.Namespace, measure: Callable[[], list[Any]]) -> int:
 def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     """A row for each number of micro-batches, on ``count`` stages of this job's ranks."""
     from mnmt_ds.config import plain
-    from mnmt_ds.distributed import from_main, split_into_stages
+    from mnmt_ds.distributed import on_main_first, split_into_stages
     from mnmt_ds.engine import balance, ds_config, pipeline
     from mnmt_ds.engine.settings import TrainSettings
     from mnmt_ds.models.settings import ModelSettings
@@ -117,7 +117,7 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     model = ModelSettings(**{name: plain(value) for name, _, value in (word.partition("=") for word in given)})
     train = TrainSettings(batches_per_update=args.micro_batches[0])
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
-    costs = from_main(balance.by_time(model, args.vocabulary, args.max_tokens, "auto"))
+    costs = on_main_first(balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
     engine = pipeline.make_engine(model, args.vocabulary, count, costs, config, 1)
     return [_row(args, engine, count, many) for many in args.micro_batches]
 
@@ -153,10 +153,11 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     dist.all_gather_object(every, own)
     passes_of, size, memory = (list(column) for column in zip(*every, strict=True))
     busy, whole = [sum(one.seconds for one in stage) for stage in passes_of], played(passes_of)
+    ideal = (many + count - 1) / many
     return {
         "stages": count, "micro_batches": many, "step": statistics.median(steps), "played": whole,
-        "bubble": whole / max(busy), "ideal": (many + count - 1) / many, "busy": busy, "parameters_m": size,
-        "mib": memory,
+        "bubble": whole / max(busy), "ideal": ideal, "over_ideal": whole / (sum(busy) / count) / ideal, "busy": busy,
+        "parameters_m": size, "mib": memory,
         "layers": [b - a for a, b in zip(engine.module.parts, engine.module.parts[1:], strict=False)],
     }  # fmt: skip
 

@@ -83,7 +83,7 @@ class Lesson(NamedTuple):
 
 def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     """A row a way, on ``count`` stages of this job's ranks."""
-    from mnmt_ds.distributed import from_main, split_into_stages
+    from mnmt_ds.distributed import on_main_first, split_into_stages
     from mnmt_ds.engine import balance, ds_config
     from mnmt_ds.engine.pipeline import make_engine
     from mnmt_ds.engine.settings import TrainSettings
@@ -92,7 +92,7 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     known, model = texts(args.pairs, args.batches, args.max_tokens, args.vocabulary), model_of(args.model)
     train = TrainSettings(batches_per_update=len(known.chosen))
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
-    costs = from_main(balance.by_time(model, args.vocabulary, args.max_tokens, "auto"))
+    costs = on_main_first(balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
     engine = make_engine(model, args.vocabulary, count, costs, config, 1)
     ways = _ways(args, engine, known)
     turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
