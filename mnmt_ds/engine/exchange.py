@@ -131,8 +131,8 @@ class Exchange:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Split students ask in here; those that do not, or no longer, answer at its end until none asks."""
-        self._open = self.column.split
+        """Split students that teach ask in here; those that do not, or no longer, answer at its end until none asks."""
+        self._open = self.column.split and bool(self._whom)
         yield
         self.answer()
 
@@ -149,7 +149,8 @@ class Exchange:
                 work.wait()
 
     def _wish(self, one: Student, batch: Batch, index: int) -> Wish:
-        """Where all ranks must pass together (ZeRO-3, pipelines), one that wants nothing asks about a word."""
+        """Whom a micro-batch asks, and about what; where all ranks must pass together (ZeRO-3, pipelines), one that
+        wants nothing asks about a word."""
         whom, _ = self._whom[one.name]
         pairs = self.pairs[batch.pair : batch.pair + 1] if batch.tokens else []  # none: text of one language
         if student.piped(one.engine) or one.engine.zero_optimization_stage() == 3:
