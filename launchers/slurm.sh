@@ -8,9 +8,8 @@
 #   also SlurmctldParameters=preempt_send_user_signal   as before a time limit; GraceTime is theirs to save
 #   no GraceTime, or scontrol requeue             Slurm ends all within KillWait (30 s): saved if it is done by then
 # What was not saved in time goes on from the last checkpoint (train.save_every) to the same losses. The cluster wants
-# PreemptMode=REQUEUE and JobRequeue=1; AuthInfo's cred_expire (120 s) is the least time between two starts.
-# A run that ended, failed by itself or was cancelled (scancel) is not queued again. Run directory and data: on a file
-# system of all nodes.
+# PreemptMode=REQUEUE; AuthInfo's cred_expire (120 s) is the least time between two starts. A run that ended, failed by
+# itself or was cancelled (scancel) is not queued again. Run directory and data: on a file system of all nodes.
 #SBATCH --job-name=mnmt-ds
 #SBATCH --requeue
 #SBATCH --open-mode=append

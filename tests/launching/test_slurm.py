@@ -84,13 +84,7 @@ class Job:
 
     def ranks(self, which: int) -> list[int]:
         """Its training processes on a node."""
-        found = []
-        for number in processes(self.slurm.spaces[which]):
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{number}/cmdline").read_bytes().decode().split("\0")
-                if "launchers/train.py" in words[:3] and str(self.path) in words:
-                    found.append(number)
-        return found
+        return running(self.slurm, which, lambda words: "launchers/train.py" in words[:3] and str(self.path) in words)
 
 
 def time_limit(job: Job) -> None:
@@ -183,13 +177,49 @@ def test_a_run_that_fails_or_is_cancelled_is_not_queued_again(tmp_path: Path, ti
 def test_deepspeeds_own_runner_gives_the_losses_of_the_local_run(
     tmp_path: Path, tiny_corpus: Path, whole: Losses
 ) -> None:
-    path = write_recipe(tiny_corpus, tmp_path / "run", UPDATES)
-    hosts = tmp_path / "hosts"
-    hosts.write_text("node-a slots=1\nnode-b slots=1\n")
-    words = [sys.executable, str(ROOT / "launchers" / "launch.py"), "--hostfile", str(hosts), "--launcher", "slurm"]
+    """In an allocation: asked to stop, it saves; a rank that dies ends it, and its node is named; then to the end."""
+    run, path = tmp_path / "run", write_recipe(tiny_corpus, tmp_path / "run", UPDATES)
+    (tmp_path / "hosts").write_text("node-a slots=1\nnode-b slots=1\n")
+    script = str(ROOT / "launchers" / "launch.py")
+    words = [sys.executable, script, "--hostfile", str(tmp_path / "hosts"), "--launcher", "slurm", str(path)]
     with cluster(tmp_path / "slurm") as slurm:
-        process = slurm.popen(["salloc", "--nodes=2", "--ntasks-per-node=1", *words, str(path)], ROOT, **HERE)
-        said = process.communicate(timeout=300 * PATIENCE)[0]
-        assert process.returncode == 0, said
-        assert "2 node(s), 2 slot(s): node-a, node-b" in said and "2 rank(s)" in said
-    assert training(tmp_path / "run") == whole
+
+        def start() -> "subprocess.Popen[str]":
+            options = ["--nodes=2", "--ntasks-per-node=1"]
+            return slurm.popen(["salloc", *options, *words, "--resume"], ROOT, **HERE)
+
+        def updated(process: "subprocess.Popen[str]", updates: int) -> None:
+            until = time.monotonic() + 240 * PATIENCE
+            while len(training(run)) < updates:
+                assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+                time.sleep(0.05)
+
+        stopped = start()
+        updated(stopped, 3)
+        os.kill(running(slurm, 0, lambda words: words[1:2] == [script])[0], signal.SIGTERM)
+        said = stopped.communicate(timeout=300 * PATIENCE)[0]
+        assert stopped.returncode == 0 and "2 node(s), 2 slot(s): node-a, node-b" in said, said
+        saved = len(training(run))
+        assert f"stopped on request at update {saved};" in said and saved < UPDATES
+
+        killed = start()
+        updated(killed, saved + 3)
+        os.kill(running(slurm, 1, lambda words: "srun" not in words[0] and "train.py" in words[2])[0], signal.SIGKILL)
+        said = killed.communicate(timeout=300 * PATIENCE)[0]
+        assert killed.returncode not in (0, 2) and "srun: error: node-b: task 1: Killed" in said, said
+
+        last = start()
+        said = last.communicate(timeout=300 * PATIENCE)[0]
+        assert last.returncode == 0 and "resumed at update" in said, said
+    assert training(run) == whole
+
+
+def running(slurm: Cluster, which: int, wanted: Callable[[list[str]], bool]) -> list[int]:
+    """Processes on a node, by the words that they were started with."""
+    found = []
+    for number in processes(slurm.spaces[which]):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{number}/cmdline").read_bytes().decode().split("\0")
+            if len(words) > 3 and wanted(words):
+                found.append(number)
+    return found
