@@ -269,7 +269,6 @@ __device__ void take_divergence(const RowArguments& a, const TokenRows<T, K, J, 
 #pragma unroll
     for (int k = 0; k < K; ++k) a.diverging[(1 + k) * a.tokens + token] = shared.known.lean[k] = sum.lean[k];
   }
-  __syncthreads();
 }
 
 template <class T, int K, int J, bool STAGED>
