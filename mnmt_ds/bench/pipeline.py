@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.errors import UserError
 
 HELP = "pipeline stages: step time, bubble against the ideal, memory a stage"
 Figures = dict[str, Any]
@@ -84,7 +85,9 @@ def started(count: int, *more: str) -> list[Any]:
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count),
             "-m", "mnmt_ds.cli.main", *arguments, "--result", str(result), *more,
         ]  # fmt: skip
-        subprocess.run(command, check=True)
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            raise UserError(f"bench: {count} rank(s) ended with {code}; what they said stands above")
         return list(json.loads(result.read_text(encoding="utf-8")))
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from mnmt_ds.bench.methods import TWO
 from mnmt_ds.bench.pipeline import on_rank, started
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.engine.recipe import load_recipe
 
 HELP = "two students that teach each other: together on the ranks of one, split over twice as many"
 TEACH = "method={name: pareto, rule: bi}"
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.result is not None:
         return on_rank(args, partial(measure, args))
+    Corpus.open(load_recipe(args.recipe, args.overrides).data.directory)  # said once, not by each rank, if it is missing
     turns: dict[str, list[list[Any]]] = {way: [] for way in WAYS}
     for number in range(args.rounds):
         first = number % len(WAYS)
@@ -92,7 +95,6 @@ def measure(args: argparse.Namespace) -> list[list[float]]:
     from mnmt_ds.distributed import from_all, split_into_teams
     from mnmt_ds.engine.loop import advance
     from mnmt_ds.engine.meter import Meter
-    from mnmt_ds.engine.recipe import load_recipe
     from mnmt_ds.engine.teaching import Ahead
     from mnmt_ds.engine.training import Training
 
