@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.result is not None:
         return on_rank(args, partial(measure, args))
-    Corpus.open(load_recipe(args.recipe, args.overrides).data.directory)  # said once, not by each rank, if it is missing
+    Corpus.open(load_recipe(args.recipe, args.overrides).data.directory)  # if missing, said once, not by each rank
     turns: dict[str, list[list[Any]]] = {way: [] for way in WAYS}
     for number in range(args.rounds):
         first = number % len(WAYS)
