@@ -31,6 +31,7 @@ MORE: dict[str, dict[str, Any]] = {
 AT_ONCE, IN_TURN = {"simultaneous": True}, {"simultaneous": False}
 TWO = [("auto", 0, AT_ONCE), ("auto", 3, IN_TURN), ("uni", 3, AT_ONCE), ("bi", 2, AT_ONCE), ("around_lssd", 3, AT_ONCE)]
 TWO += [("released", 1, IN_TURN), ("id_around", 1, AT_ONCE), ("kept", 1, AT_ONCE), ("forgetful", 3, AT_ONCE)]
+TWO += [("beside_cd", 1, AT_ONCE), ("beside_cd", 3, AT_ONCE)]
 FOUR = [("auto", 1, AT_ONCE), ("released", 3, IN_TURN), ("around_lssd", 2, AT_ONCE)]
 Case = tuple[str, int, dict[str, bool]]
 """Method, ZeRO stage, whether all students step at once."""

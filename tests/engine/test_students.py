@@ -32,11 +32,22 @@ METHODS: dict[str, dict[str, Any]] = {
         "base": {"name": "pareto", "rule": "auto", "trials": {"rho": 0.2}},
     },
     "released": {"name": "pareto", "profile": "released", "start_epoch": 1, "trials": {"rho": 0.3}},
+    "beside_cd": {
+        "name": "by_task",
+        "tasks": {"translation": {"name": "pareto", "rule": "bi"}, "cd": {"name": "denoising"}},
+    },
 }
+BESIDE: dict[str, dict[str, Any]] = {
+    "beside_cd": {
+        "denoising": {"tasks": [{"name": "cd"}], "unit": "block", "block_tokens": 30},
+        "framing": {"encoder_langtok_position": "end"},
+    }
+}
+"""What a method needs besides its own section."""
 STEPS = {"around_lssd": 8}
 """Updates, where 6 are too few: LSSD's switches go on at the sixth."""
 SPREAD = [("auto", 1), ("uni", 3), ("bi", 3), ("around_lssd", 3), ("around_lssd", 0), ("released", 2)]
-SPREAD += [("id_around", stage) for stage in (1, 2, 3)]
+SPREAD += [("id_around", stage) for stage in (1, 2, 3)] + [("beside_cd", 3)]
 KEYS = ("train/loss", "train/peer_loss", "train/kd_loss", "valid/avg/macro", *(f"alpha/{pair}" for pair in PAIRS))
 Records = list[dict[str, float]]
 
@@ -50,6 +61,7 @@ def made(corpus: str, directory: str, method: str, stage: int, **sections: Any) 
         "model": {"dropout": 0.1},
         "validation": {"every": 2},
         "train": {"max_steps": STEPS.get(method, 6), "lr": 4e-2, "warmup_steps": 2},
+        **BESIDE.get(method, {}),
     }
     merged = {key: {**base.get(key, {}), **value} for key, value in sections.items()}
     return recipe(Path(corpus), Path(directory), **{**base, **merged})
