@@ -2,8 +2,8 @@
 
 Starts its own ranks for every turn, round after round, and takes updates of the training loop: of a plain student alone
 (``plain``); of two that teach each other on its ranks (``together``); of the two on as many ranks each (``split``); and
-of two there that do not teach. Told are an update's time, its ratio to the plain student's, and a rank's processor time:
-the rest is its wait for others, and for messages. An update of both students is a step of each.
+of two there that do not teach. Told are an update's time, its ratio to the plain student's, and a rank's processor
+time; the rest is its wait for others, and for messages. An update of both students is a step of each.
 """
 
 import argparse
