@@ -1,0 +1,228 @@
+"""Files that are there whole or not at all, their hashes, and locks that end with the process that holds them.
+
+A new file or directory is written under a temporary name beside its place, flushed to the disk and renamed. A reader
+sees the old content or the new one, never half, also after a crash or a power failure. The umask decides the
+permissions, as for any other file.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file, whole or not at all.
+
+    Args:
+        path: file to write; its directory is made where it is missing.
+        text: the whole content; line ends are written as they are.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Writes a value as a JSON file with a final line end, whole or not at all.
+
+    Args:
+        path: file to write; its directory is made where it is missing.
+        value: what ``json.dumps`` can write; non-ASCII text stays readable.
+        indent: spaces a level; None: one line.
+    """
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all.
+
+    Args:
+        path: file to write; its directory is made where it is missing.
+        content: the whole content.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write to, which becomes ``path`` when the block ends without an error.
+
+    For writers that want a path or a stream of their own, such as ``safetensors.torch.save_file``. After an error the
+    temporary file is removed and ``path`` is as it was.
+
+    Args:
+        path: file to write; its directory is made where it is missing.
+
+    Yields:
+        The temporary path, in the same directory.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_directory(directory: Path) -> Iterator[Path]:
+    """Gives an empty temporary directory to fill, which becomes ``directory`` when the block ends without an error.
+
+    Args:
+        directory: directory to write; an older one there is replaced.
+
+    Yields:
+        The temporary directory, ``NAME.tmp`` beside it; what a killed process left under that name is removed first.
+    """
+    temporary = directory.with_name(directory.name + ".tmp")
+    remove_directory(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        publish_directory(temporary, directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def publish_directory(temporary: Path, directory: Path) -> None:
+    """Flushes a finished directory to the disk and renames it into place; an older one there is replaced.
+
+    Args:
+        temporary: the finished directory, on the same file system.
+        directory: its final name. An older one is moved to ``NAME.old`` first, and removed afterwards.
+    """
+    for path in [*temporary.rglob("*"), temporary]:
+        sync(path)
+    old = directory.with_name(directory.name + ".old")
+    remove_directory(old)
+    if directory.exists():
+        os.rename(directory, old)
+    os.rename(temporary, directory)
+    sync(directory.parent)
+    remove_directory(old)
+
+
+def replace_link(path: Path, target: Path) -> None:
+    """Lets a symbolic link point to a target, in one step; an older link there is replaced.
+
+    Args:
+        path: the link.
+        target: what it points to, relative to the link's directory or absolute.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, path)
+
+
+def publish_file(source: Path, target: Path) -> None:
+    """Puts a file under a second name, whole or not at all; a hard link where the file system has them.
+
+    Args:
+        source: a finished file.
+        target: its further name; its directory is made where it is missing.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+        sync(temporary)
+    if target.exists() and os.path.samefile(temporary, target):
+        temporary.unlink()  # rename() of two links to one file would leave both
+    else:
+        os.replace(temporary, target)
+
+
+def remove_directory(directory: Path) -> None:
+    """Removes a directory and all in it; nothing where there is none.
+
+    Args:
+        directory: directory to remove.
+
+    Raises:
+        OSError: when something in it cannot be removed.
+    """
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or directory to the disk.
+
+    Args:
+        path: an existing file or directory.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Computes the SHA-256 of a file's content.
+
+    Args:
+        path: file to read.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(path: Path, wait: bool = False) -> IO[str]:
+    """Takes an exclusive lock (flock); it is held until the file is closed or the process ends, however it ends.
+
+    A child process that inherits the file's descriptor holds the lock, too.
+
+    Args:
+        path: the lock's file; made where it is missing, its content is lost.
+        wait: whether to wait for another holder.
+
+    Returns:
+        The open file; closing it frees the lock.
+
+    Raises:
+        BlockingIOError: when another process holds the lock and ``wait`` is false.
+    """
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def is_locked(path: Path) -> bool:
+    """Tells whether a process holds the lock of a file.
+
+    Args:
+        path: the lock's file; it may be missing, then nobody holds it.
+
+    Returns:
+        Whether it is held.
+    """
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

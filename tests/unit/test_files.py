@@ -1,0 +1,95 @@
+"""Files and directories that are written whole or not at all, hashes and locks."""
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds import files
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_text_json_and_bytes_are_written_and_replaced(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "new" / "a.txt", "é\r\n")
+    files.write_text(tmp_path / "new" / "a.txt", "ü\n")
+    files.write_json(tmp_path / "new" / "b.json", {"è": [1, 2.5]})
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "ü\n".encode()
+    text = (tmp_path / "new" / "b.json").read_text(encoding="utf-8")
+    assert "è" in text and text.endswith("\n") and json.loads(text) == {"è": [1, 2.5]}
+    assert names(tmp_path / "new") == ["a.txt", "b.json"]
+
+
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+    with pytest.raises(KeyError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_the_umask_decides_the_permissions(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "a.txt", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    (tmp_path / "model.tmp").mkdir()
+    (tmp_path / "model.tmp" / "left over").touch()
+    for content in ("first", "second"):
+        with files.replacing_directory(target) as temporary:
+            (temporary / "part").mkdir()
+            (temporary / "part" / content).write_text(content)
+    assert names(target / "part") == ["second"] and names(target) == ["part"]
+    with pytest.raises(KeyError), files.replacing_directory(target) as temporary:
+        raise KeyError
+    assert names(tmp_path) == ["model"] and names(target / "part") == ["second"]
+
+
+def test_links_and_second_names(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+        files.replace_link(tmp_path / "last", Path(name))
+        files.publish_file(tmp_path / name, tmp_path / "out" / "file")
+        files.publish_file(tmp_path / name, tmp_path / "out" / "file")
+    assert (tmp_path / "last").read_text() == (tmp_path / "out" / "file").read_text() == "two"
+    assert names(tmp_path) == ["last", "one", "out", "two"] and names(tmp_path / "out") == ["file"]
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+HOLD = "import sys, pathlib; from mnmt_ds.files import lock; f = lock(pathlib.Path(sys.argv[1])); print(1, flush=True)"
+
+
+def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not files.is_locked(path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD + "; sys.stdin.read()", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
+    assert files.is_locked(path)
+    with pytest.raises(BlockingIOError):
+        files.lock(path)
+    holder.kill()
+    holder.communicate()
+    assert not files.is_locked(path)
+    with files.lock(path, wait=True):
+        assert files.is_locked(path)
+    assert not files.is_locked(path)
