@@ -5,15 +5,17 @@ Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``
 """
 
 import json
-import os
+import logging
 import secrets
-import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 from mnmt_ds.config import Settings
+from mnmt_ds.files import write_text
+from mnmt_ds.log import REPORT
 
+LOG = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
@@ -50,9 +52,7 @@ class Tracker:
         if not self.main or not self.path.exists():
             return
         kept = [record for record in read_records(self.path) if record.get("update", 0) <= update]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def log(self, kind: str, update: int, epoch: float, values: Record) -> None:
         if not self.main:
@@ -65,13 +65,35 @@ class Tracker:
             try:
                 self.wandb.log({**numbers, "update": update, "epoch": epoch})
             except Exception as error:  # whatever wandb raises must not end the training
-                self.say(f"wandb: {error}; going on without it")
+                self.warning(f"wandb: {error}; going on without it")
                 self.wandb = None
 
-    def say(self, line: str) -> None:
-        """One line for people, on the main rank."""
+    def report(self, line: str) -> None:
+        """Shows a training report, on the main rank alone.
+
+        Args:
+            line: such as ``progress_line`` makes.
+        """
         if self.main:
-            print(line, file=sys.stderr, flush=True)
+            REPORT.info(line)
+
+    def info(self, line: str) -> None:
+        """Logs a message, on the main rank alone.
+
+        Args:
+            line: the message.
+        """
+        if self.main:
+            LOG.info(line)
+
+    def warning(self, line: str) -> None:
+        """Logs a warning, on the main rank alone.
+
+        Args:
+            line: the message.
+        """
+        if self.main:
+            LOG.warning(line)
 
     def close(self) -> None:
         if self.wandb is None:
@@ -79,7 +101,7 @@ class Tracker:
         try:
             self.wandb.finish()
         except Exception as error:  # the training has ended well; its dashboard must not spoil that
-            self.say(f"wandb: {error}")
+            self.warning(f"wandb: {error}")
 
     def _start_wandb(self, run: Path, settings: TrackingSettings, config: Record, name: str) -> Any:
         try:
@@ -103,7 +125,7 @@ class Tracker:
             started.define_metric("*", step_metric="update")
             return started
         except Exception as error:  # a dashboard that cannot be reached is no reason to stop
-            self.say(f"wandb: {error}; going on without it (metrics.jsonl has everything)")
+            self.warning(f"wandb: {error}; going on without it (metrics.jsonl has everything)")
             return None
 
 

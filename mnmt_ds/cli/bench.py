@@ -2,22 +2,32 @@
 
 import argparse
 import importlib
-from pathlib import Path
 
-HELP = "measure speed and memory: throughput, loss, teachers, methods, placement, pipeline, staged"
 BENCHMARKS = ("throughput", "loss", "teachers", "methods", "placement", "pipeline", "staged")
+HELP = f"measure speed and memory: {', '.join(BENCHMARKS)}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    folder = Path(__file__).parents[1] / "bench"
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name in BENCHMARKS:
-        if (folder / f"{name}.py").exists():
-            module = importlib.import_module(f"mnmt_ds.bench.{name}")
-            sub = which.add_parser(name, help=module.HELP, description=module.__doc__)
-            module.add_arguments(sub)
-            sub.set_defaults(measure=module.run)
+        module = importlib.import_module(f"mnmt_ds.bench.{name}")
+        sub = benchmarks.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(sub)
+        sub.set_defaults(measure=module.run)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs a benchmark.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     return int(args.measure(args))

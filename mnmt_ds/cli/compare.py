@@ -2,10 +2,12 @@
 
 import argparse
 import csv
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from mnmt_ds.files import write_text
 
 HELP = "table and offline HTML page about several runs"
 
@@ -47,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     table += f"\n\n{points}" if points else ""
     args.output.mkdir(parents=True, exist_ok=True)
     notes = "\n".join(f"- `{line}`" for line in comparison.signatures(runs))
-    _write(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")
+    write_text(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")
     _write_csv(args.output / "runs.csv", comparison.run_rows(runs))
     _write_csv(args.output / "pairs.csv", comparison.pair_rows(runs, part.sizes))
-    _write(args.output / "compare.html", render(args.title, [part], pictures=drawn))
+    write_text(args.output / "compare.html", render(args.title, [part], pictures=drawn))
     print(table)
     waiting = [str(run.directory) for run in runs if run.report is None]
     if waiting:
@@ -59,15 +61,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -5,9 +5,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mnmt_ds import __version__
+from mnmt_ds import __version__, log
 from mnmt_ds.errors import UserError
 
 COMMANDS = (
@@ -16,30 +15,51 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; a UserError is one line on stderr and exit code 2."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    given = list(sys.argv[1:] if arguments is None else arguments)
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Makes the parser of the command line.
+
+    Args:
+        command: the command whose arguments are added; None: every command's. One alone starts faster.
+
+    Returns:
+        A parser with a sub-parser a command, which sets ``run`` to the command's function.
+    """
     parser = argparse.ArgumentParser(
         prog="mnmt-ds", description="Train, distil and measure multilingual translation models with DeepSpeed."
     )
     parser.add_argument("--version", action="version", version=f"mnmt-ds {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    wanted = next((word for word in given if not word.startswith("-")), None)
     for name in COMMANDS:
-        if not (Path(__file__).parent / f"{name}.py").exists():
-            continue
         module = importlib.import_module(f"mnmt_ds.cli.{name}")
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
-        if name == wanted:
+        if command in (None, name):
             module.add_arguments(sub)
+            sub.add_argument(
+                "--log-level", choices=log.LEVELS, help=f"messages to show (default: {log.VARIABLE}, else info)"
+            )
         sub.set_defaults(run=module.run)
-    args, rest = parser.parse_known_args(given)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: words of the command line after the program's name; None: this process's.
+
+    Returns:
+        The exit code; 2 after a UserError, which is printed as one line on standard error.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = make_parser(next((word for word in words if not word.startswith("-")), ""))
+    args, rest = parser.parse_known_args(words)
     if hasattr(args, "overrides"):  # argparse takes a list of positionals only where they stand together
         args.overrides += [word for word in rest if "=" in word and not word.startswith("-")]
         rest = [word for word in rest if word not in args.overrides]
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    log.set_up(args.log_level)
     try:
         return int(args.run(args))
     except UserError as error:

@@ -5,7 +5,7 @@ A run that fails is reported and holds up only what needs it.
 """
 
 import argparse
-import fcntl
+import logging
 import os
 import shlex
 import signal
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mnmt_ds.study.plan import Entry, Study
 
+LOG = logging.getLogger(__name__)
 HELP = "train, evaluate and tabulate a grid of methods, seeds and settings"
 
 
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the study; 0 where all is complete, 1 where a run failed."""
     from mnmt_ds.config import describe
     from mnmt_ds.errors import UserError
+    from mnmt_ds.files import lock
     from mnmt_ds.study import state
     from mnmt_ds.study.plan import read_study
     from mnmt_ds.study.report import missing, write_report
@@ -59,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     failed: dict[Path, str] = {}
     study.settings.directory.mkdir(parents=True, exist_ok=True)
-    with (study.settings.directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{study.settings.directory}: another study is at work here; wait for it") from None
+    try:
+        held = lock(study.settings.directory / "lock")
+    except BlockingIOError:
+        raise UserError(f"{study.settings.directory}: another study is at work here; wait for it") from None
+    with held:
         if not args.report:
             for job in (job for entry in entries if not complete(study, entry) for job in entry.jobs):
                 if not state.trained(job):
@@ -209,4 +211,4 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    LOG.info(line)

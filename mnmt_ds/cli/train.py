@@ -1,7 +1,6 @@
 """Train a recipe: alone, or as a rank of a deepspeed, torchrun or srun job."""
 
 import argparse
-import logging
 import os
 from pathlib import Path
 
@@ -32,8 +31,9 @@ def run(args: argparse.Namespace) -> int:
         print(dump(recipe), end="")
         return 0
     from mnmt_ds.distributed import job
+    from mnmt_ds.log import set_up_deepspeed
 
-    _quiet_libraries()
+    set_up_deepspeed()
     with job(recipe.train.timeout_minutes):
         from mnmt_ds.engine.check import check
         from mnmt_ds.engine.loop import train
@@ -43,12 +43,3 @@ def run(args: argparse.Namespace) -> int:
             return 0
         train(recipe, args.resume)
     return 0
-
-
-def _quiet_libraries() -> None:
-    """DeepSpeed's own chatter below warnings goes; MNMT_DS_VERBOSE=1 keeps it."""
-    if os.environ.get("MNMT_DS_VERBOSE"):
-        return
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.WARNING)

@@ -1,17 +1,23 @@
 """Translate files or standard input: one output line for every input line, in order; empty lines stay empty."""
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from mnmt_ds import files
+
 if TYPE_CHECKING:
+    from mnmt_ds.data.parallel import Progress
     from mnmt_ds.evaluation.beam_search import SearchSettings
     from mnmt_ds.evaluation.loading import Translator
 
 HELP = "translate files or standard input with a trained model"
+LOG = logging.getLogger(__name__)
 WINDOW = 20_000
 """Lines that are read, sorted and translated together; memory is bounded by these."""
 SENTENCES_A_PROCESS = 300
@@ -76,14 +82,12 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{path}: no such file; give text files, or nothing for standard input")
     translator = open_model(args)
     translator.frame(args.pair)
-    output = _Output(args.output)
     cut = 0
-    with Progress(f"translate {args.pair}", "lines") as progress:
+    with _output(args.output) as output, Progress(f"translate {args.pair}", "lines") as progress:
         for first, lines in _windows(args.files):
             cut += _translate(translator, lines, first, args, search, output, progress)
-    output.close()
     if cut:
-        print(f"{cut} line(s) had more pieces than the model has positions; their ends were left out", file=sys.stderr)
+        LOG.warning("%d line(s) had more pieces than the model has positions; their ends were left out", cut)
     return 0
 
 
@@ -121,7 +125,7 @@ def processes(args: argparse.Namespace, translator: "Translator", sentences: int
 
 def _translate(
     translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "SearchSettings",
-    output: "_Output", progress: object,
+    output: IO[bytes], progress: "Progress",
 ) -> int:  # fmt: skip
     from mnmt_ds.evaluation.translation import translate_all, write_text
 
@@ -130,14 +134,15 @@ def _translate(
     pieces = translator.tokenizer.encode_many(texts, args.pair.partition("-")[0])
     found = translate_all(
         translator, {args.pair: pieces}, search, args.batch_tokens, processes(args, translator, len(lines)),
-        progress.add,  # type: ignore[attr-defined]
+        progress.add,
     )[args.pair]  # fmt: skip
     for number, hypotheses in enumerate(found, first):
         if args.nbest:
             for hypothesis in hypotheses[: args.nbest]:
-                output.write(f"{number} ||| {write_text(translator, hypothesis)} ||| {hypothesis.score:.4f}")
+                text = write_text(translator, hypothesis)
+                output.write(f"{number} ||| {text} ||| {hypothesis.score:.4f}\n".encode())
         else:
-            output.write(write_text(translator, hypotheses[0]) if hypotheses else "")
+            output.write(f"{write_text(translator, hypotheses[0]) if hypotheses else ''}\n".encode())
     output.flush()
     return sum(len(sentence) > longest - 2 for sentence in pieces)
 
@@ -180,24 +185,11 @@ def _decoded(file: IO[bytes], name: str) -> Iterator[str]:
         yield control.sub(" ", text)
 
 
-class _Output:
-    """Lines to a file (published once whole) or to standard output."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.temporary = path.with_name(path.name + ".tmp") if path is not None else None
-        if self.temporary is not None:
-            self.temporary.parent.mkdir(parents=True, exist_ok=True)
-        self.file: IO[bytes] = self.temporary.open("wb") if self.temporary is not None else sys.stdout.buffer
-
-    def write(self, line: str) -> None:
-        self.file.write(line.encode() + b"\n")
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.flush()
-        if self.path is not None and self.temporary is not None:
-            self.file.close()
-            os.replace(self.temporary, self.path)
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[IO[bytes]]:
+    """A stream for lines: to a file that is there once whole, or to standard output."""
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    with files.replacing(path) as temporary, temporary.open("wb") as stream:
+        yield stream

@@ -79,7 +79,7 @@ def make_students(
             log = Tracker(own.directory, own.tracking.model_copy(update={"wandb": "off"}), is_main(), {}, own.name)
             peers = exchange.peers_of(name, last, trials.run)
         foresight = Foresight(engine, own.data.pairs) if student.piped(engine) else None
-        method = build(own.method, make_context(own, engine, corpus, stream, tracker.say, peers, foresight))
+        method = build(own.method, make_context(own, engine, corpus, stream, tracker.info, peers, foresight))
         best = Best(own.data.pairs, own.validation.selection, dev_tokens)
         bring = partial(_bring, exchange, foresight)
         exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log, bring)

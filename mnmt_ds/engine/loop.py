@@ -56,7 +56,7 @@ def _epochs(work: Training, stop: "Stop") -> None:
             if stopped or (settings.save_every and work.update % settings.save_every == 0 and not work.finished()):
                 work.save()
             if stopped:
-                work.tracker.say(f"stopped on request at update {work.update}; resume with --resume")
+                work.tracker.info(f"stopped on request at update {work.update}; resume with --resume")
                 return
             if work.finished():
                 break

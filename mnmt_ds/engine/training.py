@@ -129,7 +129,7 @@ class Training:
 
     def _introduce(self) -> None:
         recipe, stream = self.recipe, self.first.walk.stream
-        self.tracker.say(
+        self.tracker.info(
             f"{recipe.name}: {recipe.method.name}, "
             + (f"{len(self.column.names)} students, " if self.recipe.students else "")
             + f"{len(self.pairs)} pairs, {sum(stream.sizes)} sentences"
@@ -160,9 +160,9 @@ class Training:
 
     def _resume(self) -> None:
         with self.column.everyone():
-            found = checkpoint.newest(self.directory, self.tracker.say)
+            found = checkpoint.newest(self.directory, self.tracker.warning)
         if found is None:
-            self.tracker.say(f"{self.directory}: no checkpoint yet; starting from the beginning")
+            self.tracker.info(f"{self.directory}: no checkpoint yet; starting from the beginning")
             for tracker in self._trackers():
                 tracker.rewind(-1)
             for one in self.students:
@@ -185,7 +185,7 @@ class Training:
         self.seconds = Seconds(*state.get("seconds", ()))
         for tracker in self._trackers():
             tracker.rewind(self.update)
-        self.tracker.say(f"{path}: resumed at update {self.update}")
+        self.tracker.info(f"{path}: resumed at update {self.update}")
 
     def save(self) -> None:
         """A checkpoint of the present position; then whatever nothing refers to any more is removed."""
@@ -315,7 +315,7 @@ class Training:
         """A student's record and line: in its own log, and under its name in the run's where it is not alone."""
         one.tracker.log(kind, self.update, self.clock.epochs, values)
         if one.tracker is self.tracker:
-            self.tracker.say(line)
+            self.tracker.report(line)
             return
         named = {f"{one.name}/{key}": value for key, value in values.items()}
         self._untold.append((kind, self.update, self.clock.epochs, named, f"{one.name} | {line}"))
@@ -330,7 +330,7 @@ class Training:
             notes = [note for own in told.values() for note in own]
         for kind, update, epochs, values, line in notes:
             self.tracker.log(kind, update, epochs, values)
-            self.tracker.say(line)
+            self.tracker.report(line)
         self._untold = []
 
     def keep_last(self) -> None:
