@@ -15,7 +15,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["mnmt_ds", "mnmt_ds.*"]),
-    package_data={"mnmt_ds": ["kernels/csrc/*", "evaluation/*.html", "evaluation/csrc/*", "bench/results/*"]},
+    package_data={"mnmt_ds": ["kernels/csrc/*", "reporting/*.html", "decoding/csrc/*", "bench/results/*"]},
     entry_points={"console_scripts": ["mnmt-ds = mnmt_ds.cli.main:main"]},
     install_requires=[
         "torch>=2.11",

@@ -13,8 +13,8 @@ python=${PYTHON:-python}
 "$python" - <<'PYTHON'
 import torch
 assert torch.cuda.is_available(), "no GPU here"
-from mnmt_ds.kernels.ce_with_teacher import chosen
-name = chosen("cuda", torch.device("cuda"))
+from mnmt_ds.kernels.implementations import resolve_implementation
+name = resolve_implementation("cuda", torch.device("cuda"))
 print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {name} kernels are built")
 PYTHON
 

@@ -26,7 +26,7 @@ class _Teams:
     count = 1
     group: Any = None
     """This rank's team; none: all ranks."""
-    grid: "Grid | None" = None
+    grid: "ModelParallelUnit | None" = None
 
 
 def rank() -> int:
@@ -47,12 +47,12 @@ def _job_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def team() -> int:
+def student_team() -> int:
     """The number of this rank's team; 0 where the ranks are not split."""
     return _job_rank() // world_size()
 
 
-class Grid(NamedTuple):
+class ModelParallelUnit(NamedTuple):
     """Groups as DeepSpeed asks for them (its ``mpu``): of ranks with data of their own, of ranks that share a model."""
 
     data: dist.ProcessGroup
@@ -96,10 +96,10 @@ def split_into_teams(count: int) -> None:
     size = world_size() // count
     mine = range(_job_rank() // size * size, (_job_rank() // size + 1) * size)
     group, alone = new_group(mine), new_group([_job_rank()])
-    _Teams.count, _Teams.group, _Teams.grid = count, group, Grid(group, alone)
+    _Teams.count, _Teams.group, _Teams.grid = count, group, ModelParallelUnit(group, alone)
 
 
-def team_grid() -> Grid | None:
+def model_parallel_unit() -> ModelParallelUnit | None:
     """What DeepSpeed is told of the teams; None where there are none."""
     return _Teams.grid
 
@@ -145,37 +145,37 @@ def split_into_stages(count: int, shards: int = 1) -> None:
     _Parts.stages, _Parts.shards = count, shards
 
 
-def stages() -> int:
+def pipeline_parallel_size() -> int:
     """Pipeline stages; 1 without a pipeline."""
     return _Parts.stages
 
 
-def shards() -> int:
+def vocab_parallel_size() -> int:
     """Ranks that a vocabulary is split over; 1: every rank has all words."""
     return _Parts.shards
 
 
-def shard() -> int:
+def vocab_parallel_rank() -> int:
     """This rank's number among those that share its vocabulary; the first one speaks for all where sums are taken."""
     return rank() % _Parts.shards
 
 
-def stage() -> int:
+def pipeline_parallel_rank() -> int:
     """The stage of this rank, from 0."""
-    return rank() // (data_ranks() * _Parts.shards)
+    return rank() // (data_parallel_size() * _Parts.shards)
 
 
-def data_ranks() -> int:
+def data_parallel_size() -> int:
     """Ranks with data of their own; all stages of a pipeline, and all shards of a vocabulary, share theirs."""
     return max(1, world_size() // (_Parts.stages * _Parts.shards))
 
 
-def data_rank() -> int:
+def data_parallel_rank() -> int:
     """This rank's number among those with data of their own."""
-    return rank() // _Parts.shards % data_ranks()
+    return rank() // _Parts.shards % data_parallel_size()
 
 
-class Ranks(NamedTuple):
+class RankGroup(NamedTuple):
     """The ranks that share something, seen from one of them."""
 
     rank: int = 0
@@ -184,29 +184,31 @@ class Ranks(NamedTuple):
     """Their torch.distributed group."""
 
 
-def ranks_of_their_own() -> Ranks:
+def new_data_parallel_group() -> RankGroup:
     """The ranks that hold the same part of the model (all, where it is whole), with a group whose collectives mix
     with no others' (a background thread's); called by all of them together."""
-    count, split = data_ranks(), shards()
-    first = _job_rank() - data_rank() * split
-    return Ranks(data_rank(), count, new_group(range(first, first + count * split, split)) if count > 1 else None)
+    count, split = data_parallel_size(), vocab_parallel_size()
+    first = _job_rank() - data_parallel_rank() * split
+    return RankGroup(
+        data_parallel_rank(), count, new_group(range(first, first + count * split, split)) if count > 1 else None
+    )
 
 
-def shards_of_their_own() -> Any:
+def new_vocab_parallel_group() -> Any:
     """A group as that of ``ranks_of_their_own``, of the ranks that share this rank's vocabulary; called by them all."""
-    first = _job_rank() - shard()
-    return new_group(range(first, first + shards()))
+    first = _job_rank() - vocab_parallel_rank()
+    return new_group(range(first, first + vocab_parallel_size()))
 
 
-def all_of_their_own() -> Ranks:
+def new_world_group() -> RankGroup:
     """All ranks of a job without teams, with a group as that of ``ranks_of_their_own``; called by all together.
 
     A ``new_group`` is named after how many groups its members are in already: those of a pipeline's inner stages are in
     others than the outer ones, and would wait for each other for ever.
     """
     if world_size() == 1:
-        return Ranks()
-    return Ranks(rank(), world_size(), dist.new_group())
+        return RankGroup()
+    return RankGroup(rank(), world_size(), dist.new_group())
 
 
 @contextmanager
@@ -284,7 +286,7 @@ def from_main(value: Any) -> Any:
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=team() * world_size(), group=_Teams.group)
+    dist.broadcast_object_list(box, src=student_team() * world_size(), group=_Teams.group)
     return box[0]
 
 
@@ -340,8 +342,8 @@ def on_main_first(step: Any, *arguments: Any) -> Any:
     return result
 
 
-def share(items: Sequence[Any]) -> list[Any]:
+def shard_evenly(items: Sequence[Any]) -> list[Any]:
     """This rank's part of a list of data, padded with None so that all ranks take equally many steps."""
-    mine = list(items[data_rank() :: data_ranks()])
-    steps = -(-len(items) // data_ranks())
+    mine = list(items[data_parallel_rank() :: data_parallel_size()])
+    steps = -(-len(items) // data_parallel_size())
     return mine + [None] * (steps - len(mine))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.data.batching import PairLengths, Plan, plan_of, usable
+from mnmt_ds.data.batching import EpochPlan, PairLengths, plan_of, usable
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.denoising import ConcurrentTask, DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings, frame_of, split_pair
@@ -46,6 +46,6 @@ def of_languages(
     return found
 
 
-def _first(plan: Plan, count: int) -> list[np.ndarray]:
+def _first(plan: EpochPlan, count: int) -> list[np.ndarray]:
     bounds = zip(plan.start[:-1], plan.start[1:], strict=True)
     return [plan.sentence[a:b] for a, b in list(bounds)[:count]]

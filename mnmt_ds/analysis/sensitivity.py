@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import rank, world_size
+from mnmt_ds.methods.method import LossAndMetrics
 from mnmt_ds.models.transformer import Transformer
-from mnmt_ds.objectives.method import Score
 
 Sensitivity = dict[str, Tensor]
 """By parameter name, in the parameter's shape, float32."""
-Scorer = Callable[..., Score]
+Scorer = Callable[..., LossAndMetrics]
 
 
 def sensitivity(

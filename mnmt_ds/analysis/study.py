@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnmt_ds.analysis import batches, pictures, pruning, specificity, store
+from mnmt_ds.analysis import batches, files, pictures, pruning, specificity
 from mnmt_ds.analysis.sensitivity import sensitivity
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings, split_pair
-from mnmt_ds.data.parallel import Progress
+from mnmt_ds.data.worker_pool import Progress
+from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.loading import Translator, open_translator
+from mnmt_ds.decoding.translation import translate_all, write_text
 from mnmt_ds.distributed import device, is_main, rank, world_size
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import report, scores
-from mnmt_ds.evaluation.beam_search import SearchSettings
-from mnmt_ds.evaluation.loading import Translator, open_translator
 from mnmt_ds.evaluation.scores import ScoreSettings
-from mnmt_ds.evaluation.translation import translate_all, write_text
-from mnmt_ds.objectives.denoising import DenoisingLossSettings, denoising
-from mnmt_ds.objectives.method import Context
-from mnmt_ds.objectives.translation import scorer
+from mnmt_ds.methods.denoising import DenoisingLossSettings, denoising
+from mnmt_ds.methods.method import MethodContext
+from mnmt_ds.methods.translation import scorer
 
 TASKS = ("translation", "cd")
 
@@ -69,31 +69,31 @@ def measure(run: Path, checkpoint: str, task: str, data: Path | None, settings: 
     else:
         drawn = {pair: batches.of_pair(corpus, framing, pair, *common) for pair in pairs}
         score = scorer(settings.smoothing, "auto")
-    directory = store.place(run, checkpoint, task)
+    directory = files.place(run, checkpoint, task)
     total = sum(len(rows[rank() :: world_size()]) for rows in drawn.values())
     with Progress(f"sensitivity {run.name} {task}", "batches", total) if is_main() else nullcontext() as progress:
         for name, rows in drawn.items():
             found = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
             if is_main():
-                store.write_sensitivity(directory, name, found)
+                files.write_sensitivity(directory, name, found)
     return list(drawn)
 
 
 def distributions(runs: Sequence[Path], checkpoint: str, task: str, output: Path) -> dict[str, Any]:
     """Figure 10: how evenly parameters contribute, a run each."""
-    spreads = {run.name: specificity.spread(store.read_sensitivities(run, checkpoint, task)[1]) for run in runs}
+    spreads = {run.name: specificity.spread(files.read_sensitivities(run, checkpoint, task)[1]) for run in runs}
     pictures.distribution(output / "distribution.png", spreads)
     numbers = {
         name: {"deviation": row.deviation, "mean": row.mean, "quantiles": row.quantiles}
         for name, row in spreads.items()
     }
-    store.write_numbers(output / "distribution.json", numbers)
+    files.write_numbers(output / "distribution.json", numbers)
     return numbers
 
 
 def specificities(run: Path, checkpoint: str, task: str, output: Path) -> dict[str, Any]:
     """Mean specificity (Equation 4) of each parameter matrix for each language, as numbers and a picture."""
-    names, sensitivity_LN, like = store.read_sensitivities(run, checkpoint, task)
+    names, sensitivity_LN, like = files.read_sensitivities(run, checkpoint, task)
     D_LN = specificity.specificity(sensitivity_LN)
     table: dict[str, dict[str, float]] = {}
     sizes = [like[name].numel() for name in sorted(like)]
@@ -105,7 +105,7 @@ def specificities(run: Path, checkpoint: str, task: str, output: Path) -> dict[s
         "above_1": dict(zip(names, (D_LN > 1).float().mean(1).tolist(), strict=True)),
         "by_matrix": table,
     }
-    store.write_numbers(output / f"specificity.{run.name}.json", numbers)
+    files.write_numbers(output / f"specificity.{run.name}.json", numbers)
     pictures.rows(output / f"specificity.{run.name}.png", table, "mean language-specificity D")
     return numbers
 
@@ -116,7 +116,7 @@ def correlated(runs: Sequence[Path], checkpoint: str, task: str, output: Path, t
     groups: dict[str, dict[str, Tensor]] = {"low": {}, "high": {}}
     names: list[str] = []
     for run in runs:
-        found, sensitivity_LN, _ = store.read_sensitivities(run, checkpoint, task)
+        found, sensitivity_LN, _ = files.read_sensitivities(run, checkpoint, task)
         if names and found != names:
             raise UserError(f"{run}: has sensitivities of {', '.join(found)}, {runs[0]} of {', '.join(names)}")
         names = found
@@ -134,7 +134,7 @@ def correlated(runs: Sequence[Path], checkpoint: str, task: str, output: Path, t
     both = {name: row["translation_and_cd"] for name, row in numbers.items() if "translation_and_cd" in row}
     if both:
         pictures.rows(output / "correlation.tasks.png", both, "correlation of translation and cd")
-    store.write_numbers(output / f"correlation.{task}.json", numbers)
+    files.write_numbers(output / f"correlation.{task}.json", numbers)
     return numbers
 
 
@@ -147,7 +147,7 @@ def prune(
     model that was pruned for it.
     """
     translator, corpus = opened(run, checkpoint, data)
-    names, sensitivity_LN, like = store.read_sensitivities(run, checkpoint, "translation")
+    names, sensitivity_LN, like = files.read_sensitivities(run, checkpoint, "translation")
     kept_N = specificity.most_sensitive(sensitivity_LN, settings.top)
     D_LN = specificity.specificity(sensitivity_LN)
     work = [(ratio, i) for ratio in settings.ratios for i in range(len(names))]
@@ -174,7 +174,7 @@ def pruning_curves(found: Mapping[str, Mapping[float, Mapping[str, float]]], out
         run: {f"{ratio:g}": {"mean": means[run][ratio], **row} for ratio, row in rows.items()}
         for run, rows in found.items()
     }
-    store.write_numbers(output / "prune.json", numbers)
+    files.write_numbers(output / "prune.json", numbers)
     return numbers
 
 
@@ -190,9 +190,9 @@ def _bleu(
 
 def _across_tasks(run: Path, checkpoint: str, pairs: Sequence[str], sensitivity_LN: Tensor) -> dict[str, float]:
     """Figure 7: the correlation of a pair's sensitivities in translation with its language's in denoising."""
-    if len(list(store.place(run, checkpoint, "cd").glob("*.safetensors"))) < 2:
+    if len(list(files.place(run, checkpoint, "cd").glob("*.safetensors"))) < 2:
         return {}
-    languages, denoising_LN, _ = store.read_sensitivities(run, checkpoint, "cd")
+    languages, denoising_LN, _ = files.read_sensitivities(run, checkpoint, "cd")
     side = 0 if len({split_pair(pair)[0] for pair in pairs}) == len(pairs) else 1
     return {
         pair: float(specificity.pearson(sensitivity_LN[i], denoising_LN[languages.index(split_pair(pair)[side])]))
@@ -209,9 +209,9 @@ def _off_diagonal(values: Tensor) -> float:
     return float(values[~torch.eye(len(values), dtype=torch.bool)].mean())
 
 
-def _context(pairs: Sequence[str], smoothing: float) -> Context:
+def _context(pairs: Sequence[str], smoothing: float) -> MethodContext:
     def none(*arguments: Any) -> Any:
         raise UserError("analyse: this method asks for teachers; there are none here")
 
     wanted: Callable[..., Any] = none
-    return Context(pairs, device(), smoothing, "auto", wanted, wanted, wanted)
+    return MethodContext(pairs, device(), smoothing, "auto", wanted, wanted, wanted)

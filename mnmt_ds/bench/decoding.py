@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.batch import EOS, PAD
-from mnmt_ds.evaluation.beam_search import SearchSettings, beam_search
+from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
 from mnmt_ds.models import export
 from mnmt_ds.models.layers import sinusoids
 from mnmt_ds.models.settings import ModelSettings

@@ -128,9 +128,9 @@ def _measure(args: argparse.Namespace, names: Sequence[str], folder: Path) -> di
 def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], int]:
     """Takes one update of every student; gives the target tokens of parallel text that the first one saw."""
     from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.meter import Meter
+    from mnmt_ds.engine.monitoring.meter import Meter
     from mnmt_ds.engine.recipe import load_recipe
-    from mnmt_ds.engine.teaching import Ahead
+    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
     from mnmt_ds.engine.training import Training
 
     def training(method: Sequence[str], own: Path) -> Training:
@@ -151,7 +151,7 @@ def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], 
         method = tuple(override.replace(word, value) for override in method)
     work = training(method, own)
     _employ_teachers(work)
-    ahead = {one.name: Ahead(one.method, one.walk, lambda: 1 << 60) for one in work.students}
+    ahead = {one.name: TeacherPrefetcher(one.method, one.walk, lambda: 1 << 60) for one in work.students}
     meter = Meter()
 
     def step() -> int:
@@ -170,14 +170,14 @@ def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], 
 
 def _employ_teachers(work: Any) -> None:
     """As late in a run of LSSD: every pair has a teacher of its own, and is taught. Other methods do not mind."""
-    from mnmt_ds.objectives.method import Report
+    from mnmt_ds.methods.method import ValidationReport
 
     pairs = work.pairs
     reports = [{p: 0.5 if k < n else 1.0 for k, p in enumerate(pairs)} for n in range(len(pairs) + 1)]
     for number, dev in enumerate([*reports, dict.fromkeys(pairs, 2.0)]):
         for one in work.students:
             others = {other.name: dev for other in work.students if other is not one}
-            one.method.on_validated(Report(number + 1, 0.0, dev, others))
+            one.method.on_validated(ValidationReport(number + 1, 0.0, dev, others))
 
 
 def _seconds(step: Callable[[], int], updates: int) -> float:
@@ -194,7 +194,7 @@ def _seconds(step: Callable[[], int], updates: int) -> float:
 def _peak(args: argparse.Namespace, folder: Path) -> float:
     """Peak MiB of this process (on a GPU: of its tensors there) after training by one method alone."""
     from mnmt_ds.distributed import job
-    from mnmt_ds.engine.meter import memory
+    from mnmt_ds.engine.monitoring.meter import memory
 
     _quiet()
     with job():

@@ -28,7 +28,7 @@ HELP = "pipeline stages: step time, bubble against the ideal, memory a stage"
 Figures = dict[str, Any]
 
 
-class Pass(NamedTuple):
+class StagePass(NamedTuple):
     """One micro-batch's way through one stage."""
 
     kind: str
@@ -111,7 +111,7 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     """A row for each number of micro-batches, on ``count`` stages of this job's ranks."""
     from mnmt_ds.config import plain
     from mnmt_ds.distributed import on_main_first, split_into_stages
-    from mnmt_ds.engine import balance, ds_config, pipeline
+    from mnmt_ds.engine.parallel import ds_config, pipeline_engine, stage_balance
     from mnmt_ds.engine.settings import TrainSettings
     from mnmt_ds.models.settings import ModelSettings
 
@@ -120,8 +120,8 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     model = ModelSettings(**{name: plain(value) for name, _, value in (word.partition("=") for word in given)})
     train = TrainSettings(batches_per_update=args.micro_batches[0])
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
-    costs = on_main_first(balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
-    engine = pipeline.make_engine(model, args.vocabulary, count, costs, config, 1)
+    costs = on_main_first(stage_balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
+    engine = pipeline_engine.make_engine(model, args.vocabulary, count, costs, config, 1)
     return [_row(args, engine, count, many) for many in args.micro_batches]
 
 
@@ -129,9 +129,9 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     import torch
     import torch.distributed as dist
 
-    from mnmt_ds.engine.meter import peak_resident
-    from mnmt_ds.engine.pipeline import as_input
-    from mnmt_ds.objectives.translation import scorer
+    from mnmt_ds.engine.monitoring.meter import peak_resident
+    from mnmt_ds.engine.parallel.pipeline_engine import as_input
+    from mnmt_ds.methods.translation import scorer
 
     score = scorer(0.1, "auto")
     engine.set_train_batch_size(many)
@@ -140,7 +140,7 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     engine.module.score = lambda states, projection, batch: score(states, projection, batch).loss * (many / total)
     engine.module.before_step = lambda: None
     steps: list[float] = []
-    rounds: list[list[Pass]] = []
+    rounds: list[list[StagePass]] = []
     for turn in range(args.rounds + 1):
         passes = timed(engine, time.process_time)
         dist.barrier()
@@ -165,12 +165,14 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     }  # fmt: skip
 
 
-def typical(rounds: Sequence[Sequence[Pass]]) -> list[Pass]:
+def typical(rounds: Sequence[Sequence[StagePass]]) -> list[StagePass]:
     """Each pass with its median over rounds."""
-    return [Pass(kinds[0].kind, statistics.median(one.seconds for one in kinds)) for kinds in zip(*rounds, strict=True)]
+    return [
+        StagePass(kinds[0].kind, statistics.median(one.seconds for one in kinds)) for kinds in zip(*rounds, strict=True)
+    ]
 
 
-def played(stages: Sequence[Sequence[Pass]]) -> float:
+def played(stages: Sequence[Sequence[StagePass]]) -> float:
     """Seconds of a step in which every pass starts once its stage is free and its neighbour has sent what it needs."""
     ends: dict[tuple[int, str, int], float] = {}
     free, place = [0.0] * len(stages), [0] * len(stages)
@@ -190,14 +192,14 @@ def played(stages: Sequence[Sequence[Pass]]) -> float:
     return max(free)
 
 
-def timed(engine: Any, cpu: Callable[[], float]) -> list[Pass]:
+def timed(engine: Any, cpu: Callable[[], float]) -> list[StagePass]:
     """This stage's forward and backward passes from here on, in their order; ``cpu``: the clock where there is no
     GPU."""
     import torch
     from deepspeed.runtime.pipe import schedule
     from deepspeed.runtime.pipe.engine import PipelineEngine
 
-    passes: list[Pass] = []
+    passes: list[StagePass] = []
 
     def clock() -> float:
         if not torch.cuda.is_available():
@@ -209,7 +211,7 @@ def timed(engine: Any, cpu: Callable[[], float]) -> list[Pass]:
         def pass_by(engine: Any, **arguments: Any) -> None:
             begin = clock()
             known(engine, **arguments)
-            passes.append(Pass(name, clock() - begin))
+            passes.append(StagePass(name, clock() - begin))
 
         return pass_by
 

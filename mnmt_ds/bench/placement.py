@@ -94,13 +94,13 @@ def measure(args: argparse.Namespace) -> list[list[float]]:
 
     from mnmt_ds.distributed import from_all, split_into_teams
     from mnmt_ds.engine.loop import advance
-    from mnmt_ds.engine.meter import Meter
-    from mnmt_ds.engine.teaching import Ahead
+    from mnmt_ds.engine.monitoring.meter import Meter
+    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
     from mnmt_ds.engine.training import Training
 
     fixed = (f"directory={args.result.parent / 'run'}", "tracking.wandb=off")
     work = Training(load_recipe(args.recipe, [*fixed, *args.overrides, *WAYS[args.way]]), resume=False)
-    ahead = {one.name: Ahead(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
+    ahead = {one.name: TeacherPrefetcher(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
     meters, found = {one.name: Meter() for one in work.students}, []
     for _ in range(WARM + args.updates):
         advance(work, ahead, meters, stop=False)

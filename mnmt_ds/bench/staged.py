@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.bench import pipeline
-from mnmt_ds.bench.pipeline import Pass, played, started, timed, typical
+from mnmt_ds.bench.pipeline import StagePass, played, started, timed, typical
 from mnmt_ds.bench.publish import publish
-from mnmt_ds.bench.teachers import Everybody, Texts, employ, mib, model_of, texts
+from mnmt_ds.bench.teachers import RandomText, TeacherForEveryPair, employ, mib, model_of, texts
 
 HELP = "pipeline stages with teachers: their layers beside the student's, or their states remembered"
 WAYS = ("plain", "beside", "cold", "warm")
@@ -65,16 +65,16 @@ def table(rows: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
-class Turn(NamedTuple):
+class StageTiming(NamedTuple):
     """An update, seen from one stage."""
 
     seconds: float
     busy: float
     """Processor time of all its threads."""
-    passes: list[Pass]
+    passes: list[StagePass]
 
 
-class Lesson(NamedTuple):
+class StageTeachers(NamedTuple):
     """Who teaches in one way of the update."""
 
     faculty: Any
@@ -84,18 +84,18 @@ class Lesson(NamedTuple):
 def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     """A row a way, on ``count`` stages of this job's ranks."""
     from mnmt_ds.distributed import on_main_first, split_into_stages
-    from mnmt_ds.engine import balance, ds_config
-    from mnmt_ds.engine.pipeline import make_engine
+    from mnmt_ds.engine.parallel import ds_config, stage_balance
+    from mnmt_ds.engine.parallel.pipeline_engine import make_engine
     from mnmt_ds.engine.settings import TrainSettings
 
     split_into_stages(count)
     known, model = texts(args.pairs, args.batches, args.max_tokens, args.vocabulary), model_of(args.model)
     train = TrainSettings(batches_per_update=len(known.chosen))
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
-    costs = on_main_first(balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
+    costs = on_main_first(stage_balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
     engine = make_engine(model, args.vocabulary, count, costs, config, 1)
     ways = _ways(args, engine, known)
-    turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
+    turns: dict[str, list[StageTiming]] = {way: [] for way in WAYS}
     for number in range(args.rounds + 1):
         # ``warm`` follows ``cold``, which fills; between them nothing is taken away
         for way in (("plain", "beside", "cold", "warm"), ("beside", "plain", "cold", "warm"))[number % 2]:
@@ -113,7 +113,7 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     return rows
 
 
-def _row(count: int, way: str, turns: Sequence[Turn], held: Sequence[float]) -> Figures:
+def _row(count: int, way: str, turns: Sequence[StageTiming], held: Sequence[float]) -> Figures:
     import torch.distributed as dist
 
     every: list[Any] = [None] * count
@@ -124,7 +124,7 @@ def _row(count: int, way: str, turns: Sequence[Turn], held: Sequence[float]) -> 
     return {"stages": count, "way": way, "step": step, "played": played(passes), "busy": busy, "mib": mib_of}
 
 
-def _held(lesson: Lesson | None) -> list[float]:
+def _held(lesson: StageTeachers | None) -> list[float]:
     """MiB on this stage: teachers' layers on the device, their shards on the CPU, remembered states."""
     if lesson is None:
         return [0.0, 0.0, 0.0]
@@ -134,26 +134,26 @@ def _held(lesson: Lesson | None) -> list[float]:
     return [on_device, faculty.library.shelf.bytes() / 2**20, states]
 
 
-def _ways(args: argparse.Namespace, engine: Any, known: Texts) -> dict[str, Lesson]:
+def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str, StageTeachers]:
     """The ways that have teachers, of which each pair has one of its own."""
     import torch
 
-    from mnmt_ds.distributed import all_of_their_own, device, ranks_of_their_own
-    from mnmt_ds.engine import student
-    from mnmt_ds.engine.teaching import projection_of
-    from mnmt_ds.teachers.blocks import plan_cache
-    from mnmt_ds.teachers.cache import StateCache
-    from mnmt_ds.teachers.faculty import Faculty
-    from mnmt_ds.teachers.layout import layout_of
-    from mnmt_ds.teachers.library import Library
-    from mnmt_ds.teachers.line import Line
-    from mnmt_ds.teachers.relay import Relay, Remembered
+    from mnmt_ds.distributed import device, new_data_parallel_group, new_world_group
+    from mnmt_ds.engine.students import student
+    from mnmt_ds.engine.teacher_setup import projection_of
+    from mnmt_ds.teachers.cache_blocks import plan_cache
+    from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
     from mnmt_ds.teachers.settings import TeacherSettings
-    from mnmt_ds.teachers.shelf import Shelf
-    from mnmt_ds.teachers.vault import Vault
+    from mnmt_ds.teachers.shard_layout import shard_layout
+    from mnmt_ds.teachers.shard_storage import ShardStorage
+    from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+    from mnmt_ds.teachers.state_cache import StateCache
+    from mnmt_ds.teachers.state_storage import StateStorage
+    from mnmt_ds.teachers.teacher_forward import PipelineForward
+    from mnmt_ds.teachers.teacher_pool import TeacherPool
 
-    stages, ranks, names = engine.module, ranks_of_their_own(), [str(pair) for pair in range(args.pairs)]
-    layout = layout_of(stages.model, projection_of(stages.model), ranks.count)
+    stages, ranks, names = engine.module, new_data_parallel_group(), [str(pair) for pair in range(args.pairs)]
+    layout = shard_layout(stages.model, projection_of(stages.model), ranks.count)
 
     def own() -> torch.Tensor:
         return student.own_shard(engine, layout, ranks, torch.float16)
@@ -162,32 +162,39 @@ def _ways(args: argparse.Namespace, engine: Any, known: Texts) -> dict[str, Less
         made: torch.nn.Module = stages.segment(None).to(device()).eval().requires_grad_(False)
         return made
 
-    def library() -> Library:
-        return Library(
-            Shelf(torch.float16, 1 << 40, Path("teachers"), lambda version: own()), layout, ranks, blank, device()
+    def library() -> ShardedTeachers:
+        return ShardedTeachers(
+            ShardStorage(torch.float16, 1 << 40, Path("teachers"), lambda version: own()),
+            layout,
+            ranks,
+            blank,
+            device(),
         )
 
-    relay, width = Relay(library()), stages.settings.d_model
-    beside = Lesson(Faculty(names, relay, None, own, lambda version: own()), relay)
+    relay, width = PipelineTeachers(library()), stages.settings.d_model
+    beside = StageTeachers(TeacherPool(names, relay, None, own, lambda version: own()), relay)
     plan = plan_cache(TeacherSettings(cache="ram"), known.lengths, [1.0] * args.pairs, args.max_tokens, width, 1)
     assert plan is not None
-    vault, line = Vault(plan.memory, 0, plan.bytes_a_row, None), Line(all_of_their_own(), stages.num_stages)
+    vault, line = (
+        StateStorage(plan.memory, 0, plan.bytes_a_row, None),
+        PipelineForward(new_world_group(), stages.num_stages),
+    )
     cache = StateCache(library(), plan, vault, known.batch, False, line)
-    before = Remembered(cache)
-    remembered = Lesson(Faculty(names, cache.library, cache, own, lambda version: own(), before), before)
+    before = CachedPipelineTeachers(cache)
+    remembered = StageTeachers(TeacherPool(names, cache.library, cache, own, lambda version: own(), before), before)
     for lesson in (beside, remembered):
         employ(lesson.faculty, args.pairs)
     return {"beside": beside, "cold": remembered, "warm": remembered}
 
 
-def _turn(engine: Any, known: Texts, lesson: Lesson | None) -> Turn:
+def _turn(engine: Any, known: RandomText, lesson: StageTeachers | None) -> StageTiming:
     import torch
     import torch.distributed as dist
 
     from mnmt_ds.batch import Batch, Slot
-    from mnmt_ds.engine.pipeline import as_input
+    from mnmt_ds.engine.parallel.pipeline_engine import as_input
     from mnmt_ds.kernels.types import Gate, Teacher
-    from mnmt_ds.objectives.translation import scorer
+    from mnmt_ds.methods.translation import scorer
 
     score, stages, batches = scorer(0.1, "auto"), engine.module, [known.batch(*one) for one in known.chosen]
     total = sum(batch.tokens for batch in batches)
@@ -204,11 +211,11 @@ def _turn(engine: Any, known: Texts, lesson: Lesson | None) -> Turn:
     dist.barrier()
     began, worked = time.perf_counter(), time.process_time()
     for pair, sentences in known.chosen if lesson is not None else ():
-        lesson.faculty.announce([Slot(pair, sentences)], Everybody())
+        lesson.faculty.announce([Slot(pair, sentences)], TeacherForEveryPair())
         lesson.relay.noted()
     engine.reset_activation_shape()
     engine.train_batch(iter([as_input(batch, k) for k, batch in enumerate(batches)]))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     dist.barrier()
-    return Turn(time.perf_counter() - began, time.process_time() - worked, passes)
+    return StageTiming(time.perf_counter() - began, time.process_time() - worked, passes)

@@ -64,7 +64,7 @@ def table(rows: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
-class Sentences(NamedTuple):
+class RandomSentences(NamedTuple):
     """A pair's random sentences, as a prepared corpus holds them."""
 
     sources: list[Any]
@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace, pairs: int) -> list[Figures]:
     return rows
 
 
-class Stage(NamedTuple):
+class BenchSetup(NamedTuple):
     """Everything that the turns share."""
 
     steps: list[Any]
@@ -117,22 +117,23 @@ class Stage(NamedTuple):
     forget: Callable[[], None]
 
 
-def _stage(args: argparse.Namespace, pairs: int) -> Stage:
+def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
     import torch
 
-    from mnmt_ds.distributed import device, rank, ranks_of_their_own, world_size
-    from mnmt_ds.engine import ds_config, student
+    from mnmt_ds.distributed import device, new_data_parallel_group, rank, world_size
+    from mnmt_ds.engine.parallel import ds_config
     from mnmt_ds.engine.settings import TrainSettings
+    from mnmt_ds.engine.students import student
     from mnmt_ds.models.transformer import Transformer, initialise
-    from mnmt_ds.teachers.blocks import plan_cache
-    from mnmt_ds.teachers.cache import StateCache
-    from mnmt_ds.teachers.faculty import Faculty
-    from mnmt_ds.teachers.layout import layout_of
-    from mnmt_ds.teachers.library import Library
-    from mnmt_ds.teachers.line import Whole
+    from mnmt_ds.teachers.cache_blocks import plan_cache
     from mnmt_ds.teachers.settings import TeacherSettings
-    from mnmt_ds.teachers.shelf import Shelf
-    from mnmt_ds.teachers.vault import Vault
+    from mnmt_ds.teachers.shard_layout import shard_layout
+    from mnmt_ds.teachers.shard_storage import ShardStorage
+    from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+    from mnmt_ds.teachers.state_cache import StateCache
+    from mnmt_ds.teachers.state_storage import StateStorage
+    from mnmt_ds.teachers.teacher_forward import LocalForward
+    from mnmt_ds.teachers.teacher_pool import TeacherPool
 
     known = texts(pairs, -(-max(args.batches, pairs) // world_size()) * world_size(), args.max_tokens, args.vocabulary)
     settings = model_of(args.model)
@@ -141,22 +142,22 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
     torch.manual_seed(1)
     model = initialise(Transformer(settings, args.vocabulary))
     engine = student.initialise_engine(model, config)
-    ranks = ranks_of_their_own()
-    layout = layout_of(engine.module.model, engine.module.model.head.weight, ranks.count)
+    ranks = new_data_parallel_group()
+    layout = shard_layout(engine.module.model, engine.module.model.head.weight, ranks.count)
 
     def blank() -> Transformer:
         return Transformer(settings, args.vocabulary).to(device()).eval().requires_grad_(False)
 
-    def faculty(remember: bool) -> Faculty:
-        shelf = Shelf(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
-        library = Library(shelf, layout, ranks_of_their_own(), blank, device())
+    def faculty(remember: bool) -> TeacherPool:
+        shelf = ShardStorage(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
+        library = ShardedTeachers(shelf, layout, new_data_parallel_group(), blank, device())
         kept = TeacherSettings(cache="ram" if remember else "off")
         plan = plan_cache(kept, known.lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)
         cache = None
         if plan is not None:
-            vault = Vault(plan.memory, 0, plan.bytes_a_row, None)
-            cache = StateCache(library, plan, vault, known.batch, False, Whole(library.ranks))
-        return Faculty([str(pair) for pair in range(pairs)], library, cache, own, lambda version: own())
+            vault = StateStorage(plan.memory, 0, plan.bytes_a_row, None)
+            cache = StateCache(library, plan, vault, known.batch, False, LocalForward(library.ranks))
+        return TeacherPool([str(pair) for pair in range(pairs)], library, cache, own, lambda version: own())
 
     def own() -> torch.Tensor:
         return student.own_shard(engine, layout, ranks, torch.float16)
@@ -169,7 +170,7 @@ def _stage(args: argparse.Namespace, pairs: int) -> Stage:
     for first in range(0, len(known.chosen) // world_size() * world_size(), world_size()):
         now = known.chosen[first : first + world_size()]
         steps.append((known.batch(*now[rank()]), now))
-    return Stage(
+    return BenchSetup(
         steps, faculties, partial(_turn, engine, steps, faculties), lambda: employ(remembered, pairs)
     )  # fmt: skip
 
@@ -182,7 +183,7 @@ def model_of(words: Sequence[str]) -> Any:
     return ModelSettings.model_validate(shape)
 
 
-class Texts(NamedTuple):
+class RandomText(NamedTuple):
     """Random text of some pairs, and micro-batches that go through all of it once."""
 
     lengths: list[Any]
@@ -192,7 +193,7 @@ class Texts(NamedTuple):
     """Pair and sentences of each micro-batch."""
 
 
-def texts(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> Texts:
+def texts(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> RandomText:
     """Text for about so many micro-batches, in random order."""
     import numpy as np
 
@@ -207,16 +208,16 @@ def texts(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> Texts:
         count = (batches // pairs + (pair < batches % pairs)) * (max_tokens // longest)
         sizes = maker.integers(longest // 2, longest - 1, (2, max(count, 1)))
         words = [[maker.integers(7, vocabulary, n).astype(np.int32) for n in side] for side in sizes]
-        sets.append(Sentences(*words))
+        sets.append(RandomSentences(*words))
         lengths.append(
             PairLengths(np.arange(len(sizes[0])), sizes[0].astype(np.int64) + 2, sizes[1].astype(np.int64) + 1)
         )
     chosen = [(pair, ids) for pair in range(pairs) for ids in in_order(_shuffled(lengths[pair], maker), max_tokens)]
     order = maker.permutation(len(chosen))
-    return Texts(lengths, lambda pair, ids: collate(sets[pair], ids, frame, pair, 1), [chosen[k] for k in order])
+    return RandomText(lengths, lambda pair, ids: collate(sets[pair], ids, frame, pair, 1), [chosen[k] for k in order])
 
 
-class Everybody(NamedTuple):
+class TeacherForEveryPair(NamedTuple):
     """The source that gives every pair its own teacher: version p + 1 for pair p."""
 
     def teacher_of(self, pair: str) -> int:
@@ -234,13 +235,13 @@ def _turn(engine: Any, steps: Sequence[Any], faculties: dict[str, Any], way: str
     from mnmt_ds.batch import Slot, to_device
     from mnmt_ds.distributed import device
     from mnmt_ds.kernels.types import Gate, Teacher
-    from mnmt_ds.objectives.translation import scorer
+    from mnmt_ds.methods.translation import scorer
 
     score, faculty = scorer(0.1, "auto"), faculties.get(way)
 
     def announce(number: int) -> None:
         if faculty is not None and number < len(steps):
-            faculty.announce([Slot(pair, ids) for pair, ids in steps[number][1]], Everybody())
+            faculty.announce([Slot(pair, ids) for pair, ids in steps[number][1]], TeacherForEveryPair())
 
     announce(0)
     for number, (batch, _) in enumerate(steps):

@@ -107,15 +107,15 @@ def _trainers(recipe: Any, names: tuple[str, ...]) -> tuple[dict[str, Callable[[
     from mnmt_ds.bench import plain_loop
     from mnmt_ds.distributed import device
     from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.meter import Meter
-    from mnmt_ds.engine.teaching import Ahead
+    from mnmt_ds.engine.monitoring.meter import Meter
+    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
     from mnmt_ds.engine.training import Training
-    from mnmt_ds.objectives.method import Report
+    from mnmt_ds.methods.method import ValidationReport
 
     work = Training(recipe, resume=False)
     stream, method = work.first.walk.stream, work.first.method
     batches = list(stream.updates(stream.plan(0), 0))
-    ahead = Ahead(method, work.first.walk, lambda: 0)
+    ahead = TeacherPrefetcher(method, work.first.walk, lambda: 0)
     meter, bank = Meter(), method.state["teachers"]
 
     def ours(distilling: bool) -> Callable[[Any], None]:
@@ -129,7 +129,7 @@ def _trainers(recipe: Any, names: tuple[str, ...]) -> tuple[dict[str, Callable[[
     if names != ("plain loop",):
         for number in range(len(work.pairs) + 1):  # one pair after another improves: each has a teacher of its own
             dev = {pair: 0.5 if k < number else 1.0 for k, pair in enumerate(work.pairs)}
-            method.on_validated(Report(number + 1, 0.0, dev))
+            method.on_validated(ValidationReport(number + 1, 0.0, dev))
     single = plain_loop.make(recipe.model, recipe.train, work.corpus.tokenizer.size, device())
 
     def plain(group: Any) -> None:
@@ -153,7 +153,7 @@ def _seconds(step: Callable[[Any], None], groups: list[Any]) -> float:
 def _peak(recipe: Any, name: str, updates: int) -> float:
     """Peak MiB of this process (on a GPU: of its tensors there) after training with one trainer alone."""
     from mnmt_ds.distributed import job
-    from mnmt_ds.engine.meter import memory
+    from mnmt_ds.engine.monitoring.meter import memory
 
     _quiet()
     with job():

@@ -64,7 +64,7 @@ def _made(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             study.measure(one, args.checkpoint, args.task, args.data, settings)
         return on_main_first(study.distributions, runs, args.checkpoint, args.task, output), output
     if args.what == "prune":
-        from mnmt_ds.evaluation.beam_search import SearchSettings
+        from mnmt_ds.decoding.beam_search import SearchSettings
 
         search = SearchSettings(beam=args.beam)
         found = {one.name: study.prune(one, args.checkpoint, args.split, args.data, settings, search) for one in runs}

@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes compare.html, compare.md, runs.csv and pairs.csv, and prints the table."""
-    from mnmt_ds.evaluation import comparison, frontier
-    from mnmt_ds.evaluation.gallery import pictures
-    from mnmt_ds.evaluation.page import render
-    from mnmt_ds.evaluation.runs import read_runs, student_directories
     from mnmt_ds.evaluation.scores import ScoreSettings
-    from mnmt_ds.evaluation.tables import part_of
+    from mnmt_ds.reporting import comparison, frontier
+    from mnmt_ds.reporting.gallery import pictures
+    from mnmt_ds.reporting.page import render
+    from mnmt_ds.reporting.runs import read_runs, student_directories
+    from mnmt_ds.reporting.tables import compare_groups
 
     settings = ScoreSettings(samples=args.samples)
     directories = [place for run in dict.fromkeys(args.runs) for place in student_directories(run)]
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if any(limit is not None for limit in limits.values()):
         limits = {name: limit for name, limit in limits.items() if limit is not None}
         runs = [comparison.classified(run, settings.model_copy(update=limits)) for run in runs]
-    part = part_of(comparison.group(runs), settings)
+    part = compare_groups(comparison.group(runs), settings)
     drawn = pictures((run.directory for run in runs), "analysis/**/*.png")
     table = comparison.markdown(part.groups, part.found, part.tests)
     points = frontier.markdown(frontier.experiments(runs))

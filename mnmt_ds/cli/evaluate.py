@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates the run, or each of its students."""
-    from mnmt_ds.evaluation.runs import student_directories
+    from mnmt_ds.reporting.runs import student_directories
 
     rivals = student_directories(args.against) if args.against is not None else [None]
     for number, directory in enumerate(student_directories(args.directory)):
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate_one(args: argparse.Namespace) -> None:
     """Evaluates a model, writes evaluation/ beside it and prints a table."""
-    from mnmt_ds.data.parallel import Progress
+    from mnmt_ds.data.worker_pool import Progress
     from mnmt_ds.evaluation import report as reports
     from mnmt_ds.evaluation.scores import ScoreSettings
 
@@ -67,7 +67,7 @@ def evaluate_one(args: argparse.Namespace) -> None:
     path = reports.report_path(args.directory, args.checkpoint, args.split)
     if args.fresh:
         path.unlink(missing_ok=True)
-    task = reports.Task(
+    task = reports.EvaluationTask(
         args.directory, args.checkpoint, args.split, pairs, search, score, args.batch_tokens,
         processes(args, translator, sentences),
     )  # fmt: skip

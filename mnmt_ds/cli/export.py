@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnmt_ds.evaluation.loading import Translator
+    from mnmt_ds.decoding.loading import Translator
 
 HELP = "write a model for transformers (M2M100) or CTranslate2"
 
@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports; says what was written and how it is used."""
+    from mnmt_ds.decoding.loading import open_translator
     from mnmt_ds.errors import UserError
-    from mnmt_ds.evaluation.loading import open_translator
     from mnmt_ds.models.weights import publish
 
     translator = open_translator(args.model)
@@ -48,7 +48,7 @@ def write_transformers(translator: "Translator", pair: str, out: Path) -> list[s
     """config.json, generation_config.json, model.safetensors and, where it is exact, the tokenizer; returns notes."""
     from safetensors.torch import save_file
 
-    from mnmt_ds.evaluation.hf_tokenizer import write_tokenizer
+    from mnmt_ds.decoding.hf_tokenizer import write_tokenizer
     from mnmt_ds.models.export import m2m100_config, to_m2m100
 
     frame, model = translator.frame(pair), translator.model
@@ -105,8 +105,8 @@ def as_transformers(translator: "Translator", pair: str) -> Any:
 def _samples(translator: "Translator", pair: str) -> list[str]:
     """Text that the written tokenizer must split alike: the run's dev set where it is at hand, and awkward strings."""
     from mnmt_ds.data.corpus import Corpus
+    from mnmt_ds.decoding.loading import data_directory
     from mnmt_ds.errors import UserError
-    from mnmt_ds.evaluation.loading import data_directory
 
     texts = [
         "a",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mnmt_ds.study.plan import Entry, Study
+    from mnmt_ds.study.plan import Study, StudyEntry
 
 LOG = logging.getLogger(__name__)
 HELP = "train, evaluate and tabulate a grid of methods, seeds and settings"
@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.config import describe
     from mnmt_ds.errors import UserError
     from mnmt_ds.files import lock
-    from mnmt_ds.study import state
+    from mnmt_ds.study import run_state
     from mnmt_ds.study.plan import read_study
     from mnmt_ds.study.report import missing, write_report
+    from mnmt_ds.study.scheduler import complete, run_all
     from mnmt_ds.study.settings import StudySettings
-    from mnmt_ds.study.work import complete, run_all
 
     if args.help_study:
         print("\n".join(describe(StudySettings)))
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     with held:
         if not args.report:
             for job in (job for entry in entries if not complete(study, entry) for job in entry.jobs):
-                if not state.trained(job):
-                    state.refuse_another(job)
+                if not run_state.trained(job):
+                    run_state.refuse_another(job)
             signal.signal(signal.SIGTERM, _stop)
             try:
                 _prepare(study, entries)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] | None) -> "list[Entry]":
+def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] | None) -> "list[StudyEntry]":
     """The entries of these rows and settings, and those that they need; UserError where a name is none of them."""
     from mnmt_ds.errors import UserError
 
@@ -108,20 +108,20 @@ def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] |
     return [entry for entry in study.entries if entry.directory in wanted]
 
 
-def grid(study: "Study", entries: "Sequence[Entry]") -> list[str]:
+def grid(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
     """The grid with the state of every run, for people."""
     from mnmt_ds.errors import UserError
-    from mnmt_ds.study import state
-    from mnmt_ds.study.work import complete, train_command
+    from mnmt_ds.study import run_state
+    from mnmt_ds.study.scheduler import complete, train_command
 
     lines = []
     for entry in entries:
-        done = sum(state.trained(job) for job in entry.jobs)
+        done = sum(run_state.trained(job) for job in entry.jobs)
         here = "complete" if complete(study, entry) else f"{done} of {len(entry.jobs)} trained" if done else "to do"
         try:
             for job in entry.jobs:
-                if not state.trained(job):
-                    state.refuse_another(job)
+                if not run_state.trained(job):
+                    run_state.refuse_another(job)
         except UserError as error:
             here = f"refused: {error}"
         lines.append(f"{entry.name}: {here}")
@@ -146,15 +146,15 @@ def _study_overrides(args: argparse.Namespace) -> list[str]:
     return found
 
 
-def _prepare(study: "Study", entries: "Sequence[Entry]") -> None:
+def _prepare(study: "Study", entries: "Sequence[StudyEntry]") -> None:
     """The corpora of the runs that are still to be made, each by a process of its own."""
     from mnmt_ds.errors import UserError
-    from mnmt_ds.study import state
-    from mnmt_ds.study.work import mnmt
+    from mnmt_ds.study import run_state
+    from mnmt_ds.study.scheduler import mnmt
 
     if not study.settings.prepare:
         return
-    wanted = {job.recipe.data.directory for entry in entries for job in entry.jobs if not state.trained(job)}
+    wanted = {job.recipe.data.directory for entry in entries for job in entry.jobs if not run_state.trained(job)}
     for directory, (recipe, overrides) in study.corpora.items():
         if directory in wanted:
             code = subprocess.run([*mnmt("prepare"), str(recipe), *overrides], check=False).returncode
@@ -162,7 +162,9 @@ def _prepare(study: "Study", entries: "Sequence[Entry]") -> None:
                 raise UserError(f"{directory}: preparing it failed; see above")
 
 
-def closing(study: "Study", entries: "Sequence[Entry]", done: "Sequence[Entry]", report: Path) -> list[list[str]]:
+def closing(
+    study: "Study", entries: "Sequence[StudyEntry]", done: "Sequence[StudyEntry]", report: Path
+) -> list[list[str]]:
     """The closing commands whose time has come: all that they name is done, and of the chosen entries some.
 
     One that names no run waits for the whole study.
@@ -180,7 +182,7 @@ def closing(study: "Study", entries: "Sequence[Entry]", done: "Sequence[Entry]",
 
 def _after(commands: Sequence[Sequence[str]]) -> dict[Path, str]:
     """Runs the closing commands; {command: reason} of those that failed."""
-    from mnmt_ds.study.work import mnmt
+    from mnmt_ds.study.scheduler import mnmt
 
     failed = {}
     for command, *words in commands:

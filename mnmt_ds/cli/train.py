@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     set_up_deepspeed()
     with job(recipe.train.timeout_minutes):
-        from mnmt_ds.engine.check import check
+        from mnmt_ds.engine.dry_run import check
         from mnmt_ds.engine.loop import train
 
         if args.dry_run:

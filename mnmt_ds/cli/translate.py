@@ -12,9 +12,9 @@ from typing import IO, TYPE_CHECKING, Any
 from mnmt_ds import files
 
 if TYPE_CHECKING:
-    from mnmt_ds.data.parallel import Progress
-    from mnmt_ds.evaluation.beam_search import SearchSettings
-    from mnmt_ds.evaluation.loading import Translator
+    from mnmt_ds.data.worker_pool import Progress
+    from mnmt_ds.decoding.beam_search import SearchSettings
+    from mnmt_ds.decoding.loading import Translator
 
 HELP = "translate files or standard input with a trained model"
 LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def _allow_files_after_options(parser: argparse.ArgumentParser) -> None:
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of everything that decodes."""
-    from mnmt_ds.evaluation.beam_search import SearchSettings
+    from mnmt_ds.decoding.beam_search import SearchSettings
 
     default = SearchSettings()
     parser.add_argument("--beam", type=int, default=default.beam, help="hypotheses kept (default: %(default)s)")
@@ -71,7 +71,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Translates; returns the exit code."""
-    from mnmt_ds.data.parallel import Progress
+    from mnmt_ds.data.worker_pool import Progress
     from mnmt_ds.errors import UserError
 
     search = search_settings(args)
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
 def search_settings(args: argparse.Namespace) -> "SearchSettings":
     """The search that the arguments ask for."""
+    from mnmt_ds.decoding.beam_search import SearchSettings
     from mnmt_ds.errors import UserError
-    from mnmt_ds.evaluation.beam_search import SearchSettings
 
     if args.beam < 1 or args.batch_tokens < 1:
         raise UserError(f"--beam {args.beam} --batch-tokens {args.batch_tokens}: must be at least 1")
@@ -105,8 +105,8 @@ def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | 
     """The model that the arguments name, on their device."""
     import torch
 
+    from mnmt_ds.decoding.loading import open_translator
     from mnmt_ds.errors import UserError
-    from mnmt_ds.evaluation.loading import open_translator
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU that torch can use; take --device cpu")
@@ -127,7 +127,7 @@ def _translate(
     translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "SearchSettings",
     output: IO[bytes], progress: "Progress",
 ) -> int:  # fmt: skip
-    from mnmt_ds.evaluation.translation import translate_all, write_text
+    from mnmt_ds.decoding.translation import translate_all, write_text
 
     longest = translator.model.settings.max_positions
     texts = [line[: 64 * longest] for line in lines]  # what lies beyond cannot fit, and encoding it would take long

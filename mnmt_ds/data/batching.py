@@ -27,7 +27,7 @@ class PairLengths(NamedTuple):
     target: Ints
 
 
-class Plan(NamedTuple):
+class EpochPlan(NamedTuple):
     """An epoch's micro-batches in order; update u owns micro-batches u·M to (u + 1)·M, the last perhaps fewer."""
 
     sentence: Ints
@@ -101,7 +101,7 @@ def plan_epoch(
     epoch: int | str,
     max_tokens: int,
     batches_per_update: int,
-) -> Plan:
+) -> EpochPlan:
     """The epoch's plan. ``counts``: sentences to draw of each pair; ``offsets``: how many were drawn before."""
     drawn = []
     for pair, (known, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
@@ -110,7 +110,7 @@ def plan_epoch(
     return plan_of(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
 
 
-def plan_of(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> Plan:
+def plan_of(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> EpochPlan:
     """What was drawn of each pair, cut into single-pair batches in an order of its own."""
     sentences: list[Ints] = []
     pairs: list[int] = []
@@ -124,7 +124,7 @@ def plan_of(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_pe
             pairs.append(pair)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(pairs))
     sizes = np.array([len(sentences[k]) for k in order], np.int64)
-    return Plan(
+    return EpochPlan(
         sentence=np.concatenate([sentences[k] for k in order]) if len(order) else np.zeros(0, np.int64),
         start=np.concatenate([np.zeros(1, np.int64), sizes.cumsum()]),
         pair=np.array(pairs, np.int64)[order],
@@ -133,7 +133,7 @@ def plan_of(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_pe
     )
 
 
-def interleaved(plans: Sequence[Plan]) -> Plan:
+def interleaved(plans: Sequence[EpochPlan]) -> EpochPlan:
     """Plans as one, each in its own order and evenly spread, so that every update has its share of each.
 
     No two plans may give different sources the same number.
@@ -142,7 +142,7 @@ def interleaved(plans: Sequence[Plan]) -> Plan:
     order = np.argsort(place, kind="stable")
     rows = [plan.sentence[a:b] for plan in plans for a, b in zip(plan.start[:-1], plan.start[1:], strict=True)]
     sizes = np.array([len(rows[k]) for k in order], np.int64)
-    return Plan(
+    return EpochPlan(
         sentence=np.concatenate([rows[k] for k in order]),
         start=np.concatenate([np.zeros(1, np.int64), sizes.cumsum()]),
         pair=np.concatenate([plan.pair for plan in plans])[order],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnmt_ds.data.indexed import Indexed
+from mnmt_ds.data.indexed import IndexedDataset
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
@@ -21,7 +21,7 @@ class Split:
 
     def __init__(self, directory: Path, pair: str, name: str) -> None:
         self._texts = [directory / "text" / f"{pair}.{name}.{side}" for side in ("src", "tgt")]
-        self._data = Indexed(directory / "bin" / f"{pair}.{name}")
+        self._data = IndexedDataset(directory / "bin" / f"{pair}.{name}")
         self.source_lengths: np.ndarray = self._data.lengths[0::2]
         """Pieces of each source, without special symbols; int32."""
         self.target_lengths: np.ndarray = self._data.lengths[1::2]
@@ -40,12 +40,12 @@ class Split:
         return source, target
 
 
-class Sentences:
+class MonolingualSentences:
     """Monolingual sentences of one language."""
 
     def __init__(self, directory: Path, lang: str) -> None:
         self._text = directory / "text" / f"mono.{lang}"
-        self._data = Indexed(directory / "bin" / f"mono.{lang}")
+        self._data = IndexedDataset(directory / "bin" / f"mono.{lang}")
         self.lengths: np.ndarray = self._data.lengths
         """Pieces of each sentence; int32."""
 
@@ -127,8 +127,8 @@ class Corpus:
             raise UserError(f"{self.directory}: pair {pair} has no {name} set; set data.split.{name} or give files")
         return Split(self.directory, pair, name)
 
-    def mono(self, lang: str) -> Sentences:
+    def mono(self, lang: str) -> MonolingualSentences:
         """Monolingual sentences of a language."""
         if lang not in self.monolingual:
             raise UserError(f"language '{lang}': no monolingual text in {self.directory}; add data.monolingual.{lang}")
-        return Sentences(self.directory, lang)
+        return MonolingualSentences(self.directory, lang)

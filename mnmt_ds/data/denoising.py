@@ -17,7 +17,7 @@ from mnmt_ds.config import Settings
 from mnmt_ds.data.framing import Frame
 from mnmt_ds.data.masking import MaskSettings, mask_fragment, mask_words
 from mnmt_ds.data.noise import NoiseSettings, noised
-from mnmt_ds.data.words import Ints, Words
+from mnmt_ds.data.word_boundaries import Ints, WordBoundaries
 
 
 class ConcurrentTask(MaskSettings):
@@ -81,7 +81,7 @@ class DenoisingSettings(Settings):
         return self
 
 
-class Noised(NamedTuple):
+class NoisedSentence(NamedTuple):
     """A sentence as a task wants it; PAD in a target where nothing counts."""
 
     source: Ints
@@ -93,23 +93,23 @@ class Noised(NamedTuple):
     """As long as ``source``."""
 
 
-def hide(pieces_T: Ints, task: Settings, words: Words, random: np.random.Generator) -> Noised:
+def apply_noise(pieces_T: Ints, task: Settings, words: WordBoundaries, random: np.random.Generator) -> NoisedSentence:
     """A sentence's pieces under a task's noise."""
     if isinstance(task, DaeTask):
-        return Noised(noised(pieces_T, words, task, random), pieces_T, np.append(pieces_T, EOS))
+        return NoisedSentence(noised(pieces_T, words, task, random), pieces_T, np.append(pieces_T, EOS))
     if isinstance(task, MassTask):
         noisy_T, hit_T = mask_fragment(pieces_T, words, task, random)
         seen_T = np.where(hit_T, pieces_T, words.mask)
-        return Noised(noisy_T, seen_T, np.append(np.where(hit_T, pieces_T, PAD), PAD))
+        return NoisedSentence(noisy_T, seen_T, np.append(np.where(hit_T, pieces_T, PAD), PAD))
     assert isinstance(task, MaskSettings)
     noisy_T, hit_T = mask_words(pieces_T, words, task, random)
     wanted_T = np.where(hit_T, pieces_T, PAD)
     if isinstance(task, MlmTask):
-        return Noised(noisy_T, pieces_T[:0], np.full(1, PAD), wanted_T)
-    return Noised(noisy_T, pieces_T, np.append(wanted_T, PAD), wanted_T)
+        return NoisedSentence(noisy_T, pieces_T[:0], np.full(1, PAD), wanted_T)
+    return NoisedSentence(noisy_T, pieces_T, np.append(wanted_T, PAD), wanted_T)
 
 
-def collate_noised(rows: Sequence[Noised], frame: Frame, cut_to_shortest: bool = False) -> Batch:
+def collate_noised(rows: Sequence[NoisedSentence], frame: Frame, cut_to_shortest: bool = False) -> Batch:
     """Frames, pads and stacks; pair, sentence numbers and divisors are the caller's to fill."""
     before, after = len(frame.source_prefix), len(frame.source_suffix)
     source = np.full((len(rows), max(len(row.source) for row in rows) + before + after), PAD, np.int64)

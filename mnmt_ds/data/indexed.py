@@ -53,7 +53,7 @@ def write(prefix: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]], dtype: 
         writer.write(builder.sequence_lengths, builder.sequence_modes, builder.document_indices)
 
 
-class Indexed:
+class IndexedDataset:
     """Read-only view of one dataset."""
 
     def __init__(self, prefix: Path) -> None:

@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from mnmt_ds.batch import EOS, PAD, Batch
-from mnmt_ds.data.batching import Plan
+from mnmt_ds.data.batching import EpochPlan
 from mnmt_ds.data.framing import Frame
 
 
-class Sentences(Protocol):
+class SentenceSource(Protocol):
     """A pair's sentences as pieces (``data.corpus.Split``, or a list in a test)."""
 
     def pieces(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]: ...
 
 
 def collate(
-    sentences: Sentences, chosen: Sequence[int] | NDArray[np.int64], frame: Frame, pair: int, divisor: int
+    sentences: SentenceSource, chosen: Sequence[int] | NDArray[np.int64], frame: Frame, pair: int, divisor: int
 ) -> Batch:
     """Frames, pads and stacks the chosen sentences of one pair."""
     rows = [sentences.pieces(int(index)) for index in chosen]
@@ -49,7 +49,7 @@ def collate(
     )
 
 
-def empty(pair: int, frame: Frame, divisor: int) -> Batch:
+def empty_batch(pair: int, frame: Frame, divisor: int) -> Batch:
     """A batch in which nothing counts: for a rank that has none left when its peers still do."""
     one = torch.full((1, 1), EOS)
     return Batch(
@@ -62,8 +62,8 @@ class RankBatches(Dataset[Batch]):
 
     def __init__(
         self,
-        plan: Plan,
-        sentences: Sequence[Sentences],
+        plan: EpochPlan,
+        sentences: Sequence[SentenceSource],
         frames: Sequence[Frame],
         rank: int,
         world_size: int,
@@ -83,7 +83,7 @@ class RankBatches(Dataset[Batch]):
         divisor = self.plan.divisor(update)
         if slot >= len(self.plan.pair):
             pair = min(int(self.plan.pair[-1]), len(self.frames) - 1)
-            return empty(pair, self.frames[pair], divisor)
+            return empty_batch(pair, self.frames[pair], divisor)
         pair = int(self.plan.pair[slot])
         chosen = self.plan.sentence[self.plan.start[slot] : self.plan.start[slot + 1]]
         if pair >= len(self.frames) and self.other is not None:
@@ -91,7 +91,7 @@ class RankBatches(Dataset[Batch]):
         return collate(self.sentences[pair], chosen, self.frames[pair], pair, divisor)
 
 
-def updates(batches: RankBatches, first: int = 0, workers: int = 0) -> Iterator[list[Batch]]:
+def iterate_updates(batches: RankBatches, first: int = 0, workers: int = 0) -> Iterator[list[Batch]]:
     """This rank's micro-batches update by update, from update ``first`` on (a resume skips nothing, it jumps)."""
     loader: DataLoader[Batch] = DataLoader(
         batches,

@@ -7,30 +7,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnmt_ds.data import report
+from mnmt_ds.data import prepare_report
+from mnmt_ds.data.build_cache import BuildStage, publish, write_atomically
 from mnmt_ds.data.corpus import FORMAT, MANIFEST
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.stages import Stage, publish, write_atomically
 
 PREVIOUS = ".manifest.previous.json"
 
 
-class Built(NamedTuple):
+class BuiltCorpus(NamedTuple):
     """Every stage of a corpus; monolingual text stands as "mono.fr"."""
 
     origin: str
-    clean: Mapping[str, Mapping[str, Stage]]
-    texts: Mapping[str, Stage]
-    tokenizer: Stage
-    binaries: Mapping[str, Stage]
+    clean: Mapping[str, Mapping[str, BuildStage]]
+    texts: Mapping[str, BuildStage]
+    tokenizer: BuildStage
+    binaries: Mapping[str, BuildStage]
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[BuildStage]:
         """All of them."""
         clean = [stage for by_split in self.clean.values() for stage in by_split.values()]
         return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values()]
 
 
-def publish_all(directory: Path, settings: DataSettings, built: Built) -> Path:
+def publish_all(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
     """Exchanges the corpus in ``directory``; meanwhile there is no manifest, so that no half of it is trusted."""
     sources = _published(built)
     files = {name: stage.record["files"][inner] for name, (stage, inner) in sorted(sources.items())}
@@ -55,16 +55,18 @@ def publish_all(directory: Path, settings: DataSettings, built: Built) -> Path:
             publish(stage.directory / inner, directory / name)
         for name in set(old.get("files", {})) - set(files):
             (directory / name).unlink(missing_ok=True)
-    write_atomically(directory / "report.json", json.dumps(report.facts(manifest), indent=1, ensure_ascii=False) + "\n")
-    write_atomically(directory / "report.md", report.markdown(manifest))
+    write_atomically(
+        directory / "report.json", json.dumps(prepare_report.facts(manifest), indent=1, ensure_ascii=False) + "\n"
+    )
+    write_atomically(directory / "report.md", prepare_report.markdown(manifest))
     write_atomically(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     previous.unlink(missing_ok=True)
     return path
 
 
-def _published(built: Built) -> dict[str, tuple[Stage, str]]:
+def _published(built: BuiltCorpus) -> dict[str, tuple[BuildStage, str]]:
     """Final names, and whence each file comes."""
-    sources: dict[str, tuple[Stage, str]] = {}
+    sources: dict[str, tuple[BuildStage, str]] = {}
     for name, stage in built.texts.items():
         for inner in stage.record["files"]:
             final = name if name.startswith("mono.") else f"{name}.{inner}"
@@ -77,7 +79,7 @@ def _published(built: Built) -> dict[str, tuple[Stage, str]]:
     return sources
 
 
-def _facts(pair: str, built: Built) -> dict[str, Any]:
+def _facts(pair: str, built: BuiltCorpus) -> dict[str, Any]:
     clean, text = built.clean[pair], built.texts[pair]
     splits = {}
     for which, count in text.record["sentences"].items():
@@ -90,12 +92,12 @@ def _facts(pair: str, built: Built) -> dict[str, Any]:
     }
 
 
-def _mono_facts(name: str, built: Built) -> dict[str, Any]:
+def _mono_facts(name: str, built: BuiltCorpus) -> dict[str, Any]:
     text, tokens = built.texts[name], built.binaries[name].record["tokens"]
     return {"sentences": text.record["sentences"]["train"], "tokens": tokens[0], **_common(built.clean[name], text)}
 
 
-def _common(clean: Mapping[str, Stage], text: Stage) -> dict[str, Any]:
+def _common(clean: Mapping[str, BuildStage], text: BuildStage) -> dict[str, Any]:
     train = clean["train"].record
     return {
         "counts": {**train["counts"], **text.record["counts"]},

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mnmt_ds.config import Settings
-from mnmt_ds.data.words import Ints, Words
+from mnmt_ds.data.word_boundaries import Ints, WordBoundaries
 
 Bools = NDArray[np.bool_]
 
@@ -27,7 +27,9 @@ class MaskSettings(Settings):
         return self
 
 
-def mask_words(pieces_T: Ints, words: Words, settings: MaskSettings, random: np.random.Generator) -> tuple[Ints, Bools]:
+def mask_words(
+    pieces_T: Ints, words: WordBoundaries, settings: MaskSettings, random: np.random.Generator
+) -> tuple[Ints, Bools]:
     """The masked sentence, and which of its pieces were chosen (those that stay included).
 
     floor(ratio * words + U(0, 1)) words, drawn without replacement (the released code's rounding: right on average).
@@ -42,7 +44,7 @@ def mask_words(pieces_T: Ints, words: Words, settings: MaskSettings, random: np.
 
 
 def mask_fragment(
-    pieces_T: Ints, words: Words, settings: MaskSettings, random: np.random.Generator
+    pieces_T: Ints, words: WordBoundaries, settings: MaskSettings, random: np.random.Generator
 ) -> tuple[Ints, Bools]:
     """MASS (Song et al. 2019): one fragment of consecutive pieces, its place uniform; each piece's fate is its own."""
     size = max(1, round(settings.ratio * len(pieces_T)))
@@ -58,7 +60,7 @@ def _fates(count: int, settings: MaskSettings, random: np.random.Generator) -> I
     return np.where(draw < settings.keep, 1, np.where(draw < settings.keep + settings.random, 2, 3))
 
 
-def _applied(pieces_T: Ints, fate_T: Ints, words: Words, random: np.random.Generator) -> Ints:
+def _applied(pieces_T: Ints, fate_T: Ints, words: WordBoundaries, random: np.random.Generator) -> Ints:
     noisy_T = np.where(fate_T == 3, words.mask, pieces_T)
     strange_T = fate_T == 2
     noisy_T[strange_T] = random.choice(words.pieces_V, int(strange_T.sum()))

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
-from mnmt_ds.data.batching import PairLengths, Plan, interleaved, plan_of
+from mnmt_ds.data.batching import EpochPlan, PairLengths, interleaved, plan_of
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.data.denoising import DenoisingSettings, MlmTask, collate_noised, hide
+from mnmt_ds.data.denoising import DenoisingSettings, MlmTask, apply_noise, collate_noised
+from mnmt_ds.data.feistel_permutation import walk
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
-from mnmt_ds.data.pools import Blocks, Pool, pool_of
-from mnmt_ds.data.walk import walk
-from mnmt_ds.data.words import Words
+from mnmt_ds.data.monolingual_pool import BlockPool, Pool, pool_of
+from mnmt_ds.data.word_boundaries import WordBoundaries
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.errors import UserError
 
 
-class Source(NamedTuple):
+class DenoisingSource(NamedTuple):
     """A task on one language's text."""
 
     task: Settings
@@ -50,7 +50,7 @@ class Monolingual:
         longest: int,
     ) -> None:
         self.settings, self.seed, self.longest, self.first = settings, seed, longest, len(pairs)
-        self.words = Words(corpus.tokenizer)
+        self.words = WordBoundaries(corpus.tokenizer)
         most = min(settings.block_tokens, longest - 2)
         spoken = [language for pair in pairs for language in split_pair(pair)]
         self.pools: dict[str, Pool] = {}
@@ -59,7 +59,7 @@ class Monolingual:
             pool = pool_of(corpus, pairs, language, settings.bitext)
             if len(pool):
                 self.sentences[language] = len(pool)
-                self.pools[language] = pool if settings.unit == "sentence" else Blocks(pool, most)
+                self.pools[language] = pool if settings.unit == "sentence" else BlockPool(pool, most)
         if not self.pools:
             raise UserError(
                 f"{corpus.directory}: no text for denoising; add data.monolingual and prepare again, or set"
@@ -67,7 +67,7 @@ class Monolingual:
             )
         tags = {language: corpus.tokenizer.tag(language) for language in self.pools}
         self.sources = [
-            Source(task, language, pool, frame_of(framing, tags[language], tags[language]))
+            DenoisingSource(task, language, pool, frame_of(framing, tags[language], tags[language]))
             for task in settings.tasks
             for language, pool in self.pools.items()
         ]
@@ -83,7 +83,9 @@ class Monolingual:
             found[language] = max(1, round(wanted * len(self.pools[language]) / self.sentences[language]))
         return found
 
-    def mixed(self, parallel: Plan, sentences: int, epoch: int, max_tokens: int, part: int = 0, done: int = 0) -> Plan:
+    def mixed(
+        self, parallel: EpochPlan, sentences: int, epoch: int, max_tokens: int, part: int = 0, done: int = 0
+    ) -> EpochPlan:
         """An epoch's parallel plan with every task's batches spread over it.
 
         Of the rest of an epoch of ``sentences``, its ``part``-th, without the first ``done`` of them: the same share of
@@ -117,6 +119,6 @@ class Monolingual:
         for index in chosen.tolist():
             seed = seed_of(self.seed, "noise", source.name, epoch, index)
             random = np.random.Generator(np.random.Philox(seed))
-            rows.append(hide(source.pool.pieces(index), source.task, self.words, random))
+            rows.append(apply_noise(source.pool.pieces(index), source.task, self.words, random))
         batch = collate_noised(rows, source.frame, self.settings.cut_to_shortest)
         return batch._replace(pair=number, task=source.task.name)  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from pydantic import Field
 
 from mnmt_ds.batch import EOS
 from mnmt_ds.config import Settings
-from mnmt_ds.data.words import Ints, Words
+from mnmt_ds.data.word_boundaries import Ints, WordBoundaries
 
 
 class NoiseSettings(Settings):
@@ -25,7 +25,7 @@ class NoiseSettings(Settings):
     """Words are ordered by their place + U(0, permute + 1): none moves farther than this (Lample et al. 2018)."""
 
 
-def noised(pieces_T: Ints, words: Words, settings: NoiseSettings, random: np.random.Generator) -> Ints:
+def noised(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, random: np.random.Generator) -> Ints:
     """A sentence, or a block of them joined by </s>, with every noise that the settings ask for."""
     parts = _sentences(pieces_T)
     if settings.permute_sentences and len(parts) > 1:
@@ -36,7 +36,7 @@ def noised(pieces_T: Ints, words: Words, settings: NoiseSettings, random: np.ran
     return np.concatenate(made) if made else pieces_T
 
 
-def _sentence(pieces_T: Ints, words: Words, settings: NoiseSettings, random: np.random.Generator) -> Ints:
+def _sentence(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, random: np.random.Generator) -> Ints:
     number_T = words.numbers(pieces_T)
     held = [pieces_T[number_T == w] for w in range(int(number_T.max(initial=-1)) + 1)]
     if settings.infill:

@@ -10,20 +10,20 @@ from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from mnmt_ds.data import report, split
-from mnmt_ds.data.binarize import Text, binarized
-from mnmt_ds.data.cleaning import cleaned, hashes_of
-from mnmt_ds.data.manifest import Built, publish_all
-from mnmt_ds.data.parallel import workers
+from mnmt_ds.data import holdout, prepare_report
+from mnmt_ds.data.binarize_stage import ParallelText, binarized
+from mnmt_ds.data.build_cache import BuildStage, collect_garbage, locked
+from mnmt_ds.data.cleaning_stage import cleaned, hashes_of
+from mnmt_ds.data.manifest import BuiltCorpus, publish_all
 from mnmt_ds.data.readers.sources import Origin, parts_of
-from mnmt_ds.data.roles import fallback, held_keys, plan, usable
-from mnmt_ds.data.selection import selected, selected_mono
+from mnmt_ds.data.selection_stage import selected, selected_mono
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.stages import Stage, collect_garbage, locked
-from mnmt_ds.data.vocabulary import Lines, Side, trained
+from mnmt_ds.data.split_assignment import fallback, held_keys, plan, usable
+from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, trained
+from mnmt_ds.data.worker_pool import workers
 from mnmt_ds.errors import UserError
 
-CleanStages = dict[str, dict[str, Stage]]
+CleanStages = dict[str, dict[str, BuildStage]]
 
 
 def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = False) -> Path:
@@ -51,19 +51,19 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
                 f"{error.filename or directory}: {os.strerror(error.errno)}; mend it and prepare again"
             ) from None
         collect_garbage(directory / "work", built.stages())
-    print(report.table(path))
+    print(prepare_report.table(path))
     return path
 
 
-def _build(settings: DataSettings, work: Path, pool: Executor) -> Built:
+def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     origin, clean = _clean_all(settings, work, pool)
     plans, held = {}, []
     for pair in settings.pairs:
         hashes = {which: hashes_of(stage) for which, stage in clean[pair].items()}
         plans[pair] = plan(settings, hashes)
         held.append(held_keys(hashes, plans[pair]))
-    kept_out = split.union(held)
-    texts: dict[str, Stage] = {}
+    kept_out = holdout.union(held)
+    texts: dict[str, BuildStage] = {}
     for pair in settings.pairs:
         made = selected(work, settings, pair, clean[pair], plans.pop(pair), kept_out)
         texts[pair] = _said(f"select {pair}", *made)
@@ -79,7 +79,7 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> Built:
         )
         for name, text in _texts(texts)
     }
-    return Built(origin, clean, texts, tokenizer, binaries)
+    return BuiltCorpus(origin, clean, texts, tokenizer, binaries)
 
 
 def _clean_all(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanStages]:
@@ -103,7 +103,7 @@ def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -
     stages: CleanStages = {}
     for pair in settings.pairs:
         stages[pair] = {}
-        for which in split.NAMES:
+        for which in holdout.NAMES:
             parts = parts_of(settings, pair, which, origin)
             if parts or which == "train":
                 frozen = origin == "gettext" and which == "train"
@@ -115,7 +115,7 @@ def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -
     return stages
 
 
-def _sides(settings: DataSettings, texts: dict[str, Stage]) -> Iterator[Side]:
+def _sides(settings: DataSettings, texts: dict[str, BuildStage]) -> Iterator[TrainingText]:
     """What trains the tokenizer: every pair's training text; monolingual text of a language that no pair has."""
     paired = {side for pair in settings.pairs for side in pair.split("-")}
     for name, stage in texts.items():
@@ -124,11 +124,11 @@ def _sides(settings: DataSettings, texts: dict[str, Stage]) -> Iterator[Side]:
         for language, short in zip(languages, ("src", "tgt"), strict=False):
             if not mono or language not in paired:
                 file = f"train.{short}"
-                lines = Lines(stage.directory / file, stage.record["sentences"]["train"])
-                yield Side(language, lines, stage.sha256(file))
+                lines = TextFile(stage.directory / file, stage.record["sentences"]["train"])
+                yield TrainingText(language, lines, stage.sha256(file))
 
 
-def _texts(texts: dict[str, Stage]) -> Iterator[tuple[str, Text]]:
+def _texts(texts: dict[str, BuildStage]) -> Iterator[tuple[str, ParallelText]]:
     """Names and files of all that gets ids."""
     for name, stage in texts.items():
         mono = name.startswith("mono.")
@@ -136,10 +136,13 @@ def _texts(texts: dict[str, Stage]) -> Iterator[tuple[str, Text]]:
         for which, count in stage.record["sentences"].items():
             files = [f"{which}.{short}" for _, short in zip(languages, ("src", "tgt"), strict=False)]
             paths, hashes = [stage.directory / file for file in files], [stage.sha256(file) for file in files]
-            yield name if mono else f"{name}.{which}", Text(tuple(paths), tuple(languages), tuple(hashes), count)
+            yield (
+                name if mono else f"{name}.{which}",
+                ParallelText(tuple(paths), tuple(languages), tuple(hashes), count),
+            )
 
 
-def _said(what: str, stage: Stage, made: bool) -> Stage:
+def _said(what: str, stage: BuildStage, made: bool) -> BuildStage:
     """The stage, with a line for each one that had to be made."""
     if made:
         print(f"{what}: done", file=sys.stderr, flush=True)

@@ -7,15 +7,25 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 
-from mnmt_ds.data import split
-from mnmt_ds.data.cleaning import left_out, read, rules_of
+from mnmt_ds.data import holdout
+from mnmt_ds.data.build_cache import sha256
+from mnmt_ds.data.cleaning_stage import left_out, read, rules_of
 from mnmt_ds.data.corpus import Corpus, stale
-from mnmt_ds.data.parallel import Progress, ordered, workers
-from mnmt_ds.data.readers.rows import Part
+from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import Origin, parts_of
-from mnmt_ds.data.roles import Hashes, check, check_script, fallback, gathered, held_keys, plan, roles, usable
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.stages import sha256
+from mnmt_ds.data.split_assignment import (
+    RowHashes,
+    check,
+    check_script,
+    fallback,
+    gathered,
+    held_keys,
+    plan,
+    roles,
+    usable,
+)
+from mnmt_ds.data.worker_pool import Progress, ordered, workers
 from mnmt_ds.errors import UserError
 
 MOST = 20
@@ -40,7 +50,7 @@ def _sources(settings: DataSettings, pool: Executor) -> list[str]:
             print(f"validate: {reason}", file=sys.stderr)
             hashes, counts, faulty = _read_all(settings, pool, "cldr", faults)
     plans = {pair: plan(settings, hashes[pair]) for pair in settings.pairs}
-    kept_out = split.union([held_keys(hashes[pair], plans[pair]) for pair in settings.pairs])
+    kept_out = holdout.union([held_keys(hashes[pair], plans[pair]) for pair in settings.pairs])
     for pair in settings.pairs:
         if pair in faulty:
             continue
@@ -55,15 +65,15 @@ def _sources(settings: DataSettings, pool: Executor) -> list[str]:
 
 def _read_all(
     settings: DataSettings, pool: Executor, origin: Origin, faults: list[str]
-) -> tuple[dict[str, dict[str, Hashes]], dict[str, Counter[str]], set[str]]:
+) -> tuple[dict[str, dict[str, RowHashes]], dict[str, Counter[str]], set[str]]:
     """Hashes of every pair's text, the training text's rows by fate, and the pairs with faults, which are appended."""
-    hashes: dict[str, dict[str, Hashes]] = {pair: {} for pair in settings.pairs}
+    hashes: dict[str, dict[str, RowHashes]] = {pair: {} for pair in settings.pairs}
     counts: dict[str, Counter[str]] = {pair: Counter() for pair in settings.pairs}
-    wanted = [(pair, which) for pair in settings.pairs for which in split.NAMES]
+    wanted = [(pair, which) for pair in settings.pairs for which in holdout.NAMES]
     faulty = set()
     for name, which in [*wanted, *((lang, "mono") for lang in settings.monolingual)]:
         before = len(faults)
-        parts: list[Part] = []
+        parts: list[CorpusPart] = []
         try:
             parts = parts_of(settings, name, which, origin)
         except UserError as fault:
@@ -88,8 +98,8 @@ def _read_all(
 
 
 def _read(
-    settings: DataSettings, pool: Executor, name: str, which: str, parts: list[Part], faults: list[str]
-) -> tuple[Hashes, Counter[str]]:
+    settings: DataSettings, pool: Executor, name: str, which: str, parts: list[CorpusPart], faults: list[str]
+) -> tuple[RowHashes, Counter[str]]:
     rules = rules_of(settings, name, which in ("dev", "test"))
     rules = rules._replace(collect=rules.given or settings.clean.bad_lines == "error")
     counts: Counter[str] = Counter()

@@ -13,26 +13,35 @@ from mnmt_ds import __version__
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.distributed import data_ranks, device, is_main, on_main_first, same_everywhere, seed_of, shards
-from mnmt_ds.engine import balance, ds_config, pipeline, student, tensor, trials
-from mnmt_ds.engine.best import Best
-from mnmt_ds.engine.dev_scores import dev_bleu
-from mnmt_ds.engine.exchange import Exchange
-from mnmt_ds.engine.foresight import Foresight
+from mnmt_ds.distributed import (
+    data_parallel_size,
+    device,
+    is_main,
+    on_main_first,
+    same_everywhere,
+    seed_of,
+    vocab_parallel_size,
+)
+from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
+from mnmt_ds.engine.dataloading.data_iterator import DataIterator
+from mnmt_ds.engine.dataloading.training_data import TrainingData
+from mnmt_ds.engine.monitoring.dev_scores import dev_bleu
+from mnmt_ds.engine.parallel import ds_config, pipeline_engine, stage_balance, vocab_parallel
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
-from mnmt_ds.engine.stream import Stream
-from mnmt_ds.engine.student import Student
-from mnmt_ds.engine.teaching import make_faculty
-from mnmt_ds.engine.walk import Walk
+from mnmt_ds.engine.students import student, weight_search
+from mnmt_ds.engine.students.eval_states import PrecomputedEvalStates
+from mnmt_ds.engine.students.peer_exchange import PeerExchange
+from mnmt_ds.engine.students.student import Student
+from mnmt_ds.engine.teacher_setup import build_teacher_pool
 from mnmt_ds.errors import UserError
+from mnmt_ds.methods.method import MethodContext
+from mnmt_ds.methods.peers import Peers, RunFacts
+from mnmt_ds.methods.registry import build
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
-from mnmt_ds.objectives.method import Context
-from mnmt_ds.objectives.methods import build
-from mnmt_ds.objectives.peers import Facts, Peers
-from mnmt_ds.teachers.faculty import Faculty
 from mnmt_ds.teachers.settings import TeacherSettings
+from mnmt_ds.teachers.teacher_pool import TeacherPool
 from mnmt_ds.tracking import Tracker
 
 
@@ -50,10 +59,10 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
     return corpus, pairs
 
 
-def open_streams(recipe: Recipe, corpus: Corpus, resume: bool = False) -> list[Stream]:
+def open_streams(recipe: Recipe, corpus: Corpus, resume: bool = False) -> list[TrainingData]:
     """Every student's training data. ``resume``: what the samplers begin with will come from a checkpoint."""
     streams = [
-        Stream(
+        TrainingData(
             corpus, list(own.data.pairs), own.framing, own.sampler, own.train, own.model.max_positions, own.denoising
         )
         for _, own in students_of(recipe)
@@ -64,12 +73,12 @@ def open_streams(recipe: Recipe, corpus: Corpus, resume: bool = False) -> list[S
 
 
 def make_students(
-    recipe: Recipe, config: ds_config.Json, corpus: Corpus, streams: Sequence[Stream], dev_tokens: dict[str, int],
-    tracker: Tracker, exchange: Exchange,
+    recipe: Recipe, config: ds_config.Json, corpus: Corpus, streams: Sequence[TrainingData], dev_tokens: dict[str, int],
+    tracker: Tracker, exchange: PeerExchange,
 ) -> list[Student]:  # fmt: skip
     """This rank's students, each on an engine of its own and with a log of its own where the run has several."""
     last = last_update(recipe, streams[0])
-    costs = balance.costs(recipe, corpus.tokenizer.size) if recipe.pipeline is not None else ()
+    costs = stage_balance.costs(recipe, corpus.tokenizer.size) if recipe.pipeline is not None else ()
     for (name, own), stream in zip(students_of(recipe), streams, strict=True):
         if name not in exchange.column.own:
             continue
@@ -77,55 +86,59 @@ def make_students(
         if own is not recipe:
             on_main_first(own.directory.mkdir, 0o777, True, True)
             log = Tracker(own.directory, own.tracking.model_copy(update={"wandb": "off"}), is_main(), {}, own.name)
-            peers = exchange.peers_of(name, last, trials.run)
-        foresight = Foresight(engine, own.data.pairs) if student.piped(engine) else None
+            peers = exchange.peers_of(name, last, weight_search.run)
+        foresight = PrecomputedEvalStates(engine, own.data.pairs) if student.is_pipeline_engine(engine) else None
         method = build(own.method, make_context(own, engine, corpus, stream, tracker.info, peers, foresight))
-        best = Best(own.data.pairs, own.validation.selection, dev_tokens)
+        best = BestCheckpoints(own.data.pairs, own.validation.selection, dev_tokens)
         bring = partial(_bring, exchange, foresight)
-        exchange.students[name] = Student(name, engine, method, best, own, Walk(stream), log, bring)
+        exchange.students[name] = Student(name, engine, method, best, own, DataIterator(stream), log, bring)
     return list(exchange.students.values())
 
 
 def _bring(
-    exchange: Exchange, foresight: Foresight | None, one: Student, group: Sequence[Batch], number: int | str
+    exchange: PeerExchange,
+    foresight: PrecomputedEvalStates | None,
+    one: Student,
+    group: Sequence[Batch],
+    number: int | str,
 ) -> None:
     exchange.bring(one, group, number)
     if foresight is not None:
         foresight.bring(group)
 
 
-def last_update(recipe: Recipe, stream: Stream) -> int:
+def last_update(recipe: Recipe, stream: TrainingData) -> int:
     """Updates at most, where every epoch takes as many as the first."""
     by_epochs = recipe.train.max_epochs * stream.plan(0).updates
     return min(recipe.train.max_steps or by_epochs, by_epochs)
 
 
-def facts(recipe: Recipe, streams: Sequence[Stream]) -> Facts:
+def facts(recipe: Recipe, streams: Sequence[TrainingData]) -> RunFacts:
     """What a method's check is told."""
     students = students_of(recipe)
     sizes = dict(zip(recipe.data.pairs, streams[0].sizes, strict=True))
     names, samplers = [name for name, _ in students], [own.sampler for _, own in students]
-    return Facts(recipe.data.pairs, sizes, names, samplers, recipe.validation.bleu_every)
+    return RunFacts(recipe.data.pairs, sizes, names, samplers, recipe.validation.bleu_every)
 
 
 def make_engine(recipe: Recipe, config: ds_config.Json, corpus: Corpus, costs: Sequence[float]) -> Any:
     """A model with its first weights, on an engine; pipeline stages are cut by ``costs``, equal for all students."""
     if recipe.pipeline is not None:
-        words = tensor.own_words(corpus.tokenizer.size)
-        return pipeline.initialise_engine(recipe, config, corpus.tokenizer.size, costs, words)
-    if shards() > 1:
-        return tensor.initialise_engine(recipe, config, corpus.tokenizer.size)
+        words = vocab_parallel.own_words(corpus.tokenizer.size)
+        return pipeline_engine.initialise_engine(recipe, config, corpus.tokenizer.size, costs, words)
+    if vocab_parallel_size() > 1:
+        return vocab_parallel.initialise_engine(recipe, config, corpus.tokenizer.size)
     torch.manual_seed(seed_of(recipe.train.seed, "weights"))
     return student.initialise_engine(initialise(Transformer(recipe.model, corpus.tokenizer.size)), config)
 
 
 def make_context(
-    recipe: Recipe, engine: Any, corpus: Corpus, stream: Stream, say: Callable[[str], None], peers: Peers | None,
-    foresight: Foresight | None,
-) -> Context:  # fmt: skip
+    recipe: Recipe, engine: Any, corpus: Corpus, stream: TrainingData, say: Callable[[str], None], peers: Peers | None,
+    foresight: PrecomputedEvalStates | None,
+) -> MethodContext:  # fmt: skip
     """What a student's method may need of the run."""
     vocabularies: dict[str, Tensor] = {}
-    words = student.words_of(engine)
+    words = student.vocab_shard_of_engine(engine)
 
     def target_vocabulary(language: str) -> Tensor:
         if language not in vocabularies:
@@ -133,18 +146,18 @@ def make_context(
             vocabularies[language] = stream.target_vocabulary(language)[mine].to(device())
         return vocabularies[language]
 
-    def faculty(settings: TeacherSettings) -> Faculty:
+    def faculty(settings: TeacherSettings) -> TeacherPool:
         if settings.disk is not None and peers is not None:
             settings = settings.model_copy(update={"disk": settings.disk / peers.me})
-        return make_faculty(recipe, settings, recipe.directory, stream, engine, say)
+        return build_teacher_pool(recipe, settings, recipe.directory, stream, engine, say)
 
-    return Context(
+    return MethodContext(
         pairs=list(recipe.data.pairs),
         device=device(),
         smoothing=recipe.train.label_smoothing,
         implementation=recipe.train.loss_implementation,
         faculty=faculty,
-        quiet_states=partial(student.quiet_states, engine) if foresight is None else foresight.states,
+        quiet_states=partial(student.eval_states, engine) if foresight is None else foresight.states,
         target_vocabulary=target_vocabulary,
         foresee=foresight.foresee if foresight is not None else lambda wanted: None,
         partitioned=engine.zero_optimization_stage() == 3,
@@ -180,7 +193,7 @@ def fingerprint(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
         "model": _architecture(recipe.model),
         "method": json.loads(json.dumps(recipe.method.model_dump(mode="json"))),
         "framing": recipe.framing.model_dump(mode="json"),
-        "batches_per_update": batches_per_update(recipe.train, data_ranks()),
+        "batches_per_update": batches_per_update(recipe.train, data_parallel_size()),
         "precision": recipe.train.precision,
         "seed": recipe.train.seed,
     }

@@ -13,15 +13,24 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import data_rank, data_ranks, device, shard, shards, stages, sum_over_ranks
-from mnmt_ds.engine import pipeline, student
-from mnmt_ds.engine.meter import Meter, memory
+from mnmt_ds.distributed import (
+    data_parallel_rank,
+    data_parallel_size,
+    device,
+    pipeline_parallel_size,
+    sum_over_ranks,
+    vocab_parallel_rank,
+    vocab_parallel_size,
+)
+from mnmt_ds.engine.monitoring.meter import Meter, memory
+from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
+from mnmt_ds.engine.parallel import pipeline_engine
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
-from mnmt_ds.engine.student import Student
-from mnmt_ds.engine.teaching import Ahead, slots_of
+from mnmt_ds.engine.students import student
+from mnmt_ds.engine.students.student import Student
+from mnmt_ds.engine.teacher_setup import TeacherPrefetcher, slots_of
 from mnmt_ds.engine.training import Training
-from mnmt_ds.engine.utilisation import peak_flops, training_flops
 from mnmt_ds.samplers.sampler import Losses
 from mnmt_ds.tracking import progress_line
 
@@ -37,11 +46,11 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
     return work.directory
 
 
-def _epochs(work: Training, stop: "Stop") -> None:
+def _epochs(work: Training, stop: "StopRequest") -> None:
     """Paper 2, Algorithm 1; paper 1's where there is one student. T is an epoch, or ``validation.every`` updates."""
     settings, every = work.recipe.train, work.recipe.validation.every
     meters = {one.name: Meter(peak_flops(settings.precision)) for one in work.students}
-    ahead = {one.name: Ahead(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
+    ahead = {one.name: TeacherPrefetcher(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
     work.log_samplers()
     while not work.finished():
         while work.update < work.clock.ends:
@@ -75,7 +84,7 @@ def _epochs(work: Training, stop: "Stop") -> None:
 
 
 def advance(
-    work: Training, ahead: Mapping[str, Ahead], meters: Mapping[str, Meter], stop: bool
+    work: Training, ahead: Mapping[str, TeacherPrefetcher], meters: Mapping[str, Meter], stop: bool
 ) -> tuple[dict[str, float | None], bool]:
     """Lines 3 to 7, a pair, a batch of it and a step, for every student; their gradients' norms, and whether any rank
     was asked to stop."""
@@ -83,7 +92,7 @@ def advance(
     for names in work.turns:
         turn = [one for one in work.students if one.name in names]
         with work.exchange.turn():
-            steps = [gradients(one, one.walk.next(), ahead[one.name], meters[one.name]) for one in turn]
+            steps = [forward_backward(one, one.walk.next(), ahead[one.name], meters[one.name]) for one in turn]
         for one, step in zip(turn, steps, strict=True):
             done = step(stop)
             one.walk.count(done.losses)
@@ -92,7 +101,7 @@ def advance(
     return norms, work.agree(stop)
 
 
-class Done(NamedTuple):
+class UpdateResult(NamedTuple):
     """An update, equal on every rank."""
 
     norm: float | None
@@ -103,19 +112,21 @@ class Done(NamedTuple):
     """Each pair's part of it."""
 
 
-def update(one: Student, group: list[Batch], ahead: Ahead, meter: Meter, stop: bool) -> Done:
+def update(one: Student, group: list[Batch], ahead: TeacherPrefetcher, meter: Meter, stop: bool) -> UpdateResult:
     """One optimizer step over this rank's micro-batches; all ranks learn of losses and of a stop together."""
-    return gradients(one, group, ahead, meter)(stop)
+    return forward_backward(one, group, ahead, meter)(stop)
 
 
-def gradients(one: Student, group: list[Batch], ahead: Ahead, meter: Meter) -> Callable[[bool], Done]:
+def forward_backward(
+    one: Student, group: list[Batch], ahead: TeacherPrefetcher, meter: Meter
+) -> Callable[[bool], UpdateResult]:
     """Forward and backward of an update; the step is what is returned, so that several students may take it at once."""
     number, settings = one.walk.position.update + 1, one.recipe.train
     pairs, rate = len(one.walk.stream.pairs), learning_rate(settings, number)
     told = torch.zeros(pairs + 1, 2, dtype=torch.float64, device=device())
 
     def take(batch: Batch, metrics: dict[str, Tensor]) -> None:
-        if shard() > 0:
+        if vocab_parallel_rank() > 0:
             return  # the first one has the same
         told[pairs, 1] += ~torch.isfinite(metrics["loss"][0])
         if batch.pair < pairs:  # others are text of one language
@@ -130,11 +141,11 @@ def gradients(one: Student, group: list[Batch], ahead: Ahead, meter: Meter) -> C
                 " lower train.lr or resume from the last checkpoint"
             )
 
-    def step(stop: bool) -> Done:
+    def step(stop: bool) -> UpdateResult:
         told[pairs, 0] = stop
-        if student.piped(one.engine):
+        if student.is_pipeline_engine(one.engine):
             coming = slots_of(one.walk.plan, one.walk.position.inside, len(group))
-            norm = pipeline.update(one, group, coming, number, rate, take, agree)
+            norm = pipeline_engine.update(one, group, coming, number, rate, take, agree)
         else:
             agree()
             norm = student.step(one, rate)
@@ -142,18 +153,18 @@ def gradients(one: Student, group: list[Batch], ahead: Ahead, meter: Meter) -> C
             raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
         meter.tokens += group[0].divisor
         *losses, (stops, _) = told.tolist()
-        return Done(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
+        return UpdateResult(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
 
     if meter.peak is not None:
         flops = sum(training_flops(one.recipe.model, one.model.vocabulary_size, batch) for batch in group)
-        meter.flops += flops / (stages() * shards())
-    if not student.piped(one.engine):
+        meter.flops += flops / (pipeline_parallel_size() * vocab_parallel_size())
+    if not student.is_pipeline_engine(one.engine):
         one.bring(one, group, number)
         for index, batch in enumerate(group):
             if index:
                 one.engine.step()  # within an update this only counts the micro-batch
             ahead.before(index)
-            take(batch, student.backward(one, batch, number, index * data_ranks() + data_rank()))
+            take(batch, student.backward(one, batch, number, index * data_parallel_size() + data_parallel_rank()))
     return step
 
 
@@ -168,16 +179,16 @@ def _report(work: Training, one: Student, meter: Meter, norm: float | None) -> N
     work.log(one, "train", values, line)
 
 
-class Stop:
+class StopRequest:
     """Set by SIGTERM or SIGINT; the loop sees it at the next update and saves before it leaves."""
 
     asked = False
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping() -> Iterator[StopRequest]:
     """Turns SIGTERM and SIGINT into a request to stop, for as long as the block runs."""
-    stop = Stop()
+    stop = StopRequest()
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True

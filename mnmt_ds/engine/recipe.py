@@ -12,9 +12,9 @@ from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, TrainSettings, ValidationSettings
+from mnmt_ds.methods.registry import METHODS, union
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.objectives.methods import METHODS, union
-from mnmt_ds.samplers import samplers
+from mnmt_ds.samplers import registry
 from mnmt_ds.samplers.temperature import TemperatureSettings
 from mnmt_ds.tracking import TrackingSettings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     SamplerSettings = Any
 else:
     MethodSettings = union(METHODS)
-    SamplerSettings = samplers.union()
+    SamplerSettings = registry.union()
 
 
 APART = 1000

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from mnmt_ds.distributed import (
-    data_ranks,
+    data_parallel_size,
     device,
     from_main,
     is_main,
     on_main_first,
-    shards,
+    vocab_parallel_size,
     world_size,
 )
-from mnmt_ds.engine import checkpoint, ds_config, keeping, pipeline, run, tensor
+from mnmt_ds.engine import run_directory
 from mnmt_ds.engine.build import (
     check_fingerprint,
     description,
@@ -26,22 +26,24 @@ from mnmt_ds.engine.build import (
     open_corpus,
     open_streams,
 )
-from mnmt_ds.engine.clock import Clock, Seconds
-from mnmt_ds.engine.dev_scores import Scores, dev_scores, metrics
-from mnmt_ds.engine.exchange import Exchange
-from mnmt_ds.engine.measuring import Measuring
-from mnmt_ds.engine.meter import memory
-from mnmt_ds.engine.placement import Column
+from mnmt_ds.engine.checkpointing import checkpoint, records
+from mnmt_ds.engine.dataloading.data_iterator import position_of
+from mnmt_ds.engine.dataloading.training_data import dev_batches
+from mnmt_ds.engine.monitoring.dev_scores import DevScores, dev_scores, metrics
+from mnmt_ds.engine.monitoring.meter import memory
+from mnmt_ds.engine.monitoring.progress import RunProgress, TimeSpent
+from mnmt_ds.engine.monitoring.validation import validate
+from mnmt_ds.engine.parallel import ds_config, pipeline_engine, vocab_parallel
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.engine.stream import dev_batches
-from mnmt_ds.engine.student import Student
-from mnmt_ds.engine.validation import validate
-from mnmt_ds.engine.walk import position_of
-from mnmt_ds.kernels.ce_with_teacher import chosen
+from mnmt_ds.engine.sampler_measurements import StudentMeasurements
+from mnmt_ds.engine.students.peer_exchange import PeerExchange
+from mnmt_ds.engine.students.placement import PeerGroup
+from mnmt_ds.engine.students.student import Student
+from mnmt_ds.kernels.implementations import resolve_implementation
+from mnmt_ds.methods import registry
+from mnmt_ds.methods.method import ValidationReport
+from mnmt_ds.methods.translation import scorer
 from mnmt_ds.models.transformer import Transformer, parameter_count
-from mnmt_ds.objectives import methods
-from mnmt_ds.objectives.method import Report
-from mnmt_ds.objectives.translation import scorer
 from mnmt_ds.tracking import Tracker
 
 
@@ -51,15 +53,17 @@ class Training:
     def __init__(self, recipe: Recipe, resume: bool) -> None:
         self.recipe = recipe
         self.directory = recipe.directory
-        self.column = Column(recipe)
+        self.column = PeerGroup(recipe)
         with self.column.guard():
             self._make(recipe, resume)
 
     def _make(self, recipe: Recipe, resume: bool) -> None:
-        tensor.arrange(recipe)
-        pipeline.check(recipe, ds_config.read(recipe.deepspeed))
-        tensor.check(recipe, ds_config.read(recipe.deepspeed))
-        config = ds_config.resolve(ds_config.read(recipe.deepspeed), recipe.train, data_ranks(), str(recipe.deepspeed))
+        vocab_parallel.arrange(recipe)
+        pipeline_engine.check(recipe, ds_config.read(recipe.deepspeed))
+        vocab_parallel.check(recipe, ds_config.read(recipe.deepspeed))
+        config = ds_config.resolve(
+            ds_config.read(recipe.deepspeed), recipe.train, data_parallel_size(), str(recipe.deepspeed)
+        )
         with self.column.everyone():
             self.ranks = world_size()
             self.corpus, self.pairs = open_corpus(recipe)
@@ -67,26 +71,28 @@ class Training:
         self.dev, dev_tokens = dev_batches(
             self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
         )
-        methods.check(recipe.method, facts(recipe, streams))
-        known = chosen(recipe.train.loss_implementation, device())
-        self.implementation = known if shards() == 1 else "sharded"
+        registry.check(recipe.method, facts(recipe, streams))
+        known = resolve_implementation(recipe.train.loss_implementation, device())
+        self.implementation = known if vocab_parallel_size() == 1 else "sharded"
         with self.column.everyone():
-            self.lock = on_main_only(run.claim, self.directory)
+            self.lock = on_main_only(run_directory.claim, self.directory)
             if not resume:
-                on_main_first(run.refuse_used, self.directory)
+                on_main_first(run_directory.refuse_used, self.directory)
             settings = recipe.model_dump(mode="json")
             self.tracker = Tracker(self.directory, recipe.tracking, is_main(), settings, recipe.name)
-        self.plain = scorer(recipe.train.label_smoothing, recipe.train.loss_implementation, tensor.form_groups())
-        self.exchange = Exchange(self.column, streams, self.dev, self.pairs, self.plain)
+        self.plain = scorer(
+            recipe.train.label_smoothing, recipe.train.loss_implementation, vocab_parallel.form_groups()
+        )
+        self.exchange = PeerExchange(self.column, streams, self.dev, self.pairs, self.plain)
         self.students = make_students(recipe, config, self.corpus, streams, dev_tokens, self.tracker, self.exchange)
         self._untold: list[tuple[str, int, float, dict[str, Any], str]] = []
         self.fingerprint = fingerprint(recipe, self.corpus)
-        self.layout = checkpoint.layout_of(self.students[0].engine)
+        self.layout = checkpoint.job_layout(self.students[0].engine)
         self._changes = {one.name: -1 for one in self.students}
         self._measuring = {
-            one.name: Measuring(one, self.plain) for one in self.students if one.walk.stream.sampler.every
+            one.name: StudentMeasurements(one, self.plain) for one in self.students if one.walk.stream.sampler.every
         }
-        self.seconds = Seconds()
+        self.seconds = TimeSpent()
         if resume:
             self._resume()
         for one in self.students:
@@ -98,7 +104,7 @@ class Training:
         self._introduce()
 
     def _describe(self, recipe: Recipe, config: dict[str, Any]) -> None:
-        on_main_first(run.describe, recipe.directory, recipe, config)
+        on_main_first(run_directory.describe, recipe.directory, recipe, config)
         on_main_first(self.corpus.tokenizer.save_to, recipe.directory / "tokenizer")  # a run outlives its data
 
     @property
@@ -118,9 +124,9 @@ class Training:
 
     def agree(self, stop: bool = False) -> bool:
         """Sets the clock on all ranks; returns whether any of them was asked to stop."""
-        rows = self.column.rows([[*Clock.of(one), stop] for one in self.students])
+        rows = self.column.rows([[*RunProgress.of(one), stop] for one in self.students])
         epoch, epochs, ends, length, *_ = rows[0]
-        self.clock = Clock(int(epoch), epochs, int(ends), int(length), int(min(row[4] for row in rows)))
+        self.clock = RunProgress(int(epoch), epochs, int(ends), int(length), int(min(row[4] for row in rows)))
         return any(row[5] for row in rows)
 
     def _trackers(self) -> list[Tracker]:
@@ -145,7 +151,7 @@ class Training:
         """Where the pipeline's stages begin and end, and how many share a vocabulary, for people."""
         cut = self.layout.bounds
         text = f" in {len(cut) - 1} stage(s) of {'+'.join(str(b - a) for a, b in pairwise(cut))} layers" if cut else ""
-        return text + (f", vocabulary over {shards()}" if shards() > 1 else "")
+        return text + (f", vocabulary over {vocab_parallel_size()}" if vocab_parallel_size() > 1 else "")
 
     def _split(self) -> str:
         """Where several students are, for people."""
@@ -170,7 +176,7 @@ class Training:
             return
         path, state = found
         check_fingerprint(state["fingerprint"], self.fingerprint, path)
-        checkpoint.load(path, self.students, checkpoint.Layout(*state["layout"]), self.layout, self.column.everyone)
+        checkpoint.load(path, self.students, checkpoint.JobLayout(*state["layout"]), self.layout, self.column.everyone)
         for one in self.students:
             own = checkpoint.part_of(state, one.name)
             one.walk.start(position_of(own["position"]))
@@ -182,7 +188,7 @@ class Training:
             one.best.restore(own["best"])
             for name, part in one.method.state.items():
                 part.restore(own["method"][name])
-        self.seconds = Seconds(*state.get("seconds", ()))
+        self.seconds = TimeSpent(*state.get("seconds", ()))
         for tracker in self._trackers():
             tracker.rewind(self.update)
         self.tracker.info(f"{path}: resumed at update {self.update}")
@@ -190,7 +196,7 @@ class Training:
     def save(self) -> None:
         """A checkpoint of the present position; then whatever nothing refers to any more is removed."""
         self.tell()
-        parts = self.column.merge({one.name: keeping.state_of(one) for one in self.students})
+        parts = self.column.merge({one.name: records.state_of(one) for one in self.students})
         own = parts["student"] if list(parts) == ["student"] else {"students": parts}
         state = {"update": self.update, **own, "fingerprint": self.fingerprint, "layout": list(self.layout)}
         if self.recipe.students:
@@ -199,7 +205,7 @@ class Training:
         checkpoint.save(self.directory, self.students, state, keep, self.column.everyone)
         if is_main():
             for one in self.students:
-                keeping.sweep(self.directory, one)
+                records.sweep(self.directory, one)
 
     def next_change(self, one: Student) -> int:
         """The updates that will be done when the next validation comes, or a student's sampler next measures.
@@ -242,7 +248,7 @@ class Training:
             others = {name: dev for name, dev in losses.items() if name != one.name}
             scored[one.name] = self._dev_scores(one)
             bleu = {pair: row["bleu"] for pair, row in scored[one.name].items()}
-            reports.append(Report(self.update, self.clock.epochs, losses[one.name], others, bleu))
+            reports.append(ValidationReport(self.update, self.clock.epochs, losses[one.name], others, bleu))
             broken = [pair for pair, dev in reports[-1].dev.items() if not math.isfinite(dev)]
             if broken:
                 raise RuntimeError(
@@ -251,8 +257,10 @@ class Training:
         for one, report in zip(self.students, reports, strict=True):
             better, improved = one.best.update(report)
             one.method.on_validated(report)
-            keeping.keep_weights(self.corpus, one, report, better, improved)
-        records = [keeping.validation_record(*facts) for facts in zip(self.students, reports, found, strict=True)]
+            records.keep_weights(self.corpus, one, report, better, improved)
+        validation_records = [
+            records.validation_record(*facts) for facts in zip(self.students, reports, found, strict=True)
+        ]
         for one, rows in zip(self.students, found, strict=True):
             self._resample(one, rows)
         began = time.monotonic()
@@ -260,15 +268,15 @@ class Training:
             one.method.adjust(report)
         self.seconds.search += time.monotonic() - began
         self.seconds.measuring += self.exchange.measuring()
-        for one, report, values in zip(self.students, reports, records, strict=True):
-            values |= keeping.method_record(one, report.update) | memory() | metrics(scored[one.name])
+        for one, report, values in zip(self.students, reports, validation_records, strict=True):
+            values |= records.method_record(one, report.update) | memory() | metrics(scored[one.name])
             values |= self.seconds.report() if self.recipe.students else {}
-            self.log(one, "valid", values, keeping.validation_line(one, report, values))
+            self.log(one, "valid", values, records.validation_line(one, report, values))
         self.agree()
         self.log_samplers()
         self.tell()
 
-    def _resample(self, one: Student, rows: keeping.Rows) -> None:
+    def _resample(self, one: Student, rows: records.Rows) -> None:
         """A student's sampler hears of its dev losses; what comes from here on may follow from it."""
         one.walk.losses = [[0.0, 0.0] for _ in self.pairs]
         sampler, changes = one.walk.stream.sampler, one.walk.stream.sampler.changes
@@ -304,7 +312,7 @@ class Training:
                 values = {**sampler.report(), "runtime/measure_seconds": seconds}
                 self.log(one, "sampler", values, f"sampler {self.update} | {shares}")
 
-    def _dev_scores(self, one: Student) -> Scores:
+    def _dev_scores(self, one: Student) -> DevScores:
         settings = self.recipe.validation
         number = self.update // settings.every if settings.every else self.clock.epoch + 1
         if not settings.bleu_every or number % settings.bleu_every:
@@ -336,7 +344,7 @@ class Training:
     def keep_last(self) -> None:
         """Keeps everyone's final weights as ``last``."""
         for one in self.students:
-            keeping.keep_last(self.corpus, one)
+            records.keep_last(self.corpus, one)
 
     def close(self) -> None:
         """Ends the logs."""

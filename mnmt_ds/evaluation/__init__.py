@@ -1,1 +1,1 @@
-"""Beam search, translation of files, scores and comparisons between runs."""
+"""Scores of translations: BLEU, chrF, significance, evaluation reports."""

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.loading import Translator, data_directory
+from mnmt_ds.decoding.translation import translate_all, write_text
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
-from mnmt_ds.evaluation.beam_search import SearchSettings
-from mnmt_ds.evaluation.loading import Translator, data_directory
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
-from mnmt_ds.evaluation.translation import translate_all, write_text
 
 Texts = dict[str, list[str]]
 """Lines by language pair."""
 
 
-class Task(NamedTuple):
+class EvaluationTask(NamedTuple):
     """What is evaluated, and how."""
 
     run: Path
@@ -53,7 +53,9 @@ def corpus_of(run: Path, given: Path | None, translator: Translator) -> Corpus:
     return corpus
 
 
-def evaluate(task: Task, translator: Translator, corpus: Corpus, progress: Callable[[int], None]) -> dict[str, Any]:
+def evaluate(
+    task: EvaluationTask, translator: Translator, corpus: Corpus, progress: Callable[[int], None]
+) -> dict[str, Any]:
     """Translates (unless the same model did before, with the same settings), scores, writes and returns the report."""
     splits = {pair: corpus.split(pair, task.split) for pair in task.pairs}
     empty = [pair for pair, split in splits.items() if len(split) == 0]

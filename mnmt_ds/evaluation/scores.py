@@ -53,7 +53,7 @@ class ScoreSettings(Settings):
     """Seed of the resamples."""
 
 
-class Score(NamedTuple):
+class MetricScore(NamedTuple):
     """One metric on one test set."""
 
     value: float
@@ -87,18 +87,18 @@ def bleu_tokenizer(name: str, target: str) -> str:
     return name
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Score:
+def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> MetricScore:
     """Corpus BLEU; ``tokenizer`` as from ``bleu_tokenizer``."""
     return _score(_metric("bleu", tokenizer), hypotheses, references)
 
 
-def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> MetricScore:
     """Corpus chrF (chrF2, characters alone)."""
     return _score(_metric("chrf", ""), hypotheses, references)
 
 
 def from_stats(metric: str, stats_K: NDArray[np.float64], tokenizer: str = "13a") -> float:
-    """The corpus score that belongs to summed statistics of ``Score.stats_NK``."""
+    """The corpus score that belongs to summed statistics of ``MetricScore.stats_NK``."""
     return float(_metric(metric, tokenizer)._compute_score_from_stats(stats_K.tolist()).score)
 
 
@@ -147,13 +147,13 @@ def _metric(name: str, tokenizer: str) -> Any:
     return BLEU(tokenize=tokenizer, force=True) if name == "bleu" else CHRF()
 
 
-def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> MetricScore:
     if len(hypotheses) != len(references) or not hypotheses:
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
     stats = metric._extract_corpus_statistics(list(hypotheses), [list(references)])
     metric.num_refs = 1
     total = metric._aggregate_and_compute(stats)
-    return Score(float(total.score), str(metric.get_signature()), np.asarray(stats, np.float64))
+    return MetricScore(float(total.score), str(metric.get_signature()), np.asarray(stats, np.float64))
 
 
 def sentence_chrf(hypothesis: str, reference: str) -> float:

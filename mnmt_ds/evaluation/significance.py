@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds.evaluation import scores
-from mnmt_ds.evaluation.scores import Score, ScoreSettings
+from mnmt_ds.evaluation.scores import MetricScore, ScoreSettings
 
 Texts = Mapping[str, Sequence[str]]
 """Lines by language pair."""
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 
 
 def resample(
-    ours: Score, theirs: Score, name: str, tokenizer: str, settings: ScoreSettings, key: str
+    ours: MetricScore, theirs: MetricScore, name: str, tokenizer: str, settings: ScoreSettings, key: str
 ) -> NDArray[np.float64]:
     """Differences of a corpus metric over resamples of sentences, the same sentences for both systems (Koehn 2004).
 
@@ -84,7 +84,7 @@ def paired_bootstrap(
     return found
 
 
-def _score(metric: str, hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Score:
+def _score(metric: str, hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> MetricScore:
     return scores.bleu(hypotheses, references, tokenizer) if metric == "bleu" else scores.chrf(hypotheses, references)
 
 

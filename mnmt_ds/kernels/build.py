@@ -28,7 +28,7 @@ TARGET = "0x020b000000000000"
 LOG = logging.getLogger("mnmt_ds")
 
 
-class Recipe(NamedTuple):
+class LibraryRecipe(NamedTuple):
     """How to make one library."""
 
     name: str
@@ -42,14 +42,14 @@ class BuildError(Exception):
     """The library cannot be made here; the message says why in one line."""
 
 
-def cpu_recipe() -> Recipe:
+def cpu_recipe() -> LibraryRecipe:
     """The C++ library, for exactly this machine's instruction set; BuildError without a compiler."""
     compiler = _tool("CXX", ("g++", "clang++", "c++"))
     native = ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64") else ("-march=native",)
     common = ("-std=c++20", "-fPIC", "-Wno-psabi")
     # no -ffast-math: NaN must stay NaN, and linking it would flush denormals in the whole process
     speed = ("-O3", *native, "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
-    return Recipe(
+    return LibraryRecipe(
         "cpu",
         (
             (compiler, *common, *speed, "-c", str(SOURCES / "cpu.cpp"), "-o", "{out}/cpu.o"),
@@ -59,7 +59,7 @@ def cpu_recipe() -> Recipe:
     )
 
 
-def cuda_recipe(targets: Sequence[str] = ()) -> Recipe:
+def cuda_recipe(targets: Sequence[str] = ()) -> LibraryRecipe:
     """The CUDA library for some GPU targets (default: this machine's); BuildError without nvcc or a C++ compiler."""
     nvcc, compiler = _tool("NVCC", ("nvcc", *_nvcc_places())), _tool("CXX", ("g++", "clang++", "c++"))
     home = Path(nvcc).resolve().parent.parent
@@ -68,7 +68,7 @@ def cuda_recipe(targets: Sequence[str] = ()) -> Recipe:
         targets = [f"{major}{minor}" for major, minor in sorted(found)]
     codes = [x for t in targets for x in ("-gencode", f"arch=compute_{t},code=sm_{t}")]
     flags = ("-std=c++20", "-O3", "--threads", "0", "-Xcompiler", "-fPIC", "-Xptxas", "-v", *codes)
-    return Recipe(
+    return LibraryRecipe(
         "cuda",
         (
             (nvcc, *flags, "-c", str(SOURCES / "cuda.cu"), "-o", "{out}/cuda.o"),
@@ -108,7 +108,7 @@ def load(make_recipe: object) -> None:
     torch.ops.load_library(str(build(make_recipe())))  # type: ignore[no-untyped-call]
 
 
-def build(recipe: Recipe, directory: Path | None = None) -> Path:
+def build(recipe: LibraryRecipe, directory: Path | None = None) -> Path:
     """The finished library's path; compiles it first where it is not there."""
     directory = private(directory or extensions_directory())
     library = directory / f"{recipe.name}-{_key(recipe)}.so"
@@ -163,7 +163,7 @@ def locked(path: Path) -> Iterator[None]:
         yield  # closing the file, by us or by our death, frees the lock
 
 
-def _key(recipe: Recipe) -> str:
+def _key(recipe: LibraryRecipe) -> str:
     """Changes with everything that the library depends on."""
     digest = hashlib.sha256(repr(recipe).encode())
     digest.update(f"{sys.prefix} {torch.__version__}".encode())

@@ -13,14 +13,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from mnmt_ds.kernels import operator, reference
-from mnmt_ds.kernels.implementations import chosen
-from mnmt_ds.kernels.problem import check
-from mnmt_ds.kernels.run import attach, run
-from mnmt_ds.kernels.sharded import ce_with_teacher_sharded
+from mnmt_ds.kernels.autograd import attach, run
+from mnmt_ds.kernels.loss_inputs import check
 from mnmt_ds.kernels.top_k import with_top_k
-from mnmt_ds.kernels.types import Gate, Sums, Teacher
+from mnmt_ds.kernels.types import Gate, LossSums, Teacher
+from mnmt_ds.kernels.vocab_parallel import vocab_parallel_ce_with_teacher
 
-__all__ = ["Gate", "Sums", "Teacher", "ce_with_teacher", "chosen"]
+__all__ = ["Gate", "LossSums", "Teacher", "ce_with_teacher"]
 
 
 def ce_with_teacher(
@@ -36,7 +35,7 @@ def ce_with_teacher(
     pad: int = 1,
     implementation: str = "auto",
     group: dist.ProcessGroup | None = None,
-) -> Sums:
+) -> LossSums:
     """The loss and its statistics; with K passes, hidden states are (K * B, T, D), pass after pass.
 
     target_BT: integer; positions equal to ``pad`` never count. gold_weight: a number, (B,) or (B, T).
@@ -44,14 +43,14 @@ def ce_with_teacher(
     UserError where shapes, dtypes, weights, targets or vocabularies do not fit.
     """
     if group is not None:
-        return ce_with_teacher_sharded(
+        return vocab_parallel_ce_with_teacher(
             hidden_BTD, projection_VD, target_BT, teachers, group=group, smoothing=smoothing, gold_weight=gold_weight,
             passes=passes, divergence_weight=divergence_weight, pad=pad,
         )  # fmt: skip
     if implementation != "reference" and any(teacher.top_k for teacher in teachers):
         check(hidden_BTD, projection_VD, target_BT, teachers, smoothing, gold_weight, passes, divergence_weight, pad)
 
-        def fused(others: Sequence[Teacher]) -> Sums:
+        def fused(others: Sequence[Teacher]) -> LossSums:
             return ce_with_teacher(
                 hidden_BTD, projection_VD, target_BT, others, smoothing=smoothing, gold_weight=gold_weight,
                 passes=passes, divergence_weight=divergence_weight, pad=pad, implementation=implementation,

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnmt_ds.kernels.problem import Problem, accumulator
-from mnmt_ds.kernels.statistics import Statistics, Store
+from mnmt_ds.kernels.loss_inputs import LossInputs, accumulator
+from mnmt_ds.kernels.statistics import Statistics, Workspace
 
 BUDGET = {"cpu": 64 << 20, "cuda": 512 << 20}
 """Bytes of logits held at once, student's and teachers' together."""
 
 
-def most_tokens(problem: Problem, words: int = 0) -> int:
+def most_tokens(problem: LossInputs, words: int = 0) -> int:
     """Tokens whose logits, over so many words (0: the projection's), the budget holds."""
     wide = accumulator(problem.hidden_KND.dtype, problem.projection_VD.dtype).itemsize
     buffers = problem.passes + len(problem.teachers)
@@ -23,7 +23,7 @@ def most_tokens(problem: Problem, words: int = 0) -> int:
     return max(1, BUDGET.get(problem.hidden_KND.device.type, 64 << 20) // row)
 
 
-def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
+def statistics(problem: LossInputs, cut: slice, store: Workspace) -> Statistics:
     """All that gates and logs need; keeps probabilities in the logits' places for the gradients."""
     gold_C = problem.gold_N[cut]
     z_KCV, hidden_RD = _student(problem, cut, store)
@@ -70,9 +70,9 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
 
 
 def gradients(
-    problem: Problem,
+    problem: LossInputs,
     cut: slice,
-    store: Store,
+    store: Workspace,
     gate_JKC: Tensor,
     dhidden_KCD: Tensor | None,
     dprojection_VD: Tensor | None,
@@ -119,31 +119,31 @@ def gradients(
         dprojection_VD += floor_R @ hidden_RD
 
 
-def _student(problem: Problem, cut: slice, store: Store) -> tuple[Tensor, Tensor]:
+def _student(problem: LossInputs, cut: slice, store: Workspace) -> tuple[Tensor, Tensor]:
     passes, _, width = problem.hidden_KND.shape
     hidden_RD = problem.hidden_KND[:, cut].to(store.dtype).reshape(-1, width)
     z_RV = _product(hidden_RD, _weights(problem, store), "student", store)
     return z_RV.view(passes, -1, problem.vocabulary), hidden_RD
 
 
-def _teacher(problem: Problem, j: int, cut: slice, store: Store) -> Tensor:
+def _teacher(problem: LossInputs, j: int, cut: slice, store: Workspace) -> Tensor:
     t = problem.teachers[j]
     weights_VE = _kept(store, f"weights{j}", lambda: t.projection_VE.to(store.dtype))
     z_CV = _product(t.hidden_NE[cut].to(store.dtype), weights_VE, f"teacher{j}", store)
     return z_CV if t.vocabulary_V is None else z_CV.masked_fill_(~t.vocabulary_V, -torch.inf)
 
 
-def _weights(problem: Problem, store: Store) -> Tensor:
+def _weights(problem: LossInputs, store: Workspace) -> Tensor:
     return _kept(store, "weights", lambda: problem.projection_VD.to(store.dtype))
 
 
-def _kept(store: Store, name: str, make: Any) -> Tensor:
+def _kept(store: Workspace, name: str, make: Any) -> Tensor:
     if name not in store.buffers:
         store.buffers[name] = make()
     return store.buffers[name]
 
 
-def _product(hidden_RX: Tensor, weights_VX: Tensor, name: str, store: Store) -> Tensor:
+def _product(hidden_RX: Tensor, weights_VX: Tensor, name: str, store: Workspace) -> Tensor:
     shape = (hidden_RX.shape[0], weights_VX.shape[0])
     return torch.mm(
         hidden_RX, weights_VX.t(), out=store.buffer(name, shape[0] * shape[1])[: shape[0] * shape[1]].view(shape)

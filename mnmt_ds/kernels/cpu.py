@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.kernels import build
-from mnmt_ds.kernels.problem import Problem
-from mnmt_ds.kernels.statistics import Statistics, Store, found_rows, from_rows
+from mnmt_ds.kernels.loss_inputs import LossInputs
+from mnmt_ds.kernels.statistics import Statistics, Workspace, from_rows, result_rows
 
 BUDGET = 56 << 20
 """Bytes of logits held at once."""
@@ -29,7 +29,7 @@ def available() -> str:
     return ""
 
 
-def fits(problem: Problem) -> bool:
+def fits(problem: LossInputs) -> bool:
     """Whether the C++ code knows this problem's dtypes and numbers of passes and teachers."""
     tensors = [problem.hidden_KND, problem.projection_VD]
     tensors += [x for t in problem.teachers for x in (t.hidden_NE, t.projection_VE)]
@@ -37,14 +37,14 @@ def fits(problem: Problem) -> bool:
     return few and all(x.dtype in DTYPES for x in tensors) and problem.vocabulary < 1 << 24
 
 
-def most_tokens(problem: Problem) -> int:
+def most_tokens(problem: LossInputs) -> int:
     """Tokens a chunk should have: what the budget holds, and no more than keeps hidden states in a core's cache."""
     buffers = problem.passes + len(problem.teachers)
     held = BUDGET // (4 * problem.vocabulary * buffers)
     return max(32, min(held, 2048) // 32 * 32)
 
 
-def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
+def statistics(problem: LossInputs, cut: slice, store: Workspace) -> Statistics:
     """Logits into the store's buffers, and what gates and logs need."""
     tokens = cut.stop - cut.start
     teachers, passes, vocabulary = len(problem.teachers), problem.passes, problem.vocabulary
@@ -52,7 +52,7 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
     logits, teacher_logits = _hold((passes + teachers) * plane)[: (passes + teachers) * plane].split(
         [passes * plane, teachers * plane]
     )
-    found_RC = store.new((found_rows(problem), tokens))
+    found_RC = store.new((result_rows(problem), tokens))
     diverging_RC = store.new((1 + passes, tokens)).zero_()
     torch.ops.mnmt_ds_cpu.statistics(
         *_inputs(problem, cut), torch.get_num_threads(), logits, teacher_logits, found_RC, diverging_RC
@@ -62,9 +62,9 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
 
 
 def gradients(
-    problem: Problem,
+    problem: LossInputs,
     cut: slice,
-    store: Store,
+    store: Workspace,
     gate_JKC: Tensor,
     dhidden_KCD: Tensor | None,
     dprojection_VD: Tensor | None,
@@ -100,7 +100,7 @@ def _hold(size: int) -> Tensor:
     return held
 
 
-def _inputs(problem: Problem, cut: slice) -> tuple[object, ...]:
+def _inputs(problem: LossInputs, cut: slice) -> tuple[object, ...]:
     nothing = torch.empty(0, dtype=torch.bool)
     return (
         [_rows(hidden_ND[cut]) for hidden_ND in problem.hidden_KND],

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mnmt_ds.kernels import build
 from mnmt_ds.kernels.gates import KINDS
-from mnmt_ds.kernels.problem import Problem
-from mnmt_ds.kernels.statistics import Statistics, Store, found_rows, from_rows
+from mnmt_ds.kernels.loss_inputs import LossInputs
+from mnmt_ds.kernels.statistics import Statistics, Workspace, from_rows, result_rows
 
 BUDGET = 512 << 20
 """Bytes of logits held at once."""
@@ -31,20 +31,20 @@ def available() -> str:
     return ""
 
 
-def fits(problem: Problem) -> bool:
+def fits(problem: LossInputs) -> bool:
     """Whether the kernels know this problem's dtypes and numbers of passes and teachers."""
     few = problem.passes <= MOST_PASSES and len(problem.teachers) <= MOST_TEACHERS
     return few and problem.hidden_KND.is_cuda and problem.projection_VD.dtype in DTYPES and problem.vocabulary < 1 << 24
 
 
-def most_tokens(problem: Problem) -> int:
+def most_tokens(problem: LossInputs) -> int:
     """Tokens a chunk should have: what the budget holds, in multiples of the products' tiles."""
     buffers = problem.passes + len(problem.teachers)
     held = BUDGET // (buffers * problem.vocabulary * problem.projection_VD.element_size())
     return max(128, held // 128 * 128)
 
 
-def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
+def statistics(problem: LossInputs, cut: slice, store: Workspace) -> Statistics:
     """Logits, then what gates and logs need; the gradient of the logits too where one launch can do all."""
     p, tokens, teachers = problem, cut.stop - cut.start, len(problem.teachers)
     dtype = p.projection_VD.dtype
@@ -60,7 +60,7 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
             torch.mm(t.hidden_NE[cut].to(dtype), t.projection_VE.t(), out=place)
         else:
             place.copy_(t.hidden_NE[cut].to(t.projection_VE.dtype) @ t.projection_VE.t())
-    found_RC = store.new((found_rows(p), tokens))
+    found_RC = store.new((result_rows(p), tokens))
     diverging_RC = store.new((1 + p.passes, tokens)) if p.passes > 1 else store.new((1, tokens)).zero_()
     on_chip = torch.ops.mnmt_ds_cuda.fits(p.passes, teachers, pitch, dtype.itemsize, logits_RP.device.index)
     by_token = all(t.gate.kind == "whole" or t.gate.level == "token" for t in p.teachers)
@@ -73,9 +73,9 @@ def statistics(problem: Problem, cut: slice, store: Store) -> Statistics:
 
 
 def gradients(
-    problem: Problem,
+    problem: LossInputs,
     cut: slice,
-    store: Store,
+    store: Workspace,
     gate_JKC: Tensor,
     dhidden_KCD: Tensor | None,
     dprojection_VD: Tensor | None,
@@ -98,7 +98,7 @@ def gradients(
         torch.addmm(dprojection_VD, dz_RV.t(), hidden_RD, **wide, beta=1, alpha=scale, out=dprojection_VD)
 
 
-def _rows(problem: Problem, cut: slice, store: Store, gate_JKC: Tensor, steps: int) -> None:
+def _rows(problem: LossInputs, cut: slice, store: Workspace, gate_JKC: Tensor, steps: int) -> None:
     p = problem
     _, logits_RP, teacher_RP, found_RC, diverging_RC, _ = store.kept
     rules: list[float] = []
@@ -127,11 +127,11 @@ def _rows(problem: Problem, cut: slice, store: Store, gate_JKC: Tensor, steps: i
     )
 
 
-def _unit(problem: Problem) -> float:
+def _unit(problem: LossInputs) -> float:
     """float16 cannot hold gradients of 1e-6; they travel 256 times as large."""
     return 256.0 if problem.projection_VD.dtype == torch.float16 else 1.0
 
 
-def _buffer(store: Store, name: str, rows: int, pitch: int, dtype: torch.dtype) -> Tensor:
+def _buffer(store: Workspace, name: str, rows: int, pitch: int, dtype: torch.dtype) -> Tensor:
     whole = store.buffer(name, rows * pitch, dtype)
     return whole[: rows * pitch].view(rows, pitch)

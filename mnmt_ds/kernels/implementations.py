@@ -7,8 +7,8 @@ import torch
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels import chunked, cpu, cuda
-from mnmt_ds.kernels.fused import Implementation
-from mnmt_ds.kernels.problem import Problem
+from mnmt_ds.kernels.chunk_loop import Implementation
+from mnmt_ds.kernels.loss_inputs import LossInputs
 
 NAMES = ("auto", "reference", "chunked", "cpu", "cuda")
 LOG = logging.getLogger("mnmt_ds")
@@ -19,7 +19,7 @@ CPU = Implementation(cpu.most_tokens, cpu.statistics, cpu.gradients)
 
 
 @functools.cache
-def chosen(implementation: str, device: torch.device) -> str:
+def resolve_implementation(implementation: str, device: torch.device) -> str:
     """The implementation that runs on a device when this one is asked for.
 
     UserError for an unknown name, or for a native one that is asked for by name and cannot run here.
@@ -43,7 +43,7 @@ def chosen(implementation: str, device: torch.device) -> str:
     return "chunked"
 
 
-def pick(name: str, problem: Problem) -> Implementation:
+def select_implementation(name: str, problem: LossInputs) -> Implementation:
     """The implementation for one problem; a native one hands what it does not know (float64) to chunked PyTorch."""
     if name == "cpu" and cpu.fits(problem):
         return CPU

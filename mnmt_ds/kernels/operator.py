@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnmt_ds.kernels.autograd import flat_gradients, run
 from mnmt_ds.kernels.gates import KINDS, LEVELS
-from mnmt_ds.kernels.run import flat_gradients, run
-from mnmt_ds.kernels.types import Gate, Sums, Teacher
+from mnmt_ds.kernels.types import Gate, LossSums, Teacher
 
 
 @torch.library.custom_op("mnmt_ds::ce_with_teacher", mutates_args=())
@@ -98,7 +98,7 @@ ce_with_teacher_op.register_autograd(_backward, setup_context=_setup)
 def call(
     hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, teachers: Sequence[Teacher], smoothing: float,
     gold_weight: float | Tensor, passes: int, divergence_weight: float, pad: int, implementation: str,
-) -> Sums:  # fmt: skip
+) -> LossSums:  # fmt: skip
     """ce_with_teacher through the operator."""
 
     def tensor(weight: float | Tensor) -> Tensor:
@@ -122,4 +122,4 @@ def call(
     probability, *rest = rows.detach().unbind(0)
     count = len(teachers)
     gate, teacher, agreement = (tuple(rest[i * count : (i + 1) * count]) for i in range(3))
-    return Sums(loss, ce, nll, tokens, tuple(kd), gate, probability, teacher, agreement, divergence)
+    return LossSums(loss, ce, nll, tokens, tuple(kd), gate, probability, teacher, agreement, divergence)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnmt_ds.kernels.gates import gate_value
-from mnmt_ds.kernels.types import Sums, Teacher
+from mnmt_ds.kernels.types import LossSums, Teacher
 
 
 def ce_with_teacher(
@@ -25,7 +25,7 @@ def ce_with_teacher(
     passes: int = 1,
     divergence_weight: float = 0.0,
     pad: int = 1,
-) -> Sums:
+) -> LossSums:
     """gold_weight * CE + sum_j weight_j * gate_j * KD_j, averaged over passes, + divergence_weight * X-divergence."""
     valid_BT = target_BT != pad
     gold_BT = target_BT.where(valid_BT, 0)
@@ -67,7 +67,7 @@ def ce_with_teacher(
         agreements.append(per_sentence((logits_KBTV.argmax(-1) == logits_BTV.argmax(-1)).to(kd_KBT)).mean(0))
 
     divergence = per_token(x_divergence(logp_KBTV)).sum()
-    return Sums(
+    return LossSums(
         loss=per_token(loss_KBT).sum() / passes + divergence_weight * divergence,
         ce=per_token(ce_KBT).detach().sum() / passes,
         nll=per_token(nll_KBT).detach().sum() / passes,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mnmt_ds.kernels.problem import Problem
+from mnmt_ds.kernels.loss_inputs import LossInputs
 
 
 class Statistics(NamedTuple):
@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
     """X-divergence; 0 for one pass."""
 
 
-def from_rows(problem: Problem, found_RC: Tensor, diverging_RC: Tensor) -> Statistics:
+def from_rows(problem: LossInputs, found_RC: Tensor, diverging_RC: Tensor) -> Statistics:
     """What native code wrote (rows as in csrc/cpu.h) as statistics."""
     passes, tokens = problem.passes, found_RC.shape[1]
     top_KC, log_KC, total_KC, gold_KC, best_KC = found_RC[: 5 * passes].view(passes, 5, tokens).unbind(1)
@@ -45,12 +45,12 @@ def from_rows(problem: Problem, found_RC: Tensor, diverging_RC: Tensor) -> Stati
     )
 
 
-def found_rows(problem: Problem) -> int:
+def result_rows(problem: LossInputs) -> int:
     """Rows that native code writes."""
     return 5 * problem.passes + len(problem.teachers) * (6 + 3 * problem.passes)
 
 
-class Store:
+class Workspace:
     """Scratch memory of one call: named buffers reused by its chunks, and what statistics leave for gradients."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, wanted: bool) -> None:

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mnmt_ds.kernels.types import Sums, Teacher
+from mnmt_ds.kernels.types import LossSums, Teacher
 
 CHUNK = 1 << 22
 """Logits of a chunk, at most."""
 
 
 def with_top_k(
-    fused: Callable[[Sequence[Teacher]], Sums], hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor,
+    fused: Callable[[Sequence[Teacher]], LossSums], hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor,
     teachers: Sequence[Teacher], passes: int, pad: int,
-) -> Sums:  # fmt: skip
+) -> LossSums:  # fmt: skip
     """The fused loss with the teachers that have all words, plus the terms of the others; statistics in their order."""
     found = fused([teacher for teacher in teachers if not teacher.top_k])
     own = iter(zip(found.kd, found.gate, found.teacher_probability, found.agreement, strict=True))

@@ -46,7 +46,7 @@ class Teacher(NamedTuple):
     """Each token's distribution is cut to its k most probable words and renormalised; 0: all. Gate: whole alone."""
 
 
-class Sums(NamedTuple):
+class LossSums(NamedTuple):
     """The loss and what is worth logging. Sums over tokens; with K passes, the mean over passes of each sum."""
 
     loss: Tensor

@@ -9,7 +9,7 @@ import torch
 from mnmt_ds.distributed import device
 from mnmt_ds.kernels import deepspeed_ops
 from mnmt_ds.kernels.build import BuildError
-from mnmt_ds.kernels.ce_with_teacher import chosen
+from mnmt_ds.kernels.implementations import resolve_implementation
 
 
 def ops_needed(config: dict[str, Any]) -> list[str]:
@@ -29,7 +29,7 @@ def build(implementation: str, config: dict[str, Any], welcome: Sequence[str] = 
     ``welcome``: further op builders, which the job does without where they cannot be built. The loss's kernels raise
     UserError where they were asked for by name and cannot be built.
     """
-    chosen(implementation, device())
+    resolve_implementation(implementation, device())
     faults = [
         f"{lock}: left by a build that was killed; later builds wait on it for ever; remove it"
         " (unless another node that shares this directory is building)"

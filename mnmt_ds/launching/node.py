@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from mnmt_ds import __version__
 from mnmt_ds.config import dump
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.engine import ds_config
 from mnmt_ds.engine.build import open_corpus
+from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.recipe import Recipe, load_recipe, students_of
 from mnmt_ds.errors import UserError
-from mnmt_ds.objectives.methods import teacher_settings
+from mnmt_ds.methods.registry import teacher_settings
 
 MARK = "node facts: "
 """Begins the line in which a node's facts are printed, whatever else it prints."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mnmt_ds.models.dropout import dropout
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.vocabulary import Words, embed
+from mnmt_ds.models.vocab_parallel import VocabShard, vocab_parallel_embedding
 
 FIRST_POSITION = 2
 """M2M100 counts positions from padding index + 1 = 2."""
@@ -39,13 +39,17 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary_size, settings.d_model))
         self.scale = math.sqrt(settings.d_model)
         self.dropout = settings.dropout
-        self.words: Words | None = None
+        self.words: VocabShard | None = None
         """Which words the weight's rows are; None: all."""
         self.register_buffer("positions", sinusoids(settings.max_positions, settings.d_model), persistent=False)
 
     def forward(self, token_BT: Tensor, offset: int = 0) -> Tensor:
         position_TD = self.positions[offset : offset + token_BT.shape[1]]
-        x_BTD = F.embedding(token_BT, self.weight) if self.words is None else embed(token_BT, self.weight, self.words)
+        x_BTD = (
+            F.embedding(token_BT, self.weight)
+            if self.words is None
+            else vocab_parallel_embedding(token_BT, self.weight, self.words)
+        )
         x_BTD = torch.add(position_TD.to(self.weight.dtype), x_BTD, alpha=self.scale)
         return dropout(x_BTD, self.dropout, self.training)
 
@@ -60,7 +64,7 @@ class Head(nn.Module):
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
         self.weight = embedding.weight
-        self.words: Words | None = None
+        self.words: VocabShard | None = None
 
     def forward(self, hidden_BTD: Tensor, score: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
         return score(hidden_BTD, self.weight) if score is not None else F.linear(hidden_BTD, self.weight)
@@ -72,7 +76,7 @@ class Projection(nn.Module):
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocabulary_size, settings.d_model))
-        self.words: Words | None = None
+        self.words: VocabShard | None = None
 
     def forward(self, score: Callable[[Tensor], Any]) -> Any:
         return score(self.weight)

@@ -11,7 +11,7 @@ from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, Head, P
 from mnmt_ds.models.settings import ModelSettings
 
 
-class States(NamedTuple):
+class TransformerStates(NamedTuple):
     """What the network computes before any projection to the vocabulary."""
 
     decoder_BTD: Tensor
@@ -56,12 +56,12 @@ class Transformer(nn.Module):
             x_BTD = self._run(layer, x_BTD, memory_BSD, mask_BS)
         return self.decoder_norm(x_BTD)
 
-    def forward(self, source_BS: Tensor, decoder_BT: Tensor, passes: int = 1) -> States:
+    def forward(self, source_BS: Tensor, decoder_BT: Tensor, passes: int = 1) -> TransformerStates:
         """``passes`` above 1: of so many stacked copies of the rows, all decode the first copy's encoder states."""
         memory_BSD, mask_BS = self.encode(source_BS)
         first = len(memory_BSD) // passes
         shared_BSD = memory_BSD if passes == 1 else memory_BSD[:first].repeat(passes, 1, 1)
-        return States(self.decode(decoder_BT, shared_BSD, mask_BS), memory_BSD)
+        return TransformerStates(self.decode(decoder_BT, shared_BSD, mask_BS), memory_BSD)
 
     def _run(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
         if self.settings.activation_checkpointing and self.training:
@@ -72,11 +72,11 @@ class Transformer(nn.Module):
 def initialise(model: Transformer) -> Transformer:
     """Initial weights as fairseq's: embeddings N(0, 1/sqrt(D)), Xavier maps (q, k, v by 1/sqrt(2)), zero biases."""
     for name, parameter in model.named_parameters():
-        draw(name, parameter.data, model.settings.d_model)
+        initialise_parameter(name, parameter.data, model.settings.d_model)
     return model
 
 
-def draw(name: str, weight: Tensor, width: int) -> None:
+def initialise_parameter(name: str, weight: Tensor, width: int) -> None:
     """The initial values of one weight; a norm's are left as they are."""
     if name.endswith(("embedding.weight", "encoder_projection.weight")):
         nn.init.normal_(weight, std=width**-0.5)

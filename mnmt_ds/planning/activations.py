@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnmt_ds.kernels import chunked, cpu
-from mnmt_ds.models.segment import parts_of
+from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
 
 WIDE = 4
@@ -83,7 +83,7 @@ def forward(
     m: ModelSettings, x: Shape, e: int, on_cpu: bool, passes: int = 1, kinds: Sequence[str] | None = None
 ) -> int:
     """Bytes alive at the end of a forward pass, K passes at once, along places of these ``kinds`` (None: all of them;
-    see models/segment.py).
+    see models/layer_sequence.py).
 
     With activation checkpointing a layer keeps its inputs alone, and one layer at a time is whole again in the
     backward pass.
@@ -99,7 +99,7 @@ def forward(
     }
     if m.activation_checkpointing:
         kept |= {"encoder": x.source_tokens * m.d_model * e, "decoder": x.target_tokens * m.d_model * e}
-    found = [part.kind for part in parts_of(m, 1)] if kinds is None else kinds
+    found = [part.kind for part in layer_entries(m, 1)] if kinds is None else kinds
     again = max((whole.get(kind, 0) for kind in found), default=0) if m.activation_checkpointing else 0
     return again + sum(kept.get(kind, 0) for kind in found)
 
@@ -120,7 +120,7 @@ def loss(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passes: int
 
 
 def loss_over_shards(m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, e: int, on_cpu: bool) -> int:
-    """The same where each rank has its own ``words`` (kernels/sharded.py). A chunk's logits, their logarithms,
+    """The same where each rank has its own ``words`` (kernels/vocab_parallel.py). A chunk's logits, their logarithms,
     probabilities and gradient stand at once, and one sum of two of them (with teachers two), beside each teacher's
     probabilities; 16-bit projections are widened."""
     budget = chunked.BUDGET["cpu" if on_cpu else "cuda"]

@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mnmt_ds.engine import ds_config, pipeline, tensor
+from mnmt_ds.engine.parallel import ds_config, pipeline_engine, vocab_parallel
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, batches_per_update
 from mnmt_ds.errors import UserError
-from mnmt_ds.planning.memory import BUCKET, Layout, Memory
-from mnmt_ds.planning.stages import bubble
+from mnmt_ds.planning.memory import BUCKET, PlannedLayout, RankMemory
+from mnmt_ds.planning.pipeline_stages import bubble
 from mnmt_ds.planning.survey import micro_batches
 
 OFFLOADS = ((True, False), (True, True))
@@ -18,19 +18,19 @@ SHRINK = (1, 2, 4, 8)
 """Micro-batches are tried at the recipe's budget of padded tokens over these."""
 
 
-class Choice(NamedTuple):
+class LayoutChoice(NamedTuple):
     """A layout that was tried, and what it takes."""
 
-    layout: Layout
+    layout: PlannedLayout
     max_tokens: int
     checkpointing: bool
-    memory: Memory
+    memory: RankMemory
     """Of the rank that takes most."""
     bubble: float = 1.0
     """What a pipeline's step takes over its stages' own work."""
 
 
-def given(recipe: Recipe, ranks: int | None, on_cpu: bool) -> Layout:
+def given(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLayout:
     """As the recipe and its DeepSpeed file say; None: on as few ranks as it allows."""
     zero: dict[str, Any] = ds_config.read(recipe.deepspeed).get("zero_optimization", {})
 
@@ -40,7 +40,7 @@ def given(recipe: Recipe, ranks: int | None, on_cpu: bool) -> Layout:
     stages = recipe.pipeline.stages if recipe.pipeline is not None else 1
     vocabulary = recipe.tensor.vocabulary if recipe.tensor is not None else 1
     teams = len(recipe.students) if recipe.placement == "split" else 1
-    return Layout(
+    return PlannedLayout(
         stages * vocabulary * teams if ranks is None else ranks,
         int(zero.get("stage", 0)),
         off("offload_optimizer"),
@@ -54,7 +54,7 @@ def given(recipe: Recipe, ranks: int | None, on_cpu: bool) -> Layout:
     )
 
 
-def candidates(recipe: Recipe, layout: Layout) -> Iterator[tuple[Layout, int, bool]]:
+def candidates(recipe: Recipe, layout: PlannedLayout) -> Iterator[tuple[PlannedLayout, int, bool]]:
     """Layouts, tokens of a micro-batch, activation checkpointing; what costs least time comes first.
 
     Sharding more costs traffic, pipeline stages their bubble (the more the more), a shared vocabulary all of the work
@@ -85,7 +85,7 @@ def splits(ranks: int) -> list[tuple[int, int]]:
     return [(stages, shards) for stages, shards in pairs[1:] if ranks % (stages * shards) == 0]
 
 
-def allowed(recipe: Recipe, layout: Layout) -> bool:
+def allowed(recipe: Recipe, layout: PlannedLayout) -> bool:
     """Whether training would take the recipe in a layout."""
     if batches_per_update(recipe.train, layout.data_ranks) % layout.data_ranks:
         return False
@@ -93,24 +93,26 @@ def allowed(recipe: Recipe, layout: Layout) -> bool:
     parts = {"pipeline": stages, "tensor": TensorSettings(vocabulary=layout.vocabulary)}
     tried, config = recipe.model_copy(update=parts), {"zero_optimization": {"stage": layout.stage}}
     try:
-        pipeline.check(tried, config)
-        tensor.check(tried, config, layout.ranks)
+        pipeline_engine.check(tried, config)
+        vocab_parallel.check(tried, config, layout.ranks)
     except UserError:
         return False
     return True
 
 
-def fitting(recipe: Recipe, layout: Layout, room: float, need: Callable[[Layout, int, bool], Memory]) -> list[Choice]:
+def fitting(
+    recipe: Recipe, layout: PlannedLayout, room: float, need: Callable[[PlannedLayout, int, bool], RankMemory]
+) -> list[LayoutChoice]:
     """Of each layout, with and without recomputation, the largest micro-batch that fits ``room`` bytes."""
-    found: dict[tuple[Layout, bool], Choice] = {}
+    found: dict[tuple[PlannedLayout, bool], LayoutChoice] = {}
     for tried, tokens, again in candidates(recipe, layout):
         if (tried, again) not in found and (memory := need(tried, tokens, again)).device <= room:
             lost = bubble(tried.pipeline, micro_batches(recipe, tried))
-            found[tried, again] = Choice(tried, tokens, again, memory, lost)
+            found[tried, again] = LayoutChoice(tried, tokens, again, memory, lost)
     return [choice for choice in found.values() if not _needless(choice, found)]
 
 
-def _needless(choice: Choice, found: dict[tuple[Layout, bool], Choice]) -> bool:
+def _needless(choice: LayoutChoice, found: dict[tuple[PlannedLayout, bool], LayoutChoice]) -> bool:
     """Whether the same without recomputation takes as large a micro-batch."""
     plain = found.get((choice.layout, False))
     return choice.checkpointing and plain is not None and plain.max_tokens >= choice.max_tokens

@@ -17,16 +17,16 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning import activations
 from mnmt_ds.planning.activations import WIDE, Shape
 from mnmt_ds.planning.parameters import parameters
-from mnmt_ds.planning.stages import Stage, stages_of
-from mnmt_ds.teachers.library import ON_DEVICE
-from mnmt_ds.teachers.transfer import BUCKET as FETCH
+from mnmt_ds.planning.pipeline_stages import StageContents, stages_of
+from mnmt_ds.teachers.shard_exchange import BUCKET as FETCH
+from mnmt_ds.teachers.sharded_teachers import ON_DEVICE
 
 HALF = 2
 BUCKET = 500_000_000
 """DeepSpeed's reduce_bucket_size where none is given."""
 
 
-class Layout(NamedTuple):
+class PlannedLayout(NamedTuple):
     """How a student is laid out over ranks."""
 
     ranks: int
@@ -74,7 +74,7 @@ class Layout(NamedTuple):
         return f"{parts}ZeRO-{self.stage}" + (f", {' and '.join(offloads)} on the CPU" if offloads else "")
 
 
-class Lessons(NamedTuple):
+class FrozenTeachers(NamedTuple):
     """What frozen teachers add."""
 
     versions: int = 0
@@ -93,7 +93,7 @@ class Lessons(NamedTuple):
     """Their layers pass through the device one by one, instead of whole teachers."""
 
 
-class Students(NamedTuple):
+class PlannedStudents(NamedTuple):
     """How many there are, and what they tell one another."""
 
     number: int = 1
@@ -109,10 +109,10 @@ class Students(NamedTuple):
     """All have their gradients before any takes its step; else those of one make room for the next one's."""
 
 
-ALONE = Students()
+ALONE = PlannedStudents()
 
 
-class Memory(NamedTuple):
+class RankMemory(NamedTuple):
     """Bytes a rank. Those of the device add up to its peak; those of the host stand beside them."""
 
     base: int
@@ -157,9 +157,10 @@ class Memory(NamedTuple):
 
 
 def memory(
-    m: ModelSettings, vocabulary: int, shapes: Sequence[Shape], layout: Layout, lessons: Lessons, passes: int = 1,
-    base: int = 0, students: Students = ALONE, stage: Stage | None = None,
-) -> Memory:  # fmt: skip
+    m: ModelSettings, vocabulary: int, shapes: Sequence[Shape], layout: PlannedLayout, lessons: FrozenTeachers,
+    passes: int = 1,
+    base: int = 0, students: PlannedStudents = ALONE, stage: StageContents | None = None,
+) -> RankMemory:  # fmt: skip
     """Bytes a rank (of a pipeline's stage), at the largest of these micro-batches; of several students on a rank one
     computes at a time."""
     words = layout.words(vocabulary)
@@ -181,7 +182,7 @@ def memory(
     ready = ready_teachers(m, words, layout, lessons, n) if lessons.versions else 0
     shards = min(lessons.versions * lessons.dtype_bytes * n // r, lessons.shard_cap)
     told = students.states + lessons.foreseen + students.peers * projection(m, words, layout)
-    return Memory(
+    return RankMemory(
         base=base,
         weights=here * weights,
         gradients=(here if students.simultaneous else 1) * gradients,
@@ -198,27 +199,27 @@ def memory(
     )
 
 
-def copied(n: int, layout: Layout) -> tuple[int, int]:
-    """What a search copies aside of N parameters (engine/rewind.py): bytes on the device, and on the host."""
+def copied(n: int, layout: PlannedLayout) -> tuple[int, int]:
+    """What a search copies aside of N parameters (engine/parallel/state_snapshot.py): device and host bytes."""
     weights = layout.element * n // (layout.data_ranks if layout.stage == 3 else 1)
     optimizer = states(n, layout)[2]
     host = layout.offload_optimizer * optimizer + layout.offload_parameters * weights
     return weights + optimizer - host, host
 
 
-def projection(m: ModelSettings, words: int, layout: Layout) -> int:
+def projection(m: ModelSettings, words: int, layout: PlannedLayout) -> int:
     """A copy of another student's output projection: where it lives on other ranks, or is whole only for a moment."""
     return words * m.d_model * layout.element if layout.teams > 1 or layout.stage == 3 else 0
 
 
-def step_loss(m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, layout: Layout) -> int:
+def step_loss(m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, layout: PlannedLayout) -> int:
     """Workspace of the loss over this rank's words."""
     if layout.vocabulary > 1:
         return activations.loss_over_shards(m, x, words, teachers, passes, layout.element, layout.on_cpu)
     return activations.loss(m, x, words, teachers, passes, layout.on_cpu)
 
 
-def ready_teachers(m: ModelSettings, vocabulary: int, layout: Layout, lessons: Lessons, n: int) -> int:
+def ready_teachers(m: ModelSettings, vocabulary: int, layout: PlannedLayout, lessons: FrozenTeachers, n: int) -> int:
     """Two models of the student's N parameters (of one layer on each side, where layers pass through), and a fetch's
     bucket, which several ranks hold twice: what comes and what goes."""
     if lessons.by_layers:
@@ -227,7 +228,9 @@ def ready_teachers(m: ModelSettings, vocabulary: int, layout: Layout, lessons: L
     return ON_DEVICE * layout.element * n + (1 + (layout.data_ranks > 1)) * min(FETCH, n) * lessons.dtype_bytes
 
 
-def step_activations(m: ModelSettings, x: Shape, layout: Layout, passes: int, stage: Stage, lessons: Lessons) -> int:
+def step_activations(
+    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, lessons: FrozenTeachers
+) -> int:
     """What backward passes need of every micro-batch under way, and one's first gradients: 2 F + 3 D of every position
     at once (of the ReLU's input and output, and of the residual stream on both sides of a feed-forward layer and its
     mask). On a CPU a forward pass that follows a backward pass finds what that freed broken up by gradients, and takes
@@ -239,7 +242,9 @@ def step_activations(m: ModelSettings, x: Shape, layout: Layout, passes: int, st
     return many * (each + travelling(m, x, layout, passes, stage, lessons)) + flight
 
 
-def travelling(m: ModelSettings, x: Shape, layout: Layout, passes: int, stage: Stage, lessons: Lessons) -> int:
+def travelling(
+    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, lessons: FrozenTeachers
+) -> int:
     """Of a micro-batch under way: what came in and what goes out, of the student's K copies and each teacher's one, S
     positions within the encoder, S + T behind it; and what autograd keeps of the part that came in: the encoder's
     states, twice where they came with the decoder's (DeepSpeed clones all, and the segment takes them out). What the
@@ -253,7 +258,7 @@ def travelling(m: ModelSettings, x: Shape, layout: Layout, passes: int, stage: S
     return (passing * (passes + lessons.at_once) + kept * passes) * m.d_model * layout.element
 
 
-def states(n: int, layout: Layout) -> tuple[int, int, int]:
+def states(n: int, layout: PlannedLayout) -> tuple[int, int, int]:
     """Weights, gradients (with buffers) and optimizer of N parameters: bytes a rank."""
     e, r = layout.element, layout.data_ranks
     whole, share = e * n, e * n // r

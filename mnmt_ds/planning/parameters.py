@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mnmt_ds.models.segment import Part
+from mnmt_ds.models.layer_sequence import LayerEntry
 from mnmt_ds.models.settings import ModelSettings
 
 
@@ -45,8 +45,8 @@ def parameters(m: ModelSettings, vocabulary: int) -> Parameters:
     )
 
 
-def of_places(m: ModelSettings, vocabulary: int, row: Sequence[Part]) -> int:
-    """Of some places of a model's row (models/segment.py); a matrix at several of them counts once."""
+def of_places(m: ModelSettings, vocabulary: int, row: Sequence[LayerEntry]) -> int:
+    """Of some places of a model's row (models/layer_sequence.py); a matrix at several of them counts once."""
     n = parameters(m, vocabulary)
     matrix, norm = vocabulary * m.d_model, n.final_norms // 2
     sizes = {"encoder": n.encoder_layer, "decoder": n.decoder_layer, "encoder_norm": norm, "decoder_norm": norm}

@@ -54,7 +54,7 @@ def train_and_tell(recipe: Recipe) -> str:
     """The child's side: trains, and returns the line that the parent reads."""
     from mnmt_ds.distributed import job
     from mnmt_ds.engine import loop
-    from mnmt_ds.engine.meter import memory
+    from mnmt_ds.engine.monitoring.meter import memory
     from mnmt_ds.tracking import read_records
 
     if recipe.tensor is not None:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.planning.layouts import Choice
-from mnmt_ds.planning.memory import Layout, Memory, Students
+from mnmt_ds.planning.layouts import LayoutChoice
+from mnmt_ds.planning.memory import PlannedLayout, PlannedStudents, RankMemory
 from mnmt_ds.planning.parameters import Parameters
-from mnmt_ds.planning.stages import Stage, bubble, slowdown
+from mnmt_ds.planning.pipeline_stages import StageContents, bubble, slowdown
 from mnmt_ds.planning.survey import Survey, micro_batches
 
 LINES = (
@@ -28,16 +28,16 @@ BESIDE = (
 )
 
 
-class Plan(NamedTuple):
+class RunPlan(NamedTuple):
     """All that is known of a run before it starts."""
 
     recipe: Recipe
     vocabulary: int
     counted: Parameters
-    students: Students
-    layout: Layout
-    stages: Sequence[Stage]
-    memories: Sequence[Memory]
+    students: PlannedStudents
+    layout: PlannedLayout
+    stages: Sequence[StageContents]
+    memories: Sequence[RankMemory]
     """Of a rank of each stage."""
     survey: Survey
     base_measured: bool
@@ -55,12 +55,12 @@ def mib(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 10 * 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
-def report(plan: Plan) -> list[str]:
+def report(plan: RunPlan) -> list[str]:
     """The plan of the given layout, a line each."""
     return [*model_lines(plan), "", *memory_lines(plan), "", *data_lines(plan), "", *time_lines(plan)]
 
 
-def model_lines(plan: Plan) -> list[str]:
+def model_lines(plan: RunPlan) -> list[str]:
     """What there is to train, and in which layout."""
     n, r = plan.counted, plan.recipe
     students = f"{plan.students.number} students of " if plan.students.number > 1 else ""
@@ -78,7 +78,7 @@ def model_lines(plan: Plan) -> list[str]:
     ]
 
 
-def memory_lines(plan: Plan) -> list[str]:
+def memory_lines(plan: RunPlan) -> list[str]:
     """A rank's memory, part by part; a column for each stage."""
     on_cpu, many = plan.layout.on_cpu, len(plan.memories) > 1
     said = {"base": "measured" if plan.base_measured else "not measured; see --no-probe"}
@@ -98,7 +98,7 @@ def memory_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def data_lines(plan: Plan) -> list[str]:
+def data_lines(plan: RunPlan) -> list[str]:
     """How often the run comes by each pair's set."""
     s = plan.survey
     lines = [f"{'pair':10}{'sentences':>12}{'passes at most':>16}"]
@@ -106,7 +106,7 @@ def data_lines(plan: Plan) -> list[str]:
     return [*lines, f"{s.updates:,} updates an epoch of {s.tokens:,} target tokens; {s.last:,} updates at most"]
 
 
-def time_lines(plan: Plan) -> list[str]:
+def time_lines(plan: RunPlan) -> list[str]:
     """Hours, where a speed was measured: ranks are taken to add up but for a pipeline's bubble; traffic takes more."""
     count, many = len(plan.stages), plan.micro_batches
     layout, shares = plan.layout, [stage.share for stage in plan.stages]
@@ -135,7 +135,7 @@ def time_lines(plan: Plan) -> list[str]:
     ]
 
 
-def layout_lines(choices: Sequence[Choice], devices: int, room: float) -> list[str]:
+def layout_lines(choices: Sequence[LayoutChoice], devices: int, room: float) -> list[str]:
     """The layouts that fit, cheapest in time first."""
     head = f"layouts that fit {devices} device(s) of {mib(room)}"
     if not choices:

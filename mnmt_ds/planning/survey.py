@@ -5,19 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnmt_ds.data.batching import Plan
+from mnmt_ds.data.batching import EpochPlan
+from mnmt_ds.engine.dataloading.data_iterator import DataIterator
+from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
-from mnmt_ds.engine.stream import Stream
-from mnmt_ds.engine.teaching import cache_plan
-from mnmt_ds.engine.trials import Place, Stretch, coming, most_bytes
-from mnmt_ds.engine.walk import Walk
-from mnmt_ds.objectives.lssd import LssdSettings
-from mnmt_ds.objectives.methods import inside, teacher_settings
-from mnmt_ds.objectives.pareto import ParetoSettings
-from mnmt_ds.objectives.peers import TrialSettings
+from mnmt_ds.engine.students.weight_search import DataPosition, UpdateRange, coming, most_bytes
+from mnmt_ds.engine.teacher_setup import cache_plan
+from mnmt_ds.methods.lssd import LssdSettings
+from mnmt_ds.methods.pareto import ParetoSettings
+from mnmt_ds.methods.peers import TrialSettings
+from mnmt_ds.methods.registry import inside, teacher_settings
 from mnmt_ds.planning.activations import Shape
-from mnmt_ds.planning.memory import HALF, Layout, Lessons, Students
+from mnmt_ds.planning.memory import HALF, FrozenTeachers, PlannedLayout, PlannedStudents
 
 
 class Survey(NamedTuple):
@@ -36,7 +36,7 @@ class Survey(NamedTuple):
     sizes: dict[str, int]
 
 
-def survey(recipe: Recipe, stream: Stream, ranks: int) -> Survey:
+def survey(recipe: Recipe, stream: TrainingData, ranks: int) -> Survey:
     """Reads lengths alone; a function of recipe and ranks."""
     plan = stream.plan(0)._replace(batches_per_update=batches_per_update(recipe.train, ranks))
     by_epochs = recipe.train.max_epochs * plan.updates
@@ -49,7 +49,7 @@ def survey(recipe: Recipe, stream: Stream, ranks: int) -> Survey:
     return Survey(largest(shapes_of(stream, plan)), plan.updates, last, int(plan.tokens.sum()), passes, sizes)
 
 
-def shapes_of(stream: Stream, plan: Plan) -> list[Shape]:
+def shapes_of(stream: TrainingData, plan: EpochPlan) -> list[Shape]:
     """Each micro-batch's shape. A task on monolingual text pads to the same budget: it is not asked here."""
     source = [np.zeros(len(split), np.int64) for split in stream.splits]
     target = [np.zeros(len(split), np.int64) for split in stream.splits]
@@ -81,17 +81,19 @@ def _within(x: Shape, y: Shape) -> bool:
     )
 
 
-def micro_batches(recipe: Recipe, layout: Layout) -> int:
+def micro_batches(recipe: Recipe, layout: PlannedLayout) -> int:
     """Of an update, on each rank with data of its own."""
     return batches_per_update(recipe.train, layout.data_ranks) // layout.data_ranks
 
 
-def students_in(recipe: Recipe, stream: Stream, layout: Layout, shapes: Sequence[Shape]) -> Students:
+def students_in(
+    recipe: Recipe, stream: TrainingData, layout: PlannedLayout, shapes: Sequence[Shape]
+) -> PlannedStudents:
     """The recipe's students, and what they tell one another of such micro-batches where its method lets them teach."""
     count = len(students_of(recipe))
     method = next((one for one in inside(recipe.method) if isinstance(one, ParetoSettings)), None)
     if method is None:
-        return Students(count, simultaneous=recipe.simultaneous)
+        return PlannedStudents(count, simultaneous=recipe.simultaneous)
     width, peers = recipe.model.d_model * layout.element, count - 1
     at_once = micro_batches(recipe, layout) * (2 if layout.teams > 1 else 1)  # split, as many leave
     states = at_once * peers * width * max(shape.target_tokens for shape in shapes)
@@ -102,10 +104,10 @@ def students_in(recipe: Recipe, stream: Stream, layout: Layout, shapes: Sequence
     if peers * most_bytes(tried, recipe, layout.element) <= room:
         asked = [shape for part in tried for shape in shapes_of(stream, part.plan)[micro_batches_of(part)]]
         remembered = peers * width * sum(shape.target_tokens for shape in asked) // layout.data_ranks
-    return Students(count, peers, states, remembered, searching, recipe.simultaneous)
+    return PlannedStudents(count, peers, states, remembered, searching, recipe.simultaneous)
 
 
-def foreseen(recipe: Recipe, layout: Layout, shapes: Sequence[Shape]) -> int:
+def foreseen(recipe: Recipe, layout: PlannedLayout, shapes: Sequence[Shape]) -> int:
     """Bytes of a student's quiet states of an update's micro-batches, which a gate along stages asks for at most."""
     if not any(isinstance(one, LssdSettings) and one.quiet for one in inside(recipe.method)):
         return 0
@@ -113,32 +115,32 @@ def foreseen(recipe: Recipe, layout: Layout, shapes: Sequence[Shape]) -> int:
     return micro_batches(recipe, layout) * positions * recipe.model.d_model * layout.element
 
 
-def trial_set(stream: Stream, settings: TrialSettings) -> list[Stretch]:
+def trial_set(stream: TrainingData, settings: TrialSettings) -> list[UpdateRange]:
     """What a student's first search trains on."""
     if settings.data == "sample":
         plan = stream.sample(settings.rho, "trial")
-        return [Stretch(stream, plan, 0, plan.updates)]
-    walk = Walk(stream)
-    return coming(stream, Place(walk.position, walk.trained, stream.sampler.probabilities), settings.rho)
+        return [UpdateRange(stream, plan, 0, plan.updates)]
+    walk = DataIterator(stream)
+    return coming(stream, DataPosition(walk.position, walk.trained, stream.sampler.probabilities), settings.rho)
 
 
-def micro_batches_of(part: Stretch) -> slice:
+def micro_batches_of(part: UpdateRange) -> slice:
     """Where a stretch's micro-batches are in its plan."""
     each = part.plan.batches_per_update
     return slice(part.first * each, (part.first + part.updates) * each)
 
 
-def lessons_of(recipe: Recipe, stream: Stream, ranks: int) -> Lessons:
+def lessons_of(recipe: Recipe, stream: TrainingData, ranks: int) -> FrozenTeachers:
     """What the recipe's frozen teachers take; nothing where its method has none."""
     settings = teacher_settings(recipe.method)
     if not settings:
-        return Lessons()
+        return FrozenTeachers()
     pairs = len(recipe.data.pairs)
     versions = 1 if getattr(recipe.method, "teacher", "pair") == "overall" else pairs
     by_layers = settings[0].on_device == "layers"
     plan = None if by_layers else cache_plan(recipe, settings[0], stream, ranks)
     remembered = 0 if plan is None else min(plan.memory, plan.remembered() // ranks)
-    return Lessons(
+    return FrozenTeachers(
         versions=versions * len(settings),
         dtype_bytes=4 if settings[0].dtype == "float32" else HALF,
         shard_cap=int(sum(one.weights_gib for one in settings) * 2**30),

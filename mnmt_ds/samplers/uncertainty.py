@@ -14,7 +14,7 @@ ROWS = 1024
 """Positions whose distributions over the vocabulary are held at a time."""
 
 
-class Words(NamedTuple):
+class TokenStatistics(NamedTuple):
     """What a pass says at every target position; 0 at padding."""
 
     most_BT: Tensor
@@ -28,7 +28,9 @@ class Words(NamedTuple):
 
 
 @torch.no_grad()
-def words(hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, smoothing: float, pad: int) -> Words:
+def token_statistics(
+    hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, smoothing: float, pad: int
+) -> TokenStatistics:
     """From decoder states to statistics of the distributions, some rows at a time."""
     here_BT = target_BT != pad
     found_N3 = torch.zeros(int(here_BT.sum()), 3, device=hidden_BTD.device)
@@ -41,54 +43,54 @@ def words(hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, smoothin
         found_N3[first : first + ROWS] = torch.stack([logp_RV.max(-1).values, entropy_R, ce_R], -1)
     whole_BT3 = found_N3.new_zeros(*target_BT.shape, 3)
     whole_BT3[here_BT] = found_N3
-    return Words(*whole_BT3.unbind(-1), here_BT.float())
+    return TokenStatistics(*whole_BT3.unbind(-1), here_BT.float())
 
 
-def moments(found: Words) -> tuple[Tensor, Tensor]:
+def moments(found: TokenStatistics) -> tuple[Tensor, Tensor]:
     """Mean and variance (1/T, not 1/(T - 1)) of m over each sentence's positions, (B,) each."""
     length_B = found.here_BT.sum(-1)
     mean_B = found.most_BT.sum(-1) / length_B
     return mean_B, (((found.most_BT - mean_B[:, None]) * found.here_BT) ** 2).sum(-1) / length_B
 
 
-def pretp(found: Words) -> Tensor:
+def pretp(found: TokenStatistics) -> Tensor:
     """1 - E[exp sum_t m_t]: predicted translation probability."""
     return _mean_of(1 - found.most_BT.sum(-1).exp())
 
 
-def exptp(found: Words) -> Tensor:
+def exptp(found: TokenStatistics) -> Tensor:
     """1 - E[exp mean_t m_t]: expected translation probability."""
     return _mean_of(1 - moments(found)[0].exp())
 
 
-def vartp(found: Words) -> Tensor:
+def vartp(found: TokenStatistics) -> Tensor:
     """E[Var_t m_t]: variance of translation probability."""
     return _mean_of(moments(found)[1])
 
 
-def comtp(found: Words) -> Tensor:
+def comtp(found: TokenStatistics) -> Tensor:
     """E[exp(Var_t m_t / mean_t m_t)]: the two combined; 1 for a sentence of which every word is certain."""
     mean_B, variance_B = moments(found)
     return _mean_of(torch.where(mean_B == 0, 0, variance_B / mean_B).exp())
 
 
-def enttp(found: Words) -> Tensor:
+def enttp(found: TokenStatistics) -> Tensor:
     """The entropy's mean over all target positions."""
     return torch.stack([found.entropy_BT.sum(), found.here_BT.sum()])
 
 
-def enteos(found: Words) -> Tensor:
+def enteos(found: TokenStatistics) -> Tensor:
     """E[entropy at the end symbol]."""
     last_B = found.here_BT.sum(-1).long() - 1
     return _mean_of(found.entropy_BT.gather(1, last_B[:, None]))
 
 
-def xentropy(found: Words) -> Tensor:
+def xentropy(found: TokenStatistics) -> Tensor:
     """The label-smoothed cross-entropy's mean over all target positions."""
     return torch.stack([found.ce_BT.sum(), found.here_BT.sum()])
 
 
-REWARDS: Mapping[str, Callable[[Words], Tensor]] = {
+REWARDS: Mapping[str, Callable[[TokenStatistics], Tensor]] = {
     reward.__name__: reward for reward in (pretp, exptp, vartp, comtp, enttp, enteos, xentropy)
 }
 """Each gives (2,): a sum and what it is to be divided by, so that parts of a batch may be added."""

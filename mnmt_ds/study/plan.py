@@ -19,7 +19,7 @@ from mnmt_ds.study.settings import LaunchSettings, StudySettings
 RUN = re.compile(r"\{run\.([^{}]+)\}")
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     """One training run: a process (or a job of several ranks) and a directory of its own."""
 
     directory: Path
@@ -30,7 +30,7 @@ class Job(NamedTuple):
     launch: LaunchSettings
 
 
-class Entry(NamedTuple):
+class StudyEntry(NamedTuple):
     """A row in one setting with one seed: a run, or one for each pair, scored together."""
 
     row: str
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     """Empty where the study names none."""
     seed: int
     directory: Path
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrainingJob, ...]
     needs: tuple[Path, ...]
     """Directories of the entries that must be complete before."""
 
@@ -58,7 +58,7 @@ class Study(NamedTuple):
 
     path: Path
     settings: StudySettings
-    entries: tuple[Entry, ...]
+    entries: tuple[StudyEntry, ...]
     """In an order in which they can be run."""
     corpora: dict[str, tuple[Path, tuple[str, ...]]]
     """{data directory: recipe and overrides that ``prepare`` makes it from}."""
@@ -84,7 +84,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
             closing_command(settings, command, "", where.get(("after", n), str(path)))
         except ValueError as error:
             raise UserError(f"{where.get(('after', n), path)}: '{command}': {error}") from None
-    entries: dict[Path, Entry] = {}
+    entries: dict[Path, StudyEntry] = {}
     for setting in settings.settings or ("",):
         for row, own in settings.rows.items():
             if not setting or own.settings is None or setting in own.settings:
@@ -130,7 +130,7 @@ def _check_run(settings: StudySettings, name: str, setting: str, place: str) -> 
 
 def _entry(
     path: Path, settings: StudySettings, row: str, setting: str, seed: int, common: Sequence[str], place: str
-) -> Entry:
+) -> StudyEntry:
     own, directory = settings.rows[row], directory_of(settings, row, setting, seed)
     needs: dict[Path, None] = {}
 
@@ -149,14 +149,14 @@ def _entry(
     whole = _resolved(recipe_path, changes, place)
     launch = own.launch or settings.launch
     if not own.per_pair:
-        jobs = [Job(directory, recipe_path, tuple(changes), whole, launch)]
+        jobs = [TrainingJob(directory, recipe_path, tuple(changes), whole, launch)]
     else:
         jobs = []
         for pair in whole.data.pairs:
             alone = directory / "pairs" / pair
             single = [*changes[:-1], *as_overrides({"directory": str(alone), "data.pairs": [pair]})]
-            jobs.append(Job(alone, recipe_path, tuple(single), _resolved(recipe_path, single, place), launch))
-    return Entry(row, setting, seed, directory, tuple(jobs), tuple(needs))
+            jobs.append(TrainingJob(alone, recipe_path, tuple(single), _resolved(recipe_path, single, place), launch))
+    return StudyEntry(row, setting, seed, directory, tuple(jobs), tuple(needs))
 
 
 def base_of(path: Path, settings: StudySettings, setting: str, recipe: Path | None = None) -> tuple[Path, list[str]]:
@@ -195,7 +195,7 @@ def _resolved(recipe: Path, overrides: Sequence[str], place: str) -> Recipe:
         raise UserError(f"{place}: {error}") from None
 
 
-def _in_order(entries: dict[Path, Entry], path: Path) -> Iterator[Entry]:
+def _in_order(entries: dict[Path, StudyEntry], path: Path) -> Iterator[StudyEntry]:
     """Every entry after those that it needs, else in the order given."""
     done: set[Path] = set()
     waiting = dict(entries)
@@ -209,7 +209,7 @@ def _in_order(entries: dict[Path, Entry], path: Path) -> Iterator[Entry]:
 
 
 def _corpora(
-    path: Path, settings: StudySettings, entries: Sequence[Entry], common: Sequence[str], where: dict[Any, str]
+    path: Path, settings: StudySettings, entries: Sequence[StudyEntry], common: Sequence[str], where: dict[Any, str]
 ) -> dict[str, tuple[Path, tuple[str, ...]]]:
     """What is to be prepared: for each setting its first row's base, then what rows want in a directory of their own.
 

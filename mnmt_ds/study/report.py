@@ -4,15 +4,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mnmt_ds.evaluation import comparison, frontier, tables
-from mnmt_ds.evaluation.comparison import Group
-from mnmt_ds.evaluation.gallery import pictures
-from mnmt_ds.evaluation.page import render
-from mnmt_ds.evaluation.runs import Run, read_run, student_directories
 from mnmt_ds.evaluation.scores import ScoreSettings
-from mnmt_ds.evaluation.tables import Part
-from mnmt_ds.study.plan import Entry, Study
-from mnmt_ds.study.work import complete
+from mnmt_ds.reporting import comparison, frontier, tables
+from mnmt_ds.reporting.comparison import RunGroup
+from mnmt_ds.reporting.gallery import pictures
+from mnmt_ds.reporting.page import render
+from mnmt_ds.reporting.runs import Run, read_run, student_directories
+from mnmt_ds.reporting.tables import ComparedRuns
+from mnmt_ds.study.plan import Study, StudyEntry
+from mnmt_ds.study.scheduler import complete
 
 
 def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
@@ -38,7 +38,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     return directory
 
 
-def missing(study: Study, done: Sequence[Entry], failed: Mapping[Path, str]) -> list[str]:
+def missing(study: Study, done: Sequence[StudyEntry], failed: Mapping[Path, str]) -> list[str]:
     """What the tables lack, and why."""
     there = {entry.directory for entry in done}
     return [
@@ -48,7 +48,7 @@ def missing(study: Study, done: Sequence[Entry], failed: Mapping[Path, str]) -> 
     ]
 
 
-def _part(study: Study, setting: str, done: Sequence[Entry]) -> Part | None:
+def _part(study: Study, setting: str, done: Sequence[StudyEntry]) -> ComparedRuns | None:
     """A setting's groups (the baseline first), their differences, tests over seeds, and how they were scored."""
     base = study.baseline(setting)
     own = sorted((entry for entry in done if entry.setting == setting), key=lambda entry: _place(study, entry, base))
@@ -56,19 +56,19 @@ def _part(study: Study, setting: str, done: Sequence[Entry]) -> Part | None:
     if not runs:
         return None
     groups = [
-        Group(label, tuple(run for run in runs if run.label == label))
+        RunGroup(label, tuple(run for run in runs if run.label == label))
         for label in dict.fromkeys(run.label for run in runs)
     ]
     score = ScoreSettings.model_validate({**(runs[0].report or {}).get("score", {}), "samples": study.settings.samples})
-    return tables.part_of(groups, score, setting)
+    return tables.compare_groups(groups, score, setting)
 
 
-def _place(study: Study, entry: Entry, base: str) -> tuple[bool, int, int]:
+def _place(study: Study, entry: StudyEntry, base: str) -> tuple[bool, int, int]:
     """The baseline, then the rows as the study has them, each with its seeds."""
     return entry.row != base, list(study.settings.rows).index(entry.row), entry.seed
 
 
-def _runs(entry: Entry) -> list[Run]:
+def _runs(entry: StudyEntry) -> list[Run]:
     """An entry as one run, or each of its students, named by its row."""
     runs = [read_run(place) for place in student_directories(entry.directory)]
     if runs[0].directory == entry.directory:

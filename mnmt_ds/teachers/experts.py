@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mnmt_ds.distributed import from_main, is_main
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import describe_model
-from mnmt_ds.teachers.faculty import Faculty
+from mnmt_ds.teachers.teacher_pool import TeacherPool
 
 Rule = Literal["fix", "threshold", "adaptive"]
 """How much an expert teaches, from dev BLEU (Tan et al. 2019)."""
@@ -19,7 +19,7 @@ class Experts:
 
     def __init__(
         self,
-        faculty: Faculty,
+        faculty: TeacherPool,
         paths: Mapping[str, Path],
         rule: Rule,
         dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]],

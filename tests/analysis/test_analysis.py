@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from mnmt_ds.analysis import batches
+from mnmt_ds.analysis.files import read_sensitivities
 from mnmt_ds.analysis.pruning import masks, order_of_pruning, pruned
 from mnmt_ds.analysis.sensitivity import flat, sensitivity, unflat
 from mnmt_ds.analysis.specificity import correlations, most_sensitive, specificity, spread
-from mnmt_ds.analysis.store import read_sensitivities
 from mnmt_ds.batch import PAD
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings
-from mnmt_ds.evaluation.loading import open_translator
-from mnmt_ds.objectives.translation import scorer
+from mnmt_ds.decoding.loading import open_translator
+from mnmt_ds.methods.translation import scorer
 from tests.evaluation.runs import model_run
 from tests.spawn import on_ranks
 from tests.unit.test_intra_distillation import student

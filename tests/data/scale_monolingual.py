@@ -17,8 +17,8 @@ import psutil
 
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.indexed import HEADER
+from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.recipe import load_recipe
-from mnmt_ds.engine.stream import Stream
 
 BLOCK = 1_000_000
 
@@ -63,7 +63,7 @@ def main() -> None:
     recipe = load_recipe(Path("launchers/recipes/gettext_plain.yaml"), overrides)
     process = psutil.Process()
     before, began = process.memory_info(), time.monotonic()
-    stream = Stream(big, list(big.pairs), recipe.framing, recipe.sampler, recipe.train, 1024, recipe.denoising)
+    stream = TrainingData(big, list(big.pairs), recipe.framing, recipe.sampler, recipe.train, 1024, recipe.denoising)
     opened = time.monotonic() - began
     plan = stream.plan(3)
     planned = time.monotonic() - began - opened

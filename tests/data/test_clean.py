@@ -5,19 +5,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnmt_ds.data.clean import Block, Cleaned, Rules, clean_block, fate_of
-from mnmt_ds.data.keys import hash64, normalised
+from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block, fate_of
+from mnmt_ds.data.dedup_keys import hash64, normalised
 from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
 
 
-def rules(**values: Any) -> Rules:
+def rules(**values: Any) -> CleaningRules:
     own = {name: values.pop(name) for name in ("source", "target", "given", "mono", "collect") if name in values}
-    return Rules(**{"source": "mk", "target": "en", "key_side": 1, "clean": CleanSettings(**values), "seed": 1, **own})
+    return CleaningRules(
+        **{"source": "mk", "target": "en", "key_side": 1, "clean": CleanSettings(**values), "seed": 1, **own}
+    )
 
 
-def cleaned(source: str | bytes | None, target: str | bytes | None, catalog: bool = False, **values: Any) -> Cleaned:
-    return clean_block(Block(("a.mk", "a.en"), 0, catalog, [(7, source, target, None)]), rules(**values))
+def cleaned(
+    source: str | bytes | None, target: str | bytes | None, catalog: bool = False, **values: Any
+) -> CleanedBlock:
+    return clean_block(RowBlock(("a.mk", "a.en"), 0, catalog, [(7, source, target, None)]), rules(**values))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_repairs(raw: bytes, kept: str, kind: str | None) -> None:
 
 
 def test_byte_order_mark_goes_at_the_start_of_a_file() -> None:
-    block = Block(("a.mk", "a.en"), 0, False, [(1, "\ufeffДома".encode(), b"\xef\xbb\xbfHome", None)])
+    block = RowBlock(("a.mk", "a.en"), 0, False, [(1, "\ufeffДома".encode(), b"\xef\xbb\xbfHome", None)])
     found = clean_block(block, rules())
     assert (found.source, found.target) == ("Дома\n".encode(), b"Home\n")
     assert found.counts["byte order mark"] == 1
@@ -138,7 +142,7 @@ def test_hashes_are_of_the_key_and_of_both_sides() -> None:
     found = cleaned("Дома 1", "Home 1")
     np.testing.assert_array_equal(found.key, [hash64(normalised("home"), 1)])
     np.testing.assert_array_equal(found.pair, [hash64("Дома 1\nHome 1")])
-    own = clean_block(Block(("a",), 0, False, [(1, "Дома", "Zuhause", "home!")]), rules(target="de"))
+    own = clean_block(RowBlock(("a",), 0, False, [(1, "Дома", "Zuhause", "home!")]), rules(target="de"))
     np.testing.assert_array_equal(own.key, found.key)
 
 

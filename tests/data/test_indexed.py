@@ -28,7 +28,7 @@ def test_equal_to_megatrons(tmp_path: Path, dtype: type[np.integer]) -> None:
     builder.finalize(str(tmp_path / "own.idx"))
     for kind in ("bin", "idx"):
         assert (tmp_path / f"ids.{kind}").read_bytes() == (tmp_path / f"own.{kind}").read_bytes()
-    ours, theirs = indexed.Indexed(tmp_path / "ids"), IndexedDataset(str(tmp_path / "ids"))
+    ours, theirs = indexed.IndexedDataset(tmp_path / "ids"), IndexedDataset(str(tmp_path / "ids"))
     assert len(ours) == len(theirs) == 100
     np.testing.assert_array_equal(ours.lengths, theirs.sequence_lengths)
     np.testing.assert_array_equal(ours.documents, theirs.document_indices)
@@ -49,7 +49,7 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"ids.idx: not readable \(No such file or directory\); run mnmt-ds prepare again"
     ):
-        indexed.Indexed(tmp_path / "ids")
+        indexed.IndexedDataset(tmp_path / "ids")
     indexed.write(tmp_path / "ids", [(np.arange(5, dtype=np.uint16), np.array([[2, 3]]))], np.uint16)
     whole = {kind: (tmp_path / f"ids.{kind}").read_bytes() for kind in ("idx", "bin")}
     index = whole["idx"]
@@ -62,6 +62,6 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
         for content in contents:
             (tmp_path / f"ids.{kind}").write_bytes(content)
             with pytest.raises(UserError, match=r"ids.idx: not readable"):
-                indexed.Indexed(tmp_path / "ids")
+                indexed.IndexedDataset(tmp_path / "ids")
         (tmp_path / f"ids.{kind}").write_bytes(whole[kind])
-    assert indexed.Indexed(tmp_path / "ids")[1].tolist() == [2, 3, 4]
+    assert indexed.IndexedDataset(tmp_path / "ids")[1].tolist() == [2, 3, 4]

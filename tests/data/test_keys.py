@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnmt_ds.data.keys import hash64, normalised, placeholders
+from mnmt_ds.data.dedup_keys import hash64, normalised, placeholders
 
 
 @pytest.mark.parametrize(

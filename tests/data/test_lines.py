@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnmt_ds.data.clean import Block, Rules, clean_block
+from mnmt_ds.data.cleaning_rules import CleaningRules, RowBlock, clean_block
+from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.data.readers.lines import lines
-from mnmt_ds.data.readers.rows import Row
 from mnmt_ds.data.readers.sources import blocks
 from mnmt_ds.data.readers.text import moses
 from mnmt_ds.data.settings import CleanSettings
@@ -142,8 +142,8 @@ def test_whatever_the_noise_sentences_stay_with_their_translations(
     target.write_bytes(b"".join(b"N%dN word %s\n" % (i, b) for i, (_, b) in enumerate(noise)))
     rows = list(moses(str(source), str(target), 1000))
     assert len(rows) == len(noise)
-    rules = Rules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
-    kept = clean_block(Block((str(source), str(target)), 0, False, rows), rules)
+    rules = CleaningRules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
+    kept = clean_block(RowBlock((str(source), str(target)), 0, False, rows), rules)
     sources, targets = kept.source.decode().split("\n")[:-1], kept.target.decode().split("\n")[:-1]
     assert len(sources) == len(targets) == len(kept.key) == len(kept.pair)
     assert kept.counts["read"] == len(noise)
@@ -167,10 +167,10 @@ def test_a_long_fuzz(tmp_path: Path) -> None:
             noise = [b"".join(draw.choices(alphabet, k=draw.randrange(4))) if i % 3 else b"" for _ in range(2)]
             first.write(b"%s N%dN mot\n" % (noise[0], i))
             second.write(b"N%dN word %s\n" % (i, noise[1]))
-    rules = Rules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
+    rules = CleaningRules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
     kept = 0
     for block in blocks(moses(str(source), str(target), 1000)):
-        found = clean_block(Block((str(source), str(target)), 0, False, block), rules)
+        found = clean_block(RowBlock((str(source), str(target)), 0, False, block), rules)
         sides = [text.decode().split("\n")[:-1] for text in (found.source, found.target)]
         assert len(sides[0]) == len(sides[1]) == len(found.key)
         for a, b in zip(*sides, strict=True):

@@ -9,13 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnmt_ds.batch import EOS, PAD
-from mnmt_ds.data.denoising import ConcurrentTask, DaeTask, MassTask, MlmTask, Noised, collate_noised, hide
+from mnmt_ds.data.denoising import (
+    ConcurrentTask,
+    DaeTask,
+    MassTask,
+    MlmTask,
+    NoisedSentence,
+    apply_noise,
+    collate_noised,
+)
+from mnmt_ds.data.feistel_permutation import permuted, walk
 from mnmt_ds.data.framing import FramingSettings, frame_of
 from mnmt_ds.data.masking import MaskSettings, mask_fragment, mask_words
+from mnmt_ds.data.monolingual_pool import BlockPool, PoolPart, SentencePool
 from mnmt_ds.data.noise import NoiseSettings, infilled, noised
-from mnmt_ds.data.pools import Blocks, Part, Sentences
-from mnmt_ds.data.walk import permuted, walk
-from mnmt_ds.data.words import Words
+from mnmt_ds.data.word_boundaries import WordBoundaries
 
 PIECES = [
     "<s>",
@@ -38,7 +46,7 @@ PIECES = [
 PIECES += [f"▁w{i}" for i in range(200)]
 NAMES = [*PIECES, "<mask>", "__fr__"]
 TOKENIZER = cast(Any, SimpleNamespace(piece=NAMES.__getitem__, size=len(NAMES), mask=len(PIECES)))
-WORDS = Words(TOKENIZER)
+WORDS = WordBoundaries(TOKENIZER)
 MASK = WORDS.mask
 FRAME = frame_of(FramingSettings(encoder_langtok_position="end"), MASK + 1, MASK + 1)
 
@@ -148,7 +156,7 @@ def test_a_concurrent_batch_has_the_same_targets_on_both_sides_at_the_same_place
     """Every masked piece of every sentence counts, the long one's last included; nothing else does."""
     sentences = [ids("▁the ▁cat s ▁the"), np.tile(ids("▁the ▁cat"), 20)]
     task = ConcurrentTask(ratio=0.9, keep=0.0, random=0.0)
-    rows = [hide(pieces, task, WORDS, random(seed)) for seed, pieces in enumerate(sentences)]
+    rows = [apply_noise(pieces, task, WORDS, random(seed)) for seed, pieces in enumerate(sentences)]
     batch = collate_noised(rows, FRAME)
     assert batch.encoder_target_BS is not None
     assert batch.encoder_target_BS.tolist() == batch.target_BT.tolist()
@@ -165,21 +173,21 @@ def test_a_concurrent_batch_has_the_same_targets_on_both_sides_at_the_same_place
 
 def test_a_tag_at_the_start_moves_the_encoders_targets() -> None:
     frame = frame_of(FramingSettings(encoder_langtok_position="start"), MASK + 1, MASK + 1)
-    batch = collate_noised([hide(ids("▁the ▁cat s ▁the"), ConcurrentTask(ratio=0.9), WORDS, random())], frame)
+    batch = collate_noised([apply_noise(ids("▁the ▁cat s ▁the"), ConcurrentTask(ratio=0.9), WORDS, random())], frame)
     assert batch.encoder_target_BS is not None
     assert batch.encoder_target_BS[0, 1:-1].tolist() == batch.target_BT[0, :-1].tolist()
 
 
 def test_what_the_other_tasks_predict() -> None:
     pieces = ids("▁the ▁cat s ▁the ▁cat ▁cat")
-    dae = hide(pieces, DaeTask(), WORDS, random())
+    dae = apply_noise(pieces, DaeTask(), WORDS, random())
     assert (
         dae.target.tolist() == [*pieces, EOS] and dae.decoder.tolist() == pieces.tolist() and dae.encoder_target is None
     )
-    mlm = collate_noised([hide(pieces, MlmTask(ratio=0.5), WORDS, random())], FRAME)
+    mlm = collate_noised([apply_noise(pieces, MlmTask(ratio=0.5), WORDS, random())], FRAME)
     assert mlm.decoder_BT.tolist() == [[MASK + 1]] and mlm.target_BT.tolist() == [[PAD]]
     assert mlm.encoder_target_BS is not None and mlm.tokens == int((mlm.encoder_target_BS != PAD).sum()) > 1
-    mass = hide(pieces, MassTask(), WORDS, random(1))
+    mass = apply_noise(pieces, MassTask(), WORDS, random(1))
     hit = mass.target[:-1] != PAD
     assert hit.sum() == 3 and (mass.target[:-1][hit] == pieces[hit]).all()
     assert (mass.decoder == np.where(hit, pieces, MASK)).all()
@@ -188,9 +196,9 @@ def test_what_the_other_tasks_predict() -> None:
 def test_empty_and_tiny_sentences() -> None:
     for pieces in (ids("▁the"), np.zeros(0, np.int64)):
         for task in (ConcurrentTask(), MlmTask()):
-            assert isinstance(hide(pieces, task, WORDS, random()), Noised)
+            assert isinstance(apply_noise(pieces, task, WORDS, random()), NoisedSentence)
     for task in (DaeTask(), MassTask()):
-        assert isinstance(hide(ids("▁the"), task, WORDS, random()), Noised)
+        assert isinstance(apply_noise(ids("▁the"), task, WORDS, random()), NoisedSentence)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5])
@@ -216,12 +224,12 @@ def test_a_walk_is_one_however_it_is_cut() -> None:
 
 def test_pools_and_blocks() -> None:
     texts = [[np.arange(10, 10 + n) for n in (3, 2, 4)], [np.arange(50, 50 + n) for n in (6, 1)]]
-    parts = [Part(np.array([len(t) for t in text], np.int32), text.__getitem__) for text in texts]
-    pool = Sentences(parts)
+    parts = [PoolPart(np.array([len(t) for t in text], np.int32), text.__getitem__) for text in texts]
+    pool = SentencePool(parts)
     assert len(pool) == 5
     assert pool.lengths(np.array([4, 0, 3])).tolist() == [1, 3, 6]
     assert [pool.pieces(i).tolist() for i in (2, 3, 4)] == [t.tolist() for t in (texts[0][2], texts[1][0], texts[1][1])]
-    blocks = Blocks(pool, 6)
+    blocks = BlockPool(pool, 6)
     assert blocks.lengths(np.arange(len(blocks))).tolist() == [6, 4, 6, 1]
     assert blocks.pieces(0).tolist() == [10, 11, 12, EOS, 10, 11]
     assert [len(blocks.pieces(i)) for i in range(len(blocks))] == [6, 4, 6, 1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.data.keys import normalised
+from mnmt_ds.data.dedup_keys import normalised
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.errors import UserError

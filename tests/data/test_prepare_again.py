@@ -13,10 +13,10 @@ import pytest
 
 from mnmt_ds.config import dump
 from mnmt_ds.data import prepare as preparing
+from mnmt_ds.data.build_cache import locked
 from mnmt_ds.data.corpus import Corpus, stale
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.stages import locked
 from mnmt_ds.data.validate import validate
 from mnmt_ds.errors import UserError
 from tests.data.conftest import ENGLISH, three_pairs, translated

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds.data.readers import catalog, cldr, huggingface, text, tmx
-from mnmt_ds.data.readers.rows import Row
+from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.data.readers.sources import parts_of
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.errors import UserError

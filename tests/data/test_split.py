@@ -4,16 +4,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnmt_ds.data import split
-from mnmt_ds.data.roles import Hashes, held_keys, plan, roles
+from mnmt_ds.data import holdout
 from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.data.split_assignment import RowHashes, held_keys, plan, roles
 
 HIGH = 1 << 63
 
 
 def test_first_occurrences() -> None:
     np.testing.assert_array_equal(
-        split.first_occurrences(np.array([5, 3, 5, 3, 1], np.uint64)), [True, True, False, False, True]
+        holdout.first_occurrences(np.array([5, 3, 5, 3, 1], np.uint64)), [True, True, False, False, True]
     )
 
 
@@ -21,18 +21,18 @@ def test_cap_keeps_the_lowest_hashes_of_each_domain() -> None:
     domain = np.array([0, 0, 0, 1, 0], np.uint16)
     pair = np.array([9, 2, 5, 7, 1], np.uint64)
     usable = np.array([True, True, True, True, False])
-    np.testing.assert_array_equal(split.within_cap(domain, pair, usable, 2), [False, True, True, True, False])
+    np.testing.assert_array_equal(holdout.within_cap(domain, pair, usable, 2), [False, True, True, True, False])
 
 
 def test_held_out_takes_lowest_keys_of_each_half() -> None:
     key = np.array([9, HIGH + 4, 3, HIGH + 1, 3, 7, HIGH + 9, 1], np.uint64)
     usable = np.array([True] * 7 + [False])
     # six keys (3, 7, 9 | +1, +4, +9): a quarter is one
-    dev, test = split.held_out(key, usable, 5, 5)
+    dev, test = holdout.held_out(key, usable, 5, 5)
     np.testing.assert_array_equal(dev, [2])
     np.testing.assert_array_equal(test, [3])
     many = np.arange(100, dtype=np.uint64) * np.uint64((1 << 64) // 100 + 1)
-    dev, test = split.held_out(many, np.ones(100, bool), 3, 4)
+    dev, test = holdout.held_out(many, np.ones(100, bool), 3, 4)
     np.testing.assert_array_equal(dev, [0, 1, 2])
     np.testing.assert_array_equal(test, [50, 51, 52, 53])
 
@@ -40,7 +40,7 @@ def test_held_out_takes_lowest_keys_of_each_half() -> None:
 def test_training_leaves_out_held_keys_and_takes_lowest_hashes() -> None:
     key = np.array([1, 2, 3, 4, 5], np.uint64)
     pair = np.array([50, 10, 40, 20, 30], np.uint64)
-    rows, counts = split.training(key, pair, np.ones(5, bool), np.array([2, 9], np.uint64), 2)
+    rows, counts = holdout.training(key, pair, np.ones(5, bool), np.array([2, 9], np.uint64), 2)
     np.testing.assert_array_equal(rows, [3, 4])
     assert counts == {"held-out key": 1, "over limit": 2}
 
@@ -56,22 +56,22 @@ def test_no_held_out_key_is_in_any_training_set(pairs: list[list[int]], dev: int
     for i, (name, keys) in enumerate(zip(names, pairs, strict=True)):
         key = np.array(keys, np.uint64)
         pair = np.arange(len(keys), dtype=np.uint64) * np.uint64(7919) + np.uint64(i)
-        texts[name] = {"train": Hashes(key, pair, np.zeros(len(keys), np.uint16))}
+        texts[name] = {"train": RowHashes(key, pair, np.zeros(len(keys), np.uint16))}
     plans = {name: plan(settings, texts[name]) for name in names}
-    kept_out = split.union([held_keys(texts[name], plans[name]) for name in names])
-    held: dict[int, set[int]] = {split.DEV: set(), split.TEST: set()}
+    kept_out = holdout.union([held_keys(texts[name], plans[name]) for name in names])
+    held: dict[int, set[int]] = {holdout.DEV: set(), holdout.TEST: set()}
     trained: set[int] = set()
     for name in names:
         train = texts[name]["train"]
         roles_N, counts = roles(settings, name, train, plans[name], kept_out)
-        assert int((roles_N == split.DEV).sum()) <= dev
-        assert int((roles_N == split.TEST).sum()) <= test
-        assert int((roles_N == split.DROPPED).sum()) == sum(counts.values())
-        trained |= set(train.key[roles_N == split.TRAIN].tolist())
+        assert int((roles_N == holdout.DEV).sum()) <= dev
+        assert int((roles_N == holdout.TEST).sum()) <= test
+        assert int((roles_N == holdout.DROPPED).sum()) == sum(counts.values())
+        trained |= set(train.key[roles_N == holdout.TRAIN].tolist())
         for role in held:
             held[role] |= set(train.key[roles_N == role].tolist())
-    assert not trained & (held[split.DEV] | held[split.TEST])
-    assert not held[split.DEV] & held[split.TEST]
+    assert not trained & (held[holdout.DEV] | held[holdout.TEST])
+    assert not held[holdout.DEV] & held[holdout.TEST]
 
 
 def test_a_pairs_sets_do_not_depend_on_the_order_of_its_text() -> None:
@@ -82,10 +82,10 @@ def test_a_pairs_sets_do_not_depend_on_the_order_of_its_text() -> None:
     )
 
     def chosen(order: np.ndarray) -> list[set[int]]:
-        train = Hashes(key[order], pair[order], np.zeros(500, np.uint16))
+        train = RowHashes(key[order], pair[order], np.zeros(500, np.uint16))
         made = plan(settings, {"train": train})
         roles_N, _ = roles(settings, "fr-en", train, made, held_keys({"train": train}, made))
-        return [set(pair[order][roles_N == role].tolist()) for role in (split.TRAIN, split.DEV, split.TEST)]
+        return [set(pair[order][roles_N == role].tolist()) for role in (holdout.TRAIN, holdout.DEV, holdout.TEST)]
 
     first = chosen(np.arange(500))
     assert [len(rows) for rows in first] == [100, 30, 20]

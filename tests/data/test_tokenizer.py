@@ -9,16 +9,16 @@ import sentencepiece
 from mnmt_ds import batch
 from mnmt_ds.data.settings import TokenizerSettings
 from mnmt_ds.data.tokenizer import JOINT, UNK, Tokenizer
-from mnmt_ds.data.vocabulary import Lines, shares, train
+from mnmt_ds.data.tokenizer_stage import TextFile, shares, train
 from mnmt_ds.errors import UserError
 from tests.data.conftest import sentences, translated
 
 ENGLISH = sentences(300)
 
 
-def text(path: Path, lines: list[str]) -> Lines:
+def text(path: Path, lines: list[str]) -> TextFile:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return Lines(path, len(lines))
+    return TextFile(path, len(lines))
 
 
 def model(path: Path, lines: list[str], **values: object) -> bytes:

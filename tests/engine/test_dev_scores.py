@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.cli.main import main
-from mnmt_ds.engine.utilisation import peak_flops, training_flops
+from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.tracking import read_records

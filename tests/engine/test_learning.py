@@ -86,7 +86,8 @@ def test_a_loss_that_is_not_finite_stops_every_rank_before_it_is_applied(tiny_co
 def _poisoned(corpus: str, run: str) -> str:
     """The second rank's third update meets a NaN in its hidden states."""
     from mnmt_ds.distributed import rank
-    from mnmt_ds.engine import loop, student
+    from mnmt_ds.engine import loop
+    from mnmt_ds.engine.students import student
 
     honest = student.backward
 

@@ -9,7 +9,7 @@ from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings, frame_of
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.objectives.lssd import LssdSettings, default_alpha
+from mnmt_ds.methods.lssd import LssdSettings, default_alpha
 from mnmt_ds.tracking import read_records
 from tests.engine.test_learning import train
 from tests.spawn import on_ranks

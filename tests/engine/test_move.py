@@ -61,7 +61,7 @@ def test_a_run_moves_between_layouts(family: int, tiny_corpus: Path, tmp_path: P
 
 
 def test_families_of_stages_keep_apart(tmp_path: Path) -> None:
-    from mnmt_ds.engine.checkpoint import Layout, load
+    from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, load
 
     with pytest.raises(UserError, match=r"2 rank\(s\) at ZeRO-0, this is 1 rank\(s\) at ZeRO-2"):
-        load(tmp_path, [], Layout(2, 0), Layout(1, 2))
+        load(tmp_path, [], JobLayout(2, 0), JobLayout(1, 2))

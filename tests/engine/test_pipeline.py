@@ -212,10 +212,10 @@ def leg(corpus: str, run: str, case: Case, until: int) -> tuple[str, str]:
 def digest(work: Any) -> str:
     import hashlib
 
-    from mnmt_ds.engine.student import weights
+    from mnmt_ds.engine.students.student import gather_weights
 
     found = hashlib.sha256()
-    for name, value in sorted(weights(work.first.engine).items()):
+    for name, value in sorted(gather_weights(work.first.engine).items()):
         found.update(name.encode() + value.contiguous().numpy().tobytes())
     return found.hexdigest()
 
@@ -265,8 +265,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path) -> None:
-    from mnmt_ds.engine import ds_config
-    from mnmt_ds.engine.pipeline import check
+    from mnmt_ds.engine.parallel import ds_config
+    from mnmt_ds.engine.parallel.pipeline_engine import check
 
     sections, stage = REFUSED[text]
     model = {"encoder_layers": 2, "decoder_layers": 2}
@@ -280,11 +280,11 @@ def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path) -> No
 
 def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
     """Six places of 1 and an end of 6 in two stages: the end stands alone; and it is never torn apart."""
-    from mnmt_ds.engine.stages import bounds
-    from mnmt_ds.models.segment import parts_of
+    from mnmt_ds.engine.parallel.pipeline_module import bounds
+    from mnmt_ds.models.layer_sequence import layer_entries
 
     made = recipe(Path("c"), Path("r"), model={"encoder_layers": 2, "decoder_layers": 2})
-    row = parts_of(made.model, 50)
+    row = layer_entries(made.model, 50)
     assert [part.kind for part in row] == [
         "source", "encoder", "encoder", "encoder_norm", "target", "decoder", "decoder", "decoder_norm", "head"
     ]  # fmt: skip
@@ -295,23 +295,23 @@ def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
 
 def test_a_stage_draws_the_plain_models_weights() -> None:
     """Each segment of two cuts, bit for bit, though no others are held meanwhile; some words alone, too."""
-    from mnmt_ds.engine.pipeline import draw_own
-    from mnmt_ds.models.segment import Segment, parts_of
+    from mnmt_ds.engine.parallel.pipeline_engine import initialise_stage
+    from mnmt_ds.models.layer_sequence import LayerSegment, layer_entries
     from mnmt_ds.models.transformer import Transformer, initialise
-    from mnmt_ds.models.vocabulary import Words, split
+    from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary
 
     model = recipe(Path("c"), Path("r"), model={"share_embeddings": "decoder", "encoder_projection": "own"}).model
     torch.manual_seed(3)
     plain = dict(initialise(Transformer(model, 50)).named_parameters())
-    row = parts_of(model, 50)
-    some: Any = Words(None, 10, 30)  # type: ignore[arg-type]
+    row = layer_entries(model, 50)
+    some: Any = VocabShard(None, 10, 30)  # type: ignore[arg-type]
     for begin, end in [(0, 4), (4, len(row)), (0, 2), (2, len(row))]:
         for words in (None, some):
-            segment = Segment(model, 50, row, begin, end)
+            segment = LayerSegment(model, 50, row, begin, end)
             if words is not None:
-                split(segment, words)
+                shard_vocabulary(segment, words)
             torch.manual_seed(3)
-            draw_own(segment, words)
+            initialise_stage(segment, words)
             for name, value in segment.named_parameters():
                 wanted = plain[name][10:30] if words is not None and len(plain[name]) == 50 else plain[name]
                 assert torch.equal(value, wanted), (begin, end, words, name)
@@ -322,12 +322,12 @@ def test_the_played_bubble_of_even_stages_is_the_ideal(count: int, many: int) ->
     """DeepSpeed's own order of passes, each of which takes as long: (m + p - 1) / m times a stage's own work."""
     from deepspeed.runtime.pipe import schedule
 
-    from mnmt_ds.bench.pipeline import Pass, played
+    from mnmt_ds.bench.pipeline import StagePass, played
 
     seconds = {schedule.ForwardPass: ("forward", 1.0), schedule.BackwardPass: ("backward", 2.0)}
     stages = []
     for stage in range(count):
         steps = schedule.TrainSchedule(micro_batches=many, stages=count, stage_id=stage)
-        stages.append([Pass(*seconds[type(one)]) for step in steps for one in step if type(one) in seconds])
+        stages.append([StagePass(*seconds[type(one)]) for step in steps for one in step if type(one) in seconds])
         assert len(stages[-1]) == 2 * many
     assert played(stages) == pytest.approx(3.0 * (many + count - 1))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.objectives.peers import TrialSettings
+from mnmt_ds.methods.peers import TrialSettings
 from mnmt_ds.tracking import read_records
 from tests.engine.test_students import (
     KEYS,
@@ -65,15 +65,15 @@ def close(ours: list[Records], theirs: list[Records]) -> None:
 
 def fails(corpus: str, directory: str) -> str:
     """What each rank hears where the second student fails at its third step."""
-    from mnmt_ds.distributed import team
-    from mnmt_ds.engine import student
+    from mnmt_ds.distributed import student_team
     from mnmt_ds.engine.loop import train
+    from mnmt_ds.engine.students import student
 
     work, honest, calls = given(corpus, directory, ("bi", 1, AT_ONCE), "split"), student.step, []
 
     def breaks(*arguments: Any) -> Any:
         calls.append(None)
-        if team() == 1 and len(calls) == 3:
+        if student_team() == 1 and len(calls) == 3:
             raise RuntimeError("the disk is full")
         return honest(*arguments)
 
@@ -138,27 +138,29 @@ def test_steps_at_once_are_not_steps_in_turn(alone: dict[str, list[Records]]) ->
 
 def searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     """Three updates, a search of both students at the same time, two updates; and the five updates alone."""
-    from mnmt_ds.engine import rewind
+    from mnmt_ds.engine.parallel import state_snapshot
     from mnmt_ds.engine.training import Training
-    from mnmt_ds.objectives.method import Report
+    from mnmt_ds.methods.method import ValidationReport
 
     case = ("auto", stage, AT_ONCE)
     work = Training(given(corpus, f"{directory}-searched", case, "split"), resume=False)
     steps(work, 3)
     before, moved = _photograph(work), []
-    honest = rewind.put_back
+    honest = state_snapshot.restore_state
 
     def watched(engine: Any, kept: Any) -> None:
-        moved.append(not all(torch.equal(a, b) for a, b in zip(rewind._tensors(engine), kept.tensors, strict=True)))
+        moved.append(
+            not all(torch.equal(a, b) for a, b in zip(state_snapshot._tensors(engine), kept.tensors, strict=True))
+        )
         honest(engine, kept)
 
-    rewind.put_back = watched
+    state_snapshot.restore_state = watched
     held = work.first.method.state["weights"]
     alpha = dict(held.alpha)
     try:
-        work.first.method.adjust(Report(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
+        work.first.method.adjust(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
     finally:
-        rewind.put_back = honest
+        state_snapshot.restore_state = honest
     moved.append(held.alpha != alpha)
     held.put(alpha)
     after = _photograph(work)
@@ -171,14 +173,16 @@ def searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
 
 
 def steps(work: Any, count: int) -> None:
-    from mnmt_ds.engine.loop import gradients
-    from mnmt_ds.engine.meter import Meter
-    from mnmt_ds.engine.teaching import Ahead
+    from mnmt_ds.engine.loop import forward_backward
+    from mnmt_ds.engine.monitoring.meter import Meter
+    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
 
     for _ in range(count):
         one = work.first
         with work.exchange.turn():
-            step = gradients(one, one.walk.next(), Ahead(one.method, one.walk, lambda: 10**6), Meter())
+            step = forward_backward(
+                one, one.walk.next(), TeacherPrefetcher(one.method, one.walk, lambda: 10**6), Meter()
+            )
         step(False)
         one.walk.count()
 
@@ -258,7 +262,7 @@ def test_students_move_between_ranks_and_placements(family: int, tiny_corpus: Pa
 
 
 def test_what_cannot_be_split_is_refused(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnmt_ds.engine import placement
+    from mnmt_ds.engine.students import placement
 
     case, where = ("auto", 0, AT_ONCE), (str(tiny_corpus), str(tmp_path / "run"))
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -275,7 +279,7 @@ def test_what_cannot_be_split_is_refused(tiny_corpus: Path, tmp_path: Path, monk
 def test_a_letter_says_what_was_asked() -> None:
     """Two micro-batches for different members, and one between them that asks nobody."""
     from mnmt_ds.batch import Batch
-    from mnmt_ds.engine.exchange import QUIET, Question, _read, _written
+    from mnmt_ds.engine.students.peer_exchange import QUIET, PeerRequest, _read, _written
 
     def batch(rows: int, source: int, target: int) -> Batch:
         texts = [torch.randint(4, 99, (rows, length)) for length in (source, target)]
@@ -285,7 +289,7 @@ def test_a_letter_says_what_was_asked() -> None:
     wishes = [(["c"], first), ([], batch(3, 3, 3)), (["a", "c"], last)]
     found = _read(_written(["a", "b", "c"], wishes, [2**63 - 1, 5, QUIET]))
     assert [question for question, _ in found] == [
-        Question(0b100, 2, 3, 5, 2**63 - 1), Question(), Question(0b101, 4, 6, 1, QUIET)
+        PeerRequest(0b100, 2, 3, 5, 2**63 - 1), PeerRequest(), PeerRequest(0b101, 4, 6, 1, QUIET)
     ]  # fmt: skip
     for (_, read), written in zip(found[::2], (first, last), strict=True):
         assert torch.equal(read.source_BS, written.source_BS) and torch.equal(read.decoder_BT, written.decoder_BT)
@@ -295,15 +299,15 @@ def test_a_letter_says_what_was_asked() -> None:
 def test_what_comes_is_what_then_comes(tiny_corpus: Path, tmp_path: Path) -> None:
     """Within an epoch, at its end and past it, also after the sampler has moved."""
     from mnmt_ds.engine.build import open_corpus, open_streams
-    from mnmt_ds.engine.trials import Place, coming
-    from mnmt_ds.engine.walk import Walk
+    from mnmt_ds.engine.dataloading.data_iterator import DataIterator
+    from mnmt_ds.engine.students.weight_search import DataPosition, coming
 
     settings = recipe(tiny_corpus, tmp_path / "run")
     stream = open_streams(settings, open_corpus(settings)[0])[0]
-    walk = Walk(stream)
+    walk = DataIterator(stream)
 
     def planned(rho: float) -> list[Any]:
-        place = Place(walk.position, walk.trained, tuple(stream.sampler.probabilities))
+        place = DataPosition(walk.position, walk.trained, tuple(stream.sampler.probabilities))
         parts = coming(stream, place, rho)
         batches = [part.stream.batches(part.plan) for part in parts]
         return [

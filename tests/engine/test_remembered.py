@@ -61,27 +61,30 @@ def train(corpus: str, folder: str, cases: list[Case], lose: int = 0, vocabulary
     """Runs the cases, whose vaults (of ranks that share a vocabulary, the last one's alone) ``lose`` every so manieth
     block that they are asked for. Of each, how many batches have passed this rank's layers of a teacher outside of
     training, and how often it fetched one."""
-    from mnmt_ds.distributed import shard
-    from mnmt_ds.teachers.library import Library
-    from mnmt_ds.teachers.line import Line
-    from mnmt_ds.teachers.vault import Vault
+    from mnmt_ds.distributed import vocab_parallel_rank
+    from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+    from mnmt_ds.teachers.state_storage import StateStorage
+    from mnmt_ds.teachers.teacher_forward import PipelineForward
 
-    known, counts = {holder: getattr(holder, name) for holder, name in ((Line, "states"), (Library, "fetch"))}, [0, 0]
-    get, asked = Vault.get, [0]
+    known, counts = (
+        {holder: getattr(holder, name) for holder, name in ((PipelineForward, "states"), (ShardedTeachers, "fetch"))},
+        [0, 0],
+    )
+    get, asked = StateStorage.get, [0]
 
     def passed(*arguments: Any) -> Any:
         counts[0] += 1
-        return known[Line](*arguments)
+        return known[PipelineForward](*arguments)
 
-    def fetched(library: Library, wanted: Any) -> Any:
+    def fetched(library: ShardedTeachers, wanted: Any) -> Any:
         counts[1] += wanted[library.ranks.rank] is not None
-        return known[Library](library, wanted)
+        return known[ShardedTeachers](library, wanted)
 
-    def lost(vault: Vault, key: Any) -> Any:
+    def lost(vault: StateStorage, key: Any) -> Any:
         asked[0] += 1
-        return None if lose and asked[0] % lose == 0 and shard() == vocabulary - 1 else get(vault, key)
+        return None if lose and asked[0] % lose == 0 and vocab_parallel_rank() == vocabulary - 1 else get(vault, key)
 
-    Line.states, Library.fetch, Vault.get = passed, fetched, lost  # type: ignore[method-assign,assignment]
+    PipelineForward.states, ShardedTeachers.fetch, StateStorage.get = passed, fetched, lost  # type: ignore[method-assign,assignment]
     found = []
     for case in cases:
         counts[:] = [0, 0]
@@ -207,7 +210,10 @@ def test_a_resumed_run_is_bitwise_the_whole_one(tiny_corpus: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["mnmt_ds.teachers.line:Line.states:9", "mnmt_ds.teachers.vault:Vault.put:9"])
+@pytest.mark.parametrize(
+    "point",
+    ["mnmt_ds.teachers.teacher_forward:PipelineForward.states:9", "mnmt_ds.teachers.state_storage:StateStorage.put:9"],
+)
 def test_killed_in_the_filling_and_resumed(point: str, tiny_corpus: Path, tmp_path: Path) -> None:
     """SIGKILL of one stage between two blocks, through the real launcher."""
     paths = []

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from mnmt_ds.config import dump
-from mnmt_ds.engine import checkpoint
+from mnmt_ds.engine.checkpointing import checkpoint
 from mnmt_ds.tracking import read_records
 from tests.tiny import ROOT, recipe
 
@@ -145,12 +145,12 @@ def test_killed_and_resumed_is_bit_identical(tiny_corpus: Path, whole: Path, tmp
 @pytest.mark.parametrize(
     "point",
     [
-        "mnmt_ds.teachers.library:columns:7",  # in the transfer of a teacher's weights
-        "mnmt_ds.teachers.vault:Vault.put:9",  # in the filling of the cache
-        "mnmt_ds.teachers.shelf:Shelf.put:3",  # as a new teacher is taken in
-        "mnmt_ds.teachers.cache:StateCache.retain:3",  # as the one before it is let go
-        "mnmt_ds.engine.snapshots:link:6",  # between its file and the links to it
-        "mnmt_ds.engine.keeping:sweep:3",  # after a checkpoint, before the old files go
+        "mnmt_ds.teachers.sharded_teachers:all_to_all_shards:7",  # in the transfer of a teacher's weights
+        "mnmt_ds.teachers.state_storage:StateStorage.put:9",  # in the filling of the cache
+        "mnmt_ds.teachers.shard_storage:ShardStorage.put:3",  # as a new teacher is taken in
+        "mnmt_ds.teachers.state_cache:StateCache.retain:3",  # as the one before it is let go
+        "mnmt_ds.engine.checkpointing.snapshots:link:6",  # between its file and the links to it
+        "mnmt_ds.engine.checkpointing.records:sweep:3",  # after a checkpoint, before the old files go
     ],
 )
 def test_killed_at_a_teachers_change_and_resumed(tiny_corpus: Path, whole: Path, tmp_path: Path, point: str) -> None:

@@ -40,23 +40,25 @@ def made(corpus: str, directory: str, sampler: str, stage: int, **sections: Any)
 
 def steps(work: Any, count: int) -> None:
     from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.meter import Meter
-    from mnmt_ds.engine.teaching import Ahead
+    from mnmt_ds.engine.monitoring.meter import Meter
+    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
 
     one = work.first
     for _ in range(count):
-        one.walk.count(update(one, one.walk.next(), Ahead(one.method, one.walk, lambda: 10**6), Meter(), False).losses)
+        one.walk.count(
+            update(one, one.walk.next(), TeacherPrefetcher(one.method, one.walk, lambda: 10**6), Meter(), False).losses
+        )
 
 
 def by_definition(work: Any, weights: dict[str, torch.Tensor]) -> list[float]:
     """Every gradient whole, in float64, on one process without DeepSpeed; L x L cosines."""
     from mnmt_ds.data.loader import RankBatches
-    from mnmt_ds.engine.student import Scored
+    from mnmt_ds.engine.students.student import StudentModule
+    from mnmt_ds.methods.translation import scorer
     from mnmt_ds.models.transformer import Transformer
-    from mnmt_ds.objectives.translation import scorer
 
     measuring, one = work._measuring["student"], work.first
-    scored = Scored(Transformer(one.recipe.model, work.corpus.tokenizer.size).double())
+    scored = StudentModule(Transformer(one.recipe.model, work.corpus.tokenizer.size).double())
     scored.model.load_state_dict({name: value.double() for name, value in weights.items()}, strict=False)
     plain = scorer(one.recipe.train.label_smoothing, "reference")
 
@@ -78,7 +80,7 @@ def by_definition(work: Any, weights: dict[str, torch.Tensor]) -> list[float]:
 
 def _measured(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     """Three updates, both measurements, two updates; and the five updates alone."""
-    from mnmt_ds.engine import student
+    from mnmt_ds.engine.students import student
     from mnmt_ds.engine.training import Training
 
     settings: dict[str, Any] = {"model": {"dropout": 0.0}}
@@ -88,7 +90,7 @@ def _measured(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     found = measuring.alignments(0)
     unsure = measuring.uncertainties("enteos", 2, 0)
     after = _photograph(work)
-    wanted = by_definition(work, student.weights(work.first.engine))
+    wanted = by_definition(work, student.gather_weights(work.first.engine))
     steps(work, 2)
     other = Training(made(corpus, f"{directory}-plain", "multidds", stage, **settings), resume=False)
     steps(other, 5)
@@ -134,7 +136,7 @@ def train_twice(corpus: str, directory: str, samplers: list[str], stage: int, up
 def assert_same_run(whole: Path, resumed: Path) -> None:
     from safetensors.torch import load_file
 
-    from mnmt_ds.engine import checkpoint
+    from mnmt_ds.engine.checkpointing import checkpoint
 
     left, right = (checkpoint.read_state(checkpoint.complete(path)[0]) for path in (resumed, whole))
     assert left == right

@@ -182,13 +182,13 @@ def test_the_comparison_means_something(alone: tuple[Path, dict[str, list[Record
 
 def _photograph(work: Any) -> list[Any]:
     """Everything that a later update depends on, copied."""
-    from mnmt_ds.engine import student
+    from mnmt_ds.engine.students import student
 
     found: list[Any] = [torch.get_rng_state()]
     for one in work.students:
         engine = one.engine
         counters = [engine.global_steps, engine.micro_steps, engine.global_samples, engine.skipped_steps]
-        found += [student.weights(engine), _copied(engine.optimizer.state_dict()), counters]
+        found += [student.gather_weights(engine), _copied(engine.optimizer.state_dict()), counters]
         found += [one.walk.position, list(one.walk.trained), one.best.state()]
     return found
 
@@ -206,45 +206,47 @@ def _copied(value: Any) -> Any:
 
 
 def _steps(work: Any, count: int) -> None:
-    from mnmt_ds.engine import student
     from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.meter import Meter
-    from mnmt_ds.engine.teaching import Ahead
+    from mnmt_ds.engine.monitoring.meter import Meter
+    from mnmt_ds.engine.students import student
+    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
 
     for _ in range(count):
         for one in work.students:
             other = next(o for o in work.students if o is not one)
-            before = student.weights(other.engine)
-            update(one, one.walk.next(), Ahead(one.method, one.walk, lambda: 10**6), Meter(), False)
+            before = student.gather_weights(other.engine)
+            update(one, one.walk.next(), TeacherPrefetcher(one.method, one.walk, lambda: 10**6), Meter(), False)
             one.walk.count()
-            assert _same(before, student.weights(other.engine)), "a peer moved"
+            assert _same(before, student.gather_weights(other.engine)), "a peer moved"
 
 
 def _searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     """Three updates, a search of both students, two updates; and the five updates alone."""
-    from mnmt_ds.engine import rewind
+    from mnmt_ds.engine.parallel import state_snapshot
     from mnmt_ds.engine.training import Training
-    from mnmt_ds.objectives.method import Report
+    from mnmt_ds.methods.method import ValidationReport
 
     work = Training(made(corpus, f"{directory}-searched", "auto", stage), resume=False)
     _steps(work, 3)
     before, moved = _photograph(work), []
-    honest: Callable[..., None] = rewind.put_back
+    honest: Callable[..., None] = state_snapshot.restore_state
 
     def watched(engine: Any, kept: Any) -> None:
-        moved.append(not all(torch.equal(a, b) for a, b in zip(rewind._tensors(engine), kept.tensors, strict=True)))
+        moved.append(
+            not all(torch.equal(a, b) for a, b in zip(state_snapshot._tensors(engine), kept.tensors, strict=True))
+        )
         honest(engine, kept)
 
-    rewind.put_back = watched
+    state_snapshot.restore_state = watched
     try:
         for one in work.students:
             held = one.method.state["weights"]
             alpha = dict(held.alpha)
-            one.method.adjust(Report(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
+            one.method.adjust(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
             moved.append(held.alpha != alpha)
             held.put(alpha)
     finally:
-        rewind.put_back = honest
+        state_snapshot.restore_state = honest
     after = _photograph(work)
     _steps(work, 2)
     other = Training(made(corpus, f"{directory}-plain", "auto", stage), resume=False)
@@ -281,14 +283,14 @@ def _killed_in_a_search(
     corpus: str, directory: str, method: str, placement: str = "together", at: int = 11
 ) -> dict[str, Any]:
     """A run that ends in the second search of its second student, resumed; and one that nothing disturbed."""
-    from mnmt_ds.engine import trials
     from mnmt_ds.engine.loop import train
+    from mnmt_ds.engine.students import weight_search
 
     settings = {"train": {"max_steps": 8, "save_every": 3}}
     place = {"placement": placement}
     whole = train(made(corpus, f"{directory}/whole", method, 1, **settings).model_copy(update=place))
     broken = made(corpus, f"{directory}/broken", method, 1, **settings).model_copy(update=place)
-    honest, calls = trials._train, []
+    honest, calls = weight_search._train, []
 
     def dies(*arguments: Any) -> None:
         calls.append(None)
@@ -296,13 +298,13 @@ def _killed_in_a_search(
             raise KeyboardInterrupt
         honest(*arguments)
 
-    trials._train = dies
+    weight_search._train = dies
     try:
         train(broken)
     except KeyboardInterrupt:
         pass
     finally:
-        trials._train = honest
+        weight_search._train = honest
     logged = len(read_records(broken.directory / "metrics.jsonl"))
     run = train(broken, resume=True)
     return {"whole": str(whole), "resumed": str(run), "calls": len(calls), "records when it broke": logged}
@@ -311,7 +313,7 @@ def _killed_in_a_search(
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "id_around"])
 def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path, method: str) -> None:
-    from mnmt_ds.engine import checkpoint
+    from mnmt_ds.engine.checkpointing import checkpoint
 
     found = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path), method)[0]
     assert found["calls"] == 11

@@ -89,8 +89,8 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
 
 
 def _whole(work: Any, version: int, dtype: torch.dtype) -> Any:
-    from mnmt_ds.engine import snapshots
-    from mnmt_ds.engine.teaching import blank_model
+    from mnmt_ds.engine.checkpointing import snapshots
+    from mnmt_ds.engine.teacher_setup import blank_model
 
     model = blank_model(work.recipe, work.corpus.tokenizer.size)
     state = snapshots.read(work.directory, version)
@@ -101,7 +101,7 @@ def _whole(work: Any, version: int, dtype: torch.dtype) -> Any:
 
 def _remembered(faculty: Any, whole: Any, batch: Any, case: Case) -> Tensor:
     """What the cache must give, made from scratch: each sentence's block computed, rounded, put together."""
-    from mnmt_ds.teachers.codec import decode, encode
+    from mnmt_ds.teachers.state_codec import decode, encode
 
     cache, pair = faculty.cache, batch.pair
     blocks, fp8 = cache.plan.blocks[pair], case.teachers.get("cache_dtype") == "fp8"
@@ -147,18 +147,18 @@ def test_teachers_are_those_of_the_files(ranks: int, tiny_corpus: Path, tmp_path
 
 def test_layouts_agree_on_the_tiny_pairs(tmp_path: Path) -> None:
     """The cut of three ranks holds every element once, the projection first."""
-    from mnmt_ds.distributed import Ranks
+    from mnmt_ds.distributed import RankGroup
     from mnmt_ds.models.transformer import Transformer, initialise
-    from mnmt_ds.teachers.layout import buckets, cut, fill, layout_of
+    from mnmt_ds.teachers.shard_layout import buckets, extract_shard, fill_parameters, shard_layout
 
     assert PAIRS
     model = initialise(Transformer(made("c", str(tmp_path / "r"), Case(0, RAM)).model, 37))
     named = dict(model.named_parameters())
     for ranks in (1, 3, 7):
-        layout = layout_of(model, model.head.weight, ranks)
-        shards = torch.stack([cut(layout, named, Ranks(r, ranks), torch.float32) for r in range(ranks)])
+        layout = shard_layout(model, model.head.weight, ranks)
+        shards = torch.stack([extract_shard(layout, named, RankGroup(r, ranks), torch.float32) for r in range(ranks)])
         into = {name: torch.zeros_like(p) for name, p in named.items()}
         for start, stop in buckets(layout.pieces, 500):
-            fill(layout, layout.between(start, stop), shards[:, start:stop], start, into)
+            fill_parameters(layout, layout.between(start, stop), shards[:, start:stop], start, into)
         assert all(torch.equal(into[name], named[name]) for name in named)
         assert layout.pieces[0].name == "embedding.weight" and layout.head == layout.pieces[0].length

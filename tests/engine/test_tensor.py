@@ -182,13 +182,13 @@ def looked_up() -> list[list[float]]:
     """An embedding of 7 words over the ranks: vectors, and the gradient of its rows."""
     import torch.distributed as dist
 
-    from mnmt_ds.models.vocabulary import embed, share, whole
+    from mnmt_ds.models.vocab_parallel import gather_vocabulary, vocab_parallel_embedding, vocab_shard_of
 
-    words = share(dist.group.WORLD, 7)
+    words = vocab_shard_of(dist.group.WORLD, 7)
     weight = torch.arange(14.0).view(7, 2)[words.first : words.last].requires_grad_()
-    vectors = embed(torch.tensor([[6, 0, 3], [3, 3, 5]]), weight, words)
+    vectors = vocab_parallel_embedding(torch.tensor([[6, 0, 3], [3, 3, 5]]), weight, words)
     (vectors * torch.tensor([1.0, 10.0])).sum().backward()
-    assert torch.equal(whole(weight, words, 7), torch.arange(14.0).view(7, 2))
+    assert torch.equal(gather_vocabulary(weight, words, 7), torch.arange(14.0).view(7, 2))
     assert weight.grad is not None
     return [vectors.flatten().tolist(), weight.grad.flatten().tolist()]
 
@@ -220,8 +220,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
 def test_what_a_split_vocabulary_does_not_do_is_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnmt_ds.engine import ds_config
-    from mnmt_ds.engine.tensor import check
+    from mnmt_ds.engine.parallel import ds_config
+    from mnmt_ds.engine.parallel.vocab_parallel import check
 
     monkeypatch.setenv("WORLD_SIZE", "4")
     sections, stage = REFUSED[text]
@@ -232,7 +232,7 @@ def test_what_a_split_vocabulary_does_not_do_is_refused(
 
 
 def test_a_checkpoint_of_another_split_is_refused(tmp_path: Path) -> None:
-    from mnmt_ds.engine.checkpoint import Layout, load
+    from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, load
 
     with pytest.raises(UserError, match=r"2 rank\(s\), vocabulary over 2, at ZeRO-1, this is 2 rank\(s\) at ZeRO-1"):
-        load(tmp_path, [], Layout(2, 1, (), 2), Layout(2, 1))
+        load(tmp_path, [], JobLayout(2, 1, (), 2), JobLayout(2, 1))

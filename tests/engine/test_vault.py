@@ -8,21 +8,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mnmt_ds.engine import snapshots
+from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels import deepspeed_ops
 from mnmt_ds.kernels.build import BuildError
 from mnmt_ds.models.weights import save_model
-from mnmt_ds.teachers.asynchronous import ALIGNMENT, WINDOW, AsynchronousReader
-from mnmt_ds.teachers.shelf import Shelf
-from mnmt_ds.teachers.vault import Key, Vault
+from mnmt_ds.teachers.async_reader import ALIGNMENT, WINDOW, AsynchronousReader
+from mnmt_ds.teachers.shard_storage import ShardStorage
+from mnmt_ds.teachers.state_storage import BlockKey, StateStorage
 
 ROWS = [torch.randint(0, 256, (4, 6), dtype=torch.uint8) for _ in range(3)]
-KEYS = [Key(1, 0, block) for block in range(3)]
+KEYS = [BlockKey(1, 0, block) for block in range(3)]
 
 
-def vault(tmp_path: Path, said: list[str], memory: int = 24, disk: int = 1000) -> Vault:
-    made = Vault(memory, disk, 6, tmp_path / "states", said.append)
+def vault(tmp_path: Path, said: list[str], memory: int = 24, disk: int = 1000) -> StateStorage:
+    made = StateStorage(memory, disk, 6, tmp_path / "states", said.append)
     for key, rows in zip(KEYS, ROWS, strict=True):
         made.put(key, rows)
     return made
@@ -62,7 +62,7 @@ def test_a_spoilt_block_is_lost_with_one_warning(fault: str, tmp_path: Path, mon
 def test_a_spoilt_shard_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
     said: list[str] = []
     shards = {version: torch.randn(50).half() for version in (1, 2)}
-    shelf = Shelf(torch.float16, 100, tmp_path, lambda version: shards[int(version)], said.append)
+    shelf = ShardStorage(torch.float16, 100, tmp_path, lambda version: shards[int(version)], said.append)
     for version, shard in shards.items():
         shelf.put(version, shard)
     file = next(tmp_path.glob("teacher-2.*"))
@@ -75,10 +75,10 @@ def test_a_spoilt_shard_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("teacher-2.*"))
 
 
-def filed(tmp_path: Path, said: list[str], shards: dict[int, torch.Tensor], reader: Any = None) -> Shelf:
+def filed(tmp_path: Path, said: list[str], shards: dict[int, torch.Tensor], reader: Any = None) -> ShardStorage:
     """A shelf that holds all its shards in files."""
     dtype = next(iter(shards.values())).dtype
-    shelf = Shelf(dtype, 0, tmp_path, lambda version: shards[int(version)], said.append, reader)
+    shelf = ShardStorage(dtype, 0, tmp_path, lambda version: shards[int(version)], said.append, reader)
     for version, shard in shards.items():
         shelf.put(version, shard)
     return shelf

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mnmt_ds.batch import EOS, PAD
 from mnmt_ds.bench.decoding import hf_model, make_peaked, random_sources
-from mnmt_ds.evaluation import incremental, native
-from mnmt_ds.evaluation.beam_search import SearchSettings, beam_search, length_limits
-from mnmt_ds.evaluation.incremental import FOLD, largest
+from mnmt_ds.decoding import incremental, native
+from mnmt_ds.decoding.beam_search import SearchSettings, beam_search, length_limits
+from mnmt_ds.decoding.incremental import FOLD, largest
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 

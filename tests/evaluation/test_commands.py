@@ -11,9 +11,9 @@ import sacrebleu
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.evaluation.beam_search import SearchSettings
-from mnmt_ds.evaluation.loading import open_translator
-from mnmt_ds.evaluation.translation import make_jobs, translate_all, write_text
+from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.loading import open_translator
+from mnmt_ds.decoding.translation import make_jobs, translate_all, write_text
 from tests.evaluation.runs import model_run
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from mnmt_ds.cli.main import main
-from mnmt_ds.evaluation import comparison
-from mnmt_ds.evaluation.runs import differing, read_run, read_runs, train_sizes
 from mnmt_ds.evaluation.scores import ScoreSettings
+from mnmt_ds.reporting import comparison
+from mnmt_ds.reporting.runs import differing, read_run, read_runs, train_sizes
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 
 PLAIN = {"name": "translation"}

@@ -9,9 +9,9 @@ from mnmt_ds.batch import PAD
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import frame_source
-from mnmt_ds.evaluation.beam_search import SearchSettings
-from mnmt_ds.evaluation.loading import open_translator
-from mnmt_ds.evaluation.translation import translate_all
+from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.loading import open_translator
+from mnmt_ds.decoding.translation import translate_all
 from tests.evaluation.runs import model_run
 
 PAIR = "fr-en"

@@ -8,8 +8,8 @@ import yaml
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.evaluation import report
-from mnmt_ds.evaluation.frontier import experiments, frontier, hypervolume
-from mnmt_ds.evaluation.runs import read_runs, student_directories
+from mnmt_ds.reporting.frontier import experiments, frontier, hypervolume
+from mnmt_ds.reporting.runs import read_runs, student_directories
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 
 REFERENCES = {pair: [f"the {pair} file {i} could not be opened here" for i in range(12)] for pair in SIZES}

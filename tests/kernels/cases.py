@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mnmt_ds.kernels.ce_with_teacher import Gate, Sums, Teacher, ce_with_teacher
+from mnmt_ds.kernels.ce_with_teacher import Gate, LossSums, Teacher, ce_with_teacher
 
 
 class Case(NamedTuple):
@@ -84,8 +84,8 @@ def on_gpu(c: Case) -> Case:
     return Case(c.hidden.cuda(), c.projection.cuda(), c.target.cuda(), teachers, options)
 
 
-def outcome(c: Case, implementation: str) -> tuple[Sums, Tensor, Tensor]:
-    """Sums and both gradients; "cuda" runs on the GPU, its gradients come back."""
+def outcome(c: Case, implementation: str) -> tuple[LossSums, Tensor, Tensor]:
+    """LossSums and both gradients; "cuda" runs on the GPU, its gradients come back."""
     if implementation == "cuda":
         c = on_gpu(c)
     hidden = c.hidden.detach().clone().requires_grad_()
@@ -95,7 +95,7 @@ def outcome(c: Case, implementation: str) -> tuple[Sums, Tensor, Tensor]:
     return sums._replace(loss=sums.loss.to("cpu")), dhidden.to("cpu"), dprojection.to("cpu")
 
 
-def numbers(sums: Sums) -> dict[str, Tensor]:
+def numbers(sums: LossSums) -> dict[str, Tensor]:
     """Every field as one flat tensor."""
     found = {}
     for name, value in sums._asdict().items():

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mnmt_ds.kernels.ce_with_teacher import Gate, ce_with_teacher, chosen
+from mnmt_ds.kernels.ce_with_teacher import Gate, ce_with_teacher
+from mnmt_ds.kernels.implementations import resolve_implementation
 from tests.kernels.cases import Case, case, numbers, outcome
 
 IMPLEMENTATIONS = ["chunked", "cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -169,7 +170,7 @@ def test_threads_that_help_each_other_change_no_bit(implementation: str) -> None
 def test_training_is_the_same_with_and_without() -> None:
     """200 updates of a small model by Adam: the reference's losses and ours."""
     curves = []
-    for implementation in ("reference", chosen("auto", torch.device("cpu"))):
+    for implementation in ("reference", resolve_implementation("auto", torch.device("cpu"))):
         torch.manual_seed(0)
         embed = torch.randn(50, 12)
         weight = (torch.randn(50, 12) * 0.1).requires_grad_()

@@ -18,10 +18,10 @@ from mnmt_ds.kernels.ce_with_teacher import Gate
 from mnmt_ds.kernels.gates import KINDS, gate_value
 
 
-def _slow(directory: str, marker: str) -> build.Recipe:
+def _slow(directory: str, marker: str) -> build.LibraryRecipe:
     """Takes a while and counts its builds."""
     step = ("sh", "-c", f"echo built >> {directory}/{marker}; sleep 1")
-    return build.Recipe("toy", (step,), ("sh", "-c", "echo library > {library}"))
+    return build.LibraryRecipe("toy", (step,), ("sh", "-c", "echo library > {library}"))
 
 
 def _build(directory: str) -> None:
@@ -61,7 +61,7 @@ def test_directories_of_others_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_failing_compiler_is_one_line(tmp_path: Path) -> None:
-    recipe = build.Recipe("toy", (("sh", "-c", "echo x.cpp:1: error: no; exit 1"),), ("true",))
+    recipe = build.LibraryRecipe("toy", (("sh", "-c", "echo x.cpp:1: error: no; exit 1"),), ("true",))
     with pytest.raises(build.BuildError, match=r"compiling failed: x\.cpp:1: error: no"):
         build.build(recipe, tmp_path / "x")
 
@@ -69,14 +69,14 @@ def test_a_failing_compiler_is_one_line(tmp_path: Path) -> None:
 def test_without_a_compiler_chunked_runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     build.load.cache_clear()
-    implementations.chosen.cache_clear()
+    implementations.resolve_implementation.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, "mnmt_ds"):
-            assert implementations.chosen("auto", torch.device("cpu")) == "chunked"
+            assert implementations.resolve_implementation("auto", torch.device("cpu")) == "chunked"
         assert "no C++ compiler (no-such-compiler)" in caplog.text
     finally:
         build.load.cache_clear()
-        implementations.chosen.cache_clear()
+        implementations.resolve_implementation.cache_clear()
 
 
 def test_the_gpu_kernels_gate_is_the_definitions() -> None:

@@ -106,7 +106,7 @@ def gpu(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     monkeypatch.setattr(implementations, "CPU", implementations.CUDA)
     monkeypatch.setattr(cpu, "available", lambda: "")
     monkeypatch.setattr(cpu, "fits", lambda problem: problem.projection_VD.dtype in HALF)
-    implementations.chosen.cache_clear()
+    implementations.resolve_implementation.cache_clear()
     return library
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.kernels.ce_with_teacher import Gate, Teacher, ce_with_teacher, chosen
+from mnmt_ds.kernels.ce_with_teacher import Gate, Teacher, ce_with_teacher
+from mnmt_ds.kernels.implementations import resolve_implementation
 
 NAN = float("nan")
 
@@ -63,4 +64,4 @@ def test_cuda_by_name_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="cannot run on cpu"):
-        chosen("cuda", torch.device("cpu"))
+        resolve_implementation("cuda", torch.device("cpu"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mnmt_ds.kernels.ce_with_teacher import Gate, Sums, Teacher, ce_with_teacher
+from mnmt_ds.kernels.ce_with_teacher import Gate, LossSums, Teacher, ce_with_teacher
 from mnmt_ds.kernels.operator import ce_with_teacher_op
 from tests.kernels.cases import case, numbers
 
@@ -23,7 +23,7 @@ def test_opcheck(implementation: str) -> None:
 def test_compile_keeps_the_graph() -> None:
     c = case(words=20, gates=(Gate("adaptive"),), passes=2)
 
-    def loss(hidden: torch.Tensor, projection: torch.Tensor, teacher: torch.Tensor) -> Sums:
+    def loss(hidden: torch.Tensor, projection: torch.Tensor, teacher: torch.Tensor) -> LossSums:
         lesson: Teacher = c.teachers[0]._replace(hidden_BTE=teacher)
         return ce_with_teacher(hidden * 2, projection, c.target, [lesson], **c.options)
 

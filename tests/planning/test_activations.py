@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mnmt_ds.batch import PAD
-from mnmt_ds.models.segment import Flow, Segment, parts_of
+from mnmt_ds.models.layer_sequence import LayerSegment, StageActivations, layer_entries
 from mnmt_ds.models.settings import PRESETS, ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise, parameter_count
 from mnmt_ds.planning.activations import Shape, forward
-from mnmt_ds.planning.memory import Layout, Lessons, travelling
+from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, travelling
 from mnmt_ds.planning.parameters import of_places, parameters
-from mnmt_ds.planning.stages import Stage
+from mnmt_ds.planning.pipeline_stages import StageContents
 
 SMALL = dict(preset="tiny", d_model=32, ffn=80, heads=4, encoder_layers=2, decoder_layers=3)
 
@@ -65,23 +65,23 @@ def test_activations_are_what_autograd_keeps(changes: dict[str, Any]) -> None:
 def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
     """Each stage's part; what came in stands once more in DeepSpeed's buffer, of which autograd does not know."""
     settings, x = ModelSettings(**{**SMALL, "decoder_layers": 2}), Shape(8, 30, 20)
-    row, (source, target) = parts_of(settings, 50), tokens(x)
+    row, (source, target) = layer_entries(settings, 50), tokens(x)
     arriving = None
     for begin, end in pairwise(cut):
-        segment = Segment(settings, 50, row, begin, end).train()
+        segment = LayerSegment(settings, 50, row, begin, end).train()
         for parameter in segment.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
         came = None if arriving is None else arriving.detach().requires_grad_()
 
-        def run(segment: Segment = segment, came: torch.Tensor | None = came) -> list[torch.Tensor]:
-            flow = Flow(source, target)
+        def run(segment: LayerSegment = segment, came: torch.Tensor | None = came) -> list[torch.Tensor]:
+            flow = StageActivations(source, target)
             flow = segment(flow if came is None else segment.unpack(came.clone(), flow))
             return [flow.x_BLD] if segment.last == len(row) else [segment.pack(flow)]
 
         following = row[end].kind if end < len(row) else ""
-        stage = Stage([part.kind for part in row[begin:end]], following, 0, 1, False, 1.0)
+        stage = StageContents([part.kind for part in row[begin:end]], following, 0, 1, False, 1.0)
         found = forward(settings, x, 4, True, kinds=stage.kinds)
-        found += travelling(settings, x, Layout(1, 1), 1, stage, Lessons())
+        found += travelling(settings, x, PlannedLayout(1, 1), 1, stage, FrozenTeachers())
         found -= 0 if came is None else came.nbytes
         assert found == pytest.approx(saved(segment, run), rel=0.02), (begin, end)
         arriving = run()[0]
@@ -95,8 +95,8 @@ def test_parameters_are_those_of_the_model(preset: str, own: bool) -> None:
     with torch.device("meta"):
         model = Transformer(settings, 32000)
     assert parameters(settings, 32000).total == parameter_count(model)
-    row = parts_of(settings, 32000)
+    row = layer_entries(settings, 32000)
     with torch.device("meta"):
         for begin, end in pairwise([0, 3, len(row) // 2, len(row) - 2, len(row)]):
-            counted = parameter_count(Segment(settings, 32000, row, begin, end))
+            counted = parameter_count(LayerSegment(settings, 32000, row, begin, end))
             assert of_places(settings, 32000, row[begin:end]) == counted

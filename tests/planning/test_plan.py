@@ -9,16 +9,16 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.engine.build import open_corpus, open_streams
+from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.recipe import load_recipe
-from mnmt_ds.engine.stream import Stream
-from mnmt_ds.models.segment import parts_of
+from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning.activations import Shape, forward, loss
-from mnmt_ds.planning.layouts import Choice, fitting, given
-from mnmt_ds.planning.memory import Layout, Lessons, Memory, Students, memory, states
+from mnmt_ds.planning.layouts import LayoutChoice, fitting, given
+from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, RankMemory, memory, states
 from mnmt_ds.planning.parameters import parameters
+from mnmt_ds.planning.pipeline_stages import bubble, slowdown, stages_of
 from mnmt_ds.planning.plan import costs_of, held_by, need
-from mnmt_ds.planning.stages import bubble, slowdown, stages_of
 from mnmt_ds.planning.survey import largest, lessons_of, shapes_of, students_in, survey
 from tests.tiny import PAIRS, ROOT, recipe
 
@@ -27,11 +27,11 @@ N = 1_000_000
 
 def test_states_are_rajbhandaris_shares_and_deepspeeds_buffers() -> None:
     """fp32 on two ranks: 4 N of weights, 4 N of gradients, 12 N of masters and moments, cut as the stage cuts them."""
-    assert states(N, Layout(2, 0)) == (4 * N, 8 * N, 8 * N)
-    assert states(N, Layout(2, 1)) == (4 * N, 12 * N, 6 * N)
-    assert states(N, Layout(2, 2)) == (4 * N, 10 * N, 6 * N)
-    assert states(N, Layout(2, 3)) == (6 * N, 18 * N, 6 * N)
-    on_gpu = Layout(4, 2, precision="bf16", on_cpu=False)
+    assert states(N, PlannedLayout(2, 0)) == (4 * N, 8 * N, 8 * N)
+    assert states(N, PlannedLayout(2, 1)) == (4 * N, 12 * N, 6 * N)
+    assert states(N, PlannedLayout(2, 2)) == (4 * N, 10 * N, 6 * N)
+    assert states(N, PlannedLayout(2, 3)) == (6 * N, 18 * N, 6 * N)
+    on_gpu = PlannedLayout(4, 2, precision="bf16", on_cpu=False)
     assert states(N, on_gpu) == (2 * N, N // 2 + 2 * 500_000_000 + 2 * N, 3 * N)
 
 
@@ -72,9 +72,9 @@ def test_the_survey_counts_what_training_will_see(tiny_corpus: Path, tmp_path: P
 
 def test_teachers_are_two_on_the_device_and_shards_beside_it() -> None:
     m = ModelSettings(preset="tiny")
-    shape, layout = [Shape(1, 4, 4)], Layout(2, 2, on_cpu=False)
-    without = memory(m, 1000, shape, layout, Lessons())
-    taught = memory(m, 1000, shape, layout, Lessons(versions=8, shard_cap=2**30, remembered=100, at_once=1))
+    shape, layout = [Shape(1, 4, 4)], PlannedLayout(2, 2, on_cpu=False)
+    without = memory(m, 1000, shape, layout, FrozenTeachers())
+    taught = memory(m, 1000, shape, layout, FrozenTeachers(versions=8, shard_cap=2**30, remembered=100, at_once=1))
     n = without.snapshot // 4
     assert taught.teachers == 2 * 4 * n + 2 * 2 * n and without.teachers == 0
     assert taught.host_teachers == 8 * 2 * n // 2 + 100
@@ -98,7 +98,7 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
     assert (first.share, last.share) == (pytest.approx(4 / 8), pytest.approx(4 / 8))
     assert bubble(2, 4) == 5 / 4 and slowdown([first, last], 4) == pytest.approx(5 / 4)
     assert slowdown(stages_of(m, v), 4) == 1.0
-    layout, lessons = Layout(4, 1, pipeline=2), Lessons(versions=3, shard_cap=2**30, at_once=1)
+    layout, lessons = PlannedLayout(4, 1, pipeline=2), FrozenTeachers(versions=3, shard_cap=2**30, at_once=1)
     one, two = (memory(m, v, [x], layout, lessons, stage=stage) for stage in (first, last))
     assert (one.weights, one.gradients, one.optimizer) == states(first.parameters, layout._replace(ranks=2, pipeline=1))
     assert one.optimizer == 3 * 4 * first.parameters // 2 and one.host_teachers == 3 * 2 * first.parameters // 2
@@ -115,18 +115,18 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
 def test_a_split_vocabulary_leaves_each_rank_its_own_words() -> None:
     """1,001 words over two ranks, 501 on the first; what a best checkpoint keeps is whole."""
     m, v, x = ModelSettings(preset="tiny"), 1001, Shape(2, 8, 8)
-    layout, d, t = Layout(4, 1, vocabulary=2), 128, 16
+    layout, d, t = PlannedLayout(4, 1, vocabulary=2), 128, 16
     assert (layout.data_ranks, layout.parts, layout.words(v)) == (2, 2, 501)
-    plain = memory(m, v, [x], layout, Lessons())
+    plain = memory(m, v, [x], layout, FrozenTeachers())
     n = parameters(m, 501).total
     assert n == parameters(m, v).total - 500 * d
-    assert (plain.weights, plain.gradients, plain.optimizer) == states(n, Layout(2, 1))
+    assert (plain.weights, plain.gradients, plain.optimizer) == states(n, PlannedLayout(2, 1))
     assert plain.snapshot == 4 * parameters(m, v).total
     assert plain.loss == 4 * (5 * t * 501 + (t + 501) * d)
-    taught = memory(m, v, [x], layout, Lessons(versions=3, shard_cap=2**30, at_once=1))
+    taught = memory(m, v, [x], layout, FrozenTeachers(versions=3, shard_cap=2**30, at_once=1))
     assert taught.loss == 4 * ((6 + 1) * t * 501 + (t + 501) * d)
     assert taught.teachers == 2 * 4 * n + 2 * 2 * n and taught.host_teachers == 3 * 2 * n // 2
-    assert memory(m, v, [x], layout._replace(precision="bf16"), Lessons()).loss == plain.loss + 4 * 501 * d
+    assert memory(m, v, [x], layout._replace(precision="bf16"), FrozenTeachers()).loss == plain.loss + 4 * 501 * d
 
 
 def test_ranks_that_share_a_vocabulary_do_the_rest_alike() -> None:
@@ -143,23 +143,25 @@ def test_split_students_hold_one_each_and_what_the_others_tell() -> None:
     """Two students on two ranks each: one student's states over two ranks, the other's projection and states; a search
     copies weights, masters and moments aside."""
     m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
-    told = Students(2, peers=1, states=100, remembered=1000, searching=True)
-    split, n = Layout(4, 1, teams=2), parameters(m, v).total
-    mine = memory(m, v, [x], split, Lessons(), students=told)
-    assert (mine.weights, mine.gradients, mine.optimizer) == states(n, Layout(2, 1))
+    told = PlannedStudents(2, peers=1, states=100, remembered=1000, searching=True)
+    split, n = PlannedLayout(4, 1, teams=2), parameters(m, v).total
+    mine = memory(m, v, [x], split, FrozenTeachers(), students=told)
+    assert (mine.weights, mine.gradients, mine.optimizer) == states(n, PlannedLayout(2, 1))
     assert mine.teachers == 100 + 4 * v * 128 and mine.host_teachers == 1000
     assert mine.aside == 4 * n + 3 * 4 * n // 2
     assert mine.loss == 4 * (16 * v * 2 + (16 + v) * 128)
-    assert memory(m, v, [x], split._replace(stage=3), Lessons(), students=told).aside == 4 * n // 2 + 3 * 4 * n // 2
-    both = memory(m, v, [x], Layout(2, 1), Lessons(), students=told)
+    assert (
+        memory(m, v, [x], split._replace(stage=3), FrozenTeachers(), students=told).aside == 4 * n // 2 + 3 * 4 * n // 2
+    )
+    both = memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told)
     assert (both.weights, both.teachers, both.aside) == (2 * mine.weights, 100, mine.aside)
     assert both.gradients == mine.gradients  # one student's at a time
-    at_once = memory(m, v, [x], Layout(2, 1), Lessons(), students=told._replace(simultaneous=True))
+    at_once = memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told._replace(simultaneous=True))
     assert at_once.gradients == 2 * mine.gradients
-    alone = memory(m, v, [x], split, Lessons(), students=told._replace(searching=False))
+    alone = memory(m, v, [x], split, FrozenTeachers(), students=told._replace(searching=False))
     assert mine.device - alone.device == mine.aside + mine.activations + mine.loss - mine.snapshot  # the larger phases
-    offload = Layout(4, 2, offload_optimizer=True, on_cpu=False, teams=2)
-    away = memory(m, v, [x], offload, Lessons(), students=told)
+    offload = PlannedLayout(4, 2, offload_optimizer=True, on_cpu=False, teams=2)
+    away = memory(m, v, [x], offload, FrozenTeachers(), students=told)
     assert away.aside == 4 * n and away.host_optimizer == 3 * 4 * n // 2 + 8 * n // 2 + 3 * 4 * n // 2
 
 
@@ -167,7 +169,7 @@ def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path
     """AUTO-PMD: the other one's states of each target position of the sample, over the ranks of a team; beside them
     those of an update's two micro-batches, of its own and of the other's."""
 
-    def told(rule: str, **trials: object) -> tuple[Students, Stream]:
+    def told(rule: str, **trials: object) -> tuple[PlannedStudents, TrainingData]:
         method = {"name": "pareto", "rule": rule, "trials": {"rho": 0.2, **trials}}
         made = recipe(tiny_corpus, tmp_path, students=[{}, {}], placement="split", method=method)
         stream = open_streams(made, open_corpus(made)[0])[0]
@@ -182,7 +184,7 @@ def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path
     assert told("auto", cache_gib=0)[0].remembered == 0
     kept = told("auto", after="keep")[0]
     assert kept.remembered == found.remembered and not kept.searching
-    assert told("bi")[0] == Students(2, 1, found.states)
+    assert told("bi")[0] == PlannedStudents(2, 1, found.states)
     coming = told("auto", data="coming")[0].remembered
     updates = max(1, round(0.2 * stream.plan(0).updates))
     assert coming == 32 * 4 * sum(s.target_tokens for s in survey_of(stream)[: 4 * updates]) // 2
@@ -194,7 +196,7 @@ def test_what_a_gate_along_stages_foresees(tiny_corpus: Path, tmp_path: Path) ->
     def held(**method: Any) -> list[int]:
         made = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2}, method={"name": "lssd", **method})
         corpus, layout = open_corpus(made)[0], given(made, 2, on_cpu=True)
-        stages = held_by(made, corpus, layout, lambda: [1.0] * len(parts_of(made.model, 1)))
+        stages = held_by(made, corpus, layout, lambda: [1.0] * len(layer_entries(made.model, 1)))
         return [memory.teachers for memory in need(made, corpus, layout, 0, stages)]
 
     made = recipe(tiny_corpus, tmp_path)
@@ -207,14 +209,14 @@ def test_what_a_gate_along_stages_foresees(tiny_corpus: Path, tmp_path: Path) ->
 def test_a_cut_of_another_depth_is_not_taken(tiny_corpus: Path, tmp_path: Path) -> None:
     """``pipeline.json`` beside a run: its seconds a place, where the model has as many places."""
     made = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2})
-    corpus, places = open_corpus(made)[0], len(parts_of(made.model, 1))
+    corpus, places = open_corpus(made)[0], len(layer_entries(made.model, 1))
     for many in (places, places + 2):
         (tmp_path / "pipeline.json").write_text(json.dumps({"seconds": [0.5] * many}))
         found = costs_of(made, corpus, on_cpu=True)()
         assert len(found) == places and (list(found) == [0.5] * places) == (many == places)
 
 
-def survey_of(stream: Stream) -> list[Shape]:
+def survey_of(stream: TrainingData) -> list[Shape]:
     """All micro-batches of the first epoch."""
     return shapes_of(stream, stream.plan(0))
 
@@ -232,7 +234,7 @@ def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: 
     def found(batches: int = 4, precision: str = "fp32", **sections: Any) -> list[tuple[int, int, int]]:
         train = {"batches_per_update": batches, "precision": precision}
         made = recipe(tiny_corpus, tmp_path, train=train, **sections)
-        fits = fitting(made, given(made, 4, on_cpu=True), 1.0, lambda *tried: Memory(*[0] * 12, on_cpu=True))
+        fits = fitting(made, given(made, 4, on_cpu=True), 1.0, lambda *tried: RankMemory(*[0] * 12, on_cpu=True))
         cut = [c.layout._replace(ranks=0) for c in fits if c.layout.parts > 1]
         return [(c.pipeline, c.vocabulary, c.stage) for c in cut]
 
@@ -256,10 +258,10 @@ def test_stages_and_a_shared_vocabulary_may_fit_together_alone(tiny_corpus: Path
     layers = parameters(m, 0).total
     v = layers // 128
 
-    def of(tried: Layout, tokens: int, again: bool) -> Memory:
+    def of(tried: PlannedLayout, tokens: int, again: bool) -> RankMemory:
         row = stages_of(m, tried.words(v), tried.pipeline, [3, *[3] * 4, 0, 0, *[5] * 4, 0, 3], 4, tried.vocabulary)
         largest = max(stage.parameters for stage in row)
-        return Memory(0, *states(largest, tried._replace(pipeline=1, vocabulary=1, ranks=1)), *[0] * 8, on_cpu=True)
+        return RankMemory(0, *states(largest, tried._replace(pipeline=1, vocabulary=1, ranks=1)), *[0] * 8, on_cpu=True)
 
     layout = given(made, 4, on_cpu=True)
     sizes = {
@@ -274,8 +276,8 @@ def test_stages_and_a_shared_vocabulary_may_fit_together_alone(tiny_corpus: Path
 
 def test_offload_moves_the_optimizer_to_the_host() -> None:
     m, shape = ModelSettings(preset="tiny"), [Shape(1, 4, 4)]
-    plain = memory(m, 1000, shape, Layout(1, 2, on_cpu=False), Lessons())
-    moved = memory(m, 1000, shape, Layout(1, 2, True, on_cpu=False), Lessons())
+    plain = memory(m, 1000, shape, PlannedLayout(1, 2, on_cpu=False), FrozenTeachers())
+    moved = memory(m, 1000, shape, PlannedLayout(1, 2, True, on_cpu=False), FrozenTeachers())
     n = plain.snapshot // 4
     assert moved.optimizer == 0 and moved.host_optimizer == 12 * n + 8 * n
     assert plain.device - moved.device == 16 * n
@@ -286,15 +288,15 @@ def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path)
     layout = given(made, 4, on_cpu=False)
     assert (layout.ranks, layout.stage, layout.offload_optimizer) == (4, 1, False)
 
-    def of(tried: Layout, tokens: int, again: bool) -> Memory:
+    def of(tried: PlannedLayout, tokens: int, again: bool) -> RankMemory:
         size = 100 - 10 * tried.stage - 30 * tried.offload_optimizer + tokens - 5 * again
-        return Memory(size, *[0] * 11, on_cpu=False)
+        return RankMemory(size, *[0] * 11, on_cpu=False)
 
     found = fitting(made, layout, 150.0, of)
     assert [(c.layout.stage, c.layout.offload_optimizer, c.max_tokens) for c in found[:3]] == [
         (0, False, 48), (1, False, 48), (2, False, 48),
     ]  # fmt: skip
-    best: Choice = max(found, key=lambda c: c.max_tokens)
+    best: LayoutChoice = max(found, key=lambda c: c.max_tokens)
     assert best.max_tokens == 96 and best.layout.stage == 2 and best.layout.offload_optimizer
     assert not fitting(made, layout, 10.0, of)
 

@@ -9,11 +9,11 @@ from mnmt_ds.cli.study import chosen, closing, device_names
 from mnmt_ds.config import dump
 from mnmt_ds.engine.recipe import students_of
 from mnmt_ds.errors import UserError
-from mnmt_ds.objectives import methods
-from mnmt_ds.objectives.peers import Facts
-from mnmt_ds.study import state
+from mnmt_ds.methods import registry
+from mnmt_ds.methods.peers import RunFacts
+from mnmt_ds.study import run_state
 from mnmt_ds.study.plan import Study, read_study
-from mnmt_ds.study.work import device_variables, train_command
+from mnmt_ds.study.scheduler import device_variables, train_command
 from tests.tiny import ROOT, recipe
 
 ROWS = """
@@ -161,22 +161,22 @@ def test_closing_commands_wait_for_the_runs_that_they_name(tmp_path: Path) -> No
 def test_a_run_goes_on_with_a_larger_budget_but_not_as_another(tmp_path: Path) -> None:
     path = write(tmp_path)
     job = read_study(path).entries[0].jobs[0]
-    state.refuse_another(job)  # nothing there
+    run_state.refuse_another(job)  # nothing there
     job.directory.mkdir(parents=True)
     (job.directory / "recipe.yaml").write_text(dump(job.recipe))
-    state.mark(job.directory, recipe=state.values_of(job.recipe))
-    assert state.trained(job)
-    older = state.values_of(job.recipe)
+    run_state.mark(job.directory, recipe=run_state.values_of(job.recipe))
+    assert run_state.trained(job)
+    older = run_state.values_of(job.recipe)
     del older["validation"]["bleu_every"]
-    state.mark(job.directory, recipe=older)
-    assert state.trained(job), "a setting that came later had its default"
+    run_state.mark(job.directory, recipe=older)
+    assert run_state.trained(job), "a setting that came later had its default"
     longer = read_study(path, ["cap.max_epochs=5"], ["tracking.log_every=7"]).entries[0].jobs[0]
-    state.refuse_another(longer)
-    assert not state.trained(longer)
+    run_state.refuse_another(longer)
+    assert not run_state.trained(longer)
     with pytest.raises(UserError, match="can be continued, not shortened"):
-        state.refuse_another(read_study(path, ["cap.max_epochs=2"]).entries[0].jobs[0])
+        run_state.refuse_another(read_study(path, ["cap.max_epochs=2"]).entries[0].jobs[0])
     with pytest.raises(UserError, match=r"begun with train.lr 0.01, the study says 0.5; move that run away"):
-        state.refuse_another(read_study(path, (), ["train.lr=0.5"]).entries[0].jobs[0])
+        run_state.refuse_another(read_study(path, (), ["train.lr=0.5"]).entries[0].jobs[0])
 
 
 def test_several_ranks_start_through_the_launcher(tmp_path: Path) -> None:
@@ -208,14 +208,14 @@ def test_shipped_studies_are_well_formed(name: str) -> None:
         for job in entry.jobs:
             made, students = job.recipe, students_of(job.recipe)
             names, samplers = [student for student, _ in students], [own.sampler for _, own in students]
-            facts = Facts(
+            facts = RunFacts(
                 made.data.pairs, dict.fromkeys(made.data.pairs, 5000), names, samplers, made.validation.bleu_every
             )
             if entry.row == "lsmd":  # the only one that reads another run's results
                 with pytest.raises(UserError, match="auto-seed1"):
-                    methods.check(made.method, facts)
+                    registry.check(made.method, facts)
             else:
-                methods.check(made.method, facts)
+                registry.check(made.method, facts)
 
 
 @pytest.mark.parametrize("name", ["paper1", "paper2", "paper3"])

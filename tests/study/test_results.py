@@ -9,11 +9,11 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.evaluation.report import read_lines, read_report, write_lines
-from mnmt_ds.evaluation.runs import read_run
-from mnmt_ds.study import state
-from mnmt_ds.study.plan import Job, Study, read_study
+from mnmt_ds.reporting.runs import read_run
+from mnmt_ds.study import run_state
+from mnmt_ds.study.plan import Study, TrainingJob, read_study
 from mnmt_ds.study.report import write_report
-from mnmt_ds.study.work import complete, run_all
+from mnmt_ds.study.scheduler import complete, run_all
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 from tests.tiny import recipe
 
@@ -33,7 +33,7 @@ baseline: plain
 """
 
 
-def finish(job: Job, hypotheses: list[str]) -> None:
+def finish(job: TrainingJob, hypotheses: list[str]) -> None:
     """What training and evaluation leave."""
     pairs = {pair: SIZES[pair] for pair in job.recipe.data.pairs}
     curve_run(job.directory, job.recipe.name, {"name": job.recipe.method.name}, job.recipe.train.seed, 6, pairs)
@@ -42,7 +42,7 @@ def finish(job: Job, hypotheses: list[str]) -> None:
     write_lines(path.with_suffix(""), "src", dict.fromkeys(pairs, GOLD))
     facts = ("data_hash", "search", "dtype", "tokenizer_hash", "score")
     path.write_text(json.dumps(read_report(path) | {fact: {} for fact in facts} | {"model": str(job.directory)}))
-    state.mark(job.directory, recipe=state.values_of(job.recipe), evaluate="")
+    run_state.mark(job.directory, recipe=run_state.values_of(job.recipe), evaluate="")
 
 
 @pytest.fixture
@@ -120,9 +120,9 @@ def test_what_cannot_be_put_together_holds_up_nothing_else(study: Study, monkeyp
     path.write_text(json.dumps({name: value for name, value in read_report(path).items() if name != "seconds"}))
     (plain.directory / "evaluation" / "best.test.json").unlink()
     study = study._replace(settings=study.settings.model_copy(update={"evaluate": '--beam "4'}))  # an open quote
-    state.mark(never.directory, recipe=state.values_of(never.jobs[0].recipe))
+    run_state.mark(never.directory, recipe=run_state.values_of(never.jobs[0].recipe))
     for job in single.jobs:
-        state.mark(job.directory, evaluate=study.settings.evaluate)
+        run_state.mark(job.directory, evaluate=study.settings.evaluate)
     said: list[str] = []
     failed = run_all(study, [single, never, plain], 1, said.append)
     assert failed == {

@@ -117,26 +117,26 @@ def test_signals_reach_a_run(tmp_path: Path) -> None:
     """A run that does not stop when asked is killed with all that it started."""
     from threading import Thread
 
-    from mnmt_ds.study import work
+    from mnmt_ds.study import scheduler
 
-    processes, failures = work.Processes(), []
+    processes, failures = scheduler.Processes(), []
     code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
 
     def run() -> None:
         with (tmp_path / "lock").open("w") as lock:
             try:
                 processes.run([sys.executable, "-c", code], tmp_path / "log.txt", {}, lock.fileno())
-            except work.Failure as failure:
+            except scheduler.Failure as failure:
                 failures.append(str(failure))
 
     thread = Thread(target=run)
     thread.start()
-    while work.last_line(tmp_path / "log.txt") != "deaf":
+    while scheduler.last_line(tmp_path / "log.txt") != "deaf":
         time.sleep(0.05)
-    before, work.GRACE = work.GRACE, 0.3
+    before, scheduler.GRACE = scheduler.GRACE, 0.3
     try:
         processes.stop()
     finally:
-        work.GRACE = before
+        scheduler.GRACE = before
     thread.join(timeout=10)
     assert failures == [f"deaf (exit code {-signal.SIGKILL}; see {tmp_path / 'log.txt'})"]

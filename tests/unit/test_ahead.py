@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 from mnmt_ds.engine.training import Training
-from mnmt_ds.engine.walk import Walk
 
 
 def student(update: int, inside: int, measures: int = 0) -> Any:
@@ -17,7 +17,7 @@ def student(update: int, inside: int, measures: int = 0) -> Any:
 
 def ends(first: Any) -> int:
     """The clock is the first student's."""
-    getter: Any = Walk.ends.fget
+    getter: Any = DataIterator.ends.fget
     return int(getter(first.walk))
 
 

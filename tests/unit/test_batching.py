@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mnmt_ds.batch import EOS, PAD
 from mnmt_ds.data.batching import PairLengths, by_length, cut, draw, plan_epoch
 from mnmt_ds.data.framing import FramingSettings, frame_of
-from mnmt_ds.data.loader import RankBatches, collate, updates
+from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
 from mnmt_ds.samplers.temperature import counts, probabilities
 
 
@@ -73,7 +73,9 @@ def test_ranks_and_workers_share_the_same_updates(ranks: int, workers: int) -> N
     plan = plan_epoch(lengths, [40, 90], [0, 0], seed=5, epoch=2, max_tokens=100, batches_per_update=4)
     frames = [frame_of(FramingSettings(), 5 + p, 8) for p in range(2)]
     tables = [Listed(known) for known in lengths]
-    streams = [list(updates(RankBatches(plan, tables, frames, rank, ranks), 3, workers)) for rank in range(ranks)]
+    streams = [
+        list(iterate_updates(RankBatches(plan, tables, frames, rank, ranks), 3, workers)) for rank in range(ranks)
+    ]
     assert all(len(stream) == plan.updates - 3 for stream in streams)
     for u in range(3, plan.updates):
         found = [batch for stream in streams for batch in stream[u - 3] if batch.tokens]

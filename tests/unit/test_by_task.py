@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mnmt_ds.batch import PAD, Batch
-from mnmt_ds.data.batching import Plan, interleaved
+from mnmt_ds.data.batching import EpochPlan, interleaved
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.objectives.by_task import ByTaskSettings
-from mnmt_ds.objectives.methods import build
+from mnmt_ds.methods.by_task import ByTaskSettings
+from mnmt_ds.methods.registry import build
 from tests.unit.test_intra_distillation import loss_by_definition, student
 from tests.unit.test_lssd import context, example
 
@@ -89,9 +89,9 @@ def test_divisors() -> None:
 def test_tasks_are_spread_evenly() -> None:
     """40 and 20 batches in updates of 3: two of the one and one of the other, in each one's own order."""
 
-    def plan(count: int, pair: int) -> Plan:
+    def plan(count: int, pair: int) -> EpochPlan:
         number = torch.arange(count).numpy()
-        return Plan(number, torch.arange(count + 1).numpy(), number * 0 + pair, number * 0 + 1, 3)
+        return EpochPlan(number, torch.arange(count + 1).numpy(), number * 0 + pair, number * 0 + 1, 3)
 
     mixed = interleaved([plan(40, 0), plan(20, 1)])
     assert [sorted(mixed.pair[k : k + 3].tolist()) for k in range(0, 60, 3)] == [[0, 0, 1]] * 20

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
+from mnmt_ds.methods.intra_distillation import IntraDistillationSettings, intra_distilled, weights
+from mnmt_ds.methods.lssd import LssdSettings
+from mnmt_ds.methods.method import ValidationReport
+from mnmt_ds.methods.registry import build
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
-from mnmt_ds.objectives.intra_distillation import IntraDistillationSettings, intra_distilled, weights
-from mnmt_ds.objectives.lssd import LssdSettings
-from mnmt_ds.objectives.method import Report
-from mnmt_ds.objectives.methods import build
 from tests.unit.test_lssd import context, example
 
 ALPHA = 5.0
@@ -114,7 +114,7 @@ def test_teachers_are_asked_once_for_all_passes() -> None:
     lssd = LssdSettings(alpha=1.5).model_dump()
     method = build(settings(lssd, passes=2, alpha=0.0), context(model, held))
     for update in (1, 2):
-        method.on_validated(Report(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+        method.on_validated(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
     batch = method.teach(method.prepare(example()))
     assert batch.source_BS.shape[0] == 4 and batch.decoder_BT.shape[0] == 4
     assert batch.teachers["kd"].hidden_BTE.shape[0] == 2 == len(batch.target_BT)

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from mnmt_ds.batch import PAD, Batch
-from mnmt_ds.distributed import Ranks
+from mnmt_ds.distributed import RankGroup
+from mnmt_ds.methods.lssd import LssdSettings, default_alpha, lssd
+from mnmt_ds.methods.method import MethodContext, ValidationReport
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
-from mnmt_ds.objectives.lssd import LssdSettings, default_alpha, lssd
-from mnmt_ds.objectives.method import Context, Report
-from mnmt_ds.teachers.bank import TeacherBank
-from mnmt_ds.teachers.faculty import Faculty
-from mnmt_ds.teachers.layout import cut, layout_of
-from mnmt_ds.teachers.library import Library
-from mnmt_ds.teachers.shelf import Shelf
+from mnmt_ds.teachers.shard_layout import extract_shard, shard_layout
+from mnmt_ds.teachers.shard_storage import ShardStorage
+from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+from mnmt_ds.teachers.teacher_bank import TeacherBank
+from mnmt_ds.teachers.teacher_pool import TeacherPool
 
 PAIRS = ["bs-en", "fr-en"]
 SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
@@ -28,18 +28,18 @@ def model(seed: int) -> Transformer:
     return initialise(Transformer(SHAPE, 30)).eval()
 
 
-def faculty(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16) -> Faculty:
+def faculty(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16) -> TeacherPool:
     """Teachers on one rank; the given weights are what is taken in turn, the last one again and again."""
     waiting = list(snapshots) or [dict(model(0).named_parameters())]
     blank = model(0)
-    layout = layout_of(blank, blank.head.weight, 1)
+    layout = shard_layout(blank, blank.head.weight, 1)
 
     def take() -> torch.Tensor:
-        return cut(layout, waiting.pop(0) if len(waiting) > 1 else waiting[0], Ranks(), dtype)
+        return extract_shard(layout, waiting.pop(0) if len(waiting) > 1 else waiting[0], RankGroup(), dtype)
 
-    shelf = Shelf(dtype, 1 << 30, Path("nowhere"), lambda version: take())
-    library = Library(shelf, layout, Ranks(), lambda: model(0), torch.device("cpu"))
-    return Faculty(PAIRS, library, None, take, lambda version: take())
+    shelf = ShardStorage(dtype, 1 << 30, Path("nowhere"), lambda version: take())
+    library = ShardedTeachers(shelf, layout, RankGroup(), lambda: model(0), torch.device("cpu"))
+    return TeacherPool(PAIRS, library, None, take, lambda version: take())
 
 
 def test_algorithm_1_by_hand() -> None:
@@ -53,7 +53,7 @@ def test_algorithm_1_by_hand() -> None:
         ((2.4, 3.9), (False, True), (5, 4)),
     ]
     for update, (dev, switches, versions) in enumerate(script, start=1):
-        held.update(Report(update, float(update), dict(zip(PAIRS, dev, strict=True))))
+        held.update(ValidationReport(update, float(update), dict(zip(PAIRS, dev, strict=True))))
         assert tuple(held.switch.values()) == switches, update
         assert tuple(held.version.values()) == versions, update
         assert held.snapshots() == set(versions)
@@ -65,16 +65,16 @@ def test_teachers_are_shared_and_dropped() -> None:
     weights = [{k: v.detach() for k, v in model(seed).named_parameters()} for seed in range(3)]
     held = TeacherBank(PAIRS, faculty(*weights))
     shelf = held.faculty.library.shelf
-    held.update(Report(1, 1.0, {"bs-en": 3.0, "fr-en": 3.0}))
+    held.update(ValidationReport(1, 1.0, {"bs-en": 3.0, "fr-en": 3.0}))
     one = shelf.bytes()
     assert one == 2 * sum(p.numel() for p in model(0).parameters())
-    held.update(Report(2, 2.0, {"bs-en": 2.0, "fr-en": 3.5}))
+    held.update(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 3.5}))
     assert shelf.bytes() == 2 * one
-    held.update(Report(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
+    held.update(ValidationReport(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
     assert shelf.bytes() == one
 
 
-def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: Any) -> Context:
+def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: Any) -> MethodContext:
     def quiet(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return student(batch.source_BS, batch.decoder_BT).decoder_BTD.detach(), student.head.weight.detach()
 
@@ -83,7 +83,7 @@ def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: A
         faculty=lambda settings: faculty(weights, dtype=getattr(torch, settings.dtype)), quiet_states=quiet,
         target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
     )  # fmt: skip
-    return Context(**{**values, **changes})
+    return MethodContext(**{**values, **changes})
 
 
 def example() -> Batch:
@@ -125,11 +125,11 @@ def test_loss_is_the_papers(variant: str, gate_student: str) -> None:
     settings = LssdSettings(variant=variant, gate_student=gate_student, alpha=1.5)
     method = lssd(settings, context(student, held))
     batch = example()
-    method.on_validated(Report(1, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+    method.on_validated(ValidationReport(1, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
     states = student(batch.source_BS, batch.decoder_BT)
     off = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
     assert "kd_loss" not in off.metrics
-    method.on_validated(Report(2, 2.0, {"bs-en": 2.0, "fr-en": 0.5}))
+    method.on_validated(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 0.5}))
     on = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
     assert float(on.loss) == pytest.approx(expected(student, teacher, batch, settings, 1.5), rel=1e-5)
     assert float(off.loss) == pytest.approx(expected(student, teacher, batch, settings, 0.0), rel=1e-5)
@@ -144,7 +144,7 @@ def test_released_profile_halves_the_total() -> None:
     for halve in (False, True):
         method = lssd(LssdSettings(alpha=2.0, halve_total=halve), context(student, held))
         for update in (1, 2):
-            method.on_validated(Report(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+            method.on_validated(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
         batch = method.teach(example())
         totals[halve] = float(method.score(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch).loss)
     assert totals[True] == pytest.approx(totals[False] / 2, rel=1e-6)

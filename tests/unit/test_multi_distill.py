@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.methods.method import ValidationReport
+from mnmt_ds.methods.multi_distill import MultiDistillSettings
+from mnmt_ds.methods.multi_teacher import MultiTeacherSettings
+from mnmt_ds.methods.peers import RunFacts
+from mnmt_ds.methods.registry import build, check
 from mnmt_ds.models.weights import describe_model, load_model, save_model
-from mnmt_ds.objectives.method import Report
-from mnmt_ds.objectives.methods import build, check
-from mnmt_ds.objectives.multi_distill import MultiDistillSettings
-from mnmt_ds.objectives.peers import Facts
-from mnmt_ds.objectives.several import SeveralSettings
 from mnmt_ds.teachers.experts import share
 from tests.tiny import PAIRS as TINY
 from tests.unit.test_lssd import PAIRS, context, example, model
@@ -56,10 +56,10 @@ def test_loss_and_threshold_by_hand(tmp_path: Path) -> None:
     t = t.masked_fill(t < t.topk(3, -1).values[..., -1:], -torch.inf)
     kd = -((t / 0.6).softmax(-1) * (s / 0.6).log_softmax(-1))[there].sum()
     assert loss == pytest.approx(float(0.3 * ce + 0.7 * 0.6**2 * kd), rel=1e-5)
-    method.on_validated(Report(1, 1.0, {}))
+    method.on_validated(ValidationReport(1, 1.0, {}))
     assert method.teach(batch).teachers and not asked  # no BLEU at that validation
     for bs in (20.0, 21.5):  # bs passes 20 + 1 with the second; fr does not pass 10 + 1
-        method.on_validated(Report(2, 1.0, {}, bleu={"bs-en": bs, "fr-en": 10.9}))
+        method.on_validated(ValidationReport(2, 1.0, {}, bleu={"bs-en": bs, "fr-en": 10.9}))
     assert not method.teach(batch).teachers and method.teach(batch._replace(pair=1)).teachers
     assert asked == [dict.fromkeys(PAIRS, tmp_path / "expert")]
     assert method.state["experts"].report(2)["expert/bs-en/share"] == 0.0
@@ -86,7 +86,7 @@ def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, capsys: 
         return build(settings, context(model(1), weights, dev_bleu=dev_bleu)).state["experts"]
 
     first = part()
-    first.update(Report(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
+    first.update(ValidationReport(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
     state = first.state()
     (same := part()).restore(state)
     assert same.expert == {"bs-en": 21.0, "fr-en": 11.0} and len(asked) == 1 and not capsys.readouterr().err
@@ -100,7 +100,7 @@ def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, capsys: 
 def test_adaptive_weights(tmp_path: Path) -> None:
     settings = MultiDistillSettings.model_validate({"experts": experts(tmp_path), "rule": "adaptive", "alpha": 0.8})
     method = build(settings, context(model(1), dict(model(2).named_parameters()), dev_bleu=lambda models: BLEU))
-    method.on_validated(Report(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
+    method.on_validated(ValidationReport(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
     taught = [method.teach(example()._replace(pair=pair)) for pair in (0, 1)]
     assert [batch.teachers["expert"].weight for batch in taught] == pytest.approx([0.4, 0.8])
     assert [batch.gold_weight for batch in taught] == pytest.approx([0.6, 0.2])
@@ -109,14 +109,14 @@ def test_adaptive_weights(tmp_path: Path) -> None:
 
 def test_bad_experts_are_refused(tmp_path: Path) -> None:
     paths = experts(tmp_path)
-    facts = Facts(PAIRS, dict.fromkeys(PAIRS, 9), ["student"], [None])
+    facts = RunFacts(PAIRS, dict.fromkeys(PAIRS, 9), ["student"], [None])
     with pytest.raises(UserError, match="threshold goes by dev BLEU; set validation"):
         check(MultiDistillSettings.model_validate({"experts": paths}), facts)
     check(MultiDistillSettings.model_validate({"experts": paths}), facts._replace(bleu_every=3))
     with pytest.raises(UserError, match="fr-en: one expert a pair"):
         check(MultiDistillSettings.model_validate({"experts": {"bs-en": paths["bs-en"]}, "rule": "fix"}), facts)
     with pytest.raises(ValueError, match="two or more different ones"):
-        SeveralSettings.model_validate({"methods": [{"name": "lssd"}]})
+        MultiTeacherSettings.model_validate({"methods": [{"name": "lssd"}]})
 
 
 def _train(corpus: str, directory: str) -> list[list[dict[str, Any]]]:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
+from mnmt_ds.methods import alpha_rules
+from mnmt_ds.methods.method import MethodContext, ValidationReport
+from mnmt_ds.methods.pareto import ParetoSettings, check, pareto
+from mnmt_ds.methods.peers import Peers, RunFacts, TrialSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
-from mnmt_ds.objectives import weights
-from mnmt_ds.objectives.method import Context, Report
-from mnmt_ds.objectives.pareto import ParetoSettings, check, pareto
-from mnmt_ds.objectives.peers import Facts, Peers, TrialSettings
 from mnmt_ds.samplers.temperature import TemperatureSettings
 
 PAIRS = ["bs-en", "fr-en"]
@@ -27,45 +27,47 @@ SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers
 
 def test_actions_and_schedules_by_hand() -> None:
     """logit(0.1) = -2.19722; odds times e and 1/e; Equation 12 and its three rivals a quarter of the way."""
-    assert weights.raise_(0.1, 1.0) == pytest.approx(0.2319693, abs=1e-7)
-    assert weights.lower(0.1, 1.0) == pytest.approx(0.0392703, abs=1e-7)
-    assert weights.keep(0.1, 1.0) == 0.1
-    assert weights.raise_(1.0, 1.0) == 1.0 and weights.lower(0.0, 0.5) == 0.0
-    quarter = [weights.step_size(schedule, 25, 100) for schedule in (1, 2, 3, 4)]
+    assert alpha_rules.raise_(0.1, 1.0) == pytest.approx(0.2319693, abs=1e-7)
+    assert alpha_rules.lower(0.1, 1.0) == pytest.approx(0.0392703, abs=1e-7)
+    assert alpha_rules.keep(0.1, 1.0) == 0.1
+    assert alpha_rules.raise_(1.0, 1.0) == 1.0 and alpha_rules.lower(0.0, 0.5) == 0.0
+    quarter = [alpha_rules.step_size(schedule, 25, 100) for schedule in (1, 2, 3, 4)]
     assert quarter == pytest.approx([1.0, 0.8944272, 0.8366600, 0.8660254], abs=1e-7)
-    assert [weights.step_size(s, 90, 100) for s in (3, 4)] == pytest.approx([0.0, 0.3162278], abs=1e-7)
-    assert weights.step_size(4, 100, 100) == 0.0
+    assert [alpha_rules.step_size(s, 90, 100) for s in (3, 4)] == pytest.approx([0.0, 0.3162278], abs=1e-7)
+    assert alpha_rules.step_size(4, 100, 100) == 0.0
 
 
 def test_figure_3_of_the_paper() -> None:
     """The paper's example: French raises, Turkish lowers, German and Romanian keep; DYNAMIC takes one action."""
     alpha = {"fr-en": 0.54, "de-en": 0.23, "ro-en": 0.79, "tr-en": 0.95}
-    space = weights.search_space(alpha, 1.0, "keep", 1.0)
+    space = alpha_rules.search_space(alpha, 1.0, "keep", 1.0)
     rows = [[2.9, 3.5, 3.7, 3.7], [2.6, 4.4, 4.5, 3.4], [3.1, 4.1, 4.5, 2.9]]  # keep, raise, lower
     losses = [dict(zip(alpha, row, strict=True)) for row in rows]
-    found = weights.best_of_each(space, losses)
+    found = alpha_rules.best_of_each(space, losses)
     assert [round(a, 2) for a in found.values()] == [0.76, 0.23, 0.79, 0.87]
-    assert weights.best_of_all(space, losses) == alpha  # means 3.45, 3.725, 3.65
+    assert alpha_rules.best_of_all(space, losses) == alpha  # means 3.45, 3.725, 3.65
 
 
 def test_ties_clip_and_a_trial_that_failed() -> None:
     tie = [{"a": 2.0}, {"a": 2.0}, {"a": 2.0}]
     for first in ("keep", "raise", "lower"):
-        space = weights.search_space({"a": 0.5}, 1.0, first, 1.0)
-        assert weights.best_of_each(space, tie)["a"] == weights.ACTIONS[first](0.5, 1.0)
-    clipped = weights.search_space({"a": 0.999}, 1.0, "keep", 0.98)
-    assert [row["a"] for row in clipped] == pytest.approx([0.98, weights.raise_(0.98, 1), weights.lower(0.98, 1)])
+        space = alpha_rules.search_space({"a": 0.5}, 1.0, first, 1.0)
+        assert alpha_rules.best_of_each(space, tie)["a"] == alpha_rules.ACTIONS[first](0.5, 1.0)
+    clipped = alpha_rules.search_space({"a": 0.999}, 1.0, "keep", 0.98)
+    assert [row["a"] for row in clipped] == pytest.approx(
+        [0.98, alpha_rules.raise_(0.98, 1), alpha_rules.lower(0.98, 1)]
+    )
     broken = [{"a": math.nan}, {"a": 3.0}, {"a": math.inf}]
-    assert weights.best_of_each(clipped, broken)["a"] == clipped[1]["a"]
+    assert alpha_rules.best_of_each(clipped, broken)["a"] == clipped[1]["a"]
 
 
 def test_uni_lets_the_worse_student_learn() -> None:
     """Equation 5; inside the tolerance of 0.05 bits (0.0347 nats) both learn; a tie teaches nobody."""
     own, peer = {"bs-en": 3.00, "fr-en": 2.00, "el-en": 2.5}, {"bs-en": 2.98, "fr-en": 2.20, "el-en": 2.5}
-    assert weights.better_peers(own, {"p": peer}) == {"bs-en": ["p"], "fr-en": [], "el-en": []}
-    assert weights.better_peers(peer, {"o": own}) == {"bs-en": [], "fr-en": ["o"], "el-en": []}
+    assert alpha_rules.better_peers(own, {"p": peer}) == {"bs-en": ["p"], "fr-en": [], "el-en": []}
+    assert alpha_rules.better_peers(peer, {"o": own}) == {"bs-en": [], "fr-en": ["o"], "el-en": []}
     near = 0.05 * math.log(2)
-    assert weights.better_peers(peer, {"o": own}, near) == {"bs-en": ["o"], "fr-en": ["o"], "el-en": ["o"]}
+    assert alpha_rules.better_peers(peer, {"o": own}, near) == {"bs-en": ["o"], "fr-en": ["o"], "el-en": ["o"]}
 
 
 def model(seed: int) -> Transformer:
@@ -80,8 +82,8 @@ def example(pair: int = 0) -> Batch:
     return Batch(source, decoder, target, pair, torch.arange(2), 6, 6)
 
 
-def context(peers: Peers | None) -> Context:
-    return Context(
+def context(peers: Peers | None) -> MethodContext:
+    return MethodContext(
         pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto",
         faculty=lambda settings: None, quiet_states=lambda batch: (torch.empty(0), torch.empty(0)),  # type: ignore[arg-type,return-value]
         target_vocabulary=lambda language: torch.ones(30, dtype=torch.bool), peers=peers,
@@ -138,7 +140,7 @@ def test_three_students_share_alpha() -> None:
 
 def test_a_base_with_teachers_of_its_own_gives_way_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """(1 - alpha) of LSSD's loss: its gold weight and its teacher's weight alike."""
-    from mnmt_ds.objectives import pareto as module
+    from mnmt_ds.methods import pareto as module
 
     peer = model(2)
     own = Teacher(torch.zeros(2, 4, 16), torch.zeros(30, 16), 2.0)
@@ -153,7 +155,7 @@ def test_when_the_rules_speak() -> None:
     """UNI waits for dev losses and its interval; ``start_epoch`` holds everything back; AUTO ends with the run."""
     settings = ParetoSettings(rule="uni", alpha=0.4, interval=2)
     method = pareto(settings, context(peers_of({"model_2": model(2)})))
-    report = Report(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
+    report = ValidationReport(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
     held = method.state["weights"]
     assert held.report(0)["alpha/bs-en"] == 0.0
     method.adjust(report)
@@ -170,9 +172,9 @@ def test_when_the_rules_speak() -> None:
     late.adjust(report)
     assert not asked and not late.teach(example()).teachers
     late.adjust(report._replace(update=20, epoch=2.0))
-    mu = weights.step_size(4, 20, 100)
+    mu = alpha_rules.step_size(4, 20, 100)
     assert asked == [3] and late.state["weights"].state()["alpha"] == {
-        "bs-en": weights.raise_(0.1, mu), "fr-en": weights.lower(0.1, mu),
+        "bs-en": alpha_rules.raise_(0.1, mu), "fr-en": alpha_rules.lower(0.1, mu),
     }  # fmt: skip
     late.adjust(report._replace(update=100, epoch=10.0))
     assert asked == [3]
@@ -192,9 +194,9 @@ def test_profiles() -> None:
     assert (mixed.ties, mixed.trials.after, mixed.trials.data, mixed.interval) == ("keep", "restore", "coming", 1)
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> RunFacts:
     samplers = [TemperatureSettings(temperature=1), TemperatureSettings(temperature=5)]
-    found = Facts(PAIRS, {"bs-en": 60, "fr-en": 240}, ["model_1", "model_2"], samplers)
+    found = RunFacts(PAIRS, {"bs-en": 60, "fr-en": 240}, ["model_1", "model_2"], samplers)
     return found._replace(**changes)
 
 
@@ -223,7 +225,7 @@ def test_lsmd_reads_a_file_or_a_run(tmp_path: Path) -> None:
         (run / "students" / name).mkdir(parents=True)
         rows = [{"update": u, **{f"alpha/{p}": a / u for p, a in alpha.items()}} for u in (2, 1)]
         (run / "students" / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert weights.read_weights(run, PAIRS, list(good)) == good
+    assert alpha_rules.read_weights(run, PAIRS, list(good)) == good
     for content, message in (
         ('{"model_1": {}}', "weights of model_1, the run's are model_1, model_2"),
         (json.dumps({**good, "model_2": {"bs-en": 0.1}}), r"weights for other pairs than the run's \(fr-en\)"),

@@ -15,10 +15,10 @@ from mnmt_ds.samplers.ccl_m import CclM, CclMSettings
 from mnmt_ds.samplers.chi_ibr import ChiIbr, ChiIbrSettings, best_response, tilted
 from mnmt_ds.samplers.multidds import MultiDds, MultiDdsSettings
 from mnmt_ds.samplers.multiuat import MultiUat, MultiUatSettings
+from mnmt_ds.samplers.registry import build
 from mnmt_ds.samplers.sampler import Sampler
-from mnmt_ds.samplers.samplers import build
 from mnmt_ds.samplers.temperature import TemperatureSettings, counts
-from mnmt_ds.samplers.uncertainty import REWARDS, words
+from mnmt_ds.samplers.uncertainty import REWARDS, token_statistics
 
 PAIRS = ("bs-en", "hi-en", "fr-en")
 
@@ -96,7 +96,7 @@ def test_each_multiuat_reward_by_hand(reward: str) -> None:
     count."""
     p_BTV = torch.tensor([[[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]], [[0.6, 0.2, 0.2], [0.01, 0.98, 0.01]]])
     target_BT = torch.tensor([[0, 2], [0, -1]])
-    found = words(p_BTV.log() + 3.0, torch.eye(3), target_BT, 0.1, -1)
+    found = token_statistics(p_BTV.log() + 3.0, torch.eye(3), target_BT, 0.1, -1)
     total, count = REWARDS[reward](found).tolist()
     assert total / count == pytest.approx(BY_HAND[reward], abs=2e-6)
     assert set(BY_HAND) == set(REWARDS)
@@ -109,12 +109,12 @@ def test_uncertainty_holds_few_rows_and_adds_up(monkeypatch: pytest.MonkeyPatch)
     hidden_BTD, projection_VD = torch.randn(5, 4, 6), torch.randn(11, 6)
     target_BT = torch.randint(2, 11, (5, 4))
     target_BT[1, 2:] = target_BT[3, 1:] = 1
-    whole = words(hidden_BTD, projection_VD, target_BT, 0.1, 1)
+    whole = token_statistics(hidden_BTD, projection_VD, target_BT, 0.1, 1)
     monkeypatch.setattr(uncertainty, "ROWS", 3)
-    parts = [words(hidden_BTD[i : i + 1], projection_VD, target_BT[i : i + 1], 0.1, 1) for i in range(5)]
+    parts = [token_statistics(hidden_BTD[i : i + 1], projection_VD, target_BT[i : i + 1], 0.1, 1) for i in range(5)]
     for name, reward in REWARDS.items():
         assert torch.allclose(sum(map(reward, parts)), reward(whole)), name  # type: ignore[arg-type]
-    certain = words(torch.tensor([[[200.0, 0.0]]]), torch.eye(2), torch.tensor([[0]]), 0.1, 1)
+    certain = token_statistics(torch.tensor([[[200.0, 0.0]]]), torch.eye(2), torch.tensor([[0]]), 0.1, 1)
     assert REWARDS["comtp"](certain).tolist() == [1.0, 1.0] and REWARDS["vartp"](certain).tolist() == [0.0, 1.0]
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mnmt_ds.data.readers.rows import Part, Row
+from mnmt_ds.data.readers.corpus_part import CorpusPart, Row
 from mnmt_ds.errors import UserError
 
 MAGIC = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}
@@ -45,18 +45,18 @@ def po(path: str, turned: bool = False) -> Iterator[Row]:
             yield entry.linenum or 0, *row, None
 
 
-def system(pair: str, roots: tuple[str, ...], english: str = "en") -> list[Part]:
+def system(pair: str, roots: tuple[str, ...], english: str = "en") -> list[CorpusPart]:
     """The system's catalogs for a pair; two other languages are joined on the English message."""
     source, target = pair.split("-")
     if english in (source, target):
         other = target if source == english else source
         return [
-            Part(partial(_tolerant, partial(mo, path, target == english)), (path,), Path(path).stem, True, True)
+            CorpusPart(partial(_tolerant, partial(mo, path, target == english)), (path,), Path(path).stem, True, True)
             for path in _catalogs(other, roots)
         ]
     theirs = {Path(path).name: path for path in _catalogs(target, roots)}
     return [
-        Part(
+        CorpusPart(
             partial(_tolerant, partial(_joined, path, theirs[name])), (path, theirs[name]), Path(path).stem, True, True
         )
         for path in _catalogs(source, roots)

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
-from mnmt_ds.data.readers.rows import Row
+from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mnmt_ds.data.readers.rows import Row
+from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.errors import UserError
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnmt_ds.data.readers import catalog, cldr, huggingface, text, tmx
-from mnmt_ds.data.readers.rows import Part, Row
+from mnmt_ds.data.readers.corpus_part import CorpusPart, Row
 from mnmt_ds.data.settings import DataSettings, Files
 from mnmt_ds.errors import UserError
 
 Origin = Literal["files", "gettext", "cldr"]
 
 
-def parts_of(settings: DataSettings, pair: str, which: str, origin: Origin) -> list[Part]:
+def parts_of(settings: DataSettings, pair: str, which: str, origin: Origin) -> list[CorpusPart]:
     """The parts of a pair's "train", "dev" or "test" text, or of a language's "mono"."""
     if which == "mono":
         files = settings.monolingual[pair]
@@ -43,7 +43,7 @@ def blocks(rows: Iterator[Row], size: int = 2000, weight: int = 1 << 22) -> Iter
         yield block
 
 
-def identity(parts: Iterable[Part]) -> list[Any]:
+def identity(parts: Iterable[CorpusPart]) -> list[Any]:
     """What says whether the files changed: path, size and time of each; the version of generated text."""
     facts: list[Any] = []
     for part in parts:
@@ -57,7 +57,7 @@ def identity(parts: Iterable[Part]) -> list[Any]:
     return facts
 
 
-def files_of(part: Part) -> list[Path]:
+def files_of(part: CorpusPart) -> list[Path]:
     """The part's files; those inside, where it is a directory."""
     found = []
     for path in filter(None, dict.fromkeys(part.files)):
@@ -66,7 +66,7 @@ def files_of(part: Part) -> list[Path]:
     return found
 
 
-def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> list[Part]:
+def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> list[CorpusPart]:
     source, _, target = pair.partition("-")
     english, limit = settings.split.key_language, settings.clean.max_line_bytes
     names = _names(place, source, target)
@@ -84,25 +84,25 @@ def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> li
                 raise UserError(f"data.corpora.{pair}: {place.format} catalogs hold {english} and one other language")
             turned = target == english
             reader = catalog.mo if place.format == "mo" else catalog.po
-            return [Part(partial(reader, filled[0], turned=turned), (filled[0],), domain, catalog=True)]
+            return [CorpusPart(partial(reader, filled[0], turned=turned), (filled[0],), domain, catalog=True)]
         case "cldr":
-            return [Part(partial(cldr.cldr, source, target or source, english), ("",), cldr.version())]
+            return [CorpusPart(partial(cldr.cldr, source, target or source, english), ("",), cldr.version())]
         case "moses":
-            return [Part(partial(text.moses, filled[0], filled[1], limit), (filled[0], filled[1]), domain)]
+            return [CorpusPart(partial(text.moses, filled[0], filled[1], limit), (filled[0], filled[1]), domain)]
         case "flores":
             split = place.split or {"test": "devtest"}.get(which, which)
             files = [text.flores_file(filled[0], split, side, place.codes) for side in (source, target or source)]
-            return [Part(partial(text.moses, files[0], files[1], limit), (files[0], files[1]), domain)]
+            return [CorpusPart(partial(text.moses, files[0], files[1], limit), (files[0], files[1]), domain)]
         case "tsv":
-            return [Part(partial(text.tsv, filled[0], _numbers(place, pair), limit), (filled[0],), domain)]
+            return [CorpusPart(partial(text.tsv, filled[0], _numbers(place, pair), limit), (filled[0],), domain)]
         case "ted":
-            return [Part(partial(text.ted, filled[0], names, limit), (filled[0],), domain)]
+            return [CorpusPart(partial(text.ted, filled[0], names, limit), (filled[0],), domain)]
         case "tmx":
-            return [Part(partial(tmx.tmx, filled[0], names[0], names[1]), (filled[0],), domain)]
+            return [CorpusPart(partial(tmx.tmx, filled[0], names[0], names[1]), (filled[0],), domain)]
         case "huggingface":
-            return [Part(partial(huggingface.huggingface, filled[0], place.split, names), (filled[0],), domain)]
+            return [CorpusPart(partial(huggingface.huggingface, filled[0], place.split, names), (filled[0],), domain)]
         case "text":
-            return [Part(partial(text.text, filled[0], limit), (filled[0],), domain)]
+            return [CorpusPart(partial(text.text, filled[0], limit), (filled[0],), domain)]
 
 
 def _names(place: Files, source: str, target: str) -> tuple[str, str]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.data.readers.lines import lines
-from mnmt_ds.data.readers.rows import Row
 from mnmt_ds.errors import UserError
 
 ABSENT = (b"", b"__NULL__", b"_ _ NULL _ _")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.data.readers.lines import opened
-from mnmt_ds.data.readers.rows import Row
 from mnmt_ds.errors import UserError
 
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"

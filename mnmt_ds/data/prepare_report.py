@@ -1,0 +1,99 @@
+"""What was read, what was dropped and why: a table for people, the same facts as JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mnmt_ds.data.cleaning_rules import DROPS
+
+LATER = ("duplicate", "domain cap", "held-out key", "over limit")
+FATES = ("name list", *DROPS, *LATER)
+
+
+def facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """By pair: rows read, rows dropped by rule, repairs, what each set has."""
+    return {
+        "origin": manifest["origin"],
+        "hash": manifest["hash"],
+        "pairs": {
+            pair: {**_counts(entry), "splits": entry["splits"], "given": entry["given"]}
+            for pair, entry in manifest["pairs"].items()
+        },
+        "monolingual": {
+            lang: {**_counts(entry), "sentences": entry["sentences"], "tokens": entry["tokens"]}
+            for lang, entry in manifest["monolingual"].items()
+        },
+    }
+
+
+def table(path: Path) -> str:
+    """The summary that ``prepare`` prints, from a manifest's path."""
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    header, *rows = _rows(manifest)
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
+
+
+def markdown(manifest: Mapping[str, Any]) -> str:
+    """The whole report."""
+    header, *rows = _rows(manifest)
+    lines = [
+        "# Prepared corpus",
+        "",
+        f"Text from {manifest['origin']}; corpus `{manifest['hash'][:12]}`,"
+        f" tokenizer `{manifest['tokenizer_hash'][:12]}`.",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        "All columns between `read` and `train` are dropped rows; `held-out key` are those whose normalised key stands",
+        "in some pair's dev or test set, `over limit` those above `max_train`.",
+    ]
+    for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
+        lines += ["", f"## {pair}", ""]
+        for kind, count in _repairs(entry["counts"]).items():
+            lines.append(f"- repaired: {kind} {count} (first: {entry['places']['train'].get(kind, '-')})")
+        for rule in DROPS:
+            if entry["counts"].get(rule):
+                place = entry["places"]["train"].get(rule, "-")
+                lines.append(f"- dropped: {rule} {entry['counts'][rule]} (first: {place})")
+        domains = sorted(entry["domains"].items(), key=lambda item: -item[1])
+        lines.append("- clean rows by domain: " + ", ".join(f"{name} {count}" for name, count in domains))
+        if entry["left_out"]:
+            lines.append("- left out: " + ", ".join(entry["left_out"]))
+    return "\n".join(lines) + "\n"
+
+
+def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "read": entry["counts"]["read"],
+        "dropped": {rule: entry["counts"][rule] for rule in FATES if entry["counts"].get(rule)},
+        "repaired": _repairs(entry["counts"]),
+        "first": entry["places"],
+        "domains": entry["domains"],
+        "left_out": entry["left_out"],
+    }
+
+
+def _rows(manifest: Mapping[str, Any]) -> list[list[str]]:
+    entries = [*manifest["pairs"].values(), *manifest["monolingual"].values()]
+    used = [rule for rule in FATES if any(entry["counts"].get(rule) for entry in entries)]
+    rows = [["pair", "read", *used, "train", "dev", "test", "source tokens", "target tokens"]]
+    for pair, entry in manifest["pairs"].items():
+        sizes = [entry["splits"].get(which, {}).get("sentences", 0) for which in ("train", "dev", "test")]
+        tokens = [entry["splits"]["train"][f"{side}_tokens"] for side in ("source", "target")]
+        rows.append([pair, *_cells(entry, used), *(f"{number:,}" for number in (*sizes, *tokens))])
+    for lang, entry in manifest["monolingual"].items():
+        rows.append([lang, *_cells(entry, used), f"{entry['sentences']:,}", "", "", f"{entry['tokens']:,}", ""])
+    return rows
+
+
+def _cells(entry: Mapping[str, Any], used: list[str]) -> list[str]:
+    return [f"{entry['counts']['read']:,}", *(f"{entry['counts'].get(rule, 0):,}" for rule in used)]
+
+
+def _repairs(counts: Mapping[str, int]) -> dict[str, int]:
+    return {kind: n for kind, n in counts.items() if n and kind not in (*FATES, "read", "clean")}

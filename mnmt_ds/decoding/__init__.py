@@ -1,0 +1,1 @@
+"""Beam search and translation of many sentences; loading a trained model with its tokenizer."""

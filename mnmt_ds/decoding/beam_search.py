@@ -1,0 +1,195 @@
+"""Batched beam search whose hypotheses are those of transformers' ``generate``; finished sentences leave the batch.
+
+A sentence's hypotheses do not depend on what else is in the batch. A hypothesis scores its summed log-probability,
+end symbol included, divided by length ** length_penalty, as in fairseq and transformers.
+
+Shape letters: B sentences, W beams, C = 2·W candidates, T generated tokens, N = B·W, D width.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from mnmt_ds.batch import BOS, EOS, PAD
+from mnmt_ds.config import Settings
+from mnmt_ds.decoding import incremental, native
+from mnmt_ds.models.transformer import Transformer
+
+NEVER = -1e9
+"""Score of a hypothesis that does not exist."""
+FILLER = -1
+"""Stands after the end of a finished hypothesis."""
+
+
+class SearchSettings(Settings):
+    """How translations are searched for; the defaults are the papers' (beam 5, length penalty 1.0)."""
+
+    beam: int = Field(default=5, ge=1)
+    """Hypotheses kept a sentence; 1: greedy search."""
+    length_penalty: float = 1.0
+    """Exponent of the length that scores are divided by; above 1 favours long translations, 0 compares plain sums."""
+    early_stopping: bool = True
+    """true: a sentence ends with its beam-th finished hypothesis (fairseq); false: once no running one looks better."""
+    max_length_ratio: float = Field(default=2.0, ge=0)
+    """Longest translation in tokens: this times the source's tokens, plus max_length_plus."""
+    max_length_plus: int = Field(default=20, ge=1)
+    """See max_length_ratio."""
+
+
+class Hypothesis(NamedTuple):
+    """A finished translation: piece ids without the end symbol, and its length-normalised log-probability."""
+
+    tokens: list[int]
+    score: float
+
+
+class _Search(NamedTuple):
+    """The sentences still in the batch."""
+
+    row_B: Tensor
+    """Each sentence's place in the input."""
+    limit_B: Tensor
+    """Longest hypothesis of each sentence, end symbol included."""
+    done_B: Tensor
+    """Sentences that are finished and wait to leave."""
+    score_BW: Tensor
+    """Summed log-probability of the running beams, best first."""
+    tokens_BWT: Tensor
+    """What the running beams hold."""
+    final_score_BW: Tensor
+    """Normalised score of the finished hypotheses, best first; NEVER where there is none yet."""
+    final_tokens_BWT: Tensor
+    """The finished hypotheses, FILLER after their end."""
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Transformer,
+    source_BS: Tensor,
+    start: int,
+    settings: SearchSettings,
+    limit: Sequence[int] | None = None,
+    banned: Sequence[int] = (BOS, PAD),
+    implementation: Literal["auto", "native", "torch"] = "auto",
+) -> list[list[Hypothesis]]:
+    """Up to ``beam`` hypotheses a sentence, best first; the model must be in eval mode.
+
+    source_BS: framed sources, PAD on the right. start: the decoder's first input (a tag or the end symbol).
+    limit: longest hypothesis of each sentence in tokens, end symbol included (default: from the settings).
+    banned: tokens that are never generated (their probability still counts in the normalisation).
+    implementation: native (C++, float32 on a CPU), torch (anything), auto: native where it can run.
+    """
+    step: Any = (
+        native if implementation == "native" or (implementation == "auto" and native.usable(model)) else incremental
+    )
+    search = _start(model, source_BS, settings, limit)
+    longest = int(search.limit_B.max()) if len(source_BS) else 0
+    cache = step.start_cache(model, source_BS, settings.beam, longest)
+    token_BW = torch.full((len(source_BS), 1), start, device=source_BS.device)
+    result: list[list[Hypothesis]] = [[] for _ in range(len(source_BS))]
+    while len(search.row_B):
+        hidden_ND, cache = step.decode_step(model, cache, token_BW)
+        candidates = step.best_words(model, hidden_ND, search.score_BW, 2 * settings.beam, banned)
+        search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings)
+        cache = step.follow(cache, parent_BW)
+        done = int(search.done_B.sum())
+        if done * step.LEAVE_SHARE >= len(search.row_B) or step.crowded(cache):
+            _collect(search, result)
+            stay_B = (~search.done_B).nonzero()[:, 0]
+            search = _Search(*(value[stay_B] for value in search))
+            cache, token_BW = step.keep(cache, stay_B), token_BW[stay_B]
+    return result
+
+
+def length_limits(source_BS: Tensor, settings: SearchSettings, positions: int) -> Tensor:
+    """Longest hypothesis of each sentence, end symbol included: ratio · source tokens + plus, within the positions."""
+    tokens_B = (source_BS != PAD).sum(1)
+    return (tokens_B * settings.max_length_ratio).long().add_(settings.max_length_plus).clamp_(max=positions)
+
+
+def _start(model: Transformer, source_BS: Tensor, settings: SearchSettings, limit: Sequence[int] | None) -> _Search:
+    batch, device = len(source_BS), source_BS.device
+    if limit is None:
+        limit_B = length_limits(source_BS, settings, model.settings.max_positions)
+    else:
+        limit_B = torch.tensor(limit, device=device).clamp(1, model.settings.max_positions)
+    return _Search(
+        row_B=torch.arange(batch, device=device),
+        limit_B=limit_B,
+        done_B=torch.zeros(batch, dtype=torch.bool, device=device),
+        score_BW=torch.zeros(batch, 1, device=device),
+        tokens_BWT=torch.empty(batch, 1, 0, dtype=torch.long, device=device),
+        final_score_BW=torch.full((batch, settings.beam), NEVER, device=device),
+        final_tokens_BWT=torch.empty(batch, settings.beam, 0, dtype=torch.long, device=device),
+    )
+
+
+def _advance(
+    search: _Search, candidates: tuple[Tensor, Tensor, Tensor], length: int, settings: SearchSettings
+) -> tuple[_Search, Tensor, Tensor]:
+    """One token further: the search, each new running beam's parent, and its token. ``length`` counts that token."""
+    beam = settings.beam
+    score_BC, parent_BC, token_BC = candidates
+    ends_BC = (token_BC == EOS) | (length >= search.limit_B)[:, None]
+    if bool(ends_BC.any()):
+        search = _finish(search, score_BC, parent_BC, token_BC, ends_BC, length, settings)
+        score_BC, choice_BW = score_BC.masked_fill(ends_BC, NEVER).topk(beam)
+        parent_BC, token_BC = parent_BC.gather(1, choice_BW), token_BC.gather(1, choice_BW)
+    score_BW, parent_BW, token_BW = score_BC[:, :beam], parent_BC[:, :beam], token_BC[:, :beam]
+    full_B = search.final_score_BW[:, -1] > NEVER
+    if not settings.early_stopping:
+        full_B = full_B & (score_BW[:, 0] / length**settings.length_penalty <= search.final_score_BW[:, -1])
+    return (
+        search._replace(
+            done_B=search.done_B | full_B | (length >= search.limit_B),
+            score_BW=score_BW,
+            tokens_BWT=_extend(search.tokens_BWT, parent_BW, token_BW),
+        ),
+        parent_BW,
+        token_BW,
+    )
+
+
+def _finish(
+    search: _Search,
+    score_BC: Tensor,
+    parent_BC: Tensor,
+    token_BC: Tensor,
+    ends_BC: Tensor,
+    length: int,
+    settings: SearchSettings,
+) -> _Search:
+    """Takes candidates that end, where they stand among the first ``beam``, into the finished hypotheses."""
+    beam = settings.beam
+    counts_BW = ends_BC[:, :beam] & ~search.done_B[:, None]
+    new_BW = (score_BC[:, :beam] / length**settings.length_penalty).masked_fill(~counts_BW, NEVER)
+    tokens_BWT = _extend(search.tokens_BWT, parent_BC[:, :beam], token_BC[:, :beam])
+    missing = length - search.final_tokens_BWT.shape[2]
+    merged_BXT = torch.cat([F.pad(search.final_tokens_BWT, (0, missing), value=FILLER), tokens_BWT], 1)
+    score_BW, choice_BW = torch.cat([search.final_score_BW, new_BW], 1).topk(beam)
+    return search._replace(
+        final_score_BW=score_BW,
+        final_tokens_BWT=merged_BXT.gather(1, choice_BW[:, :, None].expand(-1, -1, length)),
+    )
+
+
+def _extend(tokens_BWT: Tensor, parent_BW: Tensor, token_BW: Tensor) -> Tensor:
+    """Each parent's tokens with one more at the end."""
+    past_BWT = tokens_BWT.gather(1, parent_BW[:, :, None].expand(-1, -1, tokens_BWT.shape[2]))
+    return torch.cat([past_BWT, token_BW[:, :, None]], 2)
+
+
+def _collect(search: _Search, result: list[list[Hypothesis]]) -> None:
+    """Writes the hypotheses of sentences that are done to their places."""
+    done_B = search.done_B.nonzero()[:, 0]
+    parts = (search.row_B[done_B], search.final_score_BW[done_B], search.final_tokens_BWT[done_B])
+    for row, scores, sequences in zip(*(part.tolist() for part in parts), strict=True):
+        for score, tokens in zip(scores, sequences, strict=True):
+            if score > NEVER and not math.isnan(score):
+                ended = next((i for i, token in enumerate(tokens) if token in (EOS, FILLER)), len(tokens))
+                result[row].append(Hypothesis(tokens[:ended], score))

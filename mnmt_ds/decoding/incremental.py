@@ -1,0 +1,182 @@
+"""One decoding step of the Transformer for all beams, over caches that are never reordered.
+
+The keys and values of every beam of a sentence stand side by side in its slots, in the order in which they were
+computed. A mask per beam, gathered along with the beam's parent, says which slots are its ancestors; so a step moves
+a few kilobytes where reordering moves the whole cache. The encoder's keys and values exist once a sentence: its
+beams are query positions of one attention.
+
+Shape letters: B sentences, W beams (1 at the first step), N = B·W, S source positions, P slots, D width, H heads,
+E = D / H.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnmt_ds.models.layers import CrossAttention, DecoderLayer, SelfAttention
+from mnmt_ds.models.transformer import Transformer
+
+TIDY_EVERY = 16
+"""Steps between two calls of ``keep``, at most: there is room for so many."""
+LEAVE_SHARE = 8
+"""Finished sentences leave once they are one in this many: each departure copies the cache once."""
+FOLD = 512
+"""Columns that candidates are folded to before the largest are looked for."""
+
+
+class LayerCache(NamedTuple):
+    """What one decoder layer remembers; slots beyond those in use are not initialised."""
+
+    keys_BHPE: Tensor
+    values_BHPE: Tensor
+    source_keys_BHES: Tensor
+    source_values_BHSE: Tensor
+
+
+class DecoderCache(NamedTuple):
+    """What the decoder remembers of the sentences in the batch."""
+
+    layers: tuple[LayerCache, ...]
+    ancestors_BWP: Tensor
+    """Added to attention scores: 0 where a slot in use belongs to the beam's own past, else -inf."""
+    source_mask_B11S: Tensor
+    """Added to attention scores: 0 where a source token stands, -inf on padding."""
+    steps: int
+    """Positions decoded so far."""
+
+
+def start_cache(model: Transformer, source_BS: Tensor, beams: int, longest: int) -> DecoderCache:
+    """Encodes the sources and projects them, once a sentence, for every decoder layer. longest: positions at most."""
+    memory_BSD, mask_BS = model.encode(source_BS)
+    head_width = model.settings.d_model // model.settings.heads
+    size = (len(source_BS), model.settings.heads, min(TIDY_EVERY, longest) * beams, head_width)
+    layers = []
+    for layer in model.decoder:
+        assert isinstance(layer, DecoderLayer)
+        keys_BHSE, values_BHSE = layer.cross.project_memory(memory_BSD)
+        keys_BHES = (keys_BHSE * head_width**-0.5).transpose(2, 3).contiguous()
+        own = memory_BSD.new_empty(2, *size)
+        layers.append(LayerCache(own[0], own[1], keys_BHES, values_BHSE.contiguous()))
+    mask_B11S = torch.zeros_like(mask_BS, dtype=memory_BSD.dtype).masked_fill_(~mask_BS, -torch.inf)[:, None, None]
+    return DecoderCache(tuple(layers), memory_BSD.new_zeros(len(source_BS), 1, 0), mask_B11S, 0)
+
+
+def decode_step(model: Transformer, cache: DecoderCache, token_BW: Tensor) -> tuple[Tensor, DecoderCache]:
+    """Decoder states (N, D) for the beams' newest tokens, and the cache with their slots added."""
+    batch, beams = token_BW.shape
+    slots = cache.ancestors_BWP.shape[2]
+    own_WW = cache.ancestors_BWP.new_full((beams, beams), -torch.inf).fill_diagonal_(0)
+    ancestors_BWP = torch.cat([cache.ancestors_BWP, own_WW.expand(batch, -1, -1)], 2)
+    x_ND = model.embedding(token_BW.reshape(-1, 1), cache.steps)[:, 0]
+    for layer, remembered in zip(model.decoder, cache.layers, strict=True):
+        assert isinstance(layer, DecoderLayer)
+        x_ND = x_ND + _self_attention(layer.attention, layer.attention_norm(x_ND), remembered, ancestors_BWP, slots)
+        x_ND = x_ND + _cross_attention(layer.cross, layer.cross_norm(x_ND), remembered, cache.source_mask_B11S)
+        x_ND = x_ND + layer.ffn(layer.ffn_norm(x_ND))
+    return model.decoder_norm(x_ND), cache._replace(ancestors_BWP=ancestors_BWP, steps=cache.steps + 1)
+
+
+def best_words(
+    model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best continuations of each sentence: summed log-probability, beam and token, each (B, C), best first.
+
+    score_BW: the beams' summed log-probabilities. banned: tokens that count in the normalisation but are not chosen.
+    """
+    logits_NV = F.linear(hidden_ND, model.head.weight).float()
+    log_prob_NV = torch.log_softmax(logits_NV, -1, out=logits_NV)
+    log_prob_NV[:, list(banned)] = -torch.inf
+    batch, vocabulary = len(score_BW), logits_NV.shape[1]
+    total_BX = log_prob_NV.view(batch, -1, vocabulary).add_(score_BW[:, :, None]).view(batch, -1)
+    score_BC, index_BC = largest(total_BX, min(count, total_BX.shape[1]))
+    beam_BC = index_BC.div(vocabulary, rounding_mode="floor")
+    return score_BC, beam_BC, index_BC - beam_BC * vocabulary
+
+
+def largest(value_BX: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``topk``, several times as fast on long rows: the largest stand in the columns with the largest maxima.
+
+    A row is folded to ``FOLD`` columns, and what does not fill a fold is looked at whole.
+    """
+    folds, columns = value_BX.shape[1] // FOLD, min(count, FOLD)
+    if folds < 4:
+        return value_BX.topk(count)
+    folded_BFX = value_BX[:, : folds * FOLD].view(-1, folds, FOLD)
+    column_BC = folded_BFX.amax(1).topk(columns, sorted=False)[1]
+    inside_BFC = folded_BFX.gather(2, column_BC[:, None].expand(-1, folds, -1))
+    place_BFC = torch.arange(folds, device=value_BX.device)[:, None] * FOLD + column_BC[:, None]
+    rest_R = torch.arange(folds * FOLD, value_BX.shape[1], device=value_BX.device)
+    best, index = torch.cat([inside_BFC.flatten(1), value_BX[:, folds * FOLD :]], 1).topk(count)
+    place = torch.cat([place_BFC.flatten(1), rest_R.expand(len(value_BX), -1)], 1)
+    return best, place.gather(1, index)
+
+
+def follow(cache: DecoderCache, parent_BW: Tensor) -> DecoderCache:
+    """The cache of new beams, each the continuation of a parent beam."""
+    index = parent_BW[:, :, None].expand(-1, -1, cache.ancestors_BWP.shape[2])
+    return cache._replace(ancestors_BWP=cache.ancestors_BWP.gather(1, index))
+
+
+def crowded(cache: DecoderCache) -> bool:
+    """Whether ``keep`` is due, to make room."""
+    return cache.steps % TIDY_EVERY == 0
+
+
+def keep(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
+    """The cache of some of the sentences, without the slots that no beam descends from, and with room for new ones."""
+    ancestors_BWP = cache.ancestors_BWP[row_B]
+    alive_BP = (ancestors_BWP == 0).any(1)
+    slots = int(alive_BP.sum(1).max()) if len(row_B) else 0
+    slot_BP = alive_BP.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :slots]
+    heads, size = cache.layers[0].keys_BHPE.shape[1:3]
+    head_BH = row_B[:, None] * heads + torch.arange(heads, device=row_B.device)
+    place = (head_BH[:, :, None] * size + slot_BP[:, None]).flatten()
+    room = TIDY_EVERY * ancestors_BWP.shape[1]
+    layers = tuple(
+        LayerCache(
+            _pick(layer.keys_BHPE, place, len(row_B), slots, room),
+            _pick(layer.values_BHPE, place, len(row_B), slots, room),
+            layer.source_keys_BHES[row_B],
+            layer.source_values_BHSE[row_B],
+        )
+        for layer in cache.layers
+    )
+    ancestors_BWP = ancestors_BWP.gather(2, slot_BP[:, None].expand(-1, ancestors_BWP.shape[1], -1))
+    return DecoderCache(layers, ancestors_BWP, cache.source_mask_B11S[row_B], cache.steps)
+
+
+def _pick(full_BHPE: Tensor, place: Tensor, batch: int, slots: int, room: int) -> Tensor:
+    heads, width = full_BHPE.shape[1], full_BHPE.shape[3]
+    result = full_BHPE.new_empty(batch, heads, slots + room, width)
+    result[:, :, :slots] = full_BHPE.view(-1, width)[place].view(batch, heads, slots, width)
+    return result
+
+
+def _self_attention(
+    attention: SelfAttention, x_ND: Tensor, cache: LayerCache, ancestors_BWP: Tensor, slots: int
+) -> Tensor:
+    """Writes the new keys and values into their slots and attends to the beam's ancestors."""
+    batch, beams, used = ancestors_BWP.shape
+    q_BHWE, k_BHWE, v_BHWE = (
+        attention.qkv(x_ND).view(batch, beams, 3, attention.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    )
+    cache.keys_BHPE[:, :, slots:used] = k_BHWE
+    cache.values_BHPE[:, :, slots:used] = v_BHWE
+    score_BHWP = torch.matmul(q_BHWE * q_BHWE.shape[-1] ** -0.5, cache.keys_BHPE[:, :, :used].transpose(2, 3))
+    return attention.out(_mix(score_BHWP, ancestors_BWP[:, None], cache.values_BHPE[:, :, :used]))
+
+
+def _cross_attention(attention: CrossAttention, x_ND: Tensor, cache: LayerCache, mask_B11S: Tensor) -> Tensor:
+    batch, heads, width, _ = cache.source_keys_BHES.shape
+    q_BHWE = attention.q(x_ND).view(batch, -1, heads, width).transpose(1, 2)
+    score_BHWS = torch.matmul(q_BHWE, cache.source_keys_BHES)
+    return attention.out(_mix(score_BHWS, mask_B11S, cache.source_values_BHSE))
+
+
+def _mix(score_BHWP: Tensor, mask: Tensor, values_BHPE: Tensor) -> Tensor:
+    """Attention's weighted mean of the values, heads merged: (N, D)."""
+    mixed_BHWE = torch.matmul(F.softmax(score_BHWP.add_(mask), -1), values_BHPE)
+    return mixed_BHWE.transpose(1, 2).flatten(2).flatten(0, 1)

@@ -1,0 +1,184 @@
+"""The decoding step in float32 on a CPU: products by oneDNN, the rest by csrc/decode.cpp, compiled on first use.
+
+Same functions as ``incremental``. A beam reads its own past alone, through a path of ancestors, and the caches are
+never copied: a sentence that leaves is merely no longer looked at.
+
+Shape letters: B sentences in the batch, W beams (1 at the first step), N = B·W, A sentences at the start, P positions,
+T past positions, S source positions, D width, V vocabulary, C candidates.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnmt_ds.kernels import build
+from mnmt_ds.models.layers import DecoderLayer
+from mnmt_ds.models.transformer import Transformer
+
+SOURCE = Path(__file__).parent / "csrc" / "decode.cpp"
+WIDEST_HEAD = 512
+"""As in decode.cpp."""
+LOG = logging.getLogger("mnmt_ds")
+LEAVE_SHARE = 32
+"""Finished sentences leave once they are one in this many; nothing is copied but a few numbers a sentence."""
+
+
+class NativeLayerCache(NamedTuple):
+    """What one decoder layer remembers; keys, then values."""
+
+    own_APW2D: Tensor
+    """By position and beam; positions to come are not initialised."""
+    source_AS2D: Tensor
+
+
+class NativeDecoderCache(NamedTuple):
+    """What the decoder remembers of the sentences in the batch."""
+
+    layers: tuple[NativeLayerCache, ...]
+    path_BWT: Tensor
+    """int64, which beam of each past position a beam descends from."""
+    home_B: Tensor
+    """int64, where a sentence's rows stand in the caches."""
+    length_A: Tensor
+    """int64, tokens of each source."""
+    steps: int
+    """Positions decoded so far."""
+
+
+def usable(model: Transformer) -> bool:
+    """Whether this model can be decoded here: float32, on a CPU, with the library (built now if need be)."""
+    weight = model.embedding.weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not _has_onednn():
+        return False
+    head = model.settings.d_model // model.settings.heads
+    if head > WIDEST_HEAD or head % 8:
+        return False
+    return _library() is not None
+
+
+def start_cache(model: Transformer, source_AS: Tensor, beams: int, longest: int) -> NativeDecoderCache:
+    """Encodes the sources and projects them, once a sentence, for every decoder layer. longest: positions at most."""
+    memory_ASD, mask_AS = model.encode(source_AS)
+    batch, width = len(source_AS), memory_ASD.shape[2]
+    layers = []
+    for layer in model.decoder:
+        assert isinstance(layer, DecoderLayer)
+        own = memory_ASD.new_empty(batch, longest, beams, 2 * width)
+        layers.append(NativeLayerCache(own, _linear(memory_ASD, layer.cross.kv)))
+    path_BWT = torch.empty(batch, 1, 0, dtype=torch.long)
+    return NativeDecoderCache(tuple(layers), path_BWT, torch.arange(batch), mask_AS.sum(1), 0)
+
+
+def decode_step(model: Transformer, cache: NativeDecoderCache, token_BW: Tensor) -> tuple[Tensor, NativeDecoderCache]:
+    """Decoder states (N, D) for the beams' newest tokens, and the cache with their keys and values."""
+    library, threads = _library(), torch.get_num_threads()
+    (batch, beams), heads = token_BW.shape, model.settings.heads
+    x_ND = model.embedding(token_BW.reshape(-1, 1), cache.steps)[:, 0]
+    width = x_ND.shape[1]
+    mixed_ND = torch.empty_like(x_ND)
+    path, home = cache.path_BWT.data_ptr(), cache.home_B.data_ptr()
+    for layer, (own, memory) in zip(model.decoder, cache.layers, strict=True):
+        assert isinstance(layer, DecoderLayer)
+        qkv = _linear(_norm(x_ND, layer.attention_norm), layer.attention.qkv)
+        library.self_attention(
+            qkv.data_ptr(), own.data_ptr(), path, home, batch, beams, cache.steps, own.shape[1], own.shape[2], heads,
+            width, threads, mixed_ND.data_ptr(),
+        )  # fmt: skip
+        x_ND = _linear(mixed_ND, layer.attention.out, add=x_ND)
+        q_ND = _linear(_norm(x_ND, layer.cross_norm), layer.cross.q)
+        library.cross_attention(
+            q_ND.data_ptr(), memory.data_ptr(), cache.length_A.data_ptr(), home, batch, beams, memory.shape[1], heads,
+            width, threads, mixed_ND.data_ptr(),
+        )  # fmt: skip
+        x_ND = _linear(mixed_ND, layer.cross.out, add=x_ND)
+        inner = _linear(_norm(x_ND, layer.ffn_norm), layer.ffn.inner, relu=True)
+        x_ND = _linear(inner, layer.ffn.outer, add=x_ND)
+    return _norm(x_ND, model.decoder_norm), cache._replace(steps=cache.steps + 1)
+
+
+def best_words(
+    model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best continuations of each sentence: summed log-probability, beam and token, each (B, C), best first."""
+    weight_VD = model.head.weight
+    logits_NV = torch.ops.mkldnn._linear_pointwise(hidden_ND, weight_VD, None, "none", [], "")
+    (batch, beams), vocabulary = score_BW.shape, len(weight_VD)
+    count, score_BW = min(count, beams * vocabulary), score_BW.contiguous()
+    value_BC = torch.empty(batch, count)
+    beam_BC, word_BC = torch.empty(2, batch, count, dtype=torch.long)
+    names = (ctypes.c_int64 * len(banned))(*banned)
+    _library().best_words(
+        logits_NV.data_ptr(), score_BW.data_ptr(), batch, beams, vocabulary, ctypes.addressof(names), len(banned),
+        count, torch.get_num_threads(), value_BC.data_ptr(), beam_BC.data_ptr(), word_BC.data_ptr(),
+    )  # fmt: skip
+    return value_BC, beam_BC, word_BC
+
+
+def follow(cache: NativeDecoderCache, parent_BW: Tensor) -> NativeDecoderCache:
+    """The cache of new beams, each the continuation of a parent beam."""
+    past = cache.path_BWT.gather(1, parent_BW[:, :, None].expand(-1, -1, cache.path_BWT.shape[2]))
+    return cache._replace(path_BWT=torch.cat([past, parent_BW[:, :, None]], 2))
+
+
+def crowded(cache: NativeDecoderCache) -> bool:
+    """Whether ``keep`` is due: never, there is room from the start."""
+    return False
+
+
+def keep(cache: NativeDecoderCache, row_B: Tensor) -> NativeDecoderCache:
+    """The cache of some of the sentences."""
+    return cache._replace(path_BWT=cache.path_BWT[row_B], home_B=cache.home_B[row_B])
+
+
+def _norm(x_ND: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return F.layer_norm(x_ND, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _linear(x_ND: Tensor, module: nn.Linear, relu: bool = False, add: Tensor | None = None) -> Tensor:
+    """x W' + b, then ReLU or plus ``add``; by oneDNN, up to twice as fast as the BLAS that torch would call."""
+    ops: Any = torch.ops.mkldnn._linear_pointwise
+    if add is not None:
+        return ops.binary(x_ND, add, module.weight, module.bias, "add")
+    return ops(x_ND, module.weight, module.bias, "relu" if relu else "none", [], "")
+
+
+def _has_onednn() -> bool:
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@functools.cache
+def _library() -> Any:
+    """The compiled functions; None where there is no compiler, which is said once."""
+    try:
+        library = ctypes.CDLL(str(build.build(_recipe())))
+    except (build.BuildError, OSError) as error:
+        LOG.warning("decoding without its C++ part, which is slower: %s", error)
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    signatures = {
+        "self_attention": [pointer] * 4 + [number] * 7 + [ctypes.c_int, pointer],
+        "cross_attention": [pointer] * 4 + [number] * 5 + [ctypes.c_int, pointer],
+        "best_words": [pointer] * 2 + [number] * 3 + [pointer] + [number] * 2 + [ctypes.c_int] + [pointer] * 3,
+    }
+    for name, arguments in signatures.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def _recipe() -> build.LibraryRecipe:
+    compile_, link = build.cpu_recipe().compile[0], build.cpu_recipe().link
+    flags = [word for word in compile_[: compile_.index("-c")] if not word.startswith("-I")]
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    unit = (*flags, f"-DSOURCE_{digest}", "-c", str(SOURCE), "-o", "{out}/decode.o")
+    objects = [word for word in link if not word.endswith(".o")]
+    place = objects.index("-shared") + 1
+    return build.LibraryRecipe("decode", (unit,), (*objects[:place], "{out}/decode.o", *objects[place:]))

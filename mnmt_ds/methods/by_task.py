@@ -1,0 +1,107 @@
+"""Several tasks in one run (paper 3, Equations 7 and 8): each batch serves one task and goes to that task's method."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.config import Settings
+from mnmt_ds.errors import UserError
+from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, Stateful, ValidationReport
+
+if TYPE_CHECKING:
+    TaskSettings = Any
+
+TRANSLATION = "translation"
+
+
+class ByTaskSettings(Settings):
+    """A method and a weight for translation and for each of ``denoising.tasks``."""
+
+    name: Literal["by_task"] = "by_task"
+    """The method's name."""
+
+    profile: Literal["paper", "released"] = "paper"
+    """paper: the equations; released: what the authors' code does."""
+    tasks: "dict[str, TaskSettings]"
+    """Method of each task: translation, and cd, dae, mlm or mass as in ``denoising.tasks``."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Weight of each task's loss; 1 where none is given."""
+    divisor: Literal["task", "shared"] | None = None
+    """task: each loss is a mean over its own task's tokens of the update, so that the tasks' means are summed;
+    shared: one sum over all tokens of the update. None: task; released shared."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if TRANSLATION not in self.tasks or len(self.tasks) < 2:
+            raise ValueError("tasks: give translation and at least one of cd, dae, mlm, mass")
+        if unknown := set(self.weights) - set(self.tasks):
+            raise ValueError(f"weights: {sorted(unknown)[0]} is not among the tasks {', '.join(self.tasks)}")
+        if any(weight < 0 for weight in self.weights.values()):
+            raise ValueError("weights must not be negative")
+        for name, settings in self.tasks.items():
+            inner: Any = getattr(settings, "base", settings)
+            if (inner.name == "denoising") != (name != TRANSLATION):
+                raise ValueError(
+                    f"tasks: {name} cannot take method {inner.name}; cd, dae, mlm and mass take denoising (or"
+                    " intra_distillation around it), translation any other method"
+                )
+        return self
+
+
+def by_task(
+    settings: ByTaskSettings, context: MethodContext, build: Callable[[Settings, MethodContext], Method]
+) -> Method:
+    """sum_t w_t L_t; with ``divisor: task`` the loss of an update is the sum of the tasks' means over their tokens."""
+    methods = {name: build(method, context) for name, method in settings.tasks.items()}
+    own = (settings.divisor or ("shared" if settings.profile == "released" else "task")) == "task"
+
+    def route(batch: Batch) -> Method:
+        if batch.task not in methods:
+            raise UserError(f"method by_task: no method for task {batch.task}; add it to method.tasks")
+        return methods[batch.task]
+
+    def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
+        found = route(batch).score(states, projection_VD, batch)
+        factor = settings.weights.get(batch.task, 1.0)
+        if own and batch.task_divisor:
+            factor *= batch.divisor / batch.task_divisor
+        loss = found.loss * factor
+        if batch.task == TRANSLATION:
+            # Ranks with different tasks must gather and reduce alike, so every batch has a path to all that any uses.
+            loss = loss + 0.0 * states.encoder_BSD[0, 0, 0]
+            if states.encoder_projection_VD is not None:
+                loss = loss + 0.0 * states.encoder_projection_VD[0, 0]
+        silent = torch.zeros_like(found.metrics["loss"])
+        metrics = {"ce": silent, "nll": silent, **found.metrics}
+        metrics["loss"] = torch.stack([loss.detach().to(silent), found.metrics["loss"][1]])
+        return LossAndMetrics(loss, metrics)
+
+    def on_validated(report: ValidationReport) -> None:
+        for method in methods.values():
+            method.on_validated(report)
+
+    def adjust(report: ValidationReport) -> None:
+        for method in methods.values():
+            method.adjust(report)
+
+    def upcoming(slots: Sequence[Slot | None]) -> None:
+        """Teachers are those of language pairs; other slots are no concern of theirs."""
+        known = [slot if slot is not None and slot.pair < len(context.pairs) else None for slot in slots]
+        methods[TRANSLATION].upcoming(known)
+
+    state: dict[str, Stateful] = {}
+    for task, method in methods.items():
+        state |= {name if task == TRANSLATION else f"{task}.{name}": part for name, part in method.state.items()}
+    return Method(
+        lambda batch: route(batch).prepare(batch),
+        lambda batch: route(batch).teach(batch),
+        score,
+        on_validated,
+        state,
+        upcoming,
+        adjust,
+    )

@@ -1,0 +1,83 @@
+"""The loss of every denoising task (paper 3, Equation 7): gold pieces on the decoder's side, the encoder's, or both.
+
+Which pieces count is the batch's business (data/denoising.py); a concurrent-denoising batch has both sides' targets, a
+DAE or MASS batch the decoder's, an MLM batch the encoder's.
+"""
+
+from typing import Literal, Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from mnmt_ds.batch import PAD, Batch
+from mnmt_ds.config import Settings
+from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
+from mnmt_ds.kernels.types import LossSums
+from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, identity, ignore_report
+
+
+class DenoisingLossSettings(Settings):
+    """Weights of the two sides. The encoder's projection is the decoder's, unless ``model.encoder_projection: own``."""
+
+    name: Literal["denoising"] = "denoising"
+    """The method's name."""
+
+    profile: Literal["paper", "released"] = "paper"
+    """paper: the equations; released: what the authors' code does."""
+    encoder_weight: float = 1.0
+    """Weight of L_e, the encoder's loss."""
+    decoder_weight: float = 1.0
+    """Weight of L_d, the decoder's loss."""
+    divergence_share: float | None = None
+    """Under intra-distillation, the factor of both sides' divergences. None: 1; released 0.5."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.encoder_weight < 0 or self.decoder_weight < 0 or self.encoder_weight + self.decoder_weight == 0:
+            raise ValueError("encoder_weight and decoder_weight must not be negative, and not both 0")
+        return self
+
+
+def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method:
+    """L_e + L_d over the pieces that count, by one projection; with K passes each side has its own divergence."""
+    share = settings.divergence_share
+    if share is None:
+        share = 0.5 if settings.profile == "released" else 1.0
+
+    def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
+        def side(hidden_BTD: Tensor, weights_VD: Tensor, target_BT: Tensor, weight: float) -> LossSums:
+            return ce_with_teacher(
+                hidden_BTD,
+                weights_VD,
+                target_BT,
+                smoothing=context.smoothing,
+                gold_weight=weight * batch.gold_weight,
+                passes=batch.passes,
+                divergence_weight=share * batch.divergence_weight,
+                implementation=context.implementation,
+                group=context.group,
+            )
+
+        decoder = side(states.decoder_BTD, projection_VD, batch.target_BT, settings.decoder_weight)
+        own_VD = states.encoder_projection_VD
+        gold_BS = batch.encoder_target_BS
+        if gold_BS is None:
+            gold_BS = torch.full_like(batch.source_BS[: len(batch.target_BT)], PAD)
+        encoder = side(
+            states.encoder_BSD, projection_VD if own_VD is None else own_VD, gold_BS, settings.encoder_weight
+        )
+        loss = decoder.loss + encoder.loss
+        count = decoder.tokens.new_tensor(float(batch.tokens))
+        means = {"loss": (loss.detach(), count)}
+        for name, sums, used in (
+            ("decoder", decoder, bool(decoder.tokens)),
+            ("encoder", encoder, batch.encoder_target_BS is not None),
+        ):
+            if used:
+                means[f"{batch.task}_{name}_loss"] = (sums.ce, sums.tokens)
+                if batch.passes > 1:
+                    means[f"{batch.task}_{name}_id_loss"] = (sums.divergence, sums.tokens)
+        return LossAndMetrics(loss, {name: torch.stack(mean) for name, mean in means.items()})
+
+    return Method(identity, identity, score, ignore_report, {})

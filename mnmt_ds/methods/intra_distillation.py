@@ -1,0 +1,100 @@
+"""Intra-distillation around any method (paper 3, Equations 5 and 6).
+
+After Xu et al. 2022.
+
+The batch passes the network K times at once, each time under dropout masks of its own, and the K distributions are
+drawn together.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import model_validator
+
+from mnmt_ds.batch import Batch
+from mnmt_ds.config import Settings
+from mnmt_ds.errors import UserError
+from mnmt_ds.methods.method import Method, MethodContext
+
+if TYPE_CHECKING:
+    BaseSettings = Any
+
+
+class IntraDistillationSettings(Settings):
+    """Passes, weight of the divergence, and the method that is wrapped."""
+
+    name: Literal["intra_distillation"] = "intra_distillation"
+    """The method's name."""
+
+    profile: Literal["paper", "released"] = "paper"
+    """paper: the equations; released: what the authors' code does."""
+    passes: int = 2
+    """K, passes of each batch; a micro-batch costs K times the activations of a plain one."""
+    alpha: float = 5.0
+    """Weight of the X-divergence."""
+    memory: Literal["own", "first"] | None = None
+    """Encoder states that a pass's decoder looks at: its own pass's, or the first's. None: own; released first."""
+    schedule: Literal["fixed", "adaptive"] = "fixed"
+    """adaptive: alpha grows as in Intra-Distillation: alpha * (p n / N)^gamma before update n = N / p, then alpha."""
+    p: float = 2.0
+    """adaptive: alpha is reached after 1 / p of the run's N updates."""
+    q: float = 5.0
+    """adaptive: the weight is 1 after 1 / q of them."""
+    base: "BaseSettings" = {"name": "translation"}  # noqa: RUF012 (pydantic validates it into settings of its own)
+    """The method that is wrapped, with its own settings."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.passes < 2:
+            raise ValueError("passes must be at least 2; one pass has nothing to be compared with")
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError("alpha must be a number, not negative")
+        if self.schedule == "adaptive" and not (0 < self.p < self.q and self.alpha > 1):
+            raise ValueError("schedule: adaptive needs 0 < p < q and alpha above 1")
+        return self
+
+
+def intra_distilled(settings: IntraDistillationSettings, context: MethodContext, base: Method) -> Method:
+    """1/K sum_k L_k + alpha * 1/K sum_k [KL(p_k || mean) + KL(mean || p_k)], L the base method's loss.
+
+    Differs: the K passes are rows of one batch, so the encoder's masks are independent too (the released code's second
+    decoder pass reuses the first pass's encoder states). Teachers are asked once for all passes.
+    """
+    weight_at = weights(settings, context.total_updates)
+
+    def prepare(batch: Batch) -> Batch:
+        batch = base.prepare(batch)
+        if batch.passes != 1:
+            raise UserError("method intra_distillation: its base repeats batches already; wrap a method once")
+        return batch._replace(
+            source_BS=batch.source_BS.repeat(settings.passes, 1),
+            decoder_BT=batch.decoder_BT.repeat(settings.passes, 1),
+            passes=settings.passes,
+            shared_memory=(settings.memory or ("first" if settings.profile == "released" else "own")) == "first",
+            divergence_weight=weight_at(batch.update),
+        )
+
+    def teach(batch: Batch) -> Batch:
+        rows = len(batch.target_BT)
+        taught = base.teach(
+            batch._replace(
+                source_BS=batch.source_BS[:rows], decoder_BT=batch.decoder_BT[:rows], passes=1, shared_memory=False
+            )
+        )
+        return batch._replace(gold_weight=taught.gold_weight, teachers=taught.teachers)
+
+    return base._replace(prepare=prepare, teach=teach)
+
+
+def weights(settings: IntraDistillationSettings, total_updates: Callable[[], int]) -> Callable[[int], float]:
+    """The divergence's weight at update n, from 1: alpha(N/p) = alpha, alpha(N/q) = 1."""
+    if settings.schedule == "fixed":
+        return lambda update: settings.alpha
+    total = total_updates()
+    gamma = math.log(1 / settings.alpha) / math.log(settings.p / settings.q)
+
+    def adaptive(update: int) -> float:
+        return settings.alpha * min(1.0, settings.p * update / total) ** gamma
+
+    return adaptive

@@ -1,0 +1,145 @@
+"""LSSD: language-specific self-distillation (paper 1, Algorithm 1 and Equations 3 to 8).
+
+Each language pair's own best checkpoint teaches the present model while the model is worse than it on that pair.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.config import Settings
+from mnmt_ds.errors import UserError
+from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
+from mnmt_ds.kernels.types import Gate, Teacher
+from mnmt_ds.methods.method import Method, MethodContext, identity
+from mnmt_ds.methods.translation import scorer
+from mnmt_ds.teachers.overall_best import OverallBest
+from mnmt_ds.teachers.settings import TeacherSettings
+from mnmt_ds.teachers.teacher_bank import TeacherBank
+from mnmt_ds.teachers.teacher_pool import TeacherSource
+
+RELEASED: dict[str, Any] = dict(
+    halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0
+)
+"""Where the authors' code departs from their paper (TED-8 scripts); ``profile: released`` sets these."""
+
+
+class LssdSettings(Settings):
+    """What LSSD leaves open. ``profile`` fills whatever is not given."""
+
+    name: Literal["lssd"] = "lssd"
+    """The method's name."""
+
+    profile: Literal["paper", "released"] = "paper"
+    """paper: the equations; released: what the authors' code does."""
+    variant: Literal["whole", "selective", "adaptive"] = "whole"
+    """Sentence weight G: 1; 1 where the teacher is at least as sure of gold; min(ratio of the two, cap)."""
+    teacher: Literal["pair", "overall"] = "pair"
+    """pair: each pair's own best checkpoint; overall: the overall best one teaches all pairs (STSD, the ablation)."""
+    alpha: float | None = None
+    """Weight of the distillation. None: 2.0 into one language, else 0.6; released 2.5 (selective 1.2), 0.6."""
+    cap: float = 2.0
+    """Adaptive gate's greatest value (the paper's sigma; released 1.0)."""
+    selective_below: float = 0.0
+    """Selective gate where the teacher is worse (released 0.2)."""
+    selective_strict: bool = False
+    """Selective: the teacher must be better, not merely as good (released true)."""
+    gate_level: Literal["sentence", "token"] = "sentence"
+    """Over what gold probabilities are compared (released, TED scripts: token)."""
+    gate_student: Literal["train", "eval"] = "train"
+    """The student's probability in the gate: from its training pass (with dropout), or from a quiet pass of its own."""
+    halve_total: bool = False
+    """(CE + alpha KD) / 2 while a pair distils, as the released code has it."""
+    teacher_vocabulary: Literal["full", "language"] = "full"
+    """language: the teacher's distribution is cut to the target language's own tokens, renormalised (released O2M)."""
+    teachers: TeacherSettings = TeacherSettings()
+    """How teachers are kept and remembered."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("profile") == "released":
+            return {**RELEASED, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "LssdSettings":
+        if self.quiet and self.gate_level == "token":
+            raise ValueError("gate_student: eval compares whole sentences; set gate_level: sentence")
+        if self.alpha is not None and self.alpha < 0:
+            raise ValueError("alpha must not be negative")
+        return self
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the gate asks for a pass of its own."""
+        return self.gate_student == "eval" and self.variant != "whole"
+
+
+def lssd(settings: LssdSettings, context: MethodContext) -> Method:
+    """CE + alpha * sum_sentences G * sum_tokens -sum_w p(w; teacher) log p(w; student) while the pair's switch is on.
+
+    Differs: the teacher's weights are held in half precision, as in the released code.
+    """
+    if len(context.pairs) == 0:
+        raise UserError("method lssd: no language pairs; name at least one in data.pairs")
+    faculty = context.faculty(settings.teachers)
+    source: TeacherSource = TeacherBank(context.pairs, faculty) if settings.teacher == "pair" else OverallBest(faculty)
+    alpha = settings.alpha if settings.alpha is not None else default_alpha(settings, context.pairs)
+    gate = Gate(
+        settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
+    )
+    share = 0.5 if settings.halve_total else 1.0
+
+    def teach(batch: Batch) -> Batch:
+        name = context.pairs[batch.pair]
+        version = source.teacher_of(name)
+        if version is None or batch.tokens == 0:
+            if settings.quiet and context.partitioned and any(map(_taught, context.pairs)):
+                context.quiet_states(batch)  # another rank may need this pass, in which all gather the weights
+            return batch
+        hidden_BTE, projection_VE = faculty.states(version, batch)
+        teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=_vocabulary(name))
+        if settings.quiet:
+            teacher = teacher._replace(weight=share * alpha * _quiet_gate(batch, teacher), gate=Gate())
+        return batch._replace(gold_weight=share * batch.gold_weight, teachers={**batch.teachers, "kd": teacher})
+
+    def _vocabulary(pair: str) -> Tensor | None:
+        if settings.teacher_vocabulary == "full":
+            return None
+        return context.target_vocabulary(pair.partition("-")[2])
+
+    def _quiet_gate(batch: Batch, teacher: Teacher) -> Tensor:
+        """G (B,) from a pass of the student without dropout, so that the teacher has no head start."""
+        hidden_BTD, projection_VD = context.quiet_states(batch)
+        with torch.no_grad():
+            sums = ce_with_teacher(
+                hidden_BTD, projection_VD, batch.target_BT, (teacher,), implementation=context.implementation,
+                group=context.group,
+            )  # fmt: skip
+        return sums.gate[0]
+
+    def upcoming(slots: Sequence[Slot | None]) -> None:
+        faculty.announce(slots, source)
+
+    def _taught(pair: str) -> bool:
+        return source.teacher_of(pair) is not None
+
+    if settings.quiet:
+        context.foresee(_taught)
+    score = scorer(context.smoothing, context.implementation, context.group)
+    return Method(identity, teach, score, source.update, {"teachers": source}, upcoming)
+
+
+def default_alpha(settings: LssdSettings, pairs: object) -> float:
+    """The paper's alpha: many-to-one 2.0, otherwise 0.6; the released TED scripts' 2.5 (selective 1.2) and 0.6."""
+    targets = {pair.partition("-")[2] for pair in pairs}  # type: ignore[attr-defined]
+    if len(targets) > 1:
+        return 0.6
+    if settings.profile == "paper":
+        return 2.0
+    return 1.2 if settings.variant == "selective" else 2.5

@@ -1,0 +1,92 @@
+"""MULTI-DISTILL: bilingual experts teach the multilingual student (Tan et al. 2019, a baseline of paper 1)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.config import Settings
+from mnmt_ds.errors import UserError
+from mnmt_ds.kernels.types import Teacher
+from mnmt_ds.methods.method import Method, MethodContext, identity
+from mnmt_ds.methods.peers import RunFacts
+from mnmt_ds.methods.translation import scorer
+from mnmt_ds.teachers.experts import Experts, check_pairs
+from mnmt_ds.teachers.settings import TeacherSettings
+
+
+class MultiDistillSettings(Settings):
+    """Who the experts are, and how long they teach."""
+
+    name: Literal["multi_distill"] = "multi_distill"
+    """The method's name."""
+    experts: dict[str, Path] | Path = {}  # noqa: RUF012 (pydantic copies it)
+    """A model directory (such as another run's best) for every pair; same tokenizer and shape as the student. Or one
+    run (such as a study's bilingual row), whose best_<pair> are the experts."""
+    alpha: float = 0.9
+    """Weight of the distillation; the cross-entropy with gold has 1 - alpha."""
+    temperature: float = 0.6
+    """T of both distributions; the term is multiplied by T^2."""
+    top_k: int = 4
+    """Words of an expert's distribution that count at each token, its most probable ones; 0: all."""
+    rule: Literal["fix", "threshold", "adaptive"] = "threshold"
+    """How much of alpha an expert has, from BLEU on dev. fix: all, to the end; threshold: all, until the student is 1
+    point better than the expert; adaptive: all, until it is 2 points worse, then half for each point more. BLEU is
+    taken every ``validation.bleu_every`` validations (Tan et al.: 3), of the experts once."""
+    teachers: TeacherSettings = TeacherSettings()
+    """How experts are kept and remembered."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "MultiDistillSettings":
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is a share, from 0 to 1, not {self.alpha}")
+        if self.temperature <= 0:
+            raise ValueError("temperature must be more than 0")
+        if self.top_k < 0:
+            raise ValueError("top_k is a number of words; 0: all")
+        return self
+
+
+def check(settings: MultiDistillSettings, facts: RunFacts) -> None:
+    """UserError where a pair has no expert, or the rule no BLEU to go by."""
+    if settings.rule != "fix" and not facts.bleu_every:
+        raise UserError(
+            f"method.rule: {settings.rule} goes by dev BLEU; set validation.bleu_every (such as 3), or rule: fix"
+        )
+    check_pairs(paths(settings, facts.pairs), facts.pairs)
+
+
+def paths(settings: MultiDistillSettings, pairs: Sequence[str]) -> dict[str, Path]:
+    """Every pair's expert."""
+    if isinstance(settings.experts, Path):
+        return {pair: settings.experts / f"best_{pair}" for pair in pairs}
+    return settings.experts
+
+
+def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Method:
+    """(1 - a_l) CE + a_l T^2 CE(top k of expert / T, student / T), where a_l is alpha times the pair's share.
+
+    Differs: dev BLEU is of as many sentences and of the beam that the recipe's ``validation`` section says.
+    """
+    faculty = context.faculty(settings.teachers)
+    experts = Experts(faculty, paths(settings, context.pairs), settings.rule, context.dev_bleu)
+
+    def teach(batch: Batch) -> Batch:
+        pair = context.pairs[batch.pair]
+        version = experts.teacher_of(pair)
+        if version is None or batch.tokens == 0:
+            return batch
+        alpha = settings.alpha * experts.share(pair)
+        states = faculty.states(version, batch)
+        teacher = Teacher(*states, alpha, temperature=settings.temperature, top_k=settings.top_k)
+        return batch._replace(
+            gold_weight=(1 - alpha) * batch.gold_weight, teachers={**batch.teachers, "expert": teacher}
+        )
+
+    def upcoming(slots: Sequence[Slot | None]) -> None:
+        faculty.announce(slots, experts)
+
+    score: Any = scorer(context.smoothing, context.implementation, context.group)
+    return Method(identity, teach, score, experts.update, {"experts": experts}, upcoming)

@@ -1,0 +1,62 @@
+"""Plain translation: label-smoothed cross-entropy with gold (MULTILINGUAL, the papers' baseline)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from mnmt_ds.batch import Batch
+from mnmt_ds.config import Settings
+from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
+from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, identity, ignore_report
+
+
+class TranslationSettings(Settings):
+    """Plain training has nothing to set."""
+
+    name: Literal["translation"] = "translation"
+    """The method's name."""
+
+
+def translation(settings: TranslationSettings, context: MethodContext) -> Method:
+    """CE(B_l; theta) of every paper: the target distribution is (1 - eps) gold + eps / V, summed over gold tokens."""
+    return Method(
+        identity, identity, scorer(context.smoothing, context.implementation, context.group), ignore_report, {}
+    )
+
+
+def scorer(
+    smoothing: float, implementation: str, group: dist.ProcessGroup | None = None
+) -> Callable[[ModelStates, Tensor, Batch], LossAndMetrics]:
+    """The score of every method without extra tasks: gold_weight * CE, plus what ``teach`` put into the batch."""
+
+    def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
+        sums = ce_with_teacher(
+            states.decoder_BTD,
+            projection_VD,
+            batch.target_BT,
+            tuple(batch.teachers.values()),
+            smoothing=smoothing,
+            gold_weight=batch.gold_weight,
+            passes=batch.passes,
+            divergence_weight=batch.divergence_weight,
+            implementation=implementation,
+            group=group,
+        )
+        means = {
+            "loss": (sums.loss.detach(), sums.tokens),
+            "ce": (sums.ce, sums.tokens),
+            "nll": (sums.nll, sums.tokens),
+        }
+        if batch.passes > 1:
+            means["id_loss"] = (sums.divergence, sums.tokens)
+        sentences = sums.tokens.new_tensor(float(len(batch.target_BT)))
+        for j, name in enumerate(batch.teachers):
+            means[f"{name}_loss"] = (sums.kd[j], sums.tokens)
+            means[f"{name}_gate"] = (sums.gate[j].sum(), sentences)
+            means[f"{name}_agreement"] = (sums.agreement[j].sum(), sentences)
+        return LossAndMetrics(sums.loss, {name: torch.stack(mean) for name, mean in means.items()})
+
+    return score

@@ -1,0 +1,87 @@
+"""Models of single pairs as one run: what ``compare`` and other methods read of BILINGUAL.
+
+``pairs/<pair>`` are the runs. Beside them stand one evaluation of all pairs, one validation (each pair at its model's
+own best), and ``best_<pair>``, a link to that pair's model: what MULTI-DISTILL's ``experts`` asks for.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mnmt_ds.config import dump
+from mnmt_ds.evaluation import scores
+from mnmt_ds.evaluation.report import read_lines, read_report, report_path, write_lines, write_report
+from mnmt_ds.reporting.runs import Run, read_run
+from mnmt_ds.study import run_state
+from mnmt_ds.study.plan import StudyEntry
+
+
+def gather(entry: StudyEntry) -> None:
+    """Puts an entry's runs together; the mark comes last, so that a crash between leaves it to be done again."""
+    run_state.clear_mark(entry.directory)
+    runs = {job.directory.name: read_run(job.directory) for job in entry.jobs}
+    directory = entry.directory
+    whole = entry.jobs[0].recipe
+    data = whole.data.model_copy(update={"pairs": tuple(runs)})
+    (directory / "recipe.yaml").write_text(dump(whole.model_copy(update={"directory": directory, "data": data})))
+    records = [{"kind": "run", "update": 0, "epoch": 0.0, "time": 0.0}, _train(runs), _validation(runs)]
+    temporary = directory / "metrics.tmp"
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    os.replace(temporary, directory / "metrics.jsonl")
+    for pair in runs:
+        link = directory / f".best_{pair}.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("pairs") / pair / "best")
+        os.replace(link, directory / f"best_{pair}")
+    _evaluation(directory, runs)
+    run_state.mark(directory, gathered=_sources(entry))
+
+
+def gathered(entry: StudyEntry) -> bool:
+    """Whether that was done, of just these evaluations."""
+    return run_state.read_mark(entry.directory).get("gathered") == _sources(entry)
+
+
+def _sources(entry: StudyEntry) -> dict[str, Any]:
+    """Of which models the evaluations are, and how each was made."""
+    facts = ("model", "data_hash", "search", "dtype", "score")
+    paths = {job.directory.name: report_path(job.directory, "best", "test") for job in entry.jobs}
+    reports = {pair: read_report(path) if path.exists() else {} for pair, path in paths.items()}
+    return {pair: {fact: report.get(fact) for fact in facts} for pair, report in reports.items()}
+
+
+def _validation(runs: dict[str, Run]) -> dict[str, Any]:
+    """One validation: each pair's dev loss at its own model's best; there is no deficit."""
+    own = {pair: float(run.dev[pair][run.best]) for pair, run in runs.items()}
+    epoch = sum(float(run.epoch_V[run.best]) for run in runs.values()) / len(runs)
+    values: dict[str, Any] = {f"valid/{pair}/loss": dev for pair, dev in own.items()}
+    for pair, run in runs.items():
+        values |= {f"data/{pair}/passes": float(run.by_pair[pair]["passes"][-1])} if run.by_pair[pair] else {}
+    values |= {"valid/avg/macro": sum(own.values()) / len(own), "valid/deficit": 0.0}
+    seconds, memory = sum(run.seconds for run in runs.values()), max(run.memory_gb for run in runs.values())
+    return {"kind": "valid", "update": 1, "epoch": epoch, "time": seconds, "memory/cpu": memory * 1e9, **values}
+
+
+def _train(runs: dict[str, Run]) -> dict[str, Any]:
+    """One training report: the mean speed over all runs."""
+    speeds = [run.tokens_per_sec for run in runs.values()]
+    return {"kind": "train", "update": 1, "epoch": 0.0, "time": 0.0,
+            "runtime/tokens_per_sec": sum(speeds) / len(speeds)}  # fmt: skip
+
+
+def _evaluation(directory: Path, runs: dict[str, Run]) -> None:
+    """The pairs' reports and translations as one."""
+    path = report_path(directory, "best", "test")
+    reports = {pair: read_report(report_path(run.directory, "best", "test")) for pair, run in runs.items()}
+    for kind in ("src", "ref", "hyp"):
+        texts = {pair: read_lines(report_path(run.directory, "best", "test").with_suffix(""), kind)[pair]
+                 for pair, run in runs.items()}  # fmt: skip
+        write_lines(path.with_suffix(""), kind, texts)
+    pairs = {pair: report["pairs"][pair] for pair, report in reports.items()}
+    whole = {"seconds": sum(report["seconds"] for report in reports.values()), "pairs": pairs,
+             "macro": scores.averages(pairs), "classes": scores.class_averages(pairs)}  # fmt: skip
+    first = next(iter(reports.values()))
+    names = ("checkpoint", "split", "data_hash", "search", "dtype", "tokenizer_hash", "score")
+    shared = {name: first[name] for name in names}
+    write_report(path, {**shared, "model": None, "update": None, **whole})
