@@ -1,10 +1,10 @@
 """Teachers along a pipeline: each stage holds its own layers of every teacher, and no others.
 
 Which teacher a micro-batch has is told to all stages before an update; what its lesson needs is started on while they
-work on the micro-batch before it. A ``PipelineTeachers`` stands where ``TeacherPool`` expects
-``ShardedTeachers``, around those of this stage's layers: they run beside the student's, and the teacher's states come to the last stage in the pipeline's
-own tuple. Where states are remembered nothing travels there:
-``CachedPipelineTeachers`` stands before the stages' caches.
+work on the micro-batch before it. A ``PipelineTeachers`` stands where ``TeacherPool`` expects ``ShardedTeachers``,
+around those of this stage's layers: they run beside the student's, and the teacher's states come to the last stage in
+the pipeline's own tuple. Where states are remembered nothing travels there: ``CachedPipelineTeachers`` stands before
+the stages' caches.
 """
 
 from collections import deque

@@ -1,7 +1,8 @@
 """The model as DeepSpeed's PipelineModule: a rank builds the layers of its own stage alone, under the plain names.
 
 What travels from stage to stage is a tuple of tensors: the states as one float tensor (DeepSpeed wants a gradient of
-every float that travels), source and decoder tokens, a ``MicroBatchNote``, the state of the random generator, so that dropout draws what the plain model draws, and teachers' states as int32, since they have no gradient.
+every float that travels), source and decoder tokens, a ``MicroBatchNote``, the state of the random generator, so that
+dropout draws what the plain model draws, and teachers' states as int32, since they have no gradient.
 """
 
 from collections.abc import Callable, Sequence
