@@ -22,7 +22,7 @@ from mnmt_ds.data.worker_pool import Progress, ordered
 
 ARRAYS = (("key", np.uint64), ("pair", np.uint64), ("domain", np.uint16))
 LAYOUT = 1
-CODE = ("clean.py", "cleaning.py", "keys.py", "script.py", "readers")
+CODE = ("cleaning_rules.py", "cleaning_stage.py", "dedup_keys.py", "scripts.py", "readers")
 
 
 def rules_of(settings: DataSettings, pair: str, given: bool) -> CleaningRules:
