@@ -4,20 +4,28 @@ deepspeed launcher, and ends the job everywhere when a node fails. ``--no_checks
 import sys
 from pathlib import Path
 
+from mnmt_ds import log
 from mnmt_ds.errors import UserError
-from mnmt_ds.launching.job import launch, say
+from mnmt_ds.launching.job import launch
 
 
 def main() -> int:
+    """Starts the job that the command line asks for.
+
+    Returns:
+        The exit code; 2 after a UserError, which is printed as one line on standard error.
+    """
+    log.set_up()
     words = [word for word in sys.argv[1:] if word != "--no_checks"]
-    place = next((n for n, word in enumerate(words) if word.endswith((".yaml", ".yml"))), None)
+    position = next((n for n, word in enumerate(words) if word.endswith((".yaml", ".yml"))), None)
     try:
-        if place is None:
+        if position is None:
             raise UserError("no recipe; say python launchers/launch.py [DEEPSPEED OPTIONS] RECIPE.yaml")
         script = Path(__file__).resolve().with_name("train.py")
-        return launch(words[:place], script, words[place], words[place + 1 :], "--no_checks" not in sys.argv)
+        options, recipe, rest = words[:position], words[position], words[position + 1 :]
+        return launch(options, script, recipe, rest, "--no_checks" not in sys.argv)
     except UserError as error:
-        say(str(error))
+        print(f"launch: {error}", file=sys.stderr)
         return 2
 
 

@@ -7,6 +7,11 @@ HELP = "check every node of a job and build native code on each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("-H", "--hostfile", type=Path, help="lines HOST slots=N; default: this node alone")
@@ -17,20 +22,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a line for each fault; 0 where there is none, else 2."""
-    from mnmt_ds.launching import node
+    """Prints a line for each fault and one for each node.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        0 where there is no fault, else 2.
+    """
     from mnmt_ds.launching.hostfile import read_hostfile
+    from mnmt_ds.launching.node_report import format_line, report_node
     from mnmt_ds.launching.preflight import preflight
-    from mnmt_ds.launching.reach import Reach
+    from mnmt_ds.launching.remote import RemoteShell
 
     if args.node is not None:  # this process was started by another node's
-        print(node.show(node.facts(args.recipe, args.overrides, args.node, args.rehash)))
+        print(format_line(report_node(args.recipe, args.overrides, args.node, args.rehash)))
         return 0
     nodes = read_hostfile(args.hostfile) if args.hostfile is not None else {"localhost": 0}
-    answers = preflight(nodes, Reach(args.launcher, args.ssh_port), args.recipe, args.overrides, args.rehash)
-    for fault in answers.faults:
+    shell = RemoteShell(args.launcher, args.ssh_port)
+    result = preflight(nodes, shell, args.recipe, args.overrides, args.rehash)
+    for fault in result.faults:
         print(fault)
-    for name, facts in answers.facts.items():
-        print(f"node {name}: {facts.address}, {facts.gpus} GPU(s), data {facts.same.get('data', 'none')}")
-    print(f"{len(nodes)} node(s), {len(answers.faults) or 'no'} fault(s)")
-    return 2 if answers.faults else 0
+    for name, report in result.reports.items():
+        print(f"node {name}: {report.address}, {report.gpus} GPU(s), data {report.must_match.get('data', 'none')}")
+    print(f"{len(nodes)} node(s), {len(result.faults) or 'no'} fault(s)")
+    return 2 if result.faults else 0

@@ -1,1 +1,1 @@
-"""Jobs on one node and on many: checks before the start, the start itself, and the watch until the end"""
+"""Jobs on one node and on many: checks before the start, the start itself, and a watchdog until the end."""

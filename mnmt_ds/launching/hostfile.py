@@ -9,7 +9,17 @@ LINE = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?)\s
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
-    """Slots by host; a name may hold letters, digits, ``.``, ``_`` and ``-``. UserError names file, line and remedy."""
+    """Reads a hostfile: a line ``HOST slots=N`` for each node, ``#`` begins a comment.
+
+    Args:
+        path: the hostfile. A host's name may hold letters, digits, ``.``, ``_`` and ``-``.
+
+    Returns:
+        Slots (processes to start) by host, in the file's order.
+
+    Raises:
+        UserError: when the file cannot be read, a line has another form, a host is listed twice, or none is listed.
+    """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

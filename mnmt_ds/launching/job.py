@@ -1,10 +1,11 @@
-"""Starts DeepSpeed's launcher on checked nodes, and watches every node until the job's end.
+"""Starts DeepSpeed's launcher on checked nodes, with a watchdog on every node until the job's end.
 
 DeepSpeed's launcher alone trains on this node only where a hostfile is missing, leaves the other nodes' ranks waiting
-for a lost one until a timeout, and passes no signal on. Here the end of one node ends the job, and says its name.
+for a lost one until a timeout, and passes no signal on. Here the end of one node ends the job, and a message names it.
 """
 
 import contextlib
+import logging
 import os
 import queue
 import re
@@ -23,109 +24,135 @@ from typing import IO, Any
 from mnmt_ds.errors import UserError
 from mnmt_ds.launching.hostfile import read_hostfile
 from mnmt_ds.launching.preflight import preflight
-from mnmt_ds.launching.reach import Reach, is_here, passed_variables, python
-from mnmt_ds.launching.watch import JOB
+from mnmt_ds.launching.remote import RemoteShell, forwarded_variables, is_local, python_command
+from mnmt_ds.launching.watchdog import JOB_VARIABLE, READY
 
+LOG = logging.getLogger(__name__)
 PDSH_EXIT = re.compile(r"pdsh@\S+: (?P<node>\S+): \S+ exited with exit code (?P<code>[1-9]\d*)")
-BEAT = 2.0
-"""Seconds between two signs of life to the nodes."""
-LAST_WORDS = 8.0
-"""Seconds in which the other nodes may end by themselves, and say why, after one has failed."""
+HEARTBEAT = 2.0
+"""Seconds between two heartbeats to the nodes."""
+FAILURE_GRACE = 8.0
+"""Seconds in which the other nodes may end by themselves, and print why, after one has failed."""
 
-
-def say(text: str) -> None:
-    """A line of the launcher's own."""
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+Event = tuple[str, Any, Any]
+"""What happened ("signal", "ended" or "lost"), to which node (or which signal), and its exit code."""
 
 
 def launch(options: Sequence[str], script: Path, recipe: str, rest: Sequence[str], checks: bool = True) -> int:
-    """Trains a recipe under DeepSpeed's launcher with these options of its; returns the exit code.
+    """Trains a recipe under DeepSpeed's launcher.
 
-    UserError where hostfile or nodes are not fit; every other fault of a node is a line of its own, and code 2.
+    Args:
+        options: options of the ``deepspeed`` command.
+        script: what each rank runs.
+        recipe: path of the recipe.
+        rest: the script's further arguments: ``--resume``, ``a.b=c``.
+        checks: whether all nodes are checked first.
+
+    Returns:
+        The exit code; 2 where a node has a fault, which is logged.
+
+    Raises:
+        UserError: when the hostfile or the options do not fit.
     """
     from deepspeed.launcher import runner
 
     args = runner.parse_args([*options, str(script), recipe, *rest])
     nodes, remote = _nodes(args, runner)
-    reach = Reach(args.launcher.lower(), args.ssh_port)
+    shell = RemoteShell(args.launcher.lower(), args.ssh_port)
     master = args.master_addr
     if checks:
         overrides = [word for word in rest if "=" in word and not word.startswith("-")]
-        answers = preflight(nodes, reach, Path(recipe), overrides)
-        for fault in answers.faults:
-            say(fault)
-        if answers.faults:
-            say(f"{len(answers.faults)} fault(s); nothing was started")
+        result = preflight(nodes, shell, Path(recipe), overrides)
+        for fault in result.faults:
+            LOG.error("launch: %s", fault)
+        if result.faults:
+            LOG.error("launch: %d fault(s); nothing was started", len(result.faults))
             return 2
-        master = master or next(iter(answers.facts.values())).address
-    variables = passed_variables() | {JOB: secrets.token_hex(8), "MASTER_PORT": str(_port(args, options, remote))}
+        master = master or next(iter(result.reports.values())).address
+    job, port = secrets.token_hex(8), str(_port(args, options, remote))
+    variables = forwarded_variables() | {JOB_VARIABLE: job, "MASTER_PORT": port}
     variables |= {"MASTER_ADDR": master} if master else {}
-    command = [_deepspeed(), *options, "--master_port", variables["MASTER_PORT"]]
+    command = [_deepspeed(), *options, "--master_port", port]
     if remote:
-        say(f"{len(nodes)} node(s), {sum(nodes.values())} slot(s): {', '.join(nodes)}")
+        LOG.info("launch: %d node(s), %d slot(s): %s", len(nodes), sum(nodes.values()), ", ".join(nodes))
         command += ["--force_multi", "--no_ssh_check", *(["--master_addr", master] if master else [])]
     with tempfile.NamedTemporaryFile("w", prefix="mnmt_ds-env-") as file:
-        file.writelines([*_own_variables(), *(f"{name}={value}\n" for name, value in variables.items())])
+        file.writelines([*_user_variables(), *(f"{name}={value}\n" for name, value in variables.items())])
         file.flush()
-        environment = {**os.environ, JOB: variables[JOB]} | ({"DS_ENV_FILE": file.name} if remote else {})
-        return supervise([*command, str(script), recipe, *rest], environment, nodes, reach, variables[JOB])
+        environment = {**os.environ, JOB_VARIABLE: job} | ({"DS_ENV_FILE": file.name} if remote else {})
+        return supervise([*command, str(script), recipe, *rest], environment, nodes, shell, job)
 
 
 def supervise(
-    command: Sequence[str], environment: Mapping[str, str], nodes: Mapping[str, int], reach: Reach, job: str
+    command: Sequence[str], environment: Mapping[str, str], nodes: Mapping[str, int], shell: RemoteShell, job: str
 ) -> int:
-    """Runs a launcher to its end, or ends the job on all nodes where one fails, is lost, or the user insists."""
-    events: queue.Queue[tuple[str, Any, Any]] = queue.Queue()
-    watchers = {name: _watcher(reach, name, job, events) for name in nodes}
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    for number in before:
+    """Runs a launcher to its end, or ends the job on all nodes where one fails, is lost, or the user insists.
+
+    Args:
+        command: the launcher's program and arguments.
+        environment: its environment variables.
+        nodes: processes by node.
+        shell: how nodes are reached.
+        job: the job's name, the value of ``JOB_VARIABLE`` in each of its processes.
+
+    Returns:
+        The launcher's exit code; above 0 where a node failed, was lost, or had ranks left at the end.
+
+    Raises:
+        UserError: when no watchdog can be started on a node.
+    """
+    events: queue.Queue[Event] = queue.Queue()
+    watchdogs = {name: _start_watchdog(shell, name, job, events) for name in nodes}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    for number in handlers:
         signal.signal(number, lambda number, frame: events.put(("signal", number, None)))
-    failed, patience, stops, beaten = False, float("inf"), 0, 0.0
+    failed, deadline, stops, last_heartbeat = False, float("inf"), 0, 0.0
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, errors="replace"
     )
-    reader = threading.Thread(target=_relay, args=(process.stderr, events), daemon=True)
+    reader = threading.Thread(target=_forward_messages, args=(process.stderr, events), daemon=True)
     reader.start()
     try:
-        while process.poll() is None and time.monotonic() < patience:
-            if time.monotonic() - beaten > BEAT:
-                beaten = time.monotonic()
-                _tell(watchers, "alive")
+        while process.poll() is None and time.monotonic() < deadline:
+            if time.monotonic() - last_heartbeat > HEARTBEAT:
+                last_heartbeat = time.monotonic()
+                _send(watchdogs, "alive")
             try:
-                what, whom, detail = events.get(timeout=0.2)
+                kind, origin, code = events.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if what == "signal":
+            if kind == "signal":
                 stops += 1
                 if stops > 1:
-                    failed, patience = True, 0.0
+                    failed, deadline = True, 0.0
                 else:
-                    say(f"signal {whom}: asking all ranks to save and leave; once more ends the job at once")
-                    _tell(watchers, "stop")
-            elif what == "ended":
-                say(f"node {whom}: ended with exit code {detail}; ending the job on all nodes")
-                failed, patience = True, min(patience, time.monotonic() + LAST_WORDS)
-            elif what == "lost":
-                say(f"node {whom}: lost (its connection ended); ending the job on all nodes")
-                failed, patience = True, 0.0
+                    LOG.info("launch: signal %d: asking all ranks to save and leave; once more ends the job at once",
+                             origin)  # fmt: skip
+                    _send(watchdogs, "stop")
+            elif kind == "ended":
+                LOG.error("launch: node %s: ended with exit code %s; ending the job on all nodes", origin, code)
+                failed, deadline = True, min(deadline, time.monotonic() + FAILURE_GRACE)
+            elif kind == "lost":
+                LOG.error("launch: node %s: lost (its connection ended); ending the job on all nodes", origin)
+                failed, deadline = True, 0.0
     finally:
-        left = _end(watchers, process)
-        for number, handler in before.items():
+        left = _end(watchdogs, process)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     reader.join(5)
     for name, count in left.items():
-        say(f"node {name}: {count} rank(s) were still there and were ended")
+        LOG.error("launch: node %s: %d rank(s) were still there and were ended", name, count)
     code = process.returncode
     return code if code > 0 else int(failed or code < 0 or bool(left))
 
 
-def _watcher(reach: Reach, name: str, job: str, events: "queue.Queue[tuple[str, Any, Any]]") -> "subprocess.Popen[str]":
-    """A connection to a node's watcher, which is at work when this returns."""
-    words = reach.command(name, python("mnmt_ds.launching.watch", job), passed_variables())
+def _start_watchdog(shell: RemoteShell, name: str, job: str, events: "queue.Queue[Event]") -> "subprocess.Popen[str]":
+    """A connection to a node's watchdog, which is at work when this returns."""
+    words = shell.command(name, python_command("mnmt_ds.launching.watchdog", job), forwarded_variables())
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
-    if process.stdout.readline().strip() != "watching":
-        raise UserError(f"node {name}: no watch can be kept there; see the messages above")
+    if process.stdout.readline().strip() != READY:
+        raise UserError(f"node {name}: no watchdog can be started there; see the messages above")
 
     def wait() -> None:
         process.wait()
@@ -135,31 +162,32 @@ def _watcher(reach: Reach, name: str, job: str, events: "queue.Queue[tuple[str, 
     return process
 
 
-def _tell(watchers: "Mapping[str, subprocess.Popen[str]]", line: str) -> None:
-    for process in watchers.values():
+def _send(watchdogs: "Mapping[str, subprocess.Popen[str]]", line: str) -> None:
+    """Sends a line to every watchdog."""
+    for process in watchdogs.values():
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # where it is gone, an event says so
+        with contextlib.suppress(OSError):  # where it is gone, there is an event
             process.stdin.write(line + "\n")
             process.stdin.flush()
 
 
-def _end(watchers: "Mapping[str, subprocess.Popen[str]]", process: "subprocess.Popen[str]") -> dict[str, int]:
+def _end(watchdogs: "Mapping[str, subprocess.Popen[str]]", process: "subprocess.Popen[str]") -> dict[str, int]:
     """Ends what is left of the job everywhere; ranks that were left, by node."""
-    until = time.monotonic() + 15
-    for watcher in watchers.values():
-        assert watcher.stdin is not None
+    deadline = time.monotonic() + 15
+    for watchdog in watchdogs.values():
+        assert watchdog.stdin is not None
         with contextlib.suppress(OSError):
-            watcher.stdin.close()
+            watchdog.stdin.close()
     left = {}
-    for name, watcher in watchers.items():
-        assert watcher.stdout is not None
+    for name, watchdog in watchdogs.items():
+        assert watchdog.stdout is not None
         try:
-            watcher.wait(max(0.1, until - time.monotonic()))
-            count = int((watcher.stdout.read().split() or ["0"])[-1])
+            watchdog.wait(max(0.1, deadline - time.monotonic()))
+            count = int((watchdog.stdout.read().split() or ["0"])[-1])
             if count:
                 left[name] = count
         except subprocess.TimeoutExpired:
-            watcher.kill()
+            watchdog.kill()
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
@@ -168,8 +196,8 @@ def _end(watchers: "Mapping[str, subprocess.Popen[str]]", process: "subprocess.P
     return left
 
 
-def _relay(stream: IO[str] | None, events: "queue.Queue[tuple[str, Any, Any]]") -> None:
-    """Passes the launcher's messages on; pdsh tells by them how a node ended."""
+def _forward_messages(stream: IO[str] | None, events: "queue.Queue[Event]") -> None:
+    """Passes the launcher's messages on; pdsh's report how a node ended."""
     assert stream is not None
     for line in stream:
         sys.stderr.write(line)
@@ -193,7 +221,7 @@ def _nodes(args: Any, runner: Any) -> tuple[dict[str, int], bool]:
         raise UserError(f"{hostfile}: {error}") from None
     active = runner.apply_num_nodes_and_gpus(active, args.num_nodes, args.num_gpus)
     nodes = {name: len(slots) for name, slots in active.items()}
-    remote = not args.no_ssh and (args.force_multi or len(nodes) > 1 or not is_here(next(iter(nodes))))
+    remote = not args.no_ssh and (args.force_multi or len(nodes) > 1 or not is_local(next(iter(nodes))))
     return ({"localhost": list(nodes.values())[max(args.node_rank, 0)]} if args.no_ssh else nodes), remote
 
 
@@ -208,19 +236,20 @@ def _port(args: Any, options: Sequence[str], remote: bool) -> int:
     return free_port()
 
 
-def _own_variables() -> list[str]:
-    """What the user's own file of variables for DeepSpeed says, which ours stands in for."""
+def _user_variables() -> list[str]:
+    """The lines of the user's own file of variables for DeepSpeed, which ours replaces."""
     name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
     lines = []
-    for place in (Path.home() / name, Path(name)):
-        if place.is_file():
-            lines += [f"{line.strip()}\n" for line in place.read_text("utf-8").splitlines() if "=" in line]
+    for path in (Path.home() / name, Path(name)):
+        if path.is_file():
+            lines += [f"{line.strip()}\n" for line in path.read_text("utf-8").splitlines() if "=" in line]
     return lines
 
 
 def _deepspeed() -> str:
+    """The path of the deepspeed command."""
     beside = Path(sys.executable).with_name("deepspeed")
-    found = str(beside) if beside.exists() else shutil.which("deepspeed")
-    if found is None:
+    command = str(beside) if beside.exists() else shutil.which("deepspeed")
+    if command is None:
         raise UserError("no deepspeed command; run launchers/environment.sh's set-up first")
-    return found
+    return command

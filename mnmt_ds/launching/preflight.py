@@ -10,27 +10,40 @@ from typing import NamedTuple
 
 from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.errors import UserError
-from mnmt_ds.launching import node
-from mnmt_ds.launching.node import Facts
-from mnmt_ds.launching.reach import Reach, passed_variables, python, run
+from mnmt_ds.launching.node_report import NodeReport, parse_output
+from mnmt_ds.launching.remote import RemoteShell, forwarded_variables, python_command, run_on_node
 
-PATIENCE = 900.0
+TIMEOUT = 900.0
 """Seconds that a node has to build its native code and answer."""
 
 
-class Answers(NamedTuple):
-    """What the nodes said."""
+class PreflightResult(NamedTuple):
+    """What the nodes answered."""
 
-    facts: dict[str, Facts]
+    reports: dict[str, NodeReport]
     """By node; a node that gave none is among the faults."""
     faults: list[str]
     """One line each, with the node's name."""
 
 
 def preflight(
-    nodes: Mapping[str, int], reach: Reach, recipe: Path, overrides: Sequence[str], rehash: bool = False
-) -> Answers:
-    """Asks all nodes at once. ``nodes``: processes to start on each. Native code is built on each meanwhile."""
+    nodes: Mapping[str, int], shell: RemoteShell, recipe: Path, overrides: Sequence[str], rehash: bool = False
+) -> PreflightResult:
+    """Checks all nodes at once; native code is built on each meanwhile.
+
+    Args:
+        nodes: processes to start, by node.
+        shell: how nodes are reached.
+        recipe: path of the recipe.
+        overrides: settings that replace the recipe's, ``a.b=c``.
+        rehash: whether all prepared data is read again and its hashes compared.
+
+    Returns:
+        The nodes' reports and all faults.
+
+    Raises:
+        UserError: when the recipe is not valid or its run directory cannot be written.
+    """
     directory = load_recipe(recipe, overrides).directory
     token = directory / f".preflight-{secrets.token_hex(8)}" if len(nodes) > 1 else None
     if token is not None:
@@ -39,56 +52,74 @@ def preflight(
             token.touch()
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror}); set another directory") from None
-    words = python("mnmt_ds.cli.main", "preflight", str(recipe), *overrides, "--node", token.name if token else "")
-    words += ["--rehash"] if rehash else []
+    arguments = [str(recipe), *overrides, "--node", token.name if token else ""]
+    words = python_command("mnmt_ds.cli.main", "preflight", *arguments, *(["--rehash"] if rehash else []))
     try:
         with ThreadPoolExecutor(len(nodes)) as pool:
-            asked = {name: pool.submit(ask, reach, name, words) for name in nodes}
-            answers = {name: future.result() for name, future in asked.items()}
+            futures = {name: pool.submit(check_node, shell, name, words) for name in nodes}
+            answers = {name: future.result() for name, future in futures.items()}
     finally:
         if token is not None:
             token.unlink(missing_ok=True)
-    found = {name: answer for name, answer in answers.items() if isinstance(answer, Facts)}
+    reports = {name: answer for name, answer in answers.items() if isinstance(answer, NodeReport)}
     faults = [f"node {name}: {answer}" for name, answer in answers.items() if isinstance(answer, str)]
-    return Answers(found, faults + compare(nodes, found, directory))
+    return PreflightResult(reports, faults + compare_reports(nodes, reports, directory))
 
 
-def ask(reach: Reach, name: str, words: Sequence[str]) -> Facts | str:
-    """A node's facts, or why there are none."""
+def check_node(shell: RemoteShell, name: str, words: Sequence[str]) -> NodeReport | str:
+    """Runs the check on one node.
+
+    Args:
+        shell: how nodes are reached.
+        name: the node's name.
+        words: the check's program and arguments.
+
+    Returns:
+        The node's report, or why there is none.
+    """
     try:
-        done = run(reach, name, words, PATIENCE)
+        done = run_on_node(shell, name, words, TIMEOUT)
     except subprocess.TimeoutExpired:
-        return f"no answer within {PATIENCE:.0f} s; look what hangs there"
+        return f"no answer within {TIMEOUT:.0f} s; look what hangs there"
     except OSError as error:
         return f"{error.filename} cannot be run ({error.strerror}); install it"
-    answer = node.read(done.stdout)
-    if answer is not None:
-        return answer
+    report = parse_output(done.stdout)
+    if report is not None:
+        return report
     last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-    if reach.refused(done.returncode):
+    if shell.unreachable(done.returncode):
         return f"cannot be reached ({last}); 'ssh {name}' must work without a password"
     return f"the check failed there with exit code {done.returncode} ({last})"
 
 
-def compare(nodes: Mapping[str, int], found: Mapping[str, Facts], directory: Path) -> list[str]:
-    """Faults of each node, and differences from the first that answered."""
-    faults = [f"node {name}: {fault}" for name, facts in found.items() for fault in facts.faults]
-    if not found:
+def compare_reports(nodes: Mapping[str, int], reports: Mapping[str, NodeReport], directory: Path) -> list[str]:
+    """Collects the faults of each node, and its differences from the first that answered.
+
+    Args:
+        nodes: processes to start, by node.
+        reports: the nodes' reports, by node.
+        directory: the run's directory.
+
+    Returns:
+        Faults, a line each.
+    """
+    faults = [f"node {name}: {fault}" for name, report in reports.items() for fault in report.faults]
+    if not reports:
         return faults
-    first, reference = next(iter(found.items()))
-    wanted = os.environ.get("DS_ACCELERATOR", passed_variables().get("DS_ACCELERATOR", "")) == "cuda"
-    on_gpus = wanted or any(facts.gpus for facts in found.values())
-    for name, facts in found.items():
-        for what, value in facts.same.items():
-            if value != (there := reference.same.get(what, value)):
-                faults.append(f"node {name}: {what} {value}, but {there} on {first}; make them the same")
-        if not facts.shared:
+    first, reference = next(iter(reports.items()))
+    wanted = os.environ.get("DS_ACCELERATOR", forwarded_variables().get("DS_ACCELERATOR", "")) == "cuda"
+    on_gpus = wanted or any(report.gpus for report in reports.values())
+    for name, report in reports.items():
+        for what, value in report.must_match.items():
+            if value != (expected := reference.must_match.get(what, value)):
+                faults.append(f"node {name}: {what} {value}, but {expected} on {first}; make them the same")
+        if not report.shared:
             faults.append(
                 f"node {name}: {directory} is not the directory that the launching node sees;"
                 " put the run on a file system that all nodes share"
             )
-        if on_gpus and facts.gpus < nodes[name]:
+        if on_gpus and report.gpus < nodes[name]:
             faults.append(
-                f"node {name}: {facts.gpus} GPU(s) visible, {nodes[name]} wanted; correct its slots or its driver"
+                f"node {name}: {report.gpus} GPU(s) visible, {nodes[name]} wanted; correct its slots or its driver"
             )
     return faults

@@ -1,4 +1,4 @@
-"""Checks before a job, by hand: what is compared, what a node finds wrong with itself, locks, and the watch's end."""
+"""Checks before a job: what is compared, what a node reports, locks, and how the watchdog ends a job."""
 
 import os
 import subprocess
@@ -13,28 +13,28 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.distributed import same_everywhere
 from mnmt_ds.kernels import deepspeed_ops
-from mnmt_ds.launching import builds, node
-from mnmt_ds.launching.node import Facts
-from mnmt_ds.launching.preflight import compare
-from mnmt_ds.launching.reach import Reach, passed_variables
-from mnmt_ds.launching.watch import JOB
+from mnmt_ds.launching import native_code, node_report
+from mnmt_ds.launching.node_report import NodeReport
+from mnmt_ds.launching.preflight import compare_reports
+from mnmt_ds.launching.remote import RemoteShell, forwarded_variables
+from mnmt_ds.launching.watchdog import JOB_VARIABLE
 from tests.spawn import on_ranks
 from tests.tiny import ROOT, recipe
 
-SAME = {"mnmt_ds": "1", "data": "abc"}
+VERSIONS = {"mnmt_ds": "1", "data": "abc"}
 
 
-def facts(same: dict[str, str] = SAME, gpus: int = 0, shared: bool = True, *faults: str) -> Facts:
-    return Facts(same, gpus, "10.0.0.1", shared, list(faults))
+def report(must_match: dict[str, str] = VERSIONS, gpus: int = 0, shared: bool = True, *faults: str) -> NodeReport:
+    return NodeReport(must_match, gpus, "10.0.0.1", shared, list(faults))
 
 
 def test_each_fault_is_a_line_that_names_its_node() -> None:
-    found = {
-        "one": facts(gpus=8),
-        "two": facts({"mnmt_ds": "2", "data": "abc"}, 8, False, "/data: 1.0 GiB free"),
-        "three": facts({"mnmt_ds": "1", "data": "xyz"}, 4),
+    reports = {
+        "one": report(gpus=8),
+        "two": report({"mnmt_ds": "2", "data": "abc"}, 8, False, "/data: 1.0 GiB free"),
+        "three": report({"mnmt_ds": "1", "data": "xyz"}, 4),
     }
-    assert compare(dict.fromkeys(found, 8), found, Path("runs/x")) == [
+    assert compare_reports(dict.fromkeys(reports, 8), reports, Path("runs/x")) == [
         "node two: /data: 1.0 GiB free",
         "node two: mnmt_ds 2, but 1 on one; make them the same",
         "node two: runs/x is not the directory that the launching node sees;"
@@ -45,11 +45,11 @@ def test_each_fault_is_a_line_that_names_its_node() -> None:
 
 
 def test_without_gpus_anywhere_none_is_wanted_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"one": facts(), "two": facts()}
+    reports = {"one": report(), "two": report()}
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    assert compare(dict.fromkeys(found, 2), found, Path("x")) == []
+    assert compare_reports(dict.fromkeys(reports, 2), reports, Path("x")) == []
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
-    assert len(compare(dict.fromkeys(found, 2), found, Path("x"))) == 2
+    assert len(compare_reports(dict.fromkeys(reports, 2), reports, Path("x"))) == 2
 
 
 def test_a_node_checks_itself(
@@ -59,19 +59,22 @@ def test_a_node_checks_itself(
     path = tmp_path / "r.yaml"
     path.write_text(dump(recipe(tiny_corpus, tmp_path / "run")))
     assert main(["preflight", str(path), "--node", ""]) == 0
-    found = node.read("other words\n" + capfd.readouterr().out)
-    assert found is not None and found.faults == [] and found.shared
-    assert found.same["data"] and found.same["mnmt_ds's source"] and found.same["torch"]
-    huge = node.facts(path, ["model.d_model=8192", "model.ffn=1000000", "model.encoder_layers=900"], "absent")
+    parsed = node_report.parse_output("other words\n" + capfd.readouterr().out)
+    assert parsed is not None and parsed.faults == [] and parsed.shared
+    assert parsed.must_match["data"] and parsed.must_match["mnmt_ds's source"] and parsed.must_match["torch"]
+    huge = node_report.report_node(
+        path, ["model.d_model=8192", "model.ffn=1000000", "model.encoder_layers=900"], "absent"
+    )
     assert not huge.shared and len(huge.faults) == 1
     assert huge.faults[0].startswith(f"{tmp_path / 'run'}: ") and "GiB are needed; make room" in huge.faults[0]
-    assert node.facts(path, ["data.directory=nowhere"], "").faults[0].startswith("nowhere/manifest.json: no prepared")
+    missing = node_report.report_node(path, ["data.directory=nowhere"], "")
+    assert missing.faults[0].startswith("nowhere/manifest.json: no prepared")
 
 
 def test_the_bytes_of_a_run(tiny_corpus: Path, tmp_path: Path) -> None:
     """One matrix of 10 x 32 besides the layers; three pairs."""
     made = recipe(tiny_corpus, tmp_path / "run")
-    more = node.bytes_of_run(made, 110) - node.bytes_of_run(made, 100)
+    more = node_report.run_bytes(made, 110) - node_report.run_bytes(made, 100)
     assert more == 10 * 32 * (16 * 3 + 4 * 5)
 
 
@@ -80,13 +83,13 @@ def test_altered_data_is_found_by_reading_it(tmp_path: Path) -> None:
     from tests.tiny import write_corpus
 
     corpus = Corpus.open(write_corpus(tmp_path))
-    assert node.altered(corpus) == []
+    assert node_report.altered_files(corpus) == []
     path = corpus.directory / "bin" / "fr-en.train.bin"
     raw = bytearray(path.read_bytes())
     raw[0] ^= 1
     path.chmod(0o644)
     path.write_bytes(raw)
-    assert node.altered(corpus) == [f"{path}: was altered since it was prepared; copy it again"]
+    assert node_report.altered_files(corpus) == [f"{path}: was altered since it was prepared; copy it again"]
 
 
 def test_a_lock_that_nobody_holds_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,18 +108,21 @@ def test_a_lock_that_nobody_holds_is_stale(tmp_path: Path, monkeypatch: pytest.M
     builder.kill()
     builder.wait()
     assert deepspeed_ops.stale_locks() == [lock]
-    faults = builds.build("chunked", {})
+    faults = native_code.build_native_code("chunked", {})
     assert len(faults) == 1 and faults[0].startswith(f"{lock}: left by a build that was killed")
     lock.unlink()
-    assert builds.build("chunked", {}) == []
+    assert native_code.build_native_code("chunked", {}) == []
 
 
 def test_which_ops_a_configuration_needs() -> None:
     adam = {"type": "AdamW", "params": {"torch_adam": True}}
-    assert builds.ops_needed({"optimizer": adam}) == []
+    assert native_code.ops_needed({"optimizer": adam}) == []
     offload = {"offload_optimizer": {"device": "nvme"}}
     own = {"type": "Adam", "params": {}}
-    assert builds.ops_needed({"optimizer": own, "zero_optimization": offload}) == ["AsyncIOBuilder", "CPUAdamBuilder"]
+    assert native_code.ops_needed({"optimizer": own, "zero_optimization": offload}) == [
+        "AsyncIOBuilder",
+        "CPUAdamBuilder",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -132,42 +138,42 @@ def test_which_ops_a_configuration_needs() -> None:
 def test_asynchronous_reads_are_built_where_teachers_may_outgrow_memory(
     method: dict[str, Any], outgrow: bool, tmp_path: Path
 ) -> None:
-    assert node.teachers_on_disk(recipe(tmp_path, tmp_path / "run", method=method), 100) == outgrow
+    assert node_report.may_read_teachers_from_disk(recipe(tmp_path, tmp_path / "run", method=method), 100) == outgrow
 
 
 def test_what_travels_to_a_node() -> None:
     given = {"NCCL_DEBUG": "INFO", "WANDB_API_KEY": "secret", "OMP_X": 'a"b', "HOME": "/x", "PATH": "/bin"}
-    found = passed_variables(given)
-    assert found["NCCL_DEBUG"] == "INFO" and found["PATH"].endswith(":/bin")
-    assert not {"WANDB_API_KEY", "OMP_X", "HOME"} & set(found)
-    words = Reach("pdsh", 7).command("far", ["a b", "c"], {"X": "1 2"})
+    variables = forwarded_variables(given)
+    assert variables["NCCL_DEBUG"] == "INFO" and variables["PATH"].endswith(":/bin")
+    assert not {"WANDB_API_KEY", "OMP_X", "HOME"} & set(variables)
+    words = RemoteShell("pdsh", 7).command("far", ["a b", "c"], {"X": "1 2"})
     assert words[0] == "ssh" and words[-2] == "far" and words[-1].endswith("exec env X='1 2' 'a b' c")
     assert words[words.index("-p") :][:2] == ["-p", "7"]
-    assert Reach("slurm").command("far", ["c"], {})[:5] == [
+    assert RemoteShell("slurm").command("far", ["c"], {})[:5] == [
         "srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=far",
     ]  # fmt: skip
 
 
-def test_a_watch_ends_what_is_left_of_its_job_and_nothing_else() -> None:
+def test_a_watchdog_ends_what_is_left_of_its_job_and_nothing_else() -> None:
     sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
-    bare = {name: value for name, value in os.environ.items() if name not in ("RANK", JOB)}
+    bare = {name: value for name, value in os.environ.items() if name not in ("RANK", JOB_VARIABLE)}
     mine, helper, other = (
-        subprocess.Popen(sleeper, env={**bare, JOB: job, **more})
+        subprocess.Popen(sleeper, env={**bare, JOB_VARIABLE: job, **more})
         for job, more in (("j1", {"RANK": "0"}), ("j1", {}), ("j2", {"RANK": "0"}))
     )
-    watch = subprocess.Popen(
-        [sys.executable, "-m", "mnmt_ds.launching.watch", "j1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    watchdog = subprocess.Popen(
+        [sys.executable, "-m", "mnmt_ds.launching.watchdog", "j1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, cwd=ROOT,
     )  # fmt: skip
-    assert watch.stdout is not None and watch.stdin is not None
-    assert watch.stdout.readline() == "watching\n"
-    watch.stdin.write("stop\n")
-    watch.stdin.flush()
+    assert watchdog.stdout is not None and watchdog.stdin is not None
+    assert watchdog.stdout.readline() == "watching\n"
+    watchdog.stdin.write("stop\n")
+    watchdog.stdin.flush()
     assert mine.wait(20) == -15
     time.sleep(0.3)
     assert helper.poll() is None
-    watch.stdin.close()
-    assert helper.wait(20) == -15 and watch.stdout.read() == "left 0\n"
+    watchdog.stdin.close()
+    assert helper.wait(20) == -15 and watchdog.stdout.read() == "left 0\n"
     assert other.poll() is None
     other.kill()
 

@@ -109,7 +109,7 @@ def test_other_data_and_other_code_are_refused_before_training(nodes: Nodes, tin
     process = nodes.popen(launch("--hostfile", str(tmp_path / "hosts"), str(write_recipe(tiny_corpus, run, 9))), ROOT)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 2, output
-    lines = [line.removeprefix("launch: ") for line in output.splitlines() if line.startswith("launch: node")]
+    lines = [line.partition("launch: ")[2] for line in output.splitlines() if "launch: node" in line]
     assert any(line.startswith("node node-c: mnmt_ds 9.") and "on node-a" in line for line in lines), output
     assert any(line.startswith("node node-c: data ") and "on node-a" in line for line in lines), output
     assert any(line.startswith("node node-x: cannot be reached") for line in lines), output

@@ -13,7 +13,14 @@ from mnmt_ds.kernels.implementations import resolve_implementation
 
 
 def ops_needed(config: dict[str, Any]) -> list[str]:
-    """DeepSpeed's op builders that a resolved configuration leads to."""
+    """Lists DeepSpeed's op builders that a configuration leads to.
+
+    Args:
+        config: DeepSpeed's configuration, resolved.
+
+    Returns:
+        Class names, such as ``CPUAdamBuilder``.
+    """
     zero, optimizer = config.get("zero_optimization", {}), config.get("optimizer", {})
     devices = {zero.get(part, {}).get("device") for part in ("offload_optimizer", "offload_param")}
     ops = ["AsyncIOBuilder"] if "nvme" in devices else []
@@ -23,13 +30,21 @@ def ops_needed(config: dict[str, Any]) -> list[str]:
     return ops
 
 
-def build(implementation: str, config: dict[str, Any], welcome: Sequence[str] = ()) -> list[str]:
-    """Builds what a job needs; returns what stands in the way, a line each.
+def build_native_code(loss_implementation: str, config: dict[str, Any], optional: Sequence[str] = ()) -> list[str]:
+    """Builds what a job needs.
 
-    ``welcome``: further op builders, which the job does without where they cannot be built. The loss's kernels raise
-    UserError where they were asked for by name and cannot be built.
+    Args:
+        loss_implementation: the recipe's ``train.loss_implementation``.
+        config: DeepSpeed's configuration, resolved.
+        optional: further op builders; the job goes without those that cannot be built.
+
+    Returns:
+        What stands in the way, a line each.
+
+    Raises:
+        UserError: when the loss's kernels were asked for by name and cannot be built.
     """
-    resolve_implementation(implementation, device())
+    resolve_implementation(loss_implementation, device())
     faults = [
         f"{lock}: left by a build that was killed; later builds wait on it for ever; remove it"
         " (unless another node that shares this directory is building)"
@@ -42,7 +57,7 @@ def build(implementation: str, config: dict[str, Any], welcome: Sequence[str] = 
             deepspeed_ops.load(name)
         except BuildError as error:
             faults.append(f"DeepSpeed's {error}")
-    for name in welcome:
+    for name in optional:
         with contextlib.suppress(BuildError):
             deepspeed_ops.load(name)
     return faults

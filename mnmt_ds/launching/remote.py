@@ -1,0 +1,128 @@
+"""Runs commands on a job's nodes: as a child process on this one, by ssh, or by srun within a Slurm allocation."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+LOCAL_NAMES = ("localhost", "127.0.0.1")
+FORWARDED_PREFIXES = (
+    "DS_ACCELERATOR", "GLOO_", "HF_", "LD_LIBRARY_PATH", "MKL_", "MNMT_DS_", "NCCL_", "OMP_", "PYTHON",
+    "TORCH_", "UCX_", "WANDB_DIR", "WANDB_MODE", "XDG_CACHE_HOME",
+)  # fmt: skip
+"""Beginnings of the names of variables that every node is to have as this one has them. No secrets: they would stand
+in command lines for all to see."""
+UNSAFE_CHARACTERS = frozenset('"$`\\\n')
+"""Characters that DeepSpeed does not quote."""
+
+
+class RemoteShell(NamedTuple):
+    """How the nodes of a job are reached."""
+
+    launcher: str = "pdsh"
+    """DeepSpeed's runner: pdsh and openmpi go by ssh, slurm by srun."""
+    ssh_port: int | None = None
+    """Port of the nodes' ssh; None: ssh's own default."""
+
+    def command(self, node: str, words: Sequence[str], variables: Mapping[str, str]) -> list[str]:
+        """Makes the command that runs another one on a node.
+
+        Args:
+            node: the node's name, as in the hostfile.
+            words: program and arguments to run there, in this process's working directory.
+            variables: environment variables to set for it.
+
+        Returns:
+            Program and arguments to run here.
+        """
+        if is_local(node):
+            return ["env", *(f"{name}={value}" for name, value in variables.items()), *words]
+        exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+        line = f"cd {shlex.quote(os.getcwd())} && exec env {exports} {shlex.join(words)}"
+        if self.launcher == "slurm":
+            return ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", "bash", "-c", line]
+        port = [] if self.ssh_port is None else ["-p", str(self.ssh_port)]
+        extra = shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))  # what pdsh gives to its ssh, too
+        alive = ["-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=10"]
+        return ["ssh", "-x", "-o", "BatchMode=yes", *alive, *port, *extra, node, line]
+
+    def unreachable(self, code: int) -> bool:
+        """Tells whether an exit code is ssh's or srun's own: the node was not reached, or was lost.
+
+        Args:
+            code: exit code of a command of ``command``.
+
+        Returns:
+            Whether it is.
+        """
+        return code == 255
+
+
+def is_local(node: str) -> bool:
+    """Tells whether a hostfile's name means this machine for certain.
+
+    Args:
+        node: the name.
+
+    Returns:
+        Whether it does.
+    """
+    return node in (*LOCAL_NAMES, socket.gethostname())
+
+
+def forwarded_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Picks the environment variables that every node of the job gets, this directory first in PYTHONPATH.
+
+    Args:
+        environment: variables of this process.
+
+    Returns:
+        Variables by name.
+    """
+    variables = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(FORWARDED_PREFIXES) and value and not UNSAFE_CHARACTERS & set(value)
+    }
+    path = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]  # ninja is in the first
+    variables["PATH"] = ":".join(path)
+    variables["PYTHONPATH"] = ":".join(filter(None, [str(Path.cwd()), environment.get("PYTHONPATH", "")]))
+    return variables
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Makes the command that runs a module under this interpreter, which every node has at the same path.
+
+    Args:
+        module: its dotted name.
+        arguments: its arguments.
+
+    Returns:
+        Program and arguments.
+    """
+    return [sys.executable, "-m", module, *arguments]
+
+
+def run_on_node(
+    shell: RemoteShell, node: str, words: Sequence[str], timeout: float
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a command on a node to its end.
+
+    Args:
+        shell: how nodes are reached.
+        node: the node's name.
+        words: program and arguments.
+        timeout: seconds at most.
+
+    Returns:
+        Its exit code and what it printed.
+
+    Raises:
+        subprocess.TimeoutExpired: when it takes longer.
+    """
+    command = shell.command(node, words, forwarded_variables())
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
