@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.files import write_text
 from mnmt_ds.log import REPORT
@@ -145,23 +146,23 @@ def read_records(path: Path) -> list[Record]:
 def progress_line(update: int, last: int, epoch: float, values: Record, memory_gb: float) -> str:
     """``step 1200/20000 | epoch 3.20 | loss 4.123 nll 3.456 ppl 10.97 | lr 3.0e-4 | gnorm 0.80 | 41.2k tok/s | …``."""
     shown = [
-        f"loss {values['train/loss']:.3f}",
-        f"nll {values['train/nll_loss']:.3f}",
-        f"ppl {values['train/ppl']:.2f}",
+        f"loss {values[metric_keys.TRAIN_LOSS]:.3f}",
+        f"nll {values[metric_keys.TRAIN_NLL]:.3f}",
+        f"ppl {values[metric_keys.TRAIN_PPL]:.2f}",
     ]
     shown += [
-        f"{key.removeprefix('train/').removesuffix('_loss')} {value:.3f}"
+        f"{name} {value:.3f}"
         for key, value in values.items()
-        if key.startswith("train/") and key.endswith("_loss") and key not in ("train/nll_loss", "train/ce_loss")
+        if (name := metric_keys.TRAIN_TERM_LOSS.name_in(key)) and name not in ("nll", "ce")
     ]
-    speed = values["runtime/tokens_per_sec"]
+    speed = values[metric_keys.TOKENS_PER_SEC]
     parts = [
         f"step {update}/{last}" if last else f"step {update}",
         f"epoch {epoch:.2f}",
         " ".join(shown),
-        f"lr {values['train/lr']:.2e}",
-        *([f"gnorm {values['train/gnorm']:.2f}"] if values.get("train/gnorm") is not None else []),
+        f"lr {values[metric_keys.TRAIN_LR]:.2e}",
+        *([f"gnorm {values[metric_keys.TRAIN_GNORM]:.2f}"] if values.get(metric_keys.TRAIN_GNORM) is not None else []),
         f"{speed / 1000:.1f}k tok/s" if speed >= 1000 else f"{speed:.0f} tok/s",
-        f"{'gpu' if values.get('memory/gpu_peak') else 'cpu'} {memory_gb:.1f} GB",
+        f"{'gpu' if values.get(metric_keys.MEMORY_GPU) else 'cpu'} {memory_gb:.1f} GB",
     ]
     return " | ".join(parts)

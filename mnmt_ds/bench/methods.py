@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds import metric_keys
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.errors import UserError
 
@@ -202,7 +203,7 @@ def _peak(args: argparse.Namespace, folder: Path) -> float:
         for _ in range(3 * args.updates):
             step()
         used = memory()
-    return used.get("memory/gpu_peak", used["memory/cpu"]) / 2**20
+    return used.get(metric_keys.MEMORY_GPU, used[metric_keys.MEMORY_CPU]) / 2**20
 
 
 def _peak_in_child(args: argparse.Namespace, name: str) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds import metric_keys
 from mnmt_ds.bench.publish import publish
 
 HELP = "training tokens/s, peak memory and decoding sentences/s, plain and distilling"
@@ -161,7 +162,7 @@ def _peak(recipe: Any, name: str, updates: int) -> float:
         for group in batches[: 3 * updates]:
             steps[name](group)
         used = memory()
-    return used.get("memory/gpu_peak", used["memory/cpu"]) / 2**20
+    return used.get(metric_keys.MEMORY_GPU, used[metric_keys.MEMORY_CPU]) / 2**20
 
 
 def _peak_in_child(args: argparse.Namespace, name: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch
 from mnmt_ds.distributed import (
     data_parallel_rank,
@@ -170,10 +171,10 @@ def forward_backward(
 
 def _report(work: Training, one: Student, meter: Meter, norm: float | None) -> None:
     values: dict[str, Any] = {**meter.report(), **memory()}
-    values["train/lr"] = learning_rate(work.recipe.train, work.update)
+    values[metric_keys.TRAIN_LR] = learning_rate(work.recipe.train, work.update)
     if norm is not None:
-        values["train/gnorm"] = norm
-    used = values.get("memory/gpu_peak") or values["memory/cpu"]
+        values[metric_keys.TRAIN_GNORM] = norm
+    used = values.get(metric_keys.MEMORY_GPU) or values[metric_keys.MEMORY_CPU]
     last = work.recipe.train.max_steps or work.clock.length * work.recipe.train.max_epochs
     line = progress_line(work.update, last, work.clock.epochs, values, used / 1e9)
     work.log(one, "train", values, line)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mnmt_ds import metric_keys
 from mnmt_ds.distributed import (
     data_parallel_size,
     device,
@@ -309,7 +310,7 @@ class Training:
                 self._changes[one.name] = sampler.changes
                 shares = " ".join(f"{pair} {p:.3f}" for pair, p in zip(self.pairs, sampler.probabilities, strict=True))
                 seconds = self._measuring[one.name].seconds if sampler.every else 0.0
-                values = {**sampler.report(), "runtime/measure_seconds": seconds}
+                values = {**sampler.report(), metric_keys.MEASURE_SECONDS: seconds}
                 self.log(one, "sampler", values, f"sampler {self.update} | {shares}")
 
     def _dev_scores(self, one: Student) -> DevScores:

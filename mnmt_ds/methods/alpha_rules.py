@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import read_records
 
@@ -119,7 +120,7 @@ def _of_run(run: Path, names: Sequence[str]) -> dict[str, Weights]:
     for name in names:
         log = run / "students" / name / "metrics.jsonl"
         for record in read_records(log) if log.exists() else ():
-            weights = {key.removeprefix("alpha/"): value for key, value in record.items() if key.startswith("alpha/")}
+            weights = {pair: value for key, value in record.items() if (pair := metric_keys.ALPHA.name_in(key))}
             if weights:
                 found[name] = weights
     return found

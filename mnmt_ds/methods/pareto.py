@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
@@ -156,8 +157,8 @@ class PeerWeights:
 
     def report(self, update: int) -> dict[str, float]:
         """Metric keys: the weights in use from here on, and the seconds that finding them took."""
-        keys = {f"alpha/{pair}": self.of(pair)[0] for pair in self.alpha}
-        return keys | {"runtime/search_seconds": self.seconds}
+        keys = {metric_keys.ALPHA.of(pair): self.of(pair)[0] for pair in self.alpha}
+        return keys | {metric_keys.SEARCH_SECONDS: self.seconds}
 
 
 def pareto(settings: ParetoSettings, context: MethodContext) -> Method:

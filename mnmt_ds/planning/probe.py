@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mnmt_ds import metric_keys
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 
@@ -63,8 +64,8 @@ def train_and_tell(recipe: Recipe) -> str:
         loop.train(recipe)
     by_update: dict[int, float] = defaultdict(float)
     for record in read_records(recipe.directory / "metrics.jsonl"):  # of several students one each, under its name
-        by_update[record["update"]] += sum(v for key, v in record.items() if key.endswith("runtime/tokens_per_sec"))
+        by_update[record["update"]] += sum(v for key, v in record.items() if key.endswith(metric_keys.TOKENS_PER_SEC))
     speeds = [speed for speed in by_update.values() if speed]
     used = memory()
-    peak = int(used.get("memory/gpu_peak", used["memory/cpu"]))
+    peak = int(used.get(metric_keys.MEMORY_GPU, used[metric_keys.MEMORY_CPU]))
     return MARK + json.dumps(Probed(peak, statistics.median(speeds[1:] or speeds))._asdict())

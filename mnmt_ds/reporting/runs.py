@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mnmt_ds import metric_keys
 from mnmt_ds.decoding.loading import recipe_of
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import read_report, report_path
@@ -17,7 +18,17 @@ from mnmt_ds.tracking import Record, read_records
 
 Series = NDArray[np.float64]
 
-SHARE = "pareto/search_share"
+SHARE = metric_keys.SEARCH_SHARE
+PAIR_KEYS = {
+    "switch": metric_keys.TEACHER_SWITCH,
+    "version": metric_keys.TEACHER_VERSION,
+    "age": metric_keys.TEACHER_AGE,
+    "prob": metric_keys.DATA_PROB,
+    "share": metric_keys.DATA_SHARE,
+    "passes": metric_keys.DATA_PASSES,
+    "alpha": metric_keys.ALPHA,
+}
+"""What a validation logs of each pair besides losses and scores, under the names of ``Run.by_pair``."""
 SEED_SUFFIX = re.compile(r"[-_.]?(?:s|seed)[-_]?\d+$")
 ASIDE = ("directory", "name", "train.seed", "tracking", "data.directory", "method.experts", "sampler.baseline")
 """Settings that do not make two runs different experiments."""
@@ -113,7 +124,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
     valid = [record for record in records if record.get("kind") == "valid"]
     train = [record for record in records if record.get("kind") == "train"]
     pairs = _pairs(valid, recipe)
-    dev = {pair: _series(valid, f"valid/{pair}/loss") for pair in pairs}
+    dev = {pair: _series(valid, metric_keys.VALID_LOSS.of(pair)) for pair in pairs}
     report = report_path(directory, checkpoint, split)
     name = SEED_SUFFIX.sub("", str(recipe.get("name") or directory.name)) or directory.name
     return Run(
@@ -127,19 +138,19 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         epoch_V=_series(valid, "epoch"),
         update_V=_series(valid, "update"),
         dev={pair: series for pair, series in dev.items() if np.isfinite(series).any()},
-        mean_V=_series(valid, "valid/avg/macro"),
+        mean_V=_series(valid, metric_keys.VALID_MACRO),
         best=_best(valid),
-        deficit_V=_series(valid, "valid/deficit"),
+        deficit_V=_series(valid, metric_keys.VALID_DEFICIT),
         by_pair={pair: _logged(valid, pair) for pair in pairs},
         sampling=_distributions(records, pairs),
         train={
             "epoch": _series(train, "epoch"),
-            "loss": _series(train, "train/loss"),
-            "nll": _series(train, "train/nll_loss"),
-            "tokens_per_sec": _series(train, "runtime/tokens_per_sec"),
+            "loss": _series(train, metric_keys.TRAIN_LOSS),
+            "nll": _series(train, metric_keys.TRAIN_NLL),
+            "tokens_per_sec": _series(train, metric_keys.TOKENS_PER_SEC),
         },
         seconds=_seconds(records),
-        search_seconds=float(np.nansum(_series(valid, "runtime/search_seconds"))),
+        search_seconds=float(np.nansum(_series(valid, metric_keys.SEARCH_SECONDS))),
         search_share=next((float(r[SHARE]) for r in reversed(valid) if SHARE in r), float("nan")),
         memory_gb=_memory(records),
         status=_status(directory),
@@ -208,7 +219,8 @@ def _manifest_size(run: Run, pair: str) -> int:
 def _pairs(valid: Sequence[Record], recipe: Mapping[str, Any]) -> tuple[str, ...]:
     """The recipe's pairs, then any others that were validated."""
     named = (recipe.get("data") or {}).get("pairs") or []
-    logged = {key.split("/")[1] for record in valid for key in record if re.fullmatch(r"valid/[^/]+-[^/]+/loss", key)}
+    names = {metric_keys.VALID_LOSS.name_in(key) for record in valid for key in record}
+    logged = {name for name in names if name is not None and "-" in name}
     return tuple(dict.fromkeys([*(named if isinstance(named, list) else []), *sorted(logged)]))
 
 
@@ -219,17 +231,14 @@ def _series(records: Sequence[Record], key: str) -> Series:
 
 def _best(valid: Sequence[Record]) -> int:
     """The validation that the run itself took for the best; failing that, the one of the lowest mean."""
-    named = [record["valid/best/update"] for record in valid if "valid/best/update" in record]
+    named = [record[metric_keys.VALID_BEST_UPDATE] for record in valid if metric_keys.VALID_BEST_UPDATE in record]
     found = [i for i, record in enumerate(valid) if named and record.get("update") == named[-1]]
-    mean_V = _series(valid, "valid/avg/macro")
+    mean_V = _series(valid, metric_keys.VALID_MACRO)
     return found[0] if found else int(np.nanargmin(mean_V)) if np.isfinite(mean_V).any() else -1
 
 
 def _logged(valid: Sequence[Record], pair: str) -> dict[str, Series]:
-    keys = {key: f"teacher/{pair}/{key}" for key in ("switch", "version", "age")}
-    keys |= {key: f"data/{pair}/{key}" for key in ("prob", "share", "passes")}
-    keys["alpha"] = f"alpha/{pair}"
-    found = {key: _series(valid, name) for key, name in keys.items()}
+    found = {name: _series(valid, key.of(pair)) for name, key in PAIR_KEYS.items()}
     return {key: series for key, series in found.items() if np.isfinite(series).any()}
 
 
@@ -237,7 +246,9 @@ def _distributions(records: Sequence[Record], pairs: Sequence[str]) -> dict[str,
     set_anew = [record for record in records if record.get("kind") == "sampler"]
     if not set_anew:
         return {}
-    return {"epoch": _series(set_anew, "epoch")} | {pair: _series(set_anew, f"data/{pair}/prob") for pair in pairs}
+    return {"epoch": _series(set_anew, "epoch")} | {
+        pair: _series(set_anew, metric_keys.DATA_PROB.of(pair)) for pair in pairs
+    }
 
 
 def _seconds(records: Sequence[Record]) -> float:
@@ -255,7 +266,8 @@ def _seconds(records: Sequence[Record]) -> float:
 
 
 def _memory(records: Sequence[Record]) -> float:
-    peaks = [max(float(record.get(f"memory/{key}") or 0) for key in ("gpu_peak", "cpu")) for record in records]
+    keys = metric_keys.MEMORY_GPU, metric_keys.MEMORY_CPU
+    peaks = [max(float(record.get(key) or 0) for key in keys) for record in records]
     return max(peaks, default=0.0) / 1e9
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.samplers.sampler import Losses, Sampler
@@ -158,8 +159,6 @@ def _of_run(run: Path) -> dict[str, Any]:
     records = [record for record in read_records(path) if record.get("kind") == "valid"] if path.exists() else []
     if not records:
         raise UserError(f"{path}: no validation in it; sampler.baseline is the directory of a finished plain run")
-    best = records[-1].get("valid/best/update")
+    best = records[-1].get(metric_keys.VALID_BEST_UPDATE)
     record = next((record for record in records if record["update"] == best), records[-1])
-    return {
-        key.split("/")[1]: value for key, value in record.items() if key.startswith("data/") and key.endswith("/loss")
-    }
+    return {pair: value for key, value in record.items() if (pair := metric_keys.DATA_LOSS.name_in(key))}

@@ -7,6 +7,7 @@ student every so many updates. All of that is equal on every rank, so that all r
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from mnmt_ds import metric_keys
 from mnmt_ds.samplers.temperature import probabilities
 
 Losses = Sequence[tuple[float, float]]
@@ -66,7 +67,11 @@ class Sampler:
     def report(self) -> dict[str, float]:
         """Metric keys: ``data/<pair>/prob`` and what it was made from."""
         named = {"prob": self.probabilities, **self.scores()}
-        return {f"data/{pair}/{key}": row[i] for key, row in named.items() for i, pair in enumerate(self.pairs)}
+        return {
+            metric_keys.DATA_SCORE.of(pair, key): row[i]
+            for key, row in named.items()
+            for i, pair in enumerate(self.pairs)
+        }
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must carry (JSON keeps every bit of a float)."""

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds import metric_keys
 from mnmt_ds.config import dump
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.report import read_lines, read_report, report_path, write_lines, write_report
@@ -55,19 +56,28 @@ def _validation(runs: dict[str, Run]) -> dict[str, Any]:
     """One validation: each pair's dev loss at its own model's best; there is no deficit."""
     own = {pair: float(run.dev[pair][run.best]) for pair, run in runs.items()}
     epoch = sum(float(run.epoch_V[run.best]) for run in runs.values()) / len(runs)
-    values: dict[str, Any] = {f"valid/{pair}/loss": dev for pair, dev in own.items()}
+    values: dict[str, Any] = {metric_keys.VALID_LOSS.of(pair): dev for pair, dev in own.items()}
     for pair, run in runs.items():
-        values |= {f"data/{pair}/passes": float(run.by_pair[pair]["passes"][-1])} if run.by_pair[pair] else {}
-    values |= {"valid/avg/macro": sum(own.values()) / len(own), "valid/deficit": 0.0}
+        values |= (
+            {metric_keys.DATA_PASSES.of(pair): float(run.by_pair[pair]["passes"][-1])} if run.by_pair[pair] else {}
+        )
+    values |= {metric_keys.VALID_MACRO: sum(own.values()) / len(own), metric_keys.VALID_DEFICIT: 0.0}
     seconds, memory = sum(run.seconds for run in runs.values()), max(run.memory_gb for run in runs.values())
-    return {"kind": "valid", "update": 1, "epoch": epoch, "time": seconds, "memory/cpu": memory * 1e9, **values}
+    return {
+        "kind": "valid",
+        "update": 1,
+        "epoch": epoch,
+        "time": seconds,
+        metric_keys.MEMORY_CPU: memory * 1e9,
+        **values,
+    }
 
 
 def _train(runs: dict[str, Run]) -> dict[str, Any]:
     """One training report: the mean speed over all runs."""
     speeds = [run.tokens_per_sec for run in runs.values()]
     return {"kind": "train", "update": 1, "epoch": 0.0, "time": 0.0,
-            "runtime/tokens_per_sec": sum(speeds) / len(speeds)}  # fmt: skip
+            metric_keys.TOKENS_PER_SEC: sum(speeds) / len(speeds)}  # fmt: skip
 
 
 def _evaluation(directory: Path, runs: dict[str, Run]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mnmt_ds
+from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.reporting.runs import at_work, student_directories
 from mnmt_ds.study import run_state
@@ -247,7 +248,7 @@ def _progress(entry: StudyEntry, job: TrainingJob) -> str:
     if not records:
         return f"{what}: starting"
     text = f"{what}: epoch {records[-1].get('epoch', 0):.1f} of {job.recipe.train.max_epochs}"
-    dev = [record["valid/avg/macro"] for record in records if "valid/avg/macro" in record]
+    dev = [record[metric_keys.VALID_MACRO] for record in records if metric_keys.VALID_MACRO in record]
     return text + (f", dev loss {min(dev):.3f}" if dev else "")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mnmt_ds import metric_keys
 from mnmt_ds.distributed import from_main, is_main
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import describe_model
@@ -55,8 +56,8 @@ class Experts:
 
     def report(self, update: int) -> dict[str, float]:
         keys = self.faculty.report()
-        keys |= {f"expert/{pair}/bleu": bleu for pair, bleu in self.expert.items()}
-        return keys | {f"expert/{pair}/share": self.share(pair) for pair in self.paths}
+        keys |= {metric_keys.EXPERT_BLEU.of(pair): bleu for pair, bleu in self.expert.items()}
+        return keys | {metric_keys.EXPERT_SHARE.of(pair): self.share(pair) for pair in self.paths}
 
     def snapshots(self) -> set[int]:
         """None of this run's: experts live elsewhere."""

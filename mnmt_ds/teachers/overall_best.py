@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mnmt_ds import metric_keys
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 
 
@@ -31,7 +32,11 @@ class OverallBest:
 
     def report(self, update: int) -> dict[str, float]:
         age = 0 if self.version is None else update - self.version
-        return {**self.faculty.report(), "teacher/all/switch": float(self.switch), "teacher/all/age": float(age)}
+        return {
+            **self.faculty.report(),
+            metric_keys.TEACHER_ALL_SWITCH: float(self.switch),
+            metric_keys.TEACHER_ALL_AGE: float(age),
+        }
 
     def snapshots(self) -> set[int]:
         """The version in use: a checkpoint refers to it."""

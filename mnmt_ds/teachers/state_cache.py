@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.teachers.cache_blocks import CachePlan, Ints
 from mnmt_ds.teachers.pending_states import PendingStates, TeacherRequest, TeacherStates
@@ -75,7 +76,10 @@ class StateCache:
         share = self.computed / max(1, self.served)
         self.served = self.computed = 0
         held = sum(taken[self.library.ranks.rank] for taken in list(self._taken.values()))
-        return {"memory/teacher_states": float(min(held, self.plan.memory)), "runtime/teacher_computed": share}
+        return {
+            metric_keys.MEMORY_TEACHER_STATES: float(min(held, self.plan.memory)),
+            metric_keys.TEACHER_COMPUTED: share,
+        }
 
     def _prepare(self, lessons: Sequence[TeacherRequest | None]) -> TeacherStates | None:
         read = self._read(lessons)

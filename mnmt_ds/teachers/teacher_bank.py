@@ -7,6 +7,7 @@ validation share one.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 
@@ -39,9 +40,9 @@ class TeacherBank:
         """Metric keys of every pair; a teacher's age is in updates."""
         keys = self.faculty.report()
         for pair, version in self.version.items():
-            keys[f"teacher/{pair}/switch"] = float(self.switch[pair])
-            keys[f"teacher/{pair}/version"] = float(-1 if version is None else version)
-            keys[f"teacher/{pair}/age"] = float(0 if version is None else update - version)
+            keys[metric_keys.TEACHER_SWITCH.of(pair)] = float(self.switch[pair])
+            keys[metric_keys.TEACHER_VERSION.of(pair)] = float(-1 if version is None else version)
+            keys[metric_keys.TEACHER_AGE.of(pair)] = float(0 if version is None else update - version)
         return keys
 
     def snapshots(self) -> set[int]:

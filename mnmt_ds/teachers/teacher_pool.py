@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.teachers.pending_states import TeacherRequest, TeacherStates
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
@@ -109,5 +110,5 @@ class TeacherPool:
 
     def report(self) -> dict[str, float]:
         """Metric keys; bytes are this rank's."""
-        keys = {"memory/teachers": float(self.library.shelf.bytes())}
+        keys = {metric_keys.MEMORY_TEACHERS: float(self.library.shelf.bytes())}
         return keys | (self.cache.report() if self.cache is not None else {})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    ("errors", "files", "log"),
+    ("metric_keys", "errors", "files", "log"),
     ("config", "kernels"),
     ("batch", "distributed", "tracking"),
     ("data", "models", "samplers"),

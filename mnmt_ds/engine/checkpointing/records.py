@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds import metric_keys
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.distributed import is_main, on_main_first
 from mnmt_ds.engine.build import description
@@ -71,20 +72,22 @@ def _write_snapshot(corpus: Corpus, one: Student, facts: dict[str, Any]) -> None
 def validation_record(one: Student, report: ValidationReport, found: Rows) -> dict[str, Any]:
     """Metric keys of a validation; of the sampler, what was in use until then."""
     best, walk = one.best, one.walk
-    values: dict[str, Any] = {f"valid/{pair}/{key}": v for pair, row in found.items() for key, v in row.items()}
-    values["valid/avg/macro"] = sum(report.dev.values()) / len(report.dev)
-    values["valid/avg/min"] = min(report.dev.values())
-    values["valid/best/overall"], values["valid/best/update"] = best.overall
-    values["valid/deficit"] = best.deficit()
+    values: dict[str, Any] = {
+        metric_keys.VALID_FIGURE.of(pair, key): v for pair, row in found.items() for key, v in row.items()
+    }
+    values[metric_keys.VALID_MACRO] = sum(report.dev.values()) / len(report.dev)
+    values[metric_keys.VALID_MIN] = min(report.dev.values())
+    values[metric_keys.VALID_BEST], values[metric_keys.VALID_BEST_UPDATE] = best.overall
+    values[metric_keys.VALID_DEFICIT] = best.deficit()
     total = sum(walk.trained)
     for pair, share, n, size, (loss, tokens) in zip(
         walk.stream.pairs, walk.stream.sampler.probabilities, walk.trained, walk.stream.sizes, walk.losses, strict=True
     ):
-        values[f"data/{pair}/prob"] = share
+        values[metric_keys.DATA_PROB.of(pair)] = share
         if tokens:
-            values[f"data/{pair}/loss"] = loss / tokens
-        values[f"data/{pair}/share"] = n / total
-        values[f"data/{pair}/passes"] = n / size
+            values[metric_keys.DATA_LOSS.of(pair)] = loss / tokens
+        values[metric_keys.DATA_SHARE.of(pair)] = n / total
+        values[metric_keys.DATA_PASSES.of(pair)] = n / size
     return values
 
 
@@ -96,10 +99,10 @@ def method_record(one: Student, update: int) -> dict[str, float]:
 def validation_line(one: Student, report: ValidationReport, values: dict[str, Any]) -> str:
     """The same for people."""
     best = one.best
-    switched = [pair for pair in one.walk.stream.pairs if values.get(f"teacher/{pair}/switch")]
+    switched = [pair for pair in one.walk.stream.pairs if values.get(metric_keys.TEACHER_SWITCH.of(pair))]
     return (
-        f"valid {report.update} | epoch {report.epoch:.2f} | dev {values['valid/avg/macro']:.4f}"
+        f"valid {report.update} | epoch {report.epoch:.2f} | dev {values[metric_keys.VALID_MACRO]:.4f}"
         f" (best {best.overall.value:.4f} at {best.overall.update}) | deficit {best.deficit():.4f}"
-        + (f" | BLEU {values['valid/avg/bleu']:.2f}" if "valid/avg/bleu" in values else "")
+        + (f" | BLEU {values[metric_keys.VALID_AVG_BLEU]:.2f}" if metric_keys.VALID_AVG_BLEU in values else "")
         + (f" | taught: {' '.join(switched)}" if switched else "")
     )

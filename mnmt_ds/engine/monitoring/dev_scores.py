@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mnmt_ds import metric_keys
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.decoding.beam_search import Hypothesis, SearchSettings
 from mnmt_ds.decoding.loading import Translator
@@ -37,8 +38,10 @@ def metrics(scored: DevScores) -> dict[str, float]:
     """``valid/<pair>/{bleu,chrf}`` and ``valid/avg/{bleu,chrf}``; nothing where nothing was scored."""
     if not scored:
         return {}
-    values = {f"valid/{pair}/{key}": value for pair, row in scored.items() for key, value in row.items()}
-    return values | {f"valid/avg/{key}": value for key, value in averages(scored).items()}
+    values = {
+        metric_keys.VALID_FIGURE.of(pair, key): value for pair, row in scored.items() for key, value in row.items()
+    }
+    return values | {metric_keys.VALID_AVERAGE.of(key): value for key, value in averages(scored).items()}
 
 
 def dev_bleu(

@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mnmt_ds import metric_keys
 from mnmt_ds.distributed import device, from_all, pipeline_parallel_rank, pipeline_parallel_size, sum_over_ranks
 
-NAMES = {"loss": "train/loss", "ce": "train/ce_loss", "nll": "train/nll_loss"}
+NAMES = {"loss": metric_keys.TRAIN_LOSS, "ce": metric_keys.TRAIN_CE, "nll": metric_keys.TRAIN_NLL}
 
 
 class Meter:
@@ -39,12 +40,12 @@ class Meter:
         stacked = torch.stack([self.sums.get(name, zero).float() for name in names]).double()
         values: dict[str, float] = {}
         for name, (total, count) in zip(names, sum_over_ranks(stacked).tolist(), strict=True):
-            values[NAMES.get(name, f"train/{name}")] = total / count if count else 0.0
-        values["train/ppl"] = math.exp(min(values["train/nll_loss"], 50.0))
+            values[NAMES.get(name, metric_keys.TRAIN_TERM.of(name))] = total / count if count else 0.0
+        values[metric_keys.TRAIN_PPL] = math.exp(min(values[metric_keys.TRAIN_NLL], 50.0))
         seconds = max(time.monotonic() - self.since, 1e-9)
-        values["runtime/tokens_per_sec"] = self.tokens / seconds
+        values[metric_keys.TOKENS_PER_SEC] = self.tokens / seconds
         if self.peak is not None:
-            values["runtime/mfu"] = self.flops / seconds / self.peak
+            values[metric_keys.MFU] = self.flops / seconds / self.peak
         self.reset()
         return values
 
@@ -64,9 +65,9 @@ def peak_resident() -> float:
 def memory() -> dict[str, float]:
     """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU; along a pipeline also the most of
     any rank of each stage. Called by all ranks together."""
-    values = {"memory/cpu": peak_resident()}
+    values = {metric_keys.MEMORY_CPU: peak_resident()}
     if torch.cuda.is_available():
-        values["memory/gpu_peak"] = float(torch.cuda.max_memory_allocated())
+        values[metric_keys.MEMORY_GPU] = float(torch.cuda.max_memory_allocated())
     for name, size in list(values.items()) if pipeline_parallel_size() > 1 else ():
         most = torch.zeros(pipeline_parallel_size(), dtype=torch.float64, device=device())
         most[pipeline_parallel_rank()] = size

@@ -3,6 +3,7 @@
 import time
 from typing import NamedTuple
 
+from mnmt_ds import metric_keys
 from mnmt_ds.engine.students.student import Student
 
 
@@ -48,4 +49,4 @@ class TimeSpent:
         """The search's part of the time, and its trials' updates as a share of the training itself: paper 2's 0.3."""
         total = max(self.total(), 1e-9)
         on_top = (self.search - self.measuring) / max(total - self.search, 1e-9)
-        return {"pareto/search_share": self.search / total, "pareto/trials_on_top": on_top}
+        return {metric_keys.SEARCH_SHARE: self.search / total, metric_keys.TRIALS_ON_TOP: on_top}
