@@ -35,8 +35,9 @@ from mnmt_ds.engine.students.peer_exchange import PeerExchange
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.engine.teacher_setup import build_teacher_pool
 from mnmt_ds.errors import UserError
+from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.methods.method import MethodContext
-from mnmt_ds.methods.peers import Peers, RunFacts
+from mnmt_ds.methods.peers import Peers
 from mnmt_ds.methods.registry import build
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise

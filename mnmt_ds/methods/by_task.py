@@ -1,6 +1,6 @@
 """Several tasks in one run (paper 3, Equations 7 and 8): each batch serves one task and goes to that task's method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
+from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, Stateful, ValidationReport
 
 if TYPE_CHECKING:
@@ -52,11 +53,8 @@ class ByTaskSettings(Settings):
         return self
 
 
-def by_task(
-    settings: ByTaskSettings, context: MethodContext, build: Callable[[Settings, MethodContext], Method]
-) -> Method:
+def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[str, Method]) -> Method:
     """sum_t w_t L_t; with ``divisor: task`` the loss of an update is the sum of the tasks' means over their tokens."""
-    methods = {name: build(method, context) for name, method in settings.tasks.items()}
     own = (settings.divisor or ("shared" if settings.profile == "released" else "task")) == "task"
 
     def route(batch: Batch) -> Method:
@@ -105,3 +103,34 @@ def by_task(
         upcoming,
         adjust,
     )
+
+
+def sections_inside(settings: ByTaskSettings) -> Mapping[str, Settings]:
+    """Names the method of each task.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        Their sections by task.
+    """
+    return settings.tasks
+
+
+ENTRY = MethodEntry(
+    ByTaskSettings,
+    by_task,
+    inside=sections_inside,
+    example={
+        "framing": {"encoder_langtok_position": "end"},
+        "denoising": {"tasks": [{"name": "cd"}]},
+        "method": {
+            "name": "by_task",
+            "tasks": {
+                "translation": {"name": "intra_distillation", "base": {"name": "lssd"}},
+                "cd": {"name": "intra_distillation", "base": {"name": "denoising"}},
+            },
+        },
+        "validation": {"every": 2},
+    },
+)

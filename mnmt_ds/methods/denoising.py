@@ -14,6 +14,7 @@ from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.kernels.types import LossSums
+from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, identity, ignore_report
 
 
@@ -81,3 +82,14 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
         return LossAndMetrics(loss, {name: torch.stack(mean) for name, mean in means.items()})
 
     return Method(identity, identity, score, ignore_report, {})
+
+
+ENTRY = MethodEntry(
+    DenoisingLossSettings,
+    denoising,
+    example={
+        "framing": {"encoder_langtok_position": "end"},
+        "denoising": {"tasks": [{"name": "cd"}]},
+        "method": {"name": "by_task", "tasks": {"translation": {"name": "translation"}, "cd": {"name": "denoising"}}},
+    },
+)

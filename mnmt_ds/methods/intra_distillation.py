@@ -7,7 +7,7 @@ drawn together.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
@@ -15,7 +15,9 @@ from pydantic import model_validator
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
+from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import Method, MethodContext
+from mnmt_ds.requirements import Requirements
 
 if TYPE_CHECKING:
     BaseSettings = Any
@@ -55,13 +57,15 @@ class IntraDistillationSettings(Settings):
         return self
 
 
-def intra_distilled(settings: IntraDistillationSettings, context: MethodContext, base: Method) -> Method:
+def intra_distillation(
+    settings: IntraDistillationSettings, context: MethodContext, inside: Mapping[str, Method]
+) -> Method:
     """1/K sum_k L_k + alpha * 1/K sum_k [KL(p_k || mean) + KL(mean || p_k)], L the base method's loss.
 
     Differs: the K passes are rows of one batch, so the encoder's masks are independent too (the released code's second
     decoder pass reuses the first pass's encoder states). Teachers are asked once for all passes.
     """
-    weight_at = weights(settings, context.total_updates)
+    base, weight_at = inside["base"], weights(settings, context.total_updates)
 
     def prepare(batch: Batch) -> Batch:
         batch = base.prepare(batch)
@@ -98,3 +102,30 @@ def weights(settings: IntraDistillationSettings, total_updates: Callable[[], int
         return settings.alpha * min(1.0, settings.p * update / total) ** gamma
 
     return adaptive
+
+
+def requirements(settings: IntraDistillationSettings) -> Requirements:
+    """Declares the passes over each micro-batch.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        What the method needs of a run, the inner one's needs left out.
+    """
+    return Requirements(passes=settings.passes)
+
+
+def sections_inside(settings: IntraDistillationSettings) -> dict[str, Settings]:
+    """Names the method that is wrapped.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        Its section, as ``base``.
+    """
+    return {"base": settings.base}  # type: ignore[dict-item]
+
+
+ENTRY = MethodEntry(IntraDistillationSettings, intra_distillation, requirements, sections_inside)

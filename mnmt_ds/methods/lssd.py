@@ -15,8 +15,10 @@ from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.kernels.types import Gate, Teacher
+from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import Method, MethodContext, identity
 from mnmt_ds.methods.translation import scorer
+from mnmt_ds.requirements import Requirements
 from mnmt_ds.teachers.overall_best import OverallBest
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_bank import TeacherBank
@@ -143,3 +145,20 @@ def default_alpha(settings: LssdSettings, pairs: object) -> float:
     if settings.profile == "paper":
         return 2.0
     return 1.2 if settings.variant == "selective" else 2.5
+
+
+def requirements(settings: LssdSettings) -> Requirements:
+    """Declares frozen teachers, and the student's own states where the gate takes them from a pass of its own.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        What the method needs of a run.
+    """
+    return Requirements(
+        teachers=True, eval_states=settings.quiet, layer_streaming=settings.teachers.on_device == "layers"
+    )
+
+
+ENTRY = MethodEntry(LssdSettings, lssd, requirements, example={"validation": {"every": 2}})

@@ -10,9 +10,10 @@ from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
+from mnmt_ds.methods.entry import MethodEntry, RunFacts
 from mnmt_ds.methods.method import Method, MethodContext, identity
-from mnmt_ds.methods.peers import RunFacts
 from mnmt_ds.methods.translation import scorer
+from mnmt_ds.requirements import Requirements
 from mnmt_ds.teachers.experts import Experts, check_pairs
 from mnmt_ds.teachers.settings import TeacherSettings
 
@@ -90,3 +91,29 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
 
     score: Any = scorer(context.smoothing, context.implementation, context.group)
     return Method(identity, teach, score, experts.update, {"experts": experts}, upcoming)
+
+
+def requirements(settings: MultiDistillSettings) -> Requirements:
+    """Declares frozen teachers, and dev BLEU where the rule goes by it.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        What the method needs of a run.
+    """
+    return Requirements(
+        teachers=True,
+        layer_streaming=settings.teachers.on_device == "layers",
+        top_k=settings.top_k,
+        dev_bleu=settings.rule != "fix",
+    )
+
+
+ENTRY = MethodEntry(
+    MultiDistillSettings,
+    multi_distill,
+    requirements,
+    check=check,
+    example={"method": {"name": "multi_distill", "rule": "fix", "experts": "{plain_run}"}},
+)

@@ -1,13 +1,14 @@
 """Several methods' teachers at once: every ``teach`` adds its own to the batch, one score counts them all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
-from mnmt_ds.methods.method import Method, ValidationReport
+from mnmt_ds.methods.entry import MethodEntry
+from mnmt_ds.methods.method import Method, MethodContext, ValidationReport
 
 if TYPE_CHECKING:
     TeachingSettings = Any
@@ -29,8 +30,9 @@ class MultiTeacherSettings(Settings):
         return self
 
 
-def multi_teacher(settings: MultiTeacherSettings, methods: Sequence[Method]) -> Method:
+def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside: Mapping[str, Method]) -> Method:
     """loss = gold weights multiplied * CE + every method's teacher term; the last method's score is everyone's."""
+    methods = list(inside.values())
 
     def prepare(batch: Batch) -> Batch:
         for method in methods:
@@ -56,3 +58,29 @@ def multi_teacher(settings: MultiTeacherSettings, methods: Sequence[Method]) -> 
 
     state = {name: part for method in methods for name, part in method.state.items()}
     return Method(prepare, teach, methods[-1].score, on_validated, state, upcoming, adjust)
+
+
+def sections_inside(settings: MultiTeacherSettings) -> dict[str, Any]:
+    """Names the methods that teach together.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        Their sections by method name, in the recipe's order.
+    """
+    return {section.name: section for section in settings.methods}
+
+
+ENTRY = MethodEntry(
+    MultiTeacherSettings,
+    multi_teacher,
+    inside=sections_inside,
+    example={
+        "method": {
+            "name": "several",
+            "methods": [{"name": "lssd"}, {"name": "multi_distill", "rule": "fix", "experts": "{plain_run}"}],
+        },
+        "validation": {"every": 2},
+    },
+)

@@ -25,10 +25,12 @@ from mnmt_ds.methods.alpha_rules import (
     search_space,
     step_size,
 )
-from mnmt_ds.methods.lssd import LssdSettings, lssd
+from mnmt_ds.methods.entry import MethodEntry, RunFacts
+from mnmt_ds.methods.lssd import LssdSettings
 from mnmt_ds.methods.method import Method, MethodContext, ValidationReport
-from mnmt_ds.methods.peers import Peers, RunFacts, TrialSettings
-from mnmt_ds.methods.translation import TranslationSettings, translation
+from mnmt_ds.methods.peers import Peers, TrialSettings
+from mnmt_ds.methods.translation import TranslationSettings
+from mnmt_ds.requirements import Requirements
 
 RELEASED: dict[str, Any] = dict(peer_dropout=True, start_epoch=5, tolerance_bits=0.05, ties="raise", clip=0.98)
 """Where the authors' code departs from their paper; ``profile: released`` sets these and ``RELEASED_TRIALS``."""
@@ -161,7 +163,7 @@ class PeerWeights:
         return keys | {metric_keys.SEARCH_SECONDS: self.seconds}
 
 
-def pareto(settings: ParetoSettings, context: MethodContext) -> Method:
+def pareto(settings: ParetoSettings, context: MethodContext, inside: Mapping[str, Method]) -> Method:
     """A student of Algorithm 1 around any ``base``: (1 - alpha) of the base's loss, alpha from the peer.
 
     Differs: with more than two students, the peers that teach a pair share alpha evenly (the paper has two).
@@ -169,7 +171,7 @@ def pareto(settings: ParetoSettings, context: MethodContext) -> Method:
     peers = context.peers
     if peers is None:
         raise UserError("method pareto: one student only; list two or more under 'students', each with its sampler")
-    base = _base(settings, context)
+    base = inside["base"]
     held = first_weights(settings, context.pairs, peers)
 
     def teach(batch: Batch) -> Batch:
@@ -224,11 +226,43 @@ def first_weights(settings: ParetoSettings, pairs: Any, peers: Peers) -> PeerWei
     return PeerWeights(alpha, teachers, settings.start_epoch <= 1)
 
 
-def _base(settings: ParetoSettings, context: MethodContext) -> Method:
-    if isinstance(settings.base, LssdSettings):
-        return lssd(settings.base, context)
-    return translation(settings.base, context)
-
-
 def _as_it_is() -> None:
     """The change of a trial that changes nothing."""
+
+
+def requirements(settings: ParetoSettings) -> Requirements:
+    """Declares the peers' states, and the trials or extra updates at validations.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        What the method needs of a run, the inner one's needs left out.
+    """
+    return Requirements(peers=True, weight_search=settings.searched, extra_updates=settings.extra_updates)
+
+
+def sections_inside(settings: ParetoSettings) -> dict[str, Settings]:
+    """Names what a student learns besides.
+
+    Args:
+        settings: the method's settings.
+
+    Returns:
+        Its section, as ``base``.
+    """
+    return {"base": settings.base}
+
+
+ENTRY = MethodEntry(
+    ParetoSettings,
+    pareto,
+    requirements,
+    sections_inside,
+    check,
+    example={
+        "method": {"name": "pareto", "trials": {"rho": 0.2}},
+        "students": [{}, {"sampler": {"temperature": 5}}],
+        "validation": {"every": 4},
+    },
+)

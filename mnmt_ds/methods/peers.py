@@ -1,7 +1,7 @@
 """What a student's method may know and ask of the run's other students."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import model_validator
 from torch import Tensor
@@ -49,16 +49,3 @@ class Peers(NamedTuple):
     """For each change: make it, train on the trial set from the present state on, give every pair's dev loss."""
     last_update: int
     """Updates at most in the whole run: the paper's T_max."""
-
-
-class RunFacts(NamedTuple):
-    """What is known of a run before anything is built."""
-
-    pairs: Sequence[str]
-    sizes: Mapping[str, int]
-    """Training sentences of each pair."""
-    students: Sequence[str]
-    samplers: Sequence[Any]
-    """Each student's sampler settings."""
-    bleu_every: int = 0
-    """Validations between two that score the dev sets; 0: none does."""

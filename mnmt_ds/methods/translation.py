@@ -10,6 +10,7 @@ from torch import distributed as dist
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
+from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, identity, ignore_report
 
 
@@ -60,3 +61,6 @@ def scorer(
         return LossAndMetrics(sums.loss, {name: torch.stack(mean) for name, mean in means.items()})
 
     return score
+
+
+ENTRY = MethodEntry(TranslationSettings, translation)

@@ -15,7 +15,7 @@ from mnmt_ds.engine.teacher_setup import cache_plan
 from mnmt_ds.methods.lssd import LssdSettings
 from mnmt_ds.methods.pareto import ParetoSettings
 from mnmt_ds.methods.peers import TrialSettings
-from mnmt_ds.methods.registry import inside, teacher_settings
+from mnmt_ds.methods.registry import all_sections, teacher_settings
 from mnmt_ds.planning.activations import Shape
 from mnmt_ds.planning.memory import HALF, FrozenTeachers, PlannedLayout, PlannedStudents
 
@@ -91,7 +91,7 @@ def students_in(
 ) -> PlannedStudents:
     """The recipe's students, and what they tell one another of such micro-batches where its method lets them teach."""
     count = len(students_of(recipe))
-    method = next((one for one in inside(recipe.method) if isinstance(one, ParetoSettings)), None)
+    method = next((one for one in all_sections(recipe.method) if isinstance(one, ParetoSettings)), None)
     if method is None:
         return PlannedStudents(count, simultaneous=recipe.simultaneous)
     width, peers = recipe.model.d_model * layout.element, count - 1
@@ -109,7 +109,7 @@ def students_in(
 
 def foreseen(recipe: Recipe, layout: PlannedLayout, shapes: Sequence[Shape]) -> int:
     """Bytes of a student's quiet states of an update's micro-batches, which a gate along stages asks for at most."""
-    if not any(isinstance(one, LssdSettings) and one.quiet for one in inside(recipe.method)):
+    if not any(isinstance(one, LssdSettings) and one.quiet for one in all_sections(recipe.method)):
         return 0
     positions = max(shape.target_tokens for shape in shapes)
     return micro_batches(recipe, layout) * positions * recipe.model.d_model * layout.element

@@ -10,7 +10,7 @@ from mnmt_ds.config import dump
 from mnmt_ds.engine.recipe import students_of
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods import registry
-from mnmt_ds.methods.peers import RunFacts
+from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.study import run_state
 from mnmt_ds.study.plan import Study, read_study
 from mnmt_ds.study.scheduler import device_variables, train_command

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("metric_keys", "errors", "files", "log"),
-    ("config", "kernels"),
+    ("config", "kernels", "requirements"),
     ("batch", "distributed", "tracking"),
     ("data", "models", "samplers"),
     ("decoding", "teachers"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
-from mnmt_ds.methods.intra_distillation import IntraDistillationSettings, intra_distilled, weights
+from mnmt_ds.methods.intra_distillation import IntraDistillationSettings, intra_distillation, weights
 from mnmt_ds.methods.lssd import LssdSettings
 from mnmt_ds.methods.method import ValidationReport
 from mnmt_ds.methods.registry import build
@@ -151,6 +151,6 @@ def test_bad_settings(values: dict[str, float]) -> None:
 
 def test_wraps_once() -> None:
     once = build(settings(), context(student(), {}))
-    twice = intra_distilled(settings(), context(student(), {}), once)
+    twice = intra_distillation(settings(), context(student(), {}), {"base": once})
     with pytest.raises(Exception, match="wrap a method once"):
         twice.prepare(example())

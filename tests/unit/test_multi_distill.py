@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.methods.method import ValidationReport
 from mnmt_ds.methods.multi_distill import MultiDistillSettings
 from mnmt_ds.methods.multi_teacher import MultiTeacherSettings
-from mnmt_ds.methods.peers import RunFacts
 from mnmt_ds.methods.registry import build, check
 from mnmt_ds.models.weights import describe_model, load_model, save_model
 from mnmt_ds.teachers.experts import share

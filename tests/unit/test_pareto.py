@@ -14,9 +14,12 @@ from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods import alpha_rules
+from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.methods.method import MethodContext, ValidationReport
 from mnmt_ds.methods.pareto import ParetoSettings, check, pareto
-from mnmt_ds.methods.peers import Peers, RunFacts, TrialSettings
+from mnmt_ds.methods.peers import Peers, TrialSettings
+from mnmt_ds.methods.registry import build
+from mnmt_ds.methods.translation import TranslationSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.samplers.temperature import TemperatureSettings
@@ -118,7 +121,7 @@ def by_hand(student: Any, teachers: list[Any], batch: Batch, alpha: float) -> fl
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_the_loss_is_equation_4_and_no_gradient_reaches_the_peer(alpha: float) -> None:
     student, peer = model(1), model(2)
-    method = pareto(ParetoSettings(rule="bi", alpha=alpha), context(peers_of({"model_2": peer})))
+    method = build(ParetoSettings(rule="bi", alpha=alpha), context(peers_of({"model_2": peer})))
     batch = method.teach(example())
     states = student(batch.source_BS, batch.decoder_BT)
     score = method.score(states, student.head.weight, batch)
@@ -131,30 +134,28 @@ def test_the_loss_is_equation_4_and_no_gradient_reaches_the_peer(alpha: float) -
 
 def test_three_students_share_alpha() -> None:
     student, others = model(1), {"model_2": model(2), "model_3": model(3)}
-    method = pareto(ParetoSettings(rule="bi", alpha=0.6), context(peers_of(others)))  # type: ignore[arg-type]
+    method = build(ParetoSettings(rule="bi", alpha=0.6), context(peers_of(others)))  # type: ignore[arg-type]
     batch = method.teach(example())
     score = method.score(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch)
     assert float(score.loss) == pytest.approx(by_hand(student, list(others.values()), batch, 0.6), rel=1e-5)
     assert {"peer_model_2_loss", "peer_model_3_loss"} <= score.metrics.keys()
 
 
-def test_a_base_with_teachers_of_its_own_gives_way_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_with_teachers_of_its_own_gives_way_as_a_whole() -> None:
     """(1 - alpha) of LSSD's loss: its gold weight and its teacher's weight alike."""
-    from mnmt_ds.methods import pareto as module
-
     peer = model(2)
     own = Teacher(torch.zeros(2, 4, 16), torch.zeros(30, 16), 2.0)
-    plain = module.translation(module.TranslationSettings(), context(None))
+    plain = build(TranslationSettings(), context(None))
     base = plain._replace(teach=lambda batch: batch._replace(gold_weight=0.5, teachers={"kd": own}))
-    monkeypatch.setattr(module, "_base", lambda settings, context: base)
-    batch = pareto(ParetoSettings(rule="bi", alpha=0.25), context(peers_of({"model_2": peer}))).teach(example())
+    settings, peers = ParetoSettings(rule="bi", alpha=0.25), peers_of({"model_2": peer})
+    batch = pareto(settings, context(peers), {"base": base}).teach(example())
     assert batch.gold_weight == 0.375 and batch.teachers["kd"].weight == 1.5 and batch.teachers["peer"].weight == 0.25
 
 
 def test_when_the_rules_speak() -> None:
     """UNI waits for dev losses and its interval; ``start_epoch`` holds everything back; AUTO ends with the run."""
     settings = ParetoSettings(rule="uni", alpha=0.4, interval=2)
-    method = pareto(settings, context(peers_of({"model_2": model(2)})))
+    method = build(settings, context(peers_of({"model_2": model(2)})))
     report = ValidationReport(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
     held = method.state["weights"]
     assert held.report(0)["alpha/bs-en"] == 0.0
@@ -168,7 +169,7 @@ def test_when_the_rules_speak() -> None:
         asked.append(len(changes))
         return [{"bs-en": 3.0, "fr-en": 1.0}, {"bs-en": 2.0, "fr-en": 1.5}, {"bs-en": 2.5, "fr-en": 0.5}]
 
-    late = pareto(ParetoSettings(start_epoch=3), context(peers_of({"model_2": model(2)}, trial)))
+    late = build(ParetoSettings(start_epoch=3), context(peers_of({"model_2": model(2)}, trial)))
     late.adjust(report)
     assert not asked and not late.teach(example()).teachers
     late.adjust(report._replace(update=20, epoch=2.0))
@@ -178,7 +179,7 @@ def test_when_the_rules_speak() -> None:
     }  # fmt: skip
     late.adjust(report._replace(update=100, epoch=10.0))
     assert asked == [3]
-    extra = pareto(ParetoSettings(rule="bi", extra_updates=True), context(peers_of({"model_2": model(2)}, trial)))
+    extra = build(ParetoSettings(rule="bi", extra_updates=True), context(peers_of({"model_2": model(2)}, trial)))
     extra.adjust(report)
     assert asked == [3, 3] and set(extra.state["weights"].state()["alpha"].values()) == {0.4}
 
@@ -218,7 +219,7 @@ def test_lsmd_reads_a_file_or_a_run(tmp_path: Path) -> None:
     good = {"model_1": {"bs-en": 0.2, "fr-en": 0.7}, "model_2": {"bs-en": 0.0, "fr-en": 1}}
     path = tmp_path / "weights.json"
     path.write_text(json.dumps(good))
-    method = pareto(ParetoSettings(rule="lsmd", weights=path), context(peers_of({"model_2": model(2)})))
+    method = build(ParetoSettings(rule="lsmd", weights=path), context(peers_of({"model_2": model(2)})))
     assert method.state["weights"].state()["alpha"] == good["model_1"]
     run = tmp_path / "run"
     for name, alpha in good.items():

@@ -22,7 +22,7 @@ from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.students import student
 from mnmt_ds.errors import UserError
-from mnmt_ds.methods.registry import inside, teacher_settings
+from mnmt_ds.methods.registry import all_sections, teacher_settings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary, vocab_shard_of
 
@@ -54,12 +54,12 @@ def check(recipe: Recipe, config: ds_config.Json, ranks: int | None = None) -> N
             hasattr(sampler, "every")
         ),
         "mutual distillation (students, method pareto) is not done with it; leave 'tensor' out": (
-            bool(recipe.students) or "pareto" in {one.name for one in inside(recipe.method)}
+            bool(recipe.students) or "pareto" in {one.name for one in all_sections(recipe.method)}
         ),
         f"the loss over shards is its own; leave train.loss_implementation at auto, not"
         f" {recipe.train.loss_implementation}": recipe.train.loss_implementation not in ("auto", "chunked"),
     }
-    for method in inside(recipe.method):
+    for method in all_sections(recipe.method):
         top_k = getattr(method, "top_k", 0)
         refusals[f"top_k: {top_k} needs all words on each rank; set top_k: 0"] = top_k > 0
     for text, wrong in refusals.items():
