@@ -77,7 +77,7 @@ class StageTiming(NamedTuple):
 class StageTeachers(NamedTuple):
     """Who teaches in one way of the update."""
 
-    faculty: Any
+    pool: Any
     relay: Any
 
 
@@ -100,7 +100,7 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
         # ``warm`` follows ``cold``, which fills; between them nothing is taken away
         for way in (("plain", "beside", "cold", "warm"), ("beside", "plain", "cold", "warm"))[number % 2]:
             if way == "cold":
-                employ(ways[way].faculty, args.pairs)
+                employ(ways[way].pool, args.pairs)
             done = _turn(engine, known, ways.get(way))
             if number:  # the first turn warms up
                 turns[way].append(done)
@@ -128,10 +128,10 @@ def _held(lesson: StageTeachers | None) -> list[float]:
     """MiB on this stage: teachers' layers on the device, their shards on the CPU, remembered states."""
     if lesson is None:
         return [0.0, 0.0, 0.0]
-    faculty = lesson.faculty
-    on_device = mib(p for model in faculty.on_device() for p in model.parameters())
-    states = faculty.cache.vault.held_bytes / 2**20 if faculty.cache is not None else 0.0
-    return [on_device, faculty.library.shelf.bytes() / 2**20, states]
+    pool = lesson.pool
+    on_device = mib(p for model in pool.on_device() for p in model.parameters())
+    states = pool.cache.state_storage.memory_bytes / 2**20 if pool.cache is not None else 0.0
+    return [on_device, pool.teachers.shard_storage.memory_bytes() / 2**20, states]
 
 
 def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str, StageTeachers]:
@@ -162,7 +162,7 @@ def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str,
         made: torch.nn.Module = stages.segment(None).to(device()).eval().requires_grad_(False)
         return made
 
-    def library() -> ShardedTeachers:
+    def teachers() -> ShardedTeachers:
         return ShardedTeachers(
             ShardStorage(torch.float16, 1 << 40, Path("teachers"), lambda version: own()),
             layout,
@@ -171,19 +171,19 @@ def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str,
             device(),
         )
 
-    relay, width = PipelineTeachers(library()), stages.settings.d_model
+    relay, width = PipelineTeachers(teachers()), stages.settings.d_model
     beside = StageTeachers(TeacherPool(names, relay, None, own, lambda version: own()), relay)
     plan = plan_cache(TeacherSettings(cache="ram"), known.lengths, [1.0] * args.pairs, args.max_tokens, width, 1)
     assert plan is not None
-    vault, line = (
+    state_storage, line = (
         StateStorage(plan.memory, 0, plan.bytes_a_row, None),
         PipelineForward(new_world_group(), stages.num_stages),
     )
-    cache = StateCache(library(), plan, vault, known.batch, False, line)
+    cache = StateCache(teachers(), plan, state_storage, known.batch, False, line)
     before = CachedPipelineTeachers(cache)
-    remembered = StageTeachers(TeacherPool(names, cache.library, cache, own, lambda version: own(), before), before)
+    remembered = StageTeachers(TeacherPool(names, cache.teachers, cache, own, lambda version: own(), before), before)
     for lesson in (beside, remembered):
-        employ(lesson.faculty, args.pairs)
+        employ(lesson.pool, args.pairs)
     return {"beside": beside, "cold": remembered, "warm": remembered}
 
 
@@ -201,18 +201,18 @@ def _turn(engine: Any, known: RandomText, lesson: StageTeachers | None) -> Stage
 
     def taught(states: Any, projection_VD: torch.Tensor, batch: Batch) -> Any:
         if lesson is not None:
-            teacher = Teacher(*lesson.faculty.states(batch.pair + 1, batch), 1.0, Gate())
+            teacher = Teacher(*lesson.pool.states(batch.pair + 1, batch), 1.0, Gate())
             batch = batch._replace(teachers={"kd": teacher})
         return score(states, projection_VD, batch).loss * (len(batches) / total)
 
     stages.score, stages.before_step = taught, lambda: None
-    stages.relays = [] if lesson is None else [lesson.relay]
+    stages.pipeline_teachers = [] if lesson is None else [lesson.relay]
     passes = timed(engine, time.thread_time)
     dist.barrier()
     began, worked = time.perf_counter(), time.process_time()
     for pair, sentences in known.chosen if lesson is not None else ():
-        lesson.faculty.announce([Slot(pair, sentences)], TeacherForEveryPair())
-        lesson.relay.noted()
+        lesson.pool.prefetch([Slot(pair, sentences)], TeacherForEveryPair())
+        lesson.relay.schedule()
     engine.reset_activation_shape()
     engine.train_batch(iter([as_input(batch, k) for k, batch in enumerate(batches)]))
     if torch.cuda.is_available():

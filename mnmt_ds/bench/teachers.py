@@ -90,7 +90,7 @@ def measure(args: argparse.Namespace, pairs: int) -> list[Figures]:
                 seconds[way].append(took / len(stage.steps))
     rows = []
     for way in WAYS:
-        faculty = stage.faculties.get(way)
+        pool = stage.pools.get(way)
         rows.append(
             {
                 "teachers": pairs,
@@ -99,9 +99,9 @@ def measure(args: argparse.Namespace, pairs: int) -> list[Figures]:
                 "step": statistics.median(seconds[way]),
                 "ratio": statistics.median(t / p for t, p in zip(seconds[way], seconds["plain"], strict=True)),
                 "to_online": statistics.median(t / o for t, o in zip(seconds[way], seconds["online"], strict=True)),
-                "device_mib": mib(p for m in (faculty.library.models() if faculty else ()) for p in m.parameters()),
-                "cpu_mib": faculty.library.shelf.bytes() / 2**20 if faculty else 0.0,
-                "states_mib": faculty.cache.vault.held_bytes / 2**20 if faculty and faculty.cache else 0.0,
+                "device_mib": mib(p for m in (pool.teachers.models() if pool else ()) for p in m.parameters()),
+                "cpu_mib": pool.teachers.shard_storage.memory_bytes() / 2**20 if pool else 0.0,
+                "states_mib": pool.cache.state_storage.memory_bytes / 2**20 if pool and pool.cache else 0.0,
             }
         )
     return rows
@@ -112,7 +112,7 @@ class BenchSetup(NamedTuple):
 
     steps: list[Any]
     """Of each update: this rank's batch and all ranks' slots."""
-    faculties: dict[str, Any]
+    pools: dict[str, Any]
     turn: Callable[[str], None]
     forget: Callable[[], None]
 
@@ -148,22 +148,22 @@ def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
     def blank() -> Transformer:
         return Transformer(settings, args.vocabulary).to(device()).eval().requires_grad_(False)
 
-    def faculty(remember: bool) -> TeacherPool:
-        shelf = ShardStorage(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
-        library = ShardedTeachers(shelf, layout, new_data_parallel_group(), blank, device())
+    def pool(remember: bool) -> TeacherPool:
+        shard_storage = ShardStorage(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
+        teachers = ShardedTeachers(shard_storage, layout, new_data_parallel_group(), blank, device())
         kept = TeacherSettings(cache="ram" if remember else "off")
         plan = plan_cache(kept, known.lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)
         cache = None
         if plan is not None:
-            vault = StateStorage(plan.memory, 0, plan.bytes_a_row, None)
-            cache = StateCache(library, plan, vault, known.batch, False, LocalForward(library.ranks))
-        return TeacherPool([str(pair) for pair in range(pairs)], library, cache, own, lambda version: own())
+            state_storage = StateStorage(plan.memory, 0, plan.bytes_a_row, None)
+            cache = StateCache(teachers, plan, state_storage, known.batch, False, LocalForward(teachers.ranks))
+        return TeacherPool([str(pair) for pair in range(pairs)], teachers, cache, own, lambda version: own())
 
     def own() -> torch.Tensor:
         return student.own_shard(engine, layout, ranks, torch.float16)
 
-    online, remembered = faculty(False), faculty(True)
-    faculties = {"online": online, "cold": remembered, "warm": remembered}
+    online, remembered = pool(False), pool(True)
+    pools = {"online": online, "cold": remembered, "warm": remembered}
     for each in (online, remembered):
         employ(each, pairs)
     steps = []
@@ -171,7 +171,7 @@ def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
         now = known.chosen[first : first + world_size()]
         steps.append((known.batch(*now[rank()]), now))
     return BenchSetup(
-        steps, faculties, partial(_turn, engine, steps, faculties), lambda: employ(remembered, pairs)
+        steps, pools, partial(_turn, engine, steps, pools), lambda: employ(remembered, pairs)
     )  # fmt: skip
 
 
@@ -224,31 +224,31 @@ class TeacherForEveryPair(NamedTuple):
         return int(pair) + 1
 
 
-def employ(faculty: Any, pairs: int) -> None:
-    faculty.retain(())
+def employ(pool: Any, pairs: int) -> None:
+    pool.keep_only(())
     for version in range(1, pairs + 1):
-        faculty.take_snapshot(version)
+        pool.take_snapshot(version)
 
 
-def _turn(engine: Any, steps: Sequence[Any], faculties: dict[str, Any], way: str) -> None:
+def _turn(engine: Any, steps: Sequence[Any], pools: dict[str, Any], way: str) -> None:
     """One update for each of the steps."""
     from mnmt_ds.batch import Slot, to_device
     from mnmt_ds.distributed import device
     from mnmt_ds.kernels.types import Gate, Teacher
     from mnmt_ds.methods.translation import scorer
 
-    score, faculty = scorer(0.1, "auto"), faculties.get(way)
+    score, pool = scorer(0.1, "auto"), pools.get(way)
 
     def announce(number: int) -> None:
-        if faculty is not None and number < len(steps):
-            faculty.announce([Slot(pair, ids) for pair, ids in steps[number][1]], TeacherForEveryPair())
+        if pool is not None and number < len(steps):
+            pool.prefetch([Slot(pair, ids) for pair, ids in steps[number][1]], TeacherForEveryPair())
 
     announce(0)
     for number, (batch, _) in enumerate(steps):
         announce(number + 1)
         batch = to_device(batch, device())
-        if faculty is not None:
-            hidden_BTE, projection_VE = faculty.states(batch.pair + 1, batch)
+        if pool is not None:
+            hidden_BTE, projection_VE = pool.states(batch.pair + 1, batch)
             batch = batch._replace(teachers={"kd": Teacher(hidden_BTE, projection_VE, 1.0, Gate())})
         loss, _ = engine(batch, score)
         engine.backward(loss / batch.tokens, scale_wrt_gas=False)

@@ -147,7 +147,7 @@ def make_context(
             vocabularies[language] = stream.target_vocabulary(language)[mine].to(device())
         return vocabularies[language]
 
-    def faculty(settings: TeacherSettings) -> TeacherPool:
+    def teacher_pool(settings: TeacherSettings) -> TeacherPool:
         if settings.disk is not None and peers is not None:
             settings = settings.model_copy(update={"disk": settings.disk / peers.me})
         return build_teacher_pool(recipe, settings, recipe.directory, stream, engine, say)
@@ -157,7 +157,7 @@ def make_context(
         device=device(),
         smoothing=recipe.train.label_smoothing,
         implementation=recipe.train.loss_implementation,
-        faculty=faculty,
+        build_teacher_pool=teacher_pool,
         quiet_states=partial(student.eval_states, engine) if foresight is None else foresight.states,
         target_vocabulary=target_vocabulary,
         foresee=foresight.foresee if foresight is not None else lambda wanted: None,

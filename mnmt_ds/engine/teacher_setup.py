@@ -97,7 +97,7 @@ def build_teacher_pool(
     budget = int(settings.weights_gib * 2**30)
     outgrow = layout.length * dtype.itemsize * len(recipe.data.pairs) > budget
     reader = asynchronous_reader(warn) if outgrow and settings.read == "auto" else None
-    shelf = ShardStorage(dtype, budget, own, load, warn, reader)
+    storage = ShardStorage(dtype, budget, own, load, warn, reader)
     own_shard = partial(student.own_shard, engine, layout, ranks, dtype)
     piped = student.is_pipeline_engine(engine)
 
@@ -110,25 +110,25 @@ def build_teacher_pool(
             return frozen(engine.module.segment(words), recipe)
         return blank_model(recipe, model.vocabulary_size, words=words)
 
-    library = ShardedTeachers(shelf, layout, ranks, blank, device())
+    teachers = ShardedTeachers(storage, layout, ranks, blank, device())
     cache = None
     if plan is not None:
-        vault = StateStorage(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
+        state_storage = StateStorage(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, warn)
         everyone = new_world_group() if piped or words is not None else ranks
         way = PipelineForward(everyone, pipeline_parallel_size()) if piped else LocalForward(everyone)
-        cache = StateCache(library, plan, vault, collator(stream), settings.cache_dtype == "fp8", way)
+        cache = StateCache(teachers, plan, state_storage, collator(stream), settings.cache_dtype == "fp8", way)
     on_main_first(say, "teacher states: computed for each micro-batch" if plan is None else plan.describe())
-    holder: ShardedTeachers | PipelineTeachers = library
+    holder: ShardedTeachers | PipelineTeachers = teachers
     by_sentence: LayerStreamedTeachers | CachedPipelineTeachers | None = None
     if piped and cache is None:
-        holder = PipelineTeachers(library)
-        engine.module.relays.append(holder)
+        holder = PipelineTeachers(teachers)
+        engine.module.pipeline_teachers.append(holder)
     elif piped and cache is not None:
         by_sentence = CachedPipelineTeachers(cache)
-        engine.module.relays.append(by_sentence)
+        engine.module.pipeline_teachers.append(by_sentence)
     elif settings.on_device == "layers":
         by_sentence = LayerStreamedTeachers(
-            library, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(stream)
+            teachers, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(stream)
         )
     return TeacherPool(recipe.data.pairs, holder, cache, own_shard, load, by_sentence)
 

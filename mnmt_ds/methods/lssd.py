@@ -89,8 +89,8 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
     """
     if len(context.pairs) == 0:
         raise UserError("method lssd: no language pairs; name at least one in data.pairs")
-    faculty = context.faculty(settings.teachers)
-    source: TeacherSource = TeacherBank(context.pairs, faculty) if settings.teacher == "pair" else OverallBest(faculty)
+    pool = context.build_teacher_pool(settings.teachers)
+    source: TeacherSource = TeacherBank(context.pairs, pool) if settings.teacher == "pair" else OverallBest(pool)
     alpha = settings.alpha if settings.alpha is not None else default_alpha(settings, context.pairs)
     gate = Gate(
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
@@ -104,7 +104,7 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
             if settings.quiet and context.partitioned and any(map(_taught, context.pairs)):
                 context.quiet_states(batch)  # another rank may need this pass, in which all gather the weights
             return batch
-        hidden_BTE, projection_VE = faculty.states(version, batch)
+        hidden_BTE, projection_VE = pool.states(version, batch)
         teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=_vocabulary(name))
         if settings.quiet:
             teacher = teacher._replace(weight=share * alpha * _quiet_gate(batch, teacher), gate=Gate())
@@ -126,7 +126,7 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
         return sums.gate[0]
 
     def upcoming(slots: Sequence[Slot | None]) -> None:
-        faculty.announce(slots, source)
+        pool.prefetch(slots, source)
 
     def _taught(pair: str) -> bool:
         return source.teacher_of(pair) is not None

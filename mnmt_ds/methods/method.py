@@ -96,7 +96,7 @@ class MethodContext:
     """Label smoothing of the cross-entropy with gold."""
     implementation: str
     """Of the fused loss: auto, reference, chunked, cpu or cuda."""
-    faculty: Callable[[TeacherSettings], TeacherPool]
+    build_teacher_pool: Callable[[TeacherSettings], TeacherPool]
     """Room for frozen copies of the student, sharded over the ranks; called by all ranks together."""
     quiet_states: Callable[[Batch], tuple[Tensor, Tensor]]
     """The student's decoder states without dropout or gradient, and its projection."""

@@ -71,8 +71,8 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
 
     Differs: dev BLEU is of as many sentences and of the beam that the recipe's ``validation`` section says.
     """
-    faculty = context.faculty(settings.teachers)
-    experts = Experts(faculty, paths(settings, context.pairs), settings.rule, context.dev_bleu)
+    pool = context.build_teacher_pool(settings.teachers)
+    experts = Experts(pool, paths(settings, context.pairs), settings.rule, context.dev_bleu)
 
     def teach(batch: Batch) -> Batch:
         pair = context.pairs[batch.pair]
@@ -80,14 +80,14 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
         if version is None or batch.tokens == 0:
             return batch
         alpha = settings.alpha * experts.share(pair)
-        states = faculty.states(version, batch)
+        states = pool.states(version, batch)
         teacher = Teacher(*states, alpha, temperature=settings.temperature, top_k=settings.top_k)
         return batch._replace(
             gold_weight=(1 - alpha) * batch.gold_weight, teachers={**batch.teachers, "expert": teacher}
         )
 
     def upcoming(slots: Sequence[Slot | None]) -> None:
-        faculty.announce(slots, experts)
+        pool.prefetch(slots, experts)
 
     score: Any = scorer(context.smoothing, context.implementation, context.group)
     return Method(identity, teach, score, experts.update, {"experts": experts}, upcoming)

@@ -20,19 +20,19 @@ class Experts:
 
     def __init__(
         self,
-        faculty: TeacherPool,
+        pool: TeacherPool,
         paths: Mapping[str, Path],
         rule: Rule,
         dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]],
     ) -> None:
         """``dev_bleu``: BLEU of models on their pairs' dev sets; called on all ranks together, once for each model."""
-        self.faculty, self.rule = faculty, rule
+        self.pool, self.rule = pool, rule
         self.paths = {pair: str(path) for pair, path in paths.items()}
         self._dev_bleu = dev_bleu
         self.expert: dict[str, float] = {}
         """Each expert's own BLEU; empty until the student's is known."""
         self.student: dict[str, float] = {}
-        faculty.restore(self.paths.values())
+        pool.restore(self.paths.values())
         self.sha256 = {pair: describe_model(path).get("sha256") for pair, path in paths.items()}
         """Of each expert's weights, so that a resumed run knows whether they are still those that it measured."""
 
@@ -55,7 +55,7 @@ class Experts:
         self.student = dict(report.bleu)
 
     def report(self, update: int) -> dict[str, float]:
-        keys = self.faculty.report()
+        keys = self.pool.report()
         keys |= {metric_keys.EXPERT_BLEU.of(pair): bleu for pair, bleu in self.expert.items()}
         return keys | {metric_keys.EXPERT_SHARE.of(pair): self.share(pair) for pair in self.paths}
 

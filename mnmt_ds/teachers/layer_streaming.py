@@ -22,41 +22,41 @@ STACKS = ("encoder.", "decoder.")
 
 
 class LayerStreamedTeachers:
-    """Teachers of a library's shelf. On the device stand two embeddings and, of each, one encoder and decoder layer.
+    """Sharded teachers. On the device stand two embeddings and, of each, one encoder and decoder layer.
 
     ``thin`` makes a model of one encoder and one decoder layer; through those all layers of a teacher pass.
     """
 
     def __init__(
-        self, library: ShardedTeachers, thin: Callable[[], Transformer], collate: Callable[[int, Ints], Batch]
+        self, teachers: ShardedTeachers, thin: Callable[[], Transformer], collate: Callable[[int, Ints], Batch]
     ) -> None:
-        self.library = library
+        self.teachers = teachers
         self._thin, self._collate = thin, collate
         self._models: list[Transformer] = []
         self._turn = 0
-        self._answers = PendingStates(library)
-        pieces = library.layout.pieces
+        self._answers = PendingStates(teachers)
+        pieces = teachers.layout.pieces
         self._encoder, self._decoder = (_layers(pieces, stack) for stack in STACKS)
         self._others = [piece for piece in pieces if not piece.name.startswith(STACKS)]
 
-    def retain(self, versions: Iterable[Version]) -> None:
+    def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops all teachers but these."""
-        self.library.retain(versions)
+        self.teachers.keep_only(versions)
         self._answers.clear()
 
-    def announce(self, lessons: Sequence[TeacherRequest | None]) -> None:
+    def prefetch(self, lessons: Sequence[TeacherRequest | None]) -> None:
         """Starts on what the ranks' next micro-batches need; all ranks call this in the same order."""
         while len(self._models) < ON_DEVICE:
             with torch.random.fork_rng():  # making a model draws random numbers
                 self._models.append(self._thin())
         self._turn += 1
         model = self._models[self._turn % ON_DEVICE]
-        future = self.library.background.submit(lambda: self._pass(lessons, model))
-        self._answers.expect(lessons[self.library.ranks.rank], future)
+        future = self.teachers.background.submit(lambda: self._pass(lessons, model))
+        self._answers.expect(lessons[self.teachers.ranks.rank], future)
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
         """The announced answer: decoder states (B, T, E) and projection (V, E)."""
-        return self._answers.take(version, batch, self.announce)
+        return self._answers.take(version, batch, self.prefetch)
 
     def models(self) -> list[nn.Module]:
         """What stands on this rank's device."""
@@ -65,9 +65,9 @@ class LayerStreamedTeachers:
     def _pass(self, lessons: Sequence[TeacherRequest | None], model: Transformer) -> TeacherStates | None:
         """``Transformer.forward`` with the weights of each layer fetched before it is run."""
         versions = [None if lesson is None else lesson.version for lesson in lessons]
-        mine = lessons[self.library.ranks.rank]
+        mine = lessons[self.teachers.ranks.rank]
         self._fetch(versions, self._others, "", model)
-        batch = None if mine is None else to_device(self._collate(mine.pair, mine.sentence), self.library.device)
+        batch = None if mine is None else to_device(self._collate(mine.pair, mine.sentence), self.teachers.device)
         if batch is not None:
             mask_BS, x_BSD = batch.source_BS != PAD, model.source_embedding(batch.source_BS)
         for pieces in self._encoder:
@@ -86,12 +86,14 @@ class LayerStreamedTeachers:
         self, versions: Sequence[Version | None], pieces: Sequence[ShardPiece], layer: str, model: Transformer
     ) -> None:
         """Writes pieces into the model: those of a layer into its one layer (``layer``: that one's prefix)."""
-        library, held = self.library, dict(model.named_parameters())
+        teachers, held = self.teachers, dict(model.named_parameters())
         into = {piece.name: held[layer + piece.name.split(".", 2)[-1] if layer else piece.name] for piece in pieces}
-        for start, stop in buckets(pieces, BUCKET // library.ranks.count):
-            received_RC = all_to_all_shards(library.shelf, library.ranks, library.device, versions, start, stop)
+        for start, stop in buckets(pieces, BUCKET // teachers.ranks.count):
+            received_RC = all_to_all_shards(
+                teachers.shard_storage, teachers.ranks, teachers.device, versions, start, stop
+            )
             if received_RC is not None:
-                fill_parameters(library.layout, library.layout.between(start, stop), received_RC, start, into)
+                fill_parameters(teachers.layout, teachers.layout.between(start, stop), received_RC, start, into)
 
 
 def _layers(pieces: Sequence[ShardPiece], stack: str) -> list[list[ShardPiece]]:

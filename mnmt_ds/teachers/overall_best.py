@@ -10,8 +10,8 @@ from mnmt_ds.teachers.teacher_pool import TeacherPool
 class OverallBest:
     """The checkpoint of the lowest mean dev loss, and whether it teaches: after a validation that was no better."""
 
-    def __init__(self, faculty: TeacherPool) -> None:
-        self.faculty = faculty
+    def __init__(self, pool: TeacherPool) -> None:
+        self.pool = pool
         self.best = float("inf")
         self.version: int | None = None
         self.switch = False
@@ -25,15 +25,15 @@ class OverallBest:
         mean = sum(report.dev.values()) / len(report.dev)
         if mean < self.best:
             self.best, self.version, self.switch = mean, report.update, False
-            self.faculty.retain([report.update])
-            self.faculty.take_snapshot(report.update)
+            self.pool.keep_only([report.update])
+            self.pool.take_snapshot(report.update)
         else:
             self.switch = self.version is not None
 
     def report(self, update: int) -> dict[str, float]:
         age = 0 if self.version is None else update - self.version
         return {
-            **self.faculty.report(),
+            **self.pool.report(),
             metric_keys.TEACHER_ALL_SWITCH: float(self.switch),
             metric_keys.TEACHER_ALL_AGE: float(age),
         }
@@ -47,4 +47,4 @@ class OverallBest:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.best, self.version, self.switch = state["best"], state["version"], state["switch"]
-        self.faculty.restore(self.snapshots())
+        self.pool.restore(self.snapshots())

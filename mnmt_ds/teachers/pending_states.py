@@ -31,10 +31,10 @@ class TeacherRequest(NamedTuple):
 
 
 class PendingStates:
-    """The answers that a library's background is at work on."""
+    """The answers that a teachers's background is at work on."""
 
-    def __init__(self, library: ShardedTeachers) -> None:
-        self._library = library
+    def __init__(self, teachers: ShardedTeachers) -> None:
+        self._library = teachers
         self._coming: dict[tuple[Version, int, bytes], deque[Future[TeacherStates]]] = {}
 
     def expect(self, lesson: TeacherRequest | None, future: "Future[TeacherStates]") -> None:

@@ -26,8 +26,8 @@ Need = TypeVar("Need", FetchRequest, TeacherRequest)
 class Announcer(Protocol[Need]):
     """Who starts on what the ranks' next micro-batches need."""
 
-    def announce(self, needs: Sequence[Need | None], /) -> None: ...
-    def retain(self, versions: Iterable[Version], /) -> None: ...
+    def prefetch(self, needs: Sequence[Need | None], /) -> None: ...
+    def keep_only(self, versions: Iterable[Version], /) -> None: ...
 
 
 class AnnouncementQueue(Generic[Need]):
@@ -37,25 +37,25 @@ class AnnouncementQueue(Generic[Need]):
         self._holder = holder
         self._coming: Sequence[Need | None] | None = None
         self._queue: deque[Sequence[Need | None] | None] = deque()
-        self.arrived_BTE: Tensor | None = None
+        self.received_BTE: Tensor | None = None
         """On the last stage: what the pipeline's tuple brought of the micro-batch in hand."""
 
-    def retain(self, versions: Iterable[Version]) -> None:
+    def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops all teachers but these."""
-        self._holder.retain(versions)
+        self._holder.keep_only(versions)
 
-    def announce(self, needs: Sequence[Need | None]) -> None:
+    def prefetch(self, needs: Sequence[Need | None]) -> None:
         """What the next micro-batch of every rank of this stage needs."""
         self._coming = needs
 
-    def noted(self) -> None:
+    def schedule(self) -> None:
         """One micro-batch has been told of, with a teacher or without."""
         self._queue.append(self._coming)
         self._coming = None
         if len(self._queue) == 1:
             self._start()
 
-    def turn(self) -> LayerSegment | None:
+    def advance(self) -> LayerSegment | None:
         """This stage of the teacher that the micro-batch in hand takes along; the next one's need is started on."""
         needs = self._queue.popleft()
         if self._queue:
@@ -67,26 +67,26 @@ class AnnouncementQueue(Generic[Need]):
 
     def _start(self) -> None:
         if self._queue[0] is not None:
-            self._holder.announce(self._queue[0])
+            self._holder.prefetch(self._queue[0])
 
 
 class PipelineTeachers(AnnouncementQueue[FetchRequest]):
     """One stage's part in the way of every micro-batch past its teacher."""
 
-    def __init__(self, library: ShardedTeachers) -> None:
-        super().__init__(library)
-        self._library = library
+    def __init__(self, teachers: ShardedTeachers) -> None:
+        super().__init__(teachers)
+        self._library = teachers
 
     @property
-    def shelf(self) -> ShardStorage:
+    def shard_storage(self) -> ShardStorage:
         """This stage's layers of every teacher in use."""
-        return self._library.shelf
+        return self._library.shard_storage
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
         """Decoder states (B, T, E) that have arrived and the teacher's projection (V, E), on the last stage."""
-        assert self.arrived_BTE is not None
+        assert self.received_BTE is not None
         teacher: LayerSegment = self._library.teacher(version)  # type: ignore[assignment]
-        return self.arrived_BTE, teacher.projection_VD
+        return self.received_BTE, teacher.projection_VD
 
     def models(self) -> list[nn.Module]:
         """The teachers' layers on this rank's device."""
@@ -109,5 +109,5 @@ class CachedPipelineTeachers(AnnouncementQueue[TeacherRequest]):
         return self._cache.states(version, batch)
 
     def models(self) -> list[nn.Module]:
-        """None on the device but the library's."""
+        """None on the device but the teachers's."""
         return self._cache.models()

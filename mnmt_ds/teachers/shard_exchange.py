@@ -14,7 +14,12 @@ BUCKET = 16 << 20
 
 
 def all_to_all_shards(
-    shelf: ShardStorage, ranks: RankGroup, device: torch.device, wanted: Sequence[Version | None], start: int, stop: int
+    shard_storage: ShardStorage,
+    ranks: RankGroup,
+    device: torch.device,
+    wanted: Sequence[Version | None],
+    start: int,
+    stop: int,
 ) -> Tensor | None:
     """Elements ``start`` to ``stop`` of every rank's shard (R, stop - start) of the teacher that this rank wants.
 
@@ -23,12 +28,12 @@ def all_to_all_shards(
     if not any(version is not None for version in wanted):
         return None
     mine = wanted[ranks.rank]
-    shards = [shelf.get(v, start, stop).to(device, non_blocking=True) for v in wanted if v is not None]
+    shards = [shard_storage.get(v, start, stop).to(device, non_blocking=True) for v in wanted if v is not None]
     if ranks.count == 1:
         return shards[0][None]
     length = stop - start
-    received_RC = torch.empty(ranks.count if mine is not None else 0, length, dtype=shelf.dtype, device=device)
-    size = shelf.dtype.itemsize * length
+    received_RC = torch.empty(ranks.count if mine is not None else 0, length, dtype=shard_storage.dtype, device=device)
+    size = shard_storage.dtype.itemsize * length
     dist.all_to_all_single(
         received_RC.flatten().view(torch.uint8),
         torch.cat(shards).view(torch.uint8),

@@ -62,7 +62,7 @@ class ShardStorage:
         """Keeps a shard: in memory while the budget lasts, else in a file; in memory after all where the disk fails."""
         if version in self:
             return
-        if self.bytes() + shard.nbytes > self.budget:
+        if self.memory_bytes() + shard.nbytes > self.budget:
             try:
                 self._files[version] = self._write(version, shard)
                 return
@@ -90,7 +90,7 @@ class ShardStorage:
         self.put(version, shard)
         return shard[start:stop]
 
-    def retain(self, versions: Iterable[Version]) -> None:
+    def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops all but these."""
         kept = set(versions)
         self._held = {version: shard for version, shard in self._held.items() if version in kept}
@@ -100,7 +100,7 @@ class ShardStorage:
     def __contains__(self, version: Version) -> bool:
         return version in self._held or version in self._files
 
-    def bytes(self) -> int:
+    def memory_bytes(self) -> int:
         """Bytes in CPU memory."""
         return sum(shard.nbytes for shard in self._held.values())
 

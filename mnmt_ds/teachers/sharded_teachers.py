@@ -25,7 +25,7 @@ ON_DEVICE = 2
 
 
 class FetchRequest(NamedTuple):
-    """What a rank's next micro-batch needs of the library."""
+    """What a rank's next micro-batch needs of the teachers."""
 
     version: Version
     body: bool = True
@@ -84,13 +84,13 @@ class ShardedTeachers:
 
     def __init__(
         self,
-        shelf: ShardStorage,
+        shard_storage: ShardStorage,
         layout: ShardLayout,
         ranks: RankGroup,
         blank_model: Callable[[], nn.Module],
         device: torch.device,
     ) -> None:
-        self.shelf, self.layout, self.ranks, self.device = shelf, layout, ranks, device
+        self.shard_storage, self.layout, self.ranks, self.device = shard_storage, layout, ranks, device
         self.background = Background(device)
         self._blank_model = blank_model
         self._residents = SlotTable(ranks.count)
@@ -98,16 +98,16 @@ class ShardedTeachers:
         self._parameters: dict[int, Mapping[str, Tensor]] = {}
         self._fetched: OrderedDict[Version, Future[nn.Module]] = OrderedDict()  # as this rank's slots
 
-    def retain(self, versions: Iterable[Version]) -> None:
+    def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops all teachers but these."""
         self.background.drain()
         versions = set(versions)
-        self.shelf.retain(versions)
+        self.shard_storage.keep_only(versions)
         self._residents.forget(versions)
         for version in [v for v in self._fetched if v not in versions]:
             del self._fetched[version]
 
-    def announce(self, wanted: Sequence[FetchRequest | None]) -> None:
+    def prefetch(self, wanted: Sequence[FetchRequest | None]) -> None:
         """Starts to fetch what the ranks' next micro-batches need; all ranks call this in the same order."""
         self.open_slots()
         future = self.background.submit(lambda: self.fetch(wanted))
@@ -128,7 +128,7 @@ class ShardedTeachers:
         if version not in self._fetched:
             if self.ranks.count > 1:
                 raise RuntimeError(f"teacher {version} was not announced for this rank")
-            self.announce([FetchRequest(version)])
+            self.prefetch([FetchRequest(version)])
         return self.background.result(self._fetched[version])
 
     def models(self) -> list[nn.Module]:
@@ -159,7 +159,7 @@ class ShardedTeachers:
     def _exchange(self, moves: Sequence[ShardTransfer | None], start: int, stop: int) -> None:
         """One bucket: ``start`` to ``stop`` of every moving teacher's shards."""
         versions = [m.version if m else None for m in moves]
-        received_RC = all_to_all_shards(self.shelf, self.ranks, self.device, versions, start, stop)
+        received_RC = all_to_all_shards(self.shard_storage, self.ranks, self.device, versions, start, stop)
         mine = moves[self.ranks.rank]
         if mine and received_RC is not None:
             fill_parameters(

@@ -29,45 +29,49 @@ NOBODY = -1
 
 
 class StateCache:
-    """States of the teachers in a library; ``lessons`` are equal on every rank, one entry a rank."""
+    """States of the teachers in a teachers; ``lessons`` are equal on every rank, one entry a rank."""
 
     def __init__(
-        self, library: ShardedTeachers, plan: CachePlan, vault: StateStorage, collate: Callable[[int, Ints], Batch],
+        self,
+        teachers: ShardedTeachers,
+        plan: CachePlan,
+        state_storage: StateStorage,
+        collate: Callable[[int, Ints], Batch],
         fp8: bool,
         way: TeacherForward,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.way = way
-        self.library, self.plan, self.vault, self.fp8 = library, plan, vault, fp8
+        self.teachers, self.plan, self.state_storage, self.fp8 = teachers, plan, state_storage, fp8
         self.served = self.computed = 0
         self._collate = collate
         self._home: dict[tuple[Version, int], Ints] = {}
-        self._room = [plan.memory + plan.disk] * library.ranks.count
+        self._room = [plan.memory + plan.disk] * teachers.ranks.count
         self._taken: dict[Version, list[int]] = {}
-        self._answers = PendingStates(library)
+        self._answers = PendingStates(teachers)
 
-    def retain(self, versions: Iterable[Version]) -> None:
+    def keep_only(self, versions: Iterable[Version]) -> None:
         """Forgets all teachers but these."""
         versions = set(versions)
-        self.library.retain(versions)
-        self.vault.retain(versions)
+        self.teachers.keep_only(versions)
+        self.state_storage.keep_only(versions)
         self._home = {key: home for key, home in self._home.items() if key[0] in versions}
         for version in [v for v in self._taken if v not in versions]:
             self._room = [r + t for r, t in zip(self._room, self._taken.pop(version), strict=True)]
         self._answers.clear()
 
-    def announce(self, lessons: Sequence[TeacherRequest | None]) -> None:
+    def prefetch(self, lessons: Sequence[TeacherRequest | None]) -> None:
         """Starts on what the ranks' next micro-batches need; all ranks call this in the same order."""
-        self.library.open_slots()
-        future = self.library.background.submit(lambda: self._prepare(lessons))
+        self.teachers.open_slots()
+        future = self.teachers.background.submit(lambda: self._prepare(lessons))
         if self.way.last:
-            self._answers.expect(lessons[self.library.ranks.rank], future)
+            self._answers.expect(lessons[self.teachers.ranks.rank], future)
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
         """The announced answer: decoder states (B, T, E) and projection (V, E)."""
-        return self._answers.take(version, batch, self.announce)
+        return self._answers.take(version, batch, self.prefetch)
 
     def models(self) -> list[torch.nn.Module]:
-        """None on the device but the library's."""
+        """None on the device but the teachers's."""
         return []
 
     def report(self) -> dict[str, float]:
@@ -75,7 +79,7 @@ class StateCache:
         memory are this rank's, or of the last stage of its pipeline."""
         share = self.computed / max(1, self.served)
         self.served = self.computed = 0
-        held = sum(taken[self.library.ranks.rank] for taken in list(self._taken.values()))
+        held = sum(taken[self.teachers.ranks.rank] for taken in list(self._taken.values()))
         return {
             metric_keys.MEMORY_TEACHER_STATES: float(min(held, self.plan.memory)),
             metric_keys.TEACHER_COMPUTED: share,
@@ -89,8 +93,8 @@ class StateCache:
             self._wanted(lesson, bool(len(blocks)) or not bool(mask.all()))
             for lesson, mask, blocks in zip(lessons, kept, fresh, strict=True)
         ]
-        teacher = self.library.fetch(wanted)
-        me = self.library.ranks.rank
+        teacher = self.teachers.fetch(wanted)
+        me = self.teachers.ranks.rank
         mine, rest = lessons[me], None
         if mine is not None:
             for block in fresh[me]:
@@ -144,9 +148,9 @@ class StateCache:
                 self._homes(lesson)[block] = rank
                 self._room[rank] -= size
                 self._taken.setdefault(lesson.version, [0] * len(self._room))[rank] += size
-                if rank == self.library.ranks.rank and self.way.last:
+                if rank == self.teachers.ranks.rank and self.way.last:
                     key = BlockKey(lesson.version, lesson.pair, int(block))
-                    self.vault.put(key, read[key])
+                    self.state_storage.put(key, read[key])
 
     def _read(self, lessons: Sequence[TeacherRequest | None]) -> dict[BlockKey, Tensor]:
         """This rank's blocks that the lessons need. Where files are in use, all ranks hear which ones were lost."""
@@ -158,8 +162,8 @@ class StateCache:
             homes = self._homes(lesson)
             for block in np.unique(self.plan.blocks[lesson.pair].block_of[lesson.sentence[self._kept(lesson)]]):
                 key = BlockKey(lesson.version, lesson.pair, int(block))
-                if homes[block] == self.library.ranks.rank and key not in read:
-                    rows = self.vault.get(key)
+                if homes[block] == self.teachers.ranks.rank and key not in read:
+                    rows = self.state_storage.get(key)
                     if rows is None:
                         lost.append(key)
                     else:
@@ -177,14 +181,14 @@ class StateCache:
         ranks = self.way.everyone
         if ranks.count == 1:
             return [lost]
-        count = torch.tensor(len(lost), device=self.library.device)
+        count = torch.tensor(len(lost), device=self.teachers.device)
         dist.all_reduce(count, group=ranks.group)
         if not int(count):
             return []
         found: list[list[BlockKey]] = [[] for _ in range(ranks.count)]
         dist.all_gather_object(found, lost, group=ranks.group)
         last = found[ranks.count - ranks.count // self.way.stages :]
-        alike = len(last) // self.library.ranks.count
+        alike = len(last) // self.teachers.ranks.count
         columns = [last[k : k + alike] for k in range(0, len(last), alike)]
         return [list(dict.fromkeys(key for keys in column for key in keys)) for column in columns]
 
@@ -192,7 +196,7 @@ class StateCache:
         """States of whole sentences, one after another, as bytes (rows, bytes a row) on the CPU; no rows where they
         do not come out."""
         self.computed += len(sentence)
-        batch = to_device(self._collate(pair, sentence), self.library.device)
+        batch = to_device(self._collate(pair, sentence), self.teachers.device)
         hidden_BTE = self.way.states(teacher, batch)
         if hidden_BTE is None:
             return torch.empty(0, self.plan.bytes_a_row, dtype=torch.uint8)
@@ -204,7 +208,7 @@ class StateCache:
         self, lessons: Sequence[TeacherRequest | None], kept: Sequence[np.ndarray], read: dict[BlockKey, Tensor]
     ) -> dict[int, Tensor]:
         """Rows that other ranks hold of this rank's lesson, by their rank, in the order of the lesson's sentences."""
-        ranks, width = self.library.ranks, self.plan.bytes_a_row
+        ranks, width = self.teachers.ranks, self.plan.bytes_a_row
         if ranks.count == 1:
             return {}
         sizes = np.zeros((ranks.count, ranks.count), np.int64)  # rows from, to
@@ -223,10 +227,10 @@ class StateCache:
         if not sizes.any():
             return {}
         outgoing = torch.cat(sent) if sent else torch.empty(0, width, dtype=torch.uint8)
-        incoming = torch.empty(int(sizes[:, ranks.rank].sum()), width, dtype=torch.uint8, device=self.library.device)
+        incoming = torch.empty(int(sizes[:, ranks.rank].sum()), width, dtype=torch.uint8, device=self.teachers.device)
         dist.all_to_all_single(
             incoming.view(-1),
-            outgoing.to(self.library.device).view(-1),
+            outgoing.to(self.teachers.device).view(-1),
             output_split_sizes=[int(n) * width for n in sizes[:, ranks.rank]],
             input_split_sizes=[int(n) * width for n in sizes[ranks.rank]],
             group=ranks.group,
@@ -253,7 +257,7 @@ class StateCache:
         blocks = self.plan.blocks[lesson.pair]
         length = blocks.length[lesson.sentence]
         homes = self._homes(lesson)[blocks.block_of[lesson.sentence]]
-        me = self.library.ranks.rank
+        me = self.teachers.ranks.rank
         queue = {
             rank: iter(rows.split(_lengths(length, kept & (homes == rank))))
             for rank, rows in arrived.items()
@@ -265,12 +269,12 @@ class StateCache:
         for number, home, known in zip(lesson.sentence, homes, kept, strict=True):
             if not known:
                 parts.append(next(queue[NOBODY]))
-            elif home in (me, NOBODY) or self.library.ranks.count == 1:
+            elif home in (me, NOBODY) or self.teachers.ranks.count == 1:
                 parts.append(self._rows(lesson, number, read))
             else:
                 parts.append(next(queue[int(home)]))
         dtype = next(teacher.parameters()).dtype
-        rows_RE = decode(torch.cat(parts).to(self.library.device), self.fp8, dtype)
+        rows_RE = decode(torch.cat(parts).to(self.teachers.device), self.fp8, dtype)
         states_BTE = rows_RE.new_zeros(len(length), int(length.max()), rows_RE.shape[1])
         there_BT = torch.arange(int(length.max()))[None] < torch.from_numpy(length)[:, None]
         states_BTE[there_BT.to(rows_RE.device)] = rows_RE

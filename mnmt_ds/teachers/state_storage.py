@@ -40,13 +40,13 @@ class StateStorage:
         self._files: dict[Version, int] = {}
         self._ends: dict[Version, int] = {}
         self._warned = False
-        self.held_bytes = 0
+        self.memory_bytes = 0
 
     def put(self, key: BlockKey, rows: Tensor) -> None:
         """Keeps a block where there is room; where there is none, or the disk fails, it is not kept."""
-        if self.held_bytes + rows.nbytes <= self.memory:
+        if self.memory_bytes + rows.nbytes <= self.memory:
             self._held[key] = rows
-            self.held_bytes += rows.nbytes
+            self.memory_bytes += rows.nbytes
         elif sum(self._ends.values()) + rows.nbytes <= self.disk:
             try:
                 self._places[key] = self._append(key.version, rows)
@@ -70,11 +70,11 @@ class StateStorage:
         rows = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(place.rows, self.bytes_a_row)
         return rows if checksum(rows) == place.checksum else self._lost(key, "a file was altered")
 
-    def retain(self, versions: Iterable[Version]) -> None:
+    def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops the states of all teachers but these."""
         kept = set(versions)
         self._held = {key: rows for key, rows in self._held.items() if key.version in kept}
-        self.held_bytes = sum(rows.nbytes for rows in self._held.values())
+        self.memory_bytes = sum(rows.nbytes for rows in self._held.values())
         self._places = {key: place for key, place in self._places.items() if key.version in kept}
         for version in [v for v in self._files if v not in kept]:
             os.close(self._files.pop(version))

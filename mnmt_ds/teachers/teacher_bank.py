@@ -15,8 +15,8 @@ from mnmt_ds.teachers.teacher_pool import TeacherPool
 class TeacherBank:
     """State of Algorithm 1 (paper 1): ``best[l]``, the teacher of l, and the switch of l."""
 
-    def __init__(self, pairs: Sequence[str], faculty: TeacherPool) -> None:
-        self.faculty = faculty
+    def __init__(self, pairs: Sequence[str], pool: TeacherPool) -> None:
+        self.pool = pool
         self.best: dict[str, float] = dict.fromkeys(pairs, float("inf"))
         self.switch: dict[str, bool] = dict.fromkeys(pairs, False)
         self.version: dict[str, int | None] = dict.fromkeys(pairs)
@@ -32,13 +32,13 @@ class TeacherBank:
                 self.switch[pair], self.best[pair], self.version[pair] = False, dev, report.update
             else:
                 self.switch[pair] = self.version[pair] is not None
-        self.faculty.retain(self.snapshots())
+        self.pool.keep_only(self.snapshots())
         if report.update in self.snapshots():
-            self.faculty.take_snapshot(report.update)
+            self.pool.take_snapshot(report.update)
 
     def report(self, update: int) -> dict[str, float]:
         """Metric keys of every pair; a teacher's age is in updates."""
-        keys = self.faculty.report()
+        keys = self.pool.report()
         for pair, version in self.version.items():
             keys[metric_keys.TEACHER_SWITCH.of(pair)] = float(self.switch[pair])
             keys[metric_keys.TEACHER_VERSION.of(pair)] = float(-1 if version is None else version)
@@ -60,4 +60,4 @@ class TeacherBank:
             raise UserError(f"teachers: the checkpoint's pairs {sorted(state)} are not the run's {sorted(self.best)}")
         for pair, values in state.items():
             self.best[pair], self.switch[pair], self.version[pair] = values["best"], values["switch"], values["version"]
-        self.faculty.restore(self.snapshots())
+        self.pool.restore(self.snapshots())

@@ -22,7 +22,7 @@ def leg(corpus: str, run: str, stage: int, until: int) -> list[int]:
     with stopping() as stop:
         _epochs(work, stop)
     work.tracker.close()
-    return [work.first.method.state["teachers"].faculty.library.shelf.bytes()]
+    return [work.first.method.state["teachers"].pool.teachers.shard_storage.memory_bytes()]
 
 
 def made(corpus: str, run: str, stage: int, until: int) -> Any:

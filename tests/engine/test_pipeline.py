@@ -95,7 +95,7 @@ def run_all(corpus: str, folder: str, cases: list[Case]) -> list[float]:
         work.close()
         bank = work.first.method.state.get("teachers")
         held = bank.snapshots() if bank is not None else set()
-        sizes.append(bank.faculty.library.shelf.bytes() / 2 / len(held) if held else 0.0)  # in float16
+        sizes.append(bank.pool.teachers.shard_storage.memory_bytes() / 2 / len(held) if held else 0.0)  # in float16
     return sizes
 
 

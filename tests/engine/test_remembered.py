@@ -76,13 +76,17 @@ def train(corpus: str, folder: str, cases: list[Case], lose: int = 0, vocabulary
         counts[0] += 1
         return known[PipelineForward](*arguments)
 
-    def fetched(library: ShardedTeachers, wanted: Any) -> Any:
-        counts[1] += wanted[library.ranks.rank] is not None
-        return known[ShardedTeachers](library, wanted)
+    def fetched(teachers: ShardedTeachers, wanted: Any) -> Any:
+        counts[1] += wanted[teachers.ranks.rank] is not None
+        return known[ShardedTeachers](teachers, wanted)
 
-    def lost(vault: StateStorage, key: Any) -> Any:
+    def lost(state_storage: StateStorage, key: Any) -> Any:
         asked[0] += 1
-        return None if lose and asked[0] % lose == 0 and vocab_parallel_rank() == vocabulary - 1 else get(vault, key)
+        return (
+            None
+            if lose and asked[0] % lose == 0 and vocab_parallel_rank() == vocabulary - 1
+            else get(state_storage, key)
+        )
 
     PipelineForward.states, ShardedTeachers.fetch, StateStorage.get = passed, fetched, lost  # type: ignore[method-assign,assignment]
     found = []

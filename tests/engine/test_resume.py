@@ -148,7 +148,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_corpus: Path, whole: Path, tmp
         "mnmt_ds.teachers.sharded_teachers:all_to_all_shards:7",  # in the transfer of a teacher's weights
         "mnmt_ds.teachers.state_storage:StateStorage.put:9",  # in the filling of the cache
         "mnmt_ds.teachers.shard_storage:ShardStorage.put:3",  # as a new teacher is taken in
-        "mnmt_ds.teachers.state_cache:StateCache.retain:3",  # as the one before it is let go
+        "mnmt_ds.teachers.state_cache:StateCache.keep_only:3",  # as the one before it is let go
         "mnmt_ds.engine.checkpointing.snapshots:link:6",  # between its file and the links to it
         "mnmt_ds.engine.checkpointing.records:sweep:3",  # after a checkpoint, before the old files go
     ],

@@ -55,34 +55,34 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
     from mnmt_ds.engine.loop import Training, _epochs, stopping
 
     work = Training(made(corpus, directory, case), resume=False)
-    faculty = work.first.method.state["teachers"].faculty
-    given, seen = faculty.states, {"asked": 0, "versions": set(), "most": 0.0, "on_device": 0, "bytes": []}
+    pool = work.first.method.state["teachers"].pool
+    given, seen = pool.states, {"asked": 0, "versions": set(), "most": 0.0, "on_device": 0, "bytes": []}
 
     def compared(version: int, batch: Any) -> tuple[Tensor, Tensor]:
         hidden_BTE, projection_VE = given(version, batch)
-        whole = _whole(work, version, faculty.library.shelf.dtype)
+        whole = _whole(work, version, pool.teachers.shard_storage.dtype)
         with torch.no_grad():
             wanted = whole(batch.source_BS, batch.decoder_BT).decoder_BTD
         assert torch.equal(projection_VE, whole.head.weight), "projection"
         there = batch.target_BT != 1
-        if faculty.cache is None:
+        if pool.cache is None:
             assert torch.equal(hidden_BTE, wanted), f"states of teacher {version}"
         else:
             assert not hidden_BTE[~there].any()
-            assert torch.equal(hidden_BTE[there], _remembered(faculty, whole, batch, case)[there])
+            assert torch.equal(hidden_BTE[there], _remembered(pool, whole, batch, case)[there])
         error = (hidden_BTE - wanted)[there].norm() / wanted[there].norm()
         seen["most"] = max(seen["most"], float(error))
         seen["asked"] += 1
         seen["versions"].add(version)
-        on_device = sum(p.numel() for m in faculty.on_device() for p in m.parameters())
+        on_device = sum(p.numel() for m in pool.on_device() for p in m.parameters())
         seen["on_device"] = max(seen["on_device"], on_device)
         return hidden_BTE, projection_VE
 
-    faculty.states = compared
+    pool.states = compared
     with stopping() as stop:
         _epochs(work, stop)
     bank = work.first.method.state["teachers"]
-    seen["bytes"] = [faculty.library.shelf.bytes(), len(bank.snapshots())]
+    seen["bytes"] = [pool.teachers.shard_storage.memory_bytes(), len(bank.snapshots())]
     seen["parameters"] = sum(p.numel() for p in _whole(work, min(bank.snapshots()), torch.float16).parameters())
     work.tracker.close()
     return seen
@@ -99,11 +99,11 @@ def _whole(work: Any, version: int, dtype: torch.dtype) -> Any:
     return model
 
 
-def _remembered(faculty: Any, whole: Any, batch: Any, case: Case) -> Tensor:
+def _remembered(pool: Any, whole: Any, batch: Any, case: Case) -> Tensor:
     """What the cache must give, made from scratch: each sentence's block computed, rounded, put together."""
     from mnmt_ds.teachers.state_codec import decode, encode
 
-    cache, pair = faculty.cache, batch.pair
+    cache, pair = pool.cache, batch.pair
     blocks, fp8 = cache.plan.blocks[pair], case.teachers.get("cache_dtype") == "fp8"
     rows = torch.zeros(*batch.target_BT.shape, whole.settings.d_model)
     numbers = batch.sentence_B.numpy()

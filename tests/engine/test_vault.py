@@ -21,7 +21,7 @@ ROWS = [torch.randint(0, 256, (4, 6), dtype=torch.uint8) for _ in range(3)]
 KEYS = [BlockKey(1, 0, block) for block in range(3)]
 
 
-def vault(tmp_path: Path, said: list[str], memory: int = 24, disk: int = 1000) -> StateStorage:
+def filled_storage(tmp_path: Path, said: list[str], memory: int = 24, disk: int = 1000) -> StateStorage:
     made = StateStorage(memory, disk, 6, tmp_path / "states", said.append)
     for key, rows in zip(KEYS, ROWS, strict=True):
         made.put(key, rows)
@@ -30,14 +30,14 @@ def vault(tmp_path: Path, said: list[str], memory: int = 24, disk: int = 1000) -
 
 def test_memory_first_then_disk_then_nothing(tmp_path: Path) -> None:
     said: list[str] = []
-    held = vault(tmp_path, said, disk=24)
-    assert held.held_bytes == 24
+    held = filled_storage(tmp_path, said, disk=24)
+    assert held.memory_bytes == 24
     for key, rows in zip(KEYS[:2], ROWS, strict=False):
         found = held.get(key)
         assert found is not None and torch.equal(found, rows)
     assert held.get(KEYS[2]) is None and not said
-    held.retain(())
-    assert held.held_bytes == 0 and all(held.get(key) is None for key in KEYS)
+    held.keep_only(())
+    assert held.memory_bytes == 0 and all(held.get(key) is None for key in KEYS)
 
 
 @pytest.mark.parametrize("fault", ["short", "altered", "full"])
@@ -49,7 +49,7 @@ def test_a_spoilt_block_is_lost_with_one_warning(fault: str, tmp_path: Path, mon
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "pwrite", refuse)
-    held = vault(tmp_path, said)
+    held = filled_storage(tmp_path, said)
     if fault != "full":
         handle = next(iter(held._files.values()))
         os.ftruncate(handle, 10) if fault == "short" else os.pwrite(handle, bytes(48), 0)
@@ -62,26 +62,26 @@ def test_a_spoilt_block_is_lost_with_one_warning(fault: str, tmp_path: Path, mon
 def test_a_spoilt_shard_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
     said: list[str] = []
     shards = {version: torch.randn(50).half() for version in (1, 2)}
-    shelf = ShardStorage(torch.float16, 100, tmp_path, lambda version: shards[int(version)], said.append)
+    storage = ShardStorage(torch.float16, 100, tmp_path, lambda version: shards[int(version)], said.append)
     for version, shard in shards.items():
-        shelf.put(version, shard)
+        storage.put(version, shard)
     file = next(tmp_path.glob("teacher-2.*"))
-    assert shelf.bytes() == 100 and torch.equal(shelf.get(2), shards[2])
+    assert storage.memory_bytes() == 100 and torch.equal(storage.get(2), shards[2])
     save_file({"shard": torch.zeros(50).half()}, file)
-    assert torch.equal(shelf.get(2), shards[2]) and any("was altered" in text for text in said)
+    assert torch.equal(storage.get(2), shards[2]) and any("was altered" in text for text in said)
     file.write_bytes(b"garbled")
-    assert torch.equal(shelf.get(2), shards[2]) and any("cannot be read" in text for text in said)
-    shelf.retain([1])
+    assert torch.equal(storage.get(2), shards[2]) and any("cannot be read" in text for text in said)
+    storage.keep_only([1])
     assert not list(tmp_path.glob("teacher-2.*"))
 
 
 def filed(tmp_path: Path, said: list[str], shards: dict[int, torch.Tensor], reader: Any = None) -> ShardStorage:
-    """A shelf that holds all its shards in files."""
+    """A storage that holds all its shards in files."""
     dtype = next(iter(shards.values())).dtype
-    shelf = ShardStorage(dtype, 0, tmp_path, lambda version: shards[int(version)], said.append, reader)
+    storage = ShardStorage(dtype, 0, tmp_path, lambda version: shards[int(version)], said.append, reader)
     for version, shard in shards.items():
-        shelf.put(version, shard)
-    return shelf
+        storage.put(version, shard)
+    return storage
 
 
 RANGES = [(0, None), (5, 9), (WINDOW // 4 - 3, WINDOW // 4 + 2), (WINDOW // 2 + 1, None)]
@@ -95,11 +95,11 @@ def within(shard: torch.Tensor) -> list[tuple[int, int | None]]:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_ranges_of_mapped_files(dtype: torch.dtype, tmp_path: Path) -> None:
     shards = {length: torch.randn(length).to(dtype) for length in (11, ALIGNMENT, WINDOW, 3 * WINDOW // 2 + 7)}
-    shelf = filed(tmp_path, said := [], shards)
-    assert shelf.bytes() == 0 and len(said) == 1 and said[0].endswith(f"kept in {tmp_path}, mapped")
+    storage = filed(tmp_path, said := [], shards)
+    assert storage.memory_bytes() == 0 and len(said) == 1 and said[0].endswith(f"kept in {tmp_path}, mapped")
     for version, shard in shards.items():
         for start, stop in within(shard):
-            assert torch.equal(shelf.get(version, start, stop), shard[start:stop])
+            assert torch.equal(storage.get(version, start, stop), shard[start:stop])
         path = tmp_path / f"teacher-{version}.safetensors"
         assert torch.equal(load_file(path)["shard"], shard) and path.stat().st_size % ALIGNMENT == 0
 
@@ -110,8 +110,8 @@ def test_a_reader_that_fails_is_given_up_and_the_files_are_mapped(tmp_path: Path
             return torch.zeros(size, dtype=torch.uint8)
 
     shards = {1: torch.randn(5000).half()}
-    shelf = filed(tmp_path, said := [], shards, Failing())
-    assert torch.equal(shelf.get(1), shards[1]) and torch.equal(shelf.get(1, 7, 9), shards[1][7:9])
+    storage = filed(tmp_path, said := [], shards, Failing())
+    assert torch.equal(storage.get(1), shards[1]) and torch.equal(storage.get(1, 7, 9), shards[1][7:9])
     assert len(said) == 2 and "read by DeepSpeed" in said[0] and "mapped from now on" in said[1]
 
 
@@ -124,11 +124,11 @@ def test_asynchronous_reads_are_bitwise_those_of_mapped_files(tmp_path: Path) ->
         pytest.skip(str(error))
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         shards = {length: torch.randn(length).to(dtype) for length in (11, ALIGNMENT, WINDOW, 3 * WINDOW // 2 + 7)}
-        shelf = filed(tmp_path, said := [], shards, reader)
+        storage = filed(tmp_path, said := [], shards, reader)
         assert "asynchronous I/O" in said[0]
         for version, shard in shards.items():
             for start, stop in within(shard):
-                assert torch.equal(shelf.get(version, start, stop), shard[start:stop])
+                assert torch.equal(storage.get(version, start, stop), shard[start:stop])
         assert len(said) == 1
     path, shard = tmp_path / f"teacher-{version}.safetensors", shards[version]
 
@@ -143,10 +143,10 @@ def test_asynchronous_reads_are_bitwise_those_of_mapped_files(tmp_path: Path) ->
     )  # fmt: skip
     for number, spoil in enumerate(spoilt):
         spoil()
-        assert torch.equal(shelf.get(version), shard)
+        assert torch.equal(storage.get(version), shard)
         assert len(said) == 2 + number and "taken from the checkpoint again" in said[-1]
-    assert torch.equal(shelf.get(version), shard) and len(said) == 6, "the reader is still at work"
-    assert shelf._reader is reader
+    assert torch.equal(storage.get(version), shard) and len(said) == 6, "the reader is still at work"
+    assert storage._reader is reader
 
 
 def test_a_bad_teacher_is_refused_by_name(tmp_path: Path) -> None:

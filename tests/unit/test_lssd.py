@@ -28,7 +28,7 @@ def model(seed: int) -> Transformer:
     return initialise(Transformer(SHAPE, 30)).eval()
 
 
-def faculty(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16) -> TeacherPool:
+def teacher_pool(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16) -> TeacherPool:
     """Teachers on one rank; the given weights are what is taken in turn, the last one again and again."""
     waiting = list(snapshots) or [dict(model(0).named_parameters())]
     blank = model(0)
@@ -37,14 +37,14 @@ def faculty(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch.floa
     def take() -> torch.Tensor:
         return extract_shard(layout, waiting.pop(0) if len(waiting) > 1 else waiting[0], RankGroup(), dtype)
 
-    shelf = ShardStorage(dtype, 1 << 30, Path("nowhere"), lambda version: take())
-    library = ShardedTeachers(shelf, layout, RankGroup(), lambda: model(0), torch.device("cpu"))
-    return TeacherPool(PAIRS, library, None, take, lambda version: take())
+    storage = ShardStorage(dtype, 1 << 30, Path("nowhere"), lambda version: take())
+    teachers = ShardedTeachers(storage, layout, RankGroup(), lambda: model(0), torch.device("cpu"))
+    return TeacherPool(PAIRS, teachers, None, take, lambda version: take())
 
 
 def test_algorithm_1_by_hand() -> None:
     """Switch off and new teacher on improvement; on otherwise; pairs apart; a tie is no improvement."""
-    held = TeacherBank(PAIRS, faculty())
+    held = TeacherBank(PAIRS, teacher_pool())
     script = [  # dev of bs, fr -> switches, versions
         ((3.0, 4.0), (False, False), (1, 1)),
         ((2.5, 4.0), (False, True), (2, 1)),
@@ -63,15 +63,15 @@ def test_algorithm_1_by_hand() -> None:
 
 def test_teachers_are_shared_and_dropped() -> None:
     weights = [{k: v.detach() for k, v in model(seed).named_parameters()} for seed in range(3)]
-    held = TeacherBank(PAIRS, faculty(*weights))
-    shelf = held.faculty.library.shelf
+    held = TeacherBank(PAIRS, teacher_pool(*weights))
+    storage = held.pool.teachers.shard_storage
     held.update(ValidationReport(1, 1.0, {"bs-en": 3.0, "fr-en": 3.0}))
-    one = shelf.bytes()
+    one = storage.memory_bytes()
     assert one == 2 * sum(p.numel() for p in model(0).parameters())
     held.update(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 3.5}))
-    assert shelf.bytes() == 2 * one
+    assert storage.memory_bytes() == 2 * one
     held.update(ValidationReport(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
-    assert shelf.bytes() == one
+    assert storage.memory_bytes() == one
 
 
 def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: Any) -> MethodContext:
@@ -80,7 +80,8 @@ def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: A
 
     values: dict[str, Any] = dict(
         pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto",
-        faculty=lambda settings: faculty(weights, dtype=getattr(torch, settings.dtype)), quiet_states=quiet,
+        build_teacher_pool=lambda settings: teacher_pool(weights, dtype=getattr(torch, settings.dtype)),
+        quiet_states=quiet,
         target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
     )  # fmt: skip
     return MethodContext(**{**values, **changes})

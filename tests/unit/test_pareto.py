@@ -88,7 +88,7 @@ def example(pair: int = 0) -> Batch:
 def context(peers: Peers | None) -> MethodContext:
     return MethodContext(
         pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto",
-        faculty=lambda settings: None, quiet_states=lambda batch: (torch.empty(0), torch.empty(0)),  # type: ignore[arg-type,return-value]
+        build_teacher_pool=lambda settings: None, quiet_states=lambda batch: (torch.empty(0), torch.empty(0)),  # type: ignore[arg-type,return-value]
         target_vocabulary=lambda language: torch.ones(30, dtype=torch.bool), peers=peers,
     )  # fmt: skip
 

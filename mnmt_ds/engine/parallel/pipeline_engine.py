@@ -184,11 +184,11 @@ def as_input(batch: Batch, seed: int) -> tuple[Any, Any]:
 
 
 def announce(one: Student, coming: Sequence[Sequence[Slot | None]]) -> None:
-    """Tells this stage's relays which teacher each micro-batch of the coming update has."""
+    """Tells this stage's pipeline_teachers which teacher each micro-batch of the coming update has."""
     for slots in coming:
         one.method.upcoming(slots)
-        for relay in one.engine.module.relays:
-            relay.noted()
+        for relay in one.engine.module.pipeline_teachers:
+            relay.schedule()
 
 
 def clip_gradients(engine: Any, most: float) -> Tensor:

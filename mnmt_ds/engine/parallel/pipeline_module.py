@@ -74,7 +74,7 @@ class StudentPipelineModule(PipelineModule):
             dynamic_shape=True,
         )  # fmt: skip
         self.universal_checkpoint_info = {"pipeline_replicated_parameter_patterns": [rf"model\.{TIED}\..*"]}
-        self.relays: list[PipelineTeachers | CachedPipelineTeachers] = []
+        self.pipeline_teachers: list[PipelineTeachers | CachedPipelineTeachers] = []
         self.score: Scorer = _not_set
         self.before_step: Callable[[], None] = _not_set
         self.loud = False
@@ -142,8 +142,8 @@ class StudentPipelineModule(PipelineModule):
         """The micro-batch's way along the same stage of each relay's teacher; teachers see one copy of the rows."""
         rows, waiting = len(source_BS) // note.passes, iter(arrived)
         lessons: list[StageActivations | None] = []
-        for relay in self.relays if self.training else ():
-            teacher = relay.turn()
+        for relay in self.pipeline_teachers if self.training else ():
+            teacher = relay.advance()
             if teacher is None:
                 lessons.append(None)
                 continue
@@ -158,8 +158,8 @@ class StudentPipelineModule(PipelineModule):
         if self.settings.encoder_projection == "own":
             own: Any = self.model.get_submodule("encoder_projection").weight
             states = states._replace(encoder_projection_VD=own)
-        for relay, hidden_BTE in zip(self.relays, states.teachers_BTE, strict=False):
-            relay.arrived_BTE = hidden_BTE
+        for relay, hidden_BTE in zip(self.pipeline_teachers, states.teachers_BTE, strict=False):
+            relay.received_BTE = hidden_BTE
         return self.score(states, self.model.projection_VD, labels.batch)
 
 
