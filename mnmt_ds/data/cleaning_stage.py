@@ -15,7 +15,7 @@ from mnmt_ds.data import cleaning_rules
 from mnmt_ds.data.build_cache import BuildStage, fingerprint, finished, new_directory, sha256
 from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block
 from mnmt_ds.data.readers.corpus_part import CorpusPart
-from mnmt_ds.data.readers.sources import blocks, files_of, identity
+from mnmt_ds.data.readers.sources import block_rows, files_of_part, parts_identity
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import RowHashes
 from mnmt_ds.data.worker_pool import Progress, ordered
@@ -48,7 +48,7 @@ def cleaned(
     """
     rules = rules_of(settings, pair, which in ("dev", "test"))
     relevant = settings.clean.model_dump(mode="json", exclude={"duplicates", "domain_cap"})
-    files = identity(parts)
+    files = parts_identity(parts)
     state = LAYOUT if frozen else [_code(), files]
     print_ = fingerprint(state, pair, which, rules.key_side, rules.seed, relevant)
     name = f"clean.{pair}.{which}"
@@ -73,7 +73,7 @@ def read(pool: Executor, rules: CleaningRules, parts: list[CorpusPart], what: st
             for part in parts:
                 if left_out(part, rules):
                     continue
-                for block in blocks(part.read()):
+                for block in block_rows(part.read()):
                     yield RowBlock(part.files, domains[part.domain], part.catalog, block, part.tolerant)
                     progress.add(len(block))
 
@@ -129,7 +129,7 @@ def _write(
             {"path": str(path), "size": path.stat().st_size, "sha256": sha256(path)}
             for part in parts
             if part not in dropped
-            for path in files_of(part)
+            for path in files_of_part(part)
         ],
     )
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from mnmt_ds.batch import EOS
 from mnmt_ds.config import Settings
+from mnmt_ds.data.language_pairs import split_pair as split_pair
 
 
 class FramingSettings(Settings):
@@ -41,9 +42,3 @@ def frame_of(settings: FramingSettings, source_tag: int, target_tag: int) -> Fra
 def frame_source(frame: Frame, pieces: Sequence[int]) -> list[int]:
     """Encoder input of a sentence."""
     return [*frame.source_prefix, *pieces, *frame.source_suffix]
-
-
-def split_pair(pair: str) -> tuple[str, str]:
-    """Source and target language of a pair's name such as ``bs-en``."""
-    source, _, target = pair.partition("-")
-    return source, target

@@ -15,7 +15,7 @@ from mnmt_ds.data.binarize_stage import ParallelText, binarized
 from mnmt_ds.data.build_cache import BuildStage, collect_garbage, locked
 from mnmt_ds.data.cleaning_stage import cleaned, hashes_of
 from mnmt_ds.data.manifest import BuiltCorpus, publish_all
-from mnmt_ds.data.readers.sources import Origin, parts_of
+from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.selection_stage import selected, selected_mono
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import fallback, held_keys, plan, usable
@@ -104,13 +104,13 @@ def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -
     for pair in settings.pairs:
         stages[pair] = {}
         for which in holdout.NAMES:
-            parts = parts_of(settings, pair, which, origin)
+            parts = corpus_parts(settings, pair, which, origin)
             if parts or which == "train":
                 frozen = origin == "gettext" and which == "train"
                 made = cleaned(work, pool, settings, pair, which, parts, frozen)
                 stages[pair][which] = _said(f"read {pair} {which}", *made)
     for lang in settings.monolingual:
-        made = cleaned(work, pool, settings, lang, "mono", parts_of(settings, lang, "mono", origin))
+        made = cleaned(work, pool, settings, lang, "mono", corpus_parts(settings, lang, "mono", origin))
         stages[f"mono.{lang}"] = {"train": _said(f"read mono.{lang}", *made)}
     return stages
 

@@ -1,21 +1,24 @@
 """Settings of a prepared corpus: which pairs, from which files, how cleaned, split and tokenised."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mnmt_ds.config import Settings
+from mnmt_ds.data.language_pairs import is_pair, reverse_pair, split_pair
+from mnmt_ds.data.readers.registry import READERS, describe_formats, formats_with_target_path
 
-Format = Literal["moses", "tsv", "tmx", "po", "mo", "flores", "huggingface", "ted", "text", "gettext", "cldr"]
-TWO_FILES = ("moses", "flores")
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[tuple(READERS)]
+"""Name of a corpus format: a key of ``READERS``."""
 
 
 class Files(Settings):
     """One place that holds sentences. In ``path`` and ``target_path``, {source}, {target} and {pair} are filled in."""
 
-    format: Format
-    """moses (two files), tsv, tmx, po, mo, flores (directory), huggingface (dataset saved on disk), ted (all_talks
-    TSV), text (one language, for ``monolingual``), gettext (the system's catalogs), cldr (Babel)."""
+    format: Format = Field(description=f"{describe_formats()}.")
     path: str = ""
     """File or directory; with moses the source side. .gz, .xz and .zst are read as they are."""
     target_path: str = ""
@@ -32,12 +35,12 @@ class Files(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> "Files":
-        if self.format == "moses" and not (self.path and self.target_path):
-            raise ValueError("moses needs 'path' (source side) and 'target_path' (target side)")
-        if self.format not in ("gettext", "cldr") and not self.path:
-            raise ValueError(f"{self.format} needs 'path'")
-        if self.target_path and self.format != "moses":
-            raise ValueError(f"{self.format} has no 'target_path'; only moses has")
+        needs = READERS[self.format].needs
+        if not all(getattr(self, key) for key in needs):
+            keys = "'path' (source side) and 'target_path' (target side)" if "target_path" in needs else "'path'"
+            raise ValueError(f"{self.format} needs {keys}")
+        if self.target_path and "target_path" not in needs:
+            raise ValueError(f"{self.format} has no 'target_path'; only {' and '.join(formats_with_target_path())} has")
         return self
 
 
@@ -161,7 +164,7 @@ class DataSettings(Settings):
             raise ValueError("'pairs' is empty; name at least one, such as [fr-en]")
         for name in ("pairs", "corpora", "max_train"):
             for pair in getattr(self, name):
-                if pair != "*" and not _is_pair(pair):
+                if pair != "*" and not is_pair(pair):
                     raise ValueError(f"{name}: '{pair}': write source-target, such as fr-en")
         if len(set(self.pairs)) < len(self.pairs):
             raise ValueError("a pair is named twice; keep one")
@@ -176,25 +179,33 @@ class DataSettings(Settings):
     @property
     def languages(self) -> tuple[str, ...]:
         """Languages in the order in which the pairs (then ``monolingual``) name them: the order of the tags."""
-        return tuple(dict.fromkeys([*(side for pair in self.pairs for side in pair.split("-")), *self.monolingual]))
+        return tuple(dict.fromkeys([*(side for pair in self.pairs for side in split_pair(pair)), *self.monolingual]))
 
     @property
     def unused(self) -> list[str]:
         """Keys of ``corpora`` and ``max_train`` that concern none of the pairs."""
-        turned = {"-".join(reversed(pair.split("-"))) for pair in self.pairs}
-        strange = [f"corpora.{name}" for name in self.corpora if name not in {*self.pairs, "*"}]
-        return strange + [f"max_train.{name}" for name in self.max_train if name not in {*self.pairs, *turned, "*"}]
+        limited = {*self.pairs, *map(reverse_pair, self.pairs), "*"}
+        unused = [f"corpora.{name}" for name in self.corpora if name not in {*self.pairs, "*"}]
+        return unused + [f"max_train.{name}" for name in self.max_train if name not in limited]
 
     def files_of(self, pair: str) -> PairFiles:
-        """The pair's files, or those of "*"."""
+        """Looks up where a pair's text comes from.
+
+        Args:
+            pair: one of ``pairs``.
+
+        Returns:
+            The pair's entry of ``corpora``, else that of "*", else no files.
+        """
         return self.corpora.get(pair) or self.corpora.get("*") or PairFiles()
 
     def limit_of(self, pair: str) -> int | None:
-        """Most training sentences of a pair."""
-        source, target = pair.split("-")
-        return self.max_train.get(pair, self.max_train.get(f"{target}-{source}", self.max_train.get("*")))
+        """Looks up how large a pair's training set may be.
 
+        Args:
+            pair: one of ``pairs``.
 
-def _is_pair(name: str) -> bool:
-    sides = name.split("-")
-    return len(sides) == 2 and all(side.replace("_", "").isalnum() for side in sides) and sides[0] != sides[1]
+        Returns:
+            Most training sentences: the pair's own limit, else the opposite direction's, else that of "*"; None: all.
+        """
+        return self.max_train.get(pair, self.max_train.get(reverse_pair(pair), self.max_train.get("*")))

@@ -12,7 +12,7 @@ from mnmt_ds.data.build_cache import sha256
 from mnmt_ds.data.cleaning_stage import left_out, read, rules_of
 from mnmt_ds.data.corpus import Corpus, stale
 from mnmt_ds.data.readers.corpus_part import CorpusPart
-from mnmt_ds.data.readers.sources import Origin, parts_of
+from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import (
     RowHashes,
@@ -75,7 +75,7 @@ def _read_all(
         before = len(faults)
         parts: list[CorpusPart] = []
         try:
-            parts = parts_of(settings, name, which, origin)
+            parts = corpus_parts(settings, name, which, origin)
         except UserError as fault:
             faults.append(str(fault))
         if not parts and which == "train" and origin == "files":

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnmt_ds.data.cleaning_rules import CleaningRules, RowBlock, clean_block
-from mnmt_ds.data.readers.corpus_part import Row
-from mnmt_ds.data.readers.lines import lines
-from mnmt_ds.data.readers.sources import blocks
-from mnmt_ds.data.readers.text import moses
+from mnmt_ds.data.readers import moses
+from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
+from mnmt_ds.data.readers.lines import read_lines
+from mnmt_ds.data.readers.sources import block_rows
 from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
 
@@ -33,18 +33,18 @@ TEXT = b"one\r\n\ntwo\rtwo\x0b\x0c\x85\xe2\x80\xa8\xe2\x80\xa9 \xff\x00\nlast"
 def test_lines_of_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"text{suffix}"
     path.write_bytes(PACK[suffix](TEXT))
-    assert list(lines(str(path), 100)) == [b"one\r", b"", TEXT.split(b"\n")[2], b"last"]
+    assert list(read_lines(str(path), 100)) == [b"one\r", b"", TEXT.split(b"\n")[2], b"last"]
     path.write_bytes(PACK[suffix](TEXT + b"\n"))
-    assert len(list(lines(str(path), 100))) == 4
+    assert len(list(read_lines(str(path), 100))) == 4
     path.write_bytes(PACK[suffix](b""))
-    assert list(lines(str(path), 100)) == []
+    assert list(read_lines(str(path), 100)) == []
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
 def test_compressed_files_of_several_members(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"text{suffix}"
     path.write_bytes(PACK[suffix](b"a\nb") + PACK[suffix](b"c\nd\n"))
-    assert list(lines(str(path), 100)) == [b"a", b"bc", b"d"]
+    assert list(read_lines(str(path), 100)) == [b"a", b"bc", b"d"]
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
@@ -54,7 +54,7 @@ def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, suffix: str) -> No
     for size in (len(whole) - 1, len(whole) // 2, 9):
         path.write_bytes(whole[:size])
         with pytest.raises(UserError) as error:
-            list(lines(str(path), 100))
+            list(read_lines(str(path), 100))
         assert str(error.value).startswith(f"{path}:")
         assert "cut short" in str(error.value)
         assert "\n" not in str(error.value)
@@ -65,13 +65,13 @@ def test_a_file_that_is_not_compressed_at_all(tmp_path: Path) -> None:
         path = tmp_path / f"text{suffix}"
         path.write_bytes(b"plain text\n")
         with pytest.raises(UserError, match="damaged"):
-            list(lines(str(path), 100))
+            list(read_lines(str(path), 100))
 
 
 def test_long_lines_are_marked_and_do_not_shift_the_others(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(b"a\n" + b"x" * 10_000_000 + b"\nb\n" + b"y" * 101 + b"\n" + b"z" * 100 + b"\n" + b"w" * 500)
-    assert list(lines(str(path), 100)) == [b"a", None, b"b", None, b"z" * 100, None]
+    assert list(read_lines(str(path), 100)) == [b"a", None, b"b", None, b"z" * 100, None]
 
 
 @given(limit=st.integers(1, 12), data=st.lists(st.binary(max_size=12), max_size=30))
@@ -81,7 +81,7 @@ def test_any_bytes_any_limit(tmp_path_factory: pytest.TempPathFactory, limit: in
     path.write_bytes(joined)
     wanted = joined.split(b"\n")
     wanted = wanted[:-1] if wanted[-1] == b"" else wanted
-    assert list(lines(str(path), limit)) == [line if len(line) <= limit else None for line in wanted]
+    assert list(read_lines(str(path), limit)) == [line if len(line) <= limit else None for line in wanted]
 
 
 def test_line_counts_that_differ_name_both_files_and_counts(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_line_counts_that_differ_name_both_files_and_counts(tmp_path: Path) -> N
     long.write_text("a\nb\nc\nd")
     for pair in ((short, long), (long, short)):
         with pytest.raises(UserError) as error:
-            list(moses(str(pair[0]), str(pair[1]), 100))
+            list(moses.read(ReadRequest(paths=(str(pair[0]), str(pair[1])))))
         assert str(error.value).startswith(f"{short}:3: has 2 lines, but {long} has 4;")
 
 
@@ -101,9 +101,9 @@ def test_blocks_end_at_so_many_rows_or_bytes() -> None:
         if fault:
             raise UserError("a:4: bad")
 
-    assert [len(block) for block in blocks(rows([1] * 7), size=3)] == [3, 3, 1]
-    assert [len(block) for block in blocks(rows([4, 4, 9, 1, 1]), size=9, weight=8)] == [3, 2]
-    made = blocks(rows([1] * 4, fault=True), size=3)
+    assert [len(block) for block in block_rows(rows([1] * 7), max_rows=3)] == [3, 3, 1]
+    assert [len(block) for block in block_rows(rows([4, 4, 9, 1, 1]), max_rows=9, max_bytes=8)] == [3, 2]
+    made = block_rows(rows([1] * 4, fault=True), max_rows=3)
     assert [len(next(made)), len(next(made))] == [3, 1]
     with pytest.raises(UserError, match="bad"):
         next(made)
@@ -140,7 +140,7 @@ def test_whatever_the_noise_sentences_stay_with_their_translations(
     source, target = root / "a.fr", root / "a.en"
     source.write_bytes(b"".join(b"%s N%dN mot %s\n" % (a, i, a) for i, (a, _) in enumerate(noise)))
     target.write_bytes(b"".join(b"N%dN word %s\n" % (i, b) for i, (_, b) in enumerate(noise)))
-    rows = list(moses(str(source), str(target), 1000))
+    rows = list(moses.read(ReadRequest(paths=(str(source), str(target)), max_line_bytes=1000)))
     assert len(rows) == len(noise)
     rules = CleaningRules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
     kept = clean_block(RowBlock((str(source), str(target)), 0, False, rows), rules)
@@ -169,7 +169,7 @@ def test_a_long_fuzz(tmp_path: Path) -> None:
             second.write(b"N%dN word %s\n" % (i, noise[1]))
     rules = CleaningRules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
     kept = 0
-    for block in blocks(moses(str(source), str(target), 1000)):
+    for block in block_rows(moses.read(ReadRequest(paths=(str(source), str(target)), max_line_bytes=1000))):
         found = clean_block(RowBlock((str(source), str(target)), 0, False, block), rules)
         sides = [text.decode().split("\n")[:-1] for text in (found.source, found.target)]
         assert len(sides[0]) == len(sides[1]) == len(found.key)

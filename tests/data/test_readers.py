@@ -1,13 +1,15 @@
 """Every format gives the rows that its file holds, with places; what is wrong with a file is one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from mnmt_ds.data.readers import catalog, cldr, huggingface, text, tmx
-from mnmt_ds.data.readers.corpus_part import Row
-from mnmt_ds.data.readers.sources import parts_of
-from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.data.readers import catalog, cldr, flores, huggingface, ted, tmx, tsv
+from mnmt_ds.data.readers.corpus_part import CorpusPart, ReadRequest, Row
+from mnmt_ds.data.readers.sources import corpus_parts
+from mnmt_ds.data.settings import DataSettings, Files
 from mnmt_ds.errors import UserError
 
 PO = r"""
@@ -35,6 +37,11 @@ msgstr ""
 """
 
 
+def request(path: Path, **values: Any) -> ReadRequest:
+    """A request of one file."""
+    return ReadRequest(paths=(str(path),), **{"max_line_bytes": 100, **values})
+
+
 def compiled(path: Path, text: str, charset: str = "UTF-8") -> Path:
     """A .mo file of a PO text, in a charset."""
     import polib
@@ -46,28 +53,28 @@ def compiled(path: Path, text: str, charset: str = "UTF-8") -> Path:
 def test_tsv(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(b'x\tun\tone\r\ny\t"deux\ttwo\n')
-    assert list(text.tsv(str(path), (2, 3), 100)) == [(1, b"un", b"one", None), (2, b'"deux', b"two", None)]
+    assert list(tsv.read(request(path, columns=(2, 3)))) == [(1, b"un", b"one", None), (2, b'"deux', b"two", None)]
     path.write_bytes(b"un\tone\ndeux\n")
     with pytest.raises(UserError) as error:
-        list(text.tsv(str(path), (1, 2), 100))
+        list(tsv.read(request(path, columns=(1, 2))))
     assert str(error.value).startswith(f"{path}:2: 1 columns where column 2 is wanted")
 
 
 def test_ted(tmp_path: Path) -> None:
     path = tmp_path / "all_talks_train.tsv"
     path.write_bytes(b"talk_name\ten\tfr\tbs\nt1\ta\tb\t__NULL__\nt1\tc\t_ _ NULL _ _ \td\nt2\te\tf\tg\n")
-    assert list(text.ted(str(path), ("fr", "en"), 100)) == [(2, b"b", b"a", None), (4, b"f", b"e", None)]
-    assert list(text.ted(str(path), ("bs", "en"), 100)) == [(3, b"d", b"c", None), (4, b"g", b"e", None)]
+    assert list(ted.read(request(path, pair="fr-en"))) == [(2, b"b", b"a", None), (4, b"f", b"e", None)]
+    assert list(ted.read(request(path, pair="bs-en"))) == [(3, b"d", b"c", None), (4, b"g", b"e", None)]
     with pytest.raises(
         UserError, match=r"all_talks_train.tsv:1: no column 'ko'; the columns are talk_name, en, fr, bs"
     ):
-        list(text.ted(str(path), ("ko", "en"), 100))
+        list(ted.read(request(path, pair="ko-en")))
     path.write_bytes(b"talk_name\ten\tfr\nt1\ta\n")
     with pytest.raises(UserError, match=r"all_talks_train.tsv:2: 2 columns, but the header has 3"):
-        list(text.ted(str(path), ("fr", "en"), 100))
+        list(ted.read(request(path, pair="fr-en")))
 
 
-def flores(root: Path) -> Path:
+def write_flores(root: Path) -> Path:
     for split in ("dev", "devtest"):
         (root / split).mkdir(parents=True)
         for code in ("bos_Latn", "eng_Latn", "zho_Hans", "zho_Hant"):
@@ -76,23 +83,23 @@ def flores(root: Path) -> Path:
 
 
 def test_flores(tmp_path: Path) -> None:
-    root = str(flores(tmp_path / "flores200_dataset"))
-    assert text.flores_file(root, "dev", "bs", {}) == f"{root}/dev/bos_Latn.dev"
-    assert text.flores_file(root, "devtest", "en", {}) == f"{root}/devtest/eng_Latn.devtest"
-    assert text.flores_file(root, "dev", "zh", {"zh": "zho_Hant"}) == f"{root}/dev/zho_Hant.dev"
-    assert text.flores_file(root, "dev", "zho_Hans", {}) == f"{root}/dev/zho_Hans.dev"
+    root = str(write_flores(tmp_path / "flores200_dataset"))
+    assert flores.find_file(root, "dev", "bs", {}) == f"{root}/dev/bos_Latn.dev"
+    assert flores.find_file(root, "devtest", "en", {}) == f"{root}/devtest/eng_Latn.devtest"
+    assert flores.find_file(root, "dev", "zh", {"zh": "zho_Hant"}) == f"{root}/dev/zho_Hant.dev"
+    assert flores.find_file(root, "dev", "zho_Hans", {}) == f"{root}/dev/zho_Hans.dev"
     with pytest.raises(
         UserError, match=r"2 files for 'zh' in split dev; say 'codes: \{zh: ...\}', one of zho_Hans.dev"
     ):
-        text.flores_file(root, "dev", "zh", {})
+        flores.find_file(root, "dev", "zh", {})
     with pytest.raises(UserError, match="0 files for 'ko'"):
-        text.flores_file(root, "dev", "ko", {})
+        flores.find_file(root, "dev", "ko", {})
 
 
 def test_flores_by_settings(tmp_path: Path) -> None:
-    place = {"format": "flores", "path": str(flores(tmp_path / "f"))}
+    place = {"format": "flores", "path": str(write_flores(tmp_path / "f"))}
     settings = DataSettings.model_validate({"pairs": "bs-en", "corpora": {"*": {"dev": [place], "test": [place]}}})
-    (dev,), (test,) = (parts_of(settings, "bs-en", which, "files") for which in ("dev", "test"))
+    (dev,), (test,) = (corpus_parts(settings, "bs-en", which, "files") for which in ("dev", "test"))
     assert list(dev.read()) == [(1, b"bos_Latn dev", b"eng_Latn dev", None)]
     assert list(test.read()) == [(1, b"bos_Latn devtest", b"eng_Latn devtest", None)]
 
@@ -112,15 +119,15 @@ TMX = """<?xml version="1.0"?>
 def test_tmx(tmp_path: Path) -> None:
     path = tmp_path / "a.tmx"
     path.write_text(TMX)
-    rows = list(tmx.tmx(str(path), "fr", "en"))
+    rows = list(tmx.read(request(path, pair="fr-en")))
     assert rows[:2] == [(4, "Un mot gras", "A bold word", None), (5, "couleur", "colour", None)]
     assert [row[0] for row in rows] == [4, 5, 8]
     assert rows[2][2] in ("x", "&secret;x")  # the external entity is never fetched
     with pytest.raises(UserError, match=r"a.tmx:1: no unit holds both 'ko' and 'en'"):
-        list(tmx.tmx(str(path), "ko", "en"))
+        list(tmx.read(request(path, pair="ko-en")))
     path.write_text(TMX[:300])
     with pytest.raises(UserError, match=r"a.tmx:\d+: not whole XML"):
-        list(tmx.tmx(str(path), "fr", "en"))
+        list(tmx.read(request(path, pair="fr-en")))
 
 
 ROWS = [("_File", "_Fichier"), ("one file", "un fichier"), ("%d files", "%d fichiers")]
@@ -136,15 +143,17 @@ def texts(rows: list[Row]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("charset", ["UTF-8", "ISO-8859-1"])
 def test_mo(tmp_path: Path, charset: str) -> None:
     path = compiled(tmp_path / "a.mo", PO.replace("un fichier", "un été"), charset)
-    assert sorted(texts(list(catalog.mo(str(path))))) == sorted([ROWS[0], ("one file", "un été"), ROWS[2]])
-    turned = list(catalog.mo(str(path), turned=True))
-    assert ("_Fichier", "_File") in [(s.decode(), t.decode()) for _, s, t, _ in turned]  # type: ignore[union-attr]
+    assert sorted(texts(list(catalog.read_mo(request(path, pair="en-fr"))))) == sorted(
+        [ROWS[0], ("one file", "un été"), ROWS[2]]
+    )
+    into_english = list(catalog.read_mo(request(path, pair="fr-en")))
+    assert ("_Fichier", "_File") in [(s.decode(), t.decode()) for _, s, t, _ in into_english]  # type: ignore[union-attr]
 
 
 def test_mo_with_one_plural_form_gives_it_to_the_plural(tmp_path: Path) -> None:
     path = compiled(tmp_path / "a.mo", PO.replace('msgstr[1] "%d fichiers"\n', ""))
-    assert ("%d files", "un fichier") in texts(list(catalog.mo(str(path))))
-    assert "one file" not in dict(texts(list(catalog.mo(str(path)))))
+    assert ("%d files", "un fichier") in texts(list(catalog.read_mo(request(path, pair="en-fr"))))
+    assert "one file" not in dict(texts(list(catalog.read_mo(request(path, pair="en-fr")))))
 
 
 def test_mo_that_is_none(tmp_path: Path) -> None:
@@ -153,22 +162,28 @@ def test_mo_that_is_none(tmp_path: Path) -> None:
     for broken in (b"", b"hello", whole[:40], whole[:-30]):
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"a.mo: not a whole .mo catalog"):
-            list(catalog.mo(str(path)))
+            list(catalog.read_mo(request(path, pair="en-fr")))
 
 
 def test_po(tmp_path: Path) -> None:
     path = tmp_path / "a.po"
     path.write_text(PO.replace("CHARSET", "UTF-8"))
-    assert [row for row in texts(list(catalog.po(str(path))))] == ROWS
+    assert [row for row in texts(list(catalog.read_po(request(path, pair="en-fr"))))] == ROWS
     path.write_bytes(PO.encode().replace(b"Fichier", b"\xe9"))
     with pytest.raises(UserError, match=r"a.po: not a readable UTF-8 PO catalog"):
-        list(catalog.po(str(path)))
+        list(catalog.read_po(request(path, pair="en-fr")))
 
 
 def test_a_catalog_is_of_a_pair_with_english() -> None:
     values = {"pairs": "fr-de", "corpora": {"*": {"train": [{"format": "po", "path": "a.po"}]}}}
     with pytest.raises(UserError, match=r"data.corpora.fr-de: po catalogs hold en and one other language"):
-        parts_of(DataSettings.model_validate(values), "fr-de", "train", "files")
+        corpus_parts(DataSettings.model_validate(values), "fr-de", "train", "files")
+
+
+def system_parts(pair: str, root: Path) -> list[CorpusPart]:
+    """The system's catalogs below a directory."""
+    settings = DataSettings.model_validate({"pairs": pair, "catalogs": [str(root)]})
+    return corpus_parts(settings, pair, "train", "gettext")
 
 
 def test_system_catalogs_join_two_languages_on_english(tmp_path: Path) -> None:
@@ -176,7 +191,7 @@ def test_system_catalogs_join_two_languages_on_english(tmp_path: Path) -> None:
     for language, content in (("fr", PO), ("de_AT", german)):
         (tmp_path / language / "LC_MESSAGES").mkdir(parents=True)
         compiled(tmp_path / language / "LC_MESSAGES" / "tool.mo", content)
-    (part,) = catalog.system("fr-de", (str(tmp_path),))
+    (part,) = system_parts("fr-de", tmp_path)
     rows = [(s.decode(), t.decode(), key) for _, s, t, key in part.read() if s]  # type: ignore[union-attr]
     assert sorted(rows) == sorted(
         [
@@ -185,9 +200,9 @@ def test_system_catalogs_join_two_languages_on_english(tmp_path: Path) -> None:
             ("%d fichiers", "%d Dateien", "%d files"),
         ]
     )
-    (there,) = catalog.system("en-fr", (str(tmp_path),))
+    (there,) = system_parts("en-fr", tmp_path)
     assert ("_File", "_Fichier") in texts(list(there.read()))
-    (back,) = catalog.system("fr-en", (str(tmp_path),))
+    (back,) = system_parts("fr-en", tmp_path)
     assert ("_Fichier", "_File") in texts(list(back.read()))
     assert (back.domain, back.catalog) == ("tool", True)
 
@@ -200,27 +215,27 @@ def test_huggingface(tmp_path: Path, nested: bool) -> None:
     datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "plain"))
     datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "dict"))
     for name in ("plain", "dict"):
-        found = list(huggingface.huggingface(str(tmp_path / name), "", ("fr", "en")))
-        assert found == [(1, "un", "one", None), (2, "deux", "two", None)]
+        rows_read = list(huggingface.read(request(tmp_path / name, pair="fr-en")))
+        assert rows_read == [(1, "un", "one", None), (2, "deux", "two", None)]
     with pytest.raises(UserError, match=r"no column 'ko'; the columns are (fr, en|en, fr)"):
-        list(huggingface.huggingface(str(tmp_path / "plain"), "", ("ko", "en")))
+        list(huggingface.read(request(tmp_path / "plain", pair="ko-en")))
     with pytest.raises(UserError, match="no split 'dev'; it has train"):
-        list(huggingface.huggingface(str(tmp_path / "dict"), "dev", ("fr", "en")))
+        list(huggingface.read(request(tmp_path / "dict", split="dev", pair="fr-en")))
     with pytest.raises(UserError, match="not a dataset saved by save_to_disk"):
-        list(huggingface.huggingface(str(tmp_path), "", ("fr", "en")))
+        list(huggingface.read(request(tmp_path, pair="fr-en")))
 
 
 def test_cldr_says_the_same_thing_in_both_languages() -> None:
-    rows = list(cldr.cldr("fr", "en"))
+    rows = list(cldr.read(ReadRequest("fr-en")))
     assert len(rows) > 8000
     assert len({number for number, *_ in rows}) == len(rows)
     table = {source: (target, key) for _, source, target, key in rows}
     assert table["Macédoine du Nord"] == ("North Macedonia", "North Macedonia")
     assert all(isinstance(s, str) and isinstance(t, str) and s and t for _, s, t, _ in rows)
-    german = {key: source for _, source, _, key in cldr.cldr("de", "fr")}
+    german = {key: source for _, source, _, key in cldr.read(ReadRequest("de-fr"))}
     assert german["North Macedonia"] == "Nordmazedonien"
     with pytest.raises(UserError, match="language 'xx'"):
-        list(cldr.cldr("xx", "en"))
+        list(cldr.read(ReadRequest("xx-en")))
 
 
 def test_settings_fill_languages_into_paths(tmp_path: Path) -> None:
@@ -232,5 +247,19 @@ def test_settings_fill_languages_into_paths(tmp_path: Path) -> None:
         "target_path": f"{tmp_path}/{{pair}}.{{target}}",
     }
     settings = DataSettings.model_validate({"pairs": "fr-en", "corpora": {"*": {"train": [place]}}})
-    (part,) = parts_of(settings, "fr-en", "train", "files")
+    (part,) = corpus_parts(settings, "fr-en", "train", "files")
     assert list(part.read()) == [(1, b"un", b"one", None)]
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError) as error:
+        Files.model_validate({"format": "csv", "path": "a"})
+    assert error.value.errors()[0]["msg"] == (
+        "Input should be 'moses', 'tsv', 'tmx', 'po', 'mo', 'flores', 'huggingface', 'ted', 'text', 'gettext' or 'cldr'"
+    )
+
+
+def test_a_format_of_pairs_is_no_monolingual_text() -> None:
+    settings = DataSettings.model_validate({"pairs": "fr-en", "monolingual": {"fr": [{"format": "gettext"}]}})
+    with pytest.raises(UserError, match=r"data.monolingual.fr: format gettext is for pairs of languages"):
+        corpus_parts(settings, "fr", "mono", "files")

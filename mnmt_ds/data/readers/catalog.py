@@ -1,36 +1,79 @@
 """Gettext catalogs: compiled (.mo), source (.po), and the system's own, joined where neither side is English."""
 
 import struct
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from mnmt_ds.data.readers.corpus_part import CorpusPart, Row
+from mnmt_ds.data.language_pairs import split_pair
+from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.errors import UserError
 
 MAGIC = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}
-Entry = tuple[int, bytes, bytes]
+"""First bytes of a .mo file, and the byte order that they mean."""
 T = TypeVar("T", str, bytes)
 
 
-def mo(path: str, turned: bool = False) -> Iterator[Row]:
-    """Rows (English, translation) of a .mo file, or (translation, English) where ``turned``."""
+def with_key_language(request: ReadRequest) -> list[ReadRequest]:
+    """Finds the part of a catalog that the recipe names: its messages are in the key language (English).
+
+    Args:
+        request: one path.
+
+    Returns:
+        The request alone.
+
+    Raises:
+        UserError: when the key language is no side of the pair.
+    """
+    if request.key_language not in split_pair(request.pair):
+        raise UserError(
+            f"data.corpora.{request.pair}: {request.format} catalogs hold {request.key_language} and one other language"
+        )
+    return [request]
+
+
+def read_mo(request: ReadRequest) -> Iterator[Row]:
+    """Reads a compiled catalog.
+
+    Args:
+        request: one path; the catalog's messages are in the key language, its translations in the other one.
+
+    Yields:
+        A row a message, and one more for its plural; the number is the entry's.
+
+    Raises:
+        UserError: when the file cannot be read or is not a whole catalog.
+    """
+    (path,) = request.paths
+    messages_are_target = _messages_are_target(request)
     charset = "utf-8"
-    for number, key, value in _entries(path):
+    for number, key, value in _mo_entries(path):
         if not key:
             charset = _charset(path, value)
             continue
-        for english, translation in _forms(key, value):
+        for message, translation in _mo_forms(key, value):
             if charset != "utf-8":
                 translation = translation.decode(charset, "replace").encode()
-            yield (number, translation, english, None) if turned else (number, english, translation, None)
+            yield (number, translation, message, None) if messages_are_target else (number, message, translation, None)
 
 
-def po(path: str, turned: bool = False) -> Iterator[Row]:
-    """Rows of a .po file, as ``mo``; fuzzy and obsolete entries are left out."""
+def read_po(request: ReadRequest) -> Iterator[Row]:
+    """Reads a catalog's source; fuzzy and obsolete entries are left out.
+
+    Args:
+        request: one path; the catalog's messages are in the key language, its translations in the other one.
+
+    Yields:
+        A row a message, and one more for its plural; the number is the entry's line.
+
+    Raises:
+        UserError: when the file is no readable UTF-8 catalog.
+    """
     import polib
 
+    (path,) = request.paths
+    messages_are_target = _messages_are_target(request)
     try:
         catalog = polib.pofile(path, encoding="utf-8")
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
@@ -39,58 +82,77 @@ def po(path: str, turned: bool = False) -> Iterator[Row]:
         if entry.obsolete or entry.fuzzy or not entry.msgid:
             continue
         forms = [text for _, text in sorted(entry.msgstr_plural.items())] or [entry.msgstr]
-        singular, plural = entry.msgid, entry.msgid_plural or entry.msgid
-        for english, translation in _plurals([singular, plural] if entry.msgid_plural else [singular], forms):
-            row = (translation, english) if turned else (english, translation)
-            yield entry.linenum or 0, *row, None
+        messages = [entry.msgid, entry.msgid_plural] if entry.msgid_plural else [entry.msgid]
+        for message, translation in _pair_forms(messages, forms):
+            sides = (translation, message) if messages_are_target else (message, translation)
+            yield entry.linenum or 0, *sides, None
 
 
-def system(pair: str, roots: tuple[str, ...], english: str = "en") -> list[CorpusPart]:
-    """The system's catalogs for a pair; two other languages are joined on the English message."""
-    source, target = pair.split("-")
-    if english in (source, target):
-        other = target if source == english else source
-        return [
-            CorpusPart(partial(_tolerant, partial(mo, path, target == english)), (path,), Path(path).stem, True, True)
-            for path in _catalogs(other, roots)
-        ]
-    theirs = {Path(path).name: path for path in _catalogs(target, roots)}
+def locate_system(request: ReadRequest) -> list[ReadRequest]:
+    """Finds the system's catalogs for a pair.
+
+    Args:
+        request: ``catalog_roots`` are searched; its paths are not looked at.
+
+    Returns:
+        A request a catalog, whose domain is the catalog's name: with one path where a side is the key language; else
+        with the paths of both languages' catalogs of that name.
+    """
+    source, target = split_pair(request.pair)
+    if request.key_language in (source, target):
+        other = target if source == request.key_language else source
+        files = [(path,) for path in _system_catalogs(other, request.catalog_roots)]
+        return [request._replace(paths=paths, domain=Path(paths[0]).stem) for paths in files]
+    target_paths = {Path(path).name: path for path in _system_catalogs(target, request.catalog_roots)}
     return [
-        CorpusPart(
-            partial(_tolerant, partial(_joined, path, theirs[name])), (path, theirs[name]), Path(path).stem, True, True
-        )
-        for path in _catalogs(source, roots)
-        if (name := Path(path).name) in theirs
+        request._replace(paths=(path, target_paths[name]), domain=Path(path).stem)
+        for path in _system_catalogs(source, request.catalog_roots)
+        if (name := Path(path).name) in target_paths
     ]
 
 
-def _catalogs(language: str, roots: tuple[str, ...]) -> list[str]:
+def read_system(request: ReadRequest) -> Iterator[Row]:
+    """Reads a catalog of the system, or two languages' catalogs joined on the English message.
+
+    Args:
+        request: what ``locate_system`` returned.
+
+    Yields:
+        A row a message that all of its catalogs have, and one more for its plural. The key of joined rows is the
+        English message.
+
+    Raises:
+        UserError: when a file cannot be read or is not a whole catalog.
+    """
+    if len(request.paths) == 1:
+        yield from read_mo(request)
+        return
+    source_path, target_path = request.paths
+    target_values = {key: value for _, key, value in _mo_entries(target_path)}
+    for number, key, value in _mo_entries(source_path):
+        if key and key in target_values:
+            both_forms = zip(_mo_forms(key, value), _mo_forms(key, target_values[key]), strict=False)
+            for (message, source), (_, target) in both_forms:
+                yield number, source, target, message.decode("utf-8", "replace")
+
+
+def _messages_are_target(request: ReadRequest) -> bool:
+    """Whether the catalog's messages (in the key language) are the target side."""
+    return split_pair(request.pair)[1] == request.key_language
+
+
+def _system_catalogs(language: str, roots: tuple[str, ...]) -> list[str]:
     """Paths in the language's own directory, or in that of a country (pt_BR) where it has none."""
     for root in roots:
-        own = Path(root) / language / "LC_MESSAGES"
-        for directory in [own, *sorted(Path(root).glob(f"{language}_[A-Z]*/LC_MESSAGES"))]:
-            if found := sorted(str(path) for path in directory.glob("*.mo")):
-                return found
+        plain = Path(root) / language / "LC_MESSAGES"
+        for directory in [plain, *sorted(Path(root).glob(f"{language}_[A-Z]*/LC_MESSAGES"))]:
+            if paths := sorted(str(path) for path in directory.glob("*.mo")):
+                return paths
     return []
 
 
-def _tolerant(read: Callable[[], Iterator[Row]]) -> Iterator[Row]:
-    """The rows up to what is wrong with the file, then one bad row."""
-    try:
-        yield from read()
-    except UserError:
-        yield 1, None, None, None
-
-
-def _joined(source_path: str, target_path: str) -> Iterator[Row]:
-    targets = {key: value for _, key, value in _entries(target_path)}
-    for number, key, value in _entries(source_path):
-        if key and key in targets:
-            for (english, source), (_, target) in zip(_forms(key, value), _forms(key, targets[key]), strict=False):
-                yield number, source, target, english.decode("utf-8", "replace")
-
-
-def _entries(path: str) -> Iterator[Entry]:
+def _mo_entries(path: str) -> Iterator[tuple[int, bytes, bytes]]:
+    """Number from 1, message with context and plural, translations."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -101,11 +163,11 @@ def _entries(path: str) -> Iterator[Entry]:
             raise struct.error
         count, originals, translations = struct.unpack_from(f"{order}3I", data, 8)
         for i in range(count):
-            length, start = struct.unpack_from(f"{order}2I", data, originals + 8 * i)
-            size, place = struct.unpack_from(f"{order}2I", data, translations + 8 * i)
-            if max(start + length, place + size) > len(data):
+            key_size, key_start = struct.unpack_from(f"{order}2I", data, originals + 8 * i)
+            value_size, value_start = struct.unpack_from(f"{order}2I", data, translations + 8 * i)
+            if max(key_start + key_size, value_start + value_size) > len(data):
                 raise struct.error
-            yield i + 1, data[start : start + length], data[place : place + size]
+            yield i + 1, data[key_start : key_start + key_size], data[value_start : value_start + value_size]
     except struct.error:
         raise UserError(f"{path}: not a whole .mo catalog; mend or leave out this file") from None
 
@@ -119,13 +181,13 @@ def _charset(path: str, header: bytes) -> str:
         raise UserError(f"{path}:1: unknown charset '{charset}' in the catalog's header; leave this file out") from None
 
 
-def _forms(key: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
-    """(English, translation) for an entry; the context before \\4 goes, plural forms after \\0 are paired up."""
-    return _plurals(key.rpartition(b"\4")[2].split(b"\0"), value.split(b"\0"))
+def _mo_forms(key: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
+    """(message, translation) for an entry; the context before \\4 goes, plural forms after \\0 are paired up."""
+    return _pair_forms(key.rpartition(b"\4")[2].split(b"\0"), value.split(b"\0"))
 
 
-def _plurals(english: list[T], forms: list[T]) -> list[tuple[T, T]]:
+def _pair_forms(messages: list[T], forms: list[T]) -> list[tuple[T, T]]:
     """Singular with the first form, plural with the last; a language with one form has it for the plural."""
-    if len(english) == 1:
-        return [(english[0], forms[0])]
-    return [(english[-1], forms[0])] if len(forms) == 1 else [(english[0], forms[0]), (english[-1], forms[-1])]
+    if len(messages) == 1:
+        return [(messages[0], forms[0])]
+    return [(messages[-1], forms[0])] if len(forms) == 1 else [(messages[0], forms[0]), (messages[-1], forms[-1])]

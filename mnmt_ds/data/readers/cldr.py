@@ -9,32 +9,53 @@ from datetime import date, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
-from mnmt_ds.data.readers.corpus_part import Row
+from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.errors import UserError
 
 if TYPE_CHECKING:
     from babel import Locale
 
 LISTS, DATES, AMOUNTS = 6000, 1500, 750
+"""Items of each kind: lists, dates, and amounts (of money, and of measures)."""
 
 
-def cldr(source: str, target: str, english: str = "en") -> Iterator[Row]:
-    """What CLDR names in both languages; the key is the English rendering."""
-    sides = [_rendered(language) for language in (source, target, english)]
-    for number, name in enumerate(sides[0], 1):
-        if name in sides[1] and name in sides[2]:
-            yield number, sides[0][name], sides[1][name], sides[2][name]
+def locate(request: ReadRequest) -> list[ReadRequest]:
+    """Names the one part of the text after Babel's version, on which the text depends.
 
+    Args:
+        request: the recipe's entry; its paths are not looked at.
 
-def version() -> str:
-    """What the text depends on."""
+    Returns:
+        One request without a file, whose domain is the version.
+    """
     import babel
 
-    return f"babel {babel.__version__}"
+    return [request._replace(paths=("",), domain=f"babel {babel.__version__}")]
+
+
+def read(request: ReadRequest) -> Iterator[Row]:
+    """Yields what CLDR names in both languages; the key is the rendering in the key language.
+
+    Args:
+        request: the languages alone are looked at.
+
+    Yields:
+        A row an item that both languages and the key language have; the number is its place among the source
+        language's items.
+
+    Raises:
+        UserError: when Babel does not know a language.
+    """
+    source_texts, target_texts, key_texts = (
+        _render_items(language) for language in (request.source, request.target, request.key_language)
+    )
+    for number, item in enumerate(source_texts, 1):
+        if item in target_texts and item in key_texts:
+            yield number, source_texts[item], target_texts[item], key_texts[item]
 
 
 @cache
-def _rendered(language: str) -> dict[str, str]:
+def _render_items(language: str) -> dict[str, str]:
     """Every item that the language can say, by the item's name."""
     from babel import Locale, UnknownLocaleError
 
@@ -44,16 +65,16 @@ def _rendered(language: str) -> dict[str, str]:
         raise UserError(
             f"language '{language}': Babel's CLDR data does not know it; give files in data.corpora"
         ) from None
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for kind, table in (("l", locale.languages), ("t", locale.territories), ("s", locale.scripts),
                         ("c", locale.currencies), ("v", locale.variants)):  # fmt: skip
         for code, name in table.items():
-            found[f"{kind}:{code}"] = str(name)
-    for name, say in _phrases().items():
-        text = say(locale)
+            texts[f"{kind}:{code}"] = str(name)
+    for item, render in _phrases().items():
+        text = render(locale)
         if text:
-            found[name] = text
-    return found
+            texts[item] = text
+    return texts
 
 
 @cache
@@ -61,7 +82,7 @@ def _phrases() -> dict[str, Callable[["Locale"], str | None]]:
     """Dates, amounts and lists, drawn once for all languages."""
     from babel import Locale
 
-    draw = random.Random("cldr")
+    generator = random.Random("cldr")
     english = Locale.parse("en")
     territories = sorted(str(code) for code in english.territories if len(str(code)) == 2)
     languages = sorted(str(code) for code in english.languages if len(str(code)) == 2)
@@ -69,33 +90,33 @@ def _phrases() -> dict[str, Callable[["Locale"], str | None]]:
     measures = sorted({name.partition("-")[2] or name for name in english._data["unit_patterns"]})
     phrases: dict[str, Callable[[Locale], str | None]] = {}
     for i in range(LISTS):
-        kind, codes = draw.choice((("territories", territories), ("languages", languages)))
-        chosen = draw.sample(codes, draw.choice((2, 3)))
-        style: Literal["standard", "or"] = draw.choice(("standard", "or"))
-        phrases[f"list{i}"] = partial(_listed, kind, chosen, style)
+        kind, codes = generator.choice((("territories", territories), ("languages", languages)))
+        sampled = generator.sample(codes, generator.choice((2, 3)))
+        style: Literal["standard", "or"] = generator.choice(("standard", "or"))
+        phrases[f"list{i}"] = partial(_render_list, kind, sampled, style)
     for i in range(DATES):
-        day = date(1950, 1, 1) + timedelta(draw.randrange(40000))
-        phrases[f"date{i}"] = partial(_dated, day, draw.choice(("full", "long", "medium")))
+        day = date(1950, 1, 1) + timedelta(generator.randrange(40000))
+        phrases[f"date{i}"] = partial(_render_date, day, generator.choice(("full", "long", "medium")))
     for i in range(AMOUNTS):
-        phrases[f"money{i}"] = partial(_priced, draw.randrange(2, 500), draw.choice(currencies))
-        phrases[f"unit{i}"] = partial(_measured, draw.randrange(2, 500), draw.choice(measures))
+        phrases[f"money{i}"] = partial(_render_price, generator.randrange(2, 500), generator.choice(currencies))
+        phrases[f"unit{i}"] = partial(_render_measure, generator.randrange(2, 500), generator.choice(measures))
     return phrases
 
 
-def _listed(kind: str, codes: list[str], style: Literal["standard", "or"], locale: "Locale") -> str | None:
+def _render_list(kind: str, codes: list[str], style: Literal["standard", "or"], locale: "Locale") -> str | None:
     from babel.lists import format_list
 
     names = [getattr(locale, kind).get(code) for code in codes]
     return format_list([str(name) for name in names], style, locale) if all(names) else None
 
 
-def _dated(day: date, style: Literal["full", "long", "medium"], locale: "Locale") -> str:
+def _render_date(day: date, style: Literal["full", "long", "medium"], locale: "Locale") -> str:
     from babel.dates import format_date
 
     return format_date(day, style, locale)
 
 
-def _priced(count: int, code: str, locale: "Locale") -> str | None:
+def _render_price(count: int, code: str, locale: "Locale") -> str | None:
     from babel.numbers import format_currency
 
     if code not in locale.currencies:
@@ -103,7 +124,7 @@ def _priced(count: int, code: str, locale: "Locale") -> str | None:
     return format_currency(count, code, locale=locale, format_type="name", currency_digits=False)
 
 
-def _measured(count: int, unit: str, locale: "Locale") -> str | None:
+def _render_measure(count: int, unit: str, locale: "Locale") -> str | None:
     from babel.units import UnknownUnitError, format_unit
 
     try:

@@ -3,12 +3,24 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mnmt_ds.data.readers.corpus_part import Row
+from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.errors import UserError
 
 
-def huggingface(path: str, split: str, names: tuple[str, str]) -> Iterator[Row]:
-    """Two languages of a dataset; the same name twice for monolingual text."""
+def read(request: ReadRequest) -> Iterator[Row]:
+    """Reads two languages of a dataset; of monolingual text one language on both sides.
+
+    Args:
+        request: one path, the dataset's directory; ``columns`` or ``codes`` name the columns where they are not called
+            as the languages; ``split`` chooses one of several splits (default: train).
+
+    Yields:
+        A row a record; a missing text is empty.
+
+    Raises:
+        UserError: when the package ``datasets`` is missing, or the directory, the split or a column.
+    """
+    (path,) = request.paths
     try:
         from datasets import Dataset, load_from_disk
     except ImportError:
@@ -20,25 +32,26 @@ def huggingface(path: str, split: str, names: tuple[str, str]) -> Iterator[Row]:
     except Exception as error:  # what it raises is not documented
         raise UserError(f"{path}: not a dataset saved by save_to_disk ({' '.join(str(error).split())})") from None
     if not isinstance(data, Dataset):
-        chosen = split or "train"
-        if chosen not in data:
-            raise UserError(f"{path}: no split '{chosen}'; it has {', '.join(map(str, data))}: say which in 'split'")
-        data = data[chosen]
-    known = list(data.column_names)
-    nested = "translation" in known
+        split = request.split or "train"
+        if split not in data:
+            raise UserError(f"{path}: no split '{split}'; it has {', '.join(map(str, data))}: say which in 'split'")
+        data = data[split]
+    columns = list(data.column_names)
+    nested = "translation" in columns
     if nested:
-        known = list(data.features["translation"].keys() if hasattr(data.features["translation"], "keys")
-                     else data.features["translation"].languages)  # fmt: skip
-    for name in names:
-        if name not in known:
-            raise UserError(f"{path}: no column '{name}'; the columns are {', '.join(known)}: say which in 'columns'")
-    columns = data.select_columns(["translation"] if nested else list(dict.fromkeys(names)))
+        columns = list(data.features["translation"].keys() if hasattr(data.features["translation"], "keys")
+                       else data.features["translation"].languages)  # fmt: skip
+    source, target = request.names
+    for name in (source, target):
+        if name not in columns:
+            raise UserError(f"{path}: no column '{name}'; the columns are {', '.join(columns)}: say which in 'columns'")
+    selected = data.select_columns(["translation"] if nested else list(dict.fromkeys((source, target))))
     number = 0
-    for batch in columns.iter(batch_size=1000):
+    for batch in selected.iter(batch_size=1000):
         if nested:
-            rows = [(cell[names[0]], cell[names[1]]) for cell in batch["translation"]]
+            rows = [(cell[source], cell[target]) for cell in batch["translation"]]
         else:
-            rows = list(zip(batch[names[0]], batch[names[1]], strict=True))
-        for source, target in rows:
+            rows = list(zip(batch[source], batch[target], strict=True))
+        for source_text, target_text in rows:
             number += 1
-            yield number, source or "", target or "", None
+            yield number, source_text or "", target_text or "", None

@@ -11,21 +11,33 @@ from typing import BinaryIO, cast
 from mnmt_ds.errors import UserError
 
 CHUNK = 1 << 17
+"""Bytes that are read at once."""
 
 
-def lines(path: str, limit: int) -> Iterator[bytes | None]:
-    """Each line without its \\n; None for a line of more than ``limit`` bytes (which is not held in memory)."""
+def read_lines(path: str, max_bytes: int) -> Iterator[bytes | None]:
+    """Reads a plain or compressed file line by line.
+
+    Args:
+        path: file; decompressed where its name ends in .gz, .xz or .zst.
+        max_bytes: longest line, in bytes; a longer one is not held in memory.
+
+    Yields:
+        Each line without its \\n; None for a line that is too long.
+
+    Raises:
+        UserError: when the file cannot be read, or its compressed content is cut short or damaged.
+    """
     number = 0
     try:
-        with opened(path) as stream:
-            while line := stream.readline(limit + 1):
+        with open_decompressed(path) as stream:
+            while line := stream.readline(max_bytes + 1):
                 number += 1
                 if line.endswith(b"\n"):
                     yield line[:-1]
-                elif len(line) <= limit:
+                elif len(line) <= max_bytes:
                     yield line
                 else:
-                    while (rest := stream.readline(CHUNK)) and not rest.endswith(b"\n"):
+                    while (chunk := stream.readline(CHUNK)) and not chunk.endswith(b"\n"):
                         pass
                     yield None
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
@@ -37,8 +49,15 @@ def lines(path: str, limit: int) -> Iterator[bytes | None]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe") from None
 
 
-def opened(path: str) -> BinaryIO:
-    """A file's bytes, decompressed where its name ends in .gz, .xz or .zst."""
+def open_decompressed(path: str) -> BinaryIO:
+    """Opens a file for reading, decompressed where its name ends in .gz, .xz or .zst.
+
+    Args:
+        path: file to open.
+
+    Returns:
+        The stream of its (decompressed) bytes.
+    """
     suffix = Path(path).suffix
     if suffix == ".gz":
         return cast(BinaryIO, gzip.open(path))
@@ -56,10 +75,10 @@ class _Zstandard(io.RawIOBase):
         import zstandard
 
         self._file = Path(path).open("rb")  # noqa: SIM115 (closed by close)
-        self._frame = zstandard.ZstdDecompressor().decompressobj
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
         self._error = zstandard.ZstdError
-        self._decompressor = self._frame()
-        self._fresh = True
+        self._decompressor = self._new_frame()
+        self._at_frame_start = True
         self._ready = b""
 
     def readable(self) -> bool:
@@ -69,18 +88,18 @@ class _Zstandard(io.RawIOBase):
         while not self._ready:
             if self._decompressor.eof:
                 data = self._decompressor.unused_data or self._file.read(CHUNK)
-                self._decompressor, self._fresh = self._frame(), True
+                self._decompressor, self._at_frame_start = self._new_frame(), True
             else:
                 data = self._file.read(CHUNK)
             if not data:
-                if not self._fresh:
+                if not self._at_frame_start:
                     raise EOFError("the last zstd frame has no end")
                 return 0
             try:
                 self._ready = self._decompressor.decompress(data)
             except self._error as error:
                 raise EOFError(str(error)) from None
-            self._fresh = False
+            self._at_frame_start = False
         count = min(len(self._ready), len(buffer))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count

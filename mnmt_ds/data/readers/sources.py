@@ -5,36 +5,60 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mnmt_ds.data.readers import catalog, cldr, huggingface, text, tmx
-from mnmt_ds.data.readers.corpus_part import CorpusPart, Row
+from mnmt_ds.data.language_pairs import split_pair
+from mnmt_ds.data.readers.corpus_part import CorpusPart, ReadRequest, Row
+from mnmt_ds.data.readers.registry import READERS, ReaderEntry
 from mnmt_ds.data.settings import DataSettings, Files
 from mnmt_ds.errors import UserError
 
 Origin = Literal["files", "gettext", "cldr"]
+"""Where the training text comes from: the recipe's files, or a format without files for every pair."""
 
 
-def parts_of(settings: DataSettings, pair: str, which: str, origin: Origin) -> list[CorpusPart]:
-    """The parts of a pair's "train", "dev" or "test" text, or of a language's "mono"."""
-    if which == "mono":
-        files = settings.monolingual[pair]
-    elif which == "train" and origin != "files":
-        files = [Files(format=origin)]
+def corpus_parts(settings: DataSettings, name: str, role: str, origin: Origin) -> list[CorpusPart]:
+    """Lists the parts of a pair's or a language's text.
+
+    Args:
+        settings: the recipe's ``data`` section.
+        name: a pair such as ``bs-en``; for ``mono`` a language.
+        role: what the text is for: train, dev, test or mono.
+        origin: where training text comes from.
+
+    Returns:
+        The parts in the order in which they are read; none where the recipe names no files.
+
+    Raises:
+        UserError: when an entry of the recipe does not fit the pair, or its files cannot be found.
+    """
+    if role == "mono":
+        entries = settings.monolingual[name]
+    elif role == "train" and origin != "files":
+        entries = [Files(format=origin)]
     else:
-        files = getattr(settings.files_of(pair), which)
-    return [part for place in files for part in _expanded(place, settings, pair, which)]
+        entries = getattr(settings.files_of(name), role)
+    return [part for entry in entries for part in _parts_of_entry(entry, settings, name, role)]
 
 
-def blocks(rows: Iterator[Row], size: int = 2000, weight: int = 1 << 22) -> Iterator[list[Row]]:
-    """Rows in lists that end at ``size`` rows or ``weight`` bytes; where ``rows`` raises, those before come first."""
+def block_rows(rows: Iterator[Row], max_rows: int = 2000, max_bytes: int = 1 << 22) -> Iterator[list[Row]]:
+    """Groups rows into lists; where ``rows`` raises a UserError, the rows before come first.
+
+    Args:
+        rows: rows of a part.
+        max_rows: rows after which a list ends.
+        max_bytes: bytes (characters of decoded text) above which a list ends.
+
+    Yields:
+        Lists of rows, in order; none is empty.
+    """
     block: list[Row] = []
-    held = 0
+    size = 0
     try:
         for row in rows:
             block.append(row)
-            held += len(row[1] or "") + len(row[2] or "")
-            if len(block) == size or held > weight:
+            size += len(row[1] or "") + len(row[2] or "")
+            if len(block) == max_rows or size > max_bytes:
                 yield block
-                block, held = [], 0
+                block, size = [], 0
     except UserError:
         if block:
             yield block
@@ -43,77 +67,85 @@ def blocks(rows: Iterator[Row], size: int = 2000, weight: int = 1 << 22) -> Iter
         yield block
 
 
-def identity(parts: Iterable[CorpusPart]) -> list[Any]:
-    """What says whether the files changed: path, size and time of each; the version of generated text."""
-    facts: list[Any] = []
+def parts_identity(parts: Iterable[CorpusPart]) -> list[Any]:
+    """Says what tells whether the text changed: path, size and time of each file; the version of generated text.
+
+    Args:
+        parts: parts of a pair's text.
+
+    Returns:
+        A JSON value.
+
+    Raises:
+        UserError: when a file cannot be read.
+    """
+    identity: list[Any] = []
     for part in parts:
-        facts.append([part.domain, part.catalog])
-        for path in files_of(part):
+        identity.append([part.domain, part.catalog])
+        for path in files_of_part(part):
             try:
                 status = path.stat()
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe") from None
-            facts.append([str(path), status.st_size, status.st_mtime_ns])
-    return facts
+            identity.append([str(path), status.st_size, status.st_mtime_ns])
+    return identity
 
 
-def files_of(part: CorpusPart) -> list[Path]:
-    """The part's files; those inside, where it is a directory."""
-    found = []
+def files_of_part(part: CorpusPart) -> list[Path]:
+    """Lists a part's files.
+
+    Args:
+        part: a part of a pair's text.
+
+    Returns:
+        Paths; where the part is a directory, those of all files inside.
+    """
+    files = []
     for path in filter(None, dict.fromkeys(part.files)):
         inside = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
-        found += [file for file in inside if not file.is_dir()]
-    return found
+        files += [file for file in inside if not file.is_dir()]
+    return files
 
 
-def _expanded(place: Files, settings: DataSettings, pair: str, which: str) -> list[CorpusPart]:
-    source, _, target = pair.partition("-")
-    english, limit = settings.split.key_language, settings.clean.max_line_bytes
-    names = _names(place, source, target)
-    filled = [
-        path.replace("{source}", source).replace("{target}", target).replace("{pair}", pair)
-        for path in (place.path, place.target_path)
+def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) -> list[CorpusPart]:
+    """The parts of one entry of the recipe."""
+    reader = READERS[entry.format]
+    if role == "mono" and not reader.monolingual:
+        raise UserError(f"data.monolingual.{name}: format {entry.format} is for pairs of languages; give a text file")
+    source, target = split_pair(name)
+    paths = tuple(
+        path.replace("{source}", source).replace("{target}", target).replace("{pair}", name)
+        for path in (entry.path, entry.target_path)
         if path
-    ]
-    domain = place.domain or Path(filled[0] if filled else place.format).name
-    match place.format:
-        case "gettext":
-            return catalog.system(pair, settings.catalogs, english)
-        case "mo" | "po":
-            if english not in (source, target):
-                raise UserError(f"data.corpora.{pair}: {place.format} catalogs hold {english} and one other language")
-            turned = target == english
-            reader = catalog.mo if place.format == "mo" else catalog.po
-            return [CorpusPart(partial(reader, filled[0], turned=turned), (filled[0],), domain, catalog=True)]
-        case "cldr":
-            return [CorpusPart(partial(cldr.cldr, source, target or source, english), ("",), cldr.version())]
-        case "moses":
-            return [CorpusPart(partial(text.moses, filled[0], filled[1], limit), (filled[0], filled[1]), domain)]
-        case "flores":
-            split = place.split or {"test": "devtest"}.get(which, which)
-            files = [text.flores_file(filled[0], split, side, place.codes) for side in (source, target or source)]
-            return [CorpusPart(partial(text.moses, files[0], files[1], limit), (files[0], files[1]), domain)]
-        case "tsv":
-            return [CorpusPart(partial(text.tsv, filled[0], _numbers(place, pair), limit), (filled[0],), domain)]
-        case "ted":
-            return [CorpusPart(partial(text.ted, filled[0], names, limit), (filled[0],), domain)]
-        case "tmx":
-            return [CorpusPart(partial(tmx.tmx, filled[0], names[0], names[1]), (filled[0],), domain)]
-        case "huggingface":
-            return [CorpusPart(partial(huggingface.huggingface, filled[0], place.split, names), (filled[0],), domain)]
-        case "text":
-            return [CorpusPart(partial(text.text, filled[0], limit), (filled[0],), domain)]
+    )
+    request = ReadRequest(
+        pair=name,
+        format=entry.format,
+        paths=paths,
+        domain=entry.domain or Path(paths[0] if paths else entry.format).name,
+        columns=entry.columns,
+        split=entry.split,
+        role=role,
+        codes=entry.codes,
+        key_language=settings.split.key_language,
+        max_line_bytes=settings.clean.max_line_bytes,
+        catalog_roots=settings.catalogs,
+    )
+    return [_part(reader, located) for located in reader.locate(request)]
 
 
-def _names(place: Files, source: str, target: str) -> tuple[str, str]:
-    """What the two languages are called in a file."""
-    if place.columns is not None:
-        return str(place.columns[0]), str(place.columns[1])
-    return place.codes.get(source, source), place.codes.get(target or source, target or source)
+def _part(reader: ReaderEntry, request: ReadRequest) -> CorpusPart:
+    read = partial(_read_until_fault if reader.tolerant else _read, reader, request)
+    return CorpusPart(read, request.paths, request.domain, reader.catalog, reader.tolerant)
 
 
-def _numbers(place: Files, pair: str) -> tuple[int, int]:
-    first, second = place.columns or (1, 2)
-    if not (isinstance(first, int) and isinstance(second, int) and min(first, second) > 0):
-        raise UserError(f"data.corpora.{pair}: 'columns' of a TSV are two numbers from 1, such as [1, 2]")
-    return first, second
+def _read(reader: ReaderEntry, request: ReadRequest) -> Iterator[Row]:
+    return reader.read(request)
+
+
+def _read_until_fault(reader: ReaderEntry, request: ReadRequest) -> Iterator[Row]:
+    """The rows up to what is wrong with the file, then one bad row."""
+    try:
+        yield from reader.read(request)
+    except UserError:
+        yield 1, None, None, None

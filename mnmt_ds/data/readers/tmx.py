@@ -1,29 +1,42 @@
 """TMX: translation units, read one at a time."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from mnmt_ds.data.readers.corpus_part import Row
-from mnmt_ds.data.readers.lines import opened
+from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
+from mnmt_ds.data.readers.lines import open_decompressed
 from mnmt_ds.errors import UserError
 
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
-def tmx(path: str, source: str, target: str) -> Iterator[Row]:
-    """Each source variant of a unit with its target variant; fr matches fr-CA where a unit has no plain fr."""
+def read(request: ReadRequest) -> Iterator[Row]:
+    """Reads each source variant of a unit with its target variant; fr matches fr-CA where a unit has no plain fr.
+
+    Args:
+        request: one path; ``codes`` or ``columns`` name the languages where the file calls them otherwise.
+
+    Yields:
+        A row a pair of variants, numbered by the unit's line; variants of one language are paired in their order.
+
+    Raises:
+        UserError: when the file is not whole XML, or no unit has both languages.
+    """
     from lxml import etree
 
-    found = False
+    (path,) = request.paths
+    source, target = request.names
+    any_rows = False
     try:
-        with opened(path) as stream:
+        with open_decompressed(path) as stream:
             units = etree.iterparse(
                 stream, tag=("{*}tu",), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True
             )
             for _, unit in units:
                 sides = _variants(unit, source), _variants(unit, target)
-                for pair in zip(*sides, strict=False):
-                    found = True
-                    yield unit.sourceline or 0, *pair, None
+                for variants in zip(*sides, strict=False):
+                    any_rows = True
+                    yield unit.sourceline or 0, *variants, None
                 unit.clear()
                 while unit.getprevious() is not None:
                     del unit.getparent()[0]
@@ -33,19 +46,20 @@ def tmx(path: str, source: str, target: str) -> Iterator[Row]:
     except (EOFError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot be read ({reason}); mend the path or copy the file again") from None
-    if not found:
+    if not any_rows:
         raise UserError(
             f"{path}:1: no unit holds both '{source}' and '{target}'; give 'codes' if they are called otherwise"
         )
 
 
-def _variants(unit: "object", language: str) -> list[str]:
-    wanted = language.lower().replace("_", "-")
-    by_code: dict[str, list[str]] = {}
-    for variant in unit.iterfind("{*}tuv"):  # type: ignore[attr-defined]
-        code = (variant.get(LANG) or variant.get("lang") or "").lower().replace("_", "-")
+def _variants(unit: Any, language: str) -> list[str]:
+    """The unit's texts in a language, or else in its first regional variety."""
+    code = language.lower().replace("_", "-")
+    texts_by_code: dict[str, list[str]] = {}
+    for variant in unit.iterfind("{*}tuv"):
+        variant_code = (variant.get(LANG) or variant.get("lang") or "").lower().replace("_", "-")
         segment = variant.find("{*}seg")
         if segment is not None:
-            by_code.setdefault(code, []).append("".join(segment.itertext()))
-    near = next((texts for code, texts in sorted(by_code.items()) if code.split("-")[0] == wanted), [])
-    return by_code.get(wanted) or near
+            texts_by_code.setdefault(variant_code, []).append("".join(segment.itertext()))
+    regional = (texts for name, texts in sorted(texts_by_code.items()) if name.split("-")[0] == code)
+    return texts_by_code.get(code) or next(regional, [])

@@ -1,0 +1,41 @@
+"""TSV: two columns of a file without header and without quoting."""
+
+from collections.abc import Iterator
+
+from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
+from mnmt_ds.data.readers.lines import read_lines
+from mnmt_ds.errors import UserError
+
+
+def read(request: ReadRequest) -> Iterator[Row]:
+    """Reads two columns of every line.
+
+    Args:
+        request: ``columns`` are two numbers from 1; without them, the first two.
+
+    Yields:
+        A row a line.
+
+    Raises:
+        UserError: when ``columns`` are no numbers from 1, or a line has too few columns.
+    """
+    (path,) = request.paths
+    first, second = _column_numbers(request)
+    for number, line in enumerate(read_lines(path, 2 * request.max_line_bytes), 1):
+        if line is None:
+            yield number, None, None, None
+            continue
+        cells = line.removesuffix(b"\r").split(b"\t")
+        if len(cells) < max(first, second):
+            raise UserError(
+                f"{path}:{number}: {len(cells)} columns where column {max(first, second)} is wanted; mend it, or"
+                " 'columns'"
+            )
+        yield number, cells[first - 1], cells[second - 1], None
+
+
+def _column_numbers(request: ReadRequest) -> tuple[int, int]:
+    first, second = request.columns or (1, 2)
+    if not (isinstance(first, int) and isinstance(second, int) and min(first, second) > 0):
+        raise UserError(f"data.corpora.{request.pair}: 'columns' of a TSV are two numbers from 1, such as [1, 2]")
+    return first, second
