@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Exports; says what was written and how it is used."""
     from mnmt_ds.decoding.loading import open_translator
     from mnmt_ds.errors import UserError
-    from mnmt_ds.models.weights import publish
+    from mnmt_ds.files import publish_directory
 
     translator = open_translator(args.model)
     pair = args.pair or translator.description["pairs"][0]
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     (temporary / "README.md").write_text(_readme(args.format, translator, pair, notes), encoding="utf-8")
     if args.out.exists():
         args.out.rmdir()
-    publish(temporary, args.out)
+    publish_directory(temporary, args.out)
     print("\n".join([f"{args.out}: {args.format}, defaults for {pair}", *notes]))
     return 0
 

@@ -143,7 +143,7 @@ def make_context(
 
     def target_vocabulary(language: str) -> Tensor:
         if language not in vocabularies:
-            mine = slice(words.first, words.last) if words is not None else slice(None)
+            mine = slice(words.start, words.stop) if words is not None else slice(None)
             vocabularies[language] = stream.target_vocabulary(language)[mine].to(device())
         return vocabularies[language]
 

@@ -9,7 +9,18 @@ STEPS = 1 << 15
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """``torch.nn.functional.dropout``; on a CPU half its cost, from the same default generator."""
+    """Sets numbers to 0 at random and scales the others by 1 / (1 - probability), as torch's own dropout.
+
+    On a CPU at half the cost of ``torch.nn.functional.dropout``, from the same default generator.
+
+    Args:
+        x: any shape.
+        probability: of a number to become 0, in [0, 1).
+        training: False: x is returned as it is.
+
+    Returns:
+        A tensor of x's shape and dtype.
+    """
     if not training or probability == 0.0:
         return x
     if x.device.type != "cpu":
@@ -17,5 +28,5 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     threshold = round(probability * STEPS)
     count = x.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_().view(torch.int16)[:count].view(x.shape)
-    kept = bits.bitwise_and_(STEPS - 1).ge(threshold)
-    return x * kept.to(x.dtype).mul_(STEPS / (STEPS - threshold))
+    mask = bits.bitwise_and_(STEPS - 1).ge(threshold)
+    return x * mask.to(x.dtype).mul_(STEPS / (STEPS - threshold))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnmt_ds.batch import BOS, EOS, PAD, UNK
 from mnmt_ds.errors import UserError
@@ -29,7 +29,14 @@ FUSED = {
 
 
 def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state (without tied repeats) under M2M100's names: shared embedding or, where untied, each side's own."""
+    """Renames our weights to transformers' M2M100: one shared embedding or, where untied, each side's own.
+
+    Args:
+        state: our weights by name, without tied repeats.
+
+    Returns:
+        The same values under M2M100's names; the encoder's own projection, which translation does not use, is left out.
+    """
     result: dict[str, Tensor] = {}
     for name, value in state.items():
         if name == "encoder_projection.weight":
@@ -46,21 +53,39 @@ def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_m2m100(state: dict[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
-    """Our state from M2M100's (tied repeats and position tables are passed over); UserError where a name is missing."""
+    """Renames transformers' M2M100 weights to ours, to start from a foreign model; no command offers that yet.
+
+    Args:
+        state: M2M100's weights by name; tied repeats and position tables are passed over.
+        settings: our model's shape.
+
+    Returns:
+        Our weights by name, without tied repeats.
+
+    Raises:
+        UserError: when a weight of our model is missing.
+    """
     result: dict[str, Tensor] = {}
     for name in our_names(settings):
         try:
-            parts = [state[target] for target in _targets(name)]
+            matrices = [state[target] for target in _targets(name)]
         except KeyError as error:
             raise UserError(
                 f"M2M100 weights: {error.args[0]} is missing; give a state of the same number of layers"
             ) from None
-        result[name] = torch.cat(parts)
+        result[name] = torch.cat(matrices)
     return result
 
 
 def our_names(settings: ModelSettings) -> list[str]:
-    """The names of our state without tied repeats."""
+    """Lists the names of our model's weights.
+
+    Args:
+        settings: the model's shape.
+
+    Returns:
+        Names without tied repeats; the encoder's own projection, which M2M100 lacks, is left out.
+    """
     names = ["embedding.weight"] + ["source_embedding.weight"] * (settings.share_embeddings == "decoder")
     modules = ["encoder_norm", "decoder_norm"]
     for side, count in (("encoder", settings.encoder_layers), ("decoder", settings.decoder_layers)):
@@ -70,7 +95,16 @@ def our_names(settings: ModelSettings) -> list[str]:
 
 
 def m2m100_config(settings: ModelSettings, vocabulary_size: int, decoder_start: int) -> dict[str, Any]:
-    """The fields of transformers' M2M100Config; ``decoder_start`` is the first decoder input (a pair's tag, or EOS)."""
+    """Makes the fields of transformers' M2M100Config.
+
+    Args:
+        settings: the model's shape.
+        vocabulary_size: V.
+        decoder_start: id of the first decoder input: a pair's tag, or EOS.
+
+    Returns:
+        The fields by name.
+    """
     return dict(
         architectures=["M2M100ForConditionalGeneration"],
         model_type="m2m_100",
@@ -99,7 +133,7 @@ def m2m100_config(settings: ModelSettings, vocabulary_size: int, decoder_start: 
 
 
 def _targets(name: str) -> tuple[str, ...]:
-    """M2M100's names for one of ours."""
+    """Gives M2M100's names for one of ours; several where our matrix is several of M2M100's."""
     if name == "embedding.weight":
         return ("model.shared.weight",)
     if name == "source_embedding.weight":
@@ -108,12 +142,19 @@ def _targets(name: str) -> tuple[str, ...]:
     if module in ("encoder_norm", "decoder_norm"):
         return (f"model.{module.removesuffix('_norm')}.layer_norm.{kind}",)
     side, layer, part = module.split(".", 2)
-    parts = FUSED[part] if part in FUSED else (LAYER_NAMES[side][part],)
-    return tuple(f"model.{side}.layers.{layer}.{target}.{kind}" for target in parts)
+    targets = FUSED[part] if part in FUSED else (LAYER_NAMES[side][part],)
+    return tuple(f"model.{side}.layers.{layer}.{target}.{kind}" for target in targets)
 
 
-def save_ctranslate2(model: Any, tokens: list[str], decoder_start: str, directory: Path) -> None:
-    """Writes a transformers M2M100 as a CTranslate2 model; ``tokens`` names every id, ``decoder_start`` is one."""
+def save_ctranslate2(model: nn.Module, tokens: list[str], decoder_start: str, directory: Path) -> None:
+    """Writes a transformers M2M100 as a CTranslate2 model.
+
+    Args:
+        model: ``M2M100ForConditionalGeneration``.
+        tokens: the token of every id, in order.
+        decoder_start: the token of the first decoder input.
+        directory: where to write; made where it is missing.
+    """
     from ctranslate2.converters.transformers import M2M100Loader
 
     spec = M2M100Loader().get_model_spec(model)

@@ -1,6 +1,7 @@
-"""The Transformer's layers in a row, and a segment of it: what a pipeline stage holds, of a student or a teacher.
+"""The Transformer's layers in a sequence, and a segment of it: what a pipeline stage holds, of a student or a teacher.
 
-Shape letters: B sentences (K copies of them under intra-distillation), S source, T target positions, D width.
+Letters: B sentences (K copies of them under intra-distillation), S source, T target positions, L one of the two,
+D width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,22 +17,33 @@ from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, Project
 from mnmt_ds.models.settings import ModelSettings
 
 TIED = "embedding"
-"""The one matrix that several places of the row use, and so perhaps several stages: ``embedding.weight``."""
+"""The one module that several entries of the sequence use, and so perhaps several stages: ``embedding.weight``."""
 
 
 class LayerEntry(NamedTuple):
-    """A place in the row of layers."""
+    """One layer of the sequence."""
 
     kind: str
     """source, encoder, encoder_norm, target, decoder, decoder_norm, projection or head."""
     name: str
-    """Where the plain model holds its layer, such as encoder.3: weights have the same names in both."""
+    """Where the plain model holds the layer, such as encoder.3: weights have the same names in both."""
     make: Callable[[], nn.Module]
+    """Makes the layer, not yet initialised."""
 
 
 def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEntry]:
-    """The whole row; the head and the encoder's own projection are used by the loss and pass the states on."""
-    own = settings.share_embeddings == "decoder"
+    """Lists the layers of a whole model, in the order in which a micro-batch passes through them.
+
+    The head and the encoder's own projection are used by the loss; states pass by them unchanged.
+
+    Args:
+        settings: the model's shape.
+        vocabulary_size: V.
+
+    Returns:
+        One entry a layer.
+    """
+    untied = settings.share_embeddings == "decoder"
 
     def embedding() -> nn.Module:
         return Embedding(settings, vocabulary_size)
@@ -39,37 +51,41 @@ def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEn
     def norm() -> nn.Module:
         return nn.LayerNorm(settings.d_model)
 
-    row = [LayerEntry("source", "source_embedding" if own else TIED, embedding)]
-    row += [
+    entries = [LayerEntry("source", "source_embedding" if untied else TIED, embedding)]
+    entries += [
         LayerEntry("encoder", f"encoder.{i}", lambda: EncoderLayer(settings)) for i in range(settings.encoder_layers)
     ]
-    row += [LayerEntry("encoder_norm", "encoder_norm", norm), LayerEntry("target", TIED, embedding)]
-    row += [
+    entries += [LayerEntry("encoder_norm", "encoder_norm", norm), LayerEntry("target", TIED, embedding)]
+    entries += [
         LayerEntry("decoder", f"decoder.{i}", lambda: DecoderLayer(settings)) for i in range(settings.decoder_layers)
     ]
-    row += [LayerEntry("decoder_norm", "decoder_norm", norm)]
+    entries += [LayerEntry("decoder_norm", "decoder_norm", norm)]
     if settings.encoder_projection == "own":
-        row += [LayerEntry("projection", "encoder_projection", lambda: Projection(settings, vocabulary_size))]
-    return [*row, LayerEntry("head", TIED, embedding)]
+        entries += [LayerEntry("projection", "encoder_projection", lambda: Projection(settings, vocabulary_size))]
+    return [*entries, LayerEntry("head", TIED, embedding)]
 
 
 @dataclass
 class StageActivations:
-    """A micro-batch on its way along the row."""
+    """A micro-batch on its way through the layers."""
 
     source_BS: Tensor
     decoder_BT: Tensor
     passes: int = 1
-    """K stacked copies of the rows."""
+    """K: the rows are so many stacked copies."""
     shared_memory: bool = False
-    """All copies' decoders look at the first one's encoder states."""
+    """All copies' decoders look at the first copy's encoder states."""
     x_BLD: Tensor | None = None
-    """The states under way: of the encoder (L = S), then of the decoder (L = T)."""
+    """The newest states: of the encoder (L = S), then of the decoder (L = T)."""
     memory_BSD: Tensor | None = None
-    """The encoder's states, once it is through."""
+    """The encoder's final states, once it is through."""
 
-    def seen_BSD(self) -> Tensor:
-        """What the decoder layers look at."""
+    def cross_attention_memory(self) -> Tensor:
+        """Gives the encoder states that the decoder layers look at.
+
+        Returns:
+            (B, S, D).
+        """
         assert self.memory_BSD is not None
         if not self.shared_memory or self.passes == 1:
             return self.memory_BSD
@@ -77,83 +93,125 @@ class StageActivations:
 
 
 class LayerSegment(nn.Module):
-    """The layers from place ``first`` to before ``last`` of a row, under the plain model's names.
+    """The layers ``start`` to before ``stop`` of a sequence, under the plain model's names.
 
     Between segments the states travel as ONE tensor, so that one gradient comes back: (B, S, D) in the encoder,
     (B, S + T, D) with the encoder's states first in the decoder.
+
+    Args:
+        settings: the model's shape.
+        vocabulary_size: V.
+        entries: the whole sequence, as from ``layer_entries``.
+        start: index of the segment's first layer.
+        stop: one past the index of its last.
     """
 
     def __init__(
-        self, settings: ModelSettings, vocabulary_size: int, row: Sequence[LayerEntry], first: int, last: int
+        self, settings: ModelSettings, vocabulary_size: int, entries: Sequence[LayerEntry], start: int, stop: int
     ) -> None:
         super().__init__()
         self.settings, self.vocabulary_size = settings, vocabulary_size
-        self.row, self.first, self.last = row, first, last
-        for part in row[first:last]:
-            *outer, name = part.name.split(".")
-            home: nn.Module = self
-            for step in outer:
-                if step not in dict(home.named_children()):
-                    home.add_module(step, nn.Module())
-                home = home.get_submodule(step)
-            if name not in dict(home.named_children()):
-                home.add_module(name, part.make())
+        self.entries, self.start, self.stop = entries, start, stop
+        for entry in entries[start:stop]:
+            *parents, name = entry.name.split(".")
+            parent: nn.Module = self
+            for parent_name in parents:
+                if parent_name not in dict(parent.named_children()):
+                    parent.add_module(parent_name, nn.Module())
+                parent = parent.get_submodule(parent_name)
+            if name not in dict(parent.named_children()):
+                parent.add_module(name, entry.make())
 
     def layers(self) -> list[nn.Module]:
-        """The layer of each place; a tied one stands at each of its places."""
-        return [self.get_submodule(part.name) for part in self.row[self.first : self.last]]
+        """Lists the segment's layers.
+
+        Returns:
+            One module an entry; a tied one stands at each of its entries.
+        """
+        return [self.get_submodule(entry.name) for entry in self.entries[self.start : self.stop]]
 
     @property
     def projection_VD(self) -> nn.Parameter:
         """The output projection, where this segment holds it."""
         return self.get_submodule(TIED).weight  # type: ignore[return-value]
 
-    def forward(self, flow: StageActivations) -> StageActivations:
-        """The flow, carried along this segment."""
-        mask_BS = flow.source_BS != PAD
-        seen_BSD: Tensor | None = None
-        for part, layer in zip(self.row[self.first : self.last], self.layers(), strict=True):
-            match part.kind:
+    def forward(self, activations: StageActivations) -> StageActivations:
+        """Runs the segment's layers.
+
+        Args:
+            activations: what arrived at this segment; changed in place.
+
+        Returns:
+            The same object.
+        """
+        mask_BS = activations.source_BS != PAD
+        memory_BSD: Tensor | None = None
+        for entry, layer in zip(self.entries[self.start : self.stop], self.layers(), strict=True):
+            match entry.kind:
                 case "source":
-                    flow.x_BLD = layer(flow.source_BS)
+                    activations.x_BLD = layer(activations.source_BS)
                 case "encoder":
-                    flow.x_BLD = self._run(layer, flow.x_BLD, mask_BS)
+                    activations.x_BLD = self._run(layer, activations.x_BLD, mask_BS)
                 case "encoder_norm":
-                    flow.memory_BSD, flow.x_BLD = layer(flow.x_BLD), None
+                    activations.memory_BSD, activations.x_BLD = layer(activations.x_BLD), None
                 case "target":
-                    flow.x_BLD = layer(flow.decoder_BT)
+                    activations.x_BLD = layer(activations.decoder_BT)
                 case "decoder":
-                    seen_BSD = flow.seen_BSD() if seen_BSD is None else seen_BSD
-                    flow.x_BLD = self._run(layer, flow.x_BLD, seen_BSD, mask_BS)
+                    memory_BSD = activations.cross_attention_memory() if memory_BSD is None else memory_BSD
+                    activations.x_BLD = self._run(layer, activations.x_BLD, memory_BSD, mask_BS)
                 case "decoder_norm":
-                    flow.x_BLD = layer(flow.x_BLD)
-        return flow
+                    activations.x_BLD = layer(activations.x_BLD)
+        return activations
 
-    def pack(self, flow: StageActivations) -> Tensor:
-        """The states that leave this segment, as one tensor."""
-        held = [states for states in (flow.memory_BSD, flow.x_BLD) if states is not None]
-        return held[0] if len(held) == 1 else torch.cat(held, 1)
+    def pack(self, activations: StageActivations) -> Tensor:
+        """Joins the states that leave this segment.
 
-    def arriving(self, flow: StageActivations) -> tuple[int, int, int]:
-        """The shape of the states that arrive at this segment, from the segment before it."""
-        length = flow.source_BS.shape[1]
-        if self.row[self.first].kind not in ("encoder", "encoder_norm", "target"):
-            length += flow.decoder_BT.shape[1]
-        return len(flow.source_BS), length, self.settings.d_model
+        Args:
+            activations: as from ``forward``.
 
-    def unpack(self, states_BLD: Tensor, flow: StageActivations) -> StageActivations:
-        """Puts the states that arrive at this segment back into the flow."""
-        kind, source_S = self.row[self.first].kind, flow.source_BS.shape[1]
+        Returns:
+            One tensor, (B, S, D) or (B, S + T, D).
+        """
+        states = [x for x in (activations.memory_BSD, activations.x_BLD) if x is not None]
+        return states[0] if len(states) == 1 else torch.cat(states, 1)
+
+    def input_shape(self, activations: StageActivations) -> tuple[int, int, int]:
+        """Computes the shape of the states that arrive from the segment before this one.
+
+        Args:
+            activations: the micro-batch; its tokens alone are read.
+
+        Returns:
+            (B, S, D) or (B, S + T, D).
+        """
+        length = activations.source_BS.shape[1]
+        if self.entries[self.start].kind not in ("encoder", "encoder_norm", "target"):
+            length += activations.decoder_BT.shape[1]
+        return len(activations.source_BS), length, self.settings.d_model
+
+    def unpack(self, states_BLD: Tensor, activations: StageActivations) -> StageActivations:
+        """Puts the states that arrive from the segment before this one into a micro-batch.
+
+        Args:
+            states_BLD: as that segment's ``pack`` gave them; L = S or S + T.
+            activations: the micro-batch; changed in place.
+
+        Returns:
+            The same object.
+        """
+        kind, source_length = self.entries[self.start].kind, activations.source_BS.shape[1]
         if kind in ("encoder", "encoder_norm"):
-            flow.x_BLD = states_BLD
+            activations.x_BLD = states_BLD
         elif kind == "target":
-            flow.memory_BSD = states_BLD
+            activations.memory_BSD = states_BLD
         else:
-            memory_BSD, flow.x_BLD = states_BLD.split([source_S, states_BLD.shape[1] - source_S], 1)
-            flow.memory_BSD = memory_BSD.contiguous()  # lest each layer keeps a copy for its backward pass
-        return flow
+            lengths = [source_length, states_BLD.shape[1] - source_length]
+            memory_BSD, activations.x_BLD = states_BLD.split(lengths, 1)
+            activations.memory_BSD = memory_BSD.contiguous()  # lest each layer keeps a copy for its backward pass
+        return activations
 
     def _run(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:
+        """Runs a layer, with activation checkpointing where the settings say so."""
         if self.settings.activation_checkpointing and self.training:
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)

@@ -51,8 +51,8 @@ class ModelSettings(Settings):
     def _fill(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        shape = PRESETS.get(values.get("preset", "base"), {})
-        return {**values, **{key: value for key, value in shape.items() if not values.get(key)}}
+        preset = PRESETS.get(values.get("preset", "base"), {})
+        return {**values, **{key: value for key, value in preset.items() if not values.get(key)}}
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSettings":

@@ -70,7 +70,7 @@ class PipelineForward:
         segment: LayerSegment = teacher  # type: ignore[assignment]
         flow = StageActivations(batch.source_BS, batch.decoder_BT)
         if not self.first:
-            arrived_BLE = next(segment.parameters()).new_empty(segment.arriving(flow))
+            arrived_BLE = next(segment.parameters()).new_empty(segment.input_shape(flow))
             dist.recv(arrived_BLE, self._neighbour(-1), group=self.everyone.group)
             segment.unpack(arrived_BLE, flow)
         segment(flow)

@@ -185,7 +185,7 @@ def looked_up() -> list[list[float]]:
     from mnmt_ds.models.vocab_parallel import gather_vocabulary, vocab_parallel_embedding, vocab_shard_of
 
     words = vocab_shard_of(dist.group.WORLD, 7)
-    weight = torch.arange(14.0).view(7, 2)[words.first : words.last].requires_grad_()
+    weight = torch.arange(14.0).view(7, 2)[words.start : words.stop].requires_grad_()
     vectors = vocab_parallel_embedding(torch.tensor([[6, 0, 3], [3, 3, 5]]), weight, words)
     (vectors * torch.tensor([1.0, 10.0])).sum().backward()
     assert torch.equal(gather_vocabulary(weight, words, 7), torch.arange(14.0).view(7, 2))

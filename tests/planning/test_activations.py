@@ -76,7 +76,7 @@ def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
         def run(segment: LayerSegment = segment, came: torch.Tensor | None = came) -> list[torch.Tensor]:
             flow = StageActivations(source, target)
             flow = segment(flow if came is None else segment.unpack(came.clone(), flow))
-            return [flow.x_BLD] if segment.last == len(row) else [segment.pack(flow)]
+            return [flow.x_BLD] if segment.stop == len(row) else [segment.pack(flow)]
 
         following = row[end].kind if end < len(row) else ""
         stage = StageContents([part.kind for part in row[begin:end]], following, 0, 1, False, 1.0)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from mnmt_ds.distributed import barrier, on_main_first, vocab_parallel_size, world_size
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.errors import UserError
-from mnmt_ds.models.weights import publish
+from mnmt_ds.files import publish_directory
 
 State = dict[str, Any]
 Everyone = Callable[[], contextlib.AbstractContextManager[None]]
@@ -176,7 +176,7 @@ def _finish(temporary: Path, final: Path, state: State, keep: int) -> None:
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(temporary)): _digest(path) for path in files}
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    publish(temporary, final)
+    publish_directory(temporary, final)
     link = final.with_name(".last.tmp")
     link.unlink(missing_ok=True)
     link.symlink_to(final.name)

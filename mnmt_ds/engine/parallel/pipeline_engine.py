@@ -126,7 +126,7 @@ def initialise_stage(stage: LayerSegment, words: VocabShard | None = None) -> No
         whole = torch.empty(shaped.shape) if mine is None or rows is not None else mine
         initialise_parameter(name, whole, stage.settings.d_model)
         if mine is not None and rows is not None:
-            mine.copy_(whole[rows.first : rows.last])
+            mine.copy_(whole[rows.start : rows.stop])
 
 
 def update(

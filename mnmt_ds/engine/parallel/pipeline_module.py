@@ -237,4 +237,4 @@ def sources(part: LayerEntry, first: int, shape: torch.Size, words: VocabShard |
     if words is None or part.kind not in ("source", "target", "projection", "head"):
         return [(first, shape)]
     parts = [vocab_shard_of(words.group, shape[0], number) for number in range(vocab_parallel_size())]
-    return [(first + k, torch.Size([own.last - own.first, *shape[1:]])) for k, own in enumerate(parts)]
+    return [(first + k, torch.Size([own.stop - own.start, *shape[1:]])) for k, own in enumerate(parts)]

@@ -55,7 +55,7 @@ def _seconds(segment: LayerSegment, token_BT: Tensor, implementation: str) -> fl
     shape = (*token_BT.shape, segment.settings.d_model)
     x_BTD, memory_BTD = (torch.randn(shape, device=token_BT.device, requires_grad=True) for _ in range(2))
     begin = _clock()
-    if segment.row[segment.first].kind in ("projection", "head"):
+    if segment.entries[segment.start].kind in ("projection", "head"):
         weight_VD = next(segment.parameters())
         loss = ce_with_teacher(x_BTD, weight_VD, token_BT, implementation=implementation).loss
     else:
