@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.data.batching import EpochPlan, PairLengths, plan_of, usable
+from mnmt_ds.data.batching import EpochPlan, PairLengths, plan_batches, usable_lengths
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.denoising import ConcurrentTask, DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings, frame_of, split_pair
 from mnmt_ds.data.loader import collate
-from mnmt_ds.data.monolingual import Monolingual
+from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import seed_of
 
 
@@ -22,8 +22,8 @@ def of_pair(
     frame = frame_of(framing, corpus.tokenizer.tag(source), corpus.tokenizer.tag(target))
     split = corpus.split(pair, "train")
     extra = len(frame.source_prefix) + len(frame.source_suffix)
-    known = usable(split.source_lengths, split.target_lengths, extra, 1, min(longest, max_tokens))
-    plan = plan_of([known], seed_of(seed, "analyse", pair), max_tokens, 1)
+    known = usable_lengths(split.source_lengths, split.target_lengths, extra, 1, min(longest, max_tokens))
+    plan = plan_batches([known], seed_of(seed, "analyse", pair), max_tokens, 1)
     return [collate(split, chosen, frame, 0, 1) for chosen in _first(plan, count)]
 
 
@@ -32,13 +32,13 @@ def of_languages(
 ) -> dict[str, list[Batch]]:
     """The same for concurrent denoising, by language."""
     settings = DenoisingSettings(tasks=(ConcurrentTask(),))
-    mono = Monolingual(corpus, pairs, settings, framing, seed, min(longest, max_tokens))
+    mono = DenoisingSources(corpus, pairs, settings, framing, seed, min(longest, max_tokens))
     found = {}
     for number, source in enumerate(mono.sources):
         every = np.arange(len(source.pool))
         length = source.pool.lengths(every) + 2
         fits = length <= mono.longest
-        plan = plan_of(
+        plan = plan_batches(
             [PairLengths(every[fits], length[fits], length[fits])],
             seed_of(seed, "analyse", source.name), max_tokens, 1,
         )  # fmt: skip

@@ -197,7 +197,7 @@ def texts(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> RandomT
     """Text for about so many micro-batches, in random order."""
     import numpy as np
 
-    from mnmt_ds.data.batching import PairLengths, in_order
+    from mnmt_ds.data.batching import PairLengths, fixed_batches
     from mnmt_ds.data.framing import Frame
     from mnmt_ds.data.loader import collate
 
@@ -212,7 +212,9 @@ def texts(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> RandomT
         lengths.append(
             PairLengths(np.arange(len(sizes[0])), sizes[0].astype(np.int64) + 2, sizes[1].astype(np.int64) + 1)
         )
-    chosen = [(pair, ids) for pair in range(pairs) for ids in in_order(_shuffled(lengths[pair], maker), max_tokens)]
+    chosen = [
+        (pair, ids) for pair in range(pairs) for ids in fixed_batches(_shuffled(lengths[pair], maker), max_tokens)
+    ]
     order = maker.permutation(len(chosen))
     return RandomText(lengths, lambda pair, ids: collate(sets[pair], ids, frame, pair, 1), [chosen[k] for k in order])
 

@@ -52,14 +52,14 @@ class EpochPlan(NamedTuple):
         return int(self.tokens[first : first + self.batches_per_update].sum())
 
 
-def usable(source: Ints, target: Ints, source_extra: int, target_extra: int, longest: int) -> PairLengths:
+def usable_lengths(source: Ints, target: Ints, source_extra: int, target_extra: int, longest: int) -> PairLengths:
     """Lengths with frame tokens added; sentences over ``longest`` tokens on either side are left out."""
     source, target = source.astype(np.int64) + source_extra, target.astype(np.int64) + target_extra
     index = np.flatnonzero((source <= longest) & (target <= longest))
     return PairLengths(index, source[index], target[index])
 
 
-def draw(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
+def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
     """``count`` of a pair's ``size`` sentences from position ``offset`` of its endless walk of permutations."""
     parts, position, end = [], offset, offset + count
     while position < end:
@@ -71,7 +71,7 @@ def draw(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def by_length(source: Ints, target: Ints) -> Ints:
+def length_order(source: Ints, target: Ints) -> Ints:
     """An order whose neighbours are alike on both sides: source lengths in narrow bands, targets up and down in turn.
 
     Against a sort by target and then source, this pads a tenth less where the sides' lengths are loosely tied.
@@ -80,7 +80,7 @@ def by_length(source: Ints, target: Ints) -> Ints:
     return np.lexsort((source, np.where(band % 2 == 0, target, -target), band))
 
 
-def cut(source: Ints, target: Ints, max_tokens: int) -> Ints:
+def batch_bounds(source: Ints, target: Ints, max_tokens: int) -> Ints:
     """Starts of batches (and the end) over length-sorted sentences: size x longest side <= ``max_tokens``."""
     longest = np.maximum(source, target)
     starts, start, total = [0], 0, len(longest)
@@ -105,19 +105,19 @@ def plan_epoch(
     """The epoch's plan. ``counts``: sentences to draw of each pair; ``offsets``: how many were drawn before."""
     drawn = []
     for pair, (known, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
-        picked = draw(len(known.index), count, offset, seed, pair)
+        picked = draw_sentences(len(known.index), count, offset, seed, pair)
         drawn.append(PairLengths(known.index[picked], known.source[picked], known.target[picked]))
-    return plan_of(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
+    return plan_batches(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
 
 
-def plan_of(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> EpochPlan:
+def plan_batches(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> EpochPlan:
     """What was drawn of each pair, cut into single-pair batches in an order of its own."""
     sentences: list[Ints] = []
     pairs: list[int] = []
     tokens: list[int] = []
     for pair, known in enumerate(drawn):
-        alike = by_length(known.source, known.target)
-        starts = cut(known.source[alike], known.target[alike], max_tokens)
+        alike = length_order(known.source, known.target)
+        starts = batch_bounds(known.source[alike], known.target[alike], max_tokens)
         for first, last in zip(starts[:-1], starts[1:], strict=True):
             sentences.append(known.index[alike[first:last]])
             tokens.append(int(known.target[alike[first:last]].sum()))
@@ -133,7 +133,7 @@ def plan_of(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_pe
     )
 
 
-def interleaved(plans: Sequence[EpochPlan]) -> EpochPlan:
+def interleave_plans(plans: Sequence[EpochPlan]) -> EpochPlan:
     """Plans as one, each in its own order and evenly spread, so that every update has its share of each.
 
     No two plans may give different sources the same number.
@@ -151,8 +151,8 @@ def interleaved(plans: Sequence[EpochPlan]) -> EpochPlan:
     )
 
 
-def in_order(lengths: PairLengths, max_tokens: int) -> list[Ints]:
+def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[Ints]:
     """A dev or test set cut into batches of like length, always the same."""
-    order = by_length(lengths.source, lengths.target)
-    starts = cut(lengths.source[order], lengths.target[order], max_tokens)
+    order = length_order(lengths.source, lengths.target)
+    starts = batch_bounds(lengths.source[order], lengths.target[order], max_tokens)
     return [lengths.index[order[a:b]] for a, b in zip(starts[:-1], starts[1:], strict=True)]

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mnmt_ds.data import indexed
-from mnmt_ds.data.build_cache import BuildStage, fingerprint, finished, new_directory
+from mnmt_ds.data.build_cache import BuildStage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.tokenizer import Tokenizer
-from mnmt_ds.data.worker_pool import Progress, ordered
+from mnmt_ds.data.worker_pool import Progress, map_in_order
 
 BLOCK = 4000
 
@@ -27,28 +27,28 @@ class ParallelText(NamedTuple):
     sentences: int
 
 
-def binarized(
+def build_binary_stage(
     work: Path, pool: Executor, name: str, text: ParallelText, tokenizer: Path, hash_: str
 ) -> tuple[BuildStage, bool]:
     """The stage with ids.bin and ids.idx, and whether it had to be made."""
-    print_ = fingerprint(text.hashes, text.languages, hash_, indexed.HEADER.hex())
-    if stage := finished(work, f"binary.{name}", print_):
+    print_ = fingerprint_of(text.hashes, text.languages, hash_, indexed.HEADER.hex())
+    if stage := load_stage(work, f"binary.{name}", print_):
         return stage, False
-    dtype = indexed.best_dtype(Tokenizer.open(tokenizer).size)
-    with new_directory(work, f"binary.{name}", print_) as (directory, record):
+    dtype = indexed.smallest_dtype(Tokenizer.open(tokenizer).size)
+    with new_stage(work, f"binary.{name}", print_) as (directory, record):
         tokens = np.zeros(len(text.paths), np.int64)
 
         def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             encode = partial(_encoded, languages=text.languages, tokenizer=tokenizer, dtype=dtype)
             with Progress(f"tokenise {name}", "sentences", text.sentences) as progress:
-                for ids, lengths_NS in ordered(pool, encode, _blocks(text.paths)):
+                for ids, lengths_NS in map_in_order(pool, encode, _blocks(text.paths)):
                     yield ids, lengths_NS
                     tokens[:] += lengths_NS.sum(0)
                     progress.add(len(lengths_NS))
 
-        indexed.write(directory / "ids", blocks(), dtype)
+        indexed.write_indexed_dataset(directory / "ids", blocks(), dtype)
         record.update(tokens=tokens.tolist(), sentences=text.sentences)
-    stage = finished(work, f"binary.{name}", print_)
+    stage = load_stage(work, f"binary.{name}", print_)
     assert stage is not None
     return stage, True
 

@@ -30,12 +30,12 @@ class BuildStage(NamedTuple):
         return str(self.record["files"][name]["sha256"])
 
 
-def fingerprint(*inputs: Any) -> str:
+def fingerprint_of(*inputs: Any) -> str:
     """Hash of everything a stage's output depends on; the inputs must be JSON."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def finished(work: Path, name: str, print_: str) -> BuildStage | None:
+def load_stage(work: Path, name: str, print_: str) -> BuildStage | None:
     """The stage's output if it is there, whole by size."""
     directory = work / name / print_
     try:
@@ -47,7 +47,7 @@ def finished(work: Path, name: str, print_: str) -> BuildStage | None:
 
 
 @contextmanager
-def new_directory(work: Path, name: str, print_: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def new_stage(work: Path, name: str, print_: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A temporary directory and a record to fill; becomes the finished stage when the block ends without error."""
     final = work / name / print_
     temporary = final.with_name(f"{print_}.tmp{os.getpid()}")
@@ -71,7 +71,7 @@ def new_directory(work: Path, name: str, print_: str) -> Iterator[tuple[Path, di
         raise
 
 
-def collect_garbage(work: Path, used: list[BuildStage]) -> None:
+def remove_unused_stages(work: Path, used: list[BuildStage]) -> None:
     """Removes what interrupted runs left and the outputs of stages that this corpus no longer uses."""
     keep = {stage.directory for stage in used}
     for directory in work.glob("*/*"):
@@ -120,7 +120,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def lock_corpus(directory: Path) -> Iterator[None]:
     """Holds the directory against a second prepare; the lock goes with the process, however it ends."""
     try:
         directory.mkdir(parents=True, exist_ok=True)

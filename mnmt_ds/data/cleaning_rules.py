@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mnmt_ds.data import scripts
-from mnmt_ds.data.dedup_keys import hash64, normalised, placeholders
+from mnmt_ds.data.dedup_keys import find_placeholders, hash64, normalise_key
 from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
 
-DROPS = (
+CLEANING_RULES = (
     "bad line", "empty", "words", "key words", "characters", "ratio", "copied", "placeholders", "script", "no letters",
 )  # fmt: skip
 """Rules of this file in the order in which they are applied; duplicates, domains and held-out text follow later."""
@@ -107,7 +107,7 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             source, target = " ".join(source.split()), " ".join(target.split())
             if rules.clean.unicode == "NFC":
                 source, target = unicodedata.normalize("NFC", source), unicodedata.normalize("NFC", target)
-            fate = fate_of(source, target, rules)
+            fate = first_failed_rule(source, target, rules)
         for kind in [*dict.fromkeys(found), *([fate] if fate else [])]:
             counts[kind] += 1
             places.setdefault(kind, f"{block.files[0]}:{number}")
@@ -115,7 +115,7 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             key = " ".join(raw_key.split()) if raw_key is not None else (source, target)[rules.key_side]
             sources.append(source)
             targets.append(target)
-            keys.append(hash64(normalised(key), rules.seed))
+            keys.append(hash64(normalise_key(key), rules.seed))
             pairs.append(hash64(f"{source}\n{target}"))
     counts["clean"] = len(sources)
     return CleanedBlock(
@@ -124,7 +124,7 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
     )  # fmt: skip
 
 
-def fate_of(source: str, target: str, rules: CleaningRules) -> str | None:
+def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | None:
     """The first rule that drops the pair, or None."""
     clean = rules.clean
     if not source or not target:
@@ -144,11 +144,11 @@ def fate_of(source: str, target: str, rules: CleaningRules) -> str | None:
     if clean.copied == "drop" and not rules.mono and source.casefold() == target.casefold():
         return "copied"
     if clean.placeholders != "keep":
-        slots = placeholders(source)
-        if slots if clean.placeholders == "any" else slots != placeholders(target):
+        slots = find_placeholders(source)
+        if slots if clean.placeholders == "any" else slots != find_placeholders(target):
             return "placeholders"
     if clean.min_script > 0:
-        shares = scripts.share(source, rules.source), scripts.share(target, rules.target)
+        shares = scripts.script_fraction(source, rules.source), scripts.script_fraction(target, rules.target)
         if min(shares) < clean.min_script:
             return "script" if max(shares) > 0 else "no letters"
     return None

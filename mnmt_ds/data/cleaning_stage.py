@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 
 from mnmt_ds.data import cleaning_rules
-from mnmt_ds.data.build_cache import BuildStage, fingerprint, finished, new_directory, sha256
+from mnmt_ds.data.build_cache import BuildStage, fingerprint_of, load_stage, new_stage, sha256
 from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import block_rows, files_of_part, parts_identity
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import RowHashes
-from mnmt_ds.data.worker_pool import Progress, ordered
+from mnmt_ds.data.worker_pool import Progress, map_in_order
 
 ARRAYS = (("key", np.uint64), ("pair", np.uint64), ("domain", np.uint16))
 LAYOUT = 1
 CODE = ("cleaning_rules.py", "cleaning_stage.py", "dedup_keys.py", "scripts.py", "readers")
 
 
-def rules_of(settings: DataSettings, pair: str, given: bool) -> CleaningRules:
+def cleaning_rules_for(settings: DataSettings, pair: str, given: bool) -> CleaningRules:
     """The rules for a pair, or for a language ("fr") of monolingual text."""
     source, _, target = pair.partition("-")
     key_side = 0 if source == settings.split.key_language else 1
@@ -33,7 +33,7 @@ def rules_of(settings: DataSettings, pair: str, given: bool) -> CleaningRules:
     return CleaningRules(source, target or source, key_side, settings.clean, settings.split.seed, given, mono)
 
 
-def cleaned(
+def build_cleaned_stage(
     work: Path,
     pool: Executor,
     settings: DataSettings,
@@ -46,46 +46,48 @@ def cleaned(
 
     ``frozen``: once read, the text stays what it is although its files (with a line that says so) or this code change.
     """
-    rules = rules_of(settings, pair, which in ("dev", "test"))
+    rules = cleaning_rules_for(settings, pair, which in ("dev", "test"))
     relevant = settings.clean.model_dump(mode="json", exclude={"duplicates", "domain_cap"})
     files = parts_identity(parts)
     state = LAYOUT if frozen else [_code(), files]
-    print_ = fingerprint(state, pair, which, rules.key_side, rules.seed, relevant)
+    print_ = fingerprint_of(state, pair, which, rules.key_side, rules.seed, relevant)
     name = f"clean.{pair}.{which}"
-    if stage := finished(work, name, print_):
+    if stage := load_stage(work, name, print_):
         if stage.record["identity"] != files:
             print(f"{name}: files changed since they were read; kept as read (--fresh reads anew)", file=sys.stderr)
         return stage, False
-    with new_directory(work, name, print_) as (directory, record):
+    with new_stage(work, name, print_) as (directory, record):
         record["identity"] = files
-        _write(directory, record, read(pool, rules, parts, f"read {pair} {which}"), parts, rules)
-    stage = finished(work, name, print_)
+        _write(directory, record, read_cleaned_blocks(pool, rules, parts, f"read {pair} {which}"), parts, rules)
+    stage = load_stage(work, name, print_)
     assert stage is not None
     return stage, True
 
 
-def read(pool: Executor, rules: CleaningRules, parts: list[CorpusPart], what: str) -> Iterator[CleanedBlock]:
+def read_cleaned_blocks(
+    pool: Executor, rules: CleaningRules, parts: list[CorpusPart], what: str
+) -> Iterator[CleanedBlock]:
     """Cleaned blocks in the order of the text."""
 
     def rows() -> Iterator[RowBlock]:
         with Progress(what, "rows") as progress:
             domains = {name: i for i, name in enumerate(dict.fromkeys(part.domain for part in parts))}
             for part in parts:
-                if left_out(part, rules):
+                if is_dropped_domain(part, rules):
                     continue
                 for block in block_rows(part.read()):
                     yield RowBlock(part.files, domains[part.domain], part.catalog, block, part.tolerant)
                     progress.add(len(block))
 
-    return ordered(pool, partial(clean_block, rules=rules), rows())
+    return map_in_order(pool, partial(clean_block, rules=rules), rows())
 
 
-def left_out(part: CorpusPart, rules: CleaningRules) -> bool:
+def is_dropped_domain(part: CorpusPart, rules: CleaningRules) -> bool:
     """Whether the part's domain is one that the settings drop."""
     return not rules.given and any(fnmatch.fnmatch(part.domain, pattern) for pattern in rules.clean.drop_domains)
 
 
-def hashes_of(stage: BuildStage) -> RowHashes:
+def load_row_hashes(stage: BuildStage) -> RowHashes:
     """The hashes of a stage's rows."""
     return RowHashes(*(np.fromfile(stage.directory / name, kind) for name, kind in ARRAYS))
 
@@ -98,7 +100,7 @@ def _write(
     rules: CleaningRules,
 ) -> None:
     names = list(dict.fromkeys(part.domain for part in parts))
-    dropped = [part for part in parts if left_out(part, rules)]
+    dropped = [part for part in parts if is_dropped_domain(part, rules)]
     counts: Counter[str] = Counter({"name list": sum(1 for part in dropped for _ in part.read())})
     counts["read"] = counts["name list"]
     domains: Counter[str] = Counter()

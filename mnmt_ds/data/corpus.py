@@ -61,7 +61,7 @@ class MonolingualSentences:
         return self._text.read_bytes().decode().split("\n")[:-1]
 
 
-def stale(manifest: Mapping[str, Any], settings: DataSettings) -> list[str]:
+def changed_settings(manifest: Mapping[str, Any], settings: DataSettings) -> list[str]:
     """Names of the settings that are not those of the prepared corpus (its directory aside)."""
     then, now = manifest["settings"], settings.model_dump(mode="json")
     names = []

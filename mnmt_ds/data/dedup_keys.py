@@ -12,7 +12,7 @@ PLACEHOLDER = re.compile(
 _NOT_WORD = re.compile(r"[\W\d_]+")
 
 
-def normalised(text: str) -> str:
+def normalise_key(text: str) -> str:
     """Lower case without placeholders, punctuation and digits, words one space apart; ``text`` itself if none is left.
 
     >>> normalised("Save %d files to “/tmp”?")
@@ -30,7 +30,7 @@ def hash64(text: str, seed: int = 0) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
 
 
-def placeholders(text: str) -> list[str]:
+def find_placeholders(text: str) -> list[str]:
     """The text's placeholders, sorted, positions (%1$s) taken out."""
     if "%" not in text and "{" not in text and "$" not in text:
         return []

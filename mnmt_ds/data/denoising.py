@@ -16,7 +16,7 @@ from mnmt_ds.batch import EOS, PAD, Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.data.framing import Frame
 from mnmt_ds.data.masking import MaskSettings, mask_fragment, mask_words
-from mnmt_ds.data.noise import NoiseSettings, noised
+from mnmt_ds.data.noise import NoiseSettings, add_noise
 from mnmt_ds.data.word_boundaries import Ints, WordBoundaries
 
 
@@ -96,7 +96,7 @@ class NoisedSentence(NamedTuple):
 def apply_noise(pieces_T: Ints, task: Settings, words: WordBoundaries, random: np.random.Generator) -> NoisedSentence:
     """A sentence's pieces under a task's noise."""
     if isinstance(task, DaeTask):
-        return NoisedSentence(noised(pieces_T, words, task, random), pieces_T, np.append(pieces_T, EOS))
+        return NoisedSentence(add_noise(pieces_T, words, task, random), pieces_T, np.append(pieces_T, EOS))
     if isinstance(task, MassTask):
         noisy_T, hit_T = mask_fragment(pieces_T, words, task, random)
         seen_T = np.where(hit_T, pieces_T, words.mask)

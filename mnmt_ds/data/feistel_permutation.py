@@ -12,18 +12,18 @@ Ints = NDArray[np.int64]
 ROUNDS = 6
 
 
-def walk(size: int, count: int, offset: int, seed: int, name: str) -> Ints:
+def draw_items(size: int, count: int, offset: int, seed: int, name: str) -> Ints:
     """``count`` items of ``size`` from position ``offset`` of the walk: none comes twice before all came once."""
     position = np.arange(offset, offset + count, dtype=np.int64)
     lap, inside = np.divmod(position, size)
     found = np.empty(count, np.int64)
     for number in np.unique(lap):
         here = lap == number
-        found[here] = permuted(inside[here], size, seed_of(seed, "walk", name, int(number)))
+        found[here] = permute_positions(inside[here], size, seed_of(seed, "walk", name, int(number)))
     return found
 
 
-def permuted(position_N: Ints, size: int, seed: int) -> Ints:
+def permute_positions(position_N: Ints, size: int, seed: int) -> Ints:
     """Where a pseudo-random permutation of range(size) takes some positions; memory for these alone.
 
     A Feistel network on the next even number of bits, applied again to whatever falls outside (cycle walking).

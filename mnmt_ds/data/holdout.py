@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 TRAIN, DEV, TEST, DROPPED = 0, 1, 2, 3
-NAMES = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test")
 TOP = np.uint64(1 << 63)
 
 
@@ -21,7 +21,7 @@ def first_occurrences(pair_N: np.ndarray) -> np.ndarray:
     return mask_N
 
 
-def within_cap(domain_N: np.ndarray, pair_N: np.ndarray, usable_N: np.ndarray, cap: int) -> np.ndarray:
+def apply_domain_cap(domain_N: np.ndarray, pair_N: np.ndarray, usable_N: np.ndarray, cap: int) -> np.ndarray:
     """Mask that keeps the ``cap`` usable rows of each domain whose hashes are lowest."""
     mask_N = usable_N.copy()
     for domain, count in zip(*np.unique(domain_N[usable_N], return_counts=True), strict=True):
@@ -31,7 +31,7 @@ def within_cap(domain_N: np.ndarray, pair_N: np.ndarray, usable_N: np.ndarray, c
     return mask_N
 
 
-def held_out(key_N: np.ndarray, usable_N: np.ndarray, dev: int, test: int) -> tuple[np.ndarray, np.ndarray]:
+def choose_held_out_rows(key_N: np.ndarray, usable_N: np.ndarray, dev: int, test: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the dev and of the test set, one a key; each at most a quarter of the pair's keys."""
     rows = np.flatnonzero(usable_N)
     keys, first = np.unique(key_N[rows], return_index=True)
@@ -42,11 +42,11 @@ def held_out(key_N: np.ndarray, usable_N: np.ndarray, dev: int, test: int) -> tu
     return np.sort(dev_rows), np.sort(test_rows)
 
 
-def training(
+def choose_training_rows(
     key_N: np.ndarray, pair_N: np.ndarray, usable_N: np.ndarray, kept_out: np.ndarray, limit: int | None
 ) -> tuple[np.ndarray, Counter[str]]:
     """Rows of the training set (``kept_out``: sorted keys of all pairs' dev and test sets), and counts of the rest."""
-    free_N = usable_N & ~is_in(key_N, kept_out)
+    free_N = usable_N & ~is_in_sorted(key_N, kept_out)
     counts = Counter({"held-out key": int(usable_N.sum() - free_N.sum())})
     rows = np.flatnonzero(free_N)
     if limit is not None and len(rows) > limit:
@@ -55,7 +55,7 @@ def training(
     return rows, counts
 
 
-def is_in(values_N: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
+def is_in_sorted(values_N: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
     """Mask of values that occur in a sorted array."""
     if not len(sorted_M):
         return np.zeros(len(values_N), bool)
@@ -63,6 +63,6 @@ def is_in(values_N: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
     return np.asarray(sorted_M[places] == values_N)
 
 
-def union(keys: Sequence[np.ndarray]) -> np.ndarray:
+def union_of_keys(keys: Sequence[np.ndarray]) -> np.ndarray:
     """Sorted distinct values of several arrays."""
     return np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.uint64)

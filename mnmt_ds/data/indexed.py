@@ -16,12 +16,14 @@ HEADER = b"MMIDIDX\x00\x00"
 DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
 
 
-def best_dtype(vocabulary: int) -> type[np.integer]:
+def smallest_dtype(vocabulary: int) -> type[np.integer]:
     """The smallest type that holds the ids; megatron's own choice."""
     return np.uint16 if vocabulary < 65500 else np.int32
 
 
-def write(prefix: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]], dtype: type[np.integer]) -> None:
+def write_indexed_dataset(
+    prefix: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]], dtype: type[np.integer]
+) -> None:
     """Writes blocks (all ids; lengths_NS of N documents' S sequences) with megatron's IndexedDatasetBuilder.
 
     A block goes into the builder's file and lists at once: its add_document, a document at a time, takes longer than

@@ -30,7 +30,7 @@ class BuiltCorpus(NamedTuple):
         return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values()]
 
 
-def publish_all(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
+def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
     """Exchanges the corpus in ``directory``; meanwhile there is no manifest, so that no half of it is trusted."""
     sources = _published(built)
     files = {name: stage.record["files"][inner] for name, (stage, inner) in sorted(sources.items())}
@@ -56,9 +56,10 @@ def publish_all(directory: Path, settings: DataSettings, built: BuiltCorpus) -> 
         for name in set(old.get("files", {})) - set(files):
             (directory / name).unlink(missing_ok=True)
     write_atomically(
-        directory / "report.json", json.dumps(prepare_report.facts(manifest), indent=1, ensure_ascii=False) + "\n"
+        directory / "report.json",
+        json.dumps(prepare_report.corpus_statistics(manifest), indent=1, ensure_ascii=False) + "\n",
     )
-    write_atomically(directory / "report.md", prepare_report.markdown(manifest))
+    write_atomically(directory / "report.md", prepare_report.markdown_report(manifest))
     write_atomically(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     previous.unlink(missing_ok=True)
     return path

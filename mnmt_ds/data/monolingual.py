@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
-from mnmt_ds.data.batching import EpochPlan, PairLengths, interleaved, plan_of
+from mnmt_ds.data.batching import EpochPlan, PairLengths, interleave_plans, plan_batches
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.denoising import DenoisingSettings, MlmTask, apply_noise, collate_noised
-from mnmt_ds.data.feistel_permutation import walk
+from mnmt_ds.data.feistel_permutation import draw_items
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
-from mnmt_ds.data.monolingual_pool import BlockPool, Pool, pool_of
+from mnmt_ds.data.monolingual_pool import BlockPool, TextPool, language_pool
 from mnmt_ds.data.word_boundaries import WordBoundaries
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.errors import UserError
@@ -28,7 +28,7 @@ class DenoisingSource(NamedTuple):
 
     task: Settings
     language: str
-    pool: Pool
+    pool: TextPool
     frame: Frame
 
     @property
@@ -37,7 +37,7 @@ class DenoisingSource(NamedTuple):
         return f"{self.task.name}:{self.language}"  # type: ignore[attr-defined]
 
 
-class Monolingual:
+class DenoisingSources:
     """All sources of a run, in order: task by task, language by language."""
 
     def __init__(
@@ -53,10 +53,10 @@ class Monolingual:
         self.words = WordBoundaries(corpus.tokenizer)
         most = min(settings.block_tokens, longest - 2)
         spoken = [language for pair in pairs for language in split_pair(pair)]
-        self.pools: dict[str, Pool] = {}
+        self.pools: dict[str, TextPool] = {}
         self.sentences: dict[str, int] = {}
         for language in dict.fromkeys([*spoken, *corpus.monolingual]):
-            pool = pool_of(corpus, pairs, language, settings.bitext)
+            pool = language_pool(corpus, pairs, language, settings.bitext)
             if len(pool):
                 self.sentences[language] = len(pool)
                 self.pools[language] = pool if settings.unit == "sentence" else BlockPool(pool, most)
@@ -99,14 +99,14 @@ class Monolingual:
                 for language, count in counts.items()
             ]
             seed = seed_of(self.seed, "order", task.name, f"{epoch}+{part}" if part else epoch)
-            plan = plan_of(drawn, seed, max_tokens, parallel.batches_per_update)
+            plan = plan_batches(drawn, seed, max_tokens, parallel.batches_per_update)
             plans.append(plan._replace(pair=plan.pair + self.first + number * len(self.pools)))
-        return interleaved(plans)._replace(epoch=epoch)
+        return interleave_plans(plans)._replace(epoch=epoch)
 
     def _drawn(self, task: Settings, language: str, count: int, epoch: int, first: int) -> PairLengths:
         """The epoch's items of a language from ``first`` on, the same for every task; those too long are left out."""
         pool = self.pools[language]
-        index_N = walk(len(pool), count - first, epoch * count + first, self.seed, language)
+        index_N = draw_items(len(pool), count - first, epoch * count + first, self.seed, language)
         length_N = pool.lengths(index_N) + 2  # a tag, an end symbol, at most
         fits = length_N <= self.longest
         index_N, length_N = index_N[fits], length_N[fits]

@@ -16,7 +16,7 @@ from mnmt_ds.data.framing import split_pair
 Ints = NDArray[np.int64]
 
 
-class Pool(Protocol):
+class TextPool(Protocol):
     """Numbered sentences (or blocks) of one language."""
 
     def __len__(self) -> int: ...
@@ -85,7 +85,7 @@ class BlockPool:
         return np.concatenate(parts)
 
 
-def pool_of(corpus: Corpus, pairs: Sequence[str], language: str, bitext: bool) -> SentencePool:
+def language_pool(corpus: Corpus, pairs: Sequence[str], language: str, bitext: bool) -> SentencePool:
     """A language's monolingual text and (where asked for) its side of every pair's training set."""
     parts: list[PoolPart] = []
     if language in corpus.monolingual:

@@ -25,7 +25,7 @@ class NoiseSettings(Settings):
     """Words are ordered by their place + U(0, permute + 1): none moves farther than this (Lample et al. 2018)."""
 
 
-def noised(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, random: np.random.Generator) -> Ints:
+def add_noise(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, random: np.random.Generator) -> Ints:
     """A sentence, or a block of them joined by </s>, with every noise that the settings ask for."""
     parts = _sentences(pieces_T)
     if settings.permute_sentences and len(parts) > 1:
@@ -40,7 +40,7 @@ def _sentence(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, ra
     number_T = words.numbers(pieces_T)
     held = [pieces_T[number_T == w] for w in range(int(number_T.max(initial=-1)) + 1)]
     if settings.infill:
-        held = infilled(held, words.mask, settings, random)
+        held = infill_spans(held, words.mask, settings, random)
     if settings.mask:
         blank = random.random(len(held)) < settings.mask
         held = [np.full_like(word, words.mask) if out else word for word, out in zip(held, blank, strict=True)]
@@ -54,7 +54,7 @@ def _sentence(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, ra
     return np.concatenate(held) if held else pieces_T
 
 
-def infilled(held: list[Ints], mask: int, settings: NoiseSettings, random: np.random.Generator) -> list[Ints]:
+def infill_spans(held: list[Ints], mask: int, settings: NoiseSettings, random: np.random.Generator) -> list[Ints]:
     """Text infilling (BART): spans of Poisson length are each replaced by one <mask> until the share is used up."""
     left = int(settings.infill * len(held) + random.random())
     token = np.array([mask], np.int64)

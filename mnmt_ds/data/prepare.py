@@ -11,16 +11,16 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mnmt_ds.data import holdout, prepare_report
-from mnmt_ds.data.binarize_stage import ParallelText, binarized
-from mnmt_ds.data.build_cache import BuildStage, collect_garbage, locked
-from mnmt_ds.data.cleaning_stage import cleaned, hashes_of
-from mnmt_ds.data.manifest import BuiltCorpus, publish_all
+from mnmt_ds.data.binarize_stage import ParallelText, build_binary_stage
+from mnmt_ds.data.build_cache import BuildStage, lock_corpus, remove_unused_stages
+from mnmt_ds.data.cleaning_stage import build_cleaned_stage, load_row_hashes
+from mnmt_ds.data.manifest import BuiltCorpus, publish_corpus
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
-from mnmt_ds.data.selection_stage import selected, selected_mono
+from mnmt_ds.data.selection_stage import build_monolingual_stage, build_selection_stage
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.split_assignment import fallback, held_keys, plan, usable
-from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, trained
-from mnmt_ds.data.worker_pool import workers
+from mnmt_ds.data.split_assignment import assign_splits, catalog_shortage, held_out_keys, usable_rows
+from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, build_tokenizer_stage
+from mnmt_ds.data.worker_pool import process_pool
 from mnmt_ds.errors import UserError
 
 CleanStages = dict[str, dict[str, BuildStage]]
@@ -34,12 +34,12 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     directory = Path(settings.directory)
     if settings.unused:
         print(f"prepare: not among the pairs, unused: {', '.join(settings.unused)}", file=sys.stderr)
-    with locked(directory), workers(processes) as pool:
+    with lock_corpus(directory), process_pool(processes) as pool:
         if fresh:
-            collect_garbage(directory / "work", [])
+            remove_unused_stages(directory / "work", [])
         try:
             built = _build(settings, directory / "work", pool)
-            path = publish_all(directory, settings, built)
+            path = publish_corpus(directory, settings, built)
         except BrokenProcessPool:
             raise UserError(
                 f"{directory}: a worker process died (out of memory?); free some memory, or use --processes 1"
@@ -50,8 +50,8 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
             raise UserError(
                 f"{error.filename or directory}: {os.strerror(error.errno)}; mend it and prepare again"
             ) from None
-        collect_garbage(directory / "work", built.stages())
-    print(prepare_report.table(path))
+        remove_unused_stages(directory / "work", built.stages())
+    print(prepare_report.summary_table(path))
     return path
 
 
@@ -59,23 +59,24 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     origin, clean = _clean_all(settings, work, pool)
     plans, held = {}, []
     for pair in settings.pairs:
-        hashes = {which: hashes_of(stage) for which, stage in clean[pair].items()}
-        plans[pair] = plan(settings, hashes)
-        held.append(held_keys(hashes, plans[pair]))
-    kept_out = holdout.union(held)
+        hashes = {which: load_row_hashes(stage) for which, stage in clean[pair].items()}
+        plans[pair] = assign_splits(settings, hashes)
+        held.append(held_out_keys(hashes, plans[pair]))
+    kept_out = holdout.union_of_keys(held)
     texts: dict[str, BuildStage] = {}
     for pair in settings.pairs:
-        made = selected(work, settings, pair, clean[pair], plans.pop(pair), kept_out)
+        made = build_selection_stage(work, settings, pair, clean[pair], plans.pop(pair), kept_out)
         texts[pair] = _said(f"select {pair}", *made)
     for lang in settings.monolingual:
-        made = selected_mono(
+        made = build_monolingual_stage(
             work, settings, lang, clean[f"mono.{lang}"]["train"], [texts[pair] for pair in settings.pairs]
         )
         texts[f"mono.{lang}"] = _said(f"select mono.{lang}", *made)
-    tokenizer = _said("tokenizer", *trained(work, pool, settings, list(_sides(settings, texts))))
+    tokenizer = _said("tokenizer", *build_tokenizer_stage(work, pool, settings, list(_sides(settings, texts))))
     binaries = {
         name: _said(
-            f"tokenise {name}", *binarized(work, pool, name, text, tokenizer.directory, tokenizer.record["hash"])
+            f"tokenise {name}",
+            *build_binary_stage(work, pool, name, text, tokenizer.directory, tokenizer.record["hash"]),
         )
         for name, text in _texts(texts)
     }
@@ -92,8 +93,10 @@ def _clean_all(settings: DataSettings, work: Path, pool: Executor) -> tuple[Orig
             raise UserError(f"data.corpora: no train files for {', '.join(missing)}; add them, or set data.source")
         return "files", _clean(settings, work, pool, "files")
     stages = _clean(settings, work, pool, "gettext")
-    counts = {pair: int(usable(settings, hashes_of(stages[pair]["train"]))[0].sum()) for pair in settings.pairs}
-    if not (reason := fallback(settings, counts)):
+    counts = {
+        pair: int(usable_rows(settings, load_row_hashes(stages[pair]["train"]))[0].sum()) for pair in settings.pairs
+    }
+    if not (reason := catalog_shortage(settings, counts)):
         return "gettext", stages
     print(f"prepare: {reason}", file=sys.stderr)
     return "cldr", _clean(settings, work, pool, "cldr")
@@ -103,14 +106,14 @@ def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -
     stages: CleanStages = {}
     for pair in settings.pairs:
         stages[pair] = {}
-        for which in holdout.NAMES:
+        for which in holdout.SPLITS:
             parts = corpus_parts(settings, pair, which, origin)
             if parts or which == "train":
                 frozen = origin == "gettext" and which == "train"
-                made = cleaned(work, pool, settings, pair, which, parts, frozen)
+                made = build_cleaned_stage(work, pool, settings, pair, which, parts, frozen)
                 stages[pair][which] = _said(f"read {pair} {which}", *made)
     for lang in settings.monolingual:
-        made = cleaned(work, pool, settings, lang, "mono", corpus_parts(settings, lang, "mono", origin))
+        made = build_cleaned_stage(work, pool, settings, lang, "mono", corpus_parts(settings, lang, "mono", origin))
         stages[f"mono.{lang}"] = {"train": _said(f"read mono.{lang}", *made)}
     return stages
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.cleaning_rules import DROPS
+from mnmt_ds.data.cleaning_rules import CLEANING_RULES
 
-LATER = ("duplicate", "domain cap", "held-out key", "over limit")
-FATES = ("name list", *DROPS, *LATER)
+SELECTION_RULES = ("duplicate", "domain cap", "held-out key", "over limit")
+DROP_RULES = ("name list", *CLEANING_RULES, *SELECTION_RULES)
 
 
-def facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def corpus_statistics(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """By pair: rows read, rows dropped by rule, repairs, what each set has."""
     return {
         "origin": manifest["origin"],
@@ -27,7 +27,7 @@ def facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(path: Path) -> str:
+def summary_table(path: Path) -> str:
     """The summary that ``prepare`` prints, from a manifest's path."""
     manifest = json.loads(path.read_text(encoding="utf-8"))
     header, *rows = _rows(manifest)
@@ -36,7 +36,7 @@ def table(path: Path) -> str:
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
 
 
-def markdown(manifest: Mapping[str, Any]) -> str:
+def markdown_report(manifest: Mapping[str, Any]) -> str:
     """The whole report."""
     header, *rows = _rows(manifest)
     lines = [
@@ -56,7 +56,7 @@ def markdown(manifest: Mapping[str, Any]) -> str:
         lines += ["", f"## {pair}", ""]
         for kind, count in _repairs(entry["counts"]).items():
             lines.append(f"- repaired: {kind} {count} (first: {entry['places']['train'].get(kind, '-')})")
-        for rule in DROPS:
+        for rule in CLEANING_RULES:
             if entry["counts"].get(rule):
                 place = entry["places"]["train"].get(rule, "-")
                 lines.append(f"- dropped: {rule} {entry['counts'][rule]} (first: {place})")
@@ -70,7 +70,7 @@ def markdown(manifest: Mapping[str, Any]) -> str:
 def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "read": entry["counts"]["read"],
-        "dropped": {rule: entry["counts"][rule] for rule in FATES if entry["counts"].get(rule)},
+        "dropped": {rule: entry["counts"][rule] for rule in DROP_RULES if entry["counts"].get(rule)},
         "repaired": _repairs(entry["counts"]),
         "first": entry["places"],
         "domains": entry["domains"],
@@ -80,7 +80,7 @@ def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rows(manifest: Mapping[str, Any]) -> list[list[str]]:
     entries = [*manifest["pairs"].values(), *manifest["monolingual"].values()]
-    used = [rule for rule in FATES if any(entry["counts"].get(rule) for entry in entries)]
+    used = [rule for rule in DROP_RULES if any(entry["counts"].get(rule) for entry in entries)]
     rows = [["pair", "read", *used, "train", "dev", "test", "source tokens", "target tokens"]]
     for pair, entry in manifest["pairs"].items():
         sizes = [entry["splits"].get(which, {}).get("sentences", 0) for which in ("train", "dev", "test")]
@@ -96,4 +96,4 @@ def _cells(entry: Mapping[str, Any], used: list[str]) -> list[str]:
 
 
 def _repairs(counts: Mapping[str, int]) -> dict[str, int]:
-    return {kind: n for kind, n in counts.items() if n and kind not in (*FATES, "read", "clean")}
+    return {kind: n for kind, n in counts.items() if n and kind not in (*DROP_RULES, "read", "clean")}

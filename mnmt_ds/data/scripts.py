@@ -65,12 +65,12 @@ _OUTSIDE = {
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
-def known(language: str) -> bool:
+def has_known_script(language: str) -> bool:
     """Whether the language's script is known here; country and script suffixes (pt_BR) are ignored."""
     return language.split("_")[0] in _OUTSIDE
 
 
-def share(text: str, language: str) -> float:
+def script_fraction(text: str, language: str) -> float:
     """Share of the text's letters in the language's script; 0 without a letter, 1 for an unknown language's."""
     outside = _OUTSIDE.get(language.split("_")[0])
     strangers = outside.findall(text) if outside is not None else []

@@ -32,7 +32,7 @@ class SplitAssignment(NamedTuple):
     counts: Counter[str]
 
 
-def gathered(blocks: list[CleanedBlock]) -> RowHashes:
+def concatenate_hashes(blocks: list[CleanedBlock]) -> RowHashes:
     """The hashes of cleaned blocks."""
     domains = [np.full(len(block.key), block.domain, np.uint16) for block in blocks]
     empty = np.zeros(0, np.uint64)
@@ -43,7 +43,7 @@ def gathered(blocks: list[CleanedBlock]) -> RowHashes:
     )
 
 
-def usable(settings: DataSettings, train: RowHashes) -> tuple[np.ndarray, Counter[str]]:
+def usable_rows(settings: DataSettings, train: RowHashes) -> tuple[np.ndarray, Counter[str]]:
     """Mask of the rows that are no duplicates and within their domain's cap, and counts of the others."""
     counts: Counter[str] = Counter()
     usable_N = np.ones(len(train.pair), bool)
@@ -51,32 +51,32 @@ def usable(settings: DataSettings, train: RowHashes) -> tuple[np.ndarray, Counte
         usable_N = holdout.first_occurrences(train.pair)
         counts["duplicate"] = len(train.pair) - int(usable_N.sum())
     if settings.clean.domain_cap is not None:
-        capped_N = holdout.within_cap(train.domain, train.pair, usable_N, settings.clean.domain_cap)
+        capped_N = holdout.apply_domain_cap(train.domain, train.pair, usable_N, settings.clean.domain_cap)
         counts["domain cap"] = int(usable_N.sum() - capped_N.sum())
         usable_N = capped_N
     return usable_N, counts
 
 
-def plan(settings: DataSettings, hashes: Mapping[str, RowHashes]) -> SplitAssignment:
+def assign_splits(settings: DataSettings, hashes: Mapping[str, RowHashes]) -> SplitAssignment:
     """Duplicates, cap per domain, then the sets that are held out of the training text (those not given)."""
-    usable_N, counts = usable(settings, hashes["train"])
+    usable_N, counts = usable_rows(settings, hashes["train"])
     dev = 0 if "dev" in hashes else settings.split.dev
     test = 0 if "test" in hashes else settings.split.test
-    return SplitAssignment(usable_N, *holdout.held_out(hashes["train"].key, usable_N, dev, test), counts)
+    return SplitAssignment(usable_N, *holdout.choose_held_out_rows(hashes["train"].key, usable_N, dev, test), counts)
 
 
-def held_keys(hashes: Mapping[str, RowHashes], plan_: SplitAssignment) -> np.ndarray:
+def held_out_keys(hashes: Mapping[str, RowHashes], plan_: SplitAssignment) -> np.ndarray:
     """Keys of a pair's dev and test sentences, given or held out."""
     key_N = hashes["train"].key
     given = [hashes[which].key for which in ("dev", "test") if which in hashes]
-    return holdout.union([key_N[plan_.dev], key_N[plan_.test], *given])
+    return holdout.union_of_keys([key_N[plan_.dev], key_N[plan_.test], *given])
 
 
-def roles(
+def split_of_rows(
     settings: DataSettings, pair: str, train: RowHashes, plan_: SplitAssignment, kept_out: np.ndarray
 ) -> tuple[np.ndarray, Counter[str]]:
     """The role of every row (split.TRAIN and so on), and how many were dropped by which rule."""
-    rows, counts = holdout.training(train.key, train.pair, plan_.usable, kept_out, settings.limit_of(pair))
+    rows, counts = holdout.choose_training_rows(train.key, train.pair, plan_.usable, kept_out, settings.limit_of(pair))
     counts = plan_.counts + counts
     counts["held-out key"] -= len(plan_.dev) + len(plan_.test)
     roles_N = np.full(len(train.key), holdout.DROPPED, np.uint8)
@@ -85,14 +85,14 @@ def roles(
     return roles_N, counts
 
 
-def check(
+def check_split_sizes(
     settings: DataSettings, pair: str, roles_N: np.ndarray, given: Mapping[str, int], counts: Counter[str]
 ) -> None:
     """UserError where a pair is left without training, dev or (where wanted) test sentences.
 
     ``given``: sentences of the given sets; ``counts``: the training text's rows by fate.
     """
-    for role, which in enumerate(holdout.NAMES):
+    for role, which in enumerate(holdout.SPLITS):
         count = given[which] if which in given else int((roles_N == role).sum())
         if count or (which == "test" and not settings.split.test and which not in given):
             continue
@@ -115,7 +115,7 @@ def check_script(lang: str, counts: Mapping[str, int]) -> None:
         )
 
 
-def fallback(settings: DataSettings, counts: Mapping[str, int]) -> str | None:
+def catalog_shortage(settings: DataSettings, counts: Mapping[str, int]) -> str | None:
     """Why the catalogs, with so many usable rows by pair, are not enough; None where they are."""
     few = {pair: count for pair, count in counts.items() if count < settings.min_catalog_pairs}
     if not few:

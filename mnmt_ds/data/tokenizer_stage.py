@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from mnmt_ds.data.build_cache import BuildStage, fingerprint, finished, new_directory
+from mnmt_ds.data.build_cache import BuildStage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.settings import DataSettings, TokenizerSettings
 from mnmt_ds.data.tokenizer import JOINT, Tokenizer
 from mnmt_ds.data.worker_pool import Progress
@@ -32,15 +32,15 @@ class TrainingText(NamedTuple):
     sha256: str
 
 
-def trained(
+def build_tokenizer_stage(
     work: Path, pool: Executor, settings: DataSettings, sides: Sequence[TrainingText]
 ) -> tuple[BuildStage, bool]:
     """The stage with the tokenizer, and whether it had to be made; a model of its own sees all text in its language."""
     wanted = settings.tokenizer
-    print_ = fingerprint(
+    print_ = fingerprint_of(
         wanted.model_dump(mode="json"), settings.languages, THREADS, [(side.language, side.sha256) for side in sides]
     )
-    if stage := finished(work, "tokenizer", print_):
+    if stage := load_stage(work, "tokenizer", print_):
         return stage, False
     count = min(wanted.sample, sum(side.text.lines for side in sides))
     print(f"tokenizer: {wanted.kind}, {wanted.size:,} pieces, {count:,} sentences", file=sys.stderr, flush=True)
@@ -48,9 +48,9 @@ def trained(
     jobs = {}
     for name in names:
         texts = [side.text for side in sides if name in (JOINT, side.language)]
-        jobs[name] = pool.submit(train, texts, wanted, "all languages" if name == JOINT else name)
+        jobs[name] = pool.submit(train_sentencepiece, texts, wanted, "all languages" if name == JOINT else name)
     with (
-        new_directory(work, "tokenizer", print_) as (path, record),
+        new_stage(work, "tokenizer", print_) as (path, record),
         Progress("train SentencePiece", "models") as progress,
     ):
         models = {}
@@ -60,12 +60,12 @@ def trained(
         tokenizer = Tokenizer(settings.languages, models)
         tokenizer.save_to(path)
         record.update(hash=tokenizer.hash, size=tokenizer.size)
-    stage = finished(work, "tokenizer", print_)
+    stage = load_stage(work, "tokenizer", print_)
     assert stage is not None
     return stage, True
 
 
-def train(texts: Sequence[TextFile], settings: TokenizerSettings, what: str) -> bytes:
+def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, what: str) -> bytes:
     """A SentencePiece model, serialised; UserError where the text cannot fill the vocabulary."""
     import sentencepiece
 
@@ -98,7 +98,7 @@ def train(texts: Sequence[TextFile], settings: TokenizerSettings, what: str) -> 
     return model.getvalue()
 
 
-def shares(counts: Sequence[int], most: int, temperature: float) -> list[int]:
+def sample_sizes(counts: Sequence[int], most: int, temperature: float) -> list[int]:
     """Sentences to take of each text: in proportion to n^(1/temperature), none more than it has, ``most`` in all."""
     taken = [0] * len(counts)
     open_ = [i for i, count in enumerate(counts) if count]
@@ -119,7 +119,7 @@ def shares(counts: Sequence[int], most: int, temperature: float) -> list[int]:
 
 
 def _sampled(texts: Sequence[TextFile], settings: TokenizerSettings) -> Iterator[str]:
-    takes = shares([text.lines for text in texts], settings.sample, settings.temperature)
+    takes = sample_sizes([text.lines for text in texts], settings.sample, settings.temperature)
     for text, take in zip(texts, takes, strict=True):
         with text.path.open("rb") as stream:
             for j, line in enumerate(stream):

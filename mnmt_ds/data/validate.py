@@ -9,32 +9,32 @@ from pathlib import Path
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.build_cache import sha256
-from mnmt_ds.data.cleaning_stage import left_out, read, rules_of
-from mnmt_ds.data.corpus import Corpus, stale
+from mnmt_ds.data.cleaning_stage import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
+from mnmt_ds.data.corpus import Corpus, changed_settings
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import (
     RowHashes,
-    check,
+    assign_splits,
+    catalog_shortage,
     check_script,
-    fallback,
-    gathered,
-    held_keys,
-    plan,
-    roles,
-    usable,
+    check_split_sizes,
+    concatenate_hashes,
+    held_out_keys,
+    split_of_rows,
+    usable_rows,
 )
-from mnmt_ds.data.worker_pool import Progress, ordered, workers
+from mnmt_ds.data.worker_pool import Progress, map_in_order, process_pool
 from mnmt_ds.errors import UserError
 
-MOST = 20
+MAX_LISTED_FAULTS = 20
 """Faults that are listed of one file; the rest are counted."""
 
 
 def validate(settings: DataSettings, processes: int | None = None) -> list[str]:
     """One line a fault, in the order of the pairs; empty: all is well."""
-    with workers(processes) as pool:
+    with process_pool(processes) as pool:
         return [*_sources(settings, pool), *_prepared(settings, pool)]
 
 
@@ -45,19 +45,19 @@ def _sources(settings: DataSettings, pool: Executor) -> list[str]:
         origin = "gettext"
     hashes, counts, faulty = _read_all(settings, pool, origin, faults)
     if settings.source == "auto" and origin == "gettext":
-        usable_rows = {pair: int(usable(settings, hashes[pair]["train"])[0].sum()) for pair in settings.pairs}
-        if reason := fallback(settings, usable_rows):
+        usable_rows = {pair: int(usable_rows(settings, hashes[pair]["train"])[0].sum()) for pair in settings.pairs}
+        if reason := catalog_shortage(settings, usable_rows):
             print(f"validate: {reason}", file=sys.stderr)
             hashes, counts, faulty = _read_all(settings, pool, "cldr", faults)
-    plans = {pair: plan(settings, hashes[pair]) for pair in settings.pairs}
-    kept_out = holdout.union([held_keys(hashes[pair], plans[pair]) for pair in settings.pairs])
+    plans = {pair: assign_splits(settings, hashes[pair]) for pair in settings.pairs}
+    kept_out = holdout.union_of_keys([held_out_keys(hashes[pair], plans[pair]) for pair in settings.pairs])
     for pair in settings.pairs:
         if pair in faulty:
             continue
-        roles_N, more = roles(settings, pair, hashes[pair]["train"], plans[pair], kept_out)
+        roles_N, more = split_of_rows(settings, pair, hashes[pair]["train"], plans[pair], kept_out)
         given = {which: len(found.key) for which, found in hashes[pair].items() if which != "train"}
         try:
-            check(settings, pair, roles_N, given, counts[pair] + more)
+            check_split_sizes(settings, pair, roles_N, given, counts[pair] + more)
         except UserError as fault:
             faults.append(str(fault))
     return faults
@@ -69,7 +69,7 @@ def _read_all(
     """Hashes of every pair's text, the training text's rows by fate, and the pairs with faults, which are appended."""
     hashes: dict[str, dict[str, RowHashes]] = {pair: {} for pair in settings.pairs}
     counts: dict[str, Counter[str]] = {pair: Counter() for pair in settings.pairs}
-    wanted = [(pair, which) for pair in settings.pairs for which in holdout.NAMES]
+    wanted = [(pair, which) for pair in settings.pairs for which in holdout.SPLITS]
     faulty = set()
     for name, which in [*wanted, *((lang, "mono") for lang in settings.monolingual)]:
         before = len(faults)
@@ -93,32 +93,32 @@ def _read_all(
         if which != "mono" and (parts or which == "train"):
             hashes[name][which] = found
     for pair in settings.pairs:
-        hashes[pair].setdefault("train", gathered([]))
+        hashes[pair].setdefault("train", concatenate_hashes([]))
     return hashes, counts, faulty
 
 
 def _read(
     settings: DataSettings, pool: Executor, name: str, which: str, parts: list[CorpusPart], faults: list[str]
 ) -> tuple[RowHashes, Counter[str]]:
-    rules = rules_of(settings, name, which in ("dev", "test"))
+    rules = cleaning_rules_for(settings, name, which in ("dev", "test"))
     rules = rules._replace(collect=rules.given or settings.clean.bad_lines == "error")
     counts: Counter[str] = Counter()
     blocks = []
     for part in parts:
-        if left_out(part, rules):
+        if is_dropped_domain(part, rules):
             continue
         found: list[str] = []
         try:
-            for block in read(pool, rules, [part], f"check {name} {which} {part.domain}"):
+            for block in read_cleaned_blocks(pool, rules, [part], f"check {name} {which} {part.domain}"):
                 counts += block.counts
                 found += block.faults
                 blocks.append(block._replace(source=b"", target=b"", faults=[]))
         except UserError as fault:
             found.append(str(fault))
-        faults += found[:MOST]
-        if len(found) > MOST:
-            faults.append(f"{part.files[0]}: {len(found) - MOST} more lines like these")
-    return gathered(blocks), counts
+        faults += found[:MAX_LISTED_FAULTS]
+        if len(found) > MAX_LISTED_FAULTS:
+            faults.append(f"{part.files[0]}: {len(found) - MAX_LISTED_FAULTS} more lines like these")
+    return concatenate_hashes(blocks), counts
 
 
 def _prepared(settings: DataSettings, pool: Executor) -> Iterator[str]:
@@ -134,11 +134,11 @@ def _prepared(settings: DataSettings, pool: Executor) -> Iterator[str]:
     files = corpus.manifest["files"]
     paths = [directory / name for name in files]
     with Progress("check hashes", "files", len(files)) as progress:
-        for digest, (name, facts) in zip(ordered(pool, sha256, paths), files.items(), strict=True):
+        for digest, (name, facts) in zip(map_in_order(pool, sha256, paths), files.items(), strict=True):
             progress.add(1)
             if digest != facts["sha256"]:
                 yield f"{directory / name}: its content changed since it was prepared; run mnmt-ds prepare --fresh"
-    if changed := stale(corpus.manifest, settings):
+    if changed := changed_settings(corpus.manifest, settings):
         settings_ = ", ".join(changed)
         yield f"{directory / 'manifest.json'}: prepared with other settings ({settings_}); run mnmt-ds prepare again"
     try:

@@ -20,7 +20,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def workers(count: int | None = None) -> ProcessPoolExecutor:
+def process_pool(count: int | None = None) -> ProcessPoolExecutor:
     """A pool of processes; by default one for each processor this process may use."""
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     count = count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count or os.cpu_count()
@@ -37,7 +37,7 @@ def _end_with(parent: int) -> None:
             os._exit(1)
 
 
-def ordered(pool: Executor, function: Callable[[A], B], items: Iterable[A], ahead: int = 6) -> Iterator[B]:
+def map_in_order(pool: Executor, function: Callable[[A], B], items: Iterable[A], ahead: int = 6) -> Iterator[B]:
     """``map`` over processes in order, with at most ``ahead`` items under way.
 
     Where ``items`` raises, the results of all items before come first.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.batch import PAD, Batch, to_device
-from mnmt_ds.data.batching import EpochPlan, plan_of
+from mnmt_ds.data.batching import EpochPlan, plan_batches
 from mnmt_ds.data.corpus import Split
 from mnmt_ds.data.loader import RankBatches
 from mnmt_ds.distributed import data_parallel_rank, data_parallel_size, device, seed_of, sum_over_ranks
@@ -114,7 +114,7 @@ class StudentMeasurements:
         drawn[pair] = known._replace(
             index=known.index[chosen], source=known.source[chosen], target=known.target[chosen]
         )
-        plan = plan_of(drawn, seed, max_tokens, count)
+        plan = plan_batches(drawn, seed, max_tokens, count)
         return plan._replace(pair=plan.pair[:count], tokens=plan.tokens[:count], start=plan.start[: count + 1])
 
     def _seed(self, *parts: int | str) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnmt_ds.data.batching import PairLengths, in_order
+from mnmt_ds.data.batching import PairLengths, fixed_batches
 from mnmt_ds.errors import UserError
 from mnmt_ds.teachers.settings import TeacherSettings
 
@@ -35,7 +35,7 @@ class PairBlocks(NamedTuple):
 
 def blocks_of(lengths: PairLengths, max_tokens: int) -> PairBlocks:
     """Cuts a pair's usable sentences into blocks of like length under a budget of padded tokens."""
-    sentences = in_order(lengths, max_tokens)
+    sentences = fixed_batches(lengths, max_tokens)
     size = int(lengths.index.max()) + 1
     block_of, row_of, length = (np.full(size, -1, np.int64), np.zeros(size, np.int64), np.zeros(size, np.int64))
     length[lengths.index] = lengths.target

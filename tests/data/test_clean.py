@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block, fate_of
-from mnmt_ds.data.dedup_keys import hash64, normalised
+from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block, first_failed_rule
+from mnmt_ds.data.dedup_keys import hash64, normalise_key
 from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
 
@@ -54,7 +54,7 @@ def cleaned(
     ],
 )
 def test_rules(source: str, target: str, values: dict[str, Any], fate: str | None) -> None:
-    assert fate_of(source, target, rules(**values)) == fate
+    assert first_failed_rule(source, target, rules(**values)) == fate
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_bad_lines(raw: bytes | None, what: str) -> None:
 
 def test_hashes_are_of_the_key_and_of_both_sides() -> None:
     found = cleaned("Дома 1", "Home 1")
-    np.testing.assert_array_equal(found.key, [hash64(normalised("home"), 1)])
+    np.testing.assert_array_equal(found.key, [hash64(normalise_key("home"), 1)])
     np.testing.assert_array_equal(found.pair, [hash64("Дома 1\nHome 1")])
     own = clean_block(RowBlock(("a",), 0, False, [(1, "Дома", "Zuhause", "home!")]), rules(target="de"))
     np.testing.assert_array_equal(own.key, found.key)

@@ -21,7 +21,7 @@ def test_equal_to_megatrons(tmp_path: Path, dtype: type[np.integer]) -> None:
     for start in range(0, 50, 20):
         flat = np.concatenate([side for pair in sides[start : start + 20] for side in pair])
         blocks.append((flat, np.array([[len(side) for side in pair] for pair in sides[start : start + 20]])))
-    indexed.write(tmp_path / "ids", blocks, dtype)
+    indexed.write_indexed_dataset(tmp_path / "ids", blocks, dtype)
     builder = IndexedDatasetBuilder(str(tmp_path / "own.bin"), dtype=dtype)
     for pair in sides:
         builder.add_document(np.concatenate(pair).astype(dtype), [len(side) for side in pair])
@@ -41,8 +41,8 @@ def test_equal_to_megatrons(tmp_path: Path, dtype: type[np.integer]) -> None:
 
 
 def test_the_smallest_type_that_holds_the_ids() -> None:
-    assert indexed.best_dtype(65499) is np.uint16
-    assert indexed.best_dtype(65500) is np.int32
+    assert indexed.smallest_dtype(65499) is np.uint16
+    assert indexed.smallest_dtype(65500) is np.int32
 
 
 def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
         UserError, match=r"ids.idx: not readable \(No such file or directory\); run mnmt-ds prepare again"
     ):
         indexed.IndexedDataset(tmp_path / "ids")
-    indexed.write(tmp_path / "ids", [(np.arange(5, dtype=np.uint16), np.array([[2, 3]]))], np.uint16)
+    indexed.write_indexed_dataset(tmp_path / "ids", [(np.arange(5, dtype=np.uint16), np.array([[2, 3]]))], np.uint16)
     whole = {kind: (tmp_path / f"ids.{kind}").read_bytes() for kind in ("idx", "bin")}
     index = whole["idx"]
     other_header, other_type = index.replace(b"MMIDIDX", b"MMIDIDY"), index[:17] + b"\x63" + index[18:]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnmt_ds.data.dedup_keys import hash64, normalised, placeholders
+from mnmt_ds.data.dedup_keys import find_placeholders, hash64, normalise_key
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from mnmt_ds.data.dedup_keys import hash64, normalised, placeholders
     ],
 )
 def test_normalised(text: str, key: str) -> None:
-    assert normalised(text) == key
+    assert normalise_key(text) == key
 
 
 def test_hash_is_blake2b_of_the_text() -> None:
@@ -42,4 +42,4 @@ def test_hash_is_blake2b_of_the_text() -> None:
     ],
 )
 def test_placeholders(text: str, found: list[str]) -> None:
-    assert placeholders(text) == found
+    assert find_placeholders(text) == found

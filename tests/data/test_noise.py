@@ -18,11 +18,11 @@ from mnmt_ds.data.denoising import (
     apply_noise,
     collate_noised,
 )
-from mnmt_ds.data.feistel_permutation import permuted, walk
+from mnmt_ds.data.feistel_permutation import draw_items, permute_positions
 from mnmt_ds.data.framing import FramingSettings, frame_of
 from mnmt_ds.data.masking import MaskSettings, mask_fragment, mask_words
 from mnmt_ds.data.monolingual_pool import BlockPool, PoolPart, SentencePool
-from mnmt_ds.data.noise import NoiseSettings, infilled, noised
+from mnmt_ds.data.noise import NoiseSettings, add_noise, infill_spans
 from mnmt_ds.data.word_boundaries import WordBoundaries
 
 PIECES = [
@@ -128,7 +128,7 @@ def test_infilling_by_hand() -> None:
     held = [np.array([i]) for i in range(4, 104)]
     gone, masks = [], 0
     for seed in range(100):
-        made = np.concatenate(infilled(held, MASK, NoiseSettings(), random(seed)))
+        made = np.concatenate(infill_spans(held, MASK, NoiseSettings(), random(seed)))
         rest = made[made != MASK]
         assert (np.diff(rest) > 0).all()
         gone.append(100 - len(rest))
@@ -140,16 +140,16 @@ def test_infilling_by_hand() -> None:
 def test_each_noise_alone() -> None:
     words = np.arange(16, 116)
     none = dict(infill=0.0, permute_sentences=False)
-    masked = noised(words, WORDS, NoiseSettings(**none, mask=0.2), random())
+    masked = add_noise(words, WORDS, NoiseSettings(**none, mask=0.2), random())
     assert len(masked) == 100 and (masked == MASK).sum() == pytest.approx(20, abs=10)
-    deleted = noised(words, WORDS, NoiseSettings(**none, delete=0.2), random())
+    deleted = add_noise(words, WORDS, NoiseSettings(**none, delete=0.2), random())
     assert set(deleted) < set(words) and len(deleted) == pytest.approx(80, abs=10)
-    moved = noised(words, WORDS, NoiseSettings(**none, permute=3), random())
+    moved = add_noise(words, WORDS, NoiseSettings(**none, permute=3), random())
     assert sorted(moved) == words.tolist() and 0 < np.abs(moved - words).max() <= 3
     block = ids("▁the </s> ▁cat s </s> ▁GN")
-    orders = {tuple(noised(block, WORDS, NoiseSettings(infill=0.0), random(seed))) for seed in range(40)}
+    orders = {tuple(add_noise(block, WORDS, NoiseSettings(infill=0.0), random(seed))) for seed in range(40)}
     assert len(orders) == 6 and all(sorted(order) == sorted(block) for order in orders)
-    assert noised(words, WORDS, NoiseSettings(**none), random()).tolist() == words.tolist()
+    assert add_noise(words, WORDS, NoiseSettings(**none), random()).tolist() == words.tolist()
 
 
 def test_a_concurrent_batch_has_the_same_targets_on_both_sides_at_the_same_places() -> None:
@@ -210,15 +210,15 @@ def test_a_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 1 << 40))
 def test_the_walks_permutation_is_one(size: int, seed: int) -> None:
-    assert sorted(permuted(np.arange(size), size, seed)) == list(range(size))
+    assert sorted(permute_positions(np.arange(size), size, seed)) == list(range(size))
 
 
 def test_a_walk_is_one_however_it_is_cut() -> None:
-    whole = walk(1000, 3500, 0, 7, "fr")
-    parts = [walk(1000, 700, offset, 7, "fr") for offset in range(0, 3500, 700)]
+    whole = draw_items(1000, 3500, 0, 7, "fr")
+    parts = [draw_items(1000, 700, offset, 7, "fr") for offset in range(0, 3500, 700)]
     assert np.concatenate(parts).tolist() == whole.tolist()
     assert sorted(whole[:1000]) == list(range(1000)) == sorted(whole[1000:2000])
-    assert whole[:1000].tolist() != whole[1000:2000].tolist() != walk(1000, 1000, 1000, 8, "fr").tolist()
+    assert whole[:1000].tolist() != whole[1000:2000].tolist() != draw_items(1000, 1000, 1000, 8, "fr").tolist()
     assert np.abs(np.corrcoef(np.arange(1000), whole[:1000])[0, 1]) < 0.1
 
 

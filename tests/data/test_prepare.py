@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.data.dedup_keys import normalised
+from mnmt_ds.data.dedup_keys import normalise_key
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.errors import UserError
@@ -50,7 +50,9 @@ def test_nothing_held_out_is_trained_on_in_any_pair(moses: Moses, settings_of: M
     corpus = Corpus.open(settings.directory)
     english = {"bs-en": 1, "en-mr": 0}
     keys = {
-        which: {normalised(line) for pair in corpus.pairs for line in corpus.split(pair, which).text()[english[pair]]}
+        which: {
+            normalise_key(line) for pair in corpus.pairs for line in corpus.split(pair, which).text()[english[pair]]
+        }
         for which in ("train", "dev", "test")
     }
     assert not keys["train"] & (keys["dev"] | keys["test"])
@@ -68,11 +70,11 @@ def test_given_sets_are_taken_whole_and_kept_out_of_every_pair(moses: Moses, set
     prepare(settings)
     corpus = Corpus.open(settings.directory)
     assert corpus.split("bs-en", "dev").text()[1] == [*dev, *ENGLISH[:5]]
-    trained = {normalised(line) for line in corpus.split("en-mr", "train").text()[0]}
+    trained = {normalise_key(line) for line in corpus.split("en-mr", "train").text()[0]}
     assert "red bird" not in trained
-    assert not {normalised(line) for line in ENGLISH[:5]} & trained
-    assert normalised(f"red bird {ENGLISH[0]}") in trained | {
-        normalised(line) for which in ("dev", "test") for line in corpus.split("en-mr", which).text()[0]
+    assert not {normalise_key(line) for line in ENGLISH[:5]} & trained
+    assert normalise_key(f"red bird {ENGLISH[0]}") in trained | {
+        normalise_key(line) for which in ("dev", "test") for line in corpus.split("en-mr", which).text()[0]
     }
     assert len(corpus.split("bs-en", "test")) == 10
 

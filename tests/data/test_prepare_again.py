@@ -13,8 +13,8 @@ import pytest
 
 from mnmt_ds.config import dump
 from mnmt_ds.data import prepare as preparing
-from mnmt_ds.data.build_cache import locked
-from mnmt_ds.data.corpus import Corpus, stale
+from mnmt_ds.data.build_cache import lock_corpus
+from mnmt_ds.data.corpus import Corpus, changed_settings
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.validate import validate
@@ -59,8 +59,8 @@ def test_a_changed_tokenizer_reads_nothing_again(
         *(f"tokenise {p}.{w}" for p in settings.pairs for w in ("train", "dev", "test")),
     }
     assert len(list((Path(settings.directory) / "work" / "tokenizer").iterdir())) == 1  # the old one is gone
-    assert stale(Corpus.open(settings.directory).manifest, settings) == ["tokenizer.size"]
-    assert stale(Corpus.open(settings.directory).manifest, smaller) == []
+    assert changed_settings(Corpus.open(settings.directory).manifest, settings) == ["tokenizer.size"]
+    assert changed_settings(Corpus.open(settings.directory).manifest, smaller) == []
 
 
 def test_a_changed_text_is_read_again_alone(moses: Moses, settings_of: Make, capfd: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_catalogs_stay_as_first_read(settings_of: Make, tmp_path: Path, capfd: p
 
 def test_two_at_once_the_second_is_refused(moses: Moses, settings_of: Make) -> None:
     settings = three_pairs(moses, settings_of)
-    with locked(Path(settings.directory)), pytest.raises(UserError, match="another prepare is at work here"):
+    with lock_corpus(Path(settings.directory)), pytest.raises(UserError, match="another prepare is at work here"):
         prepare(settings)
     prepare(settings)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.split_assignment import RowHashes, held_keys, plan, roles
+from mnmt_ds.data.split_assignment import RowHashes, assign_splits, held_out_keys, split_of_rows
 
 HIGH = 1 << 63
 
@@ -21,18 +21,18 @@ def test_cap_keeps_the_lowest_hashes_of_each_domain() -> None:
     domain = np.array([0, 0, 0, 1, 0], np.uint16)
     pair = np.array([9, 2, 5, 7, 1], np.uint64)
     usable = np.array([True, True, True, True, False])
-    np.testing.assert_array_equal(holdout.within_cap(domain, pair, usable, 2), [False, True, True, True, False])
+    np.testing.assert_array_equal(holdout.apply_domain_cap(domain, pair, usable, 2), [False, True, True, True, False])
 
 
 def test_held_out_takes_lowest_keys_of_each_half() -> None:
     key = np.array([9, HIGH + 4, 3, HIGH + 1, 3, 7, HIGH + 9, 1], np.uint64)
     usable = np.array([True] * 7 + [False])
     # six keys (3, 7, 9 | +1, +4, +9): a quarter is one
-    dev, test = holdout.held_out(key, usable, 5, 5)
+    dev, test = holdout.choose_held_out_rows(key, usable, 5, 5)
     np.testing.assert_array_equal(dev, [2])
     np.testing.assert_array_equal(test, [3])
     many = np.arange(100, dtype=np.uint64) * np.uint64((1 << 64) // 100 + 1)
-    dev, test = holdout.held_out(many, np.ones(100, bool), 3, 4)
+    dev, test = holdout.choose_held_out_rows(many, np.ones(100, bool), 3, 4)
     np.testing.assert_array_equal(dev, [0, 1, 2])
     np.testing.assert_array_equal(test, [50, 51, 52, 53])
 
@@ -40,7 +40,7 @@ def test_held_out_takes_lowest_keys_of_each_half() -> None:
 def test_training_leaves_out_held_keys_and_takes_lowest_hashes() -> None:
     key = np.array([1, 2, 3, 4, 5], np.uint64)
     pair = np.array([50, 10, 40, 20, 30], np.uint64)
-    rows, counts = holdout.training(key, pair, np.ones(5, bool), np.array([2, 9], np.uint64), 2)
+    rows, counts = holdout.choose_training_rows(key, pair, np.ones(5, bool), np.array([2, 9], np.uint64), 2)
     np.testing.assert_array_equal(rows, [3, 4])
     assert counts == {"held-out key": 1, "over limit": 2}
 
@@ -57,13 +57,13 @@ def test_no_held_out_key_is_in_any_training_set(pairs: list[list[int]], dev: int
         key = np.array(keys, np.uint64)
         pair = np.arange(len(keys), dtype=np.uint64) * np.uint64(7919) + np.uint64(i)
         texts[name] = {"train": RowHashes(key, pair, np.zeros(len(keys), np.uint16))}
-    plans = {name: plan(settings, texts[name]) for name in names}
-    kept_out = holdout.union([held_keys(texts[name], plans[name]) for name in names])
+    plans = {name: assign_splits(settings, texts[name]) for name in names}
+    kept_out = holdout.union_of_keys([held_out_keys(texts[name], plans[name]) for name in names])
     held: dict[int, set[int]] = {holdout.DEV: set(), holdout.TEST: set()}
     trained: set[int] = set()
     for name in names:
         train = texts[name]["train"]
-        roles_N, counts = roles(settings, name, train, plans[name], kept_out)
+        roles_N, counts = split_of_rows(settings, name, train, plans[name], kept_out)
         assert int((roles_N == holdout.DEV).sum()) <= dev
         assert int((roles_N == holdout.TEST).sum()) <= test
         assert int((roles_N == holdout.DROPPED).sum()) == sum(counts.values())
@@ -83,8 +83,8 @@ def test_a_pairs_sets_do_not_depend_on_the_order_of_its_text() -> None:
 
     def chosen(order: np.ndarray) -> list[set[int]]:
         train = RowHashes(key[order], pair[order], np.zeros(500, np.uint16))
-        made = plan(settings, {"train": train})
-        roles_N, _ = roles(settings, "fr-en", train, made, held_keys({"train": train}, made))
+        made = assign_splits(settings, {"train": train})
+        roles_N, _ = split_of_rows(settings, "fr-en", train, made, held_out_keys({"train": train}, made))
         return [set(pair[order][roles_N == role].tolist()) for role in (holdout.TRAIN, holdout.DEV, holdout.TEST)]
 
     first = chosen(np.arange(500))

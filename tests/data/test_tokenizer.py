@@ -9,7 +9,7 @@ import sentencepiece
 from mnmt_ds import batch
 from mnmt_ds.data.settings import TokenizerSettings
 from mnmt_ds.data.tokenizer import JOINT, UNK, Tokenizer
-from mnmt_ds.data.tokenizer_stage import TextFile, shares, train
+from mnmt_ds.data.tokenizer_stage import TextFile, sample_sizes, train_sentencepiece
 from mnmt_ds.errors import UserError
 from tests.data.conftest import sentences, translated
 
@@ -23,7 +23,7 @@ def text(path: Path, lines: list[str]) -> TextFile:
 
 def model(path: Path, lines: list[str], **values: object) -> bytes:
     settings = TokenizerSettings.model_validate({"size": 50, "hard_limit": False, **values})
-    return train([text(path, lines)], settings, "test")
+    return train_sentencepiece([text(path, lines)], settings, "test")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_coverage_decides_which_characters_are_known(tmp_path: Path) -> None:
     ],
 )
 def test_shares_of_the_sample(counts: list[int], most: int, temperature: float, wanted: list[int]) -> None:
-    assert shares(counts, most, temperature) == wanted
+    assert sample_sizes(counts, most, temperature) == wanted
 
 
 def test_saved_and_opened(joint: Tokenizer, merged: Tokenizer, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.validate import MOST, validate
+from mnmt_ds.data.validate import MAX_LISTED_FAULTS, validate
 from mnmt_ds.errors import UserError
 from tests.data.conftest import sentences
 
@@ -70,8 +70,8 @@ def test_many_faults_of_one_file_are_counted(moses: Moses, settings_of: Make, tm
         b"".join(b"\xff\n" if i < 150 else line + b"\n" for i, line in enumerate(source.read_bytes().split(b"\n")[:-1]))
     )
     faults = validate(settings)
-    assert len(faults) == MOST + 1
-    assert faults[-1] == f"{source}: {150 - MOST} more lines like these"
+    assert len(faults) == MAX_LISTED_FAULTS + 1
+    assert faults[-1] == f"{source}: {150 - MAX_LISTED_FAULTS} more lines like these"
     assert (
         validate(settings.model_copy(update={"clean": settings.clean.model_copy(update={"bad_lines": "drop"})})) == []
     )

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnmt_ds.batch import EOS, PAD
-from mnmt_ds.data.batching import PairLengths, by_length, cut, draw, plan_epoch
+from mnmt_ds.data.batching import PairLengths, batch_bounds, draw_sentences, length_order, plan_epoch
 from mnmt_ds.data.framing import FramingSettings, frame_of
 from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
 from mnmt_ds.samplers.temperature import counts, probabilities
@@ -38,7 +38,7 @@ def test_an_epoch_at_temperature_1_holds_every_sentence_once() -> None:
 
 
 def test_no_sentence_comes_twice_before_all_came_once() -> None:
-    walk = np.concatenate([draw(10, 4, 4 * epoch, seed=3, pair=1) for epoch in range(10)])
+    walk = np.concatenate([draw_sentences(10, 4, 4 * epoch, seed=3, pair=1) for epoch in range(10)])
     for lap in range(4):
         assert sorted(walk[10 * lap : 10 * lap + 10]) == list(range(10))
 
@@ -57,8 +57,8 @@ def test_seeds_and_epochs_differ_and_repeat() -> None:
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=80), st.integers(40, 200))
 def test_batches_keep_the_budget_and_lose_nothing(sizes: list[tuple[int, int]], budget: int) -> None:
     source, target = np.array(sizes).T
-    order = by_length(source, target)
-    starts = cut(source[order], target[order], budget)
+    order = length_order(source, target)
+    starts = batch_bounds(source[order], target[order], budget)
     assert starts[0] == 0 and starts[-1] == len(sizes) and (np.diff(starts) > 0).all()
     for first, last in zip(starts[:-1], starts[1:]):
         rows = order[first:last]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnmt_ds.batch import PAD, Batch
-from mnmt_ds.data.batching import EpochPlan, interleaved
+from mnmt_ds.data.batching import EpochPlan, interleave_plans
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.methods.by_task import ByTaskSettings
 from mnmt_ds.methods.registry import build
@@ -93,7 +93,7 @@ def test_tasks_are_spread_evenly() -> None:
         number = torch.arange(count).numpy()
         return EpochPlan(number, torch.arange(count + 1).numpy(), number * 0 + pair, number * 0 + 1, 3)
 
-    mixed = interleaved([plan(40, 0), plan(20, 1)])
+    mixed = interleave_plans([plan(40, 0), plan(20, 1)])
     assert [sorted(mixed.pair[k : k + 3].tolist()) for k in range(0, 60, 3)] == [[0, 0, 1]] * 20
     assert mixed.sentence[mixed.pair == 1].tolist() == list(range(20))
 

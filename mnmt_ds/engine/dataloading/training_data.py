@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mnmt_ds.batch import EOS, Batch
 from mnmt_ds.config import Settings
-from mnmt_ds.data.batching import EpochPlan, PairLengths, in_order, plan_epoch, usable
+from mnmt_ds.data.batching import EpochPlan, PairLengths, fixed_batches, plan_epoch, usable_lengths
 from mnmt_ds.data.corpus import Corpus, Split
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
 from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
-from mnmt_ds.data.monolingual import Monolingual
+from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import (
     data_parallel_rank,
     data_parallel_size,
@@ -74,7 +74,7 @@ class TrainingData:
         self.sampler = registry.build(sampler, pairs, self.sizes)
         self.mono = None
         if denoising is not None:
-            self.mono = Monolingual(corpus, pairs, denoising, framing, train.seed, longest)
+            self.mono = DenoisingSources(corpus, pairs, denoising, framing, train.seed, longest)
         self.names = [*pairs, *(source.name for source in (self.mono.sources if self.mono else ()))]
 
     @cached_property
@@ -166,7 +166,7 @@ def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:
 def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
     """Lengths of a set's sentences with tags and end symbols; those over ``longest`` tokens are left out."""
     extra = len(frame.source_prefix) + len(frame.source_suffix)
-    return usable(split.source_lengths, split.target_lengths, extra, 1, longest)
+    return usable_lengths(split.source_lengths, split.target_lengths, extra, 1, longest)
 
 
 def dev_batches(
@@ -185,6 +185,6 @@ def dev_batches(
                 f" give data.corpora.{pair}.dev or a larger data.split.dev"
             )
         tokens[pair] = int(known.target.sum())
-        for chosen in in_order(known, max_tokens):
+        for chosen in fixed_batches(known, max_tokens):
             batches.append(collate(split, chosen, frame, number, tokens[pair]))
     return batches, tokens
