@@ -6,9 +6,9 @@ Each component's settings class stands beside the component; this file knows non
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
@@ -17,7 +17,11 @@ from mnmt_ds.errors import UserError
 
 
 class Settings(BaseModel):
-    """Base of every settings class: immutable, no unknown key, the docstring under a field is its description."""
+    """Base of every settings class: immutable, no unknown key, the docstring under a field is its description.
+
+    Values that are not given are filled once, when a recipe is read: those of a profile by ``released``, those that
+    depend on the language pairs by ``resolved``. What a recipe holds afterwards is what a run uses.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, validate_default=True
@@ -37,6 +41,50 @@ class Settings(BaseModel):
                     raise ValueError(f"'{other}' is another name of '{name}'; give one of them")
                 values[name] = values.pop(other)
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_profile(cls, values: Any) -> Any:
+        """Fills what ``profile: released`` sets; null stands for a value that is not given, as in older recipes."""
+        if not isinstance(values, dict) or not (released := cls.released(values)):
+            return values
+        values = {name: value for name, value in values.items() if value is not None or name not in released}
+        return merged(released, values) if values.get("profile") == "released" else values
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists the settings in which the authors' released code departs from their paper.
+
+        Args:
+            given: the section's values as they were given; some others may depend on them.
+
+        Returns:
+            Their values under ``profile: released``, wherever they are not given.
+        """
+        return {}
+
+    def resolved(self, pairs: Sequence[str]) -> Self:
+        """Fills the values that depend on the language pairs, here and in the settings inside.
+
+        Args:
+            pairs: the recipe's language pairs, such as bs-en.
+
+        Returns:
+            These settings, complete.
+        """
+        changes = {name: _resolved(value, pairs) for name, value in self}
+        return self.model_copy(update=changes)
+
+
+def _resolved(value: Any, pairs: Sequence[str]) -> Any:
+    """A field's value, with all settings inside resolved."""
+    if isinstance(value, Settings):
+        return value.resolved(pairs)
+    if isinstance(value, tuple | list):
+        return type(value)(_resolved(item, pairs) for item in value)
+    if isinstance(value, dict):
+        return {key: _resolved(item, pairs) for key, item in value.items()}
+    return value
 
 
 S = TypeVar("S", bound=Settings)
@@ -133,10 +181,10 @@ def _read(path: Path, where: dict[Keys, str], seen: tuple[Path, ...]) -> dict[st
     if base is None:
         return values
     inherited: dict[Keys, str] = {}
-    merged = _merge(_read(path.parent / str(base), inherited, (*seen, path)), values)
+    result = merged(_read(path.parent / str(base), inherited, (*seen, path)), values)
     for keys, place in inherited.items():
         where.setdefault(keys, place)
-    return merged
+    return result
 
 
 def _build(node: yaml.Node, path: Path, keys: Keys, where: dict[Keys, str]) -> Any:
@@ -176,11 +224,20 @@ def _apply(values: dict[str, Any], override: str, where: dict[Keys, str]) -> Non
         where.setdefault(keys[:n], f"override '{override}'")
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Merges two trees of values.
+
+    Args:
+        base: values by key.
+        top: values that win, key by key at every level.
+
+    Returns:
+        A new tree.
+    """
     result = dict(base)
     for key, value in top.items():
         if isinstance(value, dict) and isinstance(result.get(key), dict):
-            value = _merge(result[key], value)
+            value = merged(result[key], value)
         result[key] = value
     return result
 

@@ -5,8 +5,8 @@ dae: the decoder rebuilds a noised sentence. mlm: the encoder alone predicts mas
 a masked fragment.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -72,6 +72,18 @@ class DenoisingSettings(Settings):
     """Most tokens of a block."""
     cut_to_shortest: bool = False
     """Nothing counts beyond the length of the batch's shortest sentence (what the released code does)."""
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"unit": "block", "cut_to_shortest": True}
 
     @model_validator(mode="after")
     def _once(self) -> "DenoisingSettings":

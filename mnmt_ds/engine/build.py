@@ -27,7 +27,7 @@ from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.monitoring.dev_scores import dev_bleu
 from mnmt_ds.engine.parallel import ds_config, pipeline_engine, stage_balance, vocab_parallel
-from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.engine.recipe import Recipe, resolved_method, students_of
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.students import student, weight_search
 from mnmt_ds.engine.students.eval_states import PrecomputedEvalStates
@@ -209,6 +209,8 @@ def check_fingerprint(found: dict[str, Any], wanted: dict[str, Any], where: Path
     """UserError that names what changed since the checkpoint, with both values."""
     if "model" in found:  # a setting that came later has its default there
         found = {**found, "model": _architecture(ModelSettings(**found["model"]))}
+    if "method" in found:  # older checkpoints have null for what a profile or the pairs decide
+        found = {**found, "method": resolved_method(found["method"], found.get("pairs", wanted["pairs"]))}
     for key, value in wanted.items():
         if found.get(key) != value:
             raise UserError(

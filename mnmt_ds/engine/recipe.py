@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mnmt_ds.config import Settings, load
+from mnmt_ds.config import Settings, load, merged
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
@@ -90,11 +90,12 @@ class Recipe(Settings):
         if not isinstance(values, dict) or values.get("profile") != "released":
             return values
         filled = dict(values)
-        filled["validation"] = {"selection": "tokens", **filled.get("validation", {})}
+        for name, kind in (("validation", ValidationSettings), ("denoising", DenoisingSettings)):
+            section = filled.get(name, {} if name == "validation" else None)
+            if isinstance(section, dict):
+                filled[name] = merged(kind.released(section), section)
         if "method" in filled:
-            filled["method"] = _released(filled["method"])
-        if isinstance(filled.get("denoising"), dict):
-            filled["denoising"] = {"unit": "block", "cut_to_shortest": True, **filled["denoising"]}
+            filled["method"] = _with_profile(filled["method"])
         return filled
 
     @model_validator(mode="after")
@@ -127,12 +128,27 @@ class Recipe(Settings):
             raise ValueError("placement: split is for several students; list them under 'students', or leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _resolve(self) -> "Recipe":
+        """Fills what depends on other sections: the method's values on the pairs, the students' names and seeds."""
+        students = (
+            student.model_copy(
+                update={
+                    "name": student.name or f"model_{i + 1}",
+                    "seed": self.train.seed + APART * i if student.seed is None else student.seed,
+                }
+            )
+            for i, student in enumerate(self.students)
+        )
+        self.__dict__.update(method=self.method.resolved(self.data.pairs), students=tuple(students))
+        return self
 
-def _released(method: Any) -> Any:
+
+def _with_profile(method: Any) -> Any:
     """A method's section with ``profile: released`` wherever it, or a method inside it, has profiles and names none."""
     if not isinstance(method, dict):
         return method
-    filled = {key: _released(value) for key, value in method.items()}
+    filled = {key: _with_profile(value) for key, value in method.items()}
     settings = getattr(METHODS.get(str(filled.get("name", ""))), "settings", Settings)
     return {"profile": "released", **filled} if "profile" in settings.model_fields else filled
 
@@ -141,20 +157,35 @@ def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
     """Each student's name and the recipe as it follows it; one named "student" where the recipe lists none."""
     if not recipe.students:
         return [("student", recipe)]
-    found = []
-    for i, own in enumerate(recipe.students):
-        name = own.name or f"model_{i + 1}"
-        seed = own.seed if own.seed is not None else recipe.train.seed + APART * i
+    result = []
+    for student in recipe.students:
         changes: dict[str, Any] = {
-            "name": f"{recipe.name}.{name}",
-            "directory": recipe.directory / "students" / name,
-            "sampler": own.sampler,
-            "train": recipe.train.model_copy(update={"seed": seed}),
+            "name": f"{recipe.name}.{student.name}",
+            "directory": recipe.directory / "students" / student.name,
+            "sampler": student.sampler,
+            "train": recipe.train.model_copy(update={"seed": student.seed}),
             "students": (),
             "placement": "together",
         }
-        found.append((name, recipe.model_copy(update=changes)))
-    return found
+        result.append((student.name, recipe.model_copy(update=changes)))
+    return result
+
+
+def resolved_method(values: dict[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
+    """Completes a method's settings as an older version wrote them, with null for what profile or pairs decide.
+
+    Args:
+        values: a ``method`` section.
+        pairs: the language pairs of its run.
+
+    Returns:
+        The section with every setting; ``values`` itself where this version does not know them.
+    """
+    try:
+        settings = TypeAdapter(MethodSettings).validate_python(values)
+    except ValidationError:
+        return values
+    return dict(settings.resolved(pairs).model_dump(mode="json"))
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:

@@ -1,6 +1,7 @@
 """Settings of training itself: budget, optimizer, validation, checkpoints."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -15,7 +16,7 @@ class TrainSettings(Settings):
     gradient_accumulation_steps: int | None = Field(
         None, validation_alias=AliasChoices("gradient_accumulation_steps", "update_freq")
     )
-    """Micro-batches of an update on each rank. Not together with batches_per_update."""
+    """Micro-batches of an update on each rank: 1, unless batches_per_update is given; not both."""
     batches_per_update: int | None = None
     """Micro-batches of an update over all ranks: then runs on any number of ranks see the same updates."""
     max_epochs: int = 30
@@ -57,7 +58,11 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSettings":
-        if self.gradient_accumulation_steps is not None and self.batches_per_update is not None:
+        if self.gradient_accumulation_steps is None and self.batches_per_update is None:
+            self.__dict__["gradient_accumulation_steps"] = 1
+        elif self.gradient_accumulation_steps == 1 and self.batches_per_update is not None:
+            self.__dict__["gradient_accumulation_steps"] = None
+        elif self.gradient_accumulation_steps is not None and self.batches_per_update is not None:
             raise ValueError("give gradient_accumulation_steps or batches_per_update, not both")
         for name in ("max_tokens", "max_epochs", "keep_checkpoints", "warmup_steps"):
             if getattr(self, name) < 1:
@@ -101,6 +106,18 @@ class ValidationSettings(Settings):
     """Sentences of each dev set that are translated then, the first ones; 0: all."""
     bleu_beam: int = Field(default=5, ge=1)
     """Beam of those translations; 1: greedy search."""
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"selection": "tokens"}
 
 
 def learning_rate(settings: TrainSettings, update: int) -> float:

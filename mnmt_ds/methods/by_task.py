@@ -31,9 +31,21 @@ class ByTaskSettings(Settings):
     """Method of each task: translation, and cd, dae, mlm or mass as in ``denoising.tasks``."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each task's loss; 1 where none is given."""
-    divisor: Literal["task", "shared"] | None = None
+    divisor: Literal["task", "shared"] = "task"
     """task: each loss is a mean over its own task's tokens of the update, so that the tasks' means are summed;
-    shared: one sum over all tokens of the update. None: task; released shared."""
+    shared: one sum over all tokens of the update (released)."""
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"divisor": "shared"}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -55,7 +67,6 @@ class ByTaskSettings(Settings):
 
 def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[str, Method]) -> Method:
     """sum_t w_t L_t; with ``divisor: task`` the loss of an update is the sum of the tasks' means over their tokens."""
-    own = (settings.divisor or ("shared" if settings.profile == "released" else "task")) == "task"
 
     def route(batch: Batch) -> Method:
         if batch.task not in methods:
@@ -65,7 +76,7 @@ def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[s
     def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
         found = route(batch).score(states, projection_VD, batch)
         factor = settings.weights.get(batch.task, 1.0)
-        if own and batch.task_divisor:
+        if settings.divisor == "task" and batch.task_divisor:
             factor *= batch.divisor / batch.task_divisor
         loss = found.loss * factor
         if batch.task == TRANSLATION:

@@ -4,7 +4,8 @@ Which pieces count is the batch's business (data/denoising.py); a concurrent-den
 DAE or MASS batch the decoder's, an MLM batch the encoder's.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -30,8 +31,20 @@ class DenoisingLossSettings(Settings):
     """Weight of L_e, the encoder's loss."""
     decoder_weight: float = 1.0
     """Weight of L_d, the decoder's loss."""
-    divergence_share: float | None = None
-    """Under intra-distillation, the factor of both sides' divergences. None: 1; released 0.5."""
+    divergence_share: float = 1.0
+    """Under intra-distillation, the factor of both sides' divergences (released 0.5)."""
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"divergence_share": 0.5}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -42,9 +55,6 @@ class DenoisingLossSettings(Settings):
 
 def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method:
     """L_e + L_d over the pieces that count, by one projection; with K passes each side has its own divergence."""
-    share = settings.divergence_share
-    if share is None:
-        share = 0.5 if settings.profile == "released" else 1.0
 
     def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
         def side(hidden_BTD: Tensor, weights_VD: Tensor, target_BT: Tensor, weight: float) -> LossSums:
@@ -55,7 +65,7 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
                 smoothing=context.smoothing,
                 gold_weight=weight * batch.gold_weight,
                 passes=batch.passes,
-                divergence_weight=share * batch.divergence_weight,
+                divergence_weight=settings.divergence_share * batch.divergence_weight,
                 implementation=context.implementation,
                 group=context.group,
             )

@@ -35,8 +35,8 @@ class IntraDistillationSettings(Settings):
     """K, passes of each batch; a micro-batch costs K times the activations of a plain one."""
     alpha: float = 5.0
     """Weight of the X-divergence."""
-    memory: Literal["own", "first"] | None = None
-    """Encoder states that a pass's decoder looks at: its own pass's, or the first's. None: own; released first."""
+    memory: Literal["own", "first"] = "own"
+    """Encoder states that a pass's decoder looks at: its own pass's, or the first's (released first)."""
     schedule: Literal["fixed", "adaptive"] = "fixed"
     """adaptive: alpha grows as in Intra-Distillation: alpha * (p n / N)^gamma before update n = N / p, then alpha."""
     p: float = 2.0
@@ -45,6 +45,18 @@ class IntraDistillationSettings(Settings):
     """adaptive: the weight is 1 after 1 / q of them."""
     base: "BaseSettings" = {"name": "translation"}  # noqa: RUF012 (pydantic validates it into settings of its own)
     """The method that is wrapped, with its own settings."""
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"memory": "first"}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -75,7 +87,7 @@ def intra_distillation(
             source_BS=batch.source_BS.repeat(settings.passes, 1),
             decoder_BT=batch.decoder_BT.repeat(settings.passes, 1),
             passes=settings.passes,
-            shared_memory=(settings.memory or ("first" if settings.profile == "released" else "own")) == "first",
+            shared_memory=settings.memory == "first",
             divergence_weight=weight_at(batch.update),
         )
 

@@ -3,8 +3,8 @@
 Each language pair's own best checkpoint teaches the present model while the model is worse than it on that pair.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -24,11 +24,6 @@ from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_bank import TeacherBank
 from mnmt_ds.teachers.teacher_pool import TeacherSource
 
-RELEASED: dict[str, Any] = dict(
-    halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0
-)
-"""Where the authors' code departs from their paper (TED-8 scripts); ``profile: released`` sets these."""
-
 
 class LssdSettings(Settings):
     """What LSSD leaves open. ``profile`` fills whatever is not given."""
@@ -43,7 +38,8 @@ class LssdSettings(Settings):
     teacher: Literal["pair", "overall"] = "pair"
     """pair: each pair's own best checkpoint; overall: the overall best one teaches all pairs (STSD, the ablation)."""
     alpha: float | None = None
-    """Weight of the distillation. None: 2.0 into one language, else 0.6; released 2.5 (selective 1.2), 0.6."""
+    """Weight of the distillation. null: by the pairs: 2.0 into one language, else 0.6 (released 2.5, selective 1.2;
+    0.6)."""
     cap: float = 2.0
     """Adaptive gate's greatest value (the paper's sigma; released 1.0)."""
     selective_below: float = 0.0
@@ -61,12 +57,29 @@ class LssdSettings(Settings):
     teachers: TeacherSettings = TeacherSettings()
     """How teachers are kept and remembered."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _fill(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("profile") == "released":
-            return {**RELEASED, **values}
-        return values
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets, where the authors' TED-8 scripts depart from their paper.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return dict(halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0)
+
+    def resolved(self, pairs: Sequence[str]) -> Self:
+        """Fills alpha by the language pairs.
+
+        Args:
+            pairs: the recipe's language pairs.
+
+        Returns:
+            These settings, complete.
+        """
+        alpha = default_alpha(self, pairs) if self.alpha is None else self.alpha
+        return super().resolved(pairs).model_copy(update={"alpha": alpha})
 
     @model_validator(mode="after")
     def _check(self) -> "LssdSettings":
@@ -91,7 +104,9 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
         raise UserError("method lssd: no language pairs; name at least one in data.pairs")
     pool = context.build_teacher_pool(settings.teachers)
     source: TeacherSource = TeacherBank(context.pairs, pool) if settings.teacher == "pair" else OverallBest(pool)
-    alpha = settings.alpha if settings.alpha is not None else default_alpha(settings, context.pairs)
+    if settings.alpha is None:
+        raise ValueError("alpha is not resolved; take the settings of a recipe")
+    alpha = settings.alpha
     gate = Gate(
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
     )
@@ -137,9 +152,19 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
     return Method(identity, teach, score, source.update, {"teachers": source}, upcoming)
 
 
-def default_alpha(settings: LssdSettings, pairs: object) -> float:
-    """The paper's alpha: many-to-one 2.0, otherwise 0.6; the released TED scripts' 2.5 (selective 1.2) and 0.6."""
-    targets = {pair.partition("-")[2] for pair in pairs}  # type: ignore[attr-defined]
+def default_alpha(settings: LssdSettings, pairs: Sequence[str]) -> float:
+    """Looks up the paper's alpha (many-to-one 2.0, otherwise 0.6), or that of the released TED scripts.
+
+    Those have 2.5 (selective: 1.2) and 0.6.
+
+    Args:
+        settings: profile and variant.
+        pairs: the recipe's language pairs.
+
+    Returns:
+        alpha.
+    """
+    targets = {pair.partition("-")[2] for pair in pairs}
     if len(targets) > 1:
         return 0.6
     if settings.profile == "paper":

@@ -32,10 +32,6 @@ from mnmt_ds.methods.peers import Peers, TrialSettings
 from mnmt_ds.methods.translation import TranslationSettings
 from mnmt_ds.requirements import Requirements
 
-RELEASED: dict[str, Any] = dict(peer_dropout=True, start_epoch=5, tolerance_bits=0.05, ties="raise", clip=0.98)
-"""Where the authors' code departs from their paper; ``profile: released`` sets these and ``RELEASED_TRIALS``."""
-RELEASED_TRIALS: dict[str, Any] = dict(data="coming", after="keep")
-RELEASED_INTERVAL = {"uni": 3}
 TRIALS = 3
 """Trials of a search: keep, raise, lower."""
 
@@ -78,16 +74,20 @@ class ParetoSettings(Settings):
     base: TranslationSettings | LssdSettings = Field(default_factory=TranslationSettings, discriminator="name")
     """What a student learns besides: plain translation, or LSSD with teachers of its own."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _fill(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("profile") != "released":
-            return values
-        trials = values.get("trials", {})
-        filled = {**RELEASED, "interval": RELEASED_INTERVAL.get(values.get("rule", "auto"), 1), **values}
-        if isinstance(trials, dict):
-            filled["trials"] = {**RELEASED_TRIALS, **trials}
-        return filled
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets, where the authors' code departs from their paper.
+
+        Args:
+            given: the section's values as they were given; ``interval`` depends on ``rule``.
+
+        Returns:
+            Values by name.
+        """
+        return {
+            "peer_dropout": True, "start_epoch": 5, "tolerance_bits": 0.05, "ties": "raise", "clip": 0.98,
+            "interval": 3 if given.get("rule") == "uni" else 1, "trials": {"data": "coming", "after": "keep"},
+        }  # fmt: skip
 
     @model_validator(mode="after")
     def _check(self) -> "ParetoSettings":

@@ -51,7 +51,7 @@ def at_its_end(run: Path) -> bool:
 
 def refuse_another(job: TrainingJob) -> None:
     """UserError where the directory holds a run by another recipe, or one of a larger budget."""
-    found, wanted = flat(recipe_of(job.directory)), flat(values_of(job.recipe))
+    found, wanted = flat(_resolved(recipe_of(job.directory))), flat(values_of(job.recipe))
     if not found:
         return
     for key in [key for key in wanted if key not in found]:
@@ -70,6 +70,14 @@ def refuse_another(job: TrainingJob) -> None:
                 f"{job.directory}: begun with {key} {found[key]}, the study says {wanted[key]};"
                 " a run can be continued, not shortened: raise the cap, or move that run away"
             )
+
+
+def _resolved(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A run's recipe with all that an older version left to be decided later; as it is where it is not known here."""
+    try:
+        return values_of(Recipe.model_validate(recipe)) if recipe else {}
+    except ValueError:
+        return recipe
 
 
 def mark(run: Path, **facts: Any) -> None:

@@ -1,12 +1,15 @@
 """Settings: file, line and remedy of every fault; what wins over what."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnmt_ds.config import describe, dump, load, plain
-from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.recipe import Recipe, resolved_method, students_of
+from mnmt_ds.engine.settings import TrainSettings
 from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import TrackingSettings
 
@@ -123,3 +126,78 @@ def test_plain_words_stay_words_and_numbers_become_numbers(tmp_path: Path) -> No
         "shuffle": True,
     }
     assert load(TrackingSettings, None, ["wandb=off"]).wandb == "off"
+
+
+CD_ID: dict[str, Any] = {
+    "data": {"pairs": ["bs-en"]},
+    "denoising": {},
+    "method": {
+        "name": "by_task",
+        "tasks": {
+            "translation": {"name": "intra_distillation", "base": {"name": "lssd"}},
+            "cd": {"name": "denoising"},
+        },
+    },
+}
+
+
+def methods_of(recipe: Recipe) -> tuple[Any, ...]:
+    """by_task, its intra-distillation, the LSSD inside that, and denoising."""
+    method: Any = recipe.method
+    return method, method.tasks["translation"], method.tasks["translation"].base, method.tasks["cd"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"), [("paper", ("task", "own", 2.0, 1.0)), ("released", ("shared", "first", 2.5, 0.5))]
+)
+def test_a_recipe_holds_what_is_used(profile: str, expected: tuple[Any, ...]) -> None:
+    made = Recipe.model_validate({**CD_ID, "profile": profile})
+    by_task, passes, lssd, denoising = methods_of(made)
+    assert (by_task.divisor, passes.memory, lssd.alpha, denoising.divergence_share) == expected
+    assert made.denoising is not None and made.denoising.cut_to_shortest == (profile == "released")
+    both = Recipe.model_validate({**CD_ID, "profile": profile, "data": {"pairs": "bs-en,en-bs"}})
+    assert methods_of(both)[2].alpha == 0.6
+
+
+def test_a_value_that_is_given_wins_over_the_profile() -> None:
+    method = {**CD_ID["method"], "divisor": "task"}
+    assert methods_of(Recipe.model_validate({**CD_ID, "profile": "released", "method": method}))[0].divisor == "task"
+
+
+@pytest.mark.parametrize("profile", ["paper", "released"])
+def test_older_recipes_and_checkpoints_with_nulls_mean_the_same(profile: str) -> None:
+    made = Recipe.model_validate({**CD_ID, "profile": profile})
+    old = json.loads(made.model_dump_json())
+    passes = old["method"]["tasks"]["translation"]
+    old["method"]["divisor"] = passes["memory"] = passes["base"]["alpha"] = None
+    old["method"]["tasks"]["cd"]["divergence_share"] = old["train"]["gradient_accumulation_steps"] = None
+    assert Recipe.model_validate(old) == made
+    assert resolved_method(old["method"], made.data.pairs) == json.loads(made.model_dump_json())["method"]
+
+
+def test_a_methods_settings_of_another_version_stay_as_they_are() -> None:
+    assert resolved_method({"name": "lssd", "gone": 1}, ["bs-en"]) == {"name": "lssd", "gone": 1}
+
+
+def test_students_have_names_and_seeds() -> None:
+    students = [{"name": "first"}, {"seed": 9}, {}]
+    made = Recipe.model_validate({"data": {"pairs": ["bs-en"]}, "train": {"seed": 3}, "students": students})
+    expected = [("first", 3), ("model_2", 9), ("model_3", 2003)]
+    assert [(student.name, student.seed) for student in made.students] == expected
+    assert [(name, own.train.seed) for name, own in students_of(made)] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (1, None)),
+        ({"gradient_accumulation_steps": 3}, (3, None)),
+        ({"batches_per_update": 4}, (None, 4)),
+        ({"gradient_accumulation_steps": 1, "batches_per_update": 4}, (None, 4)),
+    ],
+)
+def test_micro_batches_of_an_update(given: dict[str, int], expected: tuple[int | None, int | None]) -> None:
+    made = TrainSettings.model_validate(given)
+    assert (made.gradient_accumulation_steps, made.batches_per_update) == expected
+    with pytest.raises(ValueError, match="not both"):
+        TrainSettings(gradient_accumulation_steps=2, batches_per_update=4)
