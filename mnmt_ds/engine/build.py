@@ -69,7 +69,7 @@ def open_streams(recipe: Recipe, corpus: Corpus, resume: bool = False) -> list[T
         for _, own in students_of(recipe)
     ]
     for stream in () if resume else streams:
-        stream.sampler.begin()
+        stream.sampler.start()
     return streams
 
 

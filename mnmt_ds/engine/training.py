@@ -173,7 +173,7 @@ class Training:
             for tracker in self._trackers():
                 tracker.rewind(-1)
             for one in self.students:
-                one.walk.stream.sampler.begin()
+                one.walk.stream.sampler.start()
             return
         path, state = found
         check_fingerprint(state["fingerprint"], self.fingerprint, path)
@@ -282,7 +282,7 @@ class Training:
         one.walk.losses = [[0.0, 0.0] for _ in self.pairs]
         sampler, changes = one.walk.stream.sampler, one.walk.stream.sampler.changes
         uniform = math.log(self.corpus.tokenizer.size)
-        sampler.on_validated([1 - rows[pair]["nll"] / uniform for pair in self.pairs])
+        sampler.on_validation([1 - rows[pair]["nll"] / uniform for pair in self.pairs])
         if sampler.changes > changes:
             self._changed(one)
 

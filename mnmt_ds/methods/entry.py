@@ -70,5 +70,5 @@ class MethodEntry(NamedTuple):
     check: Callable[[Any, RunFacts], None] = accept_any_run
     """Raises UserError where the method cannot train on these students and pairs; inner methods are checked, too."""
     example: Mapping[str, Any] = {}
-    """Sections of a minimal recipe that uses it, ``method`` left out where its ``name`` is enough. ``{plain_run}`` in a
-    text stands for the directory of a finished plain run on the same data."""
+    """Sections of a minimal recipe that uses it; ``method`` is left out where its ``name`` is enough. ``{plain_run}``
+    in a text stands for the directory of a finished plain run on the same data."""

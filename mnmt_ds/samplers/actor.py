@@ -1,14 +1,20 @@
-"""The learned distribution that MultiDDS-S and MultiUAT share: p = softmax(psi), psi moved by rewards (REINFORCE)."""
+"""The learned distribution that MultiDDS-S and MultiUAT share: p = softmax(psi), psi moved by rewards (REINFORCE).
+
+Shape letters: L language pairs.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from pydantic import Field
 
 from mnmt_ds.config import Settings
-from mnmt_ds.samplers.sampler import Sampler
+from mnmt_ds.requirements import Requirements
+from mnmt_ds.samplers.sampler import Distribution, Measurements, Sampler, SamplerMemory
+from mnmt_ds.samplers.temperature import probabilities
 
 
 class ActorSettings(Settings):
@@ -26,49 +32,86 @@ class ActorSettings(Settings):
     """Padded tokens of a measurement's micro-batch (an update's number of them a pair); 0: train.max_tokens."""
 
 
-class Actor(Sampler):
-    """psi in R^L, float64 on the CPU, the same on every rank; Adam's moments live on from one measurement to the next.
+@dataclass
+class ActorMemory(SamplerMemory):
+    """The actor's parameters and Adam's moments, which live on from one measurement to the next."""
 
-    Subclasses ask for rewards in ``measure`` and hand them to ``learn``.
+    rewards: list[float]
+    """The last measurement's, one a pair."""
+    psi: list[float]
+    """Logits of the distribution."""
+    adam: dict[str, Any] = field(default_factory=dict)
+    """Adam's step and moments; empty before its first step."""
+
+
+def actor(
+    settings: ActorSettings,
+    pairs: Sequence[str],
+    sizes: Sequence[int],
+    rewards_of: Callable[[Measurements], Sequence[float]],
+) -> Sampler:
+    """Makes a sampler that learns its distribution from rewards.
+
+    Args:
+        settings: the sampler's settings.
+        pairs: names of the language pairs.
+        sizes: training sentences of each pair.
+        rewards_of: measures the student: one reward a pair.
+
+    Returns:
+        The sampler; float64 on the CPU, the same on every rank.
     """
+    distribution = Distribution(tuple(pairs), probabilities(sizes, settings.temperature))
+    memory = ActorMemory([0.0] * len(pairs), [math.log(p) for p in distribution.probabilities])
 
-    dynamic = True
-
-    def __init__(self, settings: Any, pairs: Sequence[str], sizes: Sequence[int]) -> None:
-        super().__init__(settings, pairs, sizes)
-        self.every = settings.every
-        self.psi_L = torch.tensor([math.log(p) for p in self.probabilities], dtype=torch.float64, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.psi_L], lr=settings.lr)
-        self.rewards = [0.0] * len(self.pairs)
-
-    def learn(self, rewards: Sequence[float]) -> None:
-        """``steps`` Adam steps on the loss sum_j - r_j log p_j; rewards that are not finite (fp16) teach nothing."""
-        if not all(math.isfinite(reward) for reward in rewards):
+    def measure(student: Measurements) -> None:
+        rewards = rewards_of(student)
+        if not all(math.isfinite(reward) for reward in rewards):  # fp16 gradients that overflowed teach nothing
             return
-        self.rewards = list(rewards)
-        reward_L = torch.tensor(self.rewards, dtype=torch.float64)
-        for _ in range(self.settings.steps):
-            self.optimizer.zero_grad()
-            loss = -(reward_L * self.psi_L.log_softmax(0)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-        self.set(self.psi_L.detach().softmax(0).tolist())
+        memory.rewards = list(rewards)
+        distribution.set(learn(memory, settings.steps, settings.lr))
 
-    def scores(self) -> dict[str, Sequence[float]]:
-        return {"reward": self.rewards}
+    return Sampler(
+        distribution, memory, every=settings.every, measure=measure, scores=lambda: {"reward": memory.rewards}
+    )
 
-    def state(self) -> dict[str, Any]:
-        moments = self.optimizer.state.get(self.psi_L, {})
-        adam = {key: value.tolist() for key, value in moments.items()}
-        return {**super().state(), "rewards": self.rewards, "psi": self.psi_L.tolist(), "adam": adam}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self.rewards = list(state["rewards"])
-        with torch.no_grad():
-            self.psi_L.copy_(torch.tensor(state["psi"], dtype=torch.float64))
-        self.optimizer.state.clear()
-        if state["adam"]:
-            step, rest = state["adam"]["step"], {k: v for k, v in state["adam"].items() if k != "step"}
-            moments = {key: torch.tensor(value, dtype=torch.float64) for key, value in rest.items()}
-            self.optimizer.state[self.psi_L] = {"step": torch.tensor(step, dtype=torch.float32), **moments}
+def learn(memory: ActorMemory, steps: int, lr: float) -> list[float]:
+    """Takes Adam steps on the loss sum_j - r_j log p_j of the last rewards.
+
+    Args:
+        memory: parameters, moments and rewards; parameters and moments are moved.
+        steps: Adam steps.
+        lr: Adam's rate.
+
+    Returns:
+        The new distribution, softmax(psi).
+    """
+    psi_L = torch.tensor(memory.psi, dtype=torch.float64, requires_grad=True)
+    reward_L = torch.tensor(memory.rewards, dtype=torch.float64)
+    optimizer = torch.optim.Adam([psi_L], lr=lr)
+    if memory.adam:
+        optimizer.state[psi_L] = {
+            key: torch.tensor(value, dtype=torch.float32 if key == "step" else torch.float64)
+            for key, value in memory.adam.items()
+        }
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = -(reward_L * psi_L.log_softmax(0)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    memory.psi = psi_L.tolist()
+    memory.adam = {key: value.tolist() for key, value in optimizer.state[psi_L].items()}
+    return list(psi_L.detach().softmax(0).tolist())
+
+
+def measures_student(settings: Any) -> Requirements:
+    """Declares a sampler that measures the student between validations.
+
+    Args:
+        settings: the sampler's settings.
+
+    Returns:
+        What the sampler needs of a run.
+    """
+    return Requirements(measured_by=(settings.name,))

@@ -12,12 +12,14 @@ when a low-resource one joins, and competence-aware sampling. Here, at every val
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
 from mnmt_ds.config import Settings
-from mnmt_ds.samplers.sampler import Sampler
+from mnmt_ds.samplers.sampler import Distribution, Sampler, SamplerEntry, SamplerMemory
+from mnmt_ds.samplers.temperature import probabilities
 
 
 class CclMSettings(Settings):
@@ -39,51 +41,69 @@ class CclMSettings(Settings):
     """Exponent of 1 - c_l; 0: temperature sampling over the pairs that have joined."""
 
 
-class CclM(Sampler):
-    """Approximates CCL-M; see the module's formulas."""
+@dataclass
+class CclMMemory(SamplerMemory):
+    """The pairs' competence, and which of them have joined."""
 
-    dynamic = True
+    competence: list[float]
+    """c_l of the last validation; 0 before the first."""
+    joined: list[bool]
+    """Whether each pair is trained on."""
+    validations: int = 0
+    """Validations so far."""
 
-    def __init__(self, settings: Any, pairs: Sequence[str], sizes: Sequence[int]) -> None:
-        super().__init__(settings, pairs, sizes)
-        self.shares = list(self.probabilities)
-        from_size = settings.high or sum(sizes) / len(sizes)
-        self.high = [size >= from_size for size in sizes]
-        if not any(self.high):
-            self.high = [size == max(sizes) for size in sizes]
-        self.waiting = sorted((l for l in range(len(sizes)) if not self.high[l]), key=lambda l: (-sizes[l], l))
-        """The others, largest first, whether they have joined or not."""
-        self.joined = list(self.high) if settings.latest else [True] * len(sizes)
-        self.competence = [0.0] * len(sizes)
-        self.validations = 0
-        self.probabilities = self._mixture()
 
-    def on_validated(self, competence: Sequence[float]) -> None:
-        self.competence, self.validations = list(competence), self.validations + 1
-        for k, l in enumerate(self.waiting):
-            ready = self.settings.ready + k * self.settings.stagger
-            self.joined[l] |= self.high_competence() >= ready or self.validations >= self.settings.latest
-        self.set(self._mixture())
+def ccl_m(settings: CclMSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
+    """Approximates CCL-M by the formulas at the head of this file.
 
-    def high_competence(self) -> float:
-        """C: the mean of c_h over the high-resource pairs."""
-        return sum(c for c, high in zip(self.competence, self.high, strict=True) if high) / sum(self.high)
+    Args:
+        settings: the sampler's settings.
+        pairs: names of the language pairs.
+        sizes: training sentences of each pair.
 
-    def _mixture(self) -> list[float]:
+    Returns:
+        The sampler.
+    """
+    shares = probabilities(sizes, settings.temperature)
+    high = high_resource(settings, sizes)
+    waiting = sorted((l for l in range(len(sizes)) if not high[l]), key=lambda l: (-sizes[l], l))  # largest first
+    memory = CclMMemory([0.0] * len(sizes), list(high) if settings.latest else [True] * len(sizes))
+
+    def mixture() -> list[float]:
         weights = [
-            share * max(1 - c, 1e-6) ** self.settings.strength if joined else 0.0
-            for share, c, joined in zip(self.shares, self.competence, self.joined, strict=True)
+            share * max(1 - competence, 1e-6) ** settings.strength if joined else 0.0
+            for share, competence, joined in zip(shares, memory.competence, memory.joined, strict=True)
         ]
         return [weight / sum(weights) for weight in weights]
 
-    def scores(self) -> dict[str, Sequence[float]]:
-        return {"competence": self.competence}
+    distribution = Distribution(tuple(pairs), mixture())
 
-    def state(self) -> dict[str, Any]:
-        own = {"competence": self.competence, "joined": self.joined, "validations": self.validations}
-        return {**super().state(), **own}
+    def on_validation(competence: Sequence[float]) -> None:
+        memory.competence, memory.validations = list(competence), memory.validations + 1
+        high_competence = sum(c for c, is_high in zip(competence, high, strict=True) if is_high) / sum(high)
+        for k, l in enumerate(waiting):
+            ready = settings.ready + k * settings.stagger
+            memory.joined[l] |= high_competence >= ready or memory.validations >= settings.latest
+        distribution.set(mixture())
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self.competence, self.joined = list(state["competence"]), list(state["joined"])
-        self.validations = int(state["validations"])
+    return Sampler(distribution, memory, on_validation=on_validation, scores=lambda: {"competence": memory.competence})
+
+
+def high_resource(settings: CclMSettings, sizes: Sequence[int]) -> list[bool]:
+    """Tells which pairs are high-resource: those trained from the start.
+
+    Args:
+        settings: the sampler's settings.
+        sizes: training sentences of each pair.
+
+    Returns:
+        One flag a pair; the largest pairs where none has ``settings.high`` sentences.
+    """
+    from_size = settings.high or sum(sizes) / len(sizes)
+    high = [size >= from_size for size in sizes]
+    return high if any(high) else [size == max(sizes) for size in sizes]
+
+
+ENTRY = SamplerEntry(
+    CclMSettings, ccl_m, example={"sampler": {"name": "ccl_m", "ready": 0.05, "stagger": 0.5, "latest": 3}}
+)

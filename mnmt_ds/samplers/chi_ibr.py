@@ -7,6 +7,7 @@ sentence shares, worst by the losses of the epoch before it above those of a con
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from pydantic import Field
 from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
-from mnmt_ds.samplers.sampler import Losses, Sampler
+from mnmt_ds.samplers.sampler import Distribution, Losses, Sampler, SamplerEntry, SamplerMemory
+from mnmt_ds.samplers.temperature import probabilities
 from mnmt_ds.tracking import read_records
 
 
@@ -38,58 +40,75 @@ class ChiIbrSettings(Settings):
     """How near to rho the bisection ends."""
 
 
-class ChiIbr(Sampler):
-    """L_g <- 0.9 L_g + 0.1 loss_g for the pairs of each update; at an epoch's end the best response to L - b.
+@dataclass
+class ChiIbrMemory(SamplerMemory):
+    """The pairs' losses in training, and those of the plain run."""
+
+    losses: list[float]
+    """Moving averages L_g, nats a token."""
+    seen: list[bool]
+    """Which pairs this epoch has had."""
+    baseline: list[float] = field(default_factory=list)
+    """b_g of the plain run; empty until the run starts."""
+
+
+def chi_ibr(settings: ChiIbrSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
+    """Moves L_g <- 0.9 L_g + 0.1 loss_g for the pairs of each update; at an epoch's end the best response to L - b.
 
     Differs: an epoch's first loss of a pair starts its average (the authors' begins at 0, which underrates a pair of
     few updates; after many it is the same).
+
+    Args:
+        settings: the sampler's settings.
+        pairs: names of the language pairs.
+        sizes: training sentences of each pair.
+
+    Returns:
+        The sampler.
     """
+    shares = probabilities(sizes, settings.temperature)
+    distribution = Distribution(tuple(pairs), list(shares))
+    memory = ChiIbrMemory([0.0] * len(pairs), [False] * len(pairs))
 
-    dynamic = True
+    def start() -> None:
+        memory.baseline = read_baseline(settings.baseline, pairs)
 
-    def __init__(self, settings: Any, pairs: Sequence[str], sizes: Sequence[int]) -> None:
-        super().__init__(settings, pairs, sizes)
-        self.shares = list(self.probabilities)
-        self.baseline: list[float] = []
-        self.losses = [0.0] * len(self.pairs)
-        self.seen = [False] * len(self.pairs)
-        """Which pairs this epoch has had."""
-
-    def begin(self) -> None:
-        self.baseline = read_baseline(self.settings.baseline, self.pairs)
-
-    def observe(self, losses: Losses) -> None:
+    def on_update(losses: Losses) -> None:
         for g, (total, tokens) in enumerate(losses):
             if tokens:
-                loss, decay = total / tokens, self.settings.decay if self.seen[g] else 0.0
-                self.losses[g] = decay * self.losses[g] + (1 - decay) * loss
-                self.seen[g] = True
+                loss, decay = total / tokens, settings.decay if memory.seen[g] else 0.0
+                memory.losses[g] = decay * memory.losses[g] + (1 - decay) * loss
+                memory.seen[g] = True
 
-    def on_epoch(self) -> None:
-        settings, above = self.settings, [loss - b for loss, b in zip(self.losses, self.baseline, strict=True)]
-        worst = above if max(above) >= 0 else self.losses
-        self.set(best_response(self.shares, worst, settings.rho, settings.least, settings.tolerance))
-        self.seen = [False] * len(self.pairs)
+    def on_epoch_end() -> None:
+        above = [loss - b for loss, b in zip(memory.losses, memory.baseline, strict=True)]
+        worst = above if max(above) >= 0 else memory.losses
+        distribution.set(best_response(shares, worst, settings.rho, settings.least, settings.tolerance))
+        memory.seen = [False] * len(pairs)
 
-    def scores(self) -> dict[str, Sequence[float]]:
-        return {"average_loss": self.losses, "baseline_loss": self.baseline}
+    def scores() -> dict[str, Sequence[float]]:
+        return {"average_loss": memory.losses, "baseline_loss": memory.baseline}
 
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "losses": self.losses, "seen": self.seen, "baseline": self.baseline}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self.losses, self.seen = list(state["losses"]), list(state["seen"])
-        self.baseline = list(state["baseline"])
+    return Sampler(distribution, memory, start=start, on_update=on_update, on_epoch_end=on_epoch_end, scores=scores)
 
 
 def best_response(
     shares: Sequence[float], losses: Sequence[float], rho: float, least: float, tolerance: float
 ) -> list[float]:
-    """q: p(eta) at the eta where 1/2 sum_l p_l (p_l(eta) / p_l - 1)^2 = rho, then at least min p, normalised.
+    """Finds the worst distribution q in the ball: p(eta) at the eta where 1/2 sum_l p_l (p_l(eta) / p_l - 1)^2 = rho.
 
-    The distance grows with eta, from 0 far below all losses to its greatest just below the largest; where even that is
-    less than rho, that is taken.
+    Then q is raised to at least min p and normalised. The distance grows with eta, from 0 far below all losses to its
+    greatest just below the largest; where even that is less than rho, that is taken.
+
+    Args:
+        shares: p, the middle of the ball.
+        losses: l, one a pair.
+        rho: size of the ball.
+        least: the least that q_l / p_l becomes before it is normalised.
+        tolerance: how near to rho the bisection ends.
+
+    Returns:
+        q, a probability a pair.
     """
     high = max(losses)
     width = high - min(losses)
@@ -109,39 +128,61 @@ def best_response(
         middle = (low + high) / 2
         if not low < middle < high:  # no number between: the distance never reaches rho
             break
-        eta, found = middle, excess(middle)
-        if abs(found) <= tolerance:
+        eta, distance = middle, excess(middle)
+        if abs(distance) <= tolerance:
             break
-        low, high = (low, middle) if found > 0 else (middle, high)
+        low, high = (low, middle) if distance > 0 else (middle, high)
     raised = [max(q, min(shares)) for q in tilted(shares, losses, eta, least)]
     return [q / sum(raised) for q in raised]
 
 
 def tilted(shares: Sequence[float], losses: Sequence[float], eta: float, least: float) -> list[float]:
-    """p(eta), eta below the largest loss: u = p relu(l - eta), q = u / sum u; then max(q / p, least) p, normalised."""
+    """Tilts p towards pairs of high loss: u = p relu(l - eta), q = u / sum u; then max(q / p, least) p, normalised.
+
+    Args:
+        shares: p.
+        losses: l, one a pair.
+        eta: the threshold, below the largest loss.
+        least: the least of q_l / p_l.
+
+    Returns:
+        p(eta), a probability a pair.
+    """
     u = [p * max(loss - eta, 0.0) for p, loss in zip(shares, losses, strict=True)]
     raised = [max(x / sum(u), least * p) for x, p in zip(u, shares, strict=True)]
     return [value / sum(raised) for value in raised]
 
 
 def read_baseline(path: Path, pairs: Sequence[str]) -> list[float]:
-    """b_g of each pair; UserError where the file or the run does not say it.
+    """Reads b_g of each pair from a plain run or a file.
 
     Of a run: the mean training loss of each pair (``data/<pair>/loss``) up to its overall best validation.
+
+    Args:
+        path: the directory of a finished plain run, or JSON {pair: loss}.
+        pairs: names of the language pairs.
+
+    Returns:
+        One loss a pair, nats a token.
+
+    Raises:
+        UserError: where the file or the run lacks it.
     """
-    found = _of_run(path) if path.is_dir() else _of_file(path)
-    missing = [pair for pair in pairs if not isinstance(found.get(pair), int | float) or not math.isfinite(found[pair])]
+    losses = _of_run(path) if path.is_dir() else _of_file(path)
+    missing = [
+        pair for pair in pairs if not isinstance(losses.get(pair), int | float) or not math.isfinite(losses[pair])
+    ]
     if missing:
         raise UserError(
             f"{path}: no training loss of {', '.join(missing)}; sampler chi_ibr needs that of every pair: train a plain"
             " run on the same pairs (method translation, sampler temperature) and give its directory"
         )
-    return [float(found[pair]) for pair in pairs]
+    return [float(losses[pair]) for pair in pairs]
 
 
 def _of_file(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        losses = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); sampler.baseline is the directory of a finished plain run, or"
@@ -149,9 +190,9 @@ def _of_file(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); write {{pair: loss}}") from None
-    if not isinstance(found, dict):
+    if not isinstance(losses, dict):
         raise UserError(f"{path}:1: not of the form {{pair: loss}}; mend it")
-    return found
+    return losses
 
 
 def _of_run(run: Path) -> dict[str, Any]:
@@ -162,3 +203,6 @@ def _of_run(run: Path) -> dict[str, Any]:
     best = records[-1].get(metric_keys.VALID_BEST_UPDATE)
     record = next((record for record in records if record["update"] == best), records[-1])
     return {pair: value for key, value in record.items() if (pair := metric_keys.DATA_LOSS.name_in(key))}
+
+
+ENTRY = SamplerEntry(ChiIbrSettings, chi_ibr, example={"sampler": {"name": "chi_ibr", "baseline": "{plain_run}"}})

@@ -1,9 +1,10 @@
 """MultiDDS-S (Wang, Tsvetkov and Neubig 2020, Balancing Training for Multilingual Neural Machine Translation)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from mnmt_ds.samplers.actor import Actor, ActorSettings
-from mnmt_ds.samplers.sampler import Measurements
+from mnmt_ds.samplers.actor import ActorSettings, actor, measures_student
+from mnmt_ds.samplers.sampler import Sampler, SamplerEntry
 
 
 class MultiDdsSettings(ActorSettings):
@@ -13,14 +14,25 @@ class MultiDdsSettings(ActorSettings):
     """multidds: MultiDDS-S, rewards by the cosine of gradients."""
 
 
-class MultiDds(Actor):
-    """r_j = 1/L sum_i cos(grad of dev batch i, grad of training batch j), over all parameters.
+def multidds(settings: MultiDdsSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
+    """Rewards r_j = 1/L sum_i cos(grad of dev batch i, grad of training batch j), over all parameters.
 
     The gradients are those of the label-smoothed cross-entropy, whatever method trains the student.
 
     Differs: the authors take L + L^2 backward passes. Since r_j = <1/L sum_i d_i/|d_i|, t_j/|t_j|>, the mean of the
     dev gradients' directions is all that has to be kept of them, and L + L passes give the same number.
-    """
 
-    def measure(self, student: Measurements) -> None:
-        self.learn(student.alignments(self.settings.max_tokens))
+    Args:
+        settings: the sampler's settings.
+        pairs: names of the language pairs.
+        sizes: training sentences of each pair.
+
+    Returns:
+        The sampler.
+    """
+    return actor(settings, pairs, sizes, lambda student: student.alignments(settings.max_tokens))
+
+
+ENTRY = SamplerEntry(
+    MultiDdsSettings, multidds, measures_student, {"sampler": {"name": "multidds", "every": 3, "lr": 1e-2, "steps": 20}}
+)

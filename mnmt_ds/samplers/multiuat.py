@@ -1,12 +1,13 @@
 """MultiUAT (Wu, Li, Zhang, Li, Haffari and Liu 2021, Uncertainty-Aware Balancing for Multilingual and Multi-Domain
 Neural Machine Translation Training)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from mnmt_ds.samplers.actor import Actor, ActorSettings
-from mnmt_ds.samplers.sampler import Measurements
+from mnmt_ds.samplers.actor import ActorSettings, actor, measures_student
+from mnmt_ds.samplers.sampler import Sampler, SamplerEntry
 
 
 class MultiUatSettings(ActorSettings):
@@ -21,9 +22,30 @@ class MultiUatSettings(ActorSettings):
     """K passes with dropout over each dev batch."""
 
 
-class MultiUat(Actor):
-    """R_j: the model's uncertainty on a dev batch of pair j over K passes with dropout; the actor is MultiDDS-S's."""
+def multiuat(settings: MultiUatSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
+    """Rewards R_j: the model's uncertainty on a dev batch of pair j over K passes with dropout (Section 3).
 
-    def measure(self, student: Measurements) -> None:
-        settings = self.settings
-        self.learn(student.uncertainties(settings.reward, settings.passes, settings.max_tokens))
+    How the distribution learns from them is as in MultiDDS-S.
+
+    Args:
+        settings: the sampler's settings.
+        pairs: names of the language pairs.
+        sizes: training sentences of each pair.
+
+    Returns:
+        The sampler.
+    """
+    return actor(
+        settings,
+        pairs,
+        sizes,
+        lambda student: student.uncertainties(settings.reward, settings.passes, settings.max_tokens),
+    )
+
+
+ENTRY = SamplerEntry(
+    MultiUatSettings,
+    multiuat,
+    measures_student,
+    {"sampler": {"name": "multiuat", "every": 3, "lr": 1e-2, "steps": 20, "passes": 2, "reward": "enttp"}},
+)

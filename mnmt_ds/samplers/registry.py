@@ -1,72 +1,60 @@
 """All samplers by name: a new one is a file beside this, one line here, and a recipe."""
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple, Union
+from collections.abc import Sequence
+from typing import Annotated, Any, Union
 
 from pydantic import BeforeValidator, Field
 
 from mnmt_ds.config import Settings
 from mnmt_ds.requirements import Requirements
-from mnmt_ds.samplers.ccl_m import CclM, CclMSettings
-from mnmt_ds.samplers.chi_ibr import ChiIbr, ChiIbrSettings
-from mnmt_ds.samplers.multidds import MultiDds, MultiDdsSettings
-from mnmt_ds.samplers.multiuat import MultiUat, MultiUatSettings
-from mnmt_ds.samplers.sampler import Fixed, Sampler
-from mnmt_ds.samplers.temperature import TemperatureSettings
-
-
-class SamplerEntry(NamedTuple):
-    """A sampler's settings (with a ``name`` of the sampler's) and its class."""
-
-    settings: type[Settings]
-    build: type[Sampler]
-    requires: Callable[[Any], Requirements] = lambda settings: Requirements()
-    """What it needs of the run, by its settings."""
-
-
-def measures_student(settings: Any) -> Requirements:
-    """Declares a sampler that measures the student between validations.
-
-    Args:
-        settings: the sampler's settings.
-
-    Returns:
-        What the sampler needs of a run.
-    """
-    return Requirements(measured_by=(settings.name,))
-
+from mnmt_ds.samplers import ccl_m, chi_ibr, multidds, multiuat, temperature
+from mnmt_ds.samplers.sampler import Sampler, SamplerEntry
 
 SAMPLERS: dict[str, SamplerEntry] = {
-    "temperature": SamplerEntry(TemperatureSettings, Fixed),
-    "multidds": SamplerEntry(MultiDdsSettings, MultiDds, measures_student),
-    "multiuat": SamplerEntry(MultiUatSettings, MultiUat, measures_student),
-    "chi_ibr": SamplerEntry(ChiIbrSettings, ChiIbr),
-    "ccl_m": SamplerEntry(CclMSettings, CclM),
+    "temperature": temperature.ENTRY,
+    "multidds": multidds.ENTRY,
+    "multiuat": multiuat.ENTRY,
+    "chi_ibr": chi_ibr.ENTRY,
+    "ccl_m": ccl_m.ENTRY,
 }
 
 
-def build(settings: Settings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
-    """The sampler that a recipe's ``sampler:`` section asks for; UserError where it cannot run on these pairs."""
-    return SAMPLERS[settings.name].build(settings, pairs, sizes)  # type: ignore[attr-defined]
-
-
-def requirements(settings: Settings) -> Requirements:
-    """Says what a sampler needs of a run.
+def build(section: Settings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
+    """Builds the sampler that a recipe's ``sampler:`` section asks for.
 
     Args:
-        settings: the sampler's settings, as in a recipe's ``sampler:`` section.
+        section: the sampler's settings.
+        pairs: names of the language pairs.
+        sizes: training sentences of each pair.
+
+    Returns:
+        The sampler.
+    """
+    return SAMPLERS[section.name].build(section, pairs, sizes)  # type: ignore[attr-defined]
+
+
+def requirements(section: Settings) -> Requirements:
+    """Collects what a sampler needs of a run.
+
+    Args:
+        section: the sampler's settings, as in a recipe's ``sampler:`` section.
 
     Returns:
         Its requirements.
     """
-    return SAMPLERS[settings.name].requires(settings)  # type: ignore[attr-defined]
+    return SAMPLERS[section.name].requires(section)  # type: ignore[attr-defined]
 
 
 def _named(values: Any) -> Any:
+    """A section without ``name`` is that of temperature sampling."""
     return {"name": "temperature", **values} if isinstance(values, dict) else values
 
 
 def union() -> Any:
-    """The settings of all samplers as one type, told apart by ``name``; temperature where none is given."""
+    """Makes one type of the settings of all samplers, told apart by ``name``; temperature where none is given.
+
+    Returns:
+        A discriminated union for pydantic.
+    """
     kinds = Union[tuple(entry.settings for entry in SAMPLERS.values())]  # type: ignore[valid-type]
     return Annotated[kinds, Field(discriminator="name"), BeforeValidator(_named)]

@@ -1,92 +1,172 @@
-"""What every sampler is: a distribution over language pairs, and what may move it.
+"""What every sampler is: a distribution over language pairs, and the functions that may move it.
 
-A sampler hears of every update, of every validation and of every epoch's end, and may ask for measurements of the
-student every so many updates. All of that is equal on every rank, so that all ranks draw the same.
+A sampler is called after every update, at every validation and at every epoch's end, and may measure the student every
+so many updates. What it is given is equal on every rank, so that all ranks draw the same.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
-from mnmt_ds import metric_keys
-from mnmt_ds.samplers.temperature import probabilities
+from mnmt_ds.config import Settings
+from mnmt_ds.requirements import Requirements
 
 Losses = Sequence[tuple[float, float]]
-"""Of each pair: the sum of its label-smoothed cross-entropy in an update over all ranks, and its target tokens."""
+"""Of each pair: the sum over an update and all ranks of its label-smoothed cross-entropy, nats; its target tokens."""
 
 
 class Measurements(Protocol):
-    """What can be asked of the student as it is; it is left as it was. Called by all ranks together."""
+    """What a sampler can measure of the student as it is; it is left as it was. Called by all ranks together."""
 
     def alignments(self, max_tokens: int) -> list[float]:
-        """mean_i cos(gradient on dev data of pair i, gradient on training data of pair j), for every pair j."""
+        """Compares gradients on dev data with gradients on training data (MultiDDS-S).
+
+        Args:
+            max_tokens: padded tokens of a micro-batch; 0: ``train.max_tokens``.
+
+        Returns:
+            mean_i cos(gradient on dev data of pair i, gradient on training data of pair j), for every pair j.
+        """
         ...
 
     def uncertainties(self, reward: str, passes: int, max_tokens: int) -> list[float]:
-        """A reward of ``uncertainty.REWARDS`` on dev data of every pair, over passes with dropout."""
+        """Measures how unsure the student is on dev data, over passes with dropout (MultiUAT).
+
+        Args:
+            reward: a key of ``uncertainty.REWARDS``.
+            passes: passes over each micro-batch, each with its own dropout masks.
+            max_tokens: padded tokens of a micro-batch; 0: ``train.max_tokens``.
+
+        Returns:
+            The reward of every pair.
+        """
         ...
 
 
-class Sampler:
-    """Fixed shares. The dynamic samplers are made from it and move ``probabilities`` in place of its empty steps."""
+@dataclass
+class Distribution:
+    """With what probability each language pair is drawn, and how often that was changed."""
 
-    dynamic = False
-    every = 0
-    """Updates between two measurements; 0: it asks for none."""
-
-    def __init__(self, settings: Any, pairs: Sequence[str], sizes: Sequence[int]) -> None:
-        """Starts at p proportional to n^(1/T) of the pairs' ``sizes`` in sentences."""
-        self.settings, self.pairs, self.sizes = settings, tuple(pairs), tuple(sizes)
-        self.probabilities = probabilities(sizes, settings.temperature)
-        self.changes = 0
-        """How often the distribution was set anew."""
-
-    def begin(self) -> None:
-        """A run starts from its beginning; UserError where something is missing that only its state would hold."""
-
-    def observe(self, losses: Losses) -> None:
-        """Hears of an update."""
-
-    def measure(self, student: Measurements) -> None:
-        """Asks, every ``every`` updates."""
-
-    def on_validated(self, competence: Sequence[float]) -> None:
-        """Hears of a validation: of each pair 1 - nll / log V; 0 as a uniform guess, 1 when certain of every token."""
-
-    def on_epoch(self) -> None:
-        """An epoch has ended; the next one is drawn from what is set here."""
+    pairs: tuple[str, ...]
+    """Names of the pairs, such as fr-en."""
+    probabilities: list[float]
+    """One a pair; they sum to 1."""
+    changes: int = 0
+    """How often the distribution was set anew."""
 
     def set(self, probabilities: Sequence[float]) -> None:
-        """A new distribution."""
+        """Replaces the distribution; the next plan of an epoch is drawn from it.
+
+        Args:
+            probabilities: one a pair, sum 1.
+        """
         self.probabilities = list(probabilities)
         self.changes += 1
 
-    def scores(self) -> dict[str, Sequence[float]]:
-        """What the distribution was last made from, by name, a number a pair."""
-        return {}
+
+@dataclass
+class SamplerMemory:
+    """What a sampler keeps besides its distribution. Subclasses add fields of JSON values; a checkpoint holds them."""
+
+
+def do_nothing(*values: Any) -> None:
+    """The function of a sampler for a moment that does not move it.
+
+    Args:
+        *values: whatever is given at that moment.
+    """
+
+
+class Sampler(NamedTuple):
+    """A way to share out epochs among language pairs."""
+
+    distribution: Distribution
+    """The probabilities; the functions below move them with ``distribution.set``."""
+    memory: SamplerMemory = SamplerMemory()
+    """What the functions keep from one call to the next."""
+    dynamic: bool = True
+    """Whether anything moves the distribution. A fixed one is the recipe's also after a resume: it has no state."""
+    every: int = 0
+    """Updates between two calls of ``measure``; 0: it is never called."""
+    start: Callable[[], None] = do_nothing
+    """Called where a run starts from its beginning, not from a checkpoint; may raise UserError."""
+    on_update: Callable[[Losses], None] = do_nothing
+    """Called after every update with the pairs' losses in it."""
+    measure: Callable[[Measurements], None] = do_nothing
+    """Called every ``every`` updates, by all ranks together."""
+    on_validation: Callable[[Sequence[float]], None] = do_nothing
+    """Called with each pair's competence: 1 - nll / log V of its dev set; 0 as a uniform guess, 1 when certain."""
+    on_epoch_end: Callable[[], None] = do_nothing
+    """Called before the next epoch is drawn."""
+    scores: Callable[[], Mapping[str, Sequence[float]]] = dict
+    """What the distribution was last made from, by name, a number a pair; for the logs."""
+
+    @property
+    def probabilities(self) -> list[float]:
+        """With what probability each pair is drawn, in order of the run's pairs."""
+        return self.distribution.probabilities
+
+    @property
+    def changes(self) -> int:
+        """How often the distribution was set anew."""
+        return self.distribution.changes
 
     def report(self) -> dict[str, float]:
-        """Metric keys: ``data/<pair>/prob`` and what it was made from."""
+        """Collects metric keys: ``data/<pair>/prob`` and what the distribution was made from.
+
+        Returns:
+            Values by metric key.
+        """
         named = {"prob": self.probabilities, **self.scores()}
-        return {
-            metric_keys.DATA_SCORE.of(pair, key): row[i]
-            for key, row in named.items()
-            for i, pair in enumerate(self.pairs)
-        }
+        pairs = self.distribution.pairs
+        return {f"data/{pair}/{key}": row[i] for key, row in named.items() for i, pair in enumerate(pairs)}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must carry (JSON keeps every bit of a float)."""
-        return {"probabilities": self.probabilities, "changes": self.changes}
+        """Collects what a checkpoint must carry (JSON keeps every bit of a float).
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """The state as it was."""
-        self.probabilities, self.changes = list(state["probabilities"]), int(state["changes"])
+        Returns:
+            JSON values; empty where the distribution is fixed.
+        """
+        if not self.dynamic:
+            return {}
+        return {"probabilities": self.probabilities, "changes": self.changes, **dataclasses.asdict(self.memory)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts a state back.
+
+        Args:
+            state: what ``state`` returned, as JSON gives it back.
+        """
+        if not self.dynamic:
+            return
+        self.distribution.probabilities = list(state["probabilities"])
+        self.distribution.changes = int(state["changes"])
+        for field in dataclasses.fields(self.memory):
+            setattr(self.memory, field.name, state[field.name])
 
 
-class Fixed(Sampler):
-    """Temperature sampling: the shares of the recipe for good, also where it was changed before a resume."""
+def needs_nothing(settings: Any) -> Requirements:
+    """Declares a sampler that goes with every layout.
 
-    def state(self) -> dict[str, Any]:
-        return {}
+    Args:
+        settings: the sampler's settings.
 
-    def restore(self, state: dict[str, Any]) -> None:
-        pass
+    Returns:
+        The default requirements.
+    """
+    return Requirements()
+
+
+class SamplerEntry(NamedTuple):
+    """A sampler's declaration: its settings, how it is built, what it needs."""
+
+    settings: type[Settings]
+    """Its section of the recipe, with a field ``name: Literal["..."]`` by which recipes ask for it."""
+    build: Callable[[Any, Sequence[str], Sequence[int]], Sampler]
+    """(settings, names of the pairs, their training sentences) -> Sampler."""
+    requires: Callable[[Any], Requirements] = needs_nothing
+    """What it needs of the run, by its settings."""
+    example: Mapping[str, Any] = {}
+    """Sections of a minimal recipe that uses it; empty where its ``name`` is enough. ``{plain_run}`` in a text stands
+    for the directory of a finished plain run on the same data."""

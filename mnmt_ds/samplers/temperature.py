@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from mnmt_ds.config import Settings
+from mnmt_ds.samplers.sampler import Distribution, Sampler, SamplerEntry
 
 
 class TemperatureSettings(Settings):
@@ -24,18 +25,51 @@ class TemperatureSettings(Settings):
         return value
 
 
+def temperature(settings: TemperatureSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
+    """Keeps the shares of the recipe for good, also where it was changed before a resume.
+
+    Args:
+        settings: the sampler's settings.
+        pairs: names of the language pairs.
+        sizes: training sentences of each pair.
+
+    Returns:
+        The sampler.
+    """
+    return Sampler(Distribution(tuple(pairs), probabilities(sizes, settings.temperature)), dynamic=False)
+
+
 def probabilities(sizes: Sequence[int], temperature: float) -> list[float]:
-    """p_l = (n_l / N)^(1/T), normalised. Sizes in sentences."""
+    """Computes p_l = (n_l / N)^(1/T), normalised.
+
+    Args:
+        sizes: training sentences of each pair.
+        temperature: T.
+
+    Returns:
+        A probability a pair.
+    """
     total = sum(sizes)
     raised = [(size / total) ** (1.0 / temperature) for size in sizes]
     return [value / sum(raised) for value in raised]
 
 
 def counts(shares: Sequence[float], total: int) -> list[int]:
-    """Whole sentences a pair for ``total``: largest remainders, at least one of every pair that has a share."""
+    """Rounds shares to whole sentences by largest remainders, at least one of every pair that has a share.
+
+    Args:
+        shares: a probability a pair.
+        total: sentences to be shared out.
+
+    Returns:
+        Sentences a pair.
+    """
     exact = [share * total for share in shares]
     floors = [max(1, int(value)) if share > 0 else 0 for share, value in zip(shares, exact, strict=True)]
     order = sorted((i for i, share in enumerate(shares) if share > 0), key=lambda i: (floors[i] - exact[i], i))
     for i in order[: max(0, total - sum(floors))]:
         floors[i] += 1
     return floors
+
+
+ENTRY = SamplerEntry(TemperatureSettings, temperature, example={"sampler": {"name": "temperature", "temperature": 5}})

@@ -11,10 +11,10 @@ import torch
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.samplers.actor import ActorSettings
-from mnmt_ds.samplers.ccl_m import CclM, CclMSettings
-from mnmt_ds.samplers.chi_ibr import ChiIbr, ChiIbrSettings, best_response, tilted
-from mnmt_ds.samplers.multidds import MultiDds, MultiDdsSettings
-from mnmt_ds.samplers.multiuat import MultiUat, MultiUatSettings
+from mnmt_ds.samplers.ccl_m import CclMSettings, ccl_m
+from mnmt_ds.samplers.chi_ibr import ChiIbrSettings, best_response, chi_ibr, tilted
+from mnmt_ds.samplers.multidds import MultiDdsSettings, multidds
+from mnmt_ds.samplers.multiuat import MultiUatSettings, multiuat
 from mnmt_ds.samplers.registry import build
 from mnmt_ds.samplers.sampler import Sampler
 from mnmt_ds.samplers.temperature import TemperatureSettings, counts
@@ -23,11 +23,12 @@ from mnmt_ds.samplers.uncertainty import REWARDS, token_statistics
 PAIRS = ("bs-en", "hi-en", "fr-en")
 
 
-class Told:
-    """A student of whom some numbers are known."""
+class KnownStudent:
+    """A student whose measurements are given."""
 
     def __init__(self, alignments: Sequence[float] = (), uncertainties: Sequence[float] = ()) -> None:
-        self.numbers, self.asked = (alignments, uncertainties), ()
+        self.numbers = (alignments, uncertainties)
+        self.asked: tuple[str, int, int] | None = None
 
     def alignments(self, max_tokens: int) -> list[float]:
         return list(self.numbers[0])
@@ -40,8 +41,8 @@ class Told:
 def test_multidds_first_step_by_hand() -> None:
     """p = (1/4, 3/4), r = (1, -1): d loss / d psi = -r + p sum r = (-1, 1); Adam's first step is its rate against the
     sign, so psi_0 - psi_1 = log(1/3) + 0.2, and p_0 = 1 / (1 + 3 exp(-0.2))."""
-    sampler = MultiDds(MultiDdsSettings(steps=1, lr=0.1), ("a-en", "b-en"), (100, 300))
-    sampler.measure(Told(alignments=(1.0, -1.0)))
+    sampler = multidds(MultiDdsSettings(steps=1, lr=0.1), ("a-en", "b-en"), (100, 300))
+    sampler.measure(KnownStudent(alignments=(1.0, -1.0)))
     assert sampler.probabilities == pytest.approx([0.289336, 0.710664], abs=1e-6)
     assert (
         sampler.report()["data/a-en/reward"] == 1.0 and sampler.report()["data/b-en/prob"] == sampler.probabilities[1]
@@ -50,10 +51,10 @@ def test_multidds_first_step_by_hand() -> None:
 
 def test_the_actor_takes_its_adam_steps_and_keeps_the_moments() -> None:
     """200 steps at 1e-4, twice, against Adam written out; the second measurement goes on from the first's moments."""
-    sampler = MultiDds(MultiDdsSettings(), PAIRS, (60, 120, 240))
+    sampler = multidds(MultiDdsSettings(), PAIRS, (60, 120, 240))
     psi, m, v, t = [math.log(n / 420) for n in (60, 120, 240)], [0.0] * 3, [0.0] * 3, 0
     for rewards in ((0.5, 0.3, -0.1), (0.2, 0.6, 0.1)):
-        sampler.measure(Told(alignments=rewards))
+        sampler.measure(KnownStudent(alignments=rewards))
         for _ in range(200):
             t += 1
             total = sum(math.exp(x) for x in psi)
@@ -65,16 +66,16 @@ def test_the_actor_takes_its_adam_steps_and_keeps_the_moments() -> None:
         total = sum(math.exp(x) for x in psi)
         assert sampler.probabilities == pytest.approx([math.exp(x) / total for x in psi], rel=1e-9)
     before = list(sampler.probabilities)
-    sampler.measure(Told(alignments=(0.1, math.nan, 0.2)))  # an fp16 gradient that overflowed
+    sampler.measure(KnownStudent(alignments=(0.1, math.nan, 0.2)))  # an fp16 gradient that overflowed
     assert sampler.probabilities == before
 
 
 def test_multiuat_hands_its_reward_to_the_same_actor() -> None:
-    student = Told(alignments=(0.0,) * 3, uncertainties=(0.9, 0.2, 0.4))
-    sampler = MultiUat(MultiUatSettings(reward="vartp", passes=7, max_tokens=64), PAIRS, (60, 120, 240))
-    other = MultiDds(MultiDdsSettings(), PAIRS, (60, 120, 240))
+    student = KnownStudent(alignments=(0.0,) * 3, uncertainties=(0.9, 0.2, 0.4))
+    sampler = multiuat(MultiUatSettings(reward="vartp", passes=7, max_tokens=64), PAIRS, (60, 120, 240))
+    other = multidds(MultiDdsSettings(), PAIRS, (60, 120, 240))
     sampler.measure(student)
-    other.measure(Told(alignments=(0.9, 0.2, 0.4)))
+    other.measure(KnownStudent(alignments=(0.9, 0.2, 0.4)))
     assert student.asked == ("vartp", 7, 64)
     assert sampler.probabilities == other.probabilities and sampler.probabilities[0] > 60 / 420
 
@@ -96,8 +97,8 @@ def test_each_multiuat_reward_by_hand(reward: str) -> None:
     count."""
     p_BTV = torch.tensor([[[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]], [[0.6, 0.2, 0.2], [0.01, 0.98, 0.01]]])
     target_BT = torch.tensor([[0, 2], [0, -1]])
-    found = token_statistics(p_BTV.log() + 3.0, torch.eye(3), target_BT, 0.1, -1)
-    total, count = REWARDS[reward](found).tolist()
+    statistics = token_statistics(p_BTV.log() + 3.0, torch.eye(3), target_BT, 0.1, -1)
+    total, count = REWARDS[reward](statistics).tolist()
     assert total / count == pytest.approx(BY_HAND[reward], abs=2e-6)
     assert set(BY_HAND) == set(REWARDS)
 
@@ -138,28 +139,30 @@ def test_chi_ibr_keeps_the_ball_and_its_edges() -> None:
     assert best_response(shares, (2.0, 2.0, 2.0), 0.05, 0.2, 1e-4) == list(shares)
 
 
-def chi_ibr(tmp_path: Path, **baseline: float) -> ChiIbr:
+def started_chi_ibr(tmp_path: Path, **baseline: float) -> Any:
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps({"a-en": 1.0, "b-en": 1.0, **{k.replace("_", "-"): v for k, v in baseline.items()}}))
-    made = ChiIbr(ChiIbrSettings(baseline=path, tolerance=1e-12), ("a-en", "b-en"), (100, 100))
-    made.begin()
+    made = chi_ibr(ChiIbrSettings(baseline=path, tolerance=1e-12), ("a-en", "b-en"), (100, 100))
+    made.start()
     return made
 
 
 def test_chi_ibr_averages_and_baseline(tmp_path: Path) -> None:
-    sampler = chi_ibr(tmp_path)
+    sampler = started_chi_ibr(tmp_path)
     for losses in ([(20.0, 10.0), (0.0, 0.0)], [(30.0, 10.0), (80.0, 20.0)]):
-        sampler.observe(losses)
-    assert sampler.losses == pytest.approx([0.9 * 2 + 0.1 * 3, 4.0])
+        sampler.on_update(losses)
+    assert sampler.memory.losses == pytest.approx([0.9 * 2 + 0.1 * 3, 4.0])
     assert sampler.probabilities == [0.5, 0.5]
-    sampler.on_epoch()
+    sampler.on_epoch_end()
     assert sampler.probabilities == pytest.approx(best_response((0.5, 0.5), (1.1, 3.0), 0.05, 0.2, 1e-12))
-    sampler.observe([(50.0, 10.0), (0.0, 0.0)])
-    assert sampler.losses == pytest.approx([5.0, 4.0])  # a new epoch: the first loss starts the average
+    sampler.on_update([(50.0, 10.0), (0.0, 0.0)])
+    assert sampler.memory.losses == pytest.approx([5.0, 4.0])  # a new epoch: the first loss starts the average
 
-    easy = chi_ibr(tmp_path, a_en=9.0, b_en=9.0)  # everything better than the baseline: the losses themselves count
-    easy.observe([(20.0, 10.0), (40.0, 10.0)])
-    easy.on_epoch()
+    easy = started_chi_ibr(
+        tmp_path, a_en=9.0, b_en=9.0
+    )  # everything better than the baseline: the losses themselves count
+    easy.on_update([(20.0, 10.0), (40.0, 10.0)])
+    easy.on_epoch_end()
     assert easy.probabilities == pytest.approx(best_response((0.5, 0.5), (2.0, 4.0), 0.05, 0.2, 1e-12))
 
 
@@ -171,54 +174,54 @@ def test_chi_ibr_reads_a_run(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def begun(path: Path, *pairs: str) -> ChiIbr:
-        made = ChiIbr(ChiIbrSettings(baseline=path), pairs, (1,) * len(pairs))
-        made.begin()
+    def started(path: Path, *pairs: str) -> Any:
+        made = chi_ibr(ChiIbrSettings(baseline=path), pairs, (1,) * len(pairs))
+        made.start()
         return made
 
-    known = begun(tmp_path, "b-en", "a-en")
-    assert known.baseline == [6.0, 3.0]
+    known = started(tmp_path, "b-en", "a-en")
+    assert known.memory.baseline == [6.0, 3.0]
     with pytest.raises(UserError, match=r"no training loss of ko-en; .* train a plain run"):
-        begun(tmp_path, "a-en", "ko-en")
+        started(tmp_path, "a-en", "ko-en")
     with pytest.raises(UserError, match="cannot be read"):
-        begun(tmp_path / "no", "a-en")
+        started(tmp_path / "no", "a-en")
     with pytest.raises(UserError, match="no validation in it"):
-        begun(tmp_path.parent, "a-en")
+        started(tmp_path.parent, "a-en")
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(UserError, match=r"bad.json:1: not of the form"):
-        begun(tmp_path / "bad.json", "a-en")
-    resumed = ChiIbr(ChiIbrSettings(baseline=tmp_path / "gone"), ("b-en", "a-en"), (1, 1))
+        started(tmp_path / "bad.json", "a-en")
+    resumed: Any = chi_ibr(ChiIbrSettings(baseline=tmp_path / "gone"), ("b-en", "a-en"), (1, 1))
     resumed.restore(known.state())  # a checkpoint has the losses; where they came from may be gone
-    assert resumed.baseline == known.baseline
+    assert resumed.memory.baseline == known.memory.baseline
 
 
 def test_ccl_m_by_hand() -> None:
     """Sizes 100, 900, 200: above the mean stands 900 alone. At C = 0.45 the 200 joins (0.4), the 100 needs 0.5."""
-    sampler = CclM(CclMSettings(ready=0.4, stagger=0.1, latest=5), PAIRS, (100, 900, 200))
+    sampler: Any = ccl_m(CclMSettings(ready=0.4, stagger=0.1, latest=5), PAIRS, (100, 900, 200))
     assert sampler.probabilities == [0.0, 1.0, 0.0]
-    sampler.on_validated([0.0, 0.3, 0.0])
+    sampler.on_validation([0.0, 0.3, 0.0])
     assert sampler.probabilities == [0.0, 1.0, 0.0]
-    sampler.on_validated([0.0, 0.45, 0.1])
+    sampler.on_validation([0.0, 0.45, 0.1])
     assert sampler.probabilities == pytest.approx([0, 0.4125 / 0.5625, 0.15 / 0.5625])  # n (1 - c): 900 x .55, 200 x .9
-    sampler.on_validated([0.0, 0.35, 0.1])  # who has joined stays
-    assert sampler.joined == [False, True, True]
-    sampler.on_validated([0.2, 0.5, 0.1])
+    sampler.on_validation([0.0, 0.35, 0.1])  # who has joined stays
+    assert sampler.memory.joined == [False, True, True]
+    sampler.on_validation([0.2, 0.5, 0.1])
     assert sampler.probabilities == pytest.approx([80 / 710, 450 / 710, 180 / 710])
-    late = CclM(CclMSettings(ready=1.0, latest=2), PAIRS, (100, 900, 200))
-    late.on_validated([0.0] * 3)
-    assert not all(late.joined)
-    late.on_validated([0.0] * 3)
+    late: Any = ccl_m(CclMSettings(ready=1.0, latest=2), PAIRS, (100, 900, 200))
+    late.on_validation([0.0] * 3)
+    assert not all(late.memory.joined)
+    late.on_validation([0.0] * 3)
     assert late.probabilities == pytest.approx([100 / 1200, 900 / 1200, 200 / 1200])
     assert counts([0.0, 1.0, 0.0], 7) == [0, 7, 0]
 
 
 def moved(sampler: Sampler) -> Sampler:
     """Everything that can move a sampler."""
-    sampler.observe([(30.0, 10.0), (20.0, 10.0), (50.0, 10.0)])
-    sampler.measure(Told((0.3, 0.1, 0.2), (0.4, 0.1, 0.7)))
-    sampler.on_validated([0.2, 0.5, 0.45])
-    sampler.observe([(10.0, 10.0), (0.0, 0.0), (20.0, 10.0)])
-    sampler.on_epoch()
+    sampler.on_update([(30.0, 10.0), (20.0, 10.0), (50.0, 10.0)])
+    sampler.measure(KnownStudent((0.3, 0.1, 0.2), (0.4, 0.1, 0.7)))
+    sampler.on_validation([0.2, 0.5, 0.45])
+    sampler.on_update([(10.0, 10.0), (0.0, 0.0), (20.0, 10.0)])
+    sampler.on_epoch_end()
     return sampler
 
 
@@ -234,16 +237,16 @@ def test_states_go_through_json_bit_for_bit(tmp_path: Path, name: str) -> None:
         "ccl_m": CclMSettings(ready=0.1),
     }
     fresh = build(settings[name], PAIRS, (60, 120, 240))
-    fresh.begin()
-    one = moved(fresh)
+    fresh.start()
+    sampler = moved(fresh)
     other = build(settings[name], PAIRS, (60, 120, 240))
     start = list(other.probabilities)
-    assert sum(one.probabilities) == pytest.approx(1)
-    assert (one.probabilities != start) == one.dynamic
-    other.restore(json.loads(json.dumps(one.state())))
-    assert other.probabilities == one.probabilities
-    assert json.dumps(moved(other).state()) == json.dumps(moved(one).state())
-    assert set(one.report()) >= {f"data/{pair}/prob" for pair in PAIRS}
+    assert sum(sampler.probabilities) == pytest.approx(1)
+    assert (sampler.probabilities != start) == sampler.dynamic
+    other.restore(json.loads(json.dumps(sampler.state())))
+    assert other.probabilities == sampler.probabilities
+    assert json.dumps(moved(other).state()) == json.dumps(moved(sampler).state())
+    assert set(sampler.report()) >= {f"data/{pair}/prob" for pair in PAIRS}
 
 
 def test_settings_refuse_nonsense() -> None:

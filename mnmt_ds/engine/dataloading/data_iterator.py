@@ -101,12 +101,12 @@ class DataIterator:
         for sums, (loss, tokens) in zip(self.losses, losses, strict=False):
             sums[0] += loss
             sums[1] += tokens
-        self.stream.sampler.observe(losses)
+        self.stream.sampler.on_update(losses)
         self.position = self.position._replace(update=self.position.update + 1, inside=self.position.inside + 1)
 
     def turn(self) -> None:
         """The next epoch."""
-        self.stream.sampler.on_epoch()
+        self.stream.sampler.on_epoch_end()
         part = EpochSegment(tuple(self.stream.sampler.probabilities), tuple(self.trained))
         self.start(Position(self.position.update, self.position.epoch + 1, part=part))
 
