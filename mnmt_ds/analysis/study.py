@@ -16,7 +16,7 @@ from mnmt_ds.data.framing import FramingSettings, split_pair
 from mnmt_ds.data.worker_pool import Progress
 from mnmt_ds.decoding.beam_search import SearchSettings
 from mnmt_ds.decoding.loading import Translator, open_translator
-from mnmt_ds.decoding.translation import translate_all, write_text
+from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 from mnmt_ds.distributed import device, is_main, rank, world_size
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import report, scores
@@ -184,7 +184,7 @@ def _bleu(
     sentences = corpus.split(pair, split)
     pieces = {pair: [sentences.pieces(i)[0] for i in range(len(sentences))]}
     rows = translate_all(translator, pieces, search, settings.batch_tokens)[pair]
-    texts = [write_text(translator, best[0]) if best else "" for best in rows]
+    texts = [hypothesis_text(translator, best[0]) if best else "" for best in rows]
     return float(scores.score_pair(texts, sentences.text()[1], split_pair(pair)[1], ScoreSettings())["bleu"])
 
 

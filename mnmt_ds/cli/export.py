@@ -105,8 +105,8 @@ def as_transformers(translator: "Translator", pair: str) -> Any:
 def _samples(translator: "Translator", pair: str) -> list[str]:
     """Text that the written tokenizer must split alike: the run's dev set where it is at hand, and awkward strings."""
     from mnmt_ds.data.corpus import Corpus
-    from mnmt_ds.decoding.loading import data_directory
     from mnmt_ds.errors import UserError
+    from mnmt_ds.run_files import data_directory
 
     texts = [
         "a",

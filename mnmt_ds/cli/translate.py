@@ -127,7 +127,7 @@ def _translate(
     translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "SearchSettings",
     output: IO[bytes], progress: "Progress",
 ) -> int:  # fmt: skip
-    from mnmt_ds.decoding.translation import translate_all, write_text
+    from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 
     longest = translator.model.settings.max_positions
     texts = [line[: 64 * longest] for line in lines]  # what lies beyond cannot fit, and encoding it would take long
@@ -139,10 +139,10 @@ def _translate(
     for number, hypotheses in enumerate(found, first):
         if args.nbest:
             for hypothesis in hypotheses[: args.nbest]:
-                text = write_text(translator, hypothesis)
+                text = hypothesis_text(translator, hypothesis)
                 output.write(f"{number} ||| {text} ||| {hypothesis.score:.4f}\n".encode())
         else:
-            output.write(f"{write_text(translator, hypotheses[0]) if hypotheses else ''}\n".encode())
+            output.write(f"{hypothesis_text(translator, hypotheses[0]) if hypotheses else ''}\n".encode())
     output.flush()
     return sum(len(sentence) > longest - 2 for sentence in pieces)
 

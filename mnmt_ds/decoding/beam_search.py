@@ -8,7 +8,8 @@ Shape letters: B sentences, W beams, C = 2·W candidates, T generated tokens, N 
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from types import ModuleType
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from mnmt_ds.config import Settings
 from mnmt_ds.decoding import incremental, native
 from mnmt_ds.models.transformer import Transformer
 
-NEVER = -1e9
+NO_HYPOTHESIS = -1e9
 """Score of a hypothesis that does not exist."""
 FILLER = -1
 """Stands after the end of a finished hypothesis."""
@@ -77,16 +78,22 @@ def beam_search(
     banned: Sequence[int] = (BOS, PAD),
     implementation: Literal["auto", "native", "torch"] = "auto",
 ) -> list[list[Hypothesis]]:
-    """Up to ``beam`` hypotheses a sentence, best first; the model must be in eval mode.
+    """Searches for translations of a batch of sentences.
 
-    source_BS: framed sources, PAD on the right. start: the decoder's first input (a tag or the end symbol).
-    limit: longest hypothesis of each sentence in tokens, end symbol included (default: from the settings).
-    banned: tokens that are never generated (their probability still counts in the normalisation).
-    implementation: native (C++, float32 on a CPU), torch (anything), auto: native where it can run.
+    Args:
+        model: the model, in eval mode.
+        source_BS: int64, framed sources, PAD on the right.
+        start: the decoder's first input, a language tag or the end symbol.
+        settings: beam, length penalty and limits.
+        limit: longest hypothesis of each sentence in tokens, end symbol included; None: from the settings.
+        banned: tokens that are never generated; their probability still counts in the normalisation.
+        implementation: native (C++, float32 on a CPU), torch (any device and dtype), auto: native where it can run.
+
+    Returns:
+        For each sentence at most ``settings.beam`` hypotheses, best first.
     """
-    step: Any = (
-        native if implementation == "native" or (implementation == "auto" and native.usable(model)) else incremental
-    )
+    use_native = implementation == "native" or (implementation == "auto" and native.is_supported(model))
+    step: ModuleType = native if use_native else incremental
     search = _start(model, source_BS, settings, limit)
     longest = int(search.limit_B.max()) if len(source_BS) else 0
     cache = step.start_cache(model, source_BS, settings.beam, longest)
@@ -94,20 +101,29 @@ def beam_search(
     result: list[list[Hypothesis]] = [[] for _ in range(len(source_BS))]
     while len(search.row_B):
         hidden_ND, cache = step.decode_step(model, cache, token_BW)
-        candidates = step.best_words(model, hidden_ND, search.score_BW, 2 * settings.beam, banned)
+        candidates = step.top_continuations(model, hidden_ND, search.score_BW, 2 * settings.beam, banned)
         search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings)
-        cache = step.follow(cache, parent_BW)
+        cache = step.reorder_beams(cache, parent_BW)
         done = int(search.done_B.sum())
-        if done * step.LEAVE_SHARE >= len(search.row_B) or step.crowded(cache):
+        if done * step.COMPACT_SHARE >= len(search.row_B) or step.needs_compaction(cache):
             _collect(search, result)
             stay_B = (~search.done_B).nonzero()[:, 0]
             search = _Search(*(value[stay_B] for value in search))
-            cache, token_BW = step.keep(cache, stay_B), token_BW[stay_B]
+            cache, token_BW = step.select_sentences(cache, stay_B), token_BW[stay_B]
     return result
 
 
 def length_limits(source_BS: Tensor, settings: SearchSettings, positions: int) -> Tensor:
-    """Longest hypothesis of each sentence, end symbol included: ratio · source tokens + plus, within the positions."""
+    """Computes how long hypotheses may become: ratio * source tokens + plus, within the model's positions.
+
+    Args:
+        source_BS: int64, framed sources, PAD on the right.
+        settings: max_length_ratio and max_length_plus.
+        positions: the model's positions.
+
+    Returns:
+        int64 (B,), longest hypothesis of each sentence in tokens, end symbol included.
+    """
     tokens_B = (source_BS != PAD).sum(1)
     return (tokens_B * settings.max_length_ratio).long().add_(settings.max_length_plus).clamp_(max=positions)
 
@@ -124,7 +140,7 @@ def _start(model: Transformer, source_BS: Tensor, settings: SearchSettings, limi
         done_B=torch.zeros(batch, dtype=torch.bool, device=device),
         score_BW=torch.zeros(batch, 1, device=device),
         tokens_BWT=torch.empty(batch, 1, 0, dtype=torch.long, device=device),
-        final_score_BW=torch.full((batch, settings.beam), NEVER, device=device),
+        final_score_BW=torch.full((batch, settings.beam), NO_HYPOTHESIS, device=device),
         final_tokens_BWT=torch.empty(batch, settings.beam, 0, dtype=torch.long, device=device),
     )
 
@@ -138,10 +154,10 @@ def _advance(
     ends_BC = (token_BC == EOS) | (length >= search.limit_B)[:, None]
     if bool(ends_BC.any()):
         search = _finish(search, score_BC, parent_BC, token_BC, ends_BC, length, settings)
-        score_BC, choice_BW = score_BC.masked_fill(ends_BC, NEVER).topk(beam)
+        score_BC, choice_BW = score_BC.masked_fill(ends_BC, NO_HYPOTHESIS).topk(beam)
         parent_BC, token_BC = parent_BC.gather(1, choice_BW), token_BC.gather(1, choice_BW)
     score_BW, parent_BW, token_BW = score_BC[:, :beam], parent_BC[:, :beam], token_BC[:, :beam]
-    full_B = search.final_score_BW[:, -1] > NEVER
+    full_B = search.final_score_BW[:, -1] > NO_HYPOTHESIS
     if not settings.early_stopping:
         full_B = full_B & (score_BW[:, 0] / length**settings.length_penalty <= search.final_score_BW[:, -1])
     return (
@@ -167,7 +183,7 @@ def _finish(
     """Takes candidates that end, where they stand among the first ``beam``, into the finished hypotheses."""
     beam = settings.beam
     counts_BW = ends_BC[:, :beam] & ~search.done_B[:, None]
-    new_BW = (score_BC[:, :beam] / length**settings.length_penalty).masked_fill(~counts_BW, NEVER)
+    new_BW = (score_BC[:, :beam] / length**settings.length_penalty).masked_fill(~counts_BW, NO_HYPOTHESIS)
     tokens_BWT = _extend(search.tokens_BWT, parent_BC[:, :beam], token_BC[:, :beam])
     missing = length - search.final_tokens_BWT.shape[2]
     merged_BXT = torch.cat([F.pad(search.final_tokens_BWT, (0, missing), value=FILLER), tokens_BWT], 1)
@@ -190,6 +206,6 @@ def _collect(search: _Search, result: list[list[Hypothesis]]) -> None:
     parts = (search.row_B[done_B], search.final_score_BW[done_B], search.final_tokens_BWT[done_B])
     for row, scores, sequences in zip(*(part.tolist() for part in parts), strict=True):
         for score, tokens in zip(scores, sequences, strict=True):
-            if score > NEVER and not math.isnan(score):
+            if score > NO_HYPOTHESIS and not math.isnan(score):
                 ended = next((i for i, token in enumerate(tokens) if token in (EOS, FILLER)), len(tokens))
                 result[row].append(Hypothesis(tokens[:ended], score))

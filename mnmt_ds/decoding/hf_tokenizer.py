@@ -14,9 +14,16 @@ SPECIALS = {"bos_token": 0, "pad_token": 1, "eos_token": 2, "unk_token": 3}
 
 
 def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], out: Path) -> str | None:
-    """Writes tokenizer.json and tokenizer_config.json that frame a source as ``frame`` does, or says why it cannot.
+    """Writes tokenizer.json and tokenizer_config.json for transformers, where that can be done exactly.
 
-    ``samples`` (text of the first language) must come out with the same ids.
+    Args:
+        tokenizer: our tokenizer.
+        frame: tags and end symbols that the written tokenizer puts around a source.
+        samples: text of the tokenizer's first language; the written tokenizer must give each the same ids.
+        out: directory of the exported model.
+
+    Returns:
+        None where the files were written, else why they cannot be.
     """
     model = out / "sentencepiece" / "spm.model"
     tokenizer.save_to(model.parent)
@@ -50,8 +57,8 @@ def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], 
     )
     language = tokenizer.languages[0]
     for text, ids in zip(samples, tokenizer.encode_many(samples, language), strict=True):
-        found = fast.encode(text).ids
-        if found != [*frame.source_prefix, *ids, *frame.source_suffix]:
+        encoded = fast.encode(text).ids
+        if encoded != [*frame.source_prefix, *ids, *frame.source_suffix]:
             return f"transformers' tokenizer would split {text[:40]!r} differently"
     fast.save(str(out / "tokenizer.json"))
     config = {name: tokenizer.piece(i) for name, i in SPECIALS.items()}

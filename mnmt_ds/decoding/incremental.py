@@ -19,16 +19,16 @@ from torch import Tensor
 from mnmt_ds.models.layers import CrossAttention, DecoderLayer, SelfAttention
 from mnmt_ds.models.transformer import Transformer
 
-TIDY_EVERY = 16
-"""Steps between two calls of ``keep``, at most: there is room for so many."""
-LEAVE_SHARE = 8
+COMPACT_EVERY = 16
+"""Steps between two calls of ``select_sentences``, at most: there is room for so many."""
+COMPACT_SHARE = 8
 """Finished sentences leave once they are one in this many: each departure copies the cache once."""
-FOLD = 512
+FOLD_COLUMNS = 512
 """Columns that candidates are folded to before the largest are looked for."""
 
 
 class LayerCache(NamedTuple):
-    """What one decoder layer remembers; slots beyond those in use are not initialised."""
+    """Keys and values of one decoder layer; slots beyond those in use are not initialised."""
 
     keys_BHPE: Tensor
     values_BHPE: Tensor
@@ -37,7 +37,7 @@ class LayerCache(NamedTuple):
 
 
 class DecoderCache(NamedTuple):
-    """What the decoder remembers of the sentences in the batch."""
+    """All that the decoder keeps of the sentences in the batch between two steps."""
 
     layers: tuple[LayerCache, ...]
     ancestors_BWP: Tensor
@@ -49,84 +49,142 @@ class DecoderCache(NamedTuple):
 
 
 def start_cache(model: Transformer, source_BS: Tensor, beams: int, longest: int) -> DecoderCache:
-    """Encodes the sources and projects them, once a sentence, for every decoder layer. longest: positions at most."""
+    """Encodes the sources and projects them, once a sentence, for every decoder layer.
+
+    Args:
+        model: the model, in eval mode.
+        source_BS: int64, framed sources, PAD on the right.
+        beams: W, beams a sentence.
+        longest: positions that will be decoded at most.
+
+    Returns:
+        The cache before the first step.
+    """
     memory_BSD, mask_BS = model.encode(source_BS)
     head_width = model.settings.d_model // model.settings.heads
-    size = (len(source_BS), model.settings.heads, min(TIDY_EVERY, longest) * beams, head_width)
+    size = (len(source_BS), model.settings.heads, min(COMPACT_EVERY, longest) * beams, head_width)
     layers = []
     for layer in model.decoder:
         assert isinstance(layer, DecoderLayer)
         keys_BHSE, values_BHSE = layer.cross.project_memory(memory_BSD)
         keys_BHES = (keys_BHSE * head_width**-0.5).transpose(2, 3).contiguous()
-        own = memory_BSD.new_empty(2, *size)
-        layers.append(LayerCache(own[0], own[1], keys_BHES, values_BHSE.contiguous()))
+        keys_BHPE, values_BHPE = memory_BSD.new_empty(2, *size)
+        layers.append(LayerCache(keys_BHPE, values_BHPE, keys_BHES, values_BHSE.contiguous()))
     mask_B11S = torch.zeros_like(mask_BS, dtype=memory_BSD.dtype).masked_fill_(~mask_BS, -torch.inf)[:, None, None]
     return DecoderCache(tuple(layers), memory_BSD.new_zeros(len(source_BS), 1, 0), mask_B11S, 0)
 
 
 def decode_step(model: Transformer, cache: DecoderCache, token_BW: Tensor) -> tuple[Tensor, DecoderCache]:
-    """Decoder states (N, D) for the beams' newest tokens, and the cache with their slots added."""
+    """Runs the decoder on each beam's newest token.
+
+    Args:
+        model: the model, in eval mode.
+        cache: the cache of all steps before.
+        token_BW: int64, newest token of each beam.
+
+    Returns:
+        Decoder states (N, D), and the cache with the new keys and values.
+    """
     batch, beams = token_BW.shape
     slots = cache.ancestors_BWP.shape[2]
-    own_WW = cache.ancestors_BWP.new_full((beams, beams), -torch.inf).fill_diagonal_(0)
-    ancestors_BWP = torch.cat([cache.ancestors_BWP, own_WW.expand(batch, -1, -1)], 2)
+    self_WW = cache.ancestors_BWP.new_full((beams, beams), -torch.inf).fill_diagonal_(0)
+    ancestors_BWP = torch.cat([cache.ancestors_BWP, self_WW.expand(batch, -1, -1)], 2)
     x_ND = model.embedding(token_BW.reshape(-1, 1), cache.steps)[:, 0]
-    for layer, remembered in zip(model.decoder, cache.layers, strict=True):
+    for layer, layer_cache in zip(model.decoder, cache.layers, strict=True):
         assert isinstance(layer, DecoderLayer)
-        x_ND = x_ND + _self_attention(layer.attention, layer.attention_norm(x_ND), remembered, ancestors_BWP, slots)
-        x_ND = x_ND + _cross_attention(layer.cross, layer.cross_norm(x_ND), remembered, cache.source_mask_B11S)
+        x_ND = x_ND + _self_attention(layer.attention, layer.attention_norm(x_ND), layer_cache, ancestors_BWP, slots)
+        x_ND = x_ND + _cross_attention(layer.cross, layer.cross_norm(x_ND), layer_cache, cache.source_mask_B11S)
         x_ND = x_ND + layer.ffn(layer.ffn_norm(x_ND))
     return model.decoder_norm(x_ND), cache._replace(ancestors_BWP=ancestors_BWP, steps=cache.steps + 1)
 
 
-def best_words(
+def top_continuations(
     model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best continuations of each sentence: summed log-probability, beam and token, each (B, C), best first.
+    """Picks the most probable continuations of each sentence over all its beams.
 
-    score_BW: the beams' summed log-probabilities. banned: tokens that count in the normalisation but are not chosen.
+    Args:
+        model: the model; its output projection is used.
+        hidden_ND: decoder states of the newest tokens.
+        score_BW: the beams' summed log-probabilities (nats).
+        count: C, continuations wanted.
+        banned: tokens that count in the normalisation but are not chosen.
+
+    Returns:
+        Summed log-probability (float32), beam and token (int64), each (B, C), best first.
     """
     logits_NV = F.linear(hidden_ND, model.head.weight).float()
     log_prob_NV = torch.log_softmax(logits_NV, -1, out=logits_NV)
     log_prob_NV[:, list(banned)] = -torch.inf
     batch, vocabulary = len(score_BW), logits_NV.shape[1]
     total_BX = log_prob_NV.view(batch, -1, vocabulary).add_(score_BW[:, :, None]).view(batch, -1)
-    score_BC, index_BC = largest(total_BX, min(count, total_BX.shape[1]))
+    score_BC, index_BC = folded_topk(total_BX, min(count, total_BX.shape[1]))
     beam_BC = index_BC.div(vocabulary, rounding_mode="floor")
     return score_BC, beam_BC, index_BC - beam_BC * vocabulary
 
 
-def largest(value_BX: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``topk``, several times as fast on long rows: the largest stand in the columns with the largest maxima.
+def folded_topk(value_BX: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Computes ``topk`` of long rows several times as fast as torch.
 
-    A row is folded to ``FOLD`` columns, and what does not fill a fold is looked at whole.
+    The ``count`` largest values stand in the ``count`` columns with the largest maxima of a row that is folded to
+    ``FOLD_COLUMNS`` columns; what does not fill a fold is searched whole.
+
+    Args:
+        value_BX: rows of X values.
+        count: values wanted of each row.
+
+    Returns:
+        Values and their int64 columns, each (B, count), largest first.
     """
-    folds, columns = value_BX.shape[1] // FOLD, min(count, FOLD)
+    folds, columns = value_BX.shape[1] // FOLD_COLUMNS, min(count, FOLD_COLUMNS)
     if folds < 4:
         return value_BX.topk(count)
-    folded_BFX = value_BX[:, : folds * FOLD].view(-1, folds, FOLD)
+    folded_BFX = value_BX[:, : folds * FOLD_COLUMNS].view(-1, folds, FOLD_COLUMNS)
     column_BC = folded_BFX.amax(1).topk(columns, sorted=False)[1]
     inside_BFC = folded_BFX.gather(2, column_BC[:, None].expand(-1, folds, -1))
-    place_BFC = torch.arange(folds, device=value_BX.device)[:, None] * FOLD + column_BC[:, None]
-    rest_R = torch.arange(folds * FOLD, value_BX.shape[1], device=value_BX.device)
-    best, index = torch.cat([inside_BFC.flatten(1), value_BX[:, folds * FOLD :]], 1).topk(count)
+    place_BFC = torch.arange(folds, device=value_BX.device)[:, None] * FOLD_COLUMNS + column_BC[:, None]
+    rest_R = torch.arange(folds * FOLD_COLUMNS, value_BX.shape[1], device=value_BX.device)
+    best, index = torch.cat([inside_BFC.flatten(1), value_BX[:, folds * FOLD_COLUMNS :]], 1).topk(count)
     place = torch.cat([place_BFC.flatten(1), rest_R.expand(len(value_BX), -1)], 1)
     return best, place.gather(1, index)
 
 
-def follow(cache: DecoderCache, parent_BW: Tensor) -> DecoderCache:
-    """The cache of new beams, each the continuation of a parent beam."""
+def reorder_beams(cache: DecoderCache, parent_BW: Tensor) -> DecoderCache:
+    """Lets each new beam go on from its parent beam.
+
+    Args:
+        cache: the cache of the parent beams.
+        parent_BW: int64, parent beam of each new beam.
+
+    Returns:
+        The cache of the new beams.
+    """
     index = parent_BW[:, :, None].expand(-1, -1, cache.ancestors_BWP.shape[2])
     return cache._replace(ancestors_BWP=cache.ancestors_BWP.gather(1, index))
 
 
-def crowded(cache: DecoderCache) -> bool:
-    """Whether ``keep`` is due, to make room."""
-    return cache.steps % TIDY_EVERY == 0
+def needs_compaction(cache: DecoderCache) -> bool:
+    """Says whether ``select_sentences`` must be called to make room for new keys and values.
+
+    Args:
+        cache: the cache after a step.
+
+    Returns:
+        True every ``COMPACT_EVERY`` steps.
+    """
+    return cache.steps % COMPACT_EVERY == 0
 
 
-def keep(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
-    """The cache of some of the sentences, without the slots that no beam descends from, and with room for new ones."""
+def select_sentences(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
+    """Keeps some of the sentences, drops slots that no beam descends from, and makes room for new ones.
+
+    Args:
+        cache: the cache after a step.
+        row_B: int64, rows of the sentences that stay.
+
+    Returns:
+        The cache of these sentences.
+    """
     ancestors_BWP = cache.ancestors_BWP[row_B]
     alive_BP = (ancestors_BWP == 0).any(1)
     slots = int(alive_BP.sum(1).max()) if len(row_B) else 0
@@ -134,7 +192,7 @@ def keep(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
     heads, size = cache.layers[0].keys_BHPE.shape[1:3]
     head_BH = row_B[:, None] * heads + torch.arange(heads, device=row_B.device)
     place = (head_BH[:, :, None] * size + slot_BP[:, None]).flatten()
-    room = TIDY_EVERY * ancestors_BWP.shape[1]
+    room = COMPACT_EVERY * ancestors_BWP.shape[1]
     layers = tuple(
         LayerCache(
             _pick(layer.keys_BHPE, place, len(row_B), slots, room),

@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model, load_model
+from mnmt_ds.run_files import data_directory
 
 CHECKPOINTS = ("best", "last_model", "last")
 """What a run's directory is taken for where no checkpoint is named; the first that is there."""
 
 
 class Translator(NamedTuple):
-    """All that turns text of one language into text of another."""
+    """A trained model with all that turns text of one language into text of another."""
 
     directory: Path
     model: Transformer
@@ -26,7 +26,17 @@ class Translator(NamedTuple):
     tokenizer: Tokenizer
 
     def frame(self, pair: str) -> Frame:
-        """Tags and end symbols of a pair; UserError where a language has no tag."""
+        """Looks up the tags and end symbols that stand around a sentence.
+
+        Args:
+            pair: source and target language, such as ``bs-en``.
+
+        Returns:
+            The pair's frame, as the model was trained with.
+
+        Raises:
+            UserError: where a language has no tag in the tokenizer.
+        """
         source, target = split_pair(pair)
         if not source or not target:
             raise UserError(f"pair '{pair}': not of the form source-target, such as bs-en")
@@ -35,7 +45,17 @@ class Translator(NamedTuple):
 
 
 def model_directory(path: Path) -> Path:
-    """The model directory itself, or a run's best."""
+    """Finds the model that a path means.
+
+    Args:
+        path: a model directory, or a run.
+
+    Returns:
+        The directory itself, or the run's best (failing that, its last) model.
+
+    Raises:
+        UserError: where there is no model.
+    """
     if (path / "model.json").exists():
         return path
     for name in CHECKPOINTS:
@@ -47,7 +67,20 @@ def model_directory(path: Path) -> Path:
 def open_translator(
     path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, data: Path | None = None
 ) -> Translator:
-    """Loads a model directory (or a run's best) and its tokenizer: its run's, or that of a prepared corpus ``data``."""
+    """Loads a model and the tokenizer that it was trained with.
+
+    Args:
+        path: a model directory, or a run.
+        device: torch device of the model.
+        dtype: type of its weights.
+        data: prepared corpus whose tokenizer is tried first; None: the model's directory and its run are searched.
+
+    Returns:
+        The model in eval mode, with tokenizer and description.
+
+    Raises:
+        UserError: where the model or its tokenizer is missing or another one.
+    """
     directory = model_directory(path)
     tokenizer = find_tokenizer(directory, describe_model(directory)["tokenizer_hash"], data)
     model, description = load_model(directory, device)
@@ -55,11 +88,23 @@ def open_translator(
 
 
 def find_tokenizer(directory: Path, wanted: str, data: Path | None = None) -> Tokenizer:
-    """The model's tokenizer: beside it, in its run, or in the data that the run names; never another one."""
+    """Finds a model's tokenizer: beside the model, in its run, or in the corpus that the run names.
+
+    Args:
+        directory: the model's directory.
+        wanted: hash of the tokenizer, from model.json.
+        data: a prepared corpus to try, too.
+
+    Returns:
+        The tokenizer with that hash.
+
+    Raises:
+        UserError: where there is none, or only another one.
+    """
     run = directory.absolute().parent
     places = [directory / "tokenizer", run / "tokenizer", run.parent / "tokenizer"]
-    homes = [data, data_directory(run), data_directory(run.parent)]
-    places += [home / "tokenizer" for home in homes if home is not None]
+    corpora = [data, data_directory(run), data_directory(run.parent)]
+    places += [corpus / "tokenizer" for corpus in corpora if corpus is not None]
     other = None
     for place in places:
         if (place / "tokenizer.json").exists():
@@ -70,24 +115,3 @@ def find_tokenizer(directory: Path, wanted: str, data: Path | None = None) -> To
     if other is not None:
         raise UserError(f"{other}: not the tokenizer of {directory} (hash {wanted[:12]}); restore the run's tokenizer")
     raise UserError(f"{directory}: its tokenizer is neither beside it nor in its run; copy the run's tokenizer there")
-
-
-def recipe_of(run: Path) -> dict[str, Any]:
-    """A run's resolved recipe as plain values; empty where it has none."""
-    try:
-        values = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def data_directory(run: Path) -> Path | None:
-    """Where the run's prepared corpus is: as its recipe says, seen from here or from a directory above the run."""
-    named = (recipe_of(run).get("data") or {}).get("directory")
-    if named is None:
-        return None
-    for base in (Path(), *run.absolute().parents):
-        found = base / str(named)
-        if (found / "manifest.json").exists():
-            return found
-    return None

@@ -24,28 +24,28 @@ from mnmt_ds.models.layers import DecoderLayer
 from mnmt_ds.models.transformer import Transformer
 
 SOURCE = Path(__file__).parent / "csrc" / "decode.cpp"
-WIDEST_HEAD = 512
+MAX_HEAD_WIDTH = 512
 """As in decode.cpp."""
 LOG = logging.getLogger("mnmt_ds")
-LEAVE_SHARE = 32
+COMPACT_SHARE = 32
 """Finished sentences leave once they are one in this many; nothing is copied but a few numbers a sentence."""
 
 
 class NativeLayerCache(NamedTuple):
-    """What one decoder layer remembers; keys, then values."""
+    """Keys and values (side by side in the last axis) of one decoder layer."""
 
-    own_APW2D: Tensor
+    self_APW2D: Tensor
     """By position and beam; positions to come are not initialised."""
     source_AS2D: Tensor
 
 
 class NativeDecoderCache(NamedTuple):
-    """What the decoder remembers of the sentences in the batch."""
+    """All that the decoder keeps of the sentences in the batch between two steps."""
 
     layers: tuple[NativeLayerCache, ...]
     path_BWT: Tensor
     """int64, which beam of each past position a beam descends from."""
-    home_B: Tensor
+    row_B: Tensor
     """int64, where a sentence's rows stand in the caches."""
     length_A: Tensor
     """int64, tokens of each source."""
@@ -53,50 +53,76 @@ class NativeDecoderCache(NamedTuple):
     """Positions decoded so far."""
 
 
-def usable(model: Transformer) -> bool:
-    """Whether this model can be decoded here: float32, on a CPU, with the library (built now if need be)."""
+def is_supported(model: Transformer) -> bool:
+    """Says whether this model can be decoded here: float32, on a CPU, with the C++ library (built now if need be).
+
+    Args:
+        model: the model.
+
+    Returns:
+        True where all functions of this file work.
+    """
     weight = model.embedding.weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not _has_onednn():
         return False
     head = model.settings.d_model // model.settings.heads
-    if head > WIDEST_HEAD or head % 8:
+    if head > MAX_HEAD_WIDTH or head % 8:
         return False
     return _library() is not None
 
 
 def start_cache(model: Transformer, source_AS: Tensor, beams: int, longest: int) -> NativeDecoderCache:
-    """Encodes the sources and projects them, once a sentence, for every decoder layer. longest: positions at most."""
+    """Encodes the sources and projects them, once a sentence, for every decoder layer.
+
+    Args:
+        model: the model, in eval mode.
+        source_AS: int64, framed sources, PAD on the right.
+        beams: W, beams a sentence.
+        longest: positions that will be decoded at most.
+
+    Returns:
+        The cache before the first step, with room for all positions.
+    """
     memory_ASD, mask_AS = model.encode(source_AS)
     batch, width = len(source_AS), memory_ASD.shape[2]
     layers = []
     for layer in model.decoder:
         assert isinstance(layer, DecoderLayer)
-        own = memory_ASD.new_empty(batch, longest, beams, 2 * width)
-        layers.append(NativeLayerCache(own, _linear(memory_ASD, layer.cross.kv)))
+        self_APW2D = memory_ASD.new_empty(batch, longest, beams, 2 * width)
+        layers.append(NativeLayerCache(self_APW2D, _linear(memory_ASD, layer.cross.kv)))
     path_BWT = torch.empty(batch, 1, 0, dtype=torch.long)
     return NativeDecoderCache(tuple(layers), path_BWT, torch.arange(batch), mask_AS.sum(1), 0)
 
 
 def decode_step(model: Transformer, cache: NativeDecoderCache, token_BW: Tensor) -> tuple[Tensor, NativeDecoderCache]:
-    """Decoder states (N, D) for the beams' newest tokens, and the cache with their keys and values."""
+    """Runs the decoder on each beam's newest token.
+
+    Args:
+        model: the model, in eval mode.
+        cache: the cache of all steps before.
+        token_BW: int64, newest token of each beam.
+
+    Returns:
+        Decoder states (N, D), and the cache with the new keys and values.
+    """
     library, threads = _library(), torch.get_num_threads()
     (batch, beams), heads = token_BW.shape, model.settings.heads
     x_ND = model.embedding(token_BW.reshape(-1, 1), cache.steps)[:, 0]
     width = x_ND.shape[1]
     mixed_ND = torch.empty_like(x_ND)
-    path, home = cache.path_BWT.data_ptr(), cache.home_B.data_ptr()
-    for layer, (own, memory) in zip(model.decoder, cache.layers, strict=True):
+    path, rows = cache.path_BWT.data_ptr(), cache.row_B.data_ptr()
+    for layer, (self_APW2D, source_AS2D) in zip(model.decoder, cache.layers, strict=True):
         assert isinstance(layer, DecoderLayer)
         qkv = _linear(_norm(x_ND, layer.attention_norm), layer.attention.qkv)
         library.self_attention(
-            qkv.data_ptr(), own.data_ptr(), path, home, batch, beams, cache.steps, own.shape[1], own.shape[2], heads,
-            width, threads, mixed_ND.data_ptr(),
+            qkv.data_ptr(), self_APW2D.data_ptr(), path, rows, batch, beams, cache.steps, *self_APW2D.shape[1:3],
+            heads, width, threads, mixed_ND.data_ptr(),
         )  # fmt: skip
         x_ND = _linear(mixed_ND, layer.attention.out, add=x_ND)
         q_ND = _linear(_norm(x_ND, layer.cross_norm), layer.cross.q)
         library.cross_attention(
-            q_ND.data_ptr(), memory.data_ptr(), cache.length_A.data_ptr(), home, batch, beams, memory.shape[1], heads,
-            width, threads, mixed_ND.data_ptr(),
+            q_ND.data_ptr(), source_AS2D.data_ptr(), cache.length_A.data_ptr(), rows, batch, beams,
+            source_AS2D.shape[1], heads, width, threads, mixed_ND.data_ptr(),
         )  # fmt: skip
         x_ND = _linear(mixed_ND, layer.cross.out, add=x_ND)
         inner = _linear(_norm(x_ND, layer.ffn_norm), layer.ffn.inner, relu=True)
@@ -104,10 +130,21 @@ def decode_step(model: Transformer, cache: NativeDecoderCache, token_BW: Tensor)
     return _norm(x_ND, model.decoder_norm), cache._replace(steps=cache.steps + 1)
 
 
-def best_words(
+def top_continuations(
     model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best continuations of each sentence: summed log-probability, beam and token, each (B, C), best first."""
+    """Picks the most probable continuations of each sentence over all its beams.
+
+    Args:
+        model: the model; its output projection is used.
+        hidden_ND: decoder states of the newest tokens.
+        score_BW: the beams' summed log-probabilities (nats).
+        count: C, continuations wanted.
+        banned: tokens that count in the normalisation but are not chosen.
+
+    Returns:
+        Summed log-probability (float32), beam and token (int64), each (B, C), best first.
+    """
     weight_VD = model.head.weight
     logits_NV = torch.ops.mkldnn._linear_pointwise(hidden_ND, weight_VD, None, "none", [], "")
     (batch, beams), vocabulary = score_BW.shape, len(weight_VD)
@@ -122,20 +159,43 @@ def best_words(
     return value_BC, beam_BC, word_BC
 
 
-def follow(cache: NativeDecoderCache, parent_BW: Tensor) -> NativeDecoderCache:
-    """The cache of new beams, each the continuation of a parent beam."""
+def reorder_beams(cache: NativeDecoderCache, parent_BW: Tensor) -> NativeDecoderCache:
+    """Lets each new beam go on from its parent beam.
+
+    Args:
+        cache: the cache of the parent beams.
+        parent_BW: int64, parent beam of each new beam.
+
+    Returns:
+        The cache of the new beams.
+    """
     past = cache.path_BWT.gather(1, parent_BW[:, :, None].expand(-1, -1, cache.path_BWT.shape[2]))
     return cache._replace(path_BWT=torch.cat([past, parent_BW[:, :, None]], 2))
 
 
-def crowded(cache: NativeDecoderCache) -> bool:
-    """Whether ``keep`` is due: never, there is room from the start."""
+def needs_compaction(cache: NativeDecoderCache) -> bool:
+    """Says whether ``select_sentences`` must be called to make room: never, all room is there from the start.
+
+    Args:
+        cache: the cache after a step.
+
+    Returns:
+        False.
+    """
     return False
 
 
-def keep(cache: NativeDecoderCache, row_B: Tensor) -> NativeDecoderCache:
-    """The cache of some of the sentences."""
-    return cache._replace(path_BWT=cache.path_BWT[row_B], home_B=cache.home_B[row_B])
+def select_sentences(cache: NativeDecoderCache, row_B: Tensor) -> NativeDecoderCache:
+    """Keeps some of the sentences; nothing of the caches is copied.
+
+    Args:
+        cache: the cache after a step.
+        row_B: int64, rows of the sentences that stay.
+
+    Returns:
+        The cache of these sentences.
+    """
+    return cache._replace(path_BWT=cache.path_BWT[row_B], row_B=cache.row_B[row_B])
 
 
 def _norm(x_ND: Tensor, norm: nn.LayerNorm) -> Tensor:

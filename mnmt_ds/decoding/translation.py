@@ -1,4 +1,7 @@
-"""Many sentences through the beam search: sorted by length, in token-budget batches, in one process or several."""
+"""Many sentences through the beam search: sorted by length, in token-budget batches, in one process or several.
+
+Shape letters: B sentences, S source positions.
+"""
 
 import multiprocessing
 import os
@@ -29,7 +32,7 @@ class DecodingBatch(NamedTuple):
     """One batch: framed sources of one language pair."""
 
     pair: str
-    places: list[int]
+    positions: list[int]
     """Where each sentence stood in the input."""
     sources: list[list[int]]
     start: int
@@ -39,53 +42,98 @@ class DecodingBatch(NamedTuple):
 class Decoder(Protocol):
     """Decodes batches and hands each back with its hypotheses, in any order."""
 
-    def __call__(self, jobs: Sequence[DecodingBatch]) -> Iterator[tuple[DecodingBatch, list[list[Hypothesis]]]]: ...
+    def __call__(self, batches: Sequence[DecodingBatch]) -> Iterator[tuple[DecodingBatch, list[list[Hypothesis]]]]: ...
 
 
-def make_jobs(translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int) -> list[DecodingBatch]:
-    """Batches of at most ``batch_tokens`` padded source tokens (one sentence at least), longest sentences first.
+def make_batches(translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int) -> list[DecodingBatch]:
+    """Cuts a pair's sentences into batches, longest sentences first.
 
     Sentences without a piece are left out: their translation is empty. Sources beyond the model's positions are cut.
+
+    Args:
+        translator: model and tokenizer.
+        pair: source and target language, such as ``bs-en``.
+        pieces: ids of each source sentence's pieces.
+        batch_tokens: padded source tokens a batch at most; a batch has at least one sentence.
+
+    Returns:
+        The batches.
     """
     frame = translator.frame(pair)
     room = translator.model.settings.max_positions - len(frame.source_prefix) - len(frame.source_suffix)
     order = sorted((i for i in range(len(pieces)) if len(pieces[i])), key=lambda i: (-len(pieces[i]), i))
-    jobs: list[DecodingBatch] = []
-    for place in order:
-        source = frame_source(frame, [int(piece) for piece in pieces[place][:room]])
-        if not jobs or (len(jobs[-1].places) + 1) * len(jobs[-1].sources[0]) > batch_tokens:
-            jobs.append(DecodingBatch(pair, [], [], frame.decoder_start))
-        jobs[-1].places.append(place)
-        jobs[-1].sources.append(source)
-    return jobs
+    batches: list[DecodingBatch] = []
+    for position in order:
+        source = frame_source(frame, [int(piece) for piece in pieces[position][:room]])
+        if not batches or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > batch_tokens:
+            batches.append(DecodingBatch(pair, [], [], frame.decoder_start))
+        batches[-1].positions.append(position)
+        batches[-1].sources.append(source)
+    return batches
 
 
-def never_written(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids that no translation holds: start, padding, mask and tags."""
+def untranslatable_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Lists the ids that no translation may hold: start symbol, padding, mask and tags.
+
+    Args:
+        tokenizer: the model's tokenizer.
+
+    Returns:
+        The ids, as ``beam_search`` bans them.
+    """
     return (BOS, PAD, *range(tokenizer.mask, tokenizer.size))
 
 
-def decode(
-    model: Transformer, job: DecodingBatch, settings: SearchSettings, banned: Sequence[int]
+def decode_batch(
+    model: Transformer, batch: DecodingBatch, settings: SearchSettings, banned: Sequence[int]
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of a batch."""
+    """Translates one batch on the model's device.
+
+    Args:
+        model: the model, in eval mode.
+        batch: framed sources of one pair.
+        settings: beam, length penalty and limits.
+        banned: ids that are never generated.
+
+    Returns:
+        For each sentence of the batch its hypotheses, best first.
+    """
     device = model.embedding.weight.device
-    source_BS = pad_sequence([torch.tensor(source) for source in job.sources], batch_first=True, padding_value=PAD)
-    return beam_search(model, source_BS.to(device), job.start, settings, banned=banned)
+    source_BS = pad_sequence([torch.tensor(source) for source in batch.sources], batch_first=True, padding_value=PAD)
+    return beam_search(model, source_BS.to(device), batch.start, settings, banned=banned)
 
 
-def write_text(translator: Translator, hypothesis: Hypothesis) -> str:
-    """A hypothesis as one line of text."""
+def hypothesis_text(translator: Translator, hypothesis: Hypothesis) -> str:
+    """Writes a hypothesis as one line of text.
+
+    Args:
+        translator: model and tokenizer.
+        hypothesis: a finished translation.
+
+    Returns:
+        The text without line ends.
+    """
     return " ".join(translator.tokenizer.decode(hypothesis.tokens).replace("\r", "\n").split("\n"))
 
 
 @contextmanager
-def decoder(translator: Translator, settings: SearchSettings, processes: int = 1) -> Iterator[Decoder]:
-    """Decodes here, or in worker processes that each load the model and share the processors."""
-    banned = never_written(translator.tokenizer)
+def open_decoder(translator: Translator, settings: SearchSettings, processes: int = 1) -> Iterator[Decoder]:
+    """Decodes in this process, or in worker processes that each load the model and share the processors.
+
+    Args:
+        translator: model and tokenizer.
+        settings: beam, length penalty and limits.
+        processes: worker processes; 1: none, batches are decoded here.
+
+    Yields:
+        A function from batches to (batch, hypotheses), in any order.
+    """
+    banned = untranslatable_ids(translator.tokenizer)
     if processes <= 1:
         with _threads(useful_threads(translator.model)):
-            yield lambda jobs: ((job, decode(translator.model, job, settings, banned)) for job in jobs)
+            yield lambda batches: (
+                (batch, decode_batch(translator.model, batch, settings, banned)) for batch in batches
+            )
         return
     threads = min(useful_threads(translator.model), max(1, (os.cpu_count() or 1) // processes))
     dtype = translator.model.embedding.weight.dtype
@@ -96,8 +144,8 @@ def decoder(translator: Translator, settings: SearchSettings, processes: int = 1
         initargs=(translator.directory, dtype, settings, banned, threads),
     )
 
-    def in_pool(jobs: Sequence[DecodingBatch]) -> Iterator[tuple[DecodingBatch, list[list[Hypothesis]]]]:
-        waiting = {pool.submit(_decode, job): job for job in jobs}
+    def in_pool(batches: Sequence[DecodingBatch]) -> Iterator[tuple[DecodingBatch, list[list[Hypothesis]]]]:
+        waiting = {pool.submit(_decode, batch): batch for batch in batches}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
 
@@ -108,10 +156,16 @@ def decoder(translator: Translator, settings: SearchSettings, processes: int = 1
 
 
 def useful_threads(model: Transformer) -> int:
-    """Threads that decoding gains from, for a model of this width.
+    """Says how many threads decoding gains from, for a model of this width.
 
     A step multiplies a few rows by small matrices: below some 128 columns a thread, waiting for one another costs
     more than the arithmetic (d_model 128 on two threads of one core: 28 times the time of one).
+
+    Args:
+        model: the model; its width counts.
+
+    Returns:
+        Threads, at most torch's own number.
     """
     return max(1, min(torch.get_num_threads(), model.settings.d_model // 128))
 
@@ -134,18 +188,29 @@ def translate_all(
     processes: int = 1,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, list[list[Hypothesis]]]:
-    """Hypotheses of every pair's sentences (ids of their pieces) in input order; an empty list for an empty sentence.
+    """Translates all sentences of several pairs, long batches first.
 
-    ``progress`` is told how many sentences are done.
+    Args:
+        translator: model and tokenizer.
+        pieces: for each pair the ids of its source sentences' pieces.
+        settings: beam, length penalty and limits.
+        batch_tokens: padded source tokens a batch at most.
+        processes: worker processes; 1: none.
+        progress: called with the number of sentences done, batch by batch.
+
+    Returns:
+        For each pair the hypotheses of its sentences in input order; an empty list for an empty sentence.
     """
-    jobs = [job for pair, sentences in pieces.items() for job in make_jobs(translator, pair, sentences, batch_tokens)]
-    jobs.sort(key=lambda job: -len(job.sources[0]) * len(job.sources))
+    batches = [
+        batch for pair, sentences in pieces.items() for batch in make_batches(translator, pair, sentences, batch_tokens)
+    ]
+    batches.sort(key=lambda batch: -len(batch.sources[0]) * len(batch.sources))
     result: dict[str, list[list[Hypothesis]]] = {pair: [[] for _ in rows] for pair, rows in pieces.items()}
-    with decoder(translator, settings, min(processes, len(jobs))) as run:
-        for job, hypotheses in run(jobs):
-            for place, best in zip(job.places, hypotheses, strict=True):
-                result[job.pair][place] = best
-            progress(len(job.places))
+    with open_decoder(translator, settings, min(processes, len(batches))) as run:
+        for batch, hypotheses in run(batches):
+            for position, best in zip(batch.positions, hypotheses, strict=True):
+                result[batch.pair][position] = best
+            progress(len(batch.positions))
     return result
 
 
@@ -158,7 +223,7 @@ def _open(directory: Path, dtype: torch.dtype, settings: SearchSettings, banned:
     _worker = load_model(directory)[0].to(dtype), settings, banned
 
 
-def _decode(job: DecodingBatch) -> list[list[Hypothesis]]:
+def _decode(batch: DecodingBatch) -> list[list[Hypothesis]]:
     assert _worker is not None
     model, settings, banned = _worker
-    return decode(model, job, settings, banned)
+    return decode_batch(model, batch, settings, banned)

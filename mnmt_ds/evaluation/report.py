@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.decoding.beam_search import SearchSettings
-from mnmt_ds.decoding.loading import Translator, data_directory
-from mnmt_ds.decoding.translation import translate_all, write_text
+from mnmt_ds.decoding.loading import Translator
+from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
+from mnmt_ds.run_files import data_directory
 
 Texts = dict[str, list[str]]
 """Lines by language pair."""
@@ -81,7 +82,8 @@ def evaluate(
         found = translate_all(translator, pieces, task.search, task.batch_tokens, task.processes, progress)
         report["seconds"] = time.monotonic() - begin
         hypotheses = {
-            pair: [write_text(translator, best[0]) if best else "" for best in rows] for pair, rows in found.items()
+            pair: [hypothesis_text(translator, best[0]) if best else "" for best in rows]
+            for pair, rows in found.items()
         }
     else:
         report["seconds"] = read_report(path)["seconds"]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds import metric_keys
-from mnmt_ds.decoding.loading import recipe_of
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import read_report, report_path
+from mnmt_ds.run_files import data_directory, read_recipe
 from mnmt_ds.tracking import Record, read_records
 
 Series = NDArray[np.float64]
@@ -120,7 +120,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
     path = directory / "metrics.jsonl"
     if not path.exists():
         raise UserError(f"{path}: no such file; give directories of runs")
-    records, recipe = read_records(path), recipe_of(directory)
+    records, recipe = read_records(path), read_recipe(directory)
     valid = [record for record in records if record.get("kind") == "valid"]
     train = [record for record in records if record.get("kind") == "train"]
     pairs = _pairs(valid, recipe)
@@ -205,8 +205,6 @@ def train_sizes(runs: Sequence[Run]) -> dict[str, int]:
 
 def _manifest_size(run: Run, pair: str) -> int:
     import json
-
-    from mnmt_ds.decoding.loading import data_directory
 
     directory = data_directory(run.directory)
     try:

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.decoding.loading import recipe_of
 from mnmt_ds.engine.checkpointing.checkpoint import complete, part_of, read_state
 from mnmt_ds.engine.dataloading.data_iterator import Position
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import report_path, write_report
 from mnmt_ds.reporting.runs import flat, student_directories
+from mnmt_ds.run_files import read_recipe
 from mnmt_ds.study.plan import TrainingJob
 
 MARK = "study.json"
@@ -51,7 +51,7 @@ def at_its_end(run: Path) -> bool:
 
 def refuse_another(job: TrainingJob) -> None:
     """UserError where the directory holds a run by another recipe, or one of a larger budget."""
-    found, wanted = flat(_resolved(recipe_of(job.directory))), flat(values_of(job.recipe))
+    found, wanted = flat(_resolved(read_recipe(job.directory))), flat(values_of(job.recipe))
     if not found:
         return
     for key in [key for key in wanted if key not in found]:

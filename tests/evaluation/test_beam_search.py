@@ -12,7 +12,7 @@ from mnmt_ds.batch import EOS, PAD
 from mnmt_ds.bench.decoding import hf_model, make_peaked, random_sources
 from mnmt_ds.decoding import incremental, native
 from mnmt_ds.decoding.beam_search import SearchSettings, beam_search, length_limits
-from mnmt_ds.decoding.incremental import FOLD, largest
+from mnmt_ds.decoding.incremental import FOLD_COLUMNS, folded_topk
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 
@@ -46,7 +46,7 @@ MODULES: dict[str, Any] = {"torch": incremental, "native": native}
 
 def test_native_is_there() -> None:
     """The tests below mean something: this machine has a compiler."""
-    assert native.usable(make_model(60))
+    assert native.is_supported(make_model(60))
 
 
 @both
@@ -176,14 +176,14 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch, implementation: Literal["torch
     assert [h.score for h in found] == pytest.approx([math.log(0.36), math.log(0.297)], abs=1e-5)
 
 
-@given(st.integers(1, 4), st.integers(1, 5 * FOLD), st.integers(1, 12), st.integers(0, 99))
+@given(st.integers(1, 4), st.integers(1, 5 * FOLD_COLUMNS), st.integers(1, 12), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_largest_is_topk(rows: int, columns: int, count: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     value_BX = torch.stack([torch.randperm(columns, generator=generator) for _ in range(rows)]).float()
     value_BX[value_BX < columns // 2] -= columns * 2.0
     count = min(count, columns)
-    best, index = largest(value_BX, count)
+    best, index = folded_topk(value_BX, count)
     expected = value_BX.topk(count)
     assert torch.equal(best, expected.values) and torch.equal(index, expected.indices)
 
@@ -228,7 +228,7 @@ def test_native_attention_for_every_width_of_a_head(heads: int, threads: int) ->
 def test_without_a_compiler_torch_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_library", lambda: None)
     model, source_BS = make_model(60), random_sources(3, 60)
-    assert not native.usable(model)
+    assert not native.is_supported(model)
     assert beam_search(model, source_BS, 59, SearchSettings()) == beam_search(
         model, source_BS, 59, SearchSettings(), implementation="torch"
     )
@@ -237,7 +237,7 @@ def test_without_a_compiler_torch_decodes(monkeypatch: pytest.MonkeyPatch) -> No
 def test_half_precision_goes_through_torch() -> None:
     model = make_model(60).bfloat16()
     found = beam_search(model, random_sources(3, 60), 59, SearchSettings())
-    assert not native.usable(model) and all(len(hypotheses) == 5 for hypotheses in found)
+    assert not native.is_supported(model) and all(len(hypotheses) == 5 for hypotheses in found)
 
 
 def test_length_limits() -> None:

@@ -13,7 +13,7 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.decoding.beam_search import SearchSettings
 from mnmt_ds.decoding.loading import open_translator
-from mnmt_ds.decoding.translation import make_jobs, translate_all, write_text
+from mnmt_ds.decoding.translation import hypothesis_text, make_batches, translate_all
 from tests.evaluation.runs import model_run
 
 
@@ -106,9 +106,9 @@ def test_another_tokenizer_is_refused(run: Path, tmp_path: Path, capfd: pytest.C
 def test_jobs_hold_every_sentence_once_within_the_budget(run: Path) -> None:
     translator = open_translator(run)
     pieces = [[5] * n for n in (3, 0, 9, 1, 4, 90)]
-    jobs = make_jobs(translator, "bs-en", pieces, batch_tokens=30)
+    jobs = make_batches(translator, "bs-en", pieces, batch_tokens=30)
     tag = translator.tokenizer.tag("bs")
-    assert [job.places for job in jobs] == [[5], [2, 4], [0, 3]]
+    assert [job.positions for job in jobs] == [[5], [2, 4], [0, 3]]
     assert jobs[1].sources == [[tag, *[5] * 9, 2], [tag, *[5] * 4, 2]] and jobs[0].start == translator.tokenizer.tag(
         "en"
     )
@@ -141,7 +141,7 @@ def test_evaluate(run: Path, tiny_corpus: Path, tmp_path: Path, capfd: pytest.Ca
         hypotheses = (directory / f"{pair}.hyp").read_text().split("\n")[:-1]
         pieces = translator.tokenizer.encode_many(sources, pair[:2])
         again = translate_all(translator, {pair: pieces}, SearchSettings(), 1024)[pair]
-        assert hypotheses == [write_text(translator, row[0]) for row in again]
+        assert hypotheses == [hypothesis_text(translator, row[0]) for row in again]
         facts = report["pairs"][pair]
         assert facts["bleu"] == sacrebleu.BLEU(force=True).corpus_score(hypotheses, [references]).score
         assert facts["chrf"] == sacrebleu.corpus_chrf(hypotheses, [references]).score

@@ -10,7 +10,7 @@ from mnmt_ds import metric_keys
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.decoding.beam_search import Hypothesis, SearchSettings
 from mnmt_ds.decoding.loading import Translator
-from mnmt_ds.decoding.translation import decode, make_jobs, never_written, write_text
+from mnmt_ds.decoding.translation import decode_batch, hypothesis_text, make_batches, untranslatable_ids
 from mnmt_ds.distributed import device, from_all, from_main, is_main, rank, vocab_parallel_size, world_size
 from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.engine.settings import ValidationSettings
@@ -70,19 +70,19 @@ def _scores(
     jobs = []
     for pair, split in splits.items():
         pieces = [split.pieces(i)[0] for i in range(counts[pair])]
-        jobs += make_jobs(translator, pair, pieces, settings.max_tokens)
-    search, banned = SearchSettings(beam=settings.bleu_beam), never_written(corpus.tokenizer)
+        jobs += make_batches(translator, pair, pieces, settings.max_tokens)
+    search, banned = SearchSettings(beam=settings.bleu_beam), untranslatable_ids(corpus.tokenizer)
     mine: Found = {pair: {} for pair in pairs}
     model.eval()
     with torch.no_grad():
         for job in jobs[rank() :: world_size()]:
-            mine[job.pair] |= dict(zip(job.places, decode(model, job, search, banned), strict=True))
+            mine[job.pair] |= dict(zip(job.positions, decode_batch(model, job, search, banned), strict=True))
     model.train()
     everyone: list[Found] = from_all(mine)
     scored: DevScores = {}
     for pair, split in splits.items() if is_main() else ():
         found = {place: best for part in everyone for place, best in part[pair].items()}
-        texts = [write_text(translator, found[i][0]) if found.get(i) else "" for i in range(counts[pair])]
+        texts = [hypothesis_text(translator, found[i][0]) if found.get(i) else "" for i in range(counts[pair])]
         target = pair.partition("-")[2]
         facts = score_pair(texts, split.text()[1][: counts[pair]], target, ScoreSettings())
         scored[pair] = {"bleu": facts["bleu"], "chrf": facts["chrf"]}
