@@ -122,10 +122,10 @@ def test_incremental_states_equal_the_whole_prefix_at_once(implementation: str) 
             whole_BTD = model.decode(torch.tensor([path]), memory_BSD[row : row + 1], mask_BS[row : row + 1])
             torch.testing.assert_close(hidden_ND[i], whole_BTD[0, -1], atol=1e-5, rtol=1e-5)
         if step < 3:
-            cache = step_by_step.follow(cache, torch.tensor(parents[step]))
+            cache = step_by_step.reorder_beams(cache, torch.tensor(parents[step]))
             if step == 1:
                 slots = cache.ancestors_BWP.shape[2] if implementation == "torch" else 0
-                cache = step_by_step.keep(cache, torch.tensor([0, 1]))
+                cache = step_by_step.select_sentences(cache, torch.tensor([0, 1]))
                 if slots:
                     assert cache.ancestors_BWP.shape[2] < slots, "a slot without descendants must go"
             paths = [
@@ -190,7 +190,7 @@ def test_largest_is_topk(rows: int, columns: int, count: int, seed: int) -> None
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 200), st.integers(1, 12), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_best_words_of_both_are_log_softmax_and_topk(
+def test_top_continuations_of_both_are_log_softmax_and_topk(
     batch: int, beams: int, vocabulary: int, count: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -203,7 +203,7 @@ def test_best_words_of_both_are_log_softmax_and_topk(
     log_prob[:, banned] = -torch.inf
     value, index = (log_prob.view(batch, beams, -1) + score_BW[:, :, None]).flatten(1).topk(count)
     for module in (incremental, native):
-        found = module.best_words(model, hidden_ND, score_BW, count, banned)
+        found = module.top_continuations(model, hidden_ND, score_BW, count, banned)
         torch.testing.assert_close(found[0], value, atol=2e-5, rtol=1e-5)
         assert torch.equal(found[1] * vocabulary + found[2], index)
 
