@@ -68,8 +68,8 @@ def start_cache(model: Transformer, source_BS: Tensor, beams: int, longest: int)
         assert isinstance(layer, DecoderLayer)
         keys_BHSE, values_BHSE = layer.cross.project_memory(memory_BSD)
         keys_BHES = (keys_BHSE * head_width**-0.5).transpose(2, 3).contiguous()
-        keys_BHPE, values_BHPE = memory_BSD.new_empty(2, *size)
-        layers.append(LayerCache(keys_BHPE, values_BHPE, keys_BHES, values_BHSE.contiguous()))
+        keys_values_2BHPE = memory_BSD.new_empty(2, *size)
+        layers.append(LayerCache(keys_values_2BHPE[0], keys_values_2BHPE[1], keys_BHES, values_BHSE.contiguous()))
     mask_B11S = torch.zeros_like(mask_BS, dtype=memory_BSD.dtype).masked_fill_(~mask_BS, -torch.inf)[:, None, None]
     return DecoderCache(tuple(layers), memory_BSD.new_zeros(len(source_BS), 1, 0), mask_B11S, 0)
 
