@@ -115,7 +115,7 @@ def make_engine(
 def initialise_stage(stage: LayerSegment, words: VocabShard | None = None) -> None:
     """The plain model's first weights in a segment of it, from the same draws, without ever holding the whole model;
     of a split matrix the rows of ``words``."""
-    for part in stage.row:
+    for part in stage.entries:
         part.make()  # which draws values, too, as the plain model does when it is made
     with torch.device("meta"):
         plain = dict(Transformer(stage.settings, stage.vocabulary_size).named_parameters())
