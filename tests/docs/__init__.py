@@ -1,0 +1,1 @@
+"""Tests of README and docs: links, paths, commands and settings exist, and what is shown as a session runs."""
