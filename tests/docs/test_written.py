@@ -14,7 +14,8 @@ from mnmt_ds.config import Settings
 from mnmt_ds.engine.recipe import Recipe
 from tests.docs.pages import PAGES, ROOT, anchors, commands, spans, text_of
 
-PENDING = {"configuration.md", "support_matrix.md", "extending.md", "deepspeed_internals.md", "metrics.md"}
+PENDING = {"configuration.md", "support_matrix.md", "extending.md", "deepspeed_internals.md"}
+PLACEHOLDERS = {"recipe.yaml", "RECIPE.yaml", "STUDY.yaml"}
 TREES = ("mnmt_ds", "tests", "launchers", "docs", "ds_configs")
 FLAGS_OF_OTHERS = {
     "--num_gpus", "--hostfile", "--launcher",  # deepspeed
@@ -46,15 +47,16 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_files_exist(page: Path) -> None:
     """Paths below the repository's folders, and recipes by their bare names."""
-    recipes = {path.name for folder in ("launchers", "docs/examples") for path in (ROOT / folder).rglob("*.yaml")}
+    folders = (ROOT / "launchers", ROOT / "docs" / "examples")
+    recipes = {path.name for folder in folders for path in folder.rglob("*.yaml")} | PLACEHOLDERS
     missing = []
     for word in {word.strip(".,:;()'\"") for command in commands(page) for word in command.split()}:
         if re.search(r"[*<>{}…=$]|YYYY|NNN", word) or Path(word).name in PENDING:
             continue
         path = word.partition("#")[0].partition("::")[0]
-        if path.partition("/")[0] in TREES and "/" in path and not (ROOT / path).exists():
-            missing.append(word)
-        elif re.fullmatch(r"[\w-]+\.yaml", path) and path not in recipes | {"recipe.yaml", "yours.yaml"}:
+        below = path.partition("/")[0] in TREES and "/" in path
+        named = re.fullmatch(r"[\w-]+\.yaml", path) is not None
+        if (below and not (ROOT / path).exists()) or (named and path not in recipes):
             missing.append(word)
     assert not missing
 
@@ -103,7 +105,9 @@ def test_settings_exist(page: Path) -> None:
     """``train.max_tokens`` and the like lead to a field of the recipe, or to a method's or sampler's."""
     words = {word.strip("`,.;:") for span in spans(page) for word in re.split(r"[\s={]", span)}
     dotted = [word for word in words if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", word)]
-    sections = [word for word in dotted if word.split(".")[0] in Recipe.model_fields and not word.endswith((".py", ".md"))]
+    sections = [
+        word for word in dotted if word.split(".")[0] in Recipe.model_fields and not word.endswith((".py", ".md", ".json"))
+    ]
     assert not [word for word in sections if not leads_to_a_field([Recipe], word.split("."))]
 
 
