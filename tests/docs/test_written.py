@@ -12,9 +12,10 @@ import pytest
 from mnmt_ds.cli.main import COMMANDS
 from mnmt_ds.config import Settings
 from mnmt_ds.engine.recipe import Recipe
-from tests.docs.pages import PAGES, ROOT, anchors, commands, spans, text_of
+from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, spans, text_of
+from tests.unit.test_architecture import LAYERS
 
-PENDING = {"configuration.md", "support_matrix.md", "extending.md", "deepspeed_internals.md"}
+PENDING = {"tutorial.md", "configuration.md", "support_matrix.md", "extending.md", "deepspeed_internals.md"}
 PLACEHOLDERS = {"recipe.yaml", "RECIPE.yaml", "STUDY.yaml"}
 TREES = ("mnmt_ds", "tests", "launchers", "docs", "ds_configs")
 FLAGS_OF_OTHERS = {
@@ -104,11 +105,10 @@ def test_readme_shows_every_command() -> None:
 def test_settings_exist(page: Path) -> None:
     """``train.max_tokens`` and the like lead to a field of the recipe, or to a method's or sampler's."""
     words = {word.strip("`,.;:") for span in spans(page) for word in re.split(r"[\s={]", span)}
-    dotted = [word for word in words if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", word)]
-    sections = [
-        word for word in dotted if word.split(".")[0] in Recipe.model_fields and not word.endswith((".py", ".md", ".json"))
-    ]
-    assert not [word for word in sections if not leads_to_a_field([Recipe], word.split("."))]
+    dotted = [word.split(".") for word in words if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", word)]
+    sections = {name for name, field in Recipe.model_fields.items() if settings_in(field.annotation)}
+    keys = [name for name in dotted if name[0] in sections and name[-1] not in ("py", "md", "json")]
+    assert not [".".join(name) for name in keys if not leads_to_a_field([Recipe], name)]
 
 
 def leads_to_a_field(kinds: list[type[Settings]], keys: list[str]) -> bool:
@@ -143,3 +143,8 @@ def test_ci_runs_the_readmes_test_command() -> None:
 def test_shell_scripts_parse() -> None:
     for script in [*(ROOT / "launchers").glob("*.sh"), ROOT / ".ci" / "run"]:
         subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_architecture_page_has_the_layers_that_imports_are_held_to() -> None:
+    shown = blocks(ROOT / "docs" / "architecture.md", "text")[0]
+    assert [tuple(line.split()) for line in shown.splitlines()] == list(reversed(LAYERS))
