@@ -1,8 +1,8 @@
 """The tables of docs/benchmarks.md, made from the result files.
 
-``python -m mnmt_ds.bench.results_page docs/benchmarks.md`` writes them anew; ``--check`` writes nothing and tells whether
-the page is up to date. The page's text is written by hand. Between ``<!-- tables: NAME -->`` and ``<!-- end -->`` stand
-the tables of the benchmark NAME, one for each of its result files, as the benchmark itself prints them.
+``python -m mnmt_ds.bench.results_page docs/benchmarks.md`` writes them anew; ``--check`` writes nothing and tells
+whether the page is up to date. The text of the page is written by hand. Between ``<!-- tables: NAME -->`` and
+``<!-- end -->`` stand the tables of the benchmark NAME, one for each of its result files, as the benchmark prints them.
 """
 
 import argparse
