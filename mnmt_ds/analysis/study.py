@@ -53,7 +53,7 @@ def opened(run: Path, checkpoint: str, data: Path | None) -> tuple[Translator, C
         found = sorted(path.parent.name for path in run.glob("*/model.json"))
         raise UserError(f"{run / checkpoint}: no such checkpoint; this run has {', '.join(found) or 'none yet'}")
     translator = open_translator(run / checkpoint, str(device()))
-    return translator, report.corpus_of(run, data, translator)
+    return translator, report.open_evaluation_corpus(run, data, translator)
 
 
 def measure(run: Path, checkpoint: str, task: str, data: Path | None, settings: AnalysisSettings) -> list[str]:

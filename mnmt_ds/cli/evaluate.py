@@ -61,7 +61,7 @@ def evaluate_one(args: argparse.Namespace) -> None:
     if args.against is not None:
         _checkpoint_report(args)
     translator = open_model(args, directory, args.data)
-    corpus = reports.corpus_of(args.directory, args.data, translator)
+    corpus = reports.open_evaluation_corpus(args.directory, args.data, translator)
     pairs = args.pairs.split(",") if args.pairs else list(translator.description["pairs"])
     sentences = sum(len(corpus.split(pair, args.split)) for pair in pairs)
     path = reports.report_path(args.directory, args.checkpoint, args.split)
@@ -74,7 +74,7 @@ def evaluate_one(args: argparse.Namespace) -> None:
     with Progress(f"evaluate {args.directory.name} {args.checkpoint}", "sentences", sentences) as progress:
         report = reports.evaluate(task, translator, corpus, progress.add)
     if args.against is not None:
-        report["against"] = reports.compare_with(
+        report["against"] = reports.bootstrap_against(
             args.directory, args.against, args.checkpoint, args.split, score, args.against_checkpoint
         )
         reports.write_report(path, report)

@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
+from mnmt_ds.files import write_json
 from mnmt_ds.run_files import data_directory
 
 Texts = dict[str, list[str]]
@@ -39,8 +39,20 @@ class EvaluationTask(NamedTuple):
     processes: int = 1
 
 
-def corpus_of(run: Path, given: Path | None, translator: Translator) -> Corpus:
-    """The prepared corpus of a run, or the given one; UserError where its tokenizer is not the model's."""
+def open_evaluation_corpus(run: Path, given: Path | None, translator: Translator) -> Corpus:
+    """Opens the prepared corpus whose dev and test sets are to be translated.
+
+    Args:
+        run: the run's directory.
+        given: a corpus named by the user; None: the one that the run's recipe names.
+        translator: the model; its tokenizer must be the corpus's.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        UserError: where no corpus is found, or its tokenizer is another one.
+    """
     directory = given or data_directory(run)
     if directory is None:
         raise UserError(f"{run / 'recipe.yaml'}: does not lead to a prepared corpus from here; give --data DIR")
@@ -57,7 +69,20 @@ def corpus_of(run: Path, given: Path | None, translator: Translator) -> Corpus:
 def evaluate(
     task: EvaluationTask, translator: Translator, corpus: Corpus, progress: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Translates (unless the same model did before, with the same settings), scores, writes and returns the report."""
+    """Translates, scores and writes a report; translations of the same model with the same search are used again.
+
+    Args:
+        task: what is evaluated, and how.
+        translator: the model.
+        corpus: where the test sets come from.
+        progress: called with the number of sentences translated, batch by batch.
+
+    Returns:
+        The report, as it was written to ``report_path``.
+
+    Raises:
+        UserError: where a test set is empty or a BLEU tokenizer cannot be had.
+    """
     splits = {pair: corpus.split(pair, task.split) for pair in task.pairs}
     empty = [pair for pair, split in splits.items() if len(split) == 0]
     if empty:
@@ -75,24 +100,24 @@ def evaluate(
     }
     report: dict[str, Any] = {"checkpoint": task.checkpoint, "split": task.split, **identity, "seconds": 0.0}
     path = report_path(task.run, task.checkpoint, task.split)
-    hypotheses = _earlier(path, identity, task.pairs)
+    hypotheses = _earlier_hypotheses(path, identity, task.pairs)
     if hypotheses is None:
         begin = time.monotonic()
         pieces = {pair: [split.pieces(i)[0] for i in range(len(split))] for pair, split in splits.items()}
-        found = translate_all(translator, pieces, task.search, task.batch_tokens, task.processes, progress)
+        translations = translate_all(translator, pieces, task.search, task.batch_tokens, task.processes, progress)
         report["seconds"] = time.monotonic() - begin
         hypotheses = {
             pair: [hypothesis_text(translator, best[0]) if best else "" for best in rows]
-            for pair, rows in found.items()
+            for pair, rows in translations.items()
         }
     else:
         report["seconds"] = read_report(path)["seconds"]
         progress(sum(map(len, hypotheses.values())))
     report["tokenizer_hash"] = corpus.tokenizer.hash
     report["pairs"] = {
-        pair: pair_facts(hypotheses[pair], texts[pair][1], pair, corpus, task.score) for pair in task.pairs
+        pair: score_report_of_pair(hypotheses[pair], texts[pair][1], pair, corpus, task.score) for pair in task.pairs
     }
-    report["macro"] = scores.averages(report["pairs"])
+    report["macro"] = scores.macro_averages(report["pairs"])
     report["classes"] = scores.class_averages(report["pairs"])
     report["score"] = task.score.model_dump(mode="json")
     for old in path.with_suffix("").glob("*"):
@@ -104,46 +129,91 @@ def evaluate(
     return report
 
 
-def pair_facts(
+def score_report_of_pair(
     hypotheses: Sequence[str], references: Sequence[str], pair: str, corpus: Corpus, settings: ScoreSettings
 ) -> dict[str, Any]:
-    """Scores of a pair, and how much it was trained on."""
+    """Scores one pair and adds how much it was trained on.
+
+    Args:
+        hypotheses: translations, one a sentence.
+        references: their references.
+        pair: source and target language, such as ``bs-en``.
+        corpus: its manifest knows the pair's training sentences.
+        settings: tokenizers and bounds of the resource classes.
+
+    Returns:
+        What ``scores.score_pair`` gives, with train_sentences and class.
+    """
     size = int(corpus.manifest["pairs"][pair]["splits"].get("train", {}).get("sentences", 0))
     facts = scores.score_pair(hypotheses, references, pair.partition("-")[2], settings)
     return {**facts, "train_sentences": size, "class": scores.resource_class(size, settings)}
 
 
-def compare_with(
+def bootstrap_against(
     run: Path, other: Path, checkpoint: str, split: str, settings: ScoreSettings, other_checkpoint: str | None = None
 ) -> dict[str, Any]:
-    """Paired bootstrap of one evaluated run against another; UserError where the other has no such evaluation."""
+    """Compares an evaluated run with another one by paired bootstrap.
+
+    Args:
+        run: the run.
+        other: the run that it is compared with.
+        checkpoint: name of the run's evaluated checkpoint.
+        split: dev or test.
+        settings: resamples, seed and BLEU tokenizer.
+        other_checkpoint: the other run's checkpoint; None: the same name.
+
+    Returns:
+        The other run, samples, seed, and for bleu and chrf the differences by pair and ``macro``.
+
+    Raises:
+        UserError: where the other run has no such evaluation, or other test sentences.
+    """
     path = report_path(other, other_checkpoint or checkpoint, split)
     if not path.exists():
         raise UserError(f"{path}: not evaluated yet; run mnmt-ds evaluate {other} --split {split} first")
     ours, theirs = report_path(run, checkpoint, split).with_suffix(""), path.with_suffix("")
     references, others = read_lines(ours, "ref"), read_lines(theirs, "ref")
     shared = [pair for pair in references if pair in others]
-    strange = [pair for pair in shared if references[pair] != others[pair]]
-    if strange or not shared:
+    differing = [pair for pair in shared if references[pair] != others[pair]]
+    if differing or not shared:
         raise UserError(
             f"{theirs}: other test sentences than {ours}"
-            + (f" ({', '.join(strange)})" if strange else "")
+            + (f" ({', '.join(differing)})" if differing else "")
             + "; compare runs on the same data"
         )
-    found = paired_bootstrap(
+    differences = paired_bootstrap(
         [read_lines(ours, "hyp")], [read_lines(theirs, "hyp")], {pair: references[pair] for pair in shared}, settings
     )
-    tables = {metric: {pair: row._asdict() for pair, row in rows.items()} for metric, rows in found.items()}
+    tables = {metric: {pair: row._asdict() for pair, row in rows.items()} for metric, rows in differences.items()}
     return {"run": str(other), "samples": settings.samples, "seed": settings.seed, **tables}
 
 
 def report_path(run: Path, checkpoint: str, split: str) -> Path:
-    """Where the scores of a checkpoint are."""
+    """Says where the scores of a checkpoint are.
+
+    Args:
+        run: the run's directory.
+        checkpoint: such as ``best``.
+        split: dev or test.
+
+    Returns:
+        Path of the JSON file; texts are in the directory of the same name without its ending.
+    """
     return run / "evaluation" / f"{checkpoint}.{split}.json"
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A written report; UserError where it cannot be read."""
+    """Reads a written report.
+
+    Args:
+        path: from ``report_path``.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: where it cannot be read.
+    """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -151,27 +221,43 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes a report whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes a report, whole or not at all.
+
+    Args:
+        path: from ``report_path``.
+        report: what can be written as JSON.
+    """
+    write_json(path, report)
 
 
 def write_lines(directory: Path, kind: str, texts: Mapping[str, Sequence[str]]) -> None:
-    """One file a pair, ``<pair>.<kind>``, one sentence a line."""
+    """Writes one file a pair, ``<pair>.<kind>``, one sentence a line.
+
+    Args:
+        directory: where the files go; it is made where it is missing.
+        kind: src, ref or hyp.
+        texts: sentences by pair.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for pair, lines in texts.items():
         (directory / f"{pair}.{kind}").write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
 def read_lines(directory: Path, kind: str) -> Texts:
-    """What ``write_lines`` wrote."""
+    """Reads what ``write_lines`` wrote.
+
+    Args:
+        directory: where the files are.
+        kind: src, ref or hyp.
+
+    Returns:
+        Sentences by pair; empty where there are no files.
+    """
     paths = sorted(directory.glob(f"*.{kind}"))
     return {path.name.removesuffix(f".{kind}"): path.read_bytes().decode().split("\n")[:-1] for path in paths}
 
 
-def _earlier(path: Path, identity: Mapping[str, Any], pairs: Sequence[str]) -> Texts | None:
+def _earlier_hypotheses(path: Path, identity: Mapping[str, Any], pairs: Sequence[str]) -> Texts | None:
     """Hypotheses of an earlier evaluation of the same model with the same search, if all pairs are there."""
     if not path.exists() or identity["model"] is None:
         return None

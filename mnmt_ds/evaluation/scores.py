@@ -1,4 +1,7 @@
-"""BLEU and chrF by sacreBLEU, never without a signature; macro averages and resource classes."""
+"""BLEU and chrF by sacreBLEU, never without a signature; macro averages and resource classes.
+
+Shape letters: N sentences, K sufficient statistics of a metric.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,8 +36,8 @@ SPM_FILES = {
 }
 NEEDS = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
 
-Class = Literal["high", "low", "very low"]
-CLASSES: tuple[Class, ...] = ("high", "low", "very low")
+ResourceClass = Literal["high", "low", "very low"]
+RESOURCE_CLASSES: tuple[ResourceClass, ...] = ("high", "low", "very low")
 
 
 class ScoreSettings(Settings):
@@ -62,13 +65,32 @@ class MetricScore(NamedTuple):
     """Each sentence's sufficient statistics, which sum to the corpus'."""
 
 
-def resource_class(sentences: int, settings: ScoreSettings) -> Class:
-    """Resource class by number of training pairs."""
+def resource_class(sentences: int, settings: ScoreSettings) -> ResourceClass:
+    """Classes a pair by its training text.
+
+    Args:
+        sentences: training sentence pairs.
+        settings: the bounds.
+
+    Returns:
+        high, low or very low.
+    """
     return "high" if sentences >= settings.high else "very low" if sentences < settings.very_low else "low"
 
 
 def bleu_tokenizer(name: str, target: str) -> str:
-    """sacreBLEU's tokenizer for a target language; UserError where it cannot be had offline."""
+    """Resolves a BLEU tokenizer for a target language.
+
+    Args:
+        name: one of ``TOKENIZERS``.
+        target: code of the target language.
+
+    Returns:
+        sacreBLEU's name of the tokenizer.
+
+    Raises:
+        UserError: where it is not known, not installed, or its model file is not on this machine.
+    """
     if name not in TOKENIZERS:
         raise UserError(f"BLEU tokenizer '{name}': not known; take one of {', '.join(TOKENIZERS)}")
     if name == "auto":
@@ -88,28 +110,64 @@ def bleu_tokenizer(name: str, target: str) -> str:
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> MetricScore:
-    """Corpus BLEU; ``tokenizer`` as from ``bleu_tokenizer``."""
+    """Computes corpus BLEU with sacreBLEU.
+
+    Args:
+        hypotheses: translations, one a sentence.
+        references: their references.
+        tokenizer: as from ``bleu_tokenizer``.
+
+    Returns:
+        The score (0 to 100) with its signature.
+    """
     return _score(_metric("bleu", tokenizer), hypotheses, references)
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> MetricScore:
-    """Corpus chrF (chrF2, characters alone)."""
+    """Computes corpus chrF (chrF2, characters alone) with sacreBLEU.
+
+    Args:
+        hypotheses: translations, one a sentence.
+        references: their references.
+
+    Returns:
+        The score (0 to 100) with its signature.
+    """
     return _score(_metric("chrf", ""), hypotheses, references)
 
 
-def from_stats(metric: str, stats_K: NDArray[np.float64], tokenizer: str = "13a") -> float:
-    """The corpus score that belongs to summed statistics of ``MetricScore.stats_NK``."""
+def score_from_statistics(metric: str, stats_K: NDArray[np.float64], tokenizer: str = "13a") -> float:
+    """Computes the corpus score that belongs to summed sufficient statistics.
+
+    Args:
+        metric: bleu or chrf.
+        stats_K: a sum of rows of ``MetricScore.stats_NK``.
+        tokenizer: BLEU's.
+
+    Returns:
+        The score (0 to 100).
+    """
     return float(_metric(metric, tokenizer)._compute_score_from_stats(stats_K.tolist()).score)
 
 
 def score_pair(
     hypotheses: Sequence[str], references: Sequence[str], target: str, settings: ScoreSettings
 ) -> dict[str, Any]:
-    """What the evaluation file holds of a pair: main BLEU, chrF, their signatures, other BLEUs, lengths."""
+    """Scores one pair's translations.
+
+    Args:
+        hypotheses: translations, one a sentence.
+        references: their references.
+        target: code of the target language.
+        settings: BLEU tokenizers.
+
+    Returns:
+        What the evaluation file holds of a pair: main BLEU, chrF, their signatures, other BLEUs, length ratio.
+    """
     main, *others = (bleu_tokenizer(name, target) for name in settings.tokenizers)
     score, characters = bleu(hypotheses, references, main), chrf(hypotheses, references)
     sums_K = score.stats_NK.sum(0)
-    found = {
+    report = {
         "sentences": len(hypotheses),
         "bleu": score.value,
         "bleu_signature": score.signature,
@@ -120,23 +178,38 @@ def score_pair(
     }
     if others:
         scored = [bleu(hypotheses, references, name) for name in others]
-        found["other_bleu"] = [{"value": other.value, "signature": other.signature} for other in scored]
-    return found
+        report["other_bleu"] = [{"value": other.value, "signature": other.signature} for other in scored]
+    return report
 
 
-def averages(pairs: Mapping[str, Mapping[str, Any]], keys: Sequence[str] = ("bleu", "chrf")) -> dict[str, float]:
-    """Macro averages over pairs: every pair counts the same."""
+def macro_averages(pairs: Mapping[str, Mapping[str, Any]], keys: Sequence[str] = ("bleu", "chrf")) -> dict[str, float]:
+    """Averages over pairs; every pair counts the same.
+
+    Args:
+        pairs: reports by pair.
+        keys: figures to average.
+
+    Returns:
+        The mean of each figure.
+    """
     return {key: float(np.mean([facts[key] for facts in pairs.values()])) for key in keys}
 
 
 def class_averages(pairs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Macro averages of each resource class that has pairs."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in CLASSES:
+    """Averages over the pairs of each resource class.
+
+    Args:
+        pairs: reports by pair.
+
+    Returns:
+        For each class that has pairs: its pairs and the means of BLEU and chrF.
+    """
+    by_class: dict[str, dict[str, Any]] = {}
+    for name in RESOURCE_CLASSES:
         members = {pair: facts for pair, facts in pairs.items() if facts["class"] == name}
         if members:
-            found[name] = {"pairs": list(members), **averages(members)}
-    return found
+            by_class[name] = {"pairs": list(members), **macro_averages(members)}
+    return by_class
 
 
 @cache
@@ -157,5 +230,13 @@ def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) ->
 
 
 def sentence_chrf(hypothesis: str, reference: str) -> float:
-    """chrF of one sentence: for picking out sentences, not for reporting."""
+    """Computes chrF of one sentence: for picking out sentences, not for reporting.
+
+    Args:
+        hypothesis: a translation.
+        reference: its reference.
+
+    Returns:
+        chrF (0 to 100).
+    """
     return float(_metric("chrf", "").sentence_score(hypothesis, [reference]).score)

@@ -1,4 +1,7 @@
-"""Is the difference between two runs more than chance? Paired bootstrap over sentences, t-test over seeds."""
+"""Is the difference between two runs more than chance? Paired bootstrap over sentences, t-test over seeds.
+
+Shape letters: N sentences, K sufficient statistics of a metric, R resamples.
+"""
 
 import math
 import zlib
@@ -16,7 +19,7 @@ Texts = Mapping[str, Sequence[str]]
 
 
 class Difference(NamedTuple):
-    """Of one system to another; positive where the first is better."""
+    """Difference of one system to another; positive where the first is better."""
 
     delta: float
     low: float
@@ -27,29 +30,46 @@ class Difference(NamedTuple):
     """Two-sided: how often a resample strays as far from the mean difference as that lies from zero."""
 
 
-def resample(
+def resampled_differences(
     ours: MetricScore, theirs: MetricScore, name: str, tokenizer: str, settings: ScoreSettings, key: str
 ) -> NDArray[np.float64]:
-    """Differences of a corpus metric over resamples of sentences, the same sentences for both systems (Koehn 2004).
+    """Resamples sentences, the same for both systems (Koehn 2004), and takes the difference of a corpus metric each time.
 
-    name: "bleu" or "chrf". key: names the test set, so that its resamples do not depend on what else is tested.
+    Args:
+        ours: the first system's score.
+        theirs: the second system's score on the same test set.
+        name: bleu or chrf.
+        tokenizer: BLEU's.
+        settings: number of resamples and seed.
+        key: names the test set, so that its resamples do not depend on what else is tested.
+
+    Returns:
+        float64 (R,), a difference a resample.
     """
     generator = np.random.default_rng([settings.seed, zlib.crc32(key.encode())])
     size = len(ours.stats_NK)
     both_NK = np.concatenate([ours.stats_NK, theirs.stats_NK], 1)
     width = ours.stats_NK.shape[1]
-    found = np.empty(settings.samples)
+    differences_R = np.empty(settings.samples)
     for i in range(settings.samples):
         counts_N = np.bincount(generator.integers(size, size=size), minlength=size)
         sums_K = counts_N @ both_NK
-        found[i] = scores.from_stats(name, sums_K[:width], tokenizer) - scores.from_stats(
+        differences_R[i] = scores.score_from_statistics(name, sums_K[:width], tokenizer) - scores.score_from_statistics(
             name, sums_K[width:], tokenizer
         )
-    return found
+    return differences_R
 
 
-def difference(delta: float, samples_R: NDArray[np.float64]) -> Difference:
-    """What resamples say about an observed difference."""
+def significance_of(delta: float, samples_R: NDArray[np.float64]) -> Difference:
+    """Says what resamples tell of an observed difference.
+
+    Args:
+        delta: the observed difference.
+        samples_R: differences of the resamples.
+
+    Returns:
+        The difference with its 95 % interval and two-sided p.
+    """
     low, high = np.percentile(samples_R, [2.5, 97.5])
     farther = int((np.abs(samples_R - samples_R.mean()) >= abs(delta)).sum())
     return Difference(delta, float(low), float(high), (farther + 1) / (len(samples_R) + 1))
@@ -58,38 +78,56 @@ def difference(delta: float, samples_R: NDArray[np.float64]) -> Difference:
 def paired_bootstrap(
     ours: Sequence[Texts], theirs: Sequence[Texts], references: Texts, settings: ScoreSettings
 ) -> dict[str, dict[str, Difference]]:
-    """{"bleu": {pair: Difference, "macro": Difference}, "chrf": …} over the pairs that all translated.
+    """Compares two groups of systems on every pair that all of them translated.
 
-    ours, theirs: translations by pair, one mapping a seed; the i-th of ours is held against the i-th of theirs and the
-    differences are averaged, each resample taking the same sentences for all. The macro average resamples every
-    pair's test set on its own.
+    The i-th of ours is held against the i-th of theirs and the differences are averaged, each resample taking the same
+    sentences for all. The macro average resamples every pair's test set on its own.
+
+    Args:
+        ours: translations by pair, one mapping a seed.
+        theirs: the same of the other group.
+        references: references by pair.
+        settings: resamples, seed and BLEU tokenizer.
+
+    Returns:
+        {"bleu": {pair: Difference, "macro": Difference}, "chrf": …}; empty where no pair is common.
     """
     systems = list(zip(ours, theirs, strict=True))
-    pairs = [pair for pair in references if all(pair in own and pair in other for own, other in systems)]
-    found: dict[str, dict[str, Difference]] = {}
+    pairs = [pair for pair in references if all(pair in first and pair in second for first, second in systems)]
+    differences: dict[str, dict[str, Difference]] = {}
     for metric in ("bleu", "chrf") if pairs and systems else ():
         deltas: list[float] = []
         samples: list[NDArray[np.float64]] = []
-        found[metric] = {}
+        differences[metric] = {}
         for pair in pairs:
             tokenizer = scores.bleu_tokenizer(settings.tokenizers[0], pair.partition("-")[2])
             scored = [
                 [_score(metric, side[pair], references[pair], tokenizer) for side in system] for system in systems
             ]
-            deltas.append(float(np.mean([own.value - other.value for own, other in scored])))
-            resampled = [resample(own, other, metric, tokenizer, settings, pair) for own, other in scored]
+            deltas.append(float(np.mean([first.value - second.value for first, second in scored])))
+            resampled = [
+                resampled_differences(first, second, metric, tokenizer, settings, pair) for first, second in scored
+            ]
             samples.append(np.mean(resampled, 0))
-            found[metric][pair] = difference(deltas[-1], samples[-1])
-        found[metric]["macro"] = difference(float(np.mean(deltas)), np.mean(samples, 0))
-    return found
+            differences[metric][pair] = significance_of(deltas[-1], samples[-1])
+        differences[metric]["macro"] = significance_of(float(np.mean(deltas)), np.mean(samples, 0))
+    return differences
 
 
 def _score(metric: str, hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> MetricScore:
     return scores.bleu(hypotheses, references, tokenizer) if metric == "bleu" else scores.chrf(hypotheses, references)
 
 
-def seeds_test(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any] | None:
-    """Welch's t-test between the values of several seeds of two groups; None with fewer than two or without spread."""
+def welch_t_test(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any] | None:
+    """Runs Welch's t-test between the values of several seeds of two groups.
+
+    Args:
+        ours: a value a seed.
+        theirs: the same of the other group.
+
+    Returns:
+        delta, low, high (95 %) and p; None with fewer than two seeds or without spread.
+    """
     if min(len(ours), len(theirs)) < 2 or np.ptp(ours) + np.ptp(theirs) < 1e-9:
         return None
     from scipy.stats import ttest_ind

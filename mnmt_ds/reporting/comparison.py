@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnmt_ds.evaluation.report import read_lines
-from mnmt_ds.evaluation.scores import CLASSES, ScoreSettings, class_averages, resource_class
-from mnmt_ds.evaluation.significance import Difference, paired_bootstrap, seeds_test
+from mnmt_ds.evaluation.scores import RESOURCE_CLASSES, ScoreSettings, class_averages, resource_class
+from mnmt_ds.evaluation.significance import Difference, paired_bootstrap, welch_t_test
 from mnmt_ds.reporting.runs import Run
 
 Bootstrap = dict[str, dict[str, Difference]]
@@ -72,7 +72,7 @@ def figures_of(run: Run) -> dict[str, float]:
         "deficit": sum(run.deficits().values()) if validated else nan,
         "bleu": scores.get("bleu", nan),
         "chrf": scores.get("chrf", nan),
-        **{f"bleu_{name.replace(' ', '_')}": classes.get(name, {}).get("bleu", nan) for name in CLASSES},
+        **{f"bleu_{name.replace(' ', '_')}": classes.get(name, {}).get("bleu", nan) for name in RESOURCE_CLASSES},
         "epochs": float(np.nanmax(run.epoch_V)) if validated else nan,
         "minutes": run.seconds / 60,
         "tokens_per_sec": run.tokens_per_sec,
@@ -120,7 +120,7 @@ def seed_tests(groups: Sequence[RunGroup]) -> dict[str, dict[str, dict[str, Any]
         own = [figures_of(run) for run in other.runs]
         for key in ("dev", "deficit", "bleu", "chrf"):
             ours, theirs = ([row[key] for row in rows if np.isfinite(row[key])] for rows in (own, base))
-            test = seeds_test(ours, theirs)
+            test = welch_t_test(ours, theirs)
             if test is not None:
                 found.setdefault(other.label, {})[key] = test
     return found

@@ -90,7 +90,7 @@ def _evaluation(directory: Path, runs: dict[str, Run]) -> None:
         write_lines(path.with_suffix(""), kind, texts)
     pairs = {pair: report["pairs"][pair] for pair, report in reports.items()}
     whole = {"seconds": sum(report["seconds"] for report in reports.values()), "pairs": pairs,
-             "macro": scores.averages(pairs), "classes": scores.class_averages(pairs)}  # fmt: skip
+             "macro": scores.macro_averages(pairs), "classes": scores.class_averages(pairs)}  # fmt: skip
     first = next(iter(reports.values()))
     names = ("checkpoint", "split", "data_hash", "search", "dtype", "tokenizer_hash", "score")
     shared = {name: first[name] for name in names}

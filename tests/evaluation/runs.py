@@ -119,6 +119,6 @@ def evaluated(run: Path, hypotheses: dict[str, Sequence[str]], references: dict[
     report.write_lines(path.with_suffix(""), "ref", references)
     report.write_report(
         path,
-        {"checkpoint": "best", "split": "test", "pairs": pairs, "macro": scores.averages(pairs), "seconds": 1.5,
+        {"checkpoint": "best", "split": "test", "pairs": pairs, "macro": scores.macro_averages(pairs), "seconds": 1.5,
          "classes": scores.class_averages(pairs)},
     )  # fmt: skip

@@ -9,7 +9,13 @@ import sacrebleu
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.scores import ScoreSettings, bleu_tokenizer, resource_class, score_pair
-from mnmt_ds.evaluation.significance import Difference, difference, paired_bootstrap, resample, seeds_test
+from mnmt_ds.evaluation.significance import (
+    Difference,
+    paired_bootstrap,
+    resampled_differences,
+    significance_of,
+    welch_t_test,
+)
 
 HYPOTHESES = ["the cat sat on the mat", "a dog barked loudly", "It's 3.5 km (far) away!"]
 REFERENCES = ["the cat sat on a mat", "the dog barked loudly today", "It's 3.5 km (too far) away!"]
@@ -29,10 +35,10 @@ def test_equals_sacrebleu(tokenizer: str) -> None:
     score = scores.bleu(HYPOTHESES, REFERENCES, tokenizer)
     assert score.value == expected.score
     assert score.signature == str(metric.get_signature()) and f"tok:{tokenizer}" in score.signature
-    assert scores.from_stats("bleu", score.stats_NK.sum(0), tokenizer) == pytest.approx(expected.score)
+    assert scores.score_from_statistics("bleu", score.stats_NK.sum(0), tokenizer) == pytest.approx(expected.score)
     characters = scores.chrf(HYPOTHESES, REFERENCES)
     assert characters.value == sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score
-    assert scores.from_stats("chrf", characters.stats_NK.sum(0)) == pytest.approx(characters.value)
+    assert scores.score_from_statistics("chrf", characters.stats_NK.sum(0)) == pytest.approx(characters.value)
 
 
 def test_tokenizer_follows_the_target_language(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,14 +81,14 @@ def test_resource_classes() -> None:
         "b-en": {"class": "very low", "bleu": 5.0, "chrf": 20.0},
         "c-en": {"class": "very low", "bleu": 7.0, "chrf": 26.0},
     }
-    assert scores.averages(pairs) == {"bleu": 14.0, "chrf": 32.0}
+    assert scores.macro_averages(pairs) == {"bleu": 14.0, "chrf": 32.0}
     assert scores.class_averages(pairs)["very low"] == {"pairs": ["b-en", "c-en"], "bleu": 6.0, "chrf": 23.0}
     assert "low" not in scores.class_averages(pairs)
 
 
 def test_difference_by_hand() -> None:
     """Samples -1, 0, 1, 2 around 0.5: deviations 1.5, 0.5, 0.5, 1.5, of which two reach 1.2."""
-    found = difference(1.2, np.array([-1.0, 0.0, 1.0, 2.0]))
+    found = significance_of(1.2, np.array([-1.0, 0.0, 1.0, 2.0]))
     assert found == Difference(1.2, pytest.approx(-0.925), pytest.approx(1.925), 3 / 5)
 
 
@@ -90,7 +96,7 @@ def test_bootstrap_resamples_sum_to_corpora() -> None:
     """With one sentence every resample is the corpus itself."""
     settings = ScoreSettings(samples=7)
     own, other = scores.bleu(HYPOTHESES[:1], REFERENCES[:1], "13a"), scores.bleu(REFERENCES[:1], REFERENCES[:1], "13a")
-    samples = resample(own, other, "bleu", "13a", settings, "x-en")
+    samples = resampled_differences(own, other, "bleu", "13a", settings, "x-en")
     assert samples == pytest.approx([own.value - 100] * 7)
 
 
@@ -125,8 +131,8 @@ def test_bootstrap() -> None:
 
 def test_seeds() -> None:
     """Welch by hand: means 2 and 5, variances 1 and 1 over three seeds each: t = -3 / sqrt(2/3), df = 4."""
-    found = seeds_test([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    found = welch_t_test([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
     assert found is not None and found["delta"] == -3
     assert found["p"] == pytest.approx(0.021312, abs=1e-6)
     assert found["high"] == pytest.approx(-3 + 2.776445 * math.sqrt(2 / 3), abs=1e-4)
-    assert seeds_test([1.0], [2.0, 3.0]) is None
+    assert welch_t_test([1.0], [2.0, 3.0]) is None

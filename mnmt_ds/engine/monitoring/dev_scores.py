@@ -16,7 +16,7 @@ from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.engine.students import student
 from mnmt_ds.engine.students.student import Student
-from mnmt_ds.evaluation.scores import ScoreSettings, averages, score_pair
+from mnmt_ds.evaluation.scores import ScoreSettings, macro_averages, score_pair
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model
@@ -41,7 +41,7 @@ def metrics(scored: DevScores) -> dict[str, float]:
     values = {
         metric_keys.VALID_FIGURE.of(pair, key): value for pair, row in scored.items() for key, value in row.items()
     }
-    return values | {metric_keys.VALID_AVERAGE.of(key): value for key, value in averages(scored).items()}
+    return values | {metric_keys.VALID_AVERAGE.of(key): value for key, value in macro_averages(scored).items()}
 
 
 def dev_bleu(
