@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 def resampled_differences(
     ours: MetricScore, theirs: MetricScore, name: str, tokenizer: str, settings: ScoreSettings, key: str
 ) -> NDArray[np.float64]:
-    """Resamples sentences, the same for both systems (Koehn 2004), and takes the difference of a corpus metric each time.
+    """Takes the difference of a corpus metric on resamples of sentences, the same for both systems (Koehn 2004).
 
     Args:
         ours: the first system's score.
