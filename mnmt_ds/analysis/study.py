@@ -214,4 +214,4 @@ def _context(pairs: Sequence[str], smoothing: float) -> MethodContext:
         raise UserError("analyse: this method asks for teachers; there are none here")
 
     wanted: Callable[..., Any] = none
-    return MethodContext(pairs, device(), smoothing, "auto", wanted, wanted, wanted)
+    return MethodContext(pairs, smoothing, "auto", wanted, wanted, wanted)

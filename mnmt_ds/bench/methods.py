@@ -178,7 +178,7 @@ def _employ_teachers(work: Any) -> None:
     for number, dev in enumerate([*reports, dict.fromkeys(pairs, 2.0)]):
         for one in work.students:
             others = {other.name: dev for other in work.students if other is not one}
-            one.method.on_validated(ValidationReport(number + 1, 0.0, dev, others))
+            one.method.on_validation(ValidationReport(number + 1, 0.0, dev, others))
 
 
 def _seconds(step: Callable[[], int], updates: int) -> float:

@@ -130,7 +130,7 @@ def _trainers(recipe: Any, names: tuple[str, ...]) -> tuple[dict[str, Callable[[
     if names != ("plain loop",):
         for number in range(len(work.pairs) + 1):  # one pair after another improves: each has a teacher of its own
             dev = {pair: 0.5 if k < number else 1.0 for k, pair in enumerate(work.pairs)}
-            method.on_validated(ValidationReport(number + 1, 0.0, dev))
+            method.on_validation(ValidationReport(number + 1, 0.0, dev))
     single = plain_loop.make(recipe.model, recipe.train, work.corpus.tokenizer.size, device())
 
     def plain(group: Any) -> None:

@@ -149,18 +149,17 @@ def make_context(
 
     def teacher_pool(settings: TeacherSettings) -> TeacherPool:
         if settings.disk is not None and peers is not None:
-            settings = settings.model_copy(update={"disk": settings.disk / peers.me})
+            settings = settings.model_copy(update={"disk": settings.disk / peers.name})
         return build_teacher_pool(recipe, settings, recipe.directory, stream, engine, say)
 
     return MethodContext(
         pairs=list(recipe.data.pairs),
-        device=device(),
         smoothing=recipe.train.label_smoothing,
         implementation=recipe.train.loss_implementation,
         build_teacher_pool=teacher_pool,
-        quiet_states=partial(student.eval_states, engine) if foresight is None else foresight.states,
+        eval_states=partial(student.eval_states, engine) if foresight is None else foresight.states,
         target_vocabulary=target_vocabulary,
-        foresee=foresight.foresee if foresight is not None else lambda wanted: None,
+        request_eval_states=foresight.foresee if foresight is not None else lambda wanted: None,
         partitioned=engine.zero_optimization_stage() == 3,
         total_updates=lambda: last_update(recipe, stream),
         group=words.group if words is not None else None,

@@ -177,7 +177,7 @@ class TeacherPrefetcher:
             self._plan, self._next = plan, position.inside * steps
         last = min(plan.updates, position.inside + self._validation() - position.update) * steps - 1
         while self._next <= min(position.inside * steps + step + 1, last):
-            self._method.upcoming(slots(plan, self._next, steps))
+            self._method.prefetch(slots(plan, self._next, steps))
             self._next += 1
 
 

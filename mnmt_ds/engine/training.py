@@ -257,7 +257,7 @@ class Training:
                 )
         for one, report in zip(self.students, reports, strict=True):
             better, improved = one.best.update(report)
-            one.method.on_validated(report)
+            one.method.on_validation(report)
             records.keep_weights(self.corpus, one, report, better, improved)
         validation_records = [
             records.validation_record(*facts) for facts in zip(self.students, reports, found, strict=True)
@@ -266,7 +266,7 @@ class Training:
             self._resample(one, rows)
         began = time.monotonic()
         for one, report in zip(self.students, reports, strict=True):
-            one.method.adjust(report)
+            one.method.after_validation(report)
         self.seconds.search += time.monotonic() - began
         self.seconds.measuring += self.exchange.measuring()
         for one, report, values in zip(self.students, reports, validation_records, strict=True):

@@ -1,6 +1,6 @@
 """Paper 2's rules for the distillation weights alpha_i[l] of one student: UNI, BI, and the search of AUTO and DYNAMIC.
 
-A rule is a few lines from dev losses to weights; ``objectives/pareto.py`` says when it is asked.
+A rule is a few lines from dev losses to weights; ``methods/pareto.py`` decides when it is applied.
 """
 
 import json
@@ -19,29 +19,60 @@ Losses = Mapping[str, float]
 
 
 def better_peers(own: Losses, others: Mapping[str, Losses], tolerance: float = 0.0) -> dict[str, list[str]]:
-    """UNI-PMD, Equation 5: on each pair a student learns from those whose dev loss is lower than its own.
+    """Finds who teaches each pair in UNI-PMD (Equation 5): the peers whose dev loss on it is lower than the student's.
 
-    ``tolerance`` (nats): within it both learn, as in the released code.
+    Args:
+        own: the student's dev losses.
+        others: dev losses of its peers, by name.
+        tolerance: nats; within it both learn, as in the released code.
+
+    Returns:
+        Names of the peers that teach each pair.
     """
     return {pair: [name for name, dev in others.items() if dev[pair] < own[pair] + tolerance] for pair in own}
 
 
 def keep(alpha: float, mu: float) -> float:
-    """Equation 9."""
+    """Leaves a weight as it is (Equation 9).
+
+    Args:
+        alpha: in [0, 1].
+        mu: step size, not used.
+
+    Returns:
+        alpha.
+    """
     return alpha
 
 
 def raise_(alpha: float, mu: float) -> float:
-    """Equation 10: sigmoid(logit(alpha) + mu)."""
+    """Raises a weight (Equation 10): sigmoid(logit(alpha) + mu).
+
+    Args:
+        alpha: in [0, 1].
+        mu: step size.
+
+    Returns:
+        The new weight.
+    """
     return _moved(alpha, mu)
 
 
 def lower(alpha: float, mu: float) -> float:
-    """Equation 11: sigmoid(logit(alpha) - mu)."""
+    """Lowers a weight (Equation 11): sigmoid(logit(alpha) - mu).
+
+    Args:
+        alpha: in [0, 1].
+        mu: step size.
+
+    Returns:
+        The new weight.
+    """
     return _moved(alpha, -mu)
 
 
 def _moved(alpha: float, step: float) -> float:
+    """sigmoid(logit(alpha) + step)."""
     if alpha in (0.0, 1.0):  # logit at infinity
         return alpha
     return 1.0 / (1.0 + math.exp(-(math.log(alpha) - math.log1p(-alpha) + step)))
@@ -52,46 +83,88 @@ ACTIONS: dict[str, Action] = {"keep": keep, "raise": raise_, "lower": lower}
 
 
 def search_space(alpha: Weights, mu: float, first: str, clip: float) -> list[Weights]:
-    """The three trials' weights: each action on all pairs at once; ``first`` leads, so that it wins ties.
+    """Lists the three trials' weights: each action on all pairs at once.
 
-    ``clip``: greatest alpha that is fed to the logit (1: none; the released code: 0.98).
+    Args:
+        alpha: the present weights.
+        mu: step size.
+        first: the action that comes first, so that it wins ties.
+        clip: greatest alpha that is fed to the logit (1: none; the released code: 0.98).
+
+    Returns:
+        Weights of each trial.
     """
     order = [ACTIONS[first], *(action for name, action in ACTIONS.items() if name != first)]
     return [{pair: action(min(a, clip), mu) for pair, a in alpha.items()} for action in order]
 
 
 def best_of_each(space: Sequence[Weights], losses: Sequence[Losses]) -> Weights:
-    """AUTO-PMD, Algorithm 2, lines 10 to 13: each pair takes the action whose trial gave it its lowest dev loss."""
+    """Gives each pair the action whose trial gave it its lowest dev loss (AUTO-PMD, Algorithm 2, lines 10 to 13).
+
+    Args:
+        space: weights of each trial.
+        losses: dev losses after each trial; one that is not finite counts as infinite.
+
+    Returns:
+        The new weights.
+    """
     return {pair: space[min(range(len(space)), key=lambda j: _finite(losses[j][pair]))][pair] for pair in space[0]}
 
 
 def best_of_all(space: Sequence[Weights], losses: Sequence[Losses]) -> Weights:
-    """DYNAMIC-MD: one action for all pairs, the one whose trial has the lowest mean dev loss."""
+    """Gives all pairs the action whose trial has the lowest mean dev loss (DYNAMIC-MD).
+
+    Args:
+        space: weights of each trial.
+        losses: dev losses after each trial; one that is not finite counts as infinite.
+
+    Returns:
+        The new weights.
+    """
     return space[min(range(len(space)), key=lambda j: _finite(sum(losses[j].values())))]
 
 
 def _finite(loss: float) -> float:
+    """A loss, infinite where it is not a number."""
     return loss if math.isfinite(loss) else math.inf
 
 
 def step_size(schedule: int, update: int, last: int) -> float:
-    """mu after ``update`` of ``last`` updates (paper 2, Equation 12 and its appendix); 0 once the search is over."""
+    """Computes mu by one of the paper's four schedules (Equation 12 and its appendix).
+
+    Args:
+        schedule: 1 to 4.
+        update: updates done.
+        last: updates of the whole run.
+
+    Returns:
+        mu; 0 once the search is over.
+    """
     speed = {1: 0.0, 2: 0.8, 3: 1.2, 4: 1.0}[schedule]
     return math.sqrt(max(last - speed * update, 0.0) / last)
 
 
 def read_weights(path: Path, pairs: Sequence[str], names: Sequence[str]) -> dict[str, Weights]:
-    """LSMD: every student's weights, from JSON {student: {pair: alpha}} or from the last record of an AUTO-PMD run.
+    """Reads every student's weights (LSMD) from a file, or from the last record of an AUTO-PMD run.
 
-    UserError where the file or run has no weights, other students or pairs, or a weight outside [0, 1].
+    Args:
+        path: JSON {student: {pair: alpha}}, or the directory of a run.
+        pairs: the run's language pairs.
+        names: the run's students.
+
+    Returns:
+        Weights by student.
+
+    Raises:
+        UserError: where the file or run has no weights, other students or pairs, or a weight outside [0, 1].
     """
     remedy = "give the directory of an AUTO-PMD run with these pairs, or JSON {student: {pair: alpha}}"
-    found = _of_run(path, names) if path.is_dir() else _of_file(path, remedy)
-    if set(found) != set(names):
+    students = _of_run(path, names) if path.is_dir() else _of_file(path, remedy)
+    if set(students) != set(names):
         raise UserError(
-            f"{path}: weights of {', '.join(found) or 'no student'}, the run's are {', '.join(names)}; {remedy}"
+            f"{path}: weights of {', '.join(students) or 'no student'}, the run's are {', '.join(names)}; {remedy}"
         )
-    for name, weights in found.items():
+    for name, weights in students.items():
         if set(weights) != set(pairs):
             odd = sorted(set(weights) ^ set(pairs))
             raise UserError(
@@ -100,27 +173,29 @@ def read_weights(path: Path, pairs: Sequence[str], names: Sequence[str]) -> dict
         for pair, alpha in weights.items():
             if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
                 raise UserError(f"{path}: student {name}: alpha of {pair} is {alpha!r}, not in [0, 1]; mend it")
-    return {name: {pair: float(found[name][pair]) for pair in pairs} for name in names}
+    return {name: {pair: float(students[name][pair]) for pair in pairs} for name in names}
 
 
 def _of_file(path: Path, remedy: str) -> dict[str, Weights]:
+    """Reads weights by student from JSON."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        students = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except ValueError:
         raise UserError(f"{path}: not JSON; {remedy}") from None
-    if not isinstance(found, dict) or not all(isinstance(weights, dict) for weights in found.values()):
+    if not isinstance(students, dict) or not all(isinstance(weights, dict) for weights in students.values()):
         raise UserError(f"{path}: not of the form {{student: {{pair: alpha}}}}; {remedy}")
-    return found
+    return students
 
 
 def _of_run(run: Path, names: Sequence[str]) -> dict[str, Weights]:
-    found: dict[str, Weights] = {}
+    """Reads each student's last weights from its records in a run."""
+    students: dict[str, Weights] = {}
     for name in names:
         log = run / "students" / name / "metrics.jsonl"
         for record in read_records(log) if log.exists() else ():
             weights = {pair: value for key, value in record.items() if (pair := metric_keys.ALPHA.name_in(key))}
             if weights:
-                found[name] = weights
-    return found
+                students[name] = weights
+    return students

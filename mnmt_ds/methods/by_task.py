@@ -1,4 +1,7 @@
-"""Several tasks in one run (paper 3, Equations 7 and 8): each batch serves one task and goes to that task's method."""
+"""Several tasks in one run (paper 3, Equations 7 and 8): each batch serves one task and goes to that task's method.
+
+Shape letters: B sentences, S source positions, D model width, V vocabulary.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -66,53 +69,64 @@ class ByTaskSettings(Settings):
 
 
 def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[str, Method]) -> Method:
-    """sum_t w_t L_t; with ``divisor: task`` the loss of an update is the sum of the tasks' means over their tokens."""
+    """Sums the tasks' losses, sum_t w_t L_t; each batch goes to its own task's method.
 
-    def route(batch: Batch) -> Method:
+    With ``divisor: task`` the loss of an update is the sum of the tasks' means over their own tokens.
+
+    Args:
+        settings: the method's settings.
+        context: what methods may use of the run.
+        methods: the built method of each task.
+
+    Returns:
+        The method.
+    """
+
+    def method_of(batch: Batch) -> Method:
         if batch.task not in methods:
             raise UserError(f"method by_task: no method for task {batch.task}; add it to method.tasks")
         return methods[batch.task]
 
     def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
-        found = route(batch).score(states, projection_VD, batch)
+        result = method_of(batch).score(states, projection_VD, batch)
         factor = settings.weights.get(batch.task, 1.0)
         if settings.divisor == "task" and batch.task_divisor:
             factor *= batch.divisor / batch.task_divisor
-        loss = found.loss * factor
+        loss = result.loss * factor
         if batch.task == TRANSLATION:
             # Ranks with different tasks must gather and reduce alike, so every batch has a path to all that any uses.
             loss = loss + 0.0 * states.encoder_BSD[0, 0, 0]
             if states.encoder_projection_VD is not None:
                 loss = loss + 0.0 * states.encoder_projection_VD[0, 0]
-        silent = torch.zeros_like(found.metrics["loss"])
-        metrics = {"ce": silent, "nll": silent, **found.metrics}
-        metrics["loss"] = torch.stack([loss.detach().to(silent), found.metrics["loss"][1]])
+        nothing = torch.zeros_like(result.metrics["loss"])
+        metrics = {"ce": nothing, "nll": nothing, **result.metrics}
+        metrics["loss"] = torch.stack([loss.detach().to(nothing), result.metrics["loss"][1]])
         return LossAndMetrics(loss, metrics)
 
-    def on_validated(report: ValidationReport) -> None:
+    def on_validation(report: ValidationReport) -> None:
         for method in methods.values():
-            method.on_validated(report)
+            method.on_validation(report)
 
-    def adjust(report: ValidationReport) -> None:
+    def after_validation(report: ValidationReport) -> None:
         for method in methods.values():
-            method.adjust(report)
+            method.after_validation(report)
 
-    def upcoming(slots: Sequence[Slot | None]) -> None:
-        """Teachers are those of language pairs; other slots are no concern of theirs."""
-        known = [slot if slot is not None and slot.pair < len(context.pairs) else None for slot in slots]
-        methods[TRANSLATION].upcoming(known)
+    def prefetch(slots: Sequence[Slot | None]) -> None:
+        """Teachers are those of language pairs: slots of other tasks need none."""
+        of_pairs = [slot if slot is not None and slot.pair < len(context.pairs) else None for slot in slots]
+        methods[TRANSLATION].prefetch(of_pairs)
 
     state: dict[str, Stateful] = {}
     for task, method in methods.items():
         state |= {name if task == TRANSLATION else f"{task}.{name}": part for name, part in method.state.items()}
     return Method(
-        lambda batch: route(batch).prepare(batch),
-        lambda batch: route(batch).teach(batch),
         score,
-        on_validated,
-        state,
-        upcoming,
-        adjust,
+        prepare=lambda batch: method_of(batch).prepare(batch),
+        teach=lambda batch: method_of(batch).teach(batch),
+        prefetch=prefetch,
+        on_validation=on_validation,
+        after_validation=after_validation,
+        state=state,
     )
 
 

@@ -2,6 +2,8 @@
 
 Which pieces count is the batch's business (data/denoising.py); a concurrent-denoising batch has both sides' targets, a
 DAE or MASS batch the decoder's, an MLM batch the encoder's.
+
+Shape letters: B sentences, T target positions, S source positions, D model width, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from mnmt_ds.config import Settings
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.kernels.types import LossSums
 from mnmt_ds.methods.entry import MethodEntry
-from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, identity, ignore_report
+from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates
 
 
 class DenoisingLossSettings(Settings):
@@ -54,7 +56,15 @@ class DenoisingLossSettings(Settings):
 
 
 def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method:
-    """L_e + L_d over the pieces that count, by one projection; with K passes each side has its own divergence."""
+    """Sums L_e + L_d over the pieces that count, by one projection; with K passes each side has its own divergence.
+
+    Args:
+        settings: the method's settings.
+        context: what methods may use of the run.
+
+    Returns:
+        The method.
+    """
 
     def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
         def side(hidden_BTD: Tensor, weights_VD: Tensor, target_BT: Tensor, weight: float) -> LossSums:
@@ -71,13 +81,11 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
             )
 
         decoder = side(states.decoder_BTD, projection_VD, batch.target_BT, settings.decoder_weight)
-        own_VD = states.encoder_projection_VD
         gold_BS = batch.encoder_target_BS
         if gold_BS is None:
             gold_BS = torch.full_like(batch.source_BS[: len(batch.target_BT)], PAD)
-        encoder = side(
-            states.encoder_BSD, projection_VD if own_VD is None else own_VD, gold_BS, settings.encoder_weight
-        )
+        encoder_VD = projection_VD if states.encoder_projection_VD is None else states.encoder_projection_VD
+        encoder = side(states.encoder_BSD, encoder_VD, gold_BS, settings.encoder_weight)
         loss = decoder.loss + encoder.loss
         count = decoder.tokens.new_tensor(float(batch.tokens))
         means = {"loss": (loss.detach(), count)}
@@ -91,7 +99,7 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
                     means[f"{batch.task}_{name}_id_loss"] = (sums.divergence, sums.tokens)
         return LossAndMetrics(loss, {name: torch.stack(mean) for name, mean in means.items()})
 
-    return Method(identity, identity, score, ignore_report, {})
+    return Method(score)
 
 
 ENTRY = MethodEntry(

@@ -4,6 +4,8 @@ After Xu et al. 2022.
 
 The batch passes the network K times at once, each time under dropout masks of its own, and the K distributions are
 drawn together.
+
+Shape letters: B sentences, S source positions, T target positions.
 """
 
 import math
@@ -72,10 +74,18 @@ class IntraDistillationSettings(Settings):
 def intra_distillation(
     settings: IntraDistillationSettings, context: MethodContext, inside: Mapping[str, Method]
 ) -> Method:
-    """1/K sum_k L_k + alpha * 1/K sum_k [KL(p_k || mean) + KL(mean || p_k)], L the base method's loss.
+    """Adds the X-divergence to a method's loss: 1/K sum_k L_k + alpha * 1/K sum_k [KL(p_k || mean) + KL(mean || p_k)].
 
     Differs: the K passes are rows of one batch, so the encoder's masks are independent too (the released code's second
     decoder pass reuses the first pass's encoder states). Teachers are asked once for all passes.
+
+    Args:
+        settings: the method's settings.
+        context: what methods may use of the run.
+        inside: the method that is wrapped, whose loss is L, as ``base``.
+
+    Returns:
+        The method.
     """
     base, weight_at = inside["base"], weights(settings, context.total_updates)
 
@@ -104,7 +114,15 @@ def intra_distillation(
 
 
 def weights(settings: IntraDistillationSettings, total_updates: Callable[[], int]) -> Callable[[int], float]:
-    """The divergence's weight at update n, from 1: alpha(N/p) = alpha, alpha(N/q) = 1."""
+    """Schedules the divergence's weight (Intra-Distillation's adaptive alpha): alpha(N/p) = alpha, alpha(N/q) = 1.
+
+    Args:
+        settings: the method's settings.
+        total_updates: gives N, the updates of the whole run.
+
+    Returns:
+        From an update's number n, counted from 1, to the weight.
+    """
     if settings.schedule == "fixed":
         return lambda update: settings.alpha
     total = total_updates()

@@ -1,6 +1,8 @@
 """LSSD: language-specific self-distillation (paper 1, Algorithm 1 and Equations 3 to 8).
 
 Each language pair's own best checkpoint teaches the present model while the model is worse than it on that pair.
+
+Shape letters: B sentences, T target positions, D student's width, E teacher's width, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +12,13 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.kernels.types import Gate, Teacher
 from mnmt_ds.methods.entry import MethodEntry
-from mnmt_ds.methods.method import Method, MethodContext, identity
+from mnmt_ds.methods.method import Method, MethodContext
 from mnmt_ds.methods.translation import scorer
 from mnmt_ds.requirements import Requirements
 from mnmt_ds.teachers.overall_best import OverallBest
@@ -49,13 +51,14 @@ class LssdSettings(Settings):
     gate_level: Literal["sentence", "token"] = "sentence"
     """Over what gold probabilities are compared (released, TED scripts: token)."""
     gate_student: Literal["train", "eval"] = "train"
-    """The student's probability in the gate: from its training pass (with dropout), or from a quiet pass of its own."""
+    """The student's probability in the gate: from its training pass (with dropout), or from a pass of its own
+    without."""
     halve_total: bool = False
     """(CE + alpha KD) / 2 while a pair distils, as the released code has it."""
     teacher_vocabulary: Literal["full", "language"] = "full"
     """language: the teacher's distribution is cut to the target language's own tokens, renormalised (released O2M)."""
     teachers: TeacherSettings = TeacherSettings()
-    """How teachers are kept and remembered."""
+    """How teachers are kept and their states cached."""
 
     @classmethod
     def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,56 +86,69 @@ class LssdSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "LssdSettings":
-        if self.quiet and self.gate_level == "token":
+        if self.needs_eval_states and self.gate_level == "token":
             raise ValueError("gate_student: eval compares whole sentences; set gate_level: sentence")
         if self.alpha is not None and self.alpha < 0:
             raise ValueError("alpha must not be negative")
         return self
 
     @property
-    def quiet(self) -> bool:
-        """Whether the gate asks for a pass of its own."""
+    def needs_eval_states(self) -> bool:
+        """Whether the gate takes the student's probability from a pass of its own, without dropout."""
         return self.gate_student == "eval" and self.variant != "whole"
 
 
 def lssd(settings: LssdSettings, context: MethodContext) -> Method:
-    """CE + alpha * sum_sentences G * sum_tokens -sum_w p(w; teacher) log p(w; student) while the pair's switch is on.
+    """Adds word-level distillation from a pair's teacher while the pair's switch is on (Equations 3 to 8).
+
+    CE + alpha * sum_sentences G * sum_tokens -sum_w p(w; teacher) log p(w; student).
 
     Differs: the teacher's weights are held in half precision, as in the released code.
+
+    Args:
+        settings: the method's settings, of a recipe: alpha is filled.
+        context: what methods may use of the run.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: where the run has no language pairs.
     """
     if len(context.pairs) == 0:
         raise UserError("method lssd: no language pairs; name at least one in data.pairs")
-    pool = context.build_teacher_pool(settings.teachers)
-    source: TeacherSource = TeacherBank(context.pairs, pool) if settings.teacher == "pair" else OverallBest(pool)
     if settings.alpha is None:
         raise ValueError("alpha is not resolved; take the settings of a recipe")
     alpha = settings.alpha
+    pool = context.build_teacher_pool(settings.teachers)
+    source: TeacherSource = TeacherBank(context.pairs, pool) if settings.teacher == "pair" else OverallBest(pool)
     gate = Gate(
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
     )
     share = 0.5 if settings.halve_total else 1.0
 
+    def has_teacher(pair: str) -> bool:
+        return source.teacher_of(pair) is not None
+
     def teach(batch: Batch) -> Batch:
-        name = context.pairs[batch.pair]
-        version = source.teacher_of(name)
+        pair = context.pairs[batch.pair]
+        version = source.teacher_of(pair)
         if version is None or batch.tokens == 0:
-            if settings.quiet and context.partitioned and any(map(_taught, context.pairs)):
-                context.quiet_states(batch)  # another rank may need this pass, in which all gather the weights
+            if settings.needs_eval_states and context.partitioned and any(map(has_teacher, context.pairs)):
+                context.eval_states(batch)  # another rank may need this pass, in which all gather the weights
             return batch
         hidden_BTE, projection_VE = pool.states(version, batch)
-        teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=_vocabulary(name))
-        if settings.quiet:
-            teacher = teacher._replace(weight=share * alpha * _quiet_gate(batch, teacher), gate=Gate())
+        vocabulary_V = (
+            context.target_vocabulary(pair.partition("-")[2]) if settings.teacher_vocabulary == "language" else None
+        )
+        teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=vocabulary_V)
+        if settings.needs_eval_states:
+            teacher = teacher._replace(weight=share * alpha * eval_gate(batch, teacher), gate=Gate())
         return batch._replace(gold_weight=share * batch.gold_weight, teachers={**batch.teachers, "kd": teacher})
 
-    def _vocabulary(pair: str) -> Tensor | None:
-        if settings.teacher_vocabulary == "full":
-            return None
-        return context.target_vocabulary(pair.partition("-")[2])
-
-    def _quiet_gate(batch: Batch, teacher: Teacher) -> Tensor:
+    def eval_gate(batch: Batch, teacher: Teacher) -> Tensor:
         """G (B,) from a pass of the student without dropout, so that the teacher has no head start."""
-        hidden_BTD, projection_VD = context.quiet_states(batch)
+        hidden_BTD, projection_VD = context.eval_states(batch)
         with torch.no_grad():
             sums = ce_with_teacher(
                 hidden_BTD, projection_VD, batch.target_BT, (teacher,), implementation=context.implementation,
@@ -140,16 +156,15 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
             )  # fmt: skip
         return sums.gate[0]
 
-    def upcoming(slots: Sequence[Slot | None]) -> None:
-        pool.prefetch(slots, source)
-
-    def _taught(pair: str) -> bool:
-        return source.teacher_of(pair) is not None
-
-    if settings.quiet:
-        context.foresee(_taught)
-    score = scorer(context.smoothing, context.implementation, context.group)
-    return Method(identity, teach, score, source.update, {"teachers": source}, upcoming)
+    if settings.needs_eval_states:
+        context.request_eval_states(has_teacher)
+    return Method(
+        scorer(context.smoothing, context.implementation, context.group),
+        teach=teach,
+        prefetch=lambda slots: pool.prefetch(slots, source),
+        on_validation=source.update,
+        state={"teachers": source},
+    )
 
 
 def default_alpha(settings: LssdSettings, pairs: Sequence[str]) -> float:
@@ -182,7 +197,7 @@ def requirements(settings: LssdSettings) -> Requirements:
         What the method needs of a run.
     """
     return Requirements(
-        teachers=True, eval_states=settings.quiet, layer_streaming=settings.teachers.on_device == "layers"
+        teachers=True, eval_states=settings.needs_eval_states, layer_streaming=settings.teachers.on_device == "layers"
     )
 
 

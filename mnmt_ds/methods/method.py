@@ -1,16 +1,17 @@
 """The one abstraction of training: a method is a few functions over batches.
 
-``prepare`` shapes the batch (repeats, masks), ``teach`` adds what teachers say, without gradient, where scoring
-happens; ``score`` turns states into a loss SUM, so that a pipeline's last stage can call it; ``on_validated`` hears
-the dev losses (teachers are replaced there, weights move); ``state`` is what a checkpoint must carry.
+A micro-batch goes through ``prepare`` (repeats of rows, masks), the model, ``teach`` (teachers' states are added,
+without gradient) and ``score`` (states become a loss SUM), so that a pipeline's last stage can call the last two.
+``on_validation`` gets the dev losses (teachers are replaced there, weights move); ``state`` is what a checkpoint holds.
+Shape letters: B sentences, T target positions, S source positions, D model width, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 from torch import distributed as dist
 
@@ -21,18 +22,26 @@ from mnmt_ds.teachers.teacher_pool import TeacherPool
 
 
 class ModelStates(Protocol):
-    """Decoder states (B, T, D) and encoder states (B, S, D) of a batch; the encoder's projection where it has one."""
+    """What the model's forward pass of a batch gives a method to score."""
 
     @property
-    def decoder_BTD(self) -> Tensor: ...
+    def decoder_BTD(self) -> Tensor:
+        """Decoder states, (B, T, D)."""
+        ...
+
     @property
-    def encoder_BSD(self) -> Tensor: ...
+    def encoder_BSD(self) -> Tensor:
+        """Encoder states, (B, S, D)."""
+        ...
+
     @property
-    def encoder_projection_VD(self) -> Tensor | None: ...
+    def encoder_projection_VD(self) -> Tensor | None:
+        """The encoder's own output projection, (V, D); None where it shares the decoder's."""
+        ...
 
 
 class LossAndMetrics(NamedTuple):
-    """What a batch costs."""
+    """The loss of a micro-batch, and what is logged of it."""
 
     loss: Tensor
     """() sum over the batch's tokens, differentiable; the caller divides by the update's token count."""
@@ -41,74 +50,130 @@ class LossAndMetrics(NamedTuple):
 
 
 class ValidationReport(NamedTuple):
-    """A validation, equal on every rank."""
+    """The results of a validation, equal on every rank."""
 
     update: int
+    """Updates done."""
     epoch: float
+    """Epochs done, with the fraction of the one under way."""
     dev: dict[str, float]
-    """Label-smoothed cross-entropy a token on each pair's dev set."""
+    """Label-smoothed cross-entropy on each pair's dev set, nats a token."""
     others: Mapping[str, Mapping[str, float]] = {}
-    """The same of the run's other students, by name."""
+    """The dev losses of the run's other students, by name."""
     bleu: Mapping[str, float] = {}
     """Dev BLEU of each pair; empty at validations that do not take it."""
 
 
 class Stateful(Protocol):
-    """Something that a checkpoint must carry: JSON, plus the updates whose snapshots it refers to."""
+    """State that a checkpoint must carry: JSON values, and the updates whose snapshots it refers to."""
 
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: dict[str, Any]) -> None: ...
-    def snapshots(self) -> set[int]: ...
-    def report(self, update: int) -> dict[str, float]: ...
+    def state(self) -> dict[str, Any]:
+        """Collects what a checkpoint holds.
+
+        Returns:
+            JSON values.
+        """
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts a state back; all ranks call this together.
+
+        Args:
+            state: what ``state`` returned, as JSON gives it back.
+        """
+        ...
+
+    def snapshots(self) -> set[int]:
+        """Lists the weights that must not be deleted.
+
+        Returns:
+            The updates at which they were kept.
+        """
+        ...
+
+    def report(self, update: int) -> dict[str, float]:
+        """Collects metric values for a validation's record.
+
+        Args:
+            update: updates done.
+
+        Returns:
+            Values by metric key.
+        """
+        ...
 
 
 def identity(batch: Batch) -> Batch:
-    """The ``prepare`` or ``teach`` of a method that needs none."""
+    """Returns a batch as it is: the ``prepare`` or ``teach`` of a method that needs none.
+
+    Args:
+        batch: a micro-batch.
+
+    Returns:
+        The same batch.
+    """
     return batch
 
 
 def ignore_report(report: ValidationReport) -> None:
-    """The ``on_validated`` or ``adjust`` of a method that learns nothing from dev losses."""
+    """Does nothing: the ``on_validation`` or ``after_validation`` of a method that learns nothing from dev losses.
+
+    Args:
+        report: the validation.
+    """
+
+
+def ignore_slots(slots: Sequence[Slot | None]) -> None:
+    """Does nothing: the ``prefetch`` of a method without frozen teachers.
+
+    Args:
+        slots: what each rank's next micro-batch will hold.
+    """
 
 
 class Method(NamedTuple):
-    """A way to train."""
+    """A way to train: functions that the loop calls, and the state of the run that they keep."""
 
-    prepare: Callable[[Batch], Batch]
-    teach: Callable[[Batch], Batch]
     score: Callable[[ModelStates, Tensor, Batch], LossAndMetrics]
-    on_validated: Callable[[ValidationReport], None]
-    state: Mapping[str, Stateful]
-    upcoming: Callable[[Sequence[Slot | None]], None] = lambda slots: None
-    """Told on all ranks alike, one micro-batch ahead, what each rank will hold (None: nothing), never beyond a
-    validation: teachers are fetched and asked while the present micro-batch is trained on."""
-    adjust: Callable[[ValidationReport], None] = ignore_report
-    """Moves weights between losses; called after ``on_validated``, when the best weights are kept: it may train."""
+    """(states of the model, output projection (V, D), batch) -> the loss as a sum over the batch's tokens."""
+    prepare: Callable[[Batch], Batch] = identity
+    """Shapes a batch before the model sees it, such as repeating its rows."""
+    teach: Callable[[Batch], Batch] = identity
+    """Adds the teachers' states to a prepared batch, and may change the weight of gold; without gradient."""
+    prefetch: Callable[[Sequence[Slot | None]], None] = ignore_slots
+    """Called on all ranks alike, one micro-batch ahead and never beyond a validation, with what each rank will hold
+    (None: nothing), so that teachers' weights and states are fetched while the present micro-batch is trained on."""
+    on_validation: Callable[[ValidationReport], None] = ignore_report
+    """Called with the dev losses, before the best weights are kept: teachers are replaced, switches set."""
+    after_validation: Callable[[ValidationReport], None] = ignore_report
+    """Called when the best weights are kept; moves weights between losses, and may train the student."""
+    state: Mapping[str, Stateful] = MappingProxyType({})
+    """What a checkpoint must carry, by name."""
 
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may need of the run it is part of."""
+    """What a method may use of the run that it is part of."""
 
     pairs: Sequence[str]
-    device: torch.device
+    """Names of the run's language pairs, such as fr-en; a batch's ``pair`` is an index into it."""
     smoothing: float
     """Label smoothing of the cross-entropy with gold."""
     implementation: str
-    """Of the fused loss: auto, reference, chunked, cpu or cuda."""
+    """Name of the fused loss's implementation: auto, reference, chunked, cpu or cuda."""
     build_teacher_pool: Callable[[TeacherSettings], TeacherPool]
     """Room for frozen copies of the student, sharded over the ranks; called by all ranks together."""
-    quiet_states: Callable[[Batch], tuple[Tensor, Tensor]]
-    """The student's decoder states without dropout or gradient, and its projection."""
+    eval_states: Callable[[Batch], tuple[Tensor, Tensor]]
+    """The student's decoder states (B, T, D) of a batch without dropout or gradient, and its projection (V, D)."""
     target_vocabulary: Callable[[str], Tensor]
-    """Of a target language, a boolean (V,) of the tokens in its own training text."""
-    foresee: Callable[[Callable[[str], bool]], None] = lambda wanted: None
-    """Told once: whether a batch of a pair (its name) will ask for ``quiet_states``, as things then are. Along pipeline
-    stages they are made before the update."""
+    """From a target language to a boolean (V,): the tokens that occur in its own training text."""
+    request_eval_states: Callable[[Callable[[str], bool]], None] = lambda wanted: None
+    """Called once, when the method is built, with a function that says whether a batch of a pair (its name) will ask
+    for ``eval_states``, as things are at the time. Along pipeline stages they are made before the update."""
     partitioned: bool = False
     """ZeRO-3: the student's passes gather its weights, so that all ranks must make them together."""
     total_updates: Callable[[], int] = lambda: 0
-    """Updates that the run's budget allows: what schedules are fractions of."""
+    """Updates that the run's budget allows; schedules are fractions of it."""
     group: dist.ProcessGroup | None = None
     """Ranks over which projections are split by words; None: each is whole."""
     peers: Peers | None = None

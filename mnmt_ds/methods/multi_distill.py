@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
-from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.entry import MethodEntry, RunFacts
-from mnmt_ds.methods.method import Method, MethodContext, identity
+from mnmt_ds.methods.method import Method, MethodContext
 from mnmt_ds.methods.translation import scorer
 from mnmt_ds.requirements import Requirements
 from mnmt_ds.teachers.experts import Experts, check_pairs
@@ -37,7 +37,7 @@ class MultiDistillSettings(Settings):
     point better than the expert; adaptive: all, until it is 2 points worse, then half for each point more. BLEU is
     taken every ``validation.bleu_every`` validations (Tan et al.: 3), of the experts once."""
     teachers: TeacherSettings = TeacherSettings()
-    """How experts are kept and remembered."""
+    """How experts are kept and their states cached."""
 
     @model_validator(mode="after")
     def _check(self) -> "MultiDistillSettings":
@@ -51,28 +51,53 @@ class MultiDistillSettings(Settings):
 
 
 def check(settings: MultiDistillSettings, facts: RunFacts) -> None:
-    """UserError where a pair has no expert, or the rule no BLEU to go by."""
+    """Checks that every pair has an expert, and the rule dev BLEU to go by.
+
+    Args:
+        settings: the method's settings.
+        facts: what is known of the run.
+
+    Raises:
+        UserError: where one is missing.
+    """
     if settings.rule != "fix" and not facts.bleu_every:
         raise UserError(
             f"method.rule: {settings.rule} goes by dev BLEU; set validation.bleu_every (such as 3), or rule: fix"
         )
-    check_pairs(paths(settings, facts.pairs), facts.pairs)
+    check_pairs(expert_paths(settings, facts.pairs), facts.pairs)
 
 
-def paths(settings: MultiDistillSettings, pairs: Sequence[str]) -> dict[str, Path]:
-    """Every pair's expert."""
+def expert_paths(settings: MultiDistillSettings, pairs: Sequence[str]) -> dict[str, Path]:
+    """Finds every pair's expert.
+
+    Args:
+        settings: the method's settings.
+        pairs: the run's language pairs.
+
+    Returns:
+        Model directories by pair.
+    """
     if isinstance(settings.experts, Path):
         return {pair: settings.experts / f"best_{pair}" for pair in pairs}
     return settings.experts
 
 
 def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Method:
-    """(1 - a_l) CE + a_l T^2 CE(top k of expert / T, student / T), where a_l is alpha times the pair's share.
+    """Distils bilingual experts: (1 - a_l) CE + a_l T^2 CE(top k of expert / T, student / T).
+
+    a_l is alpha times the pair's share, which the rule moves by dev BLEU.
 
     Differs: dev BLEU is of as many sentences and of the beam that the recipe's ``validation`` section says.
+
+    Args:
+        settings: the method's settings.
+        context: what methods may use of the run.
+
+    Returns:
+        The method.
     """
     pool = context.build_teacher_pool(settings.teachers)
-    experts = Experts(pool, paths(settings, context.pairs), settings.rule, context.dev_bleu)
+    experts = Experts(pool, expert_paths(settings, context.pairs), settings.rule, context.dev_bleu)
 
     def teach(batch: Batch) -> Batch:
         pair = context.pairs[batch.pair]
@@ -86,11 +111,13 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
             gold_weight=(1 - alpha) * batch.gold_weight, teachers={**batch.teachers, "expert": teacher}
         )
 
-    def upcoming(slots: Sequence[Slot | None]) -> None:
-        pool.prefetch(slots, experts)
-
-    score: Any = scorer(context.smoothing, context.implementation, context.group)
-    return Method(identity, teach, score, experts.update, {"experts": experts}, upcoming)
+    return Method(
+        scorer(context.smoothing, context.implementation, context.group),
+        teach=teach,
+        prefetch=lambda slots: pool.prefetch(slots, experts),
+        on_validation=experts.update,
+        state={"experts": experts},
+    )
 
 
 def requirements(settings: MultiDistillSettings) -> Requirements:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.config import Settings
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 class MultiTeacherSettings(Settings):
     """Which methods teach together."""
 
-    name: Literal["several"] = "several"
-    """The method's name."""
+    name: Literal["multi_teacher", "several"] = "multi_teacher"
+    """The method's name; older recipes and checkpoints say ``several``."""
     methods: "tuple[TeachingSettings, ...]" = ()
     """Their ``method:`` sections, such as [{name: lssd}, {name: multi_distill, experts: ...}]; two teachers at most."""
+
+    @field_validator("name")
+    @classmethod
+    def _present_name(cls, value: str) -> str:
+        return "multi_teacher"
 
     @model_validator(mode="after")
     def _check(self) -> "MultiTeacherSettings":
@@ -31,7 +36,18 @@ class MultiTeacherSettings(Settings):
 
 
 def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside: Mapping[str, Method]) -> Method:
-    """loss = gold weights multiplied * CE + every method's teacher term; the last method's score is everyone's."""
+    """Adds up the methods' teacher terms: gold weights multiplied * CE + every method's term.
+
+    The last method's score counts them all, since every ``teach`` adds its teachers to the batch.
+
+    Args:
+        settings: the method's settings.
+        context: what methods may use of the run.
+        inside: the built methods by name, in the recipe's order.
+
+    Returns:
+        The method.
+    """
     methods = list(inside.values())
 
     def prepare(batch: Batch) -> Batch:
@@ -44,20 +60,27 @@ def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside
             batch = method.teach(batch)
         return batch
 
-    def on_validated(report: ValidationReport) -> None:
+    def prefetch(slots: Sequence[Slot | None]) -> None:
         for method in methods:
-            method.on_validated(report)
+            method.prefetch(slots)
 
-    def adjust(report: ValidationReport) -> None:
+    def on_validation(report: ValidationReport) -> None:
         for method in methods:
-            method.adjust(report)
+            method.on_validation(report)
 
-    def upcoming(slots: Sequence[Slot | None]) -> None:
+    def after_validation(report: ValidationReport) -> None:
         for method in methods:
-            method.upcoming(slots)
+            method.after_validation(report)
 
-    state = {name: part for method in methods for name, part in method.state.items()}
-    return Method(prepare, teach, methods[-1].score, on_validated, state, upcoming, adjust)
+    return Method(
+        methods[-1].score,
+        prepare=prepare,
+        teach=teach,
+        prefetch=prefetch,
+        on_validation=on_validation,
+        after_validation=after_validation,
+        state={name: part for method in methods for name, part in method.state.items()},
+    )
 
 
 def sections_inside(settings: MultiTeacherSettings) -> dict[str, Any]:
@@ -78,7 +101,7 @@ ENTRY = MethodEntry(
     inside=sections_inside,
     example={
         "method": {
-            "name": "several",
+            "name": "multi_teacher",
             "methods": [{"name": "lssd"}, {"name": "multi_distill", "rule": "fix", "experts": "{plain_run}"}],
         },
         "validation": {"every": 2},

@@ -5,19 +5,18 @@ loss_i = (1 - alpha_i[l]) * CE(B_l; theta_i) + alpha_i[l] * KD(B_l; theta_i, the
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.alpha_rules import (
-    Weights,
     best_of_all,
     best_of_each,
     better_peers,
@@ -28,6 +27,7 @@ from mnmt_ds.methods.alpha_rules import (
 from mnmt_ds.methods.entry import MethodEntry, RunFacts
 from mnmt_ds.methods.lssd import LssdSettings
 from mnmt_ds.methods.method import Method, MethodContext, ValidationReport
+from mnmt_ds.methods.peer_weights import PeerWeights
 from mnmt_ds.methods.peers import Peers, TrialSettings
 from mnmt_ds.methods.translation import TranslationSettings
 from mnmt_ds.requirements import Requirements
@@ -107,7 +107,16 @@ class ParetoSettings(Settings):
 
 
 def check(settings: ParetoSettings, facts: RunFacts) -> None:
-    """UserError for what would fail in mid-training."""
+    """Checks what would otherwise fail in mid-training.
+
+    Args:
+        settings: the method's settings.
+        facts: what is known of the run.
+
+    Raises:
+        UserError: where there is one student, rule vanilla has unequal samplers, weights do not fit the run, or a
+            pair's trial set would be empty.
+    """
     if len(facts.students) < 2:
         raise UserError("method pareto: one student only; list two or more under 'students', each with its sampler")
     if settings.rule == "vanilla" and any(sampler != facts.samplers[0] for sampler in facts.samplers):
@@ -123,102 +132,89 @@ def check(settings: ParetoSettings, facts: RunFacts) -> None:
                 )
 
 
-class PeerWeights:
-    """alpha_i[l] of one student and who teaches it; state of Algorithm 1."""
-
-    def __init__(self, alpha: Weights, teachers: Mapping[str, list[str]], active: bool) -> None:
-        self.alpha, self.active = dict(alpha), active
-        self.teachers = {pair: list(names) for pair, names in teachers.items()}
-        """The peers that teach each pair; alpha is shared evenly between them."""
-        self.validations = 0
-        self.seconds = 0.0
-
-    def of(self, pair: str) -> tuple[float, list[str]]:
-        """The weight in use and the peers it is shared between."""
-        names = self.teachers[pair]
-        return (self.alpha[pair], names) if self.active and names and self.alpha[pair] > 0 else (0.0, [])
-
-    def put(self, alpha: Weights) -> None:
-        self.alpha = dict(alpha)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "alpha": self.alpha, "teachers": self.teachers, "active": self.active, "validations": self.validations,
-        }  # fmt: skip
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        if state["alpha"].keys() != self.alpha.keys():
-            raise UserError(
-                f"weights: the checkpoint's pairs {sorted(state['alpha'])} are not the run's {sorted(self.alpha)}"
-            )
-        self.alpha, self.teachers = dict(state["alpha"]), {pair: list(n) for pair, n in state["teachers"].items()}
-        self.active, self.validations = bool(state["active"]), int(state["validations"])
-
-    def snapshots(self) -> set[int]:
-        return set()
-
-    def report(self, update: int) -> dict[str, float]:
-        """Metric keys: the weights in use from here on, and the seconds that finding them took."""
-        keys = {metric_keys.ALPHA.of(pair): self.of(pair)[0] for pair in self.alpha}
-        return keys | {metric_keys.SEARCH_SECONDS: self.seconds}
-
-
 def pareto(settings: ParetoSettings, context: MethodContext, inside: Mapping[str, Method]) -> Method:
-    """A student of Algorithm 1 around any ``base``: (1 - alpha) of the base's loss, alpha from the peer.
+    """Makes a student of Algorithm 1: (1 - alpha) of its base method's loss, and alpha from its peers (Equation 4).
 
     Differs: with more than two students, the peers that teach a pair share alpha evenly (the paper has two).
+
+    Args:
+        settings: the method's settings.
+        context: what methods may use of the run.
+        inside: what the student learns besides, as ``base``.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: where the run has one student only.
     """
     peers = context.peers
     if peers is None:
         raise UserError("method pareto: one student only; list two or more under 'students', each with its sampler")
     base = inside["base"]
-    held = first_weights(settings, context.pairs, peers)
+    weights = first_weights(settings, context.pairs, peers)
 
     def teach(batch: Batch) -> Batch:
         batch = base.teach(batch)
-        alpha, names = held.of(context.pairs[batch.pair])
+        alpha, names = weights.of(context.pairs[batch.pair])
         if not names or not batch.tokens:
             return batch
         states = peers.states(names, batch)
-        lessons = {name: t._replace(weight=(1 - alpha) * t.weight) for name, t in batch.teachers.items()}
+        teachers = {name: t._replace(weight=(1 - alpha) * t.weight) for name, t in batch.teachers.items()}
         for name in names:
-            lessons["peer" if len(peers.others) == 1 else f"peer_{name}"] = Teacher(*states[name], alpha / len(names))
-        return batch._replace(gold_weight=(1 - alpha) * batch.gold_weight, teachers=lessons)
+            teachers["peer" if len(peers.others) == 1 else f"peer_{name}"] = Teacher(*states[name], alpha / len(names))
+        return batch._replace(gold_weight=(1 - alpha) * batch.gold_weight, teachers=teachers)
 
-    def adjust(report: ValidationReport) -> None:
+    def after_validation(report: ValidationReport) -> None:
         """Algorithm 1, lines 7 to 9: the rule, every ``interval`` validations, once distillation has started."""
-        base.adjust(report)
-        held.validations, held.seconds = held.validations + 1, 0.0
-        held.active = report.epoch + 1 >= settings.start_epoch
-        if held.validations % settings.interval or not held.active or report.update >= peers.last_update:
+        base.after_validation(report)
+        weights.validations, weights.seconds = weights.validations + 1, 0.0
+        weights.active = report.epoch + 1 >= settings.start_epoch
+        if weights.validations % settings.interval or not weights.active or report.update >= peers.last_update:
             return
         began = time.monotonic()
         if settings.rule == "uni":
-            held.teachers = better_peers(report.dev, report.others, settings.tolerance_bits * math.log(2))
+            weights.teachers = better_peers(report.dev, report.others, settings.tolerance_bits * math.log(2))
         elif settings.searched:
-            search(settings, held, peers, report)
+            search(settings, weights, peers, report)
         if settings.extra_updates:
-            peers.trial(settings.trials.model_copy(update={"after": "keep"}), [_as_it_is] * TRIALS)
-        held.seconds = time.monotonic() - began
+            peers.run_trials(settings.trials.model_copy(update={"after": "keep"}), [_change_nothing] * TRIALS)
+        weights.seconds = time.monotonic() - began
 
-    peers.want(lambda pair: held.of(pair)[1], settings.peer_dropout)
-    return base._replace(teach=teach, adjust=adjust, state={**base.state, "weights": held})
+    peers.subscribe(lambda pair: weights.of(pair)[1], settings.peer_dropout)
+    return base._replace(teach=teach, after_validation=after_validation, state={**base.state, "weights": weights})
 
 
-def search(settings: ParetoSettings, held: PeerWeights, peers: Peers, report: ValidationReport) -> None:
-    """Algorithm 2 for one student: each trial trains it from where it stands, then each pair takes its best action."""
+def search(settings: ParetoSettings, weights: PeerWeights, peers: Peers, report: ValidationReport) -> None:
+    """Searches one student's weights (Algorithm 2): trials from where it stands, then each pair takes its best action.
+
+    Args:
+        settings: the method's settings.
+        weights: the student's weights; they are set to the result.
+        peers: the run's other students, and the way to run trials.
+        report: the validation after which the search takes place.
+    """
     mu = step_size(settings.schedule, report.update, peers.last_update)
     if mu == 0:
         return
-    space = search_space(held.alpha, mu, settings.ties, settings.clip)
-    losses = peers.trial(settings.trials, [lambda alpha=alpha: held.put(alpha) for alpha in space])  # type: ignore[misc]
-    held.put((best_of_each if settings.rule == "auto" else best_of_all)(space, losses))
+    space = search_space(weights.alpha, mu, settings.ties, settings.clip)
+    losses = peers.run_trials(settings.trials, [partial(weights.replace, alpha) for alpha in space])
+    weights.replace((best_of_each if settings.rule == "auto" else best_of_all)(space, losses))
 
 
-def first_weights(settings: ParetoSettings, pairs: Any, peers: Peers) -> PeerWeights:
-    """The weights of the first update: uni waits for dev losses (Algorithm 1 starts at 0), the others know theirs."""
+def first_weights(settings: ParetoSettings, pairs: Sequence[str], peers: Peers) -> PeerWeights:
+    """Makes the weights of the first update: uni waits for dev losses (Algorithm 1 starts at 0), others know theirs.
+
+    Args:
+        settings: the method's settings.
+        pairs: the run's language pairs.
+        peers: the run's other students.
+
+    Returns:
+        The student's weights.
+    """
     if settings.weights is not None:
-        alpha = read_weights(settings.weights, pairs, [peers.me, *peers.others])[peers.me]
+        alpha = read_weights(settings.weights, pairs, [peers.name, *peers.others])[peers.name]
     else:
         alpha = dict.fromkeys(pairs, settings.initial if settings.searched else settings.alpha)
     nobody: list[str] = []
@@ -226,8 +222,8 @@ def first_weights(settings: ParetoSettings, pairs: Any, peers: Peers) -> PeerWei
     return PeerWeights(alpha, teachers, settings.start_epoch <= 1)
 
 
-def _as_it_is() -> None:
-    """The change of a trial that changes nothing."""
+def _change_nothing() -> None:
+    """The change of a trial that keeps the weights."""
 
 
 def requirements(settings: ParetoSettings) -> Requirements:

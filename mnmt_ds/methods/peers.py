@@ -1,4 +1,4 @@
-"""What a student's method may know and ask of the run's other students."""
+"""What a student's method may know of the run's other students (its peers) and request from them."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ from mnmt_ds.config import Settings
 
 
 class TrialSettings(Settings):
-    """On what a student tries weights, and what becomes of it."""
+    """On what a student tries weights, and what becomes of the trained copies."""
 
     rho: float = 0.1
     """Share of every pair's training sentences in the trial set."""
@@ -32,20 +32,27 @@ class TrialSettings(Settings):
         return self
 
 
-Trial = Callable[[TrialSettings, Sequence[Callable[[], None]]], list[dict[str, float]]]
+RunTrials = Callable[[TrialSettings, Sequence[Callable[[], None]]], list[dict[str, float]]]
+"""(settings, changes of the weights) -> every pair's dev loss (nats a token) after each change."""
 
 
 class Peers(NamedTuple):
-    """The students of a run of several, seen from one of them."""
+    """The students of a run of several, as one of them sees them.
 
-    me: str
+    Shape letters: B sentences, T target positions, E the peer's width, V vocabulary.
+    """
+
+    name: str
+    """The name of the student that these are the peers of."""
     others: Sequence[str]
-    want: Callable[[Callable[[str], Collection[str]], bool], None]
-    """Told once: which students a batch of a pair (its name) wants states of, as things then are, and whether with
-    their dropout. An update's are brought before it."""
+    """Names of its peers."""
+    subscribe: Callable[[Callable[[str], Collection[str]], bool], None]
+    """Called once, when the method is built, with a function from a pair (its name) to the peers whose states its
+    batches need, as things are at the time, and whether those are taken with dropout. They are fetched before each
+    update."""
     states: Callable[[Sequence[str], Batch], Mapping[str, tuple[Tensor, Tensor]]]
-    """Decoder states (B, T, E) and projections (V, E), without gradient, of students that a batch wants."""
-    trial: Trial
-    """For each change: make it, train on the trial set from the present state on, give every pair's dev loss."""
+    """Decoder states (B, T, E) and projection (V, E), without gradient, of the named peers on a batch."""
+    run_trials: RunTrials
+    """For each change: makes it, trains on the trial set from the present state on, measures every pair's dev loss."""
     last_update: int
     """Updates at most in the whole run: the paper's T_max."""

@@ -25,7 +25,7 @@ METHODS: dict[str, MethodEntry] = {
     "translation": translation.ENTRY,
     "lssd": lssd.ENTRY,
     "multi_distill": multi_distill.ENTRY,
-    "several": multi_teacher.ENTRY,
+    "multi_teacher": multi_teacher.ENTRY,
     "pareto": pareto.ENTRY,
     "denoising": denoising.ENTRY,
     "intra_distillation": intra_distillation.ENTRY,

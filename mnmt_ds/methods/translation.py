@@ -1,4 +1,7 @@
-"""Plain translation: label-smoothed cross-entropy with gold (MULTILINGUAL, the papers' baseline)."""
+"""Plain translation: label-smoothed cross-entropy with gold (MULTILINGUAL, the papers' baseline).
+
+Shape letters: V vocabulary, D model width.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,7 +14,7 @@ from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.methods.entry import MethodEntry
-from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, identity, ignore_report
+from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates
 
 
 class TranslationSettings(Settings):
@@ -22,16 +25,31 @@ class TranslationSettings(Settings):
 
 
 def translation(settings: TranslationSettings, context: MethodContext) -> Method:
-    """CE(B_l; theta) of every paper: the target distribution is (1 - eps) gold + eps / V, summed over gold tokens."""
-    return Method(
-        identity, identity, scorer(context.smoothing, context.implementation, context.group), ignore_report, {}
-    )
+    """Trains on CE(B_l; theta) of every paper: the target distribution is (1 - eps) gold + eps / V.
+
+    Args:
+        settings: the method's settings.
+        context: what methods may use of the run.
+
+    Returns:
+        The method.
+    """
+    return Method(scorer(context.smoothing, context.implementation, context.group))
 
 
 def scorer(
     smoothing: float, implementation: str, group: dist.ProcessGroup | None = None
 ) -> Callable[[ModelStates, Tensor, Batch], LossAndMetrics]:
-    """The score of every method without extra tasks: gold_weight * CE, plus what ``teach`` put into the batch."""
+    """Makes the score of every method without extra tasks: gold_weight * CE, plus what ``teach`` put into the batch.
+
+    Args:
+        smoothing: label smoothing, eps.
+        implementation: of the fused loss: auto, reference, chunked, cpu or cuda.
+        group: ranks over which the projection is split by words; None: it is whole.
+
+    Returns:
+        A method's ``score``.
+    """
 
     def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
         sums = ce_with_teacher(

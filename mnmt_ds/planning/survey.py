@@ -12,10 +12,9 @@ from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.students.weight_search import DataPosition, UpdateRange, coming, most_bytes
 from mnmt_ds.engine.teacher_setup import cache_plan
-from mnmt_ds.methods.lssd import LssdSettings
 from mnmt_ds.methods.pareto import ParetoSettings
 from mnmt_ds.methods.peers import TrialSettings
-from mnmt_ds.methods.registry import all_sections, teacher_settings
+from mnmt_ds.methods.registry import all_sections, requirements, teacher_settings
 from mnmt_ds.planning.activations import Shape
 from mnmt_ds.planning.memory import HALF, FrozenTeachers, PlannedLayout, PlannedStudents
 
@@ -109,7 +108,7 @@ def students_in(
 
 def foreseen(recipe: Recipe, layout: PlannedLayout, shapes: Sequence[Shape]) -> int:
     """Bytes of a student's quiet states of an update's micro-batches, which a gate along stages asks for at most."""
-    if not any(isinstance(one, LssdSettings) and one.quiet for one in all_sections(recipe.method)):
+    if not requirements(recipe.method).eval_states:
         return 0
     positions = max(shape.target_tokens for shape in shapes)
     return micro_batches(recipe, layout) * positions * recipe.model.d_model * layout.element

@@ -158,7 +158,7 @@ def searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     held = work.first.method.state["weights"]
     alpha = dict(held.alpha)
     try:
-        work.first.method.adjust(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
+        work.first.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
     finally:
         state_snapshot.restore_state = honest
     moved.append(held.alpha != alpha)

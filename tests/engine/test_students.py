@@ -242,7 +242,7 @@ def _searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]
         for one in work.students:
             held = one.method.state["weights"]
             alpha = dict(held.alpha)
-            one.method.adjust(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
+            one.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
             moved.append(held.alpha != alpha)
             held.put(alpha)
     finally:

@@ -114,7 +114,7 @@ def test_teachers_are_asked_once_for_all_passes() -> None:
     lssd = LssdSettings(alpha=1.5).model_dump()
     method = build(settings(lssd, passes=2, alpha=0.0), context(model, held))
     for update in (1, 2):
-        method.on_validated(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+        method.on_validation(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
     batch = method.teach(method.prepare(example()))
     assert batch.source_BS.shape[0] == 4 and batch.decoder_BT.shape[0] == 4
     assert batch.teachers["kd"].hidden_BTE.shape[0] == 2 == len(batch.target_BT)

@@ -79,9 +79,9 @@ def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: A
         return student(batch.source_BS, batch.decoder_BT).decoder_BTD.detach(), student.head.weight.detach()
 
     values: dict[str, Any] = dict(
-        pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto",
+        pairs=PAIRS, smoothing=0.1, implementation="auto",
         build_teacher_pool=lambda settings: teacher_pool(weights, dtype=getattr(torch, settings.dtype)),
-        quiet_states=quiet,
+        eval_states=quiet,
         target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
     )  # fmt: skip
     return MethodContext(**{**values, **changes})
@@ -126,11 +126,11 @@ def test_loss_is_the_papers(variant: str, gate_student: str) -> None:
     settings = LssdSettings(variant=variant, gate_student=gate_student, alpha=1.5)
     method = lssd(settings, context(student, held))
     batch = example()
-    method.on_validated(ValidationReport(1, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+    method.on_validation(ValidationReport(1, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
     states = student(batch.source_BS, batch.decoder_BT)
     off = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
     assert "kd_loss" not in off.metrics
-    method.on_validated(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 0.5}))
+    method.on_validation(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 0.5}))
     on = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
     assert float(on.loss) == pytest.approx(expected(student, teacher, batch, settings, 1.5), rel=1e-5)
     assert float(off.loss) == pytest.approx(expected(student, teacher, batch, settings, 0.0), rel=1e-5)
@@ -145,7 +145,7 @@ def test_released_profile_halves_the_total() -> None:
     for halve in (False, True):
         method = lssd(LssdSettings(alpha=2.0, halve_total=halve), context(student, held))
         for update in (1, 2):
-            method.on_validated(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
+            method.on_validation(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
         batch = method.teach(example())
         totals[halve] = float(method.score(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch).loss)
     assert totals[True] == pytest.approx(totals[False] / 2, rel=1e-6)

@@ -56,10 +56,10 @@ def test_loss_and_threshold_by_hand(tmp_path: Path) -> None:
     t = t.masked_fill(t < t.topk(3, -1).values[..., -1:], -torch.inf)
     kd = -((t / 0.6).softmax(-1) * (s / 0.6).log_softmax(-1))[there].sum()
     assert loss == pytest.approx(float(0.3 * ce + 0.7 * 0.6**2 * kd), rel=1e-5)
-    method.on_validated(ValidationReport(1, 1.0, {}))
+    method.on_validation(ValidationReport(1, 1.0, {}))
     assert method.teach(batch).teachers and not asked  # no BLEU at that validation
     for bs in (20.0, 21.5):  # bs passes 20 + 1 with the second; fr does not pass 10 + 1
-        method.on_validated(ValidationReport(2, 1.0, {}, bleu={"bs-en": bs, "fr-en": 10.9}))
+        method.on_validation(ValidationReport(2, 1.0, {}, bleu={"bs-en": bs, "fr-en": 10.9}))
     assert not method.teach(batch).teachers and method.teach(batch._replace(pair=1)).teachers
     assert asked == [dict.fromkeys(PAIRS, tmp_path / "expert")]
     assert method.state["experts"].report(2)["expert/bs-en/share"] == 0.0
@@ -100,7 +100,7 @@ def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, capsys: 
 def test_adaptive_weights(tmp_path: Path) -> None:
     settings = MultiDistillSettings.model_validate({"experts": experts(tmp_path), "rule": "adaptive", "alpha": 0.8})
     method = build(settings, context(model(1), dict(model(2).named_parameters()), dev_bleu=lambda models: BLEU))
-    method.on_validated(ValidationReport(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
+    method.on_validation(ValidationReport(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
     taught = [method.teach(example()._replace(pair=pair)) for pair in (0, 1)]
     assert [batch.teachers["expert"].weight for batch in taught] == pytest.approx([0.4, 0.8])
     assert [batch.gold_weight for batch in taught] == pytest.approx([0.6, 0.2])

@@ -87,8 +87,8 @@ def example(pair: int = 0) -> Batch:
 
 def context(peers: Peers | None) -> MethodContext:
     return MethodContext(
-        pairs=PAIRS, device=torch.device("cpu"), smoothing=0.1, implementation="auto",
-        build_teacher_pool=lambda settings: None, quiet_states=lambda batch: (torch.empty(0), torch.empty(0)),  # type: ignore[arg-type,return-value]
+        pairs=PAIRS, smoothing=0.1, implementation="auto",
+        build_teacher_pool=lambda settings: None, eval_states=lambda batch: (torch.empty(0), torch.empty(0)),  # type: ignore[arg-type,return-value]
         target_vocabulary=lambda language: torch.ones(30, dtype=torch.bool), peers=peers,
     )  # fmt: skip
 
@@ -159,9 +159,9 @@ def test_when_the_rules_speak() -> None:
     report = ValidationReport(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
     held = method.state["weights"]
     assert held.report(0)["alpha/bs-en"] == 0.0
-    method.adjust(report)
+    method.after_validation(report)
     assert held.report(0)["alpha/bs-en"] == 0.0  # every second validation
-    method.adjust(report)
+    method.after_validation(report)
     assert (held.report(0)["alpha/bs-en"], held.report(0)["alpha/fr-en"]) == (0.4, 0.0)
     asked: list[int] = []
 
@@ -170,17 +170,17 @@ def test_when_the_rules_speak() -> None:
         return [{"bs-en": 3.0, "fr-en": 1.0}, {"bs-en": 2.0, "fr-en": 1.5}, {"bs-en": 2.5, "fr-en": 0.5}]
 
     late = build(ParetoSettings(start_epoch=3), context(peers_of({"model_2": model(2)}, trial)))
-    late.adjust(report)
+    late.after_validation(report)
     assert not asked and not late.teach(example()).teachers
-    late.adjust(report._replace(update=20, epoch=2.0))
+    late.after_validation(report._replace(update=20, epoch=2.0))
     mu = alpha_rules.step_size(4, 20, 100)
     assert asked == [3] and late.state["weights"].state()["alpha"] == {
         "bs-en": alpha_rules.raise_(0.1, mu), "fr-en": alpha_rules.lower(0.1, mu),
     }  # fmt: skip
-    late.adjust(report._replace(update=100, epoch=10.0))
+    late.after_validation(report._replace(update=100, epoch=10.0))
     assert asked == [3]
     extra = build(ParetoSettings(rule="bi", extra_updates=True), context(peers_of({"model_2": model(2)}, trial)))
-    extra.adjust(report)
+    extra.after_validation(report)
     assert asked == [3, 3] and set(extra.state["weights"].state()["alpha"].values()) == {0.4}
 
 

@@ -186,7 +186,7 @@ def as_input(batch: Batch, seed: int) -> tuple[Any, Any]:
 def announce(one: Student, coming: Sequence[Sequence[Slot | None]]) -> None:
     """Tells this stage's pipeline_teachers which teacher each micro-batch of the coming update has."""
     for slots in coming:
-        one.method.upcoming(slots)
+        one.method.prefetch(slots)
         for relay in one.engine.module.pipeline_teachers:
             relay.schedule()
 

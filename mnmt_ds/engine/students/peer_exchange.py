@@ -97,11 +97,11 @@ class PeerExchange:
         def trial(settings: TrialSettings, changes: Sequence[Callable[[], None]]) -> list[dict[str, float]]:
             return run(self, self.students[me], settings, changes)
 
-        def want(whom: Callable[[str], Collection[str]], dropout: bool) -> None:
+        def subscribe(whom: Callable[[str], Collection[str]], dropout: bool) -> None:
             self._whom[me] = whom, dropout
 
         others = [name for name in self.column.names if name != me]
-        return Peers(me, others, want, self.states, trial, last_update)
+        return Peers(me, others, subscribe, self.states, trial, last_update)
 
     def measuring(self) -> float:
         """The seconds that trials have spent on dev sets since it was last asked."""

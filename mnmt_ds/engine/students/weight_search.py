@@ -178,6 +178,6 @@ def _train(one: Student, parts: Sequence[UpdateRange]) -> None:
         for index, batch in enumerate(group):
             if index:
                 one.engine.step()
-            one.method.upcoming(coming[index])
+            one.method.prefetch(coming[index])
             student.backward(one, batch, name, index * data_parallel_size() + data_parallel_rank())
         student.step(one, rate)
