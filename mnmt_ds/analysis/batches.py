@@ -37,12 +37,14 @@ def of_languages(
     for number, source in enumerate(mono.sources):
         every = np.arange(len(source.pool))
         length = source.pool.lengths(every) + 2
-        fits = length <= mono.longest
+        fits = length <= mono.max_length
         plan = plan_batches(
             [PairLengths(every[fits], length[fits], length[fits])],
             seed_of(seed, "analyse", source.name), max_tokens, 1,
         )  # fmt: skip
-        found[source.language] = [mono.batch(0, mono.first + number, chosen) for chosen in _first(plan, count)]
+        found[source.language] = [
+            mono.make_batch(0, mono.first_number + number, chosen) for chosen in _first(plan, count)
+        ]
     return found
 
 

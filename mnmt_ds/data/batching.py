@@ -1,8 +1,10 @@
 """Which sentences form which batch: a function of (seed, epoch, index), equal for any number of ranks and workers.
 
-An epoch draws ``count`` sentences of every pair (the sampler's business), walks each pair through permutation
+An epoch draws ``count`` sentences of every pair (the sampler's business), takes each pair through permutation
 after permutation of its sentences (no sentence comes twice before all came once), cuts them into single-pair
 batches of like length under a token budget, shuffles the batches of all pairs, and groups them into updates.
+
+Letters: N sentences, K micro-batches.
 """
 
 from collections.abc import Sequence
@@ -15,16 +17,18 @@ from mnmt_ds.distributed import seed_of
 
 Ints = NDArray[np.int64]
 BAND = 3
-"""Source tokens that a band of ``by_length`` spans."""
+"""Source tokens that a band of ``length_order`` spans."""
 
 
 class PairLengths(NamedTuple):
-    """Lengths of a pair's usable training sentences, in tokens with tags and end symbols."""
+    """Lengths of a pair's usable training sentences, in tokens with tags and end symbols; (N,) each."""
 
     index: Ints
     """The sentences' numbers in the pair's training set."""
     source: Ints
+    """Encoder tokens."""
     target: Ints
+    """Target tokens."""
 
 
 class EpochPlan(NamedTuple):
@@ -33,63 +37,111 @@ class EpochPlan(NamedTuple):
     sentence: Ints
     """Sentence numbers of all micro-batches, one after another."""
     start: Ints
-    """Micro-batch k holds ``sentence[start[k]:start[k + 1]]``."""
+    """Micro-batch k holds ``sentence[start[k]:start[k + 1]]``; (K + 1,)."""
     pair: Ints
-    """Language pair of each micro-batch."""
+    """Language pair of each micro-batch; (K,)."""
     tokens: Ints
-    """Target tokens of each micro-batch."""
+    """Target tokens of each micro-batch; (K,)."""
     batches_per_update: int
+    """Micro-batches M of an update, on all ranks together."""
     epoch: int = 0
     """What the noise of denoising tasks depends on."""
 
     @property
     def updates(self) -> int:
+        """Updates of the epoch."""
         return -(-len(self.pair) // self.batches_per_update)
 
     def divisor(self, update: int) -> int:
-        """Target tokens of a whole update: the one divisor of its loss."""
+        """Counts the target tokens of a whole update: the one divisor of its loss.
+
+        Args:
+            update: number of the update in the epoch, from 0.
+
+        Returns:
+            Target tokens of all its micro-batches.
+        """
         first = update * self.batches_per_update
         return int(self.tokens[first : first + self.batches_per_update].sum())
 
 
-def usable_lengths(source: Ints, target: Ints, source_extra: int, target_extra: int, longest: int) -> PairLengths:
-    """Lengths with frame tokens added; sentences over ``longest`` tokens on either side are left out."""
+def usable_lengths(source: Ints, target: Ints, source_extra: int, target_extra: int, max_length: int) -> PairLengths:
+    """Adds frame tokens to lengths, and leaves out sentences that are too long on either side.
+
+    Args:
+        source: pieces of each source sentence.
+        target: pieces of each target sentence.
+        source_extra: tags and end symbols around a source.
+        target_extra: tags and end symbols around a target.
+        max_length: longest side, in tokens.
+
+    Returns:
+        The usable sentences and their lengths in tokens.
+    """
     source, target = source.astype(np.int64) + source_extra, target.astype(np.int64) + target_extra
-    index = np.flatnonzero((source <= longest) & (target <= longest))
+    index = np.flatnonzero((source <= max_length) & (target <= max_length))
     return PairLengths(index, source[index], target[index])
 
 
 def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
-    """``count`` of a pair's ``size`` sentences from position ``offset`` of its endless walk of permutations."""
+    """Draws sentences of a pair from an endless sequence of permutations of all of them.
+
+    Args:
+        size: sentences of the pair.
+        count: how many to draw.
+        offset: position in the sequence, that is how many were drawn before.
+        seed: the run's seed.
+        pair: the pair's number.
+
+    Returns:
+        ``count`` numbers below ``size``; none comes twice before all came once.
+    """
     parts, position, end = [], offset, offset + count
     while position < end:
-        lap, inside = divmod(position, size)
-        taken = min(size - inside, end - position)
-        order = np.random.Generator(np.random.Philox(seed_of(seed, "draw", pair, lap))).permutation(size)
-        parts.append(order[inside : inside + taken])
+        permutation, first = divmod(position, size)
+        taken = min(size - first, end - position)
+        order = np.random.Generator(np.random.Philox(seed_of(seed, "draw", pair, permutation))).permutation(size)
+        parts.append(order[first : first + taken])
         position += taken
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def length_order(source: Ints, target: Ints) -> Ints:
-    """An order whose neighbours are alike on both sides: source lengths in narrow bands, targets up and down in turn.
+    """Orders sentences so that neighbours are alike on both sides: source lengths in narrow bands, targets up and down
+    in turn.
 
     Against a sort by target and then source, this pads a tenth less where the sides' lengths are loosely tied.
+
+    Args:
+        source: tokens of each source.
+        target: tokens of each target.
+
+    Returns:
+        A permutation of the sentences.
     """
     band = source // BAND
     return np.lexsort((source, np.where(band % 2 == 0, target, -target), band))
 
 
 def batch_bounds(source: Ints, target: Ints, max_tokens: int) -> Ints:
-    """Starts of batches (and the end) over length-sorted sentences: size x longest side <= ``max_tokens``."""
-    longest = np.maximum(source, target)
-    starts, start, total = [0], 0, len(longest)
+    """Cuts length-sorted sentences into batches of at most ``max_tokens`` padded tokens: size x longest side.
+
+    Args:
+        source: tokens of each source.
+        target: tokens of each target.
+        max_tokens: padded tokens of a batch; a longer sentence is a batch of its own.
+
+    Returns:
+        First sentence of each batch, then the number of sentences.
+    """
+    longest_side = np.maximum(source, target)
+    bounds, start, total = [0], 0, len(longest_side)
     while start < total:
-        window = longest[start : start + max(1, max_tokens // max(1, int(longest[start])))]
+        window = longest_side[start : start + max(1, max_tokens // max(1, int(longest_side[start])))]
         padded = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)
         start += max(1, int(np.searchsorted(padded, max_tokens, side="right")))
-        starts.append(start)
-    return np.array(starts, np.int64)
+        bounds.append(start)
+    return np.array(bounds, np.int64)
 
 
 def plan_epoch(
@@ -102,25 +154,48 @@ def plan_epoch(
     max_tokens: int,
     batches_per_update: int,
 ) -> EpochPlan:
-    """The epoch's plan. ``counts``: sentences to draw of each pair; ``offsets``: how many were drawn before."""
+    """Plans an epoch's micro-batches.
+
+    Args:
+        lengths: usable sentences of each pair.
+        counts: sentences to draw of each pair.
+        offsets: sentences that were drawn of each pair before.
+        seed: the run's seed.
+        epoch: number or name of the epoch: another one, another order.
+        max_tokens: padded tokens of a micro-batch.
+        batches_per_update: micro-batches of an update, on all ranks together.
+
+    Returns:
+        The plan.
+    """
     drawn = []
-    for pair, (known, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
-        picked = draw_sentences(len(known.index), count, offset, seed, pair)
-        drawn.append(PairLengths(known.index[picked], known.source[picked], known.target[picked]))
+    for pair, (pair_lengths, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
+        rows = draw_sentences(len(pair_lengths.index), count, offset, seed, pair)
+        drawn.append(PairLengths(pair_lengths.index[rows], pair_lengths.source[rows], pair_lengths.target[rows]))
     return plan_batches(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
 
 
 def plan_batches(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> EpochPlan:
-    """What was drawn of each pair, cut into single-pair batches in an order of its own."""
+    """Cuts drawn sentences into single-pair batches, and shuffles these.
+
+    Args:
+        drawn: the sentences that were drawn of each pair.
+        seed: of the batches' order.
+        max_tokens: padded tokens of a micro-batch.
+        batches_per_update: micro-batches of an update, on all ranks together.
+
+    Returns:
+        The plan.
+    """
     sentences: list[Ints] = []
     pairs: list[int] = []
     tokens: list[int] = []
-    for pair, known in enumerate(drawn):
-        alike = length_order(known.source, known.target)
-        starts = batch_bounds(known.source[alike], known.target[alike], max_tokens)
-        for first, last in zip(starts[:-1], starts[1:], strict=True):
-            sentences.append(known.index[alike[first:last]])
-            tokens.append(int(known.target[alike[first:last]].sum()))
+    for pair, lengths in enumerate(drawn):
+        rows = length_order(lengths.source, lengths.target)
+        bounds = batch_bounds(lengths.source[rows], lengths.target[rows], max_tokens)
+        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+            sentences.append(lengths.index[rows[first:last]])
+            tokens.append(int(lengths.target[rows[first:last]].sum()))
             pairs.append(pair)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(pairs))
     sizes = np.array([len(sentences[k]) for k in order], np.int64)
@@ -134,9 +209,13 @@ def plan_batches(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batch
 
 
 def interleave_plans(plans: Sequence[EpochPlan]) -> EpochPlan:
-    """Plans as one, each in its own order and evenly spread, so that every update has its share of each.
+    """Joins plans into one, each in its own order and evenly spread, so that every update has its part of each.
 
-    No two plans may give different sources the same number.
+    Args:
+        plans: plans of which no two give different sources the same pair number.
+
+    Returns:
+        One plan with the first one's micro-batches an update.
     """
     place = np.concatenate([(np.arange(len(plan.pair)) + 0.5) / len(plan.pair) for plan in plans if len(plan.pair)])
     order = np.argsort(place, kind="stable")
@@ -152,7 +231,15 @@ def interleave_plans(plans: Sequence[EpochPlan]) -> EpochPlan:
 
 
 def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[Ints]:
-    """A dev or test set cut into batches of like length, always the same."""
+    """Cuts a dev or test set into batches of like length, always the same.
+
+    Args:
+        lengths: the set's sentences.
+        max_tokens: padded tokens of a batch.
+
+    Returns:
+        Sentence numbers of each batch.
+    """
     order = length_order(lengths.source, lengths.target)
-    starts = batch_bounds(lengths.source[order], lengths.target[order], max_tokens)
-    return [lengths.index[order[a:b]] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    bounds = batch_bounds(lengths.source[order], lengths.target[order], max_tokens)
+    return [lengths.index[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]

@@ -1,4 +1,7 @@
-"""Stage 4: text to ids, tokenised in the workers, written as one indexed dataset a pair and split."""
+"""Stage 4: text to ids, tokenised in the workers, written as one indexed dataset a pair and split.
+
+Letters: N sentences of a block, S sides (one or two).
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -10,50 +13,65 @@ from typing import NamedTuple
 import numpy as np
 
 from mnmt_ds.data import indexed
-from mnmt_ds.data.build_cache import BuildStage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.data.worker_pool import Progress, map_in_order
 
 BLOCK = 4000
+"""Sentences that a worker tokenises at once."""
 
 
 class ParallelText(NamedTuple):
     """Parallel files, one a language (one file: monolingual)."""
 
     paths: tuple[Path, ...]
+    """Files of aligned lines."""
     languages: tuple[str, ...]
+    """Language of each file."""
     hashes: tuple[str, ...]
     """SHA-256 of each file."""
     sentences: int
+    """Lines of each file."""
 
 
 def build_binary_stage(
-    work: Path, pool: Executor, name: str, text: ParallelText, tokenizer: Path, hash_: str
+    work: Path, pool: Executor, name: str, text: ParallelText, tokenizer: BuildStage
 ) -> tuple[BuildStage, bool]:
-    """The stage with ids.bin and ids.idx, and whether it had to be made."""
-    print_ = fingerprint_of(text.hashes, text.languages, hash_, indexed.HEADER.hex())
-    if stage := load_stage(work, f"binary.{name}", print_):
+    """Writes a text's ids, unless that was done before.
+
+    Args:
+        work: directory of the corpus's stages.
+        pool: worker processes.
+        name: the text's name, such as ``bs-en.train`` or ``mono.fr``.
+        text: the files to tokenise.
+        tokenizer: the stage with the tokenizer.
+
+    Returns:
+        The stage, with ``ids.bin`` and ``ids.idx``, and whether it had to be made. Its record holds the tokens of each
+        side, without special symbols.
+    """
+    stage_name = f"binary.{name}"
+    fingerprint = fingerprint_of(text.hashes, text.languages, tokenizer.record["hash"], indexed.HEADER.hex())
+    if stage := load_stage(work, stage_name, fingerprint):
         return stage, False
-    dtype = indexed.smallest_dtype(Tokenizer.open(tokenizer).size)
-    with new_stage(work, f"binary.{name}", print_) as (directory, record):
+    dtype = indexed.smallest_dtype(Tokenizer.open(tokenizer.directory).size)
+    with new_stage(work, stage_name, fingerprint) as (directory, record):
         tokens = np.zeros(len(text.paths), np.int64)
 
-        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            encode = partial(_encoded, languages=text.languages, tokenizer=tokenizer, dtype=dtype)
+        def id_blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            encode = partial(_encode_block, languages=text.languages, tokenizer=tokenizer.directory, dtype=dtype)
             with Progress(f"tokenise {name}", "sentences", text.sentences) as progress:
-                for ids, lengths_NS in map_in_order(pool, encode, _blocks(text.paths)):
+                for ids, lengths_NS in map_in_order(pool, encode, _line_blocks(text.paths)):
                     yield ids, lengths_NS
                     tokens[:] += lengths_NS.sum(0)
                     progress.add(len(lengths_NS))
 
-        indexed.write_indexed_dataset(directory / "ids", blocks(), dtype)
+        indexed.write_indexed_dataset(directory / "ids", id_blocks(), dtype)
         record.update(tokens=tokens.tolist(), sentences=text.sentences)
-    stage = load_stage(work, f"binary.{name}", print_)
-    assert stage is not None
-    return stage, True
+    return built_stage(work, stage_name, fingerprint), True
 
 
-def _blocks(paths: tuple[Path, ...]) -> Iterator[tuple[list[bytes], ...]]:
+def _line_blocks(paths: tuple[Path, ...]) -> Iterator[tuple[list[bytes], ...]]:
     streams = [path.open("rb") for path in paths]
     try:
         while any(block := tuple(list(islice(stream, BLOCK)) for stream in streams)):
@@ -63,23 +81,23 @@ def _blocks(paths: tuple[Path, ...]) -> Iterator[tuple[list[bytes], ...]]:
             stream.close()
 
 
-def _encoded(
+def _encode_block(
     block: tuple[list[bytes], ...], languages: tuple[str, ...], tokenizer: Path, dtype: type[np.integer]
 ) -> tuple[np.ndarray, np.ndarray]:
     """All ids of a block, sentence by sentence and side by side within it, and lengths (sentence, side)."""
-    encoder = _opened(tokenizer)
+    encoder = _open_tokenizer(tokenizer)
     sides = [
         encoder.encode_many([line[:-1].decode() for line in lines], language)
         for lines, language in zip(block, languages, strict=True)
     ]
-    flat: list[int] = []
+    flat_ids: list[int] = []
     for sentence in zip_longest(*sides, fillvalue=[]):
         for ids in sentence:
-            flat += ids
+            flat_ids += ids
     lengths_NS = np.array([[len(ids) for ids in side] for side in sides], np.int64).T
-    return np.array(flat, dtype), lengths_NS
+    return np.array(flat_ids, dtype), lengths_NS
 
 
 @lru_cache(maxsize=2)
-def _opened(directory: Path) -> Tokenizer:
+def _open_tokenizer(directory: Path) -> Tokenizer:
     return Tokenizer.open(directory)

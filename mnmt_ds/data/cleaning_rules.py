@@ -6,17 +6,19 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mnmt_ds.data import scripts
 from mnmt_ds.data.dedup_keys import find_placeholders, hash64, normalise_key
 from mnmt_ds.data.readers.corpus_part import Row
+from mnmt_ds.data.scripts import script_fraction
 from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
 
-CLEANING_RULES = (
+RULES = (
     "bad line", "empty", "words", "key words", "characters", "ratio", "copied", "placeholders", "script", "no letters",
 )  # fmt: skip
-"""Rules of this file in the order in which they are applied; duplicates, domains and held-out text follow later."""
+"""Names of this file's rules in the order in which they are applied; duplicates, domains and held-out text follow
+later."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _SEPARATOR = re.compile("[\r\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
@@ -33,16 +35,20 @@ class CleaningRules(NamedTuple):
     """What a worker must know of the pair."""
 
     source: str
+    """Source language."""
     target: str
+    """Target language; the source language again for monolingual text."""
     key_side: int
     """0: the key is the source's text, 1: the target's; a row's own key goes before."""
     clean: CleanSettings
+    """What is dropped and repaired."""
     seed: int
+    """Of the key's hash."""
     given: bool = False
     """A given dev or test set: repaired and decoded, but dropped only where a side is empty."""
-    mono: bool = False
+    monolingual: bool = False
     """One language: both sides of a row are the same text."""
-    collect: bool = False
+    list_faults: bool = False
     """Bad lines are listed as faults, whatever ``clean.bad_lines`` says."""
 
 
@@ -50,9 +56,13 @@ class RowBlock(NamedTuple):
     """Rows of one part."""
 
     files: tuple[str, ...]
+    """One path, or the source's and the target's."""
     domain: int
+    """Number of the part's domain."""
     catalog: bool
+    """Text of user interfaces: accelerator marks and context prefixes are stripped."""
     rows: list[Row]
+    """What the reader yielded."""
     tolerant: bool = False
     """Bad lines are dropped and counted, whatever the settings say: text that the user did not choose."""
 
@@ -63,55 +73,69 @@ class CleanedBlock(NamedTuple):
     source: bytes
     """Lines, each with its \\n."""
     target: bytes
-    key: np.ndarray
-    """uint64, hash of the normalised key."""
-    pair: np.ndarray
-    """uint64, hash of both sides."""
+    """As many lines."""
+    key: NDArray[np.uint64]
+    """Hash of each row's normalised key."""
+    pair: NDArray[np.uint64]
+    """Hash of each row's two sides."""
     domain: int
+    """Number of the rows' domain."""
     counts: Counter[str]
-    """Rows by fate and repairs by kind."""
+    """Rows read, kept ("clean") and dropped by rule, and rows repaired by kind of repair."""
     places: dict[str, str]
-    """file:line of each kind's first row."""
+    """FILE:NUMBER of the first row that each rule dropped or each kind of repair changed."""
     faults: list[str]
+    """Messages about bad lines, where they are listed."""
 
 
 class _BadLine(Exception):
-    pass
+    """Text that cannot be decoded."""
 
 
 def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
-    """Cleans rows; a bad line is a UserError, a counted drop or a listed fault, as the settings say."""
+    """Decodes and repairs rows, drops some by rule, and hashes the others.
+
+    Args:
+        block: rows of one part.
+        rules: what to drop, and how to hash.
+
+    Returns:
+        The rows that were kept, in order, and counts of all that happened.
+
+    Raises:
+        UserError: at a bad line, where the settings neither drop nor list it.
+    """
     counts: Counter[str] = Counter(read=len(block.rows))
     places: dict[str, str] = {}
     faults: list[str] = []
     sources, targets, keys, pairs = [], [], [], []
     for number, raw_source, raw_target, raw_key in block.rows:
-        found: list[str] = []
+        repairs: list[str] = []
         sides: list[str] = []
         for side, raw in enumerate((raw_source, raw_target)):
             try:
-                sides.append(_decode(raw, found, rules.clean.max_line_bytes, number == 1))
+                sides.append(_decode(raw, repairs, rules.clean.max_line_bytes, number == 1))
             except _BadLine as fault:
                 place = f"{block.files[min(side, len(block.files) - 1)]}:{number}"
                 message = f"{place}: {fault}; mend the line, or set data.clean.bad_lines=drop"
                 if block.tolerant:
                     continue
-                if rules.collect:
+                if rules.list_faults:
                     faults.append(message)
                 elif rules.clean.bad_lines == "error" or rules.given:
                     raise UserError(message) from None
         if len(sides) < 2:
-            fate: str | None = "bad line"
+            failed_rule: str | None = "bad line"
         else:
-            source, target = _unmarked(sides[0], sides[1], found) if block.catalog else (sides[0], sides[1])
+            source, target = _strip_interface_marks(*sides, repairs) if block.catalog else sides
             source, target = " ".join(source.split()), " ".join(target.split())
             if rules.clean.unicode == "NFC":
                 source, target = unicodedata.normalize("NFC", source), unicodedata.normalize("NFC", target)
-            fate = first_failed_rule(source, target, rules)
-        for kind in [*dict.fromkeys(found), *([fate] if fate else [])]:
+            failed_rule = first_failed_rule(source, target, rules)
+        for kind in [*dict.fromkeys(repairs), *([failed_rule] if failed_rule else [])]:
             counts[kind] += 1
             places.setdefault(kind, f"{block.files[0]}:{number}")
-        if fate is None:
+        if failed_rule is None:
             key = " ".join(raw_key.split()) if raw_key is not None else (source, target)[rules.key_side]
             sources.append(source)
             targets.append(target)
@@ -119,13 +143,22 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             pairs.append(hash64(f"{source}\n{target}"))
     counts["clean"] = len(sources)
     return CleanedBlock(
-        _joined(sources), _joined(targets), np.array(keys, np.uint64), np.array(pairs, np.uint64),
+        _encode_lines(sources), _encode_lines(targets), np.array(keys, np.uint64), np.array(pairs, np.uint64),
         block.domain, counts, places, faults,
     )  # fmt: skip
 
 
 def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | None:
-    """The first rule that drops the pair, or None."""
+    """Applies the rules to one sentence pair.
+
+    Args:
+        source: decoded and repaired source sentence.
+        target: decoded and repaired target sentence.
+        rules: what to drop.
+
+    Returns:
+        Name of the first rule that drops the pair (one of ``RULES``), or None.
+    """
     clean = rules.clean
     if not source or not target:
         return "empty"
@@ -136,28 +169,28 @@ def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | N
         return "words"
     if clean.max_key_words is not None and (source_words, target_words)[rules.key_side] > clean.max_key_words:
         return "key words"
-    low, high = sorted((len(source), len(target)))
-    if high > clean.max_characters:
+    shorter, longer = sorted((len(source), len(target)))
+    if longer > clean.max_characters:
         return "characters"
-    if high + 15 > clean.max_ratio * (low + 15):
+    if longer + 15 > clean.max_ratio * (shorter + 15):
         return "ratio"
-    if clean.copied == "drop" and not rules.mono and source.casefold() == target.casefold():
+    if clean.copied == "drop" and not rules.monolingual and source.casefold() == target.casefold():
         return "copied"
     if clean.placeholders != "keep":
-        slots = find_placeholders(source)
-        if slots if clean.placeholders == "any" else slots != find_placeholders(target):
+        placeholders = find_placeholders(source)
+        if placeholders if clean.placeholders == "any" else placeholders != find_placeholders(target):
             return "placeholders"
     if clean.min_script > 0:
-        shares = scripts.script_fraction(source, rules.source), scripts.script_fraction(target, rules.target)
-        if min(shares) < clean.min_script:
-            return "script" if max(shares) > 0 else "no letters"
+        fractions = script_fraction(source, rules.source), script_fraction(target, rules.target)
+        if min(fractions) < clean.min_script:
+            return "script" if max(fractions) > 0 else "no letters"
     return None
 
 
-def _decode(raw: str | bytes | None, found: list[str], limit: int, first: bool) -> str:
-    """Text without control characters or line separators; appends what was repaired to ``found``."""
-    if raw is None or len(raw) > limit:
-        raise _BadLine(f"a line of more than {limit} bytes (data.clean.max_line_bytes)")
+def _decode(raw: str | bytes | None, repairs: list[str], max_bytes: int, is_first_row: bool) -> str:
+    """Text without control characters or line separators; appends the kinds of repair to ``repairs``."""
+    if raw is None or len(raw) > max_bytes:
+        raise _BadLine(f"a line of more than {max_bytes} bytes (data.clean.max_line_bytes)")
     if isinstance(raw, bytes):
         try:
             text = raw.decode("utf-8")
@@ -169,37 +202,40 @@ def _decode(raw: str | bytes | None, found: list[str], limit: int, first: bool) 
         return text
     if "\0" in text:
         raise _BadLine(f"a NUL byte at character {text.index(chr(0)) + 1}")
-    if text.startswith("\ufeff") and first:
+    if text.startswith("\ufeff") and is_first_row:
         text = text[1:]
-        found.append("byte order mark")
+        repairs.append("byte order mark")
     if text.endswith("\r"):
         text = text[:-1]
-        found.append("CRLF line end")
+        repairs.append("CRLF line end")
     for kind, pattern in (("line separator inside", _SEPARATOR), ("control character", _OTHER)):
         if pattern.search(text):
             text = pattern.sub(" ", text)
-            found.append(kind)
+            repairs.append(kind)
     return text
 
 
-def _unmarked(source: str, target: str, found: list[str]) -> tuple[str, str]:
+def _strip_interface_marks(source: str, target: str, repairs: list[str]) -> tuple[str, str]:
     """Both sides without context prefix ("menu|File") and accelerator marks ("_File", "파일(_F)")."""
     bare_source, bare_target = _CONTEXT.sub("", source), _CONTEXT.sub("", target)
     if ("|" in bare_source) != ("|" in bare_target):
         bare_source, bare_target = _PREFIX.sub("", bare_source), _PREFIX.sub("", bare_target)
     if (bare_source, bare_target) != (source, target):
-        found.append("context prefix")
+        repairs.append("context prefix")
     source, target = bare_source, bare_target
     for mark, pattern in _ACCELERATOR.items():
         if mark in source or mark in target:
-            bare_source, bare_target = _unaccelerated(source, target, pattern), _unaccelerated(target, source, pattern)
+            bare_source, bare_target = (
+                _strip_accelerator(source, target, pattern),
+                _strip_accelerator(target, source, pattern),
+            )
             if (bare_source, bare_target) != (source, target):
-                found.append("accelerator")
+                repairs.append("accelerator")
             source, target = bare_source, bare_target
     return source, target
 
 
-def _unaccelerated(text: str, other: str, pattern: re.Pattern[str]) -> str:
+def _strip_accelerator(text: str, other: str, pattern: re.Pattern[str]) -> str:
     """``text`` without its one accelerator mark; names that stand in both texts (log_file) and &amp; are left alone."""
     text = _BRACKETED.sub("", text)
     marks = list(pattern.finditer(text))
@@ -212,5 +248,5 @@ def _unaccelerated(text: str, other: str, pattern: re.Pattern[str]) -> str:
     return text[:start] + text[start + 1 :]
 
 
-def _joined(lines: list[str]) -> bytes:
+def _encode_lines(lines: list[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()

@@ -12,94 +12,144 @@ from typing import Any
 import numpy as np
 
 from mnmt_ds.data import cleaning_rules
-from mnmt_ds.data.build_cache import BuildStage, fingerprint_of, load_stage, new_stage, sha256
+from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import block_rows, files_of_part, parts_identity
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import RowHashes
 from mnmt_ds.data.worker_pool import Progress, map_in_order
+from mnmt_ds.files import sha256
 
-ARRAYS = (("key", np.uint64), ("pair", np.uint64), ("domain", np.uint16))
+HASH_FILES = (("key", np.uint64), ("pair", np.uint64), ("domain", np.uint16))
+"""Files of a stage with an element a row, and their types."""
 LAYOUT = 1
+"""Version of the stage's files."""
 CODE = ("cleaning_rules.py", "cleaning_stage.py", "dedup_keys.py", "scripts.py", "readers")
+"""Files of this package that decide what the stage writes."""
 
 
-def cleaning_rules_for(settings: DataSettings, pair: str, given: bool) -> CleaningRules:
-    """The rules for a pair, or for a language ("fr") of monolingual text."""
-    source, _, target = pair.partition("-")
+def cleaning_rules_for(settings: DataSettings, name: str, given: bool) -> CleaningRules:
+    """Makes the rules for a text.
+
+    Args:
+        settings: the recipe's ``data`` section.
+        name: a pair such as ``bs-en``, or a language of monolingual text.
+        given: whether the text is a given dev or test set.
+
+    Returns:
+        What a worker must know to clean it.
+    """
+    source, target = split_pair(name)
     key_side = 0 if source == settings.split.key_language else 1
-    mono = not target
-    return CleaningRules(source, target or source, key_side, settings.clean, settings.split.seed, given, mono)
+    return CleaningRules(
+        source, target or source, key_side, settings.clean, settings.split.seed, given, monolingual=not target
+    )
 
 
 def build_cleaned_stage(
     work: Path,
     pool: Executor,
     settings: DataSettings,
-    pair: str,
-    which: str,
+    name: str,
+    role: str,
     parts: list[CorpusPart],
     frozen: bool = False,
 ) -> tuple[BuildStage, bool]:
-    """The finished stage for a pair's "train", "dev" or "test" parts, and whether it had to be made.
+    """Reads and cleans a text, unless that was done before.
 
-    ``frozen``: once read, the text stays what it is although its files (with a line that says so) or this code change.
+    Args:
+        work: directory of the corpus's stages.
+        pool: worker processes.
+        settings: the recipe's ``data`` section.
+        name: a pair, or a language of monolingual text.
+        role: what the text is for: train, dev, test or mono.
+        parts: the text.
+        frozen: once read, the text stays what it is although its files (with a line that says so) or this code change.
+
+    Returns:
+        The stage, with files ``source``, ``target``, ``key``, ``pair`` and ``domain``, and whether it had to be made.
     """
-    rules = cleaning_rules_for(settings, pair, which in ("dev", "test"))
+    rules = cleaning_rules_for(settings, name, role in ("dev", "test"))
     relevant = settings.clean.model_dump(mode="json", exclude={"duplicates", "domain_cap"})
     files = parts_identity(parts)
-    state = LAYOUT if frozen else [_code(), files]
-    print_ = fingerprint_of(state, pair, which, rules.key_side, rules.seed, relevant)
-    name = f"clean.{pair}.{which}"
-    if stage := load_stage(work, name, print_):
+    state = LAYOUT if frozen else [_hash_code(), files]
+    fingerprint = fingerprint_of(state, name, role, rules.key_side, rules.seed, relevant)
+    stage_name = f"clean.{name}.{role}"
+    if stage := load_stage(work, stage_name, fingerprint):
         if stage.record["identity"] != files:
-            print(f"{name}: files changed since they were read; kept as read (--fresh reads anew)", file=sys.stderr)
+            print(
+                f"{stage_name}: files changed since they were read; kept as read (--fresh reads anew)", file=sys.stderr
+            )
         return stage, False
-    with new_stage(work, name, print_) as (directory, record):
+    with new_stage(work, stage_name, fingerprint) as (directory, record):
         record["identity"] = files
-        _write(directory, record, read_cleaned_blocks(pool, rules, parts, f"read {pair} {which}"), parts, rules)
-    stage = load_stage(work, name, print_)
-    assert stage is not None
-    return stage, True
+        _write(directory, record, read_cleaned_blocks(pool, rules, parts, f"read {name} {role}"), parts, rules)
+    return built_stage(work, stage_name, fingerprint), True
 
 
 def read_cleaned_blocks(
-    pool: Executor, rules: CleaningRules, parts: list[CorpusPart], what: str
+    pool: Executor, rules: CleaningRules, parts: list[CorpusPart], label: str
 ) -> Iterator[CleanedBlock]:
-    """Cleaned blocks in the order of the text."""
+    """Reads parts, and cleans them in worker processes.
 
-    def rows() -> Iterator[RowBlock]:
-        with Progress(what, "rows") as progress:
+    Args:
+        pool: worker processes.
+        rules: how to clean.
+        parts: the text; parts whose domain the settings drop are left out.
+        label: what the progress bar says.
+
+    Yields:
+        Cleaned blocks in the order of the text.
+    """
+
+    def row_blocks() -> Iterator[RowBlock]:
+        with Progress(label, "rows") as progress:
             domains = {name: i for i, name in enumerate(dict.fromkeys(part.domain for part in parts))}
             for part in parts:
                 if is_dropped_domain(part, rules):
                     continue
-                for block in block_rows(part.read()):
-                    yield RowBlock(part.files, domains[part.domain], part.catalog, block, part.tolerant)
-                    progress.add(len(block))
+                for rows in block_rows(part.read()):
+                    yield RowBlock(part.files, domains[part.domain], part.catalog, rows, part.tolerant)
+                    progress.add(len(rows))
 
-    return map_in_order(pool, partial(clean_block, rules=rules), rows())
+    return map_in_order(pool, partial(clean_block, rules=rules), row_blocks())
 
 
 def is_dropped_domain(part: CorpusPart, rules: CleaningRules) -> bool:
-    """Whether the part's domain is one that the settings drop."""
+    """Tells whether a part's domain is one that the settings drop.
+
+    Args:
+        part: a part of a text.
+        rules: rules for the text.
+
+    Returns:
+        Whether the part is left out; never of a given dev or test set.
+    """
     return not rules.given and any(fnmatch.fnmatch(part.domain, pattern) for pattern in rules.clean.drop_domains)
 
 
 def load_row_hashes(stage: BuildStage) -> RowHashes:
-    """The hashes of a stage's rows."""
-    return RowHashes(*(np.fromfile(stage.directory / name, kind) for name, kind in ARRAYS))
+    """Reads the hashes of a stage's rows.
+
+    Args:
+        stage: what ``build_cleaned_stage`` made.
+
+    Returns:
+        Hashes of its rows, in order.
+    """
+    return RowHashes(*(np.fromfile(stage.directory / name, kind) for name, kind in HASH_FILES))
 
 
 def _write(
     directory: Path,
     record: dict[str, Any],
-    stream: Iterator[CleanedBlock],
+    blocks: Iterator[CleanedBlock],
     parts: list[CorpusPart],
     rules: CleaningRules,
 ) -> None:
-    names = list(dict.fromkeys(part.domain for part in parts))
+    domain_names = list(dict.fromkeys(part.domain for part in parts))
     dropped = [part for part in parts if is_dropped_domain(part, rules)]
     counts: Counter[str] = Counter({"name list": sum(1 for part in dropped for _ in part.read())})
     counts["read"] = counts["name list"]
@@ -112,15 +162,15 @@ def _write(
         (directory / "pair").open("wb") as pair,
         (directory / "domain").open("wb") as domain,
     ):
-        for block in stream:
+        for block in blocks:
             source.write(block.source)
-            if not rules.mono:
+            if not rules.monolingual:
                 target.write(block.target)
             key.write(block.key.tobytes())
             pair.write(block.pair.tobytes())
             domain.write(np.full(len(block.key), block.domain, np.uint16).tobytes())
             counts += block.counts
-            domains[names[block.domain]] += len(block.key)
+            domains[domain_names[block.domain]] += len(block.key)
             places = {**block.places, **places}
     record.update(
         counts={kind: counts[kind] for kind in ("read", "clean", *sorted(counts))},
@@ -136,8 +186,8 @@ def _write(
     )
 
 
-def _code() -> list[str]:
+def _hash_code() -> list[str]:
     """Hashes of the files that decide this stage's output, so that a changed rule is applied anew."""
-    here = Path(cleaning_rules.__file__).parent
-    paths = [path for name in CODE for path in (sorted((here / name).glob("*.py")) or [here / name])]
+    package = Path(cleaning_rules.__file__).parent
+    paths = [path for name in CODE for path in (sorted((package / name).glob("*.py")) or [package / name])]
     return [sha256(path) for path in paths]

@@ -13,13 +13,22 @@ from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
 
 MANIFEST = "manifest.json"
+"""Name of the manifest in a corpus's directory."""
 FORMAT = 1
+"""Version of the directory's layout."""
 
 
 class Split:
     """Sentence pairs of one pair's train, dev or test set."""
 
     def __init__(self, directory: Path, pair: str, name: str) -> None:
+        """Opens a pair's split.
+
+        Args:
+            directory: the corpus's directory.
+            pair: the pair's name.
+            name: train, dev or test.
+        """
         self._texts = [directory / "text" / f"{pair}.{name}.{side}" for side in ("src", "tgt")]
         self._data = IndexedDataset(directory / "bin" / f"{pair}.{name}")
         self.source_lengths: np.ndarray = self._data.lengths[0::2]
@@ -31,11 +40,22 @@ class Split:
         return len(self._data) // 2
 
     def pieces(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of source and target i (int64), without special symbols."""
+        """Reads a sentence pair.
+
+        Args:
+            i: its number in the split.
+
+        Returns:
+            Ids of source and target (int64), without special symbols.
+        """
         return self._data[2 * i], self._data[2 * i + 1]
 
     def text(self) -> tuple[list[str], list[str]]:
-        """All sources and all targets, cleaned but not tokenised."""
+        """Reads the split's text, cleaned but not tokenised.
+
+        Returns:
+            All sources and all targets.
+        """
         source, target = (path.read_bytes().decode().split("\n")[:-1] for path in self._texts)
         return source, target
 
@@ -44,6 +64,12 @@ class MonolingualSentences:
     """Monolingual sentences of one language."""
 
     def __init__(self, directory: Path, lang: str) -> None:
+        """Opens a language's text.
+
+        Args:
+            directory: the corpus's directory.
+            lang: the language.
+        """
         self._text = directory / "text" / f"mono.{lang}"
         self._data = IndexedDataset(directory / "bin" / f"mono.{lang}")
         self.lengths: np.ndarray = self._data.lengths
@@ -53,23 +79,42 @@ class MonolingualSentences:
         return len(self._data)
 
     def pieces(self, i: int) -> np.ndarray:
-        """Ids of sentence i (int64), without special symbols."""
+        """Reads a sentence.
+
+        Args:
+            i: its number.
+
+        Returns:
+            Its ids (int64), without special symbols.
+        """
         return self._data[i]
 
     def text(self) -> list[str]:
-        """All sentences, cleaned but not tokenised."""
+        """Reads the text, cleaned but not tokenised.
+
+        Returns:
+            All sentences.
+        """
         return self._text.read_bytes().decode().split("\n")[:-1]
 
 
 def changed_settings(manifest: Mapping[str, Any], settings: DataSettings) -> list[str]:
-    """Names of the settings that are not those of the prepared corpus (its directory aside)."""
-    then, now = manifest["settings"], settings.model_dump(mode="json")
+    """Lists the settings that are not those of the prepared corpus (its directory aside).
+
+    Args:
+        manifest: the corpus's manifest.
+        settings: the recipe's ``data`` section.
+
+    Returns:
+        Names such as ``pairs`` and ``clean.max_words``.
+    """
+    prepared, current = manifest["settings"], settings.model_dump(mode="json")
     names = []
-    for name in now:
-        if name == "directory" or then.get(name) == now[name]:
+    for name in current:
+        if name == "directory" or prepared.get(name) == current[name]:
             continue
         if name in ("clean", "split", "tokenizer"):
-            names += [f"{name}.{key}" for key in now[name] if then.get(name, {}).get(key) != now[name][key]]
+            names += [f"{name}.{key}" for key in current[name] if prepared.get(name, {}).get(key) != current[name][key]]
         else:
             names.append(name)
     return names
@@ -79,37 +124,56 @@ class Corpus:
     """What ``mnmt-ds prepare`` made: splits by pair, the tokenizer, the manifest."""
 
     def __init__(self, directory: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> None:
+        """Wraps what ``open`` read.
+
+        Args:
+            directory: the corpus's directory.
+            manifest: its manifest.
+            tokenizer: its tokenizer.
+        """
         self.directory = directory
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.pairs: tuple[str, ...] = tuple(manifest["pairs"])
+        """Names of the pairs."""
         self.monolingual: tuple[str, ...] = tuple(manifest["monolingual"])
+        """Languages with monolingual text."""
         self.hash: str = manifest["hash"]
         """SHA-256 over every file of text and ids and the tokenizer: equal data, equal hash."""
 
     @classmethod
     def open(cls, directory: Path | str) -> "Corpus":
-        """Opens a prepared directory; UserError where it is missing, incomplete or has another tokenizer's ids."""
+        """Opens a prepared directory.
+
+        Args:
+            directory: what ``data.directory`` says.
+
+        Returns:
+            The corpus.
+
+        Raises:
+            UserError: when it is missing or incomplete, or its ids are another tokenizer's.
+        """
         directory = Path(directory)
         path = directory / MANIFEST
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            known = manifest["format"] == FORMAT
-            sizes = {name: facts["size"] for name, facts in manifest["files"].items()}
+            is_known_format = manifest["format"] == FORMAT
+            sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
         except FileNotFoundError:
             raise UserError(f"{path}: no prepared corpus here; run mnmt-ds prepare") from None
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path}: not a readable manifest; run mnmt-ds prepare again") from None
-        if not known:
+        if not is_known_format:
             raise UserError(f"{path}: made by another version of mnmt-ds; run mnmt-ds prepare again")
         for name, size in sizes.items():
             try:
-                found = (directory / name).stat().st_size
+                actual_size = (directory / name).stat().st_size
             except OSError:
                 raise UserError(f"{directory / name}: is missing; run mnmt-ds prepare again") from None
-            if found != size:
+            if actual_size != size:
                 raise UserError(
-                    f"{directory / name}: {found} bytes, but {size} when prepared; run mnmt-ds prepare again"
+                    f"{directory / name}: {actual_size} bytes, but {size} when prepared; run mnmt-ds prepare again"
                 )
         tokenizer = Tokenizer.open(directory / "tokenizer")
         if tokenizer.hash != manifest["tokenizer_hash"]:
@@ -120,15 +184,36 @@ class Corpus:
         return cls(directory, manifest, tokenizer)
 
     def split(self, pair: str, name: str) -> Split:
-        """Pair "bs-en", split "train", "dev" or "test"."""
+        """Opens a pair's split.
+
+        Args:
+            pair: name such as ``bs-en``.
+            name: train, dev or test.
+
+        Returns:
+            Its sentence pairs.
+
+        Raises:
+            UserError: when the corpus has no such pair, or the pair no such split.
+        """
         if pair not in self.pairs:
             raise UserError(f"pair '{pair}': not in {self.directory}, which has {', '.join(self.pairs)}")
         if name not in self.manifest["pairs"][pair]["splits"]:
             raise UserError(f"{self.directory}: pair {pair} has no {name} set; set data.split.{name} or give files")
         return Split(self.directory, pair, name)
 
-    def mono(self, lang: str) -> MonolingualSentences:
-        """Monolingual sentences of a language."""
+    def monolingual_sentences(self, lang: str) -> MonolingualSentences:
+        """Opens a language's monolingual text.
+
+        Args:
+            lang: the language.
+
+        Returns:
+            Its sentences.
+
+        Raises:
+            UserError: when the corpus has none of that language.
+        """
         if lang not in self.monolingual:
             raise UserError(f"language '{lang}': no monolingual text in {self.directory}; add data.monolingual.{lang}")
         return MonolingualSentences(self.directory, lang)

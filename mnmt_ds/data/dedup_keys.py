@@ -13,25 +13,47 @@ _NOT_WORD = re.compile(r"[\W\d_]+")
 
 
 def normalise_key(text: str) -> str:
-    """Lower case without placeholders, punctuation and digits, words one space apart; ``text`` itself if none is left.
+    """Normalises a sentence, so that sentences that say the same have the same key.
 
-    >>> normalised("Save %d files to “/tmp”?")
+    >>> normalise_key("Save %d files to “/tmp”?")
     'save files to tmp'
+
+    Args:
+        text: a sentence.
+
+    Returns:
+        Lower case without placeholders, punctuation and digits, words one space apart; the text itself in lower case
+        where nothing of it is left.
     """
     bare = PLACEHOLDER.sub(" ", text).lower() if "%" in text or "{" in text or "$" in text else text.lower()
     if bare.isascii():
         return _NOT_WORD.sub(" ", bare).strip() or text.strip().lower()
-    kept = (c if unicodedata.category(c)[0] in "LM" else " " for c in unicodedata.normalize("NFKC", bare))
-    return " ".join("".join(kept).split()) or text.strip().lower()
+    letters = (c if unicodedata.category(c)[0] in "LM" else " " for c in unicodedata.normalize("NFKC", bare))
+    return " ".join("".join(letters).split()) or text.strip().lower()
 
 
 def hash64(text: str, seed: int = 0) -> int:
-    """A 64-bit hash that is the same on every machine."""
+    """Hashes a text (BLAKE2b); the hash is the same on every machine.
+
+    Args:
+        text: any text.
+        seed: another seed, another hash.
+
+    Returns:
+        A number of 64 bits.
+    """
     return int.from_bytes(blake2b(text.encode(), digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
 
 
 def find_placeholders(text: str) -> list[str]:
-    """The text's placeholders, sorted, positions (%1$s) taken out."""
+    """Finds a text's placeholders, such as ``%s`` and ``{name}``.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Placeholders in alphabetical order, positions (%1$s) taken out.
+    """
     if "%" not in text and "{" not in text and "$" not in text:
         return []
-    return sorted(re.sub(r"\d+\$", "", found) for found in PLACEHOLDER.findall(text))
+    return sorted(re.sub(r"\d+\$", "", placeholder) for placeholder in PLACEHOLDER.findall(text))

@@ -3,6 +3,8 @@
 cd: concurrent denoising (paper 3, Section 4.1): one masked sentence, the masked pieces are predicted on both sides.
 dae: the decoder rebuilds a noised sentence. mlm: the encoder alone predicts masked pieces. mass: the decoder predicts
 a masked fragment.
+
+Letters: B sentences, S source and T target positions; of one sentence T pieces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,6 +99,7 @@ class NoisedSentence(NamedTuple):
     """A sentence as a task wants it; PAD in a target where nothing counts."""
 
     source: Ints
+    """Encoder input without tag and end symbol."""
     decoder: Ints
     """Decoder input behind its start symbol."""
     target: Ints
@@ -106,23 +109,42 @@ class NoisedSentence(NamedTuple):
 
 
 def apply_noise(pieces_T: Ints, task: Settings, words: WordBoundaries, random: np.random.Generator) -> NoisedSentence:
-    """A sentence's pieces under a task's noise."""
+    """Applies a task's noise to a sentence.
+
+    Args:
+        pieces_T: ids of the sentence, or of several joined by </s>.
+        task: one of ``Task``.
+        words: what the pieces say about words.
+        random: source of the noise.
+
+    Returns:
+        Inputs and targets of the sentence.
+    """
     if isinstance(task, DaeTask):
         return NoisedSentence(add_noise(pieces_T, words, task, random), pieces_T, np.append(pieces_T, EOS))
     if isinstance(task, MassTask):
-        noisy_T, hit_T = mask_fragment(pieces_T, words, task, random)
-        seen_T = np.where(hit_T, pieces_T, words.mask)
-        return NoisedSentence(noisy_T, seen_T, np.append(np.where(hit_T, pieces_T, PAD), PAD))
+        noisy_T, chosen_T = mask_fragment(pieces_T, words, task, random)
+        decoder_T = np.where(chosen_T, pieces_T, words.mask)
+        return NoisedSentence(noisy_T, decoder_T, np.append(np.where(chosen_T, pieces_T, PAD), PAD))
     assert isinstance(task, MaskSettings)
-    noisy_T, hit_T = mask_words(pieces_T, words, task, random)
-    wanted_T = np.where(hit_T, pieces_T, PAD)
+    noisy_T, chosen_T = mask_words(pieces_T, words, task, random)
+    target_T = np.where(chosen_T, pieces_T, PAD)
     if isinstance(task, MlmTask):
-        return NoisedSentence(noisy_T, pieces_T[:0], np.full(1, PAD), wanted_T)
-    return NoisedSentence(noisy_T, pieces_T, np.append(wanted_T, PAD), wanted_T)
+        return NoisedSentence(noisy_T, pieces_T[:0], np.full(1, PAD), target_T)
+    return NoisedSentence(noisy_T, pieces_T, np.append(target_T, PAD), target_T)
 
 
 def collate_noised(rows: Sequence[NoisedSentence], frame: Frame, cut_to_shortest: bool = False) -> Batch:
-    """Frames, pads and stacks; pair, sentence numbers and divisors are the caller's to fill."""
+    """Frames, pads and stacks sentences of one source; the caller fills in pair, sentence numbers and divisors.
+
+    Args:
+        rows: sentences under one task's noise.
+        frame: the language's frame.
+        cut_to_shortest: nothing counts beyond the length of the shortest sentence.
+
+    Returns:
+        The batch; (B, S) and (B, T) tensors. Its pair and sentence numbers are -1, its divisor 1.
+    """
     before, after = len(frame.source_prefix), len(frame.source_suffix)
     source = np.full((len(rows), max(len(row.source) for row in rows) + before + after), PAD, np.int64)
     decoder = np.full((len(rows), max(len(row.target) for row in rows)), PAD, np.int64)
@@ -138,14 +160,14 @@ def collate_noised(rows: Sequence[NoisedSentence], frame: Frame, cut_to_shortest
     if cut_to_shortest:
         target[:, shortest:] = PAD
         encoder_target[:, before + shortest :] = PAD
-    sided = rows[0].encoder_target is not None
+    has_encoder_target = rows[0].encoder_target is not None
     return Batch(
         source_BS=torch.from_numpy(source),
         decoder_BT=torch.from_numpy(decoder),
         target_BT=torch.from_numpy(target),
         pair=-1,
         sentence_B=torch.full((len(rows),), -1),
-        tokens=int(max((target != PAD).sum(), (encoder_target != PAD).sum() if sided else 0)),
+        tokens=int(max((target != PAD).sum(), (encoder_target != PAD).sum() if has_encoder_target else 0)),
         divisor=1,
-        encoder_target_BS=torch.from_numpy(encoder_target) if sided else None,
+        encoder_target_BS=torch.from_numpy(encoder_target) if has_encoder_target else None,
     )

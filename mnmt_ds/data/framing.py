@@ -20,15 +20,27 @@ class FramingSettings(Settings):
 
 
 class Frame(NamedTuple):
-    """What one language pair puts around its pieces."""
+    """What one language pair puts around its pieces; ids."""
 
     source_prefix: tuple[int, ...]
+    """Before the source's pieces."""
     source_suffix: tuple[int, ...]
+    """Behind the source's pieces."""
     decoder_start: int
+    """First input of the decoder."""
 
 
 def frame_of(settings: FramingSettings, source_tag: int, target_tag: int) -> Frame:
-    """The frame of a pair from the ids of its two language tags."""
+    """Makes the frame of a pair.
+
+    Args:
+        settings: which tags stand where.
+        source_tag: id of the source language's tag.
+        target_tag: id of the target language's tag.
+
+    Returns:
+        The frame.
+    """
     tags = {"src": source_tag, "tgt": target_tag}
     tag = tags.get(settings.encoder_langtok)
     at_end = settings.encoder_langtok_position == "end" and tag is not None
@@ -40,5 +52,13 @@ def frame_of(settings: FramingSettings, source_tag: int, target_tag: int) -> Fra
 
 
 def frame_source(frame: Frame, pieces: Sequence[int]) -> list[int]:
-    """Encoder input of a sentence."""
+    """Makes the encoder's input of a sentence.
+
+    Args:
+        frame: the pair's frame.
+        pieces: ids of the sentence.
+
+    Returns:
+        Ids with tag and end symbol.
+    """
     return [*frame.source_prefix, *pieces, *frame.source_suffix]

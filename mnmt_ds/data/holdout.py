@@ -1,28 +1,55 @@
-"""Who is held out: dev, test and training sets by the hash of the normalised key; numpy arrays only.
+"""Which rows are held out: dev, test and training sets by the hash of the normalised key; numpy arrays only.
 
 Every pair takes as dev (test) set the first sentences, in hash order, of those keys whose top bit is 0 (1). A key that
 is held out in ANY pair is in no pair's training set. A pair's choice depends on nothing but its own keys and the seed.
+
+Letters: N rows of a pair's text, M keys that are held out.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+"""Row numbers, ascending."""
 
 TRAIN, DEV, TEST, DROPPED = 0, 1, 2, 3
+"""What becomes of a row: the number of its split, or that it is dropped."""
 SPLITS = ("train", "dev", "test")
-TOP = np.uint64(1 << 63)
+"""Names of the splits, by number."""
+TOP_BIT = np.uint64(1 << 63)
 
 
-def first_occurrences(pair_N: np.ndarray) -> np.ndarray:
-    """Mask of the rows whose hash did not occur before."""
+def first_occurrences(pair_N: Hashes) -> Mask:
+    """Marks the rows whose sentence pair did not occur before.
+
+    Args:
+        pair_N: hash of each row's two sides.
+
+    Returns:
+        Mask of the first row of every hash.
+    """
     mask_N = np.zeros(len(pair_N), bool)
     mask_N[np.unique(pair_N, return_index=True)[1]] = True
     return mask_N
 
 
-def apply_domain_cap(domain_N: np.ndarray, pair_N: np.ndarray, usable_N: np.ndarray, cap: int) -> np.ndarray:
-    """Mask that keeps the ``cap`` usable rows of each domain whose hashes are lowest."""
+def apply_domain_cap(domain_N: NDArray[np.uint16], pair_N: Hashes, usable_N: Mask, cap: int) -> Mask:
+    """Keeps the usable rows of each domain whose hashes are lowest.
+
+    Args:
+        domain_N: number of each row's domain.
+        pair_N: hash of each row's two sides.
+        usable_N: mask of the usable rows.
+        cap: most rows of a domain.
+
+    Returns:
+        Mask of the rows that stay usable.
+    """
     mask_N = usable_N.copy()
     for domain, count in zip(*np.unique(domain_N[usable_N], return_counts=True), strict=True):
         if count > cap:
@@ -31,22 +58,43 @@ def apply_domain_cap(domain_N: np.ndarray, pair_N: np.ndarray, usable_N: np.ndar
     return mask_N
 
 
-def choose_held_out_rows(key_N: np.ndarray, usable_N: np.ndarray, dev: int, test: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the dev and of the test set, one a key; each at most a quarter of the pair's keys."""
+def choose_held_out_rows(key_N: Hashes, usable_N: Mask, dev: int, test: int) -> tuple[Rows, Rows]:
+    """Chooses the dev and the test set of a pair: one row a key, each set at most a quarter of the pair's keys.
+
+    Args:
+        key_N: hash of each row's normalised key.
+        usable_N: mask of the usable rows.
+        dev: sentence pairs wanted in the dev set.
+        test: sentence pairs wanted in the test set.
+
+    Returns:
+        Rows of the dev set and rows of the test set.
+    """
     rows = np.flatnonzero(usable_N)
     keys, first = np.unique(key_N[rows], return_index=True)
-    middle = int(np.searchsorted(keys, TOP))
-    most = len(keys) // 4
-    dev_rows = rows[first[: min(dev, most, middle)]]
-    test_rows = rows[first[middle : middle + min(test, most)]]
+    middle = int(np.searchsorted(keys, TOP_BIT))
+    max_size = len(keys) // 4
+    dev_rows = rows[first[: min(dev, max_size, middle)]]
+    test_rows = rows[first[middle : middle + min(test, max_size)]]
     return np.sort(dev_rows), np.sort(test_rows)
 
 
 def choose_training_rows(
-    key_N: np.ndarray, pair_N: np.ndarray, usable_N: np.ndarray, kept_out: np.ndarray, limit: int | None
-) -> tuple[np.ndarray, Counter[str]]:
-    """Rows of the training set (``kept_out``: sorted keys of all pairs' dev and test sets), and counts of the rest."""
-    free_N = usable_N & ~is_in_sorted(key_N, kept_out)
+    key_N: Hashes, pair_N: Hashes, usable_N: Mask, held_out_M: Hashes, limit: int | None
+) -> tuple[Rows, Counter[str]]:
+    """Chooses the training set: no row whose key is held out; of too many, those whose hashes are lowest.
+
+    Args:
+        key_N: hash of each row's normalised key.
+        pair_N: hash of each row's two sides.
+        usable_N: mask of the usable rows.
+        held_out_M: keys of all pairs' dev and test sets, sorted.
+        limit: most sentence pairs; None: all.
+
+    Returns:
+        Rows of the training set, and how many usable rows were left out by which rule.
+    """
+    free_N = usable_N & ~is_in_sorted(key_N, held_out_M)
     counts = Counter({"held-out key": int(usable_N.sum() - free_N.sum())})
     rows = np.flatnonzero(free_N)
     if limit is not None and len(rows) > limit:
@@ -55,14 +103,29 @@ def choose_training_rows(
     return rows, counts
 
 
-def is_in_sorted(values_N: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
-    """Mask of values that occur in a sorted array."""
+def is_in_sorted(values_N: Hashes, sorted_M: Hashes) -> Mask:
+    """Marks the values that occur in a sorted array.
+
+    Args:
+        values_N: values to look for.
+        sorted_M: ascending values to look among.
+
+    Returns:
+        Mask over ``values_N``.
+    """
     if not len(sorted_M):
         return np.zeros(len(values_N), bool)
     places = np.minimum(np.searchsorted(sorted_M, values_N), len(sorted_M) - 1)
     return np.asarray(sorted_M[places] == values_N)
 
 
-def union_of_keys(keys: Sequence[np.ndarray]) -> np.ndarray:
-    """Sorted distinct values of several arrays."""
+def union_of_keys(keys: Sequence[Hashes]) -> Hashes:
+    """Merges several arrays of keys.
+
+    Args:
+        keys: arrays of hashes.
+
+    Returns:
+        Their distinct values, sorted.
+    """
     return np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.uint64)

@@ -1,5 +1,7 @@
 """megatron-core's indexed datasets: written by its builder, read here without its import of several seconds.
 
+Letters: N documents (sentence pairs), S sequences of a document (sides).
+
 Two files: ``.bin`` holds the ids of all sequences, ``.idx`` a header, lengths, byte offsets and document bounds.
 """
 
@@ -17,17 +19,29 @@ DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.
 
 
 def smallest_dtype(vocabulary: int) -> type[np.integer]:
-    """The smallest type that holds the ids; megatron's own choice."""
+    """Chooses the smallest type that holds the ids, as megatron-core does.
+
+    Args:
+        vocabulary: how many ids there are.
+
+    Returns:
+        A numpy type.
+    """
     return np.uint16 if vocabulary < 65500 else np.int32
 
 
 def write_indexed_dataset(
     prefix: Path, blocks: Iterable[tuple[np.ndarray, np.ndarray]], dtype: type[np.integer]
 ) -> None:
-    """Writes blocks (all ids; lengths_NS of N documents' S sequences) with megatron's IndexedDatasetBuilder.
+    """Writes a dataset with megatron's IndexedDatasetBuilder.
 
     A block goes into the builder's file and lists at once: its add_document, a document at a time, takes longer than
     the tokenising.
+
+    Args:
+        prefix: path of the dataset's files without .bin and .idx.
+        blocks: of each block all ids, one sequence after another, and lengths_NS of N documents' S sequences.
+        dtype: type of the ids in the file.
     """
     import warnings
 
@@ -59,6 +73,14 @@ class IndexedDataset:
     """Read-only view of one dataset."""
 
     def __init__(self, prefix: Path) -> None:
+        """Opens the files.
+
+        Args:
+            prefix: path of the dataset's files without .bin and .idx.
+
+        Raises:
+            UserError: when they cannot be read, or do not fit together.
+        """
         try:
             index = np.memmap(f"{prefix}.idx", np.uint8, "r")
             header, version, code, count, bounds = struct.unpack("<9sQBQQ", bytes(index[:34]))
@@ -84,6 +106,6 @@ class IndexedDataset:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """The ids of sequence i, int64."""
+        """Reads the ids of sequence i, int64."""
         start = int(self._offsets[i]) // self._size
         return self._ids[start : start + int(self.lengths[i])].astype(np.int64)

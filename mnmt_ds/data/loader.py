@@ -1,4 +1,7 @@
-"""From a plan to tensors: this rank's batches of every update, read ahead by worker processes where asked for."""
+"""From a plan to tensors: this rank's batches of every update, read ahead by worker processes where asked for.
+
+Letters: B sentences, S source and T target positions.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -16,13 +19,33 @@ from mnmt_ds.data.framing import Frame
 class SentenceSource(Protocol):
     """A pair's sentences as pieces (``data.corpus.Split``, or a list in a test)."""
 
-    def pieces(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]: ...
+    def pieces(self, index: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Reads a sentence pair.
+
+        Args:
+            index: number of the sentence in the set.
+
+        Returns:
+            Ids of source and target, without special symbols.
+        """
+        ...
 
 
 def collate(
     sentences: SentenceSource, chosen: Sequence[int] | NDArray[np.int64], frame: Frame, pair: int, divisor: int
 ) -> Batch:
-    """Frames, pads and stacks the chosen sentences of one pair."""
+    """Frames, pads and stacks sentences of one pair.
+
+    Args:
+        sentences: the pair's sentences.
+        chosen: numbers of those that the batch holds.
+        frame: the pair's frame.
+        pair: the pair's number.
+        divisor: target tokens of the whole update.
+
+    Returns:
+        The batch; (B, S) and (B, T) tensors.
+    """
     rows = [sentences.pieces(int(index)) for index in chosen]
     before, after = frame.source_prefix, frame.source_suffix
     extra = len(before) + len(after)
@@ -50,10 +73,24 @@ def collate(
 
 
 def empty_batch(pair: int, frame: Frame, divisor: int) -> Batch:
-    """A batch in which nothing counts: for a rank that has none left when its peers still do."""
-    one = torch.full((1, 1), EOS)
+    """Makes a batch in which nothing counts: for a rank that has none left when its peers still do.
+
+    Args:
+        pair: the pair's number.
+        frame: the pair's frame.
+        divisor: target tokens of the whole update.
+
+    Returns:
+        A batch of one sentence whose only target is padding.
+    """
     return Batch(
-        one, torch.full((1, 1), frame.decoder_start), torch.full((1, 1), PAD), pair, torch.tensor([-1]), 0, divisor
+        source_BS=torch.full((1, 1), EOS),
+        decoder_BT=torch.full((1, 1), frame.decoder_start),
+        target_BT=torch.full((1, 1), PAD),
+        pair=pair,
+        sentence_B=torch.tensor([-1]),
+        tokens=0,
+        divisor=divisor,
     )
 
 
@@ -67,10 +104,21 @@ class RankBatches(Dataset[Batch]):
         frames: Sequence[Frame],
         rank: int,
         world_size: int,
-        other: Callable[[int, NDArray[np.int64]], Batch] | None = None,
+        make_denoising_batch: Callable[[int, NDArray[np.int64]], Batch] | None = None,
     ) -> None:
-        """``other`` makes the batches of sources beyond the pairs; they name no divisor."""
-        self.plan, self.sentences, self.frames, self.other = plan, sentences, frames, other
+        """Binds a plan to its sentences.
+
+        Args:
+            plan: the epoch's micro-batches.
+            sentences: sentences of each pair.
+            frames: frame of each pair.
+            rank: this rank's place among those with data of their own.
+            world_size: number of these ranks.
+            make_denoising_batch: makes the batch of a source numbered beyond the pairs from its number and those of its
+                items; these batches name no divisor.
+        """
+        self.plan, self.sentences, self.frames = plan, sentences, frames
+        self.make_denoising_batch = make_denoising_batch
         self.rank, self.world_size = rank, world_size
         self.steps = plan.batches_per_update // world_size
 
@@ -86,19 +134,28 @@ class RankBatches(Dataset[Batch]):
             return empty_batch(pair, self.frames[pair], divisor)
         pair = int(self.plan.pair[slot])
         chosen = self.plan.sentence[self.plan.start[slot] : self.plan.start[slot + 1]]
-        if pair >= len(self.frames) and self.other is not None:
-            return self.other(pair, chosen)
+        if pair >= len(self.frames) and self.make_denoising_batch is not None:
+            return self.make_denoising_batch(pair, chosen)
         return collate(self.sentences[pair], chosen, self.frames[pair], pair, divisor)
 
 
 def iterate_updates(batches: RankBatches, first: int = 0, workers: int = 0) -> Iterator[list[Batch]]:
-    """This rank's micro-batches update by update, from update ``first`` on (a resume skips nothing, it jumps)."""
+    """Yields this rank's micro-batches update by update.
+
+    Args:
+        batches: this rank's micro-batches of an epoch.
+        first: update to start with, from 0 (a resume skips nothing, it jumps).
+        workers: processes that read ahead; 0: none.
+
+    Yields:
+        The micro-batches of an update.
+    """
     loader: DataLoader[Batch] = DataLoader(
         batches,
         batch_size=None,
         sampler=range(first * batches.steps, len(batches)),
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=_identity,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
@@ -110,5 +167,5 @@ def iterate_updates(batches: RankBatches, first: int = 0, workers: int = 0) -> I
             group = []
 
 
-def _as_is(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch

@@ -8,64 +8,81 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.data import prepare_report
-from mnmt_ds.data.build_cache import BuildStage, publish, write_atomically
+from mnmt_ds.data.build_cache import BuildStage
 from mnmt_ds.data.corpus import FORMAT, MANIFEST
 from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.files import publish_file, write_json, write_text
 
 PREVIOUS = ".manifest.previous.json"
+"""Name of the old manifest while files are exchanged."""
 
 
 class BuiltCorpus(NamedTuple):
     """Every stage of a corpus; monolingual text stands as "mono.fr"."""
 
     origin: str
+    """Where the training text came from: files, gettext or cldr."""
     clean: Mapping[str, Mapping[str, BuildStage]]
+    """Cleaned text by pair and split."""
     texts: Mapping[str, BuildStage]
+    """Selected text by pair."""
     tokenizer: BuildStage
+    """The tokenizer."""
     binaries: Mapping[str, BuildStage]
+    """Ids by "PAIR.SPLIT"."""
 
     def stages(self) -> list[BuildStage]:
-        """All of them."""
+        """Lists all of them.
+
+        Returns:
+            The stages that this corpus uses.
+        """
         clean = [stage for by_split in self.clean.values() for stage in by_split.values()]
         return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values()]
 
 
 def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
-    """Exchanges the corpus in ``directory``; meanwhile there is no manifest, so that no half of it is trusted."""
-    sources = _published(built)
+    """Exchanges the corpus in a directory; meanwhile there is no manifest, so that no half of it is trusted.
+
+    Args:
+        directory: the corpus's directory.
+        settings: the recipe's ``data`` section.
+        built: every stage of the new corpus.
+
+    Returns:
+        Path of the new manifest.
+    """
+    sources = _published_files(built)
     files = {name: stage.record["files"][inner] for name, (stage, inner) in sorted(sources.items())}
     manifest: dict[str, Any] = {
         "format": FORMAT,
-        "hash": _hash(files),
+        "hash": _corpus_hash(files),
         "tokenizer_hash": built.tokenizer.record["hash"],
         "vocabulary_size": built.tokenizer.record["size"],
         "origin": built.origin,
         "languages": settings.languages,
-        "pairs": {pair: _facts(pair, built) for pair in settings.pairs},
-        "monolingual": {lang: _mono_facts(f"mono.{lang}", built) for lang in settings.monolingual},
+        "pairs": {pair: _pair_entry(pair, built) for pair in settings.pairs},
+        "monolingual": {lang: _monolingual_entry(f"mono.{lang}", built) for lang in settings.monolingual},
         "files": files,
         "settings": settings.model_dump(mode="json"),
     }
     path, previous = directory / MANIFEST, directory / PREVIOUS
-    old = _read(path) or _read(previous)
+    old = _read_manifest(path) or _read_manifest(previous)
     if old.get("files") != files or not path.exists():
         if path.exists():
             os.replace(path, previous)
         for name, (stage, inner) in sources.items():
-            publish(stage.directory / inner, directory / name)
+            publish_file(stage.directory / inner, directory / name)
         for name in set(old.get("files", {})) - set(files):
             (directory / name).unlink(missing_ok=True)
-    write_atomically(
-        directory / "report.json",
-        json.dumps(prepare_report.corpus_statistics(manifest), indent=1, ensure_ascii=False) + "\n",
-    )
-    write_atomically(directory / "report.md", prepare_report.markdown_report(manifest))
-    write_atomically(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_json(directory / "report.json", prepare_report.corpus_statistics(manifest))
+    write_text(directory / "report.md", prepare_report.markdown_report(manifest))
+    write_json(path, manifest)
     previous.unlink(missing_ok=True)
     return path
 
 
-def _published(built: BuiltCorpus) -> dict[str, tuple[BuildStage, str]]:
+def _published_files(built: BuiltCorpus) -> dict[str, tuple[BuildStage, str]]:
     """Final names, and whence each file comes."""
     sources: dict[str, tuple[BuildStage, str]] = {}
     for name, stage in built.texts.items():
@@ -80,42 +97,46 @@ def _published(built: BuiltCorpus) -> dict[str, tuple[BuildStage, str]]:
     return sources
 
 
-def _facts(pair: str, built: BuiltCorpus) -> dict[str, Any]:
+def _pair_entry(pair: str, built: BuiltCorpus) -> dict[str, Any]:
     clean, text = built.clean[pair], built.texts[pair]
     splits = {}
-    for which, count in text.record["sentences"].items():
-        source, target = built.binaries[f"{pair}.{which}"].record["tokens"]
-        splits[which] = {"sentences": count, "source_tokens": source, "target_tokens": target}
+    for split, count in text.record["sentences"].items():
+        source, target = built.binaries[f"{pair}.{split}"].record["tokens"]
+        splits[split] = {"sentences": count, "source_tokens": source, "target_tokens": target}
     return {
         "splits": splits,
-        "given": {which: clean[which].record["counts"] for which in ("dev", "test") if which in clean},
-        **_common(clean, text),
+        "given": {split: clean[split].record["counts"] for split in ("dev", "test") if split in clean},
+        **_common_entry(clean, text),
     }
 
 
-def _mono_facts(name: str, built: BuiltCorpus) -> dict[str, Any]:
+def _monolingual_entry(name: str, built: BuiltCorpus) -> dict[str, Any]:
     text, tokens = built.texts[name], built.binaries[name].record["tokens"]
-    return {"sentences": text.record["sentences"]["train"], "tokens": tokens[0], **_common(built.clean[name], text)}
+    return {
+        "sentences": text.record["sentences"]["train"],
+        "tokens": tokens[0],
+        **_common_entry(built.clean[name], text),
+    }
 
 
-def _common(clean: Mapping[str, BuildStage], text: BuildStage) -> dict[str, Any]:
+def _common_entry(clean: Mapping[str, BuildStage], text: BuildStage) -> dict[str, Any]:
     train = clean["train"].record
     return {
         "counts": {**train["counts"], **text.record["counts"]},
-        "places": {which: stage.record["places"] for which, stage in clean.items()},
+        "places": {split: stage.record["places"] for split, stage in clean.items()},
         "domains": train["domains"],
         "left_out": train["left_out"],
-        "inputs": {which: stage.record["inputs"] for which, stage in clean.items()},
+        "inputs": {split: stage.record["inputs"] for split, stage in clean.items()},
     }
 
 
-def _hash(files: Mapping[str, Mapping[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps([[name, facts["sha256"]] for name, facts in files.items()]).encode()).hexdigest()
+def _corpus_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps([[name, entry["sha256"]] for name, entry in files.items()]).encode()).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return manifest if isinstance(manifest, dict) else {}

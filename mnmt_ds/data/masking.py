@@ -1,4 +1,7 @@
-"""Masking: whole words (concurrent denoising, MLM) or one fragment (MASS), 80/10/10."""
+"""Masking: whole words (concurrent denoising, MLM) or one fragment (MASS), 80/10/10.
+
+Letters: T pieces of a sentence, W words of it.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +11,8 @@ from mnmt_ds.config import Settings
 from mnmt_ds.data.word_boundaries import Ints, WordBoundaries
 
 Bools = NDArray[np.bool_]
+NOT_CHOSEN, KEEP, RANDOM, MASK = 0, 1, 2, 3
+"""What becomes of a word or piece: it is not chosen; chosen and kept, replaced by random pieces, or masked."""
 
 
 class MaskSettings(Settings):
@@ -30,38 +35,58 @@ class MaskSettings(Settings):
 def mask_words(
     pieces_T: Ints, words: WordBoundaries, settings: MaskSettings, random: np.random.Generator
 ) -> tuple[Ints, Bools]:
-    """The masked sentence, and which of its pieces were chosen (those that stay included).
+    """Chooses whole words, and masks them.
 
     floor(ratio * words + U(0, 1)) words, drawn without replacement (the released code's rounding: right on average).
+
+    Args:
+        pieces_T: ids of a sentence, or of several joined by </s>.
+        words: what the pieces say about words.
+        settings: how much is chosen, and what becomes of it.
+        random: source of the noise.
+
+    Returns:
+        The masked sentence, and which of its pieces were chosen (those that stay included).
     """
-    number_T = words.numbers(pieces_T)
-    count = int(number_T.max(initial=-1)) + 1
-    wanted = int(settings.ratio * count + random.random())
-    fate_W = np.zeros(count, np.int64)  # 1 stays, 2 random, 3 <mask>
-    fate_W[random.permutation(count)[:wanted]] = _fates(wanted, settings, random)
-    fate_T = np.where(number_T >= 0, np.append(fate_W, 0)[number_T], 0)
-    return _applied(pieces_T, fate_T, words, random), fate_T > 0
+    word_T = words.numbers(pieces_T)
+    count = int(word_T.max(initial=-1)) + 1
+    chosen = int(settings.ratio * count + random.random())
+    action_W = np.full(count, NOT_CHOSEN, np.int64)
+    action_W[random.permutation(count)[:chosen]] = _draw_actions(chosen, settings, random)
+    action_T = np.where(word_T >= 0, np.append(action_W, NOT_CHOSEN)[word_T], NOT_CHOSEN)
+    return _replace_pieces(pieces_T, action_T, words, random), action_T != NOT_CHOSEN
 
 
 def mask_fragment(
     pieces_T: Ints, words: WordBoundaries, settings: MaskSettings, random: np.random.Generator
 ) -> tuple[Ints, Bools]:
-    """MASS (Song et al. 2019): one fragment of consecutive pieces, its place uniform; each piece's fate is its own."""
+    """Masks one fragment of consecutive pieces, its place uniform, each piece by itself (MASS, Song et al. 2019).
+
+    Args:
+        pieces_T: ids of a sentence, or of several joined by </s>.
+        words: what the pieces say about words.
+        settings: how much is chosen, and what becomes of it.
+        random: source of the noise.
+
+    Returns:
+        The masked sentence, and which of its pieces were chosen (those that stay included).
+    """
     size = max(1, round(settings.ratio * len(pieces_T)))
     first = int(random.integers(len(pieces_T) - size + 1))
-    fate_T = np.zeros(len(pieces_T), np.int64)
-    fate_T[first : first + size] = _fates(size, settings, random)
-    fate_T[words.special_V[pieces_T]] = 0
-    return _applied(pieces_T, fate_T, words, random), fate_T > 0
+    action_T = np.full(len(pieces_T), NOT_CHOSEN, np.int64)
+    action_T[first : first + size] = _draw_actions(size, settings, random)
+    action_T[words.special_V[pieces_T]] = NOT_CHOSEN
+    return _replace_pieces(pieces_T, action_T, words, random), action_T != NOT_CHOSEN
 
 
-def _fates(count: int, settings: MaskSettings, random: np.random.Generator) -> Ints:
-    draw = random.random(count)
-    return np.where(draw < settings.keep, 1, np.where(draw < settings.keep + settings.random, 2, 3))
+def _draw_actions(count: int, settings: MaskSettings, random: np.random.Generator) -> Ints:
+    """What becomes of each chosen word or piece."""
+    uniform = random.random(count)
+    return np.where(uniform < settings.keep, KEEP, np.where(uniform < settings.keep + settings.random, RANDOM, MASK))
 
 
-def _applied(pieces_T: Ints, fate_T: Ints, words: WordBoundaries, random: np.random.Generator) -> Ints:
-    noisy_T = np.where(fate_T == 3, words.mask, pieces_T)
-    strange_T = fate_T == 2
-    noisy_T[strange_T] = random.choice(words.pieces_V, int(strange_T.sum()))
+def _replace_pieces(pieces_T: Ints, action_T: Ints, words: WordBoundaries, random: np.random.Generator) -> Ints:
+    noisy_T = np.where(action_T == MASK, words.mask, pieces_T)
+    random_T = action_T == RANDOM
+    noisy_T[random_T] = random.choice(words.pieces_V, int(random_T.sum()))
     return noisy_T

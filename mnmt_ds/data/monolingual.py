@@ -1,7 +1,9 @@
 """The self-supervised side of an epoch: which sentences of which language, under which noise.
 
-What comes is a function of (seed, epoch, index) alone, as for the pairs. A source is a task on a language's text; its
+What is drawn is a function of (seed, epoch, index) alone, as for the pairs. A source is a task on a language's text; its
 number counts on from the pairs'.
+
+Letters: N items (sentences or blocks).
 """
 
 from collections.abc import Sequence
@@ -27,9 +29,13 @@ class DenoisingSource(NamedTuple):
     """A task on one language's text."""
 
     task: Settings
+    """What is hidden, and what is predicted."""
     language: str
+    """The language."""
     pool: TextPool
+    """Its sentences or blocks."""
     frame: Frame
+    """Tags and end symbols around them."""
 
     @property
     def name(self) -> str:
@@ -47,19 +53,32 @@ class DenoisingSources:
         settings: DenoisingSettings,
         framing: FramingSettings,
         seed: int,
-        longest: int,
+        max_length: int,
     ) -> None:
-        self.settings, self.seed, self.longest, self.first = settings, seed, longest, len(pairs)
+        """Collects the text of every language.
+
+        Args:
+            corpus: a prepared corpus.
+            pairs: the run's pairs.
+            settings: which tasks on how much text.
+            framing: which tags stand where.
+            seed: the run's seed.
+            max_length: longest sentence or block that is used, in tokens with tag and end symbol.
+
+        Raises:
+            UserError: when there is no text.
+        """
+        self.settings, self.seed, self.max_length, self.first_number = settings, seed, max_length, len(pairs)
         self.words = WordBoundaries(corpus.tokenizer)
-        most = min(settings.block_tokens, longest - 2)
-        spoken = [language for pair in pairs for language in split_pair(pair)]
+        max_block = min(settings.block_tokens, max_length - 2)
+        languages_of_pairs = [language for pair in pairs for language in split_pair(pair)]
         self.pools: dict[str, TextPool] = {}
         self.sentences: dict[str, int] = {}
-        for language in dict.fromkeys([*spoken, *corpus.monolingual]):
+        for language in dict.fromkeys([*languages_of_pairs, *corpus.monolingual]):
             pool = language_pool(corpus, pairs, language, settings.bitext)
             if len(pool):
                 self.sentences[language] = len(pool)
-                self.pools[language] = pool if settings.unit == "sentence" else BlockPool(pool, most)
+                self.pools[language] = pool if settings.unit == "sentence" else BlockPool(pool, max_block)
         if not self.pools:
             raise UserError(
                 f"{corpus.directory}: no text for denoising; add data.monolingual and prepare again, or set"
@@ -72,49 +91,74 @@ class DenoisingSources:
             for language, pool in self.pools.items()
         ]
 
-    def counts(self, parallel: int) -> dict[str, int]:
-        """Items of each language an epoch for so many parallel sentences; p proportional to n^(1/T)."""
+    def items_per_epoch(self, parallel: int) -> dict[str, int]:
+        """Decides how many items of each language an epoch draws: p proportional to n^(1/T).
+
+        Args:
+            parallel: parallel sentences of the epoch.
+
+        Returns:
+            Sentences or blocks by language.
+        """
         languages = list(self.pools)
         total = sum(self.sentences.values())
-        raised = [(self.sentences[language] / total) ** (1 / self.settings.temperature) for language in languages]
-        found = {}
-        for language, weight in zip(languages, raised, strict=True):
-            wanted = self.settings.ratio * parallel * weight / sum(raised)
-            found[language] = max(1, round(wanted * len(self.pools[language]) / self.sentences[language]))
-        return found
+        weights = [(self.sentences[language] / total) ** (1 / self.settings.temperature) for language in languages]
+        items = {}
+        for language, weight in zip(languages, weights, strict=True):
+            sentences = self.settings.ratio * parallel * weight / sum(weights)
+            items[language] = max(1, round(sentences * len(self.pools[language]) / self.sentences[language]))
+        return items
 
-    def mixed(
+    def mix_into(
         self, parallel: EpochPlan, sentences: int, epoch: int, max_tokens: int, part: int = 0, done: int = 0
     ) -> EpochPlan:
-        """An epoch's parallel plan with every task's batches spread over it.
+        """Spreads every task's batches over an epoch's parallel plan.
 
-        Of the rest of an epoch of ``sentences``, its ``part``-th, without the first ``done`` of them: the same share of
-        every language's items is left out.
+        Args:
+            parallel: the plan of the pairs.
+            sentences: parallel sentences of the whole epoch.
+            epoch: number of the epoch.
+            max_tokens: padded tokens of a micro-batch.
+            part: how often the rest of the epoch was planned anew.
+            done: parallel sentences of the epoch that came before; as large a part of every language's items is left
+                out.
+
+        Returns:
+            One plan of all micro-batches.
         """
-        counts = self.counts(sentences)
+        counts = self.items_per_epoch(sentences)
         plans = [parallel]
         for number, task in enumerate(self.settings.tasks):
             drawn = [
-                self._drawn(task, language, count, epoch, count * done // sentences)
+                self._draw(task, language, count, epoch, count * done // sentences)
                 for language, count in counts.items()
             ]
             seed = seed_of(self.seed, "order", task.name, f"{epoch}+{part}" if part else epoch)
             plan = plan_batches(drawn, seed, max_tokens, parallel.batches_per_update)
-            plans.append(plan._replace(pair=plan.pair + self.first + number * len(self.pools)))
+            plans.append(plan._replace(pair=plan.pair + self.first_number + number * len(self.pools)))
         return interleave_plans(plans)._replace(epoch=epoch)
 
-    def _drawn(self, task: Settings, language: str, count: int, epoch: int, first: int) -> PairLengths:
+    def _draw(self, task: Settings, language: str, count: int, epoch: int, first: int) -> PairLengths:
         """The epoch's items of a language from ``first`` on, the same for every task; those too long are left out."""
         pool = self.pools[language]
         index_N = draw_items(len(pool), count - first, epoch * count + first, self.seed, language)
         length_N = pool.lengths(index_N) + 2  # a tag, an end symbol, at most
-        fits = length_N <= self.longest
-        index_N, length_N = index_N[fits], length_N[fits]
+        fits_N = length_N <= self.max_length
+        index_N, length_N = index_N[fits_N], length_N[fits_N]
         return PairLengths(index_N, length_N, np.ones_like(length_N) if isinstance(task, MlmTask) else length_N)
 
-    def batch(self, epoch: int, number: int, chosen: NDArray[np.int64]) -> Batch:
-        """A micro-batch of a source (numbered from the pairs on); its divisors are filled once the update is known."""
-        source = self.sources[number - self.first]
+    def make_batch(self, epoch: int, number: int, chosen: NDArray[np.int64]) -> Batch:
+        """Makes a micro-batch of a source; its divisors are filled in once the update is known.
+
+        Args:
+            epoch: number of the epoch: another one, other noise.
+            number: the source's number, counted on from the pairs.
+            chosen: numbers of its items.
+
+        Returns:
+            The batch.
+        """
+        source = self.sources[number - self.first_number]
         rows = []
         for index in chosen.tolist():
             seed = seed_of(self.seed, "noise", source.name, epoch, index)

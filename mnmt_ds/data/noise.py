@@ -1,4 +1,7 @@
-"""The noise of denoising auto-encoders: infilling, masking, deletion, permutation of words and of sentences."""
+"""The noise of denoising auto-encoders: infilling, masking, deletion, permutation of words and of sentences.
+
+Letters: T pieces of a sentence.
+"""
 
 import numpy as np
 from pydantic import Field
@@ -26,53 +29,78 @@ class NoiseSettings(Settings):
 
 
 def add_noise(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, random: np.random.Generator) -> Ints:
-    """A sentence, or a block of them joined by </s>, with every noise that the settings ask for."""
-    parts = _sentences(pieces_T)
-    if settings.permute_sentences and len(parts) > 1:
-        parts = [parts[i] for i in random.permutation(len(parts))]
-    made: list[Ints] = []
-    for part in parts:
-        made += [*([np.array([EOS])] if made else []), _sentence(part, words, settings, random)]
-    return np.concatenate(made) if made else pieces_T
+    """Adds every noise that the settings ask for.
+
+    Args:
+        pieces_T: ids of a sentence, or of a block of them joined by </s>.
+        words: what the pieces say about words.
+        settings: which noise, and how much.
+        random: source of the noise.
+
+    Returns:
+        Ids of the noised text.
+    """
+    sentences = _split_sentences(pieces_T)
+    if settings.permute_sentences and len(sentences) > 1:
+        sentences = [sentences[i] for i in random.permutation(len(sentences))]
+    noised: list[Ints] = []
+    for sentence_T in sentences:
+        noised += [*([np.array([EOS])] if noised else []), _noise_sentence(sentence_T, words, settings, random)]
+    return np.concatenate(noised) if noised else pieces_T
 
 
-def _sentence(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, random: np.random.Generator) -> Ints:
-    number_T = words.numbers(pieces_T)
-    held = [pieces_T[number_T == w] for w in range(int(number_T.max(initial=-1)) + 1)]
+def _noise_sentence(
+    pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, random: np.random.Generator
+) -> Ints:
+    word_T = words.numbers(pieces_T)
+    sentence = [pieces_T[word_T == w] for w in range(int(word_T.max(initial=-1)) + 1)]
     if settings.infill:
-        held = infill_spans(held, words.mask, settings, random)
+        sentence = infill_spans(sentence, words.mask, settings, random)
     if settings.mask:
-        blank = random.random(len(held)) < settings.mask
-        held = [np.full_like(word, words.mask) if out else word for word, out in zip(held, blank, strict=True)]
-    if settings.delete and len(held) > 1:
-        gone = random.random(len(held)) < settings.delete
-        gone[random.integers(len(held))] &= not gone.all()  # something stays
-        held = [word for word, out in zip(held, gone, strict=True) if not out]
+        masked = random.random(len(sentence)) < settings.mask
+        sentence = [
+            np.full_like(word, words.mask) if is_masked else word
+            for word, is_masked in zip(sentence, masked, strict=True)
+        ]
+    if settings.delete and len(sentence) > 1:
+        deleted = random.random(len(sentence)) < settings.delete
+        deleted[random.integers(len(sentence))] &= not deleted.all()  # something stays
+        sentence = [word for word, is_deleted in zip(sentence, deleted, strict=True) if not is_deleted]
     if settings.permute:
-        place = np.arange(len(held)) + random.random(len(held)) * (settings.permute + 1)
-        held = [held[i] for i in np.argsort(place, kind="stable")]
-    return np.concatenate(held) if held else pieces_T
+        place = np.arange(len(sentence)) + random.random(len(sentence)) * (settings.permute + 1)
+        sentence = [sentence[i] for i in np.argsort(place, kind="stable")]
+    return np.concatenate(sentence) if sentence else pieces_T
 
 
-def infill_spans(held: list[Ints], mask: int, settings: NoiseSettings, random: np.random.Generator) -> list[Ints]:
-    """Text infilling (BART): spans of Poisson length are each replaced by one <mask> until the share is used up."""
-    left = int(settings.infill * len(held) + random.random())
-    token = np.array([mask], np.int64)
-    free = list(held)
-    taken = [False] * len(free)
-    while left > 0:
-        length = min(int(random.poisson(settings.infill_length)), left, len(free))
-        starts = [i for i in range(len(free) - length + 1) if not any(taken[i : i + max(1, length)])]
+def infill_spans(sentence: list[Ints], mask: int, settings: NoiseSettings, random: np.random.Generator) -> list[Ints]:
+    """Replaces spans of Poisson length by one <mask> each, until the share of words is used up (BART's infilling).
+
+    Args:
+        sentence: pieces of each word.
+        mask: id of <mask>.
+        settings: share of the words, and mean length of a span.
+        random: source of the noise.
+
+    Returns:
+        Pieces of the words that are left, and <mask> for each span.
+    """
+    remaining = int(settings.infill * len(sentence) + random.random())
+    mask_word = np.array([mask], np.int64)
+    result = list(sentence)
+    is_mask = [False] * len(result)
+    while remaining > 0:
+        length = min(int(random.poisson(settings.infill_length)), remaining, len(result))
+        starts = [i for i in range(len(result) - length + 1) if not any(is_mask[i : i + max(1, length)])]
         if not starts:
             break
-        at = starts[int(random.integers(len(starts)))]
-        free[at : at + length] = [token]
-        taken[at : at + length] = [True]
-        left -= max(1, length)
-    return free
+        start = starts[int(random.integers(len(starts)))]
+        result[start : start + length] = [mask_word]
+        is_mask[start : start + length] = [True]
+        remaining -= max(1, length)
+    return result
 
 
-def _sentences(pieces_T: Ints) -> list[Ints]:
+def _split_sentences(pieces_T: Ints) -> list[Ints]:
     ends = np.flatnonzero(pieces_T == EOS)
     parts = np.split(pieces_T, ends)
     return [parts[0], *(part[1:] for part in parts[1:])]

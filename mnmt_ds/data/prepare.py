@@ -14,6 +14,7 @@ from mnmt_ds.data import holdout, prepare_report
 from mnmt_ds.data.binarize_stage import ParallelText, build_binary_stage
 from mnmt_ds.data.build_cache import BuildStage, lock_corpus, remove_unused_stages
 from mnmt_ds.data.cleaning_stage import build_cleaned_stage, load_row_hashes
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.manifest import BuiltCorpus, publish_corpus
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.selection_stage import build_monolingual_stage, build_selection_stage
@@ -24,12 +25,22 @@ from mnmt_ds.data.worker_pool import process_pool
 from mnmt_ds.errors import UserError
 
 CleanStages = dict[str, dict[str, BuildStage]]
+"""Cleaned text by pair (or "mono.fr") and split."""
 
 
 def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = False) -> Path:
-    """Prepares ``settings.directory`` and returns its manifest's path; UserError for what the user can mend.
+    """Prepares a corpus. The old one stays whole until the new one is; then files are exchanged, the manifest last.
 
-    The old corpus stays whole until the new one is; then files are exchanged and the manifest is written last.
+    Args:
+        settings: the recipe's ``data`` section.
+        processes: worker processes; None: one for each processor.
+        fresh: redo everything, also what did not change.
+
+    Returns:
+        Path of the manifest.
+
+    Raises:
+        UserError: for what the user can mend: a fault of the text, a full disk, another prepare at work.
     """
     directory = Path(settings.directory)
     if settings.unused:
@@ -56,97 +67,98 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
 
 
 def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
-    origin, clean = _clean_all(settings, work, pool)
-    plans, held = {}, []
+    """All stages, one after another."""
+    origin, clean = _clean_from_best_origin(settings, work, pool)
+    assignments, held_out = {}, []
     for pair in settings.pairs:
-        hashes = {which: load_row_hashes(stage) for which, stage in clean[pair].items()}
-        plans[pair] = assign_splits(settings, hashes)
-        held.append(held_out_keys(hashes, plans[pair]))
-    kept_out = holdout.union_of_keys(held)
+        hashes = {split: load_row_hashes(stage) for split, stage in clean[pair].items()}
+        assignments[pair] = assign_splits(settings, hashes)
+        held_out.append(held_out_keys(hashes, assignments[pair]))
+    held_out_M = holdout.union_of_keys(held_out)
     texts: dict[str, BuildStage] = {}
     for pair in settings.pairs:
-        made = build_selection_stage(work, settings, pair, clean[pair], plans.pop(pair), kept_out)
-        texts[pair] = _said(f"select {pair}", *made)
+        selection = build_selection_stage(work, settings, pair, clean[pair], assignments.pop(pair), held_out_M)
+        texts[pair] = _announce(f"select {pair}", *selection)
     for lang in settings.monolingual:
-        made = build_monolingual_stage(
-            work, settings, lang, clean[f"mono.{lang}"]["train"], [texts[pair] for pair in settings.pairs]
-        )
-        texts[f"mono.{lang}"] = _said(f"select mono.{lang}", *made)
-    tokenizer = _said("tokenizer", *build_tokenizer_stage(work, pool, settings, list(_sides(settings, texts))))
+        pair_stages = [texts[pair] for pair in settings.pairs]
+        selection = build_monolingual_stage(work, settings, lang, clean[f"mono.{lang}"]["train"], pair_stages)
+        texts[f"mono.{lang}"] = _announce(f"select mono.{lang}", *selection)
+    training_texts = list(_tokenizer_texts(settings, texts))
+    tokenizer = _announce("tokenizer", *build_tokenizer_stage(work, pool, settings, training_texts))
     binaries = {
-        name: _said(
-            f"tokenise {name}",
-            *build_binary_stage(work, pool, name, text, tokenizer.directory, tokenizer.record["hash"]),
-        )
-        for name, text in _texts(texts)
+        name: _announce(f"tokenise {name}", *build_binary_stage(work, pool, name, text, tokenizer))
+        for name, text in _texts_to_tokenise(texts)
     }
     return BuiltCorpus(origin, clean, texts, tokenizer, binaries)
 
 
-def _clean_all(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanStages]:
+def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanStages]:
     """Where the text came from, and the cleaned text of every pair."""
     if settings.source != "auto":
         return settings.source, _clean(settings, work, pool, settings.source)
-    given = [pair for pair in settings.pairs if settings.files_of(pair).train]
-    if given:
-        if missing := sorted(set(settings.pairs) - set(given)):
+    pairs_with_files = [pair for pair in settings.pairs if settings.files_of(pair).train]
+    if pairs_with_files:
+        if missing := sorted(set(settings.pairs) - set(pairs_with_files)):
             raise UserError(f"data.corpora: no train files for {', '.join(missing)}; add them, or set data.source")
         return "files", _clean(settings, work, pool, "files")
     stages = _clean(settings, work, pool, "gettext")
-    counts = {
-        pair: int(usable_rows(settings, load_row_hashes(stages[pair]["train"]))[0].sum()) for pair in settings.pairs
-    }
-    if not (reason := catalog_shortage(settings, counts)):
+    hashes = {pair: load_row_hashes(stages[pair]["train"]) for pair in settings.pairs}
+    usable_counts = {pair: int(usable_rows(settings, hashes[pair])[0].sum()) for pair in settings.pairs}
+    if not (reason := catalog_shortage(settings, usable_counts)):
         return "gettext", stages
     print(f"prepare: {reason}", file=sys.stderr)
     return "cldr", _clean(settings, work, pool, "cldr")
 
 
 def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -> CleanStages:
+    """Cleaned text of every pair and language."""
     stages: CleanStages = {}
     for pair in settings.pairs:
         stages[pair] = {}
-        for which in holdout.SPLITS:
-            parts = corpus_parts(settings, pair, which, origin)
-            if parts or which == "train":
-                frozen = origin == "gettext" and which == "train"
-                made = build_cleaned_stage(work, pool, settings, pair, which, parts, frozen)
-                stages[pair][which] = _said(f"read {pair} {which}", *made)
+        for split in holdout.SPLITS:
+            parts = corpus_parts(settings, pair, split, origin)
+            if parts or split == "train":
+                frozen = origin == "gettext" and split == "train"
+                cleaned = build_cleaned_stage(work, pool, settings, pair, split, parts, frozen)
+                stages[pair][split] = _announce(f"read {pair} {split}", *cleaned)
     for lang in settings.monolingual:
-        made = build_cleaned_stage(work, pool, settings, lang, "mono", corpus_parts(settings, lang, "mono", origin))
-        stages[f"mono.{lang}"] = {"train": _said(f"read mono.{lang}", *made)}
+        cleaned = build_cleaned_stage(work, pool, settings, lang, "mono", corpus_parts(settings, lang, "mono", origin))
+        stages[f"mono.{lang}"] = {"train": _announce(f"read mono.{lang}", *cleaned)}
     return stages
 
 
-def _sides(settings: DataSettings, texts: dict[str, BuildStage]) -> Iterator[TrainingText]:
+def _tokenizer_texts(settings: DataSettings, texts: dict[str, BuildStage]) -> Iterator[TrainingText]:
     """What trains the tokenizer: every pair's training text; monolingual text of a language that no pair has."""
-    paired = {side for pair in settings.pairs for side in pair.split("-")}
+    languages_of_pairs = {side for pair in settings.pairs for side in split_pair(pair)}
     for name, stage in texts.items():
-        mono = name.removeprefix("mono.") if name.startswith("mono.") else None
-        languages = [mono] if mono else name.split("-")
-        for language, short in zip(languages, ("src", "tgt"), strict=False):
-            if not mono or language not in paired:
-                file = f"train.{short}"
+        languages = _languages_of_text(name)
+        for language, suffix in zip(languages, ("src", "tgt"), strict=False):
+            if len(languages) == 2 or language not in languages_of_pairs:
+                file = f"train.{suffix}"
                 lines = TextFile(stage.directory / file, stage.record["sentences"]["train"])
                 yield TrainingText(language, lines, stage.sha256(file))
 
 
-def _texts(texts: dict[str, BuildStage]) -> Iterator[tuple[str, ParallelText]]:
+def _texts_to_tokenise(texts: dict[str, BuildStage]) -> Iterator[tuple[str, ParallelText]]:
     """Names and files of all that gets ids."""
     for name, stage in texts.items():
-        mono = name.startswith("mono.")
-        languages = [name.removeprefix("mono.")] if mono else name.split("-")
-        for which, count in stage.record["sentences"].items():
-            files = [f"{which}.{short}" for _, short in zip(languages, ("src", "tgt"), strict=False)]
+        languages = _languages_of_text(name)
+        for split, count in stage.record["sentences"].items():
+            files = [f"{split}.{suffix}" for _, suffix in zip(languages, ("src", "tgt"), strict=False)]
             paths, hashes = [stage.directory / file for file in files], [stage.sha256(file) for file in files]
             yield (
-                name if mono else f"{name}.{which}",
-                ParallelText(tuple(paths), tuple(languages), tuple(hashes), count),
+                f"{name}.{split}" if len(languages) == 2 else name,
+                ParallelText(tuple(paths), languages, tuple(hashes), count),
             )
 
 
-def _said(what: str, stage: BuildStage, made: bool) -> BuildStage:
+def _languages_of_text(name: str) -> tuple[str, ...]:
+    """The two languages of a pair, or the one of "mono.fr"."""
+    return (name.removeprefix("mono."),) if name.startswith("mono.") else split_pair(name)
+
+
+def _announce(label: str, stage: BuildStage, was_made: bool) -> BuildStage:
     """The stage, with a line for each one that had to be made."""
-    if made:
-        print(f"{what}: done", file=sys.stderr, flush=True)
+    if was_made:
+        print(f"{label}: done", file=sys.stderr, flush=True)
     return stage

@@ -1,18 +1,27 @@
-"""What was read, what was dropped and why: a table for people, the same facts as JSON."""
+"""What was read, what was dropped and why: a table to read, the same numbers as JSON."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.cleaning_rules import CLEANING_RULES
+from mnmt_ds.data.cleaning_rules import RULES
 
 SELECTION_RULES = ("duplicate", "domain cap", "held-out key", "over limit")
-DROP_RULES = ("name list", *CLEANING_RULES, *SELECTION_RULES)
+"""Rules by which clean rows are left out of the training set."""
+DROP_RULES = ("name list", *RULES, *SELECTION_RULES)
+"""All rules by which a row is dropped, in the order in which they are applied."""
 
 
 def corpus_statistics(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """By pair: rows read, rows dropped by rule, repairs, what each set has."""
+    """Gathers by pair what was read, dropped by rule and repaired, and what each set has.
+
+    Args:
+        manifest: the corpus's manifest.
+
+    Returns:
+        What ``report.json`` holds.
+    """
     return {
         "origin": manifest["origin"],
         "hash": manifest["hash"],
@@ -28,17 +37,31 @@ def corpus_statistics(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary_table(path: Path) -> str:
-    """The summary that ``prepare`` prints, from a manifest's path."""
+    """Makes the summary that ``prepare`` prints.
+
+    Args:
+        path: path of the corpus's manifest.
+
+    Returns:
+        Lines of a table, a row a pair.
+    """
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    header, *rows = _rows(manifest)
+    header, *rows = _table_rows(manifest)
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
 
 
 def markdown_report(manifest: Mapping[str, Any]) -> str:
-    """The whole report."""
-    header, *rows = _rows(manifest)
+    """Makes the whole report.
+
+    Args:
+        manifest: the corpus's manifest.
+
+    Returns:
+        What ``report.md`` holds.
+    """
+    header, *rows = _table_rows(manifest)
     lines = [
         "# Prepared corpus",
         "",
@@ -56,7 +79,7 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         lines += ["", f"## {pair}", ""]
         for kind, count in _repairs(entry["counts"]).items():
             lines.append(f"- repaired: {kind} {count} (first: {entry['places']['train'].get(kind, '-')})")
-        for rule in CLEANING_RULES:
+        for rule in RULES:
             if entry["counts"].get(rule):
                 place = entry["places"]["train"].get(rule, "-")
                 lines.append(f"- dropped: {rule} {entry['counts'][rule]} (first: {place})")
@@ -78,21 +101,21 @@ def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows(manifest: Mapping[str, Any]) -> list[list[str]]:
+def _table_rows(manifest: Mapping[str, Any]) -> list[list[str]]:
     entries = [*manifest["pairs"].values(), *manifest["monolingual"].values()]
-    used = [rule for rule in DROP_RULES if any(entry["counts"].get(rule) for entry in entries)]
-    rows = [["pair", "read", *used, "train", "dev", "test", "source tokens", "target tokens"]]
+    rules = [rule for rule in DROP_RULES if any(entry["counts"].get(rule) for entry in entries)]
+    rows = [["pair", "read", *rules, "train", "dev", "test", "source tokens", "target tokens"]]
     for pair, entry in manifest["pairs"].items():
-        sizes = [entry["splits"].get(which, {}).get("sentences", 0) for which in ("train", "dev", "test")]
+        sizes = [entry["splits"].get(split, {}).get("sentences", 0) for split in ("train", "dev", "test")]
         tokens = [entry["splits"]["train"][f"{side}_tokens"] for side in ("source", "target")]
-        rows.append([pair, *_cells(entry, used), *(f"{number:,}" for number in (*sizes, *tokens))])
+        rows.append([pair, *_count_cells(entry, rules), *(f"{number:,}" for number in (*sizes, *tokens))])
     for lang, entry in manifest["monolingual"].items():
-        rows.append([lang, *_cells(entry, used), f"{entry['sentences']:,}", "", "", f"{entry['tokens']:,}", ""])
+        rows.append([lang, *_count_cells(entry, rules), f"{entry['sentences']:,}", "", "", f"{entry['tokens']:,}", ""])
     return rows
 
 
-def _cells(entry: Mapping[str, Any], used: list[str]) -> list[str]:
-    return [f"{entry['counts']['read']:,}", *(f"{entry['counts'].get(rule, 0):,}" for rule in used)]
+def _count_cells(entry: Mapping[str, Any], rules: list[str]) -> list[str]:
+    return [f"{entry['counts']['read']:,}", *(f"{entry['counts'].get(rule, 0):,}" for rule in rules)]
 
 
 def _repairs(counts: Mapping[str, int]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import re
 
-LANGUAGES = {
+LANGUAGES_OF_SCRIPT = {
     "Latin": "af az bs ca ceb cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id ig is it jv lb ln lt lv mg"
     " ms mt nb nl nn no oc om pl pt qu rm ro sk sl so sq st sv sw tl tn tr ts uz vi wo xh yo zu",
     "Cyrillic": "be bg kk ky mk mn ru tg tt uk",
@@ -30,7 +30,8 @@ LANGUAGES = {
     "Japanese": "ja",
     "Han": "zh yue",
 }
-RANGES = {
+"""Codes of the languages that are written in a script."""
+CHARACTER_RANGES = {
     "Latin": "A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ",
     "Cyrillic": "\u0400-\u052f",
     "Greek": "\u0370-\u03ff\u1f00-\u1fff",
@@ -57,23 +58,28 @@ RANGES = {
     "Japanese": "\u3040-\u30ff\u4e00-\u9fff\u3400-\u4dbf",
     "Han": "\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff",
 }
-_OUTSIDE = {
-    language: re.compile(rf"[^\W\d_{RANGES[script]}]+")
-    for script, languages in LANGUAGES.items()
+"""Letters of a script, as a regular expression's character class."""
+_OTHER_SCRIPTS = {
+    language: re.compile(rf"[^\W\d_{CHARACTER_RANGES[script]}]+")
+    for script, languages in LANGUAGES_OF_SCRIPT.items()
     for language in languages.split()
 }
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
-def has_known_script(language: str) -> bool:
-    """Whether the language's script is known here; country and script suffixes (pt_BR) are ignored."""
-    return language.split("_")[0] in _OUTSIDE
-
-
 def script_fraction(text: str, language: str) -> float:
-    """Share of the text's letters in the language's script; 0 without a letter, 1 for an unknown language's."""
-    outside = _OUTSIDE.get(language.split("_")[0])
-    strangers = outside.findall(text) if outside is not None else []
-    if not strangers:
+    """Computes how much of a text is in its language's script.
+
+    Args:
+        text: any text.
+        language: the language; country and script suffixes (pt_BR) are ignored.
+
+    Returns:
+        Part of the text's letters that are in the language's script, 0 to 1; 0 without a letter, 1 for a language whose
+        script is not known here.
+    """
+    other_scripts = _OTHER_SCRIPTS.get(language.split("_")[0])
+    foreign_runs = other_scripts.findall(text) if other_scripts is not None else []
+    if not foreign_runs:
         return 1.0 if _LETTERS.search(text) else 0.0
-    return 1 - sum(map(len, strangers)) / sum(map(len, _LETTERS.findall(text)))
+    return 1 - sum(map(len, foreign_runs)) / sum(map(len, _LETTERS.findall(text)))

@@ -8,18 +8,29 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnmt_ds.data import holdout
-from mnmt_ds.data.build_cache import BuildStage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.cleaning_stage import load_row_hashes
 from mnmt_ds.data.dedup_keys import hash64, normalise_key
+from mnmt_ds.data.holdout import Hashes
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.split_assignment import SplitAssignment, check_script, check_split_sizes, split_of_rows, usable_rows
+from mnmt_ds.data.split_assignment import (
+    SplitAssignment,
+    check_script,
+    check_split_sizes,
+    split_of_rows,
+    usable_rows,
+)
 from mnmt_ds.data.worker_pool import Progress
 from mnmt_ds.errors import UserError
 
 BLOCK = 100_000
+"""Lines that are copied at once."""
 SIDES = (("source", "src"), ("target", "tgt"))
+"""The sides' files in a cleaned stage, and their suffixes in a selection."""
 
 
 def build_selection_stage(
@@ -27,65 +38,90 @@ def build_selection_stage(
     settings: DataSettings,
     pair: str,
     clean: Mapping[str, BuildStage],
-    plan_: SplitAssignment,
-    kept_out: np.ndarray,
+    assignment: SplitAssignment,
+    held_out_M: Hashes,
 ) -> tuple[BuildStage, bool]:
-    """The stage with train.src, train.tgt and so on for a pair, and whether it had to be made."""
-    roles_N, counts = split_of_rows(settings, pair, load_row_hashes(clean["train"]), plan_, kept_out)
-    given = {which: stage.record["counts"]["clean"] for which, stage in clean.items() if which != "train"}
-    check_split_sizes(settings, pair, roles_N, given, Counter(clean["train"].record["counts"]) + counts)
-    contents = {which: [stage.sha256(side) for side, _ in SIDES] for which, stage in clean.items()}
-    print_ = fingerprint_of(contents, _digest(roles_N))
-    name = f"select.{pair}"
-    if stage := load_stage(work, name, print_):
+    """Writes a pair's splits, unless that was done before.
+
+    Args:
+        work: directory of the corpus's stages.
+        settings: the recipe's ``data`` section.
+        pair: the pair's name.
+        clean: cleaned stages of the training text and of the given sets, by split.
+        assignment: usable and held-out rows of the training text.
+        held_out_M: keys of all pairs' dev and test sets, sorted.
+
+    Returns:
+        The stage, with ``train.src``, ``train.tgt`` and so on, and whether it had to be made.
+
+    Raises:
+        UserError: when a split is empty.
+    """
+    split_N, counts = split_of_rows(settings, pair, load_row_hashes(clean["train"]), assignment, held_out_M)
+    given = {split: stage.record["counts"]["clean"] for split, stage in clean.items() if split != "train"}
+    check_split_sizes(settings, pair, split_N, given, Counter(clean["train"].record["counts"]) + counts)
+    contents = {split: [stage.sha256(side) for side, _ in SIDES] for split, stage in clean.items()}
+    fingerprint = fingerprint_of(contents, _digest(split_N))
+    stage_name = f"select.{pair}"
+    if stage := load_stage(work, stage_name, fingerprint):
         return stage, False
-    with new_stage(work, name, print_) as (directory, record):
-        sizes = {which: int((roles_N == role).sum()) for role, which in enumerate(holdout.SPLITS)} | given
-        sizes = {which: size for which, size in sizes.items() if size}
-        for side, short in SIDES:
-            own = {
-                role: directory / f"{w}.{short}"
-                for role, w in enumerate(holdout.SPLITS)
-                if w in sizes and w not in given
+    with new_stage(work, stage_name, fingerprint) as (directory, record):
+        sizes = {split: int((split_N == number).sum()) for number, split in enumerate(holdout.SPLITS)} | given
+        sizes = {split: size for split, size in sizes.items() if size}
+        for side, suffix in SIDES:
+            paths = {
+                number: directory / f"{split}.{suffix}"
+                for number, split in enumerate(holdout.SPLITS)
+                if split in sizes and split not in given
             }
-            _distribute(clean["train"].directory / side, own, roles_N)
-            for which in given:
-                shutil.copyfile(clean[which].directory / side, directory / f"{which}.{short}")
+            _distribute_lines(clean["train"].directory / side, paths, split_N)
+            for split in given:
+                shutil.copyfile(clean[split].directory / side, directory / f"{split}.{suffix}")
         record.update(sentences=sizes, counts=dict(counts), pair=pair)
-    stage = load_stage(work, name, print_)
-    assert stage is not None
-    return stage, True
+    return built_stage(work, stage_name, fingerprint), True
 
 
 def build_monolingual_stage(
-    work: Path, settings: DataSettings, lang: str, clean: BuildStage, texts: list[BuildStage]
+    work: Path, settings: DataSettings, lang: str, clean: BuildStage, pair_stages: list[BuildStage]
 ) -> tuple[BuildStage, bool]:
-    """The stage with a language's monolingual text, without sentences of any dev or test set in that language."""
+    """Writes a language's monolingual text without sentences of any dev or test set in that language.
+
+    Args:
+        work: directory of the corpus's stages.
+        settings: the recipe's ``data`` section.
+        lang: the language.
+        clean: the cleaned stage of its text.
+        pair_stages: what ``build_selection_stage`` made of every pair.
+
+    Returns:
+        The stage, with ``train.src``, and whether it had to be made.
+
+    Raises:
+        UserError: when no sentence is left, or most lines are in another script.
+    """
     check_script(lang, clean.record["counts"])
-    held = holdout.union_of_keys([_keys_in(stage, lang, settings.split.seed) for stage in texts])
+    held_out_M = holdout.union_of_keys([_held_out_keys_in(stage, lang, settings.split.seed) for stage in pair_stages])
     hashes = load_row_hashes(clean)
     usable_N, counts = usable_rows(settings, hashes)
-    rows, more = holdout.choose_training_rows(hashes.key, hashes.pair, usable_N, held, None)
+    rows, training_counts = holdout.choose_training_rows(hashes.key, hashes.pair, usable_N, held_out_M, None)
     if not len(rows):
         raise UserError(f"data.monolingual.{lang}: no sentence is left; give more text, or change data.clean")
-    roles_N = np.full(len(usable_N), holdout.DROPPED, np.uint8)
-    roles_N[rows] = holdout.TRAIN
-    print_ = fingerprint_of(clean.sha256("source"), _digest(roles_N))
-    name = f"select.mono.{lang}"
-    if stage := load_stage(work, name, print_):
+    split_N = np.full(len(usable_N), holdout.DROPPED, np.uint8)
+    split_N[rows] = holdout.TRAIN
+    fingerprint = fingerprint_of(clean.sha256("source"), _digest(split_N))
+    stage_name = f"select.mono.{lang}"
+    if stage := load_stage(work, stage_name, fingerprint):
         return stage, False
-    with new_stage(work, name, print_) as (directory, record):
-        _distribute(clean.directory / "source", {holdout.TRAIN: directory / "train.src"}, roles_N)
-        record.update(sentences={"train": len(rows)}, counts=dict(counts + more), pair=lang)
-    stage = load_stage(work, name, print_)
-    assert stage is not None
-    return stage, True
+    with new_stage(work, stage_name, fingerprint) as (directory, record):
+        _distribute_lines(clean.directory / "source", {holdout.TRAIN: directory / "train.src"}, split_N)
+        record.update(sentences={"train": len(rows)}, counts=dict(counts + training_counts), pair=lang)
+    return built_stage(work, stage_name, fingerprint), True
 
 
-def _keys_in(stage: BuildStage, lang: str, seed: int) -> np.ndarray:
+def _held_out_keys_in(stage: BuildStage, lang: str, seed: int) -> Hashes:
     """Keys of a pair's dev and test sentences on the side that is in a language."""
-    sides = zip(stage.record["pair"].split("-"), ("src", "tgt"), strict=True)
-    names = [f"{which}.{short}" for side, short in sides if side == lang for which in ("dev", "test")]
+    sides = zip(split_pair(stage.record["pair"]), ("src", "tgt"), strict=True)
+    names = [f"{split}.{suffix}" for side, suffix in sides if side == lang for split in ("dev", "test")]
     keys = []
     for name in names:
         if name in stage.record["files"]:
@@ -94,21 +130,21 @@ def _keys_in(stage: BuildStage, lang: str, seed: int) -> np.ndarray:
     return np.array(keys, np.uint64)
 
 
-def _distribute(text: Path, paths: Mapping[int, Path], roles_N: np.ndarray) -> None:
-    """Each line of a text to the file of its role."""
-    files = {role: path.open("wb") for role, path in paths.items()}
+def _distribute_lines(text: Path, paths: Mapping[int, Path], split_N: NDArray[np.uint8]) -> None:
+    """Writes each line of a text to the file of its split."""
+    files = {split: path.open("wb") for split, path in paths.items()}
     try:
-        with text.open("rb") as stream, Progress(f"select {text.parent.parent.name}", "rows", len(roles_N)) as progress:
-            for start in range(0, len(roles_N), BLOCK):
-                roles = roles_N[start : start + BLOCK].tolist()
-                for role, line in zip(roles, islice(stream, BLOCK), strict=True):
-                    if role in files:
-                        files[role].write(line)
-                progress.add(len(roles))
+        with text.open("rb") as stream, Progress(f"select {text.parent.parent.name}", "rows", len(split_N)) as progress:
+            for start in range(0, len(split_N), BLOCK):
+                splits = split_N[start : start + BLOCK].tolist()
+                for split, line in zip(splits, islice(stream, BLOCK), strict=True):
+                    if split in files:
+                        files[split].write(line)
+                progress.add(len(splits))
     finally:
         for file in files.values():
             file.close()
 
 
-def _digest(roles_N: np.ndarray) -> str:
-    return hashlib.sha256(roles_N.tobytes()).hexdigest()
+def _digest(split_N: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(split_N.tobytes()).hexdigest()

@@ -1,39 +1,55 @@
-"""Which row of a pair's text trains, which is held out and which is dropped: decided from hashes, without the text."""
+"""Which row of a pair's text trains, which is held out and which is dropped: decided from hashes, without the text.
+
+Letters: N rows of a pair's text, M keys that are held out.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.cleaning_rules import CleanedBlock
+from mnmt_ds.data.holdout import Hashes, Mask, Rows
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.errors import UserError
 
 
 class RowHashes(NamedTuple):
-    """An element a clean row."""
+    """Hashes of the clean rows of a text, an element a row."""
 
-    key: np.ndarray
-    """uint64, of the normalised key."""
-    pair: np.ndarray
-    """uint64, of both sides."""
-    domain: np.ndarray
-    """uint16, number of the row's domain."""
+    key: Hashes
+    """Hash of the normalised key."""
+    pair: Hashes
+    """Hash of both sides."""
+    domain: NDArray[np.uint16]
+    """Number of the row's domain."""
 
 
 class SplitAssignment(NamedTuple):
     """Which rows of a pair's training text may be used, and which of them are held out."""
 
-    usable: np.ndarray
-    dev: np.ndarray
-    test: np.ndarray
+    usable: Mask
+    """Mask of the rows that are no duplicates and within their domain's cap."""
+    dev: Rows
+    """Rows held out as dev set; none where a dev set is given."""
+    test: Rows
+    """Rows held out as test set; none where a test set is given."""
     counts: Counter[str]
+    """Rows that may not be used, by rule."""
 
 
 def concatenate_hashes(blocks: list[CleanedBlock]) -> RowHashes:
-    """The hashes of cleaned blocks."""
+    """Joins the hashes of cleaned blocks.
+
+    Args:
+        blocks: cleaned blocks in the order of the text.
+
+    Returns:
+        Hashes of all their rows.
+    """
     domains = [np.full(len(block.key), block.domain, np.uint16) for block in blocks]
     empty = np.zeros(0, np.uint64)
     return RowHashes(
@@ -43,8 +59,16 @@ def concatenate_hashes(blocks: list[CleanedBlock]) -> RowHashes:
     )
 
 
-def usable_rows(settings: DataSettings, train: RowHashes) -> tuple[np.ndarray, Counter[str]]:
-    """Mask of the rows that are no duplicates and within their domain's cap, and counts of the others."""
+def usable_rows(settings: DataSettings, train: RowHashes) -> tuple[Mask, Counter[str]]:
+    """Finds the rows that are no duplicates and within their domain's cap.
+
+    Args:
+        settings: the recipe's ``data`` section.
+        train: hashes of a training text.
+
+    Returns:
+        Mask of these rows, and counts of the others by rule.
+    """
     counts: Counter[str] = Counter()
     usable_N = np.ones(len(train.pair), bool)
     if settings.clean.duplicates == "drop":
@@ -58,70 +82,124 @@ def usable_rows(settings: DataSettings, train: RowHashes) -> tuple[np.ndarray, C
 
 
 def assign_splits(settings: DataSettings, hashes: Mapping[str, RowHashes]) -> SplitAssignment:
-    """Duplicates, cap per domain, then the sets that are held out of the training text (those not given)."""
+    """Finds the usable rows of a pair's training text, and holds out of them the sets that are not given.
+
+    Args:
+        settings: the recipe's ``data`` section.
+        hashes: of the training text under "train", and of the given sets under "dev" and "test".
+
+    Returns:
+        Usable rows and held-out rows of the training text.
+    """
     usable_N, counts = usable_rows(settings, hashes["train"])
     dev = 0 if "dev" in hashes else settings.split.dev
     test = 0 if "test" in hashes else settings.split.test
     return SplitAssignment(usable_N, *holdout.choose_held_out_rows(hashes["train"].key, usable_N, dev, test), counts)
 
 
-def held_out_keys(hashes: Mapping[str, RowHashes], plan_: SplitAssignment) -> np.ndarray:
-    """Keys of a pair's dev and test sentences, given or held out."""
+def held_out_keys(hashes: Mapping[str, RowHashes], assignment: SplitAssignment) -> Hashes:
+    """Lists the keys of a pair's dev and test sentences, given or held out.
+
+    Args:
+        hashes: of the training text under "train", and of the given sets under "dev" and "test".
+        assignment: what ``assign_splits`` made of them.
+
+    Returns:
+        Distinct keys, sorted.
+    """
     key_N = hashes["train"].key
-    given = [hashes[which].key for which in ("dev", "test") if which in hashes]
-    return holdout.union_of_keys([key_N[plan_.dev], key_N[plan_.test], *given])
+    given = [hashes[split].key for split in ("dev", "test") if split in hashes]
+    return holdout.union_of_keys([key_N[assignment.dev], key_N[assignment.test], *given])
 
 
 def split_of_rows(
-    settings: DataSettings, pair: str, train: RowHashes, plan_: SplitAssignment, kept_out: np.ndarray
-) -> tuple[np.ndarray, Counter[str]]:
-    """The role of every row (split.TRAIN and so on), and how many were dropped by which rule."""
-    rows, counts = holdout.choose_training_rows(train.key, train.pair, plan_.usable, kept_out, settings.limit_of(pair))
-    counts = plan_.counts + counts
-    counts["held-out key"] -= len(plan_.dev) + len(plan_.test)
-    roles_N = np.full(len(train.key), holdout.DROPPED, np.uint8)
-    for role, chosen in ((holdout.TRAIN, rows), (holdout.DEV, plan_.dev), (holdout.TEST, plan_.test)):
-        roles_N[chosen] = role
-    return roles_N, counts
+    settings: DataSettings, pair: str, train: RowHashes, assignment: SplitAssignment, held_out_M: Hashes
+) -> tuple[NDArray[np.uint8], Counter[str]]:
+    """Decides for every row of a pair's training text in which split it is, if in any.
+
+    Args:
+        settings: the recipe's ``data`` section.
+        pair: the pair's name.
+        train: hashes of its training text.
+        assignment: its usable and held-out rows.
+        held_out_M: keys of all pairs' dev and test sets, sorted.
+
+    Returns:
+        For each row ``holdout.TRAIN``, ``DEV``, ``TEST`` or ``DROPPED``; and how many rows were dropped by which rule.
+    """
+    rows, training_counts = holdout.choose_training_rows(
+        train.key, train.pair, assignment.usable, held_out_M, settings.limit_of(pair)
+    )
+    counts = assignment.counts + training_counts
+    counts["held-out key"] -= len(assignment.dev) + len(assignment.test)
+    split_N = np.full(len(train.key), holdout.DROPPED, np.uint8)
+    for split, split_rows in ((holdout.TRAIN, rows), (holdout.DEV, assignment.dev), (holdout.TEST, assignment.test)):
+        split_N[split_rows] = split
+    return split_N, counts
 
 
 def check_split_sizes(
-    settings: DataSettings, pair: str, roles_N: np.ndarray, given: Mapping[str, int], counts: Counter[str]
+    settings: DataSettings, pair: str, split_N: NDArray[np.uint8], given: Mapping[str, int], counts: Counter[str]
 ) -> None:
-    """UserError where a pair is left without training, dev or (where wanted) test sentences.
+    """Checks that a pair has training, dev and (where wanted) test sentences.
 
-    ``given``: sentences of the given sets; ``counts``: the training text's rows by fate.
+    Args:
+        settings: the recipe's ``data`` section.
+        pair: the pair's name.
+        split_N: split of each row of its training text.
+        given: sentences of the given sets, by "dev" and "test".
+        counts: rows of the training text by what became of them.
+
+    Raises:
+        UserError: when a set is empty.
     """
-    for role, which in enumerate(holdout.SPLITS):
-        count = given[which] if which in given else int((roles_N == role).sum())
-        if count or (which == "test" and not settings.split.test and which not in given):
+    for number, split in enumerate(holdout.SPLITS):
+        count = given[split] if split in given else int((split_N == number).sum())
+        if count or (split == "test" and not settings.split.test and split not in given):
             continue
         reasons = ", ".join(f"{kind} {n}" for kind, n in counts.items() if n)
-        place = f"data.corpora.{pair}.{which}" if which in given else f"pair {pair}"
+        place = f"data.corpora.{pair}.{split}" if split in given else f"pair {pair}"
         raise UserError(
-            f"{place}: no {which} sentence is left ({reasons or 'nothing was read'}); give more text, or change"
+            f"{place}: no {split} sentence is left ({reasons or 'nothing was read'}); give more text, or change"
             " data.clean, data.split or data.max_train"
         )
 
 
 def check_script(lang: str, counts: Mapping[str, int]) -> None:
-    """UserError where most lines of a monolingual text are in another script: another language's file, most likely."""
-    strange = counts.get("script", 0) + counts.get("no letters", 0)
+    """Checks that a monolingual text is in its language's script.
+
+    Args:
+        lang: the language.
+        counts: lines of its text by what became of them.
+
+    Raises:
+        UserError: when most lines are in another script: another language's file, most likely.
+    """
+    foreign = counts.get("script", 0) + counts.get("no letters", 0)
     total = sum(count for kind, count in counts.items() if kind != "read")
-    if 2 * strange > total:
+    if 2 * foreign > total:
         raise UserError(
-            f"data.monolingual.{lang}: {strange:,} of {total:,} lines are not in the script of '{lang}'; give that"
+            f"data.monolingual.{lang}: {foreign:,} of {total:,} lines are not in the script of '{lang}'; give that"
             " language's file, or set data.clean.min_script: 0 if this is it"
         )
 
 
 def catalog_shortage(settings: DataSettings, counts: Mapping[str, int]) -> str | None:
-    """Why the catalogs, with so many usable rows by pair, are not enough; None where they are."""
-    few = {pair: count for pair, count in counts.items() if count < settings.min_catalog_pairs}
-    if not few:
+    """Says why the system's catalogs are not enough.
+
+    Args:
+        settings: the recipe's ``data`` section.
+        counts: usable rows of the catalogs, by pair.
+
+    Returns:
+        A message that names the pairs with too few rows; None where all have enough.
+    """
+    too_few = {pair: count for pair, count in counts.items() if count < settings.min_catalog_pairs}
+    if not too_few:
         return None
     return (
-        f"too few sentence pairs in this machine's gettext catalogs ({', '.join(f'{p} {n}' for p, n in few.items())};"
+        "too few sentence pairs in this machine's gettext catalogs"
+        f" ({', '.join(f'{pair} {count}' for pair, count in too_few.items())};"
         f" {settings.min_catalog_pairs} wanted). Falling back to Babel's CLDR data for every pair: enough to try the"
         " commands, no evidence for any method."
     )

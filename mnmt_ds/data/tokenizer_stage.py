@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from mnmt_ds.data.build_cache import BuildStage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.settings import DataSettings, TokenizerSettings
 from mnmt_ds.data.tokenizer import JOINT, Tokenizer
 from mnmt_ds.data.worker_pool import Progress
@@ -18,39 +18,61 @@ THREADS = 2
 
 
 class TextFile(NamedTuple):
-    """A text file of so many lines."""
+    """A text file."""
 
     path: Path
+    """The file."""
     lines: int
+    """Its lines, a sentence each."""
 
 
 class TrainingText(NamedTuple):
     """Training text in one language."""
 
     language: str
+    """The language."""
     text: TextFile
+    """The file."""
     sha256: str
+    """Hash of its content."""
 
 
 def build_tokenizer_stage(
-    work: Path, pool: Executor, settings: DataSettings, sides: Sequence[TrainingText]
+    work: Path, pool: Executor, settings: DataSettings, texts: Sequence[TrainingText]
 ) -> tuple[BuildStage, bool]:
-    """The stage with the tokenizer, and whether it had to be made; a model of its own sees all text in its language."""
-    wanted = settings.tokenizer
-    print_ = fingerprint_of(
-        wanted.model_dump(mode="json"), settings.languages, THREADS, [(side.language, side.sha256) for side in sides]
+    """Trains the tokenizer, unless that was done before; a language's own model sees all text in its language.
+
+    Args:
+        work: directory of the corpus's stages.
+        pool: worker processes, each of which trains a model.
+        settings: the recipe's ``data`` section.
+        texts: all training text.
+
+    Returns:
+        The stage, with the tokenizer's files, and whether it had to be made.
+
+    Raises:
+        UserError: when the text cannot fill the vocabulary.
+    """
+    tokenizer_settings = settings.tokenizer
+    fingerprint = fingerprint_of(
+        tokenizer_settings.model_dump(mode="json"),
+        settings.languages,
+        THREADS,
+        [(text.language, text.sha256) for text in texts],
     )
-    if stage := load_stage(work, "tokenizer", print_):
+    if stage := load_stage(work, "tokenizer", fingerprint):
         return stage, False
-    count = min(wanted.sample, sum(side.text.lines for side in sides))
-    print(f"tokenizer: {wanted.kind}, {wanted.size:,} pieces, {count:,} sentences", file=sys.stderr, flush=True)
-    names = [JOINT] if wanted.kind == "joint" else list(settings.languages)
+    kind, size = tokenizer_settings.kind, tokenizer_settings.size
+    count = min(tokenizer_settings.sample, sum(text.text.lines for text in texts))
+    print(f"tokenizer: {kind}, {size:,} pieces, {count:,} sentences", file=sys.stderr, flush=True)
     jobs = {}
-    for name in names:
-        texts = [side.text for side in sides if name in (JOINT, side.language)]
-        jobs[name] = pool.submit(train_sentencepiece, texts, wanted, "all languages" if name == JOINT else name)
+    for name in [JOINT] if kind == "joint" else settings.languages:
+        files = [text.text for text in texts if name in (JOINT, text.language)]
+        label = "all languages" if name == JOINT else name
+        jobs[name] = pool.submit(train_sentencepiece, files, tokenizer_settings, label)
     with (
-        new_stage(work, "tokenizer", print_) as (path, record),
+        new_stage(work, "tokenizer", fingerprint) as (path, record),
         Progress("train SentencePiece", "models") as progress,
     ):
         models = {}
@@ -60,20 +82,30 @@ def build_tokenizer_stage(
         tokenizer = Tokenizer(settings.languages, models)
         tokenizer.save_to(path)
         record.update(hash=tokenizer.hash, size=tokenizer.size)
-    stage = load_stage(work, "tokenizer", print_)
-    assert stage is not None
-    return stage, True
+    return built_stage(work, "tokenizer", fingerprint), True
 
 
-def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, what: str) -> bytes:
-    """A SentencePiece model, serialised; UserError where the text cannot fill the vocabulary."""
+def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, label: str) -> bytes:
+    """Trains a SentencePiece model.
+
+    Args:
+        texts: training text.
+        settings: size and kind of the model.
+        label: whose model it is, for messages.
+
+    Returns:
+        The model, serialised.
+
+    Raises:
+        UserError: when the text cannot fill the vocabulary.
+    """
     import sentencepiece
 
     model = io.BytesIO()
     sentencepiece.set_min_log_level(2)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sampled(texts, settings),
+            sentence_iterator=_sample_sentences(texts, settings),
             model_writer=model,
             vocab_size=settings.size,
             model_type=settings.model,
@@ -92,36 +124,46 @@ def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, 
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split()).rpartition("] ")[2] or "no reason given"
         raise UserError(
-            f"data.tokenizer: SentencePiece cannot make {settings.size} pieces for {what} ({reason});"
+            f"data.tokenizer: SentencePiece cannot make {settings.size} pieces for {label} ({reason});"
             " change size, or set hard_limit=false"
         ) from None
     return model.getvalue()
 
 
-def sample_sizes(counts: Sequence[int], most: int, temperature: float) -> list[int]:
-    """Sentences to take of each text: in proportion to n^(1/temperature), none more than it has, ``most`` in all."""
-    taken = [0] * len(counts)
-    open_ = [i for i, count in enumerate(counts) if count]
-    left = min(most, sum(counts))
-    while open_ and left > 0:
-        weights = {i: counts[i] ** (1 / temperature) for i in open_}
+def sample_sizes(counts: Sequence[int], max_total: int, temperature: float) -> list[int]:
+    """Decides how many sentences of each text train a model: in proportion to n^(1/temperature).
+
+    Args:
+        counts: sentences n of each text.
+        max_total: most sentences in all.
+        temperature: 1: in proportion to the texts' sizes; the higher, the more alike.
+
+    Returns:
+        Sentences to take of each text, none more than it has.
+    """
+    sizes = [0] * len(counts)
+    open_texts = [i for i, count in enumerate(counts) if count]
+    remaining = min(max_total, sum(counts))
+    while open_texts and remaining > 0:
+        weights = {i: counts[i] ** (1 / temperature) for i in open_texts}
         total = sum(weights.values())
-        full = [i for i in open_ if counts[i] <= left * weights[i] / total]
-        if not full:
-            for i in open_:
-                taken[i] = int(left * (weights[i] / total))
+        exhausted = [i for i in open_texts if counts[i] <= remaining * weights[i] / total]
+        if not exhausted:
+            for i in open_texts:
+                sizes[i] = int(remaining * (weights[i] / total))
             break
-        for i in full:
-            taken[i] = counts[i]
-            left -= counts[i]
-        open_ = [i for i in open_ if i not in full]
-    return taken
+        for i in exhausted:
+            sizes[i] = counts[i]
+            remaining -= counts[i]
+        open_texts = [i for i in open_texts if i not in exhausted]
+    return sizes
 
 
-def _sampled(texts: Sequence[TextFile], settings: TokenizerSettings) -> Iterator[str]:
-    takes = sample_sizes([text.lines for text in texts], settings.sample, settings.temperature)
-    for text, take in zip(texts, takes, strict=True):
+def _sample_sentences(texts: Sequence[TextFile], settings: TokenizerSettings) -> Iterator[str]:
+    """Evenly spaced lines of each text."""
+    sizes = sample_sizes([text.lines for text in texts], settings.sample, settings.temperature)
+    for text, size in zip(texts, sizes, strict=True):
         with text.path.open("rb") as stream:
-            for j, line in enumerate(stream):
-                if (j + 1) * take // text.lines > j * take // text.lines:
+            for i, line in enumerate(stream):
+                if (i + 1) * size // text.lines > i * size // text.lines:
                     yield line[:-1].decode()

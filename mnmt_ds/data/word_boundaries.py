@@ -3,6 +3,8 @@
 A word begins at a piece that starts with ▁. Scripts without spaces (Han, Kana, Thai, Lao, Khmer, Burmese) show no such
 place inside a sentence: there every piece is a word of its own, which is what a piece of a unigram model comes nearest
 to. The rule looks at the text's own letters, so that mixed sentences need no language.
+
+Letters: T pieces of a sentence, V ids of the vocabulary.
 """
 
 import unicodedata
@@ -26,28 +28,41 @@ SPACELESS = (
 )
 """Code points of Kana, Han, Thai, Lao, Khmer and Burmese."""
 SPACE = "▁"
+"""How SentencePiece writes a space."""
 
 
 class WordBoundaries:
     """What the vocabulary's pieces say about words, looked up once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        """Looks at every piece of the vocabulary.
+
+        Args:
+            tokenizer: the corpus's tokenizer.
+        """
         pieces = [tokenizer.piece(i) for i in range(tokenizer.size)]
-        real = [SPECIALS <= i < tokenizer.mask for i in range(tokenizer.size)]
+        ordinary = [SPECIALS <= i < tokenizer.mask for i in range(tokenizer.size)]
         first = [piece.lstrip(SPACE)[:1] for piece in pieces]
         self.space_V = np.array([piece.startswith(SPACE) for piece in pieces])
         self.bare_V = np.array([piece.strip(SPACE) == "" for piece in pieces])
         """Pieces of ▁ alone: they belong to what follows."""
-        self.spaceless_V = np.array([ok and is_spaceless(letter) for ok, letter in zip(real, first, strict=True)])
+        self.spaceless_V = np.array([ok and is_spaceless(letter) for ok, letter in zip(ordinary, first, strict=True)])
         self.mark_V = np.array([unicodedata.category(letter or " ")[0] == "M" for letter in first]) & ~self.space_V
         """Pieces that go on with a combining mark never begin a word."""
-        self.special_V = ~np.array(real)
+        self.special_V = ~np.array(ordinary)
         self.mask = tokenizer.mask
-        self.pieces_V = np.flatnonzero(real)
+        self.pieces_V = np.flatnonzero(ordinary)
         """Ids of the ordinary pieces: what random words are made of."""
 
     def numbers(self, pieces_T: Ints) -> Ints:
-        """For each piece the number of its word, from 0; -1 for a special symbol (which is part of no word)."""
+        """Numbers the words of a sentence.
+
+        Args:
+            pieces_T: ids of a sentence, or of several joined by </s>.
+
+        Returns:
+            For each piece the number of its word, from 0; -1 for a special symbol (which is part of no word).
+        """
         before_T = np.roll(pieces_T, 1)
         free_T = self.spaceless_V[pieces_T] | self.spaceless_V[before_T]
         start_T = self.space_V[pieces_T] | (free_T & ~self.bare_V[before_T] & ~self.mark_V[pieces_T])
@@ -59,5 +74,12 @@ class WordBoundaries:
 
 
 def is_spaceless(letter: str) -> bool:
-    """Whether a character belongs to a script that writes no spaces between words."""
+    """Tells whether a character belongs to a script that writes no spaces between words.
+
+    Args:
+        letter: a character, or nothing.
+
+    Returns:
+        Whether it is in ``SPACELESS``.
+    """
     return letter != "" and any(low <= ord(letter) <= high for low, high in SPACELESS)

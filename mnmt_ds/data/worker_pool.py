@@ -16,20 +16,27 @@ from tqdm import tqdm
 
 from mnmt_ds.errors import UserError
 
-A = TypeVar("A")
-B = TypeVar("B")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def process_pool(count: int | None = None) -> ProcessPoolExecutor:
-    """A pool of processes; by default one for each processor this process may use."""
+    """Makes a pool of worker processes; they end when this process does.
+
+    Args:
+        count: processes; None: one for each processor that this process may use.
+
+    Returns:
+        The pool, a context manager.
+    """
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     count = count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count or os.cpu_count()
     return ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context(method), initializer=_end_with, initargs=(os.getpid(),)
+        count, mp_context=multiprocessing.get_context(method), initializer=_end_with_parent, initargs=(os.getpid(),)
     )
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """Lets a worker end when its parent is killed; else it would wait for work for ever, holding the parent's lock."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -37,33 +44,53 @@ def _end_with(parent: int) -> None:
             os._exit(1)
 
 
-def map_in_order(pool: Executor, function: Callable[[A], B], items: Iterable[A], ahead: int = 6) -> Iterator[B]:
-    """``map`` over processes in order, with at most ``ahead`` items under way.
+def map_in_order(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], max_pending: int = 6
+) -> Iterator[Result]:
+    """Applies a function in the pool, with few items under way; where ``items`` raises a UserError, the results of all
+    items before come first.
 
-    Where ``items`` raises, the results of all items before come first.
+    Args:
+        pool: worker processes.
+        function: what a worker computes; it and its arguments can be pickled.
+        items: arguments; taken only as far as results are.
+        max_pending: most items under way.
+
+    Yields:
+        Results in the order of the items.
     """
-    waiting: deque[Future[B]] = deque()
+    pending: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) >= max_pending:
+                yield pending.popleft().result()
     except UserError:
-        while waiting:
-            yield waiting.popleft().result()
+        while pending:
+            yield pending.popleft().result()
         raise
-    while waiting:
-        yield waiting.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line every ten seconds. ``with Progress("bs-en", "lines") as p: p.add(5)``."""
+    """A progress bar on a terminal; elsewhere a line every ten seconds.
 
-    def __init__(self, what: str, unit: str, total: int | None = None) -> None:
+    ``with Progress("bs-en", "lines") as progress: progress.add(5)``
+    """
+
+    def __init__(self, label: str, unit: str, total: int | None = None) -> None:
+        """Shows the bar, where there is a terminal.
+
+        Args:
+            label: what is under way.
+            unit: what is counted, in the plural.
+            total: how many there are; None: not known.
+        """
         self._terminal = sys.stderr.isatty()
         width, height = shutil.get_terminal_size()  # where a terminal says 0, tqdm by itself would show nothing
         self._bar = tqdm(
-            desc=what,
+            desc=label,
             unit=f" {unit}",
             total=total,
             disable=not self._terminal,
@@ -72,17 +99,21 @@ class Progress:
             ncols=width,
             nrows=height,
         )
-        self._what, self._unit, self._total, self._done = what, unit, total, 0
-        self._next = time.monotonic() + 10
+        self._label, self._unit, self._total, self._done = label, unit, total, 0
+        self._next_line = time.monotonic() + 10
 
     def add(self, count: int) -> None:
-        """So many more are done."""
+        """Counts more that are done.
+
+        Args:
+            count: how many more.
+        """
         self._bar.update(count)
         self._done += count
-        if not self._terminal and time.monotonic() > self._next:
-            self._next = time.monotonic() + 10
-            of = f" of {self._total:,}" if self._total else ""
-            print(f"{self._what}: {self._done:,}{of} {self._unit}", file=sys.stderr, flush=True)
+        if not self._terminal and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + 10
+            total = f" of {self._total:,}" if self._total else ""
+            print(f"{self._label}: {self._done:,}{total} {self._unit}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self

@@ -12,9 +12,11 @@ from mnmt_ds.errors import UserError
 
 
 def rules(**values: Any) -> CleaningRules:
-    own = {name: values.pop(name) for name in ("source", "target", "given", "mono", "collect") if name in values}
+    others = {
+        name: values.pop(name) for name in ("source", "target", "given", "monolingual", "list_faults") if name in values
+    }
     return CleaningRules(
-        **{"source": "mk", "target": "en", "key_side": 1, "clean": CleanSettings(**values), "seed": 1, **own}
+        **{"source": "mk", "target": "en", "key_side": 1, "clean": CleanSettings(**values), "seed": 1, **others}
     )
 
 
@@ -50,7 +52,7 @@ def cleaned(
         ("12:30", "12.30", {"min_script": 0}, None),
         ("Home", "home", {"given": True}, None),
         ("", "home", {"given": True}, "empty"),
-        ("Дома", "Дома", {"mono": True, "target": "mk"}, None),
+        ("Дома", "Дома", {"monolingual": True, "target": "mk"}, None),
     ],
 )
 def test_rules(source: str, target: str, values: dict[str, Any], fate: str | None) -> None:
@@ -133,7 +135,7 @@ def test_bad_lines(raw: bytes | None, what: str) -> None:
     dropped = cleaned("Дома", raw, max_line_bytes=100, bad_lines="drop")
     assert dict(dropped.counts) == {"read": 1, "bad line": 1, "clean": 0}
     assert dropped.source == dropped.target == b""
-    listed = cleaned("Дома", raw, max_line_bytes=100, collect=True)
+    listed = cleaned("Дома", raw, max_line_bytes=100, list_faults=True)
     assert len(listed.faults) == 1
     assert listed.faults[0].startswith(what)
 

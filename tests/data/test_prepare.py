@@ -100,7 +100,7 @@ def test_monolingual_text(moses: Moses, settings_of: Make, tmp_path: Path) -> No
     corpus = Corpus.open(settings.directory)
     assert corpus.monolingual == ("en", "bs", "hi")
     assert corpus.tokenizer.languages == ("bs", "en", "mr", "hi")
-    english = corpus.mono("en")
+    english = corpus.monolingual_sentences("en")
     held = {
         line
         for p, side in (("bs-en", 1), ("en-mr", 0))
@@ -109,14 +109,16 @@ def test_monolingual_text(moses: Moses, settings_of: Make, tmp_path: Path) -> No
     }
     assert english.text() == [*(line for line in ENGLISH if line not in held), "brand new"]
     bosnian = {line for which in ("dev", "test") for line in corpus.split("bs-en", which).text()[0]}
-    assert corpus.mono("bs").text() == [b for line in ENGLISH if (b := translated(line, "bs")) not in bosnian]
+    assert corpus.monolingual_sentences("bs").text() == [
+        b for line in ENGLISH if (b := translated(line, "bs")) not in bosnian
+    ]
     assert len(english) == len(english.lengths) == len(english.text())
     assert corpus.tokenizer.decode(english.pieces(3)) == english.text()[3]
     np.testing.assert_array_equal(english.lengths[:5], [len(english.pieces(i)) for i in range(5)])
     counts = corpus.manifest["monolingual"]["en"]["counts"]
     assert (counts["read"], counts["empty"], counts["duplicate"]) == (407, 1, 5)
     with pytest.raises(UserError, match="language 'mr': no monolingual text"):
-        corpus.mono("mr")
+        corpus.monolingual_sentences("mr")
 
 
 def test_per_language_models(moses: Moses, settings_of: Make) -> None:

@@ -135,7 +135,7 @@ def test_an_interrupted_exchange_of_files_is_not_trusted_and_is_mended(
     prepare(settings)
     from mnmt_ds.data import manifest
 
-    real, calls = manifest.publish, []
+    real, calls = manifest.publish_file, []
 
     def dies(source: Path, target: Path) -> None:
         calls.append(target)
@@ -143,13 +143,13 @@ def test_an_interrupted_exchange_of_files_is_not_trusted_and_is_mended(
             raise KeyboardInterrupt
         real(source, target)
 
-    monkeypatch.setattr(manifest, "publish", dies)
+    monkeypatch.setattr(manifest, "publish_file", dies)
     smaller = settings.model_copy(update={"max_train": {"*": 50}})
     with pytest.raises(KeyboardInterrupt):
         prepare(smaller)
     with pytest.raises(UserError, match="no prepared corpus here; run mnmt-ds prepare"):
         Corpus.open(settings.directory)
-    monkeypatch.setattr(manifest, "publish", real)
+    monkeypatch.setattr(manifest, "publish_file", real)
     prepare(settings)
     assert len(Corpus.open(settings.directory).split("bs-en", "train")) > 50
 

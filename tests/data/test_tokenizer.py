@@ -85,14 +85,6 @@ def test_merged_vocabularies_share_ids_of_equal_pieces(merged: Tokenizer) -> Non
             assert merged.decode(ids) == line
 
 
-def test_words_start_at_the_mark(joint: Tokenizer) -> None:
-    starts = joint.starts_word()
-    assert starts.shape == (joint.size,)
-    ids = joint.encode("red bird", "en")
-    assert [joint.piece(i).startswith("▁") for i in ids] == starts[ids].tolist()
-    assert not starts[[0, 1, 2, 3, joint.mask, joint.tag("en")]].any()
-
-
 def test_training_is_deterministic_and_knows_no_path(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     first, second = model(tmp_path / "a", ENGLISH), model(tmp_path / "elsewhere" / "b", ENGLISH)

@@ -106,7 +106,7 @@ class TrainingData:
         if self.mono is None:
             return parallel
         total = sum(counts(part.shares, sum(self.sizes)))
-        return self.mono.mixed(parallel, total, epoch, self.train.max_tokens, part.number, part.done)
+        return self.mono.mix_into(parallel, total, epoch, self.train.max_tokens, part.number, part.done)
 
     def sample(self, share: float, name: str) -> EpochPlan:
         """Micro-batches of a fixed sample, ``share`` of every pair's sentences, the same on every rank."""
@@ -126,7 +126,7 @@ class TrainingData:
 
     def batches(self, plan: EpochPlan) -> RankBatches:
         """This rank's micro-batches of a plan; an update's are not counted yet."""
-        noised = None if self.mono is None else partial(self.mono.batch, plan.epoch)
+        noised = None if self.mono is None else partial(self.mono.make_batch, plan.epoch)
         return RankBatches(plan, self.splits, self.frames, data_parallel_rank(), data_parallel_size(), noised)
 
     def counted(self, group: list[Batch]) -> list[Batch]:
