@@ -8,7 +8,8 @@ from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import EpochPlan, PairLengths, plan_batches, usable_lengths
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.denoising import ConcurrentTask, DenoisingSettings
-from mnmt_ds.data.framing import FramingSettings, frame_of, split_pair
+from mnmt_ds.data.framing import FramingSettings, frame_of
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.loader import collate
 from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import seed_of

@@ -12,7 +12,8 @@ from mnmt_ds.analysis import batches, files, pictures, pruning, specificity
 from mnmt_ds.analysis.sensitivity import sensitivity
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.data.framing import FramingSettings, split_pair
+from mnmt_ds.data.framing import FramingSettings
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.worker_pool import Progress
 from mnmt_ds.decoding.beam_search import SearchSettings
 from mnmt_ds.decoding.loading import Translator, open_translator

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mnmt_ds import files
+from mnmt_ds.data.language_pairs import split_pair
 
 if TYPE_CHECKING:
     from mnmt_ds.data.worker_pool import Progress
@@ -131,7 +132,7 @@ def _translate(
 
     longest = translator.model.settings.max_positions
     texts = [line[: 64 * longest] for line in lines]  # what lies beyond cannot fit, and encoding it would take long
-    pieces = translator.tokenizer.encode_many(texts, args.pair.partition("-")[0])
+    pieces = translator.tokenizer.encode_many(texts, split_pair(args.pair)[0])
     found = translate_all(
         translator, {args.pair: pieces}, search, args.batch_tokens, processes(args, translator, len(lines)),
         progress.add,

@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple
 
 from mnmt_ds.batch import EOS
 from mnmt_ds.config import Settings
-from mnmt_ds.data.language_pairs import split_pair as split_pair
 
 
 class FramingSettings(Settings):

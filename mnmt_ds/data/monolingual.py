@@ -1,7 +1,7 @@
 """The self-supervised side of an epoch: which sentences of which language, under which noise.
 
-What is drawn is a function of (seed, epoch, index) alone, as for the pairs. A source is a task on a language's text; its
-number counts on from the pairs'.
+What is drawn is a function of (seed, epoch, index) alone, as for the pairs. A source is a task on a language's text;
+its number counts on from the pairs'.
 
 Letters: N items (sentences or blocks).
 """
@@ -18,7 +18,8 @@ from mnmt_ds.data.batching import EpochPlan, PairLengths, interleave_plans, plan
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.denoising import DenoisingSettings, MlmTask, apply_noise, collate_noised
 from mnmt_ds.data.feistel_permutation import draw_items
-from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
+from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.monolingual_pool import BlockPool, TextPool, language_pool
 from mnmt_ds.data.word_boundaries import WordBoundaries
 from mnmt_ds.distributed import seed_of

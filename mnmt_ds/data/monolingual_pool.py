@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mnmt_ds.batch import EOS
 from mnmt_ds.data.corpus import Corpus, Split
-from mnmt_ds.data.framing import split_pair
+from mnmt_ds.data.language_pairs import split_pair
 
 Ints = NDArray[np.int64]
 

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
+from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.decoding.beam_search import SearchSettings
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.translation import hypothesis_text, translate_all
@@ -89,7 +90,7 @@ def evaluate(
         raise UserError(f"{corpus.directory}: the {task.split} set of {', '.join(empty)} is empty; leave them out")
     for pair in splits:
         for name in task.score.tokenizers:
-            scores.bleu_tokenizer(name, pair.partition("-")[2])
+            scores.bleu_tokenizer(name, split_pair(pair)[1])
     texts = {pair: split.text() for pair, split in splits.items()}
     identity = {
         "model": translator.description.get("sha256"),
@@ -145,7 +146,7 @@ def score_report_of_pair(
         What ``scores.score_pair`` gives, with train_sentences and class.
     """
     size = int(corpus.manifest["pairs"][pair]["splits"].get("train", {}).get("sentences", 0))
-    facts = scores.score_pair(hypotheses, references, pair.partition("-")[2], settings)
+    facts = scores.score_pair(hypotheses, references, split_pair(pair)[1], settings)
     return {**facts, "train_sentences": size, "class": scores.resource_class(size, settings)}
 
 

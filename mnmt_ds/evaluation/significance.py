@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.scores import MetricScore, ScoreSettings
 
@@ -100,7 +101,7 @@ def paired_bootstrap(
         samples: list[NDArray[np.float64]] = []
         differences[metric] = {}
         for pair in pairs:
-            tokenizer = scores.bleu_tokenizer(settings.tokenizers[0], pair.partition("-")[2])
+            tokenizer = scores.bleu_tokenizer(settings.tokenizers[0], split_pair(pair)[1])
             scored = [
                 [_score(metric, side[pair], references[pair], tokenizer) for side in system] for system in systems
             ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.kernels.types import Gate, Teacher
@@ -139,7 +140,7 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
             return batch
         hidden_BTE, projection_VE = pool.states(version, batch)
         vocabulary_V = (
-            context.target_vocabulary(pair.partition("-")[2]) if settings.teacher_vocabulary == "language" else None
+            context.target_vocabulary(split_pair(pair)[1]) if settings.teacher_vocabulary == "language" else None
         )
         teacher = Teacher(hidden_BTE, projection_VE, share * alpha, gate, vocabulary_V=vocabulary_V)
         if settings.needs_eval_states:
@@ -179,7 +180,7 @@ def default_alpha(settings: LssdSettings, pairs: Sequence[str]) -> float:
     Returns:
         alpha.
     """
-    targets = {pair.partition("-")[2] for pair in pairs}
+    targets = {split_pair(pair)[1] for pair in pairs}
     if len(targets) > 1:
         return 0.6
     if settings.profile == "paper":

@@ -13,7 +13,8 @@ from mnmt_ds.config import Settings
 from mnmt_ds.data.batching import EpochPlan, PairLengths, fixed_batches, plan_epoch, usable_lengths
 from mnmt_ds.data.corpus import Corpus, Split
 from mnmt_ds.data.denoising import DenoisingSettings
-from mnmt_ds.data.framing import Frame, FramingSettings, frame_of, split_pair
+from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
 from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import (

@@ -8,6 +8,7 @@ import torch
 
 from mnmt_ds import metric_keys
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.decoding.beam_search import Hypothesis, SearchSettings
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.translation import decode_batch, hypothesis_text, make_batches, untranslatable_ids
@@ -83,7 +84,7 @@ def _scores(
     for pair, split in splits.items() if is_main() else ():
         found = {place: best for part in everyone for place, best in part[pair].items()}
         texts = [hypothesis_text(translator, found[i][0]) if found.get(i) else "" for i in range(counts[pair])]
-        target = pair.partition("-")[2]
+        target = split_pair(pair)[1]
         facts = score_pair(texts, split.text()[1][: counts[pair]], target, ScoreSettings())
         scored[pair] = {"bleu": facts["bleu"], "chrf": facts["chrf"]}
     return from_main(scored)
