@@ -109,7 +109,7 @@ def on_rank(args: argparse.Namespace, measure: Callable[[], list[Any]]) -> int:
 
 def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     """A row for each number of micro-batches, on ``count`` stages of this job's ranks."""
-    from mnmt_ds.config import plain
+    from mnmt_ds.config import parse_yaml
     from mnmt_ds.distributed import on_main_first, split_into_stages
     from mnmt_ds.engine.parallel import ds_config, pipeline_engine, stage_balance
     from mnmt_ds.engine.settings import TrainSettings
@@ -117,7 +117,7 @@ def measure(args: argparse.Namespace, count: int) -> list[Figures]:
 
     split_into_stages(count)
     given = args.model or ["preset=base", "d_model=256", "ffn=1024", "heads=4"]
-    model = ModelSettings(**{name: plain(value) for name, _, value in (word.partition("=") for word in given)})
+    model = ModelSettings(**{name: parse_yaml(value) for name, _, value in (word.partition("=") for word in given)})
     train = TrainSettings(batches_per_update=args.micro_batches[0])
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
     costs = on_main_first(stage_balance.by_time, model, args.vocabulary, args.max_tokens, "auto")

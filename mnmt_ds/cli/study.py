@@ -24,7 +24,7 @@ HELP = "train, evaluate and tabulate a grid of methods, seeds and settings"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument("study", type=Path, nargs="?", help="YAML file of the study")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="recipe settings for all runs, after the rows'")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--max-epochs", type=int, metavar="N", help="the cap of every row, instead of the study's")
@@ -35,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--directory", type=Path, help="for runs and report, instead of the study's")
     parser.add_argument("--dry-run", action="store_true", help="print the grid with the state of every run, do nothing")
     parser.add_argument("--report", action="store_true", help="train nothing; tables of what is complete")
-    parser.add_argument("--help-study", action="store_true", help="print every key of a study and stop")
+    parser.add_argument(
+        "--help-study", action="store_true", help="print all settings of a study with their meanings as YAML, and stop"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the study; 0 where all is complete, 1 where a run failed."""
-    from mnmt_ds.config import describe
+    from mnmt_ds.config.help_text import help_yaml
     from mnmt_ds.errors import UserError
     from mnmt_ds.files import lock
     from mnmt_ds.study import run_state
@@ -50,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.study.settings import StudySettings
 
     if args.help_study:
-        print("\n".join(describe(StudySettings)))
+        print(help_yaml(StudySettings, what="study"), end="")
         return 0
+    if args.study is None:
+        raise UserError("no study; give the path of its YAML file, or see --help-study")
     if args.jobs < 1:
         raise UserError("--jobs: at least 1")
     study = read_study(args.study, _study_overrides(args), args.overrides)

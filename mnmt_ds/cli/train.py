@@ -8,22 +8,53 @@ HELP = "train a model as a recipe says"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
+    parser.add_argument("recipe", type=Path, nargs="?", help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest good checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
-    parser.add_argument("--dump-config", action="store_true", help="print the whole resolved recipe and stop")
-    parser.add_argument("--help-config", action="store_true", help="print every setting with its meaning and stop")
+    parser.add_argument(
+        "--dump-config", action="store_true", help="print the recipe with every value as it is used, and stop"
+    )
+    parser.add_argument(
+        "--help-config", nargs="?", const="", metavar="SECTION",
+        help="print all settings with their meanings as YAML, or those of a section (train, method.lssd, data.corpora),"
+        " and stop",
+    )  # fmt: skip
+    parser.add_argument("--json-schema", action="store_true", help="print a JSON schema of recipes, and stop")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
-    from mnmt_ds.config import describe, dump
-    from mnmt_ds.engine.recipe import Recipe, load_recipe
+    """Trains, or prints what is asked for.
 
-    if args.help_config:
-        print("\n".join(describe(Recipe)))
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: when the recipe, its data or this machine do not fit.
+    """
+    from mnmt_ds.config import dump
+    from mnmt_ds.config.help_text import help_yaml
+    from mnmt_ds.config.json_schema import json_schema
+    from mnmt_ds.engine.recipe import Recipe, load_recipe
+    from mnmt_ds.errors import UserError
+
+    if args.help_config is not None:
+        print(help_yaml(Recipe, args.help_config), end="")
         return 0
+    if args.json_schema:
+        print(json_schema(Recipe), end="")
+        return 0
+    if args.recipe is None:
+        raise UserError("no recipe; give the path of a YAML recipe, or see --help-config")
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     recipe = load_recipe(args.recipe, args.overrides)

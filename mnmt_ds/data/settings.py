@@ -18,6 +18,8 @@ else:
 class Files(Settings):
     """One place that holds sentences. In ``path`` and ``target_path``, {source}, {target} and {pair} are filled in."""
 
+    example = {"format": "tsv", "path": "corpora/{pair}.tsv"}  # noqa: RUF012 (a class variable of the base)
+
     format: Format = Field(description=f"{describe_formats()}.")
     path: str = ""
     """File or directory; with moses the source side. .gz, .xz and .zst are read as they are."""
@@ -30,7 +32,7 @@ class Files(Settings):
     """flores: dev or devtest (default: dev for ``dev``, devtest for ``test``); huggingface: the split's name."""
     domain: str = ""
     """Name for the cap per domain; default: the file's name."""
-    codes: dict[str, str] = Field(default_factory=dict)
+    codes: dict[str, str] = Field(default_factory=dict, examples=[{"bs": "bos_Latn"}])
     """What a language is called in there where that differs, such as {bs: bos_Latn}."""
 
     @model_validator(mode="after")
@@ -47,11 +49,11 @@ class Files(Settings):
 class PairFiles(Settings):
     """Where one pair's sentences come from."""
 
-    train: list[Files] = Field(default_factory=list)
+    train: list[Files] = Field(default_factory=list, examples=[[Files.example]])
     """Training text; also the source of dev and test where those are not given."""
-    dev: list[Files] = Field(default_factory=list)
+    dev: list[Files] = Field(default_factory=list, examples=[[Files.example]])
     """Given dev set, taken whole; empty: ``split.dev`` sentences are held out of ``train``."""
-    test: list[Files] = Field(default_factory=list)
+    test: list[Files] = Field(default_factory=list, examples=[[Files.example]])
     """Given test set, taken whole; empty: ``split.test`` sentences are held out of ``train``."""
 
 
@@ -133,27 +135,29 @@ class DataSettings(Settings):
 
     directory: str = "data"
     """Where the prepared corpus is."""
-    pairs: tuple[str, ...]
+    pairs: tuple[str, ...] = Field(examples=[["bs-en", "mr-en"]])
     """Language pairs, source-target: a list, or "bs-en,mr-en"."""
     source: Literal["auto", "files", "gettext", "cldr"] = "auto"
     """files: ``corpora`` alone. gettext: the system's catalogs, as they are when first read (later changes of the
     system are left alone; ``prepare --fresh`` reads anew). cldr: Babel's data. auto: ``corpora`` where it is given,
     else gettext, else (where catalogs are missing or too few) cldr for every pair."""
-    corpora: dict[str, PairFiles] = Field(default_factory=dict)
+    corpora: dict[str, PairFiles] = Field(default_factory=dict, examples=[{"*": {"train": [Files.example]}}])
     """Files by pair; "*" stands for every pair that is not named. What concerns none of ``pairs`` is left unused."""
-    monolingual: dict[str, list[Files]] = Field(default_factory=dict)
+    monolingual: dict[str, list[Files]] = Field(
+        default_factory=dict, examples=[{"en": [{"format": "text", "path": "corpora/en.txt"}]}]
+    )
     """Text in one language, by language."""
     catalogs: tuple[str, ...] = ("/usr/share/locale", "/usr/share/locale-langpack", "/usr/local/share/locale")
     """Where gettext looks for LANGUAGE/LC_MESSAGES/*.mo."""
     min_catalog_pairs: int = 300
     """With source auto: a pair with fewer clean sentence pairs from catalogs makes every pair fall back to cldr."""
-    max_train: dict[str, int] = Field(default_factory=dict)
+    max_train: dict[str, int] = Field(default_factory=dict, examples=[{"*": 100000, "bs-en": 5000}])
     """Most training sentences by pair (either direction's name, or "*"), chosen by hash."""
     clean: CleanSettings = CleanSettings()
     split: SplitSettings = SplitSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
 
-    @field_validator("pairs", mode="before")
+    @field_validator("pairs", mode="before", json_schema_input_type=tuple[str, ...] | str)
     @classmethod
     def _listed(cls, value: object) -> object:
         return [item.strip() for item in value.split(",")] if isinstance(value, str) else value

@@ -50,7 +50,7 @@ class Recipe(Settings):
     """Where the run is written."""
     profile: Literal["paper", "released"] = "paper"
     """paper: the equations; released: what the authors' code does, wherever a setting is not given."""
-    data: DataSettings
+    data: DataSettings = Field(examples=[{"pairs": ["bs-en", "mr-en"]}])
     """Corpora, cleaning, tokenizer."""
     framing: FramingSettings = FramingSettings()
     """Language tags."""
@@ -58,7 +58,7 @@ class Recipe(Settings):
     """Text of one language beside the pairs, and the tasks on it; with ``method: by_task``."""
     sampler: SamplerSettings = TemperatureSettings()
     """Shares of the language pairs: fixed by temperature, or moved by what is measured."""
-    students: tuple[StudentSettings, ...] = ()
+    students: tuple[StudentSettings, ...] = Field((), examples=[[{}, {}]])
     """Two or more students trained side by side (mutual distillation); empty: one, with ``sampler``."""
     placement: Literal["together", "split"] = "together"
     """Of several students. together: all on every rank; split: each on as many ranks of its own, which exchange decoder

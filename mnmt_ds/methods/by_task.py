@@ -25,6 +25,8 @@ TRANSLATION = "translation"
 class ByTaskSettings(Settings):
     """A method and a weight for translation and for each of ``denoising.tasks``."""
 
+    example = {"tasks": {"translation": {"name": "translation"}, "cd": {"name": "denoising"}}}  # noqa: RUF012
+
     name: Literal["by_task"] = "by_task"
     """The method's name."""
 
@@ -32,7 +34,7 @@ class ByTaskSettings(Settings):
     """paper: the equations; released: what the authors' code does."""
     tasks: "dict[str, TaskSettings]"
     """Method of each task: translation, and cd, dae, mlm or mass as in ``denoising.tasks``."""
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, float] = Field(default_factory=dict, examples=[{"cd": 1.0}])
     """Weight of each task's loss; 1 where none is given."""
     divisor: Literal["task", "shared"] = "task"
     """task: each loss is a mean over its own task's tokens of the update, so that the tasks' means are summed;

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
@@ -23,7 +23,7 @@ class MultiDistillSettings(Settings):
 
     name: Literal["multi_distill"] = "multi_distill"
     """The method's name."""
-    experts: dict[str, Path] | Path = {}  # noqa: RUF012 (pydantic copies it)
+    experts: dict[str, Path] | Path = Field({}, examples=[{"bs-en": "runs/expert-bs-en/best"}])
     """A model directory (such as another run's best) for every pair; same tokenizer and shape as the student. Or one
     run (such as a study's bilingual row), whose best_<pair> are the experts."""
     alpha: float = 0.9

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class MultiTeacherSettings(Settings):
     """Which methods teach together."""
 
+    example = {"methods": [{"name": "lssd"}, {"name": "multi_distill"}]}  # noqa: RUF012 (a class variable of the base)
+
     name: Literal["multi_teacher", "several"] = "multi_teacher"
     """The method's name; older recipes and checkpoints say ``several``."""
     methods: "tuple[TeachingSettings, ...]" = ()

@@ -28,7 +28,7 @@ class ChiIbrSettings(Settings):
     """chi_ibr: iterated best response in a chi-square ball."""
     temperature: float = Field(default=1.0, gt=0)
     """T of the shares around which the ball lies, p proportional to n^(1/T) (the paper's: 1)."""
-    baseline: Path
+    baseline: Path = Field(examples=["runs/plain"])
     """Training losses of a converged plain run: its directory, or JSON {pair: loss}."""
     rho: float = Field(default=0.05, gt=0)
     """Size of the ball: 1/2 sum_l p_l (q_l / p_l - 1)^2."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnmt_ds.config import load, places
+from mnmt_ds.config import key_locations, load
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
@@ -78,7 +78,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
     settings = load(StudySettings, path, overrides)
     if any(text.startswith("seeds=") for text in overrides):
         settings = settings.with_same_seeds()
-    where = places(path)
+    where = key_locations(path)
     for n, command in enumerate(settings.after):
         try:
             closing_command(settings, command, "", where.get(("after", n), str(path)))

@@ -69,7 +69,7 @@ class StudySettings(Settings):
 
     title: str = "Study"
     """Heading of the report."""
-    directory: Path
+    directory: Path = Field(examples=["runs/study"])
     """Where runs and report are written; paths are relative to the working directory."""
     recipe: Path | None = None
     """Base recipe of every row, from the study's folder."""
@@ -81,7 +81,7 @@ class StudySettings(Settings):
     """The budget of every row."""
     settings: dict[str, PartSettings] = Field(default_factory=dict)
     """Corpora, directions or values under which every row is run and compared; empty: the base recipe alone."""
-    rows: dict[str, RowSettings]
+    rows: dict[str, RowSettings] = Field(examples=[{"plain": {}}])
     """The rows, in the order of the tables."""
     baseline: str | None = None
     """The row that gains are over; none: the first."""
@@ -98,7 +98,7 @@ class StudySettings(Settings):
     the row's first seed in the first setting. One is run where all runs that it names are complete; one that names
     none, where all of the study is."""
 
-    @field_validator("rows", mode="before")
+    @field_validator("rows", mode="before", json_schema_input_type=dict[str, RowSettings | None])
     @classmethod
     def _no_changes(cls, rows: Any) -> Any:
         """A row that only has a name changes nothing."""

@@ -27,7 +27,7 @@ class TeacherSettings(Settings):
     memory_gib: float = 4.0
     """CPU memory a rank may spend on remembered states, in GiB; along pipeline stages, a rank of the last one."""
     disk: Path | None = None
-    """Directory on each node's own disk for what memory does not hold; None: no disk."""
+    """Directory on each node's own disk for what memory does not hold; null: no disk."""
     disk_gib: float = 64.0
     """Disk a rank may spend on remembered states, in GiB."""
 

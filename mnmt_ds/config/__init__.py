@@ -1,0 +1,10 @@
+"""Strict settings: YAML recipes in, immutable objects out; help, a JSON schema and reference pages from one source.
+
+Each component's settings class stands beside the component; this package knows none of them.
+"""
+
+from mnmt_ds.config.loading import dump, key_locations, load
+from mnmt_ds.config.settings import Settings, merged
+from mnmt_ds.config.yaml_values import format_value, parse_yaml
+
+__all__ = ["Settings", "dump", "format_value", "key_locations", "load", "merged", "parse_yaml"]

@@ -1,0 +1,137 @@
+"""The base of every settings class, and what can be asked of such a class."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, get_args, get_origin
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
+
+
+class Settings(BaseModel):
+    """Base of every settings class: immutable, no unknown key, the docstring under a field is its description.
+
+    Values that are not given are filled once, when a recipe is read: those of a profile by ``released``, those that
+    depend on the language pairs by ``resolved``. What a recipe holds afterwards is what a run uses.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, validate_default=True
+    )
+    example: ClassVar[dict[str, Any]] = {}
+    """Values with which ``--help-config`` shows a section whose defaults alone are not valid."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_aliases(cls, values: Any) -> Any:
+        """Other toolkits' names become ours; a setting given under two names is refused."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for name, field in cls.model_fields.items():
+            for alias in (alias for alias in aliases(name, field) if alias in values):
+                if values.get(name) is not None:
+                    raise ValueError(f"'{alias}' is another name of '{name}'; give one of them")
+                values[name] = values.pop(alias)
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_profile(cls, values: Any) -> Any:
+        """Fills what ``profile: released`` sets; null stands for a value that is not given, as in older recipes."""
+        if not isinstance(values, dict) or not (released := cls.released(values)):
+            return values
+        values = {name: value for name, value in values.items() if value is not None or name not in released}
+        return merged(released, values) if values.get("profile") == "released" else values
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists the settings in which the authors' released code departs from their paper.
+
+        Args:
+            given: the section's values as they were given; some others may depend on them.
+
+        Returns:
+            Their values under ``profile: released``, wherever they are not given.
+        """
+        return {}
+
+    def resolved(self, pairs: Sequence[str]) -> Self:
+        """Fills the values that depend on the language pairs, here and in the settings inside.
+
+        Args:
+            pairs: the recipe's language pairs, such as bs-en.
+
+        Returns:
+            These settings, complete.
+        """
+        changes = {name: _resolved(value, pairs) for name, value in self}
+        return self.model_copy(update=changes)
+
+
+def _resolved(value: Any, pairs: Sequence[str]) -> Any:
+    """A field's value, with all settings inside resolved."""
+    if isinstance(value, Settings):
+        return value.resolved(pairs)
+    if isinstance(value, tuple | list):
+        return type(value)(_resolved(item, pairs) for item in value)
+    if isinstance(value, dict):
+        return {key: _resolved(item, pairs) for key, item in value.items()}
+    return value
+
+
+def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Merges two trees of values.
+
+    Args:
+        base: values by key.
+        top: values that win, key by key at every level.
+
+    Returns:
+        A new tree.
+    """
+    result = dict(base)
+    for key, value in top.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            value = merged(result[key], value)
+        result[key] = value
+    return result
+
+
+def aliases(name: str, field: FieldInfo) -> list[str]:
+    """Lists a field's names in other toolkits.
+
+    Args:
+        name: the field's own name.
+        field: the field.
+
+    Returns:
+        The other names that a recipe may give it.
+    """
+    choices = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()
+    return [str(choice) for choice in choices if choice != name]
+
+
+def settings_classes(annotation: Any) -> list[type[Settings]]:
+    """Finds the settings classes inside an annotation such as ``X``, ``X | Y``, ``list[X]`` or ``dict[str, X]``.
+
+    Args:
+        annotation: a field's annotation.
+
+    Returns:
+        The classes, in the annotation's order.
+    """
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, Settings) else []
+    return [kind for argument in get_args(annotation) for kind in settings_classes(argument)]
+
+
+def tag(kind: type[Settings]) -> str | None:
+    """Gives the value of ``name`` that tells a class apart from the others of a union.
+
+    Args:
+        kind: a settings class.
+
+    Returns:
+        The default of its ``name``; None where it has no such field.
+    """
+    return str(kind.model_fields["name"].default) if "name" in kind.model_fields else None
