@@ -15,38 +15,64 @@ from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import seed_of
 
 
-def of_pair(
+def random_batches_of_pair(
     corpus: Corpus, framing: FramingSettings, pair: str, count: int, max_tokens: int, longest: int, seed: int
 ) -> list[Batch]:
-    """At most ``count`` batches of a pair's training set, drawn without replacement; fewer where it has no more."""
+    """Draws random training batches of a pair, without replacement.
+
+    Args:
+        corpus: the prepared corpus.
+        framing: where language tags stand.
+        pair: source and target language, such as ``bs-en``.
+        count: batches wanted.
+        max_tokens: padded tokens of a batch, on its longer side.
+        longest: longest sentence in tokens.
+        seed: of the draw.
+
+    Returns:
+        ``count`` batches; fewer where the pair has no more text.
+    """
     source, target = split_pair(pair)
     frame = frame_of(framing, corpus.tokenizer.tag(source), corpus.tokenizer.tag(target))
     split = corpus.split(pair, "train")
     extra = len(frame.source_prefix) + len(frame.source_suffix)
-    known = usable_lengths(split.source_lengths, split.target_lengths, extra, 1, min(longest, max_tokens))
-    plan = plan_batches([known], seed_of(seed, "analyse", pair), max_tokens, 1)
+    lengths = usable_lengths(split.source_lengths, split.target_lengths, extra, 1, min(longest, max_tokens))
+    plan = plan_batches([lengths], seed_of(seed, "analyse", pair), max_tokens, 1)
     return [collate(split, chosen, frame, 0, 1) for chosen in _first(plan, count)]
 
 
-def of_languages(
+def random_batches_by_language(
     corpus: Corpus, framing: FramingSettings, pairs: Sequence[str], count: int, max_tokens: int, longest: int, seed: int
 ) -> dict[str, list[Batch]]:
-    """The same for concurrent denoising, by language."""
+    """Draws random batches of concurrent denoising, for each language of the pairs.
+
+    Args:
+        corpus: the prepared corpus.
+        framing: where language tags stand.
+        pairs: language pairs of the run.
+        count: batches wanted of each language.
+        max_tokens: padded tokens of a batch, on its longer side.
+        longest: longest sentence in tokens.
+        seed: of the draw and of the noise.
+
+    Returns:
+        Batches by language; fewer than ``count`` where a language has no more text.
+    """
     settings = DenoisingSettings(tasks=(ConcurrentTask(),))
     mono = DenoisingSources(corpus, pairs, settings, framing, seed, min(longest, max_tokens))
-    found = {}
+    batches = {}
     for number, source in enumerate(mono.sources):
-        every = np.arange(len(source.pool))
-        length = source.pool.lengths(every) + 2
+        numbers = np.arange(len(source.pool))
+        length = source.pool.lengths(numbers) + 2
         fits = length <= mono.max_length
         plan = plan_batches(
-            [PairLengths(every[fits], length[fits], length[fits])],
+            [PairLengths(numbers[fits], length[fits], length[fits])],
             seed_of(seed, "analyse", source.name), max_tokens, 1,
         )  # fmt: skip
-        found[source.language] = [
+        batches[source.language] = [
             mono.make_batch(0, mono.first_number + number, chosen) for chosen in _first(plan, count)
         ]
-    return found
+    return batches
 
 
 def _first(plan: EpochPlan, count: int) -> list[np.ndarray]:

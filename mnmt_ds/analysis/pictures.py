@@ -1,4 +1,7 @@
-"""The pictures of paper 3's analyses, as PNG: heat maps (Figures 2, 6, 7), pruning curve (3), distribution (10)."""
+"""The pictures of paper 3's analyses, as PNG: heat maps (Figures 2, 6, 7), pruning curve (3), distribution (10).
+
+Shape letters: N parameters.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,14 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mnmt_ds.analysis.specificity import Spread
+from mnmt_ds.analysis.specificity import SensitivitySpread
 
 SIZE = 0.62
 """Inches of a heat map's cell."""
 
 
 def heat_maps(path: Path, maps: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Correlations of every two languages, one map a title, on one scale."""
+    """Draws the correlations of every two languages, one map a title, on one scale.
+
+    Args:
+        path: PNG file to write.
+        maps: (L, L) correlations by title.
+        names: the L languages.
+    """
     wide = SIZE * len(names) + 1.2
     figure = Figure(figsize=(wide * len(maps) + 0.8, wide), layout="constrained")
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
@@ -28,8 +37,14 @@ def heat_maps(path: Path, maps: Mapping[str, Tensor], names: Sequence[str]) -> N
     _save(figure, path)
 
 
-def rows(path: Path, values: Mapping[str, Mapping[str, float]], label: str) -> None:
-    """A number for each row's name and column's name, such as a layer's mean specificity for each language."""
+def row_heat_map(path: Path, values: Mapping[str, Mapping[str, float]], label: str) -> None:
+    """Draws a number for each row and column, such as a layer's mean specificity for each language.
+
+    Args:
+        path: PNG file to write.
+        values: {row: {column: number}}, the same columns in every row.
+        label: of the colour scale.
+    """
     names = list(next(iter(values.values())))
     figure = Figure(figsize=(SIZE * len(names) + 3, 0.32 * len(values) + 1.2), layout="constrained")
     ax = figure.subplots()
@@ -41,8 +56,13 @@ def rows(path: Path, values: Mapping[str, Mapping[str, float]], label: str) -> N
     _save(figure, path)
 
 
-def curves(path: Path, bleu: Mapping[str, Mapping[float, float]]) -> None:
-    """BLEU against the share of pruned parameters, one curve a run."""
+def pruning_curves(path: Path, bleu: Mapping[str, Mapping[float, float]]) -> None:
+    """Draws BLEU against the share of pruned parameters, one curve a run.
+
+    Args:
+        path: PNG file to write.
+        bleu: {run: {share pruned: BLEU}}.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     for name, points in bleu.items():
@@ -55,8 +75,13 @@ def curves(path: Path, bleu: Mapping[str, Mapping[float, float]]) -> None:
     _save(figure, path)
 
 
-def distribution(path: Path, spreads: Mapping[str, Spread]) -> None:
-    """Violins of the sensitivity (left axis) and its standard deviation (right axis), one a run."""
+def sensitivity_violins(path: Path, spreads: Mapping[str, SensitivitySpread]) -> None:
+    """Draws violins of the sensitivity (left axis) and its standard deviation (right axis), one a run.
+
+    Args:
+        path: PNG file to write.
+        spreads: by name of the run.
+    """
     figure = Figure(figsize=(2.2 + 1.4 * len(spreads), 4), layout="constrained")
     ax = figure.subplots()
     places = list(range(1, len(spreads) + 1))

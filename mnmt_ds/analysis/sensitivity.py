@@ -22,9 +22,18 @@ Scorer = Callable[..., LossAndMetrics]
 def sensitivity(
     model: Transformer, batches: Sequence[Batch], score: Scorer, progress: Callable[[int], None] = lambda n: None
 ) -> Sensitivity:
-    """Equation 3: the mean over batches of |theta * dL/dtheta|, L the loss a token, without dropout.
+    """Measures every parameter's sensitivity: the mean over batches of |theta * dL/dtheta| (paper 3, Equation 3).
 
-    The batches are dealt out over the ranks; the result is equal on all of them. A tied matrix counts once.
+    L is the loss a token, without dropout. The batches are dealt out over the ranks. A tied matrix counts once.
+
+    Args:
+        model: the model; it is put into eval mode.
+        batches: batches of one language (or pair).
+        score: the loss of a batch.
+        progress: called with the number of batches done.
+
+    Returns:
+        float32 by parameter name, in the parameter's shape, equal on all ranks.
     """
     model.eval()
     device = model.embedding.weight.device
@@ -47,12 +56,27 @@ def sensitivity(
     return {name: value.div_(max(1, len(batches))).cpu() for name, value in total.items()}
 
 
-def flat(values: Sensitivity) -> Tensor:
-    """All parameters as one list, in order of their names."""
+def flatten(values: Sensitivity) -> Tensor:
+    """Puts all parameters' values into one list, in order of their names.
+
+    Args:
+        values: by parameter name.
+
+    Returns:
+        (N,).
+    """
     return torch.cat([values[name].reshape(-1) for name in sorted(values)])
 
 
-def unflat(list_N: Tensor, like: Sensitivity) -> Sensitivity:
-    """The parameters' shapes again."""
+def unflatten(list_N: Tensor, like: Sensitivity) -> Sensitivity:
+    """Undoes ``flatten``.
+
+    Args:
+        list_N: all values.
+        like: tensors in the parameters' shapes, by name.
+
+    Returns:
+        The values by parameter name, in the parameters' shapes.
+    """
     sizes = [like[name].numel() for name in sorted(like)]
     return {name: part.view_as(like[name]) for name, part in zip(sorted(like), list_N.split(sizes), strict=True)}

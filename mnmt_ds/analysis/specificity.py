@@ -13,10 +13,17 @@ SIGMA = 1e-8
 
 
 def specificity(sensitivity_LN: Tensor, sigma: float = SIGMA) -> Tensor:
-    """Equation 4, (L, N): D = (S(l) - S(all but l)) / (S(all but l) + sigma).
+    """Computes language-specificity (paper 3, Equation 4): D = (S(l) - S(all but l)) / (S(all but l) + sigma).
 
     Differs: batches hold one language each, so S(all but l) is the mean over the other languages' batches, equally
     many of each.
+
+    Args:
+        sensitivity_LN: sensitivities of every language.
+        sigma: keeps the quotient finite.
+
+    Returns:
+        (L, N).
     """
     languages = len(sensitivity_LN)
     others_LN = (sensitivity_LN.sum(0) - sensitivity_LN) / (languages - 1)
@@ -25,7 +32,15 @@ def specificity(sensitivity_LN: Tensor, sigma: float = SIGMA) -> Tensor:
 
 
 def most_sensitive(sensitivity_LN: Tensor, share: float = 0.1) -> Tensor:
-    """bool (N,): the share of parameters whose sensitivity, averaged over languages, is highest."""
+    """Picks the parameters whose sensitivity, averaged over languages, is highest.
+
+    Args:
+        sensitivity_LN: sensitivities of every language.
+        share: of the parameters, 0 to 1.
+
+    Returns:
+        bool (N,).
+    """
     mean_N = sensitivity_LN.mean(0)
     chosen_N = torch.zeros(len(mean_N), dtype=torch.bool)
     chosen_N[mean_N.topk(round(share * len(mean_N))).indices] = True
@@ -33,17 +48,32 @@ def most_sensitive(sensitivity_LN: Tensor, share: float = 0.1) -> Tensor:
 
 
 def correlations(sensitivity_LN: Tensor) -> Tensor:
-    """(L, L) float64: Pearson's correlation of every two languages' lists."""
+    """Computes Pearson's correlation of every two languages' sensitivities.
+
+    Args:
+        sensitivity_LN: sensitivities of every language.
+
+    Returns:
+        float64 (L, L).
+    """
     return torch.stack([torch.stack([pearson(a_N, b_N) for b_N in sensitivity_LN]) for a_N in sensitivity_LN])
 
 
 def pearson(a_N: Tensor, b_N: Tensor) -> Tensor:
-    """() Pearson's correlation, float64; NaN where a list is constant."""
+    """Computes Pearson's correlation of two lists.
+
+    Args:
+        a_N: a list.
+        b_N: another.
+
+    Returns:
+        float64 (); NaN where a list is constant.
+    """
     a, b = a_N.double() - a_N.double().mean(), b_N.double() - b_N.double().mean()
     return (a @ b) / (a.norm() * b.norm())
 
 
-class Spread(NamedTuple):
+class SensitivitySpread(NamedTuple):
     """The distribution of sensitivity: the smaller its deviation, the more balanced the parameters' contribution."""
 
     deviation: float
@@ -53,10 +83,21 @@ class Spread(NamedTuple):
     """At most a million values for a picture."""
 
 
-def spread(sensitivity_LN: Tensor, cut: float = 0.01, most: int = 1_000_000) -> Spread:
-    """Of the sensitivity averaged over languages; like the paper's Figure 10 without the ``cut`` most sensitive."""
+def sensitivity_spread(sensitivity_LN: Tensor, cut: float = 0.01, most: int = 1_000_000) -> SensitivitySpread:
+    """Describes how the sensitivity, averaged over languages, is distributed over parameters (paper 3, Figure 10).
+
+    Args:
+        sensitivity_LN: sensitivities of every language.
+        cut: share of the most sensitive parameters that is left out.
+        most: values kept for a picture, at most.
+
+    Returns:
+        Deviation, mean, quantiles, and the values for a picture.
+    """
     mean_N = sensitivity_LN.mean(0).sort().values
     kept_N = mean_N[: len(mean_N) - round(cut * len(mean_N))].double()
     places = {f"{q:g}": min(len(kept_N) - 1, int(q * len(kept_N))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
     shown_N = kept_N[:: max(1, len(kept_N) // most)]
-    return Spread(float(kept_N.std()), float(kept_N.mean()), {q: float(kept_N[i]) for q, i in places.items()}, shown_N)
+    return SensitivitySpread(
+        float(kept_N.std()), float(kept_N.mean()), {q: float(kept_N[i]) for q, i in places.items()}, shown_N
+    )

@@ -54,30 +54,35 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _made(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    from mnmt_ds.analysis import study
+    from mnmt_ds.analysis import analyses
     from mnmt_ds.distributed import on_main_first
 
     settings = _settings(args)
     runs, output = list(dict.fromkeys(args.runs)), args.output or args.runs[0] / "analysis"
     if args.what == "sensitivity":
         for one in runs:
-            study.measure(one, args.checkpoint, args.task, args.data, settings)
-        return on_main_first(study.distributions, runs, args.checkpoint, args.task, output), output
+            analyses.measure_sensitivities(one, args.checkpoint, args.task, args.data, settings)
+        return on_main_first(analyses.compare_distributions, runs, args.checkpoint, args.task, output), output
     if args.what == "prune":
         from mnmt_ds.decoding.beam_search import SearchSettings
 
         search = SearchSettings(beam=args.beam)
-        found = {one.name: study.prune(one, args.checkpoint, args.split, args.data, settings, search) for one in runs}
-        return on_main_first(study.pruning_curves, found, output), output
+        bleu = {
+            run.name: analyses.score_pruned_models(run, args.checkpoint, args.split, args.data, settings, search)
+            for run in runs
+        }
+        return on_main_first(analyses.draw_pruning_curves, bleu, output), output
     if args.what == "correlation":
-        return on_main_first(study.correlated, runs, args.checkpoint, args.task, output, settings.top), output
+        return on_main_first(
+            analyses.correlate_languages, runs, args.checkpoint, args.task, output, settings.top
+        ), output
     return {
-        one.name: on_main_first(study.specificities, one, args.checkpoint, args.task, output) for one in runs
+        one.name: on_main_first(analyses.measure_specificities, one, args.checkpoint, args.task, output) for one in runs
     }, output
 
 
 def _settings(args: argparse.Namespace) -> Any:
-    from mnmt_ds.analysis.study import AnalysisSettings
+    from mnmt_ds.analysis.analyses import AnalysisSettings
     from mnmt_ds.errors import UserError
 
     settings = AnalysisSettings(batches=args.batches, max_tokens=args.max_tokens, top=args.top, seed=args.seed)

@@ -17,13 +17,7 @@ from mnmt_ds.data.dedup_keys import hash64, normalise_key
 from mnmt_ds.data.holdout import Hashes
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.split_assignment import (
-    SplitAssignment,
-    check_script,
-    check_split_sizes,
-    split_of_rows,
-    usable_rows,
-)
+from mnmt_ds.data.split_assignment import SplitAssignment, check_script, check_split_sizes, split_of_rows, usable_rows
 from mnmt_ds.data.worker_pool import Progress
 from mnmt_ds.errors import UserError
 

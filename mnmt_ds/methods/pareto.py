@@ -16,14 +16,7 @@ from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
-from mnmt_ds.methods.alpha_rules import (
-    best_of_all,
-    best_of_each,
-    better_peers,
-    read_weights,
-    search_space,
-    step_size,
-)
+from mnmt_ds.methods.alpha_rules import best_of_all, best_of_each, better_peers, read_weights, search_space, step_size
 from mnmt_ds.methods.entry import MethodEntry, RunFacts
 from mnmt_ds.methods.lssd import LssdSettings
 from mnmt_ds.methods.method import Method, MethodContext, ValidationReport

@@ -10,9 +10,9 @@ import torch
 
 from mnmt_ds.analysis import batches
 from mnmt_ds.analysis.files import read_sensitivities
-from mnmt_ds.analysis.pruning import masks, order_of_pruning, pruned
-from mnmt_ds.analysis.sensitivity import flat, sensitivity, unflat
-from mnmt_ds.analysis.specificity import correlations, most_sensitive, specificity, spread
+from mnmt_ds.analysis.pruning import pruned_weights, pruning_masks, pruning_order
+from mnmt_ds.analysis.sensitivity import flatten, sensitivity, unflatten
+from mnmt_ds.analysis.specificity import correlations, most_sensitive, sensitivity_spread, specificity
 from mnmt_ds.batch import PAD
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
@@ -65,8 +65,8 @@ def test_sensitivity_is_equation_3_in_float64() -> None:
 
 def test_flat_and_back() -> None:
     values = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor([9.0])}
-    assert flat(values).tolist() == [9.0, 0, 1, 2, 3, 4, 5]
-    again = unflat(flat(values), values)
+    assert flatten(values).tolist() == [9.0, 0, 1, 2, 3, 4, 5]
+    again = unflatten(flatten(values), values)
     assert all(torch.equal(again[name], values[name]) for name in values)
 
 
@@ -89,23 +89,23 @@ def test_correlation_and_groups() -> None:
 
 def test_spread() -> None:
     S = torch.cat([torch.arange(99.0), torch.tensor([1e6])]).repeat(2, 1)
-    found = spread(S)
+    found = sensitivity_spread(S)
     assert found.mean == 49.0 and found.deviation == pytest.approx(np.std(np.arange(99), ddof=1))
     assert found.quantiles["0.5"] == 49.0
 
 
 def test_pruning_order_and_masks() -> None:
     D = torch.tensor([0.5, -1.0, 3.0, -1.0, 0.0])
-    order = order_of_pruning(D, torch.tensor([False, False, False, False, True]))
+    order = pruning_order(D, torch.tensor([False, False, False, False, True]))
     assert order.tolist() == [1, 3, 0, 2]
     like = {"b": torch.zeros(2, 2), "a": torch.zeros(1)}
-    stays = masks(order, 0.4, like)
+    stays = pruning_masks(order, 0.4, like)
     assert stays["a"].tolist() == [1] and stays["b"].tolist() == [[0, 1], [0, 1]]
-    assert sum(int((part == 0).sum()) for part in masks(order, 1.0, like).values()) == 4  # what is kept is kept
+    assert sum(int((part == 0).sum()) for part in pruning_masks(order, 1.0, like).values()) == 4  # what is kept is kept
     model = student(0.0)
     before = [value.clone() for value in model.parameters()]
     zeros = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
-    with pruned(model, zeros):
+    with pruned_weights(model, zeros):
         assert all(not value.any() for value in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
@@ -113,7 +113,7 @@ def test_pruning_order_and_masks() -> None:
 def spread_over(run: str, corpus: str) -> list[float]:
     """A pair's sensitivities on this many ranks."""
     model = open_translator(Path(run)).model
-    drawn = batches.of_pair(Corpus.open(corpus), FramingSettings(), "fr-en", 9, 96, 64, 1)
+    drawn = batches.random_batches_of_pair(Corpus.open(corpus), FramingSettings(), "fr-en", 9, 96, 64, 1)
     assert len(drawn) == 9
     return [float(value.double().sum()) for value in sensitivity(model, drawn, scorer(0.1, "auto")).values()]
 

@@ -1,4 +1,7 @@
-"""The analyses of a run, from its checkpoint to numbers and pictures; ranks share the work."""
+"""The analyses of a run, from its checkpoint to numbers and pictures; ranks share the work.
+
+Shape letters: L languages (or pairs), M parameters of a matrix, N all parameters.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -48,42 +51,79 @@ class AnalysisSettings(Settings):
     """Of the choice of batches, and of the masks."""
 
 
-def opened(run: Path, checkpoint: str, data: Path | None) -> tuple[Translator, Corpus]:
-    """A run's checkpoint on this rank's device, and its corpus; whatever ZeRO stage it was trained at."""
+def open_checkpoint(run: Path, checkpoint: str, data: Path | None) -> tuple[Translator, Corpus]:
+    """Loads a run's checkpoint on this rank's device, whatever ZeRO stage it was trained at, and opens its corpus.
+
+    Args:
+        run: the run's directory.
+        checkpoint: such as ``best``.
+        data: a prepared corpus; None: the run's.
+
+    Returns:
+        The model and the corpus.
+
+    Raises:
+        UserError: where the run has no such checkpoint.
+    """
     if not (run / checkpoint / "model.json").exists():
-        found = sorted(path.parent.name for path in run.glob("*/model.json"))
-        raise UserError(f"{run / checkpoint}: no such checkpoint; this run has {', '.join(found) or 'none yet'}")
+        names = sorted(path.parent.name for path in run.glob("*/model.json"))
+        raise UserError(f"{run / checkpoint}: no such checkpoint; this run has {', '.join(names) or 'none yet'}")
     translator = open_translator(run / checkpoint, str(device()))
     return translator, report.open_evaluation_corpus(run, data, translator)
 
 
-def measure(run: Path, checkpoint: str, task: str, data: Path | None, settings: AnalysisSettings) -> list[str]:
-    """Writes the sensitivities of every pair (task cd: of every language); returns their names."""
-    translator, corpus = opened(run, checkpoint, data)
+def measure_sensitivities(
+    run: Path, checkpoint: str, task: str, data: Path | None, settings: AnalysisSettings
+) -> list[str]:
+    """Measures and writes the sensitivities of every pair (task cd: of every language).
+
+    Args:
+        run: the run's directory.
+        checkpoint: such as ``best``.
+        task: translation or cd.
+        data: a prepared corpus; None: the run's.
+        settings: batches, their size and the smoothing.
+
+    Returns:
+        Names of the pairs or languages.
+    """
+    translator, corpus = open_checkpoint(run, checkpoint, data)
     model, pairs = translator.model, list(translator.description["pairs"])
     framing = FramingSettings(**translator.description["framing"])
     common = (settings.batches, settings.max_tokens, model.settings.max_positions, settings.seed)
     if task == "cd":
-        drawn = batches.of_languages(corpus, framing, pairs, *common)
+        drawn = batches.random_batches_by_language(corpus, framing, pairs, *common)
         method = denoising(DenoisingLossSettings(), _context(pairs, settings.smoothing))
         score = method.score
     else:
-        drawn = {pair: batches.of_pair(corpus, framing, pair, *common) for pair in pairs}
+        drawn = {pair: batches.random_batches_of_pair(corpus, framing, pair, *common) for pair in pairs}
         score = scorer(settings.smoothing, "auto")
-    directory = files.place(run, checkpoint, task)
+    directory = files.analysis_directory(run, checkpoint, task)
     total = sum(len(rows[rank() :: world_size()]) for rows in drawn.values())
     with Progress(f"sensitivity {run.name} {task}", "batches", total) if is_main() else nullcontext() as progress:
         for name, rows in drawn.items():
-            found = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
+            values = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
             if is_main():
-                files.write_sensitivity(directory, name, found)
+                files.write_sensitivity(directory, name, values)
     return list(drawn)
 
 
-def distributions(runs: Sequence[Path], checkpoint: str, task: str, output: Path) -> dict[str, Any]:
-    """Figure 10: how evenly parameters contribute, a run each."""
-    spreads = {run.name: specificity.spread(files.read_sensitivities(run, checkpoint, task)[1]) for run in runs}
-    pictures.distribution(output / "distribution.png", spreads)
+def compare_distributions(runs: Sequence[Path], checkpoint: str, task: str, output: Path) -> dict[str, Any]:
+    """Writes how evenly parameters contribute, a run each, as numbers and a picture (paper 3, Figure 10).
+
+    Args:
+        runs: directories of runs with sensitivities.
+        checkpoint: such as ``best``.
+        task: translation or cd.
+        output: directory of numbers and picture.
+
+    Returns:
+        deviation, mean and quantiles by run.
+    """
+    spreads = {
+        run.name: specificity.sensitivity_spread(files.read_sensitivities(run, checkpoint, task)[1]) for run in runs
+    }
+    pictures.sensitivity_violins(output / "distribution.png", spreads)
     numbers = {
         name: {"deviation": row.deviation, "mean": row.mean, "quantiles": row.quantiles}
         for name, row in spreads.items()
@@ -92,8 +132,18 @@ def distributions(runs: Sequence[Path], checkpoint: str, task: str, output: Path
     return numbers
 
 
-def specificities(run: Path, checkpoint: str, task: str, output: Path) -> dict[str, Any]:
-    """Mean specificity (Equation 4) of each parameter matrix for each language, as numbers and a picture."""
+def measure_specificities(run: Path, checkpoint: str, task: str, output: Path) -> dict[str, Any]:
+    """Writes the mean specificity (paper 3, Equation 4) of each parameter matrix for each language.
+
+    Args:
+        run: a run with sensitivities.
+        checkpoint: such as ``best``.
+        task: translation or cd.
+        output: directory of numbers and picture.
+
+    Returns:
+        The mean over all parameters, the share above 1, and the mean by matrix, each by language.
+    """
     names, sensitivity_LN, like = files.read_sensitivities(run, checkpoint, task)
     D_LN = specificity.specificity(sensitivity_LN)
     table: dict[str, dict[str, float]] = {}
@@ -107,20 +157,36 @@ def specificities(run: Path, checkpoint: str, task: str, output: Path) -> dict[s
         "by_matrix": table,
     }
     files.write_numbers(output / f"specificity.{run.name}.json", numbers)
-    pictures.rows(output / f"specificity.{run.name}.png", table, "mean language-specificity D")
+    pictures.row_heat_map(output / f"specificity.{run.name}.png", table, "mean language-specificity D")
     return numbers
 
 
-def correlated(runs: Sequence[Path], checkpoint: str, task: str, output: Path, top: float) -> dict[str, Any]:
-    """Figures 2, 6, 7: how alike two languages (and two tasks) use the parameters, apart for the most sensitive."""
+def correlate_languages(runs: Sequence[Path], checkpoint: str, task: str, output: Path, top: float) -> dict[str, Any]:
+    """Writes how alike two languages (and two tasks) use the parameters (paper 3, Figures 2, 6, 7).
+
+    The most sensitive parameters and the others are looked at apart.
+
+    Args:
+        runs: directories of runs with sensitivities of the same languages.
+        checkpoint: such as ``best``.
+        task: translation or cd.
+        output: directory of numbers and pictures.
+        top: share of the parameters that counts as most sensitive.
+
+    Returns:
+        Correlations by run and group.
+
+    Raises:
+        UserError: where runs have other languages.
+    """
     numbers: dict[str, Any] = {}
     groups: dict[str, dict[str, Tensor]] = {"low": {}, "high": {}}
     names: list[str] = []
     for run in runs:
-        found, sensitivity_LN, _ = files.read_sensitivities(run, checkpoint, task)
-        if names and found != names:
-            raise UserError(f"{run}: has sensitivities of {', '.join(found)}, {runs[0]} of {', '.join(names)}")
-        names = found
+        run_names, sensitivity_LN, _ = files.read_sensitivities(run, checkpoint, task)
+        if names and run_names != names:
+            raise UserError(f"{run}: has sensitivities of {', '.join(run_names)}, {runs[0]} of {', '.join(names)}")
+        names = run_names
         high_N = specificity.most_sensitive(sensitivity_LN, top)
         for group, chosen_N in (("low", ~high_N), ("high", high_N)):
             groups[group][run.name] = specificity.correlations(sensitivity_LN[:, chosen_N])
@@ -134,20 +200,31 @@ def correlated(runs: Sequence[Path], checkpoint: str, task: str, output: Path, t
         pictures.heat_maps(output / f"correlation.{task}.{group}.png", maps, names)
     both = {name: row["translation_and_cd"] for name, row in numbers.items() if "translation_and_cd" in row}
     if both:
-        pictures.rows(output / "correlation.tasks.png", both, "correlation of translation and cd")
+        pictures.row_heat_map(output / "correlation.tasks.png", both, "correlation of translation and cd")
     files.write_numbers(output / f"correlation.{task}.json", numbers)
     return numbers
 
 
-def prune(
+def score_pruned_models(
     run: Path, checkpoint: str, split: str, data: Path | None, settings: AnalysisSettings, search: SearchSettings
 ) -> dict[float, dict[str, float]]:
-    """BLEU of every pair at each share of pruned parameters, each pair's by its own specificity; {ratio: {pair: BLEU}}.
+    """Prunes and translates: BLEU of every pair at each share of pruned parameters, each pair by its own specificity.
 
     The most sensitive parameters stay. The paper leaves open whose order prunes: here each pair is translated by the
     model that was pruned for it.
+
+    Args:
+        run: a run with sensitivities.
+        checkpoint: such as ``best``.
+        split: dev or test.
+        data: a prepared corpus; None: the run's.
+        settings: shares to prune, and what stays.
+        search: beam search.
+
+    Returns:
+        {share pruned: {pair: BLEU}}.
     """
-    translator, corpus = opened(run, checkpoint, data)
+    translator, corpus = open_checkpoint(run, checkpoint, data)
     names, sensitivity_LN, like = files.read_sensitivities(run, checkpoint, "translation")
     kept_N = specificity.most_sensitive(sensitivity_LN, settings.top)
     D_LN = specificity.specificity(sensitivity_LN)
@@ -155,25 +232,33 @@ def prune(
     mine: dict[tuple[float, int], float] = {}
     with Progress(f"prune {run.name}", "models", len(work[rank() :: world_size()])) as progress:
         for ratio, i in work[rank() :: world_size()]:
-            stays = pruning.masks(pruning.order_of_pruning(D_LN[i], kept_N), ratio, like)
-            with pruning.pruned(translator.model, stays):
+            stays = pruning.pruning_masks(pruning.pruning_order(D_LN[i], kept_N), ratio, like)
+            with pruning.pruned_weights(translator.model, stays):
                 mine[ratio, i] = _bleu(translator, corpus, names[i], split, settings, search)
             progress.add(1)
-    everyone: list[Any] = [mine]
+    gathered: list[Any] = [mine]
     if world_size() > 1:
-        everyone = [None] * world_size()
-        torch.distributed.all_gather_object(everyone, mine)
-    found = {key: value for part in everyone for key, value in part.items()}
-    return {ratio: {name: found[ratio, i] for i, name in enumerate(names)} for ratio in settings.ratios}
+        gathered = [None] * world_size()
+        torch.distributed.all_gather_object(gathered, mine)
+    scores_of = {key: value for part in gathered for key, value in part.items()}
+    return {ratio: {name: scores_of[ratio, i] for i, name in enumerate(names)} for ratio in settings.ratios}
 
 
-def pruning_curves(found: Mapping[str, Mapping[float, Mapping[str, float]]], output: Path) -> dict[str, Any]:
-    """Figure 3: BLEU, mean over pairs, against the pruned share, one curve a run."""
-    means = {run: {ratio: sum(row.values()) / len(row) for ratio, row in rows.items()} for run, rows in found.items()}
-    pictures.curves(output / "prune.png", means)
+def draw_pruning_curves(bleu: Mapping[str, Mapping[float, Mapping[str, float]]], output: Path) -> dict[str, Any]:
+    """Draws BLEU, mean over pairs, against the pruned share, one curve a run (paper 3, Figure 3).
+
+    Args:
+        bleu: {run: {share pruned: {pair: BLEU}}}.
+        output: directory of numbers and picture.
+
+    Returns:
+        BLEU by run and share: the mean and every pair's.
+    """
+    means = {run: {ratio: sum(row.values()) / len(row) for ratio, row in rows.items()} for run, rows in bleu.items()}
+    pictures.pruning_curves(output / "prune.png", means)
     numbers = {
         run: {f"{ratio:g}": {"mean": means[run][ratio], **row} for ratio, row in rows.items()}
-        for run, rows in found.items()
+        for run, rows in bleu.items()
     }
     files.write_numbers(output / "prune.json", numbers)
     return numbers
@@ -191,7 +276,7 @@ def _bleu(
 
 def _across_tasks(run: Path, checkpoint: str, pairs: Sequence[str], sensitivity_LN: Tensor) -> dict[str, float]:
     """Figure 7: the correlation of a pair's sensitivities in translation with its language's in denoising."""
-    if len(list(files.place(run, checkpoint, "cd").glob("*.safetensors"))) < 2:
+    if len(list(files.analysis_directory(run, checkpoint, "cd").glob("*.safetensors"))) < 2:
         return {}
     languages, denoising_LN, _ = files.read_sensitivities(run, checkpoint, "cd")
     side = 0 if len({split_pair(pair)[0] for pair in pairs}) == len(pairs) else 1
