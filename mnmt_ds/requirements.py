@@ -25,6 +25,8 @@ class Requirements(NamedTuple):
     """Passes of the student over each micro-batch, as rows of one batch."""
     teachers: bool = False
     """Frozen copies of the student's shape, held in shards over the ranks."""
+    shared_teacher: bool = False
+    """One frozen teacher for all pairs; else each pair has its own."""
     layer_streaming: bool = False
     """Teachers pass through a device layer by layer (``teachers.on_device: layers``)."""
     top_k: int = 0
@@ -53,6 +55,7 @@ def combined(parts: Iterable[Requirements]) -> Requirements:
             eval_states=union.eval_states or part.eval_states,
             passes=max(union.passes, part.passes),
             teachers=union.teachers or part.teachers,
+            shared_teacher=union.shared_teacher or part.shared_teacher,
             layer_streaming=union.layer_streaming or part.layer_streaming,
             top_k=max(union.top_k, part.top_k),
             dev_bleu=union.dev_bleu or part.dev_bleu,

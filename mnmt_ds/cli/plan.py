@@ -24,19 +24,21 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan."""
     from mnmt_ds.engine.recipe import load_recipe
     from mnmt_ds.planning import report
-    from mnmt_ds.planning.layouts import fitting
-    from mnmt_ds.planning.plan import make, planner
-    from mnmt_ds.planning.probe import train_and_tell
+    from mnmt_ds.planning.layouts import fitting_layouts
+    from mnmt_ds.planning.plan import make_plan, memory_estimator
+    from mnmt_ds.planning.probe import train_and_report
 
     recipe = load_recipe(args.recipe, args.overrides)
     if args.probe:
-        print(train_and_tell(recipe), flush=True)
+        print(train_and_report(recipe), flush=True)
         return 0
-    plan: Any = make(recipe, args.recipe, args.overrides, args.devices, args.gpu, not args.no_probe, args.calibrate)
-    print("\n".join(report.report(plan)))
+    plan: Any = make_plan(
+        recipe, args.recipe, args.overrides, args.devices, args.gpu, not args.no_probe, args.calibrate
+    )
+    print("\n".join(report.plan_lines(plan)))
     if args.memory is not None:
-        room = args.memory * 1e9
-        reckon = planner(recipe, plan.memories[0].base, plan.layout.on_cpu)
-        choices = fitting(recipe, plan.layout, room, reckon)
-        print("\n" + "\n".join(report.layout_lines(choices, plan.layout.ranks, room)))
+        device_bytes = args.memory * 1e9
+        estimate = memory_estimator(recipe, plan.memories[0].base, plan.layout.on_cpu)
+        choices = fitting_layouts(recipe, plan.layout, device_bytes, estimate)
+        print("\n" + "\n".join(report.layout_lines(choices, plan.layout.ranks, device_bytes)))
     return 0

@@ -131,6 +131,9 @@ def lock_corpus(directory: Path) -> Iterator[None]:
     Args:
         directory: the corpus's directory; made where it is missing.
 
+    Yields:
+        Nothing; the lock is held within the block.
+
     Raises:
         UserError: when the directory cannot be written, or another process holds it.
     """

@@ -127,7 +127,9 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
         if len(sides) < 2:
             failed_rule: str | None = "bad line"
         else:
-            source, target = _strip_interface_marks(*sides, repairs) if block.catalog else sides
+            source, target = sides
+            if block.catalog:
+                source, target = _strip_interface_marks(source, target, repairs)
             source, target = " ".join(source.split()), " ".join(target.split())
             if rules.clean.unicode == "NFC":
                 source, target = unicodedata.normalize("NFC", source), unicodedata.normalize("NFC", target)

@@ -1,7 +1,7 @@
 """Stage 1: a pair's parts are read in this process, cleaned in the workers, and written as text and hashes."""
 
 import fnmatch
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -22,8 +22,7 @@ from mnmt_ds.data.split_assignment import RowHashes
 from mnmt_ds.data.worker_pool import Progress, map_in_order
 from mnmt_ds.files import sha256
 
-HASH_FILES = (("key", np.uint64), ("pair", np.uint64), ("domain", np.uint16))
-"""Files of a stage with an element a row, and their types."""
+LOG = logging.getLogger(__name__)
 LAYOUT = 1
 """Version of the stage's files."""
 CODE = ("cleaning_rules.py", "cleaning_stage.py", "dedup_keys.py", "scripts.py", "readers")
@@ -79,9 +78,7 @@ def build_cleaned_stage(
     stage_name = f"clean.{name}.{role}"
     if stage := load_stage(work, stage_name, fingerprint):
         if stage.record["identity"] != files:
-            print(
-                f"{stage_name}: files changed since they were read; kept as read (--fresh reads anew)", file=sys.stderr
-            )
+            LOG.warning("%s: files changed since they were read; kept as read (--fresh reads anew)", stage_name)
         return stage, False
     with new_stage(work, stage_name, fingerprint) as (directory, record):
         record["identity"] = files
@@ -139,7 +136,11 @@ def load_row_hashes(stage: BuildStage) -> RowHashes:
     Returns:
         Hashes of its rows, in order.
     """
-    return RowHashes(*(np.fromfile(stage.directory / name, kind) for name, kind in HASH_FILES))
+    return RowHashes(
+        key=np.fromfile(stage.directory / "key", np.uint64),
+        pair=np.fromfile(stage.directory / "pair", np.uint64),
+        domain=np.fromfile(stage.directory / "domain", np.uint16),
+    )
 
 
 def _write(

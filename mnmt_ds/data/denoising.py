@@ -145,21 +145,21 @@ def collate_noised(rows: Sequence[NoisedSentence], frame: Frame, cut_to_shortest
     Returns:
         The batch; (B, S) and (B, T) tensors. Its pair and sentence numbers are -1, its divisor 1.
     """
-    before, after = len(frame.source_prefix), len(frame.source_suffix)
-    source = np.full((len(rows), max(len(row.source) for row in rows) + before + after), PAD, np.int64)
+    prefix_size, suffix_size = len(frame.source_prefix), len(frame.source_suffix)
+    source = np.full((len(rows), max(len(row.source) for row in rows) + prefix_size + suffix_size), PAD, np.int64)
     decoder = np.full((len(rows), max(len(row.target) for row in rows)), PAD, np.int64)
     target, encoder_target = decoder.copy(), source.copy()
     shortest = min(len(row.source) for row in rows) if cut_to_shortest else source.shape[1]
     for i, row in enumerate(rows):
         size = len(row.source)
-        source[i, : before + size + after] = [*frame.source_prefix, *row.source, *frame.source_suffix]
+        source[i, : prefix_size + size + suffix_size] = [*frame.source_prefix, *row.source, *frame.source_suffix]
         decoder[i, : len(row.target)] = [frame.decoder_start, *row.decoder]
         target[i, : len(row.target)] = row.target
         if row.encoder_target is not None:
-            encoder_target[i, before : before + size] = row.encoder_target
+            encoder_target[i, prefix_size : prefix_size + size] = row.encoder_target
     if cut_to_shortest:
         target[:, shortest:] = PAD
-        encoder_target[:, before + shortest :] = PAD
+        encoder_target[:, prefix_size + shortest :] = PAD
     has_encoder_target = rows[0].encoder_target is not None
     return Batch(
         source_BS=torch.from_numpy(source),

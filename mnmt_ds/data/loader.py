@@ -47,15 +47,15 @@ def collate(
         The batch; (B, S) and (B, T) tensors.
     """
     rows = [sentences.pieces(int(index)) for index in chosen]
-    before, after = frame.source_prefix, frame.source_suffix
-    extra = len(before) + len(after)
+    prefix, suffix = frame.source_prefix, frame.source_suffix
+    extra = len(prefix) + len(suffix)
     source = np.full((len(rows), max(len(s) for s, _ in rows) + extra), PAD, np.int64)
     decoder = np.full((len(rows), max(len(t) for _, t in rows) + 1), PAD, np.int64)
     target = decoder.copy()
     for row, (pieces, gold) in enumerate(rows):
-        source[row, : len(before)] = before
-        source[row, len(before) : len(before) + len(pieces)] = pieces
-        source[row, len(before) + len(pieces) : len(pieces) + extra] = after
+        source[row, : len(prefix)] = prefix
+        source[row, len(prefix) : len(prefix) + len(pieces)] = pieces
+        source[row, len(prefix) + len(pieces) : len(pieces) + extra] = suffix
         decoder[row, 0] = frame.decoder_start
         decoder[row, 1 : len(gold) + 1] = gold
         target[row, : len(gold)] = gold

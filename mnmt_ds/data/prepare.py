@@ -3,8 +3,8 @@
 Stages: 1 read and clean, 2 select (duplicates, held-out sets, limits), 3 tokenizer, 4 ids; then all is published.
 """
 
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +24,7 @@ from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, build_tokenizer
 from mnmt_ds.data.worker_pool import process_pool
 from mnmt_ds.errors import UserError
 
+LOG = logging.getLogger(__name__)
 CleanStages = dict[str, dict[str, BuildStage]]
 """Cleaned text by pair (or "mono.fr") and split."""
 
@@ -44,7 +45,7 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     """
     directory = Path(settings.directory)
     if settings.unused:
-        print(f"prepare: not among the pairs, unused: {', '.join(settings.unused)}", file=sys.stderr)
+        LOG.warning("prepare: not among the pairs, unused: %s", ", ".join(settings.unused))
     with lock_corpus(directory), process_pool(processes) as pool:
         if fresh:
             remove_unused_stages(directory / "work", [])
@@ -106,7 +107,7 @@ def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) 
     usable_counts = {pair: int(usable_rows(settings, hashes[pair])[0].sum()) for pair in settings.pairs}
     if not (reason := catalog_shortage(settings, usable_counts)):
         return "gettext", stages
-    print(f"prepare: {reason}", file=sys.stderr)
+    LOG.warning("prepare: %s", reason)
     return "cldr", _clean(settings, work, pool, "cldr")
 
 
@@ -160,5 +161,5 @@ def _languages_of_text(name: str) -> tuple[str, ...]:
 def _announce(label: str, stage: BuildStage, was_made: bool) -> BuildStage:
     """The stage, with a line for each one that had to be made."""
     if was_made:
-        print(f"{label}: done", file=sys.stderr, flush=True)
+        LOG.info("%s: done", label)
     return stage

@@ -1,7 +1,7 @@
 """Stage 3: SentencePiece models, the same on every machine: own sample, fixed thread count, no paths inside."""
 
 import io
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -13,6 +13,7 @@ from mnmt_ds.data.tokenizer import JOINT, Tokenizer
 from mnmt_ds.data.worker_pool import Progress
 from mnmt_ds.errors import UserError
 
+LOG = logging.getLogger(__name__)
 THREADS = 2
 """Part of the result (sums are taken per thread), so that it is no setting."""
 
@@ -65,7 +66,7 @@ def build_tokenizer_stage(
         return stage, False
     kind, size = tokenizer_settings.kind, tokenizer_settings.size
     count = min(tokenizer_settings.sample, sum(text.text.lines for text in texts))
-    print(f"tokenizer: {kind}, {size:,} pieces, {count:,} sentences", file=sys.stderr, flush=True)
+    LOG.info("tokenizer: %s, %s pieces, %s sentences", kind, f"{size:,}", f"{count:,}")
     jobs = {}
     for name in [JOINT] if kind == "joint" else settings.languages:
         files = [text.text for text in texts if name in (JOINT, text.language)]

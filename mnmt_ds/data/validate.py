@@ -1,7 +1,7 @@
 """Every fault of a recipe's text and of the prepared corpus, listed; nothing is written."""
 
 import json
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -28,6 +28,7 @@ from mnmt_ds.data.worker_pool import Progress, map_in_order, process_pool
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
 
+LOG = logging.getLogger(__name__)
 MAX_LISTED_FAULTS = 20
 """Faults that are listed of one file; the rest are counted."""
 
@@ -56,7 +57,7 @@ def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
     if settings.source == "auto" and origin == "gettext":
         usable_counts = {pair: int(usable_rows(settings, hashes[pair]["train"])[0].sum()) for pair in settings.pairs}
         if reason := catalog_shortage(settings, usable_counts):
-            print(f"validate: {reason}", file=sys.stderr)
+            LOG.warning("validate: %s", reason)
             hashes, counts, faulty = _read_all(settings, pool, "cldr", faults)
     assignments = {pair: assign_splits(settings, hashes[pair]) for pair in settings.pairs}
     held_out_M = holdout.union_of_keys([held_out_keys(hashes[pair], assignments[pair]) for pair in settings.pairs])

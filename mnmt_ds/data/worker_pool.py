@@ -1,6 +1,7 @@
 """Worker processes with bounded memory, and progress on a terminal (elsewhere a rare line)."""
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import shutil
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from mnmt_ds.errors import UserError
 
+LOG = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -113,7 +115,7 @@ class Progress:
         if not self._terminal and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + 10
             total = f" of {self._total:,}" if self._total else ""
-            print(f"{self._label}: {self._done:,}{total} {self._unit}", file=sys.stderr, flush=True)
+            LOG.info("%s: %s%s %s", self._label, f"{self._done:,}", total, self._unit)
 
     def __enter__(self) -> Self:
         return self

@@ -198,7 +198,10 @@ def requirements(settings: LssdSettings) -> Requirements:
         What the method needs of a run.
     """
     return Requirements(
-        teachers=True, eval_states=settings.needs_eval_states, layer_streaming=settings.teachers.on_device == "layers"
+        teachers=True,
+        shared_teacher=settings.teacher == "overall",
+        eval_states=settings.needs_eval_states,
+        layer_streaming=settings.teachers.on_device == "layers",
     )
 
 

@@ -18,6 +18,7 @@ from mnmt_ds.methods import (
 )
 from mnmt_ds.methods.entry import MethodEntry, RunFacts
 from mnmt_ds.methods.method import Method, MethodContext
+from mnmt_ds.methods.peers import TrialSettings
 from mnmt_ds.requirements import Requirements, combined
 from mnmt_ds.teachers.settings import TeacherSettings
 
@@ -111,6 +112,19 @@ def teacher_settings(section: Settings) -> list[TeacherSettings]:
     """
     sections = (getattr(method, "teachers", None) for method in all_sections(section))
     return [settings for settings in sections if isinstance(settings, TeacherSettings)]
+
+
+def trial_settings(section: Settings) -> TrialSettings | None:
+    """Finds the ``trials`` section of a method or of one inside it: on what a weight search trains.
+
+    Args:
+        section: the outermost method's settings.
+
+    Returns:
+        The section; None where no method has one.
+    """
+    sections = (getattr(method, "trials", None) for method in all_sections(section))
+    return next((settings for settings in sections if isinstance(settings, TrialSettings)), None)
 
 
 def union(names: Iterable[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The given layout of a recipe, and those among which a set of devices is searched."""
+"""The layout that a recipe gives, and those among which a set of devices is searched."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,109 +10,158 @@ from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, batches_pe
 from mnmt_ds.errors import UserError
 from mnmt_ds.planning.memory import BUCKET, PlannedLayout, RankMemory
 from mnmt_ds.planning.pipeline_stages import bubble
-from mnmt_ds.planning.survey import micro_batches
+from mnmt_ds.planning.survey import micro_batches_per_rank
 
 OFFLOADS = ((True, False), (True, True))
-"""Of the optimizer, and of the parameters too."""
-SHRINK = (1, 2, 4, 8)
+"""Whether the optimizer, and whether the parameters too are offloaded, in layouts that are tried."""
+MICRO_BATCH_DIVISORS = (1, 2, 4, 8)
 """Micro-batches are tried at the recipe's budget of padded tokens over these."""
+
+EstimateMemory = Callable[[PlannedLayout, int, bool], RankMemory]
+"""(layout, padded tokens of a micro-batch, activation checkpointing) -> memory of the rank that takes most."""
 
 
 class LayoutChoice(NamedTuple):
     """A layout that was tried, and what it takes."""
 
     layout: PlannedLayout
+    """How students are laid out over ranks."""
     max_tokens: int
+    """Padded tokens of a micro-batch."""
     checkpointing: bool
+    """Whether activations are computed again in the backward pass."""
     memory: RankMemory
     """Of the rank that takes most."""
     bubble: float = 1.0
     """What a pipeline's step takes over its stages' own work."""
 
 
-def given(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLayout:
-    """As the recipe and its DeepSpeed file say; None: on as few ranks as it allows."""
+def recipe_layout(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLayout:
+    """Reads the layout from a recipe and its DeepSpeed file.
+
+    Args:
+        recipe: the recipe.
+        ranks: ranks of the job; None: as few as the recipe allows.
+        on_cpu: whether the ranks compute on CPUs.
+
+    Returns:
+        The layout.
+    """
     zero: dict[str, Any] = ds_config.read(recipe.deepspeed).get("zero_optimization", {})
 
-    def off(part: str) -> bool:
+    def is_offloaded(part: str) -> bool:
         return zero.get(part, {}).get("device", "none") != "none"
 
     stages = recipe.pipeline.stages if recipe.pipeline is not None else 1
-    vocabulary = recipe.tensor.vocabulary if recipe.tensor is not None else 1
+    vocabulary_shards = recipe.tensor.vocabulary if recipe.tensor is not None else 1
     teams = len(recipe.students) if recipe.placement == "split" else 1
     return PlannedLayout(
-        stages * vocabulary * teams if ranks is None else ranks,
-        int(zero.get("stage", 0)),
-        off("offload_optimizer"),
-        off("offload_param"),
-        recipe.train.precision,
-        on_cpu,
-        int(zero.get("reduce_bucket_size", BUCKET)),
-        stages,
-        vocabulary,
-        teams,
+        ranks=stages * vocabulary_shards * teams if ranks is None else ranks,
+        zero_stage=int(zero.get("stage", 0)),
+        offload_optimizer=is_offloaded("offload_optimizer"),
+        offload_parameters=is_offloaded("offload_param"),
+        precision=recipe.train.precision,
+        on_cpu=on_cpu,
+        bucket=int(zero.get("reduce_bucket_size", BUCKET)),
+        stages=stages,
+        vocabulary_shards=vocabulary_shards,
+        teams=teams,
     )
 
 
-def candidates(recipe: Recipe, layout: PlannedLayout) -> Iterator[tuple[PlannedLayout, int, bool]]:
-    """Layouts, tokens of a micro-batch, activation checkpointing; what costs least time comes first.
+def candidate_layouts(recipe: Recipe, layout: PlannedLayout) -> Iterator[tuple[PlannedLayout, int, bool]]:
+    """Lists what is tried on a number of ranks; what costs least time comes first.
 
     Sharding more costs traffic, pipeline stages their bubble (the more the more), a shared vocabulary all of the work
     that is done alike, both together both; offloading costs most (and saves nothing on a CPU), recomputing a third of a
     step; smaller micro-batches fill a device less well. Split students stay split.
+
+    Args:
+        recipe: the recipe.
+        layout: the layout that it gives.
+
+    Yields:
+        A layout, padded tokens of a micro-batch, and whether activations are computed again.
     """
-    whole = layout._replace(offload_optimizer=False, offload_parameters=False, pipeline=1, vocabulary=1)
-    forms = [whole._replace(stage=stage) for stage in range(4)]
-    forms += [
-        whole._replace(stage=stage, pipeline=stages, vocabulary=shards)
-        for stages, shards in splits(layout.ranks)
-        for stage in (0, 1)
+    whole = layout._replace(offload_optimizer=False, offload_parameters=False, stages=1, vocabulary_shards=1)
+    layouts = [whole._replace(zero_stage=zero_stage) for zero_stage in range(4)]
+    layouts += [
+        whole._replace(zero_stage=zero_stage, stages=stages, vocabulary_shards=shards)
+        for stages, shards in model_parallel_splits(layout.ranks)
+        for zero_stage in (0, 1)
     ]
     for optimizer, parameters in () if layout.on_cpu else OFFLOADS:
         offload = whole._replace(offload_optimizer=optimizer, offload_parameters=parameters)
-        forms += [offload._replace(stage=stage) for stage in range(3 if parameters else 1, 4)]
-    forms = [form for form in forms if allowed(recipe, form)]
-    for form, again, part in itertools.product(forms, (False, True), SHRINK):
-        if again or not recipe.model.activation_checkpointing:
-            yield form, max(1, recipe.train.max_tokens // part), again
+        layouts += [offload._replace(zero_stage=zero_stage) for zero_stage in range(3 if parameters else 1, 4)]
+    layouts = [candidate for candidate in layouts if is_allowed(recipe, candidate)]
+    for candidate, checkpointing, divisor in itertools.product(layouts, (False, True), MICRO_BATCH_DIVISORS):
+        if checkpointing or not recipe.model.activation_checkpointing:
+            yield candidate, max(1, recipe.train.max_tokens // divisor), checkpointing
 
 
-def splits(ranks: int) -> list[tuple[int, int]]:
-    """Numbers of pipeline stages and of ranks that share a vocabulary, not both 1, that ``ranks`` are a multiple of:
-    stages alone, a shared vocabulary alone, both together."""
+def model_parallel_splits(ranks: int) -> list[tuple[int, int]]:
+    """Lists ways to hold a model over several of the ranks: stages alone, a shared vocabulary alone, both together.
+
+    Args:
+        ranks: ranks of the job.
+
+    Returns:
+        Numbers of pipeline stages and of ranks that share a vocabulary, not both 1, whose product divides ``ranks``.
+    """
     counts = [count for count in range(1, ranks + 1) if ranks % count == 0]
-    pairs = sorted(itertools.product(counts, counts), key=lambda pair: (pair[1] > 1, pair[0] > 1))
-    return [(stages, shards) for stages, shards in pairs[1:] if ranks % (stages * shards) == 0]
+    splits = sorted(itertools.product(counts, counts), key=lambda split: (split[1] > 1, split[0] > 1))
+    return [(stages, shards) for stages, shards in splits[1:] if ranks % (stages * shards) == 0]
 
 
-def allowed(recipe: Recipe, layout: PlannedLayout) -> bool:
-    """Whether training would take the recipe in a layout."""
-    if batches_per_update(recipe.train, layout.data_ranks) % layout.data_ranks:
+def is_allowed(recipe: Recipe, layout: PlannedLayout) -> bool:
+    """Tells whether training would take a recipe in a layout.
+
+    Args:
+        recipe: the recipe.
+        layout: the layout to try.
+
+    Returns:
+        Whether nothing refuses it.
+    """
+    if batches_per_update(recipe.train, layout.data_parallel_size) % layout.data_parallel_size:
         return False
-    stages = PipelineSettings(stages=layout.pipeline) if layout.pipeline > 1 else None
-    parts = {"pipeline": stages, "tensor": TensorSettings(vocabulary=layout.vocabulary)}
-    tried, config = recipe.model_copy(update=parts), {"zero_optimization": {"stage": layout.stage}}
+    pipeline = PipelineSettings(stages=layout.stages) if layout.stages > 1 else None
+    sections = {"pipeline": pipeline, "tensor": TensorSettings(vocabulary=layout.vocabulary_shards)}
+    changed, config = recipe.model_copy(update=sections), {"zero_optimization": {"stage": layout.zero_stage}}
     try:
-        pipeline_engine.check(tried, config)
-        vocab_parallel.check(tried, config, layout.ranks)
+        pipeline_engine.check(changed, config)
+        vocab_parallel.check(changed, config, layout.ranks)
     except UserError:
         return False
     return True
 
 
-def fitting(
-    recipe: Recipe, layout: PlannedLayout, room: float, need: Callable[[PlannedLayout, int, bool], RankMemory]
+def fitting_layouts(
+    recipe: Recipe, layout: PlannedLayout, device_bytes: float, estimate: EstimateMemory
 ) -> list[LayoutChoice]:
-    """Of each layout, with and without recomputation, the largest micro-batch that fits ``room`` bytes."""
-    found: dict[tuple[PlannedLayout, bool], LayoutChoice] = {}
-    for tried, tokens, again in candidates(recipe, layout):
-        if (tried, again) not in found and (memory := need(tried, tokens, again)).device <= room:
-            lost = bubble(tried.pipeline, micro_batches(recipe, tried))
-            found[tried, again] = LayoutChoice(tried, tokens, again, memory, lost)
-    return [choice for choice in found.values() if not _needless(choice, found)]
+    """Finds for each layout, with and without recomputation, the largest micro-batch that fits.
+
+    Args:
+        recipe: the recipe.
+        layout: the layout that it gives.
+        device_bytes: memory of a device.
+        estimate: counts the memory that a layout takes.
+
+    Returns:
+        What fits, cheapest in time first; recomputation is left out where it allows no larger micro-batch.
+    """
+    choices: dict[tuple[PlannedLayout, bool], LayoutChoice] = {}
+    for candidate, max_tokens, checkpointing in candidate_layouts(recipe, layout):
+        if (candidate, checkpointing) in choices:
+            continue
+        memory = estimate(candidate, max_tokens, checkpointing)
+        if memory.device <= device_bytes:
+            factor = bubble(candidate.stages, micro_batches_per_rank(recipe, candidate))
+            choices[candidate, checkpointing] = LayoutChoice(candidate, max_tokens, checkpointing, memory, factor)
+    return [choice for choice in choices.values() if not _is_needless(choice, choices)]
 
 
-def _needless(choice: LayoutChoice, found: dict[tuple[PlannedLayout, bool], LayoutChoice]) -> bool:
+def _is_needless(choice: LayoutChoice, choices: dict[tuple[PlannedLayout, bool], LayoutChoice]) -> bool:
     """Whether the same without recomputation takes as large a micro-batch."""
-    plain = found.get((choice.layout, False))
+    plain = choices.get((choice.layout, False))
     return choice.checkpointing and plain is not None and plain.max_tokens >= choice.max_tokens

@@ -5,9 +5,11 @@ DeepSpeed adds to them. On a GPU freed memory serves the next phase, so phases d
 keeps what it was given for most tensors, and DeepSpeed's flat buffers come from elsewhere: there they do. The numbers
 of those buffers, and what offload adds, were counted from measured runs, not derived.
 
-A rank of a pipeline holds its stage's parameters, and activations of as many micro-batches as are under way there. Of
-a vocabulary split over ranks each holds its own words' rows. Of students split over ranks each rank holds one, whose
-states are sharded over its team alone, and beside it what the others tell it.
+A rank of a pipeline holds its stage's parameters, and activations of as many micro-batches as are in flight there. Of
+a vocabulary split over ranks each holds its words' rows. Of students split over ranks each rank holds one, whose
+states are sharded over its team alone, and beside it what it receives from the others.
+
+Letters: S source and T target positions, D width, F feed-forward width, K passes.
 """
 
 from collections.abc import Sequence
@@ -15,63 +17,80 @@ from typing import NamedTuple
 
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning import activations
-from mnmt_ds.planning.activations import WIDE, Shape
-from mnmt_ds.planning.parameters import parameters
-from mnmt_ds.planning.pipeline_stages import StageContents, stages_of
+from mnmt_ds.planning.activations import FP32_BYTES, Shape
+from mnmt_ds.planning.parameters import count_parameters
+from mnmt_ds.planning.pipeline_stages import StageContents, plan_stages
 from mnmt_ds.teachers.shard_exchange import BUCKET as FETCH
 from mnmt_ds.teachers.sharded_teachers import ON_DEVICE
 
-HALF = 2
+HALF_BYTES = 2
+"""Bytes of an element in 16 bits."""
 BUCKET = 500_000_000
-"""DeepSpeed's reduce_bucket_size where none is given."""
+"""DeepSpeed's reduce_bucket_size (elements) where none is given."""
 
 
 class PlannedLayout(NamedTuple):
     """How a student is laid out over ranks."""
 
     ranks: int
-    stage: int
-    """Of ZeRO, 0 to 3."""
+    """Ranks of the whole job."""
+    zero_stage: int
+    """0 to 3."""
     offload_optimizer: bool = False
+    """The optimizer's states wait on the CPU."""
     offload_parameters: bool = False
+    """The parameters wait on the CPU."""
     precision: str = "fp32"
+    """fp32, bf16 or fp16."""
     on_cpu: bool = True
     """The ranks compute on CPUs: device and host are one memory."""
     bucket: int = BUCKET
     """Elements of the buffer that gradients are gathered in."""
-    pipeline: int = 1
-    """Stages that the layers are shared out to; 1: every rank holds all."""
-    vocabulary: int = 1
+    stages: int = 1
+    """Pipeline stages; 1: every rank holds all layers."""
+    vocabulary_shards: int = 1
     """Ranks that share every matrix over the vocabulary; 1: every rank holds all words."""
     teams: int = 1
     """Teams of ranks with a student each; 1: every rank holds all students."""
 
     @property
-    def parts(self) -> int:
+    def model_parallel_size(self) -> int:
         """Ranks that hold each student once."""
-        return self.pipeline * self.vocabulary
+        return self.stages * self.vocabulary_shards
 
     @property
-    def data_ranks(self) -> int:
+    def data_parallel_size(self) -> int:
         """A student's ranks with data of their own, between which a stage's states are sharded."""
-        return max(1, self.ranks // (self.teams * self.parts))
-
-    def words(self, vocabulary: int) -> int:
-        """Of a vocabulary on the rank that has most: ceil(V / ranks)."""
-        return -(-vocabulary // self.vocabulary)
+        return max(1, self.ranks // (self.teams * self.model_parallel_size))
 
     @property
-    def element(self) -> int:
+    def element_bytes(self) -> int:
         """Bytes of a weight or an activation."""
-        return WIDE if self.precision == "fp32" else HALF
+        return FP32_BYTES if self.precision == "fp32" else HALF_BYTES
+
+    def rank_vocabulary(self, vocabulary: int) -> int:
+        """Counts the words on the rank that has most.
+
+        Args:
+            vocabulary: V words in all.
+
+        Returns:
+            ceil(V / ranks that share them).
+        """
+        return -(-vocabulary // self.vocabulary_shards)
 
     def describe(self) -> str:
-        """As people say it."""
-        offloads = [name for name, on in zip(("optimizer", "parameters"), self[2:4], strict=True) if on]
-        parts = f"each student on {self.ranks // self.teams}, " if self.teams > 1 else ""
-        parts += f"{self.pipeline} pipeline stages, " if self.pipeline > 1 else ""
-        parts += f"vocabulary over {self.vocabulary}, " if self.vocabulary > 1 else ""
-        return f"{parts}ZeRO-{self.stage}" + (f", {' and '.join(offloads)} on the CPU" if offloads else "")
+        """Names what is special about the layout.
+
+        Returns:
+            Such as ``2 pipeline stages, ZeRO-1``.
+        """
+        on_cpu = zip(("optimizer", "parameters"), (self.offload_optimizer, self.offload_parameters), strict=True)
+        offloaded = [name for name, is_offloaded in on_cpu if is_offloaded]
+        text = f"each student on {self.ranks // self.teams}, " if self.teams > 1 else ""
+        text += f"{self.stages} pipeline stages, " if self.stages > 1 else ""
+        text += f"vocabulary over {self.vocabulary_shards}, " if self.vocabulary_shards > 1 else ""
+        return f"{text}ZeRO-{self.zero_stage}" + (f", {' and '.join(offloaded)} on the CPU" if offloaded else "")
 
 
 class FrozenTeachers(NamedTuple):
@@ -79,197 +98,311 @@ class FrozenTeachers(NamedTuple):
 
     versions: int = 0
     """Distinct teachers at most: one a pair."""
-    dtype_bytes: int = HALF
-    """In which shards are kept on the CPU."""
-    shard_cap: int = 0
+    dtype_bytes: int = HALF_BYTES
+    """Bytes of an element of the shards that are kept on the CPU."""
+    max_shard_bytes: int = 0
     """Bytes of CPU memory that a rank may spend on shards."""
-    remembered: int = 0
-    """Bytes of remembered decoder states a rank; of a pipeline, a rank of its last stage."""
-    at_once: int = 0
+    cached_states: int = 0
+    """Bytes of cached decoder states a rank; of a pipeline, a rank of its last stage."""
+    per_batch: int = 0
     """Teachers in a batch's loss."""
-    foreseen: int = 0
-    """Bytes of the student's own quiet states that a rank of a pipeline's last stage holds during an update."""
-    by_layers: bool = False
+    eval_states: int = 0
+    """Bytes of the student's states in eval mode that a rank of a pipeline's last stage holds during an update."""
+    layer_streaming: bool = False
     """Their layers pass through the device one by one, instead of whole teachers."""
 
 
 class PlannedStudents(NamedTuple):
-    """How many there are, and what they tell one another."""
+    """How many students there are, and what they send one another."""
 
     number: int = 1
+    """Students of the run."""
     peers: int = 0
     """Others that teach each of them."""
-    states: int = 0
+    peer_states: int = 0
     """Bytes of the peers' decoder states that are held at once, on the rank that takes the loss."""
-    remembered: int = 0
+    cached_states: int = 0
     """Bytes of their states on a search's trial set, on that rank's CPU."""
-    searching: bool = False
-    """A search copies a student's training state aside."""
+    weight_search: bool = False
+    """A search copies a student's training state."""
     simultaneous: bool = False
     """All have their gradients before any takes its step; else those of one make room for the next one's."""
 
 
-ALONE = PlannedStudents()
+ONE_STUDENT = PlannedStudents()
 
 
 class RankMemory(NamedTuple):
     """Bytes a rank. Those of the device add up to its peak; those of the host stand beside them."""
 
     base: int
-    """Of the process itself, without a model (on a GPU: not counted here, some 0.5 GB of CUDA's own)."""
+    """The process itself, without a model (on a GPU: not counted here, some 0.5 GB of CUDA's own)."""
     weights: int
+    """Of all students on the rank."""
     gradients: int
     """With the buffers that they are gathered and reduced in."""
     optimizer: int
     """Moments and fp32 masters."""
     activations: int
+    """What backward passes need of all micro-batches in flight."""
     loss: int
+    """Workspace of the fused loss."""
     teachers: int
-    """Whole models that stand ready, and what is on its way to them; what other students say, and their projections;
-    what was foreseen."""
-    aside: int
+    """Whole models that stand ready, and what is on its way to them; other students' states and projections; the
+    student's own states in eval mode."""
+    search_copy: int
     """A search's copy of the training state."""
     host_optimizer: int
+    """Offloaded optimizer states, and a search's copy of them."""
     host_weights: int
+    """Offloaded parameters."""
     host_teachers: int
-    """Shards of teachers and remembered states."""
+    """Shards of teachers and cached states."""
     snapshot: int
     """A copy of all weights on the CPU, when best checkpoints are kept."""
     on_cpu: bool
+    """Device and host are one memory."""
 
     @property
     def device(self) -> int:
-        """Peak on the device."""
-        held = self.base + self.weights + self.optimizer + self.teachers
+        """Peak bytes on the device."""
+        always_held = self.base + self.weights + self.optimizer + self.teachers
         if self.on_cpu:
-            step = self.activations + self.loss + self.aside
-            return held + self.gradients + max(step, self.snapshot) + self._beside
-        return held + self.aside + max(self.activations + self.loss, self.gradients)
+            step = self.activations + self.loss + self.search_copy
+            return always_held + self.gradients + max(step, self.snapshot) + self._host_states
+        return always_held + self.search_copy + max(self.activations + self.loss, self.gradients)
 
     @property
     def host(self) -> int:
-        """Beside the device; all in one on a CPU."""
-        return 0 if self.on_cpu else self._beside + self.snapshot
+        """Bytes on the host beside the device; 0 on a CPU, where all is in one."""
+        return 0 if self.on_cpu else self._host_states + self.snapshot
 
     @property
-    def _beside(self) -> int:
+    def _host_states(self) -> int:
         return self.host_optimizer + self.host_weights + self.host_teachers
 
 
-def memory(
-    m: ModelSettings, vocabulary: int, shapes: Sequence[Shape], layout: PlannedLayout, lessons: FrozenTeachers,
+def rank_memory(
+    m: ModelSettings,
+    vocabulary: int,
+    shapes: Sequence[Shape],
+    layout: PlannedLayout,
+    teachers: FrozenTeachers,
     passes: int = 1,
-    base: int = 0, students: PlannedStudents = ALONE, stage: StageContents | None = None,
-) -> RankMemory:  # fmt: skip
-    """Bytes a rank (of a pipeline's stage), at the largest of these micro-batches; of several students on a rank one
-    computes at a time."""
-    words = layout.words(vocabulary)
-    held = stage or stages_of(m, words)[0]
-    n, r, here = held.parameters, layout.data_ranks, students.number // layout.teams
-    weights, gradients, optimizer = states(n, layout)
-    aside, host_aside = copied(n, layout) if students.searching else (0, 0)
+    base: int = 0,
+    students: PlannedStudents = ONE_STUDENT,
+    stage: StageContents | None = None,
+) -> RankMemory:
+    """Counts a rank's memory at the largest micro-batch; of several students on a rank one computes at a time.
+
+    Args:
+        m: the model.
+        vocabulary: words in all.
+        shapes: micro-batches.
+        layout: how students are laid out over ranks.
+        teachers: frozen teachers.
+        passes: K passes over each micro-batch.
+        base: bytes of the process itself.
+        students: the run's students.
+        stage: the pipeline stage whose rank it is; None: the rank holds all of the model.
+
+    Returns:
+        Bytes by part.
+    """
+    rank_vocabulary = layout.rank_vocabulary(vocabulary)
+    stage = stage or plan_stages(m, rank_vocabulary)[0]
+    n, r, element = stage.parameters, layout.data_parallel_size, layout.element_bytes
+    students_here = students.number // layout.teams
+    weights, gradients, optimizer = state_bytes(n, layout)
+    search_copy, host_search_copy = search_copy_bytes(n, layout) if students.weight_search else (0, 0)
     host_weights, host_optimizer = 0, 0
     if layout.offload_optimizer:  # with fp32 gradients and a buffer for the weights' way back
-        host_optimizer, optimizer = optimizer + (WIDE + layout.element) * n // r, 0
-        gradients -= layout.element * n // r if layout.stage > 1 else 0
+        host_optimizer, optimizer = optimizer + (FP32_BYTES + element) * n // r, 0
+        gradients -= element * n // r if layout.zero_stage > 1 else 0
     if layout.offload_parameters:
-        host_weights = layout.element * n // r
+        host_weights = element * n // r
         weights -= host_weights
-    kept = max(step_activations(m, shape, layout, passes, held, lessons) for shape in shapes)
-    loss = max(step_loss(m, x, words, lessons.at_once + students.peers, passes, layout) for x in shapes)
-    if layout.on_cpu and layout.pipeline > 1 and held.refills:
+    per_batch = teachers.per_batch + students.peers
+    loss = max(step_loss_bytes(m, shape, rank_vocabulary, per_batch, passes, layout) for shape in shapes)
+    if layout.on_cpu and layout.stages > 1 and stage.alternates:
         loss *= 2  # behind a backward pass a stage takes it anew, as it does activations
-    ready = ready_teachers(m, words, layout, lessons, n) if lessons.versions else 0
-    shards = min(lessons.versions * lessons.dtype_bytes * n // r, lessons.shard_cap)
-    told = students.states + lessons.foreseen + students.peers * projection(m, words, layout)
+    device_teachers = device_teacher_bytes(m, rank_vocabulary, layout, teachers, n) if teachers.versions else 0
+    shards = min(teachers.versions * teachers.dtype_bytes * n // r, teachers.max_shard_bytes)
+    peers = students.peer_states + students.peers * projection_bytes(m, rank_vocabulary, layout)
     return RankMemory(
         base=base,
-        weights=here * weights,
-        gradients=(here if students.simultaneous else 1) * gradients,
-        optimizer=here * optimizer,
-        activations=kept,
-        loss=0 if held.following else loss,
-        teachers=here * ready + (0 if held.following else told),
-        aside=aside,
-        host_optimizer=here * host_optimizer + host_aside,
-        host_weights=here * host_weights,
-        host_teachers=here * shards + (0 if held.following else here * lessons.remembered + students.remembered),
-        snapshot=layout.element * parameters(m, vocabulary).total if held.first else 0,
+        weights=students_here * weights,
+        gradients=(students_here if students.simultaneous else 1) * gradients,
+        optimizer=students_here * optimizer,
+        activations=max(step_activation_bytes(m, shape, layout, passes, stage, teachers) for shape in shapes),
+        loss=loss if stage.is_last else 0,
+        teachers=students_here * device_teachers + (peers + teachers.eval_states if stage.is_last else 0),
+        search_copy=search_copy,
+        host_optimizer=students_here * host_optimizer + host_search_copy,
+        host_weights=students_here * host_weights,
+        host_teachers=students_here * shards
+        + (students_here * teachers.cached_states + students.cached_states if stage.is_last else 0),
+        snapshot=element * count_parameters(m, vocabulary).total if stage.is_first else 0,
         on_cpu=layout.on_cpu,
     )
 
 
-def copied(n: int, layout: PlannedLayout) -> tuple[int, int]:
-    """What a search copies aside of N parameters (engine/parallel/state_snapshot.py): device and host bytes."""
-    weights = layout.element * n // (layout.data_ranks if layout.stage == 3 else 1)
-    optimizer = states(n, layout)[2]
+def search_copy_bytes(n: int, layout: PlannedLayout) -> tuple[int, int]:
+    """Counts what a search copies of a training state (engine/parallel/state_snapshot.py).
+
+    Args:
+        n: parameters of the student on this rank.
+        layout: how it is laid out.
+
+    Returns:
+        Bytes on the device and bytes on the host.
+    """
+    weights = layout.element_bytes * n // (layout.data_parallel_size if layout.zero_stage == 3 else 1)
+    optimizer = state_bytes(n, layout)[2]
     host = layout.offload_optimizer * optimizer + layout.offload_parameters * weights
     return weights + optimizer - host, host
 
 
-def projection(m: ModelSettings, words: int, layout: PlannedLayout) -> int:
-    """A copy of another student's output projection: where it lives on other ranks, or is whole only for a moment."""
-    return words * m.d_model * layout.element if layout.teams > 1 or layout.stage == 3 else 0
+def projection_bytes(m: ModelSettings, rank_vocabulary: int, layout: PlannedLayout) -> int:
+    """Counts a copy of a peer's output projection: needed where it lives on other ranks, or is whole only for a moment.
+
+    Args:
+        m: the model.
+        rank_vocabulary: words of this rank.
+        layout: how students are laid out.
+
+    Returns:
+        Bytes; 0 where the peer's own is used.
+    """
+    is_copied = layout.teams > 1 or layout.zero_stage == 3
+    return rank_vocabulary * m.d_model * layout.element_bytes if is_copied else 0
 
 
-def step_loss(m: ModelSettings, x: Shape, words: int, teachers: int, passes: int, layout: PlannedLayout) -> int:
-    """Workspace of the loss over this rank's words."""
-    if layout.vocabulary > 1:
-        return activations.loss_over_shards(m, x, words, teachers, passes, layout.element, layout.on_cpu)
-    return activations.loss(m, x, words, teachers, passes, layout.on_cpu)
-
-
-def ready_teachers(m: ModelSettings, vocabulary: int, layout: PlannedLayout, lessons: FrozenTeachers, n: int) -> int:
-    """Two models of the student's N parameters (of one layer on each side, where layers pass through), and a fetch's
-    bucket, which several ranks hold twice: what comes and what goes."""
-    if lessons.by_layers:
-        shape = m.model_copy(update={"encoder_layers": 1, "decoder_layers": 1})
-        n = parameters(shape, vocabulary).total
-    return ON_DEVICE * layout.element * n + (1 + (layout.data_ranks > 1)) * min(FETCH, n) * lessons.dtype_bytes
-
-
-def step_activations(
-    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, lessons: FrozenTeachers
+def step_loss_bytes(
+    m: ModelSettings, x: Shape, rank_vocabulary: int, teachers: int, passes: int, layout: PlannedLayout
 ) -> int:
-    """What backward passes need of every micro-batch under way, and one's first gradients: 2 F + 3 D of every position
-    at once (of the ReLU's input and output, and of the residual stream on both sides of a feed-forward layer and its
-    mask). On a CPU a forward pass that follows a backward pass finds what that freed broken up by gradients, and takes
-    as much again (measured: 0.9 to 1.2 times, of one and two stages at two to four micro-batches an update)."""
+    """Counts the workspace of the loss over this rank's words.
+
+    Args:
+        m: the model.
+        x: the micro-batch.
+        rank_vocabulary: words of this rank.
+        teachers: teachers and peers of a batch.
+        passes: K.
+        layout: how the student is laid out.
+
+    Returns:
+        Bytes.
+    """
+    if layout.vocabulary_shards > 1:
+        return activations.vocab_parallel_loss_bytes(
+            m, x, rank_vocabulary, teachers, passes, layout.element_bytes, layout.on_cpu
+        )
+    return activations.loss_bytes(m, x, rank_vocabulary, teachers, passes, layout.on_cpu)
+
+
+def device_teacher_bytes(
+    m: ModelSettings, rank_vocabulary: int, layout: PlannedLayout, teachers: FrozenTeachers, n: int
+) -> int:
+    """Counts two teachers on the device (of one layer on each side, where layers are streamed), and a fetch's bucket,
+    which several ranks hold twice: what arrives and what is sent.
+
+    Args:
+        m: the model.
+        rank_vocabulary: words of this rank.
+        layout: how the student is laid out.
+        teachers: frozen teachers.
+        n: parameters of the student on this rank.
+
+    Returns:
+        Bytes.
+    """
+    if teachers.layer_streaming:
+        one_layer = m.model_copy(update={"encoder_layers": 1, "decoder_layers": 1})
+        n = count_parameters(one_layer, rank_vocabulary).total
+    buckets = 1 + (layout.data_parallel_size > 1)
+    return ON_DEVICE * layout.element_bytes * n + buckets * min(FETCH, n) * teachers.dtype_bytes
+
+
+def step_activation_bytes(
+    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
+) -> int:
+    """Counts what backward passes need of every micro-batch in flight, and one's first gradients.
+
+    The gradients are 2 F + 3 D of every position at once (of the ReLU's input and output, and of the residual stream
+    on both sides of a feed-forward layer and its mask). On a CPU a forward pass that follows a backward pass finds what
+    that freed broken up by gradients, and takes as much again (measured: 0.9 to 1.2 times, of one and two stages at two
+    to four micro-batches an update).
+
+    Args:
+        m: the model.
+        x: the micro-batch.
+        layout: how the student is laid out.
+        passes: K.
+        stage: what this rank holds.
+        teachers: frozen teachers.
+
+    Returns:
+        Bytes.
+    """
     tokens = passes * max(x.source_tokens, x.target_tokens)
-    flight = tokens * (2 * m.ffn + 3 * m.d_model) * layout.element
-    each = activations.forward(m, x, layout.element, layout.on_cpu, passes, stage.kinds)
-    many = stage.under_way + (layout.on_cpu and stage.refills)
-    return many * (each + travelling(m, x, layout, passes, stage, lessons)) + flight
+    gradients = tokens * (2 * m.ffn + 3 * m.d_model) * layout.element_bytes
+    micro_batch = activations.forward_bytes(m, x, layout.element_bytes, layout.on_cpu, passes, stage.kinds)
+    micro_batch += stage_boundary_bytes(m, x, layout, passes, stage, teachers)
+    return (stage.in_flight + (layout.on_cpu and stage.alternates)) * micro_batch + gradients
 
 
-def travelling(
-    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, lessons: FrozenTeachers
+def stage_boundary_bytes(
+    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
 ) -> int:
-    """Of a micro-batch under way: what came in and what goes out, of the student's K copies and each teacher's one, S
-    positions within the encoder, S + T behind it; and what autograd keeps of the part that came in: the encoder's
-    states, twice where they came with the decoder's (DeepSpeed clones all, and the segment takes them out). What the
-    encoder's norm gives is among its own where a decoder layer here looks at it, else it has left."""
+    """Counts what a micro-batch in flight brings into a stage and sends on, and what autograd keeps of it.
+
+    What passes are the student's K copies and each teacher's one: S positions within the encoder, S + T behind it.
+    What autograd keeps of the arriving part are the encoder's states, twice where they came with the decoder's
+    (DeepSpeed clones all, and the segment takes them out). The output of the encoder's norm is among the stage's own
+    where a decoder layer here looks at it, else it was sent on.
+
+    Args:
+        m: the model.
+        x: the micro-batch.
+        layout: how the student is laid out.
+        passes: K.
+        stage: what this rank holds.
+        teachers: frozen teachers.
+
+    Returns:
+        Bytes of one micro-batch.
+    """
     s, t = x.source_tokens, x.target_tokens
     positions = {"": 0, "encoder": s, "encoder_norm": s, "target": s}
-    arriving, following = "" if stage.first else stage.kinds[0], stage.following
-    passing = positions.get(arriving, s + t) + positions.get(following, s + t)
-    kept = {"": 0, "encoder": 0, "encoder_norm": 0, "target": s}.get(arriving, 2 * s)
+    arriving_kind = "" if stage.is_first else stage.kinds[0]
+    passing = positions.get(arriving_kind, s + t) + positions.get(stage.next_kind, s + t)
+    kept = {"": 0, "encoder": 0, "encoder_norm": 0, "target": s}.get(arriving_kind, 2 * s)
     kept -= s if "encoder_norm" in stage.kinds and "decoder" not in stage.kinds else 0
-    return (passing * (passes + lessons.at_once) + kept * passes) * m.d_model * layout.element
+    return (passing * (passes + teachers.per_batch) + kept * passes) * m.d_model * layout.element_bytes
 
 
-def states(n: int, layout: PlannedLayout) -> tuple[int, int, int]:
-    """Weights, gradients (with buffers) and optimizer of N parameters: bytes a rank."""
-    e, r = layout.element, layout.data_ranks
-    whole, share = e * n, e * n // r
+def state_bytes(n: int, layout: PlannedLayout) -> tuple[int, int, int]:
+    """Counts weights, gradients (with buffers) and optimizer states.
+
+    Args:
+        n: N parameters of the student on this rank.
+        layout: how it is laid out.
+
+    Returns:
+        Bytes of each on a rank.
+    """
+    e, r = layout.element_bytes, layout.data_parallel_size
+    is_fp32 = e == FP32_BYTES
+    whole, shard = e * n, e * n // r
     copy = e * min(n, layout.bucket)
     buffer = copy if layout.on_cpu else e * layout.bucket  # a CPU gives memory to what is written alone
-    masters_and_moments = 3 * WIDE * n // r
-    if layout.stage == 0:  # fp32: no masters, gradients flattened to be reduced
-        return whole, whole + copy + (0 if e == WIDE else WIDE * n), (2 if e == WIDE else 3) * WIDE * n
-    if layout.stage == 1:
+    masters_and_moments = 3 * FP32_BYTES * n // r
+    if layout.zero_stage == 0:  # fp32: no masters, gradients flattened to be reduced
+        return whole, whole + copy + (0 if is_fp32 else FP32_BYTES * n), (2 if is_fp32 else 3) * FP32_BYTES * n
+    if layout.zero_stage == 1:
         return whole, whole + buffer + copy, masters_and_moments
-    if layout.stage == 2:
-        return whole, share + buffer + copy, masters_and_moments
+    if layout.zero_stage == 2:
+        return whole, shard + buffer + copy, masters_and_moments
     # below a thousand million parameters DeepSpeed keeps gathered ones until the next use, so that all stand whole
-    return share + whole, share + whole + buffer + 2 * copy, masters_and_moments
+    return shard + whole, shard + whole + buffer + 2 * copy, masters_and_moments

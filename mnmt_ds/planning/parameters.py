@@ -1,4 +1,7 @@
-"""Parameters of a model, counted from its shape (D width, F feed-forward width, V vocabulary)."""
+"""Parameters of a model, counted from its shape.
+
+Letters: D width, F feed-forward width, V vocabulary.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,35 +10,45 @@ from mnmt_ds.models.layer_sequence import LayerEntry
 from mnmt_ds.models.settings import ModelSettings
 
 
-class Parameters(NamedTuple):
-    """Numbers of parameters."""
+class ParameterCounts(NamedTuple):
+    """Numbers of parameters of a model."""
 
     embeddings: int
     """All matrices with a row a word; a tied one once."""
     encoder_layer: int
+    """One encoder layer."""
     decoder_layer: int
+    """One decoder layer."""
     encoder_layers: int
+    """How many encoder layers there are."""
     decoder_layers: int
+    """How many decoder layers there are."""
     final_norms: int
+    """The norms after the last encoder and decoder layer together."""
 
     @property
     def total(self) -> int:
-        """Of the whole model."""
+        """Parameters of the whole model."""
         layers = self.encoder_layers * self.encoder_layer + self.decoder_layers * self.decoder_layer
         return self.embeddings + layers + self.final_norms
 
-    @property
-    def largest_layer(self) -> int:
-        """Of the largest part that ZeRO-3 gathers at once."""
-        return max(self.embeddings, self.encoder_layer, self.decoder_layer)
 
+def count_parameters(m: ModelSettings, vocabulary: int) -> ParameterCounts:
+    """Counts a model's parameters.
 
-def parameters(m: ModelSettings, vocabulary: int) -> Parameters:
-    """Matrices with a row a word: V D each. Attention: 4 D (D + 1). Feed-forward: 2 D F + F + D. A norm: 2 D."""
+    Matrices with a row a word: V D each. Attention: 4 D (D + 1). Feed-forward: 2 D F + F + D. A norm: 2 D.
+
+    Args:
+        m: the model.
+        vocabulary: V.
+
+    Returns:
+        Its parameters by part.
+    """
     d, f = m.d_model, m.ffn
     matrices = 1 + (m.share_embeddings == "decoder") + (m.encoder_projection == "own")
     attention, ffn, norm = 4 * d * (d + 1), 2 * d * f + f + d, 2 * d
-    return Parameters(
+    return ParameterCounts(
         embeddings=matrices * vocabulary * d,
         encoder_layer=attention + ffn + 2 * norm,
         decoder_layer=2 * attention + ffn + 3 * norm,
@@ -45,9 +58,18 @@ def parameters(m: ModelSettings, vocabulary: int) -> Parameters:
     )
 
 
-def of_places(m: ModelSettings, vocabulary: int, row: Sequence[LayerEntry]) -> int:
-    """Of some places of a model's row (models/layer_sequence.py); a matrix at several of them counts once."""
-    n = parameters(m, vocabulary)
+def parameters_of_entries(m: ModelSettings, vocabulary: int, entries: Sequence[LayerEntry]) -> int:
+    """Counts the parameters of a part of a model.
+
+    Args:
+        m: the model.
+        vocabulary: V.
+        entries: entries of its layer sequence (models/layer_sequence.py); a matrix at several of them counts once.
+
+    Returns:
+        Parameters of these entries.
+    """
+    n = count_parameters(m, vocabulary)
     matrix, norm = vocabulary * m.d_model, n.final_norms // 2
     sizes = {"encoder": n.encoder_layer, "decoder": n.decoder_layer, "encoder_norm": norm, "decoder_norm": norm}
-    return sum({part.name: sizes.get(part.kind, matrix) for part in row}.values())
+    return sum({entry.name: sizes.get(entry.kind, matrix) for entry in entries}.values())

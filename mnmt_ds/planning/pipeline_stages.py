@@ -1,74 +1,126 @@
-"""What each pipeline stage of a model holds: its places in the row, its parameters, its micro-batches under way."""
+"""What each pipeline stage of a model holds: its entries of the layer sequence, its parameters, its micro-batches in
+flight."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.planning.parameters import of_places
+from mnmt_ds.planning.parameters import parameters_of_entries
 
-VOCABULARY = ("source", "target", "projection", "head")
-"""Kinds of places whose matrix has a row a word."""
+VOCABULARY_KINDS = ("source", "target", "projection", "head")
+"""Kinds of entries whose matrix has a row a word."""
 
 
 class StageContents(NamedTuple):
     """One of p stages; a model without a pipeline is one stage alone."""
 
     kinds: Sequence[str]
-    """Of its places (models/layer_sequence.py)."""
-    following: str
-    """The kind of the first place of the stage behind it; empty: it is the last."""
+    """Kinds of its entries of the layer sequence (models/layer_sequence.py)."""
+    next_kind: str
+    """Kind of the first entry of the stage behind it; empty: it is the last."""
     parameters: int
-    """A tied matrix counts at every stage that uses it."""
-    under_way: int
+    """Its parameters; a tied matrix counts at every stage that uses it."""
+    in_flight: int
     """Micro-batches whose activations it holds at once: min(m, p - number), since after its own warm-up a stage
     alternates forward and backward passes (1F1B)."""
-    refills: bool
+    alternates: bool
     """Whether forward passes follow backward passes within an update: m is more than that."""
-    share: float
+    work: float
     """Its work, as a part of what all of the model is on one rank."""
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether the data come in here; its first rank is the main one, which writes the run's files."""
         return self.kinds[0] == "source"
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the loss is computed here."""
+        return not self.next_kind
+
     def describe(self) -> str:
-        """Its layers, as people say it."""
+        """Names its layers.
+
+        Returns:
+            Such as ``source embedding + 2 encoder``.
+        """
         layers = [f"{self.kinds.count(kind)} {kind}" for kind in ("encoder", "decoder") if kind in self.kinds]
         ends = [name for kind, name in (("source", "source embedding"), ("head", "loss")) if kind in self.kinds]
         return " + ".join([*ends[:1], *layers, *ends[1:]] if "source" in self.kinds else [*layers, *ends])
 
 
-def stages_of(
-    m: ModelSettings, words: int, count: int = 1, costs: Sequence[float] = (), micro_batches: int = 1, sharing: int = 1
+def plan_stages(
+    m: ModelSettings,
+    rank_vocabulary: int,
+    count: int = 1,
+    costs: Sequence[float] = (),
+    micro_batches: int = 1,
+    vocabulary_shards: int = 1,
 ) -> list[StageContents]:
-    """The model in ``count`` stages, cut by ``costs`` of its places as training cuts it; m micro-batches an update.
-    ``words``: of the vocabulary on each of the ranks that are ``sharing`` it; the rest of a stage each of them does."""
-    row = layer_entries(m, words)
-    cut, costs = [0, len(row)], costs or [1.0] * len(row)
+    """Cuts a model into stages as training cuts it.
+
+    Args:
+        m: the model.
+        rank_vocabulary: words on each of the ranks that share the vocabulary.
+        count: p stages.
+        costs: cost of each entry of the layer sequence; empty: all cost the same.
+        micro_batches: m micro-batches of an update.
+        vocabulary_shards: ranks that share the vocabulary; the rest of a stage each of them computes.
+
+    Returns:
+        The stages in order.
+    """
+    entries = layer_entries(m, rank_vocabulary)
+    bounds, costs = [0, len(entries)], costs or [1.0] * len(entries)
     if count > 1:
-        from mnmt_ds.engine.parallel.pipeline_module import bounds
+        from mnmt_ds.engine.parallel.pipeline_module import bounds as stage_bounds
 
-        cut = bounds(row, costs, count)
-    found = []
-    for number, (begin, end) in enumerate(zip(cut, cut[1:], strict=False)):
-        following = row[end].kind if end < len(row) else ""
-        kinds, size = [part.kind for part in row[begin:end]], of_places(m, words, row[begin:end])
-        under_way = min(micro_batches, count - number)
-        own = [cost / (sharing if part.kind in VOCABULARY else 1) for cost, part in zip(costs, row, strict=True)]
-        share = sum(own[begin:end]) / sum(costs)
-        found.append(StageContents(kinds, following, size, under_way, micro_batches > under_way, share))
-    return found
+        bounds = stage_bounds(entries, costs, count)
+    rank_costs = [
+        cost / (vocabulary_shards if entry.kind in VOCABULARY_KINDS else 1)
+        for cost, entry in zip(costs, entries, strict=True)
+    ]
+    stages = []
+    for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        in_flight = min(micro_batches, count - number)
+        stages.append(
+            StageContents(
+                kinds=[entry.kind for entry in entries[begin:end]],
+                next_kind=entries[end].kind if end < len(entries) else "",
+                parameters=parameters_of_entries(m, rank_vocabulary, entries[begin:end]),
+                in_flight=in_flight,
+                alternates=micro_batches > in_flight,
+                work=sum(rank_costs[begin:end]) / sum(costs),
+            )
+        )
+    return stages
 
 
-def slowdown(stages: Sequence[StageContents], micro_batches: int, sharing: int = 1) -> float:
-    """What p stages, each of as many ranks as are ``sharing`` a vocabulary, lose against so many ranks' own speed: the
-    bubble (m + p - 1) / m, the dearest stage over the mean one, and the work that those ranks all do alike."""
+def slowdown(stages: Sequence[StageContents], micro_batches: int, vocabulary_shards: int = 1) -> float:
+    """Computes what p stages lose against so many ranks' full speed: the bubble (m + p - 1) / m, the dearest stage over
+    the mean one, and the work that all ranks which share a vocabulary do alike.
+
+    Args:
+        stages: the p stages.
+        micro_batches: m micro-batches of an update.
+        vocabulary_shards: ranks of each stage, which share a vocabulary.
+
+    Returns:
+        A factor of the time, 1 where nothing is lost.
+    """
     count = len(stages)
-    return bubble(count, micro_batches) * count * sharing * max(stage.share for stage in stages)
+    return bubble(count, micro_batches) * count * vocabulary_shards * max(stage.work for stage in stages)
 
 
 def bubble(count: int, micro_batches: int) -> float:
-    """(m + p - 1) / m."""
+    """Computes what a pipeline's step takes over its stages' own work: (m + p - 1) / m.
+
+    Args:
+        count: p stages.
+        micro_batches: m micro-batches of an update.
+
+    Returns:
+        A factor of the time.
+    """
     return (micro_batches + count - 1) / micro_batches

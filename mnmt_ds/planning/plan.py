@@ -1,4 +1,4 @@
-"""A recipe's plan: its data surveyed, its memory reckoned, and what cannot be reckoned measured."""
+"""A recipe's plan: its data surveyed, its memory counted, and what cannot be counted measured."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,121 +13,202 @@ from mnmt_ds.engine.parallel import ds_config, pipeline_engine, stage_balance, v
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import layer_entries
-from mnmt_ds.planning.layouts import given
-from mnmt_ds.planning.memory import PlannedLayout, RankMemory, memory
-from mnmt_ds.planning.parameters import parameters
-from mnmt_ds.planning.pipeline_stages import StageContents, stages_of
-from mnmt_ds.planning.probe import MINUTE, probe
+from mnmt_ds.planning.layouts import EstimateMemory, recipe_layout
+from mnmt_ds.planning.memory import PlannedLayout, RankMemory, rank_memory
+from mnmt_ds.planning.parameters import count_parameters
+from mnmt_ds.planning.pipeline_stages import StageContents, plan_stages
+from mnmt_ds.planning.probe import MINIMAL_MODEL, run_probe
 from mnmt_ds.planning.report import RunPlan
-from mnmt_ds.planning.survey import foreseen, lessons_of, micro_batches, students_in, survey
+from mnmt_ds.planning.survey import (
+    eval_state_bytes,
+    frozen_teachers,
+    micro_batches_per_rank,
+    planned_students,
+    student_passes,
+    survey,
+)
 
-CALIBRATION = 10
-"""Updates."""
-Costs = Callable[[], Sequence[float]]
+CALIBRATION_UPDATES = 10
+"""Updates that are trained to measure the speed."""
+LayerCosts = Callable[[], Sequence[float]]
+"""Gives the cost of each entry of the model's layer sequence; measured once it is called."""
 
 
-def make(
+def make_plan(
     recipe: Recipe, path: Path, overrides: Sequence[str], devices: int | None, gpu: bool, measure: bool, calibrate: bool
 ) -> RunPlan:
-    """The plan of a recipe on so many ranks (None: as few as it allows); UserError where they cannot be shared out to
-    its stages, its vocabulary's parts or its split students."""
+    """Plans a recipe.
+
+    Args:
+        recipe: the recipe; its corpus must be prepared.
+        path: its file.
+        overrides: settings that replace the file's.
+        devices: ranks, one a device; None: as few as the recipe allows.
+        gpu: plan for GPUs, also on a machine without one.
+        measure: measure the process's own memory.
+        calibrate: train a few updates to measure the speed.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: when the devices cannot be shared out to stages, vocabulary shards or students, or the recipe would
+            be refused.
+    """
     on_cpu = not (gpu or torch.cuda.is_available())
-    layout = given(recipe, devices, on_cpu)
-    if layout.ranks % (layout.teams * layout.parts):
-        wanted = [(layout.pipeline, "form {} pipeline stages"), (layout.vocabulary, "share a vocabulary by {}")]
-        wanted += [(layout.teams, "be shared by {} students")]
-        what = " and ".join(text.format(count) for count, text in wanted if count > 1)
-        raise UserError(
-            f"{path}: {devices} devices cannot {what}; give --devices a multiple of {layout.teams * layout.parts}"
-        )
+    layout = recipe_layout(recipe, devices, on_cpu)
+    multiple = layout.teams * layout.model_parallel_size
+    if layout.ranks % multiple:
+        uses = [
+            (layout.stages, "form {} pipeline stages"),
+            (layout.vocabulary_shards, "share a vocabulary by {}"),
+            (layout.teams, "be shared by {} students"),
+        ]
+        what = " and ".join(text.format(count) for count, text in uses if count > 1)
+        raise UserError(f"{path}: {devices} devices cannot {what}; give --devices a multiple of {multiple}")
     config = ds_config.read(recipe.deepspeed)
     pipeline_engine.check(recipe, config)
     vocab_parallel.check(recipe, config, layout.ranks)
-    ds_config.resolve(config, recipe.train, layout.data_ranks, str(recipe.deepspeed))
+    ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
     base = process_bytes(path, overrides) if measure and on_cpu else 0
     corpus, _ = open_corpus(recipe)
-    speed = probe(path, overrides, CALIBRATION).tokens_per_second if calibrate else None
-    stream = open_streams(recipe, corpus)[0]
-    held = held_by(recipe, corpus, layout, costs_of(recipe, corpus, on_cpu))
-    found = survey(recipe, stream, layout.data_ranks)
+    speed = run_probe(path, overrides, CALIBRATION_UPDATES).tokens_per_second if calibrate else None
+    training_data = open_streams(recipe, corpus)[0]
+    stages = stage_contents(recipe, corpus, layout, layer_costs(recipe, corpus, on_cpu))
+    data_survey = survey(recipe, training_data, layout.data_parallel_size)
     return RunPlan(
         recipe,
         corpus.tokenizer.size,
-        parameters(recipe.model, corpus.tokenizer.size),
-        students_in(recipe, stream, layout, found.shapes),
+        count_parameters(recipe.model, corpus.tokenizer.size),
+        planned_students(recipe, training_data, layout, data_survey.shapes),
         layout,
-        held,
-        need(recipe, corpus, layout, base, held),
-        found,
+        stages,
+        stage_memories(recipe, corpus, layout, base, stages),
+        data_survey,
         base_measured=bool(base),
         speed=speed,
     )
 
 
 def process_bytes(path: Path, overrides: Sequence[str]) -> int:
-    """Peak bytes of a process that trains, but for its model: a minute model's, less what that one should take."""
-    words = [*overrides, *MINUTE]
-    recipe = load_recipe(path, words)
+    """Measures the memory of a process that trains, but for its model.
+
+    Args:
+        path: the recipe's file.
+        overrides: settings that replace the file's.
+
+    Returns:
+        Peak bytes with a minimal model, less what that one should take.
+    """
+    overrides = [*overrides, *MINIMAL_MODEL]
+    recipe = load_recipe(path, overrides)
     corpus, _ = open_corpus(recipe)
-    layout = given(recipe, 1, on_cpu=True)._replace(pipeline=1, vocabulary=1, teams=1)
-    own = need(recipe, corpus, layout, 0, stages_of(recipe.model, corpus.tokenizer.size))[0].device
-    return probe(path, words, 2).peak - own
+    layout = recipe_layout(recipe, 1, on_cpu=True)._replace(stages=1, vocabulary_shards=1, teams=1)
+    stages = plan_stages(recipe.model, corpus.tokenizer.size)
+    model_bytes = stage_memories(recipe, corpus, layout, 0, stages)[0].device
+    return run_probe(path, overrides, 2).peak - model_bytes
 
 
-def need(
+def stage_memories(
     recipe: Recipe, corpus: Corpus, layout: PlannedLayout, base: int, stages: Sequence[StageContents]
 ) -> list[RankMemory]:
-    """Bytes a rank of a recipe in a layout, at each stage."""
-    stream = open_streams(recipe, corpus)[0]
-    passes = int(getattr(recipe.method, "passes", 1))
-    shapes = survey(recipe, stream, layout.data_ranks).shapes
-    lessons = lessons_of(recipe, stream, layout.data_ranks)
-    if layout.pipeline > 1:
-        lessons = lessons._replace(by_layers=False, foreseen=foreseen(recipe, layout, shapes))
-    size, students = corpus.tokenizer.size, students_in(recipe, stream, layout, shapes)
-    return [memory(recipe.model, size, shapes, layout, lessons, passes, base, students, stage) for stage in stages]
+    """Counts the memory of a rank of each stage.
+
+    Args:
+        recipe: the recipe.
+        corpus: its corpus.
+        layout: how students are laid out over ranks.
+        base: bytes of the process itself.
+        stages: what the stages hold.
+
+    Returns:
+        Bytes of a rank, by stage.
+    """
+    training_data = open_streams(recipe, corpus)[0]
+    shapes = survey(recipe, training_data, layout.data_parallel_size).shapes
+    teachers = frozen_teachers(recipe, training_data, layout.data_parallel_size)
+    if layout.stages > 1:
+        teachers = teachers._replace(layer_streaming=False, eval_states=eval_state_bytes(recipe, layout, shapes))
+    size, students = corpus.tokenizer.size, planned_students(recipe, training_data, layout, shapes)
+    passes = student_passes(recipe)
+    return [
+        rank_memory(recipe.model, size, shapes, layout, teachers, passes, base, students, stage) for stage in stages
+    ]
 
 
-def held_by(recipe: Recipe, corpus: Corpus, layout: PlannedLayout, costs: Costs) -> list[StageContents]:
-    """What the stages of a layout hold; all of the model where it has none."""
-    words, many = layout.words(corpus.tokenizer.size), micro_batches(recipe, layout)
-    known = costs() if layout.parts > 1 else ()
-    return stages_of(recipe.model, words, layout.pipeline, known, many, layout.vocabulary)
+def stage_contents(recipe: Recipe, corpus: Corpus, layout: PlannedLayout, costs: LayerCosts) -> list[StageContents]:
+    """Cuts the recipe's model into the stages of a layout.
+
+    Args:
+        recipe: the recipe.
+        corpus: its corpus.
+        layout: how students are laid out over ranks.
+        costs: cost of each entry of the model's layer sequence; asked for where something is cut.
+
+    Returns:
+        What the stages hold; one stage where the layout has none.
+    """
+    rank_vocabulary = layout.rank_vocabulary(corpus.tokenizer.size)
+    micro_batches = micro_batches_per_rank(recipe, layout)
+    entry_costs = costs() if layout.model_parallel_size > 1 else ()
+    return plan_stages(
+        recipe.model, rank_vocabulary, layout.stages, entry_costs, micro_batches, layout.vocabulary_shards
+    )
 
 
-def costs_of(recipe: Recipe, corpus: Corpus, on_cpu: bool) -> Costs:
-    """The cost of each place of the model's row, once it is asked for: that by which the run was cut before, or
-    measured here; by parameters where the recipe says so, or where GPUs are planned for on a machine without one."""
+def layer_costs(recipe: Recipe, corpus: Corpus, on_cpu: bool) -> LayerCosts:
+    """Chooses where the cost of each entry of the model's layer sequence comes from: the file by which the run was cut
+    before, or a measurement here; parameters where the recipe says so, or where GPUs are planned for on a machine
+    without one.
+
+    Args:
+        recipe: the recipe.
+        corpus: its corpus.
+        on_cpu: whether the ranks compute on CPUs.
+
+    Returns:
+        A function that gives the costs (seconds, or numbers of parameters) and computes them once.
+    """
     size, file = corpus.tokenizer.size, recipe.directory / stage_balance.FILE
 
     @cache
     def costs() -> Sequence[float]:
+        entries = layer_entries(recipe.model, size)
         by_parameters = recipe.pipeline is not None and recipe.pipeline.balance == "parameters"
         if by_parameters or not (on_cpu or torch.cuda.is_available()):
-            return stage_balance.by_parameters(layer_entries(recipe.model, size))
+            return stage_balance.by_parameters(entries)
         if recipe.pipeline is not None and file.exists():
-            known = [float(value) for value in json.loads(file.read_text(encoding="utf-8"))["seconds"]]
-            if len(known) == len(layer_entries(recipe.model, size)):  # else of a model of another depth
-                return known
+            seconds = [float(value) for value in json.loads(file.read_text(encoding="utf-8"))["seconds"]]
+            if len(seconds) == len(entries):  # else of a model of another depth
+                return seconds
         return stage_balance.by_time(recipe.model, size, recipe.train.max_tokens, recipe.train.loss_implementation)
 
     return costs
 
 
-def planner(recipe: Recipe, base: int, on_cpu: bool) -> Callable[[PlannedLayout, int, bool], RankMemory]:
-    """Bytes of the rank that takes most, in another layout, with other micro-batches, with or without recomputed
-    activations."""
-    corpus, _ = open_corpus(recipe)
-    costs = costs_of(recipe, corpus, on_cpu)
+def memory_estimator(recipe: Recipe, base: int, on_cpu: bool) -> EstimateMemory:
+    """Makes the function that counts the memory of other layouts.
 
-    def reckon(layout: PlannedLayout, max_tokens: int, again: bool) -> RankMemory:
+    Args:
+        recipe: the recipe.
+        base: bytes of the process itself.
+        on_cpu: whether the ranks compute on CPUs.
+
+    Returns:
+        A function of layout, padded tokens of a micro-batch and activation checkpointing, which counts the memory of
+        the rank that takes most.
+    """
+    corpus, _ = open_corpus(recipe)
+    costs = layer_costs(recipe, corpus, on_cpu)
+
+    def estimate(layout: PlannedLayout, max_tokens: int, checkpointing: bool) -> RankMemory:
         changed = recipe.model_copy(
             update={
                 "train": recipe.train.model_copy(update={"max_tokens": max_tokens}),
-                "model": recipe.model.model_copy(update={"activation_checkpointing": again}),
+                "model": recipe.model.model_copy(update={"activation_checkpointing": checkpointing}),
             }
         )
-        held = held_by(changed, corpus, layout, costs)
-        return max(need(changed, corpus, layout, base, held), key=lambda one: one.device)
+        stages = stage_contents(changed, corpus, layout, costs)
+        return max(stage_memories(changed, corpus, layout, base, stages), key=lambda memory: memory.device)
 
-    return reckon
+    return estimate

@@ -12,11 +12,11 @@ from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.engine.students.weight_search import DataPosition, UpdateRange, coming, most_bytes
 from mnmt_ds.engine.teacher_setup import cache_plan
-from mnmt_ds.methods.pareto import ParetoSettings
+from mnmt_ds.methods import registry
 from mnmt_ds.methods.peers import TrialSettings
-from mnmt_ds.methods.registry import all_sections, requirements, teacher_settings
-from mnmt_ds.planning.activations import Shape
-from mnmt_ds.planning.memory import HALF, FrozenTeachers, PlannedLayout, PlannedStudents
+from mnmt_ds.planning.activations import FP32_BYTES, Shape
+from mnmt_ds.planning.memory import HALF_BYTES, FrozenTeachers, PlannedLayout, PlannedStudents
+from mnmt_ds.requirements import Requirements
 
 
 class Survey(NamedTuple):
@@ -25,53 +25,83 @@ class Survey(NamedTuple):
     shapes: list[Shape]
     """Distinct micro-batches of the first epoch, none of which is smaller in every way than another."""
     updates: int
-    """Of an epoch."""
-    last: int
-    """Of the whole run, at most."""
+    """Updates of an epoch."""
+    max_updates: int
+    """Updates of the whole run, at most."""
     tokens: int
     """Target tokens of an epoch."""
     passes: dict[str, float]
-    """How often the whole run comes by each pair's training set, at most."""
+    """How often the whole run passes over each pair's training set, at most."""
     sizes: dict[str, int]
+    """Usable training sentences of each pair."""
 
 
-def survey(recipe: Recipe, stream: TrainingData, ranks: int) -> Survey:
-    """Reads lengths alone; a function of recipe and ranks."""
-    plan = stream.plan(0)._replace(batches_per_update=batches_per_update(recipe.train, ranks))
-    by_epochs = recipe.train.max_epochs * plan.updates
-    last = min(recipe.train.max_steps or by_epochs, by_epochs)
-    epochs = last / plan.updates
-    passes = {
-        pair: epochs * count / size for pair, count, size in zip(stream.pairs, stream.counts, stream.sizes, strict=True)
-    }
-    sizes = dict(zip(stream.pairs, stream.sizes, strict=True))
-    return Survey(largest(shapes_of(stream, plan)), plan.updates, last, int(plan.tokens.sum()), passes, sizes)
+def survey(recipe: Recipe, training_data: TrainingData, data_parallel_size: int) -> Survey:
+    """Surveys a student's training data; reads lengths alone.
+
+    Args:
+        recipe: the recipe.
+        training_data: its training data.
+        data_parallel_size: ranks with data of their own.
+
+    Returns:
+        What the run will see.
+    """
+    plan = training_data.plan(0)._replace(batches_per_update=batches_per_update(recipe.train, data_parallel_size))
+    updates_by_epochs = recipe.train.max_epochs * plan.updates
+    max_updates = min(recipe.train.max_steps or updates_by_epochs, updates_by_epochs)
+    epochs = max_updates / plan.updates
+    pairs, counts, sizes = training_data.pairs, training_data.counts, training_data.sizes
+    passes = {pair: epochs * count / size for pair, count, size in zip(pairs, counts, sizes, strict=True)}
+    return Survey(
+        shapes=largest_shapes(shapes_of(training_data, plan)),
+        updates=plan.updates,
+        max_updates=max_updates,
+        tokens=int(plan.tokens.sum()),
+        passes=passes,
+        sizes=dict(zip(pairs, sizes, strict=True)),
+    )
 
 
-def shapes_of(stream: TrainingData, plan: EpochPlan) -> list[Shape]:
-    """Each micro-batch's shape. A task on monolingual text pads to the same budget: it is not asked here."""
-    source = [np.zeros(len(split), np.int64) for split in stream.splits]
-    target = [np.zeros(len(split), np.int64) for split in stream.splits]
-    for s, t, known in zip(source, target, stream.lengths, strict=True):
-        s[known.index], t[known.index] = known.source, known.target
-    found = []
+def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[Shape]:
+    """Lists the shapes of a plan's micro-batches. A task on monolingual text pads to the same budget: it is left out.
+
+    Args:
+        training_data: the training data.
+        plan: micro-batches of it.
+
+    Returns:
+        Shape of each micro-batch of a pair.
+    """
+    source = [np.zeros(len(split), np.int64) for split in training_data.splits]
+    target = [np.zeros(len(split), np.int64) for split in training_data.splits]
+    for pair_source, pair_target, lengths in zip(source, target, training_data.lengths, strict=True):
+        pair_source[lengths.index], pair_target[lengths.index] = lengths.source, lengths.target
+    shapes = []
     for k, pair in enumerate(plan.pair):
         rows = plan.sentence[plan.start[k] : plan.start[k + 1]]
         if pair < len(source):
-            found.append(Shape(len(rows), int(source[pair][rows].max()), int(target[pair][rows].max())))
-    return found
+            shapes.append(Shape(len(rows), int(source[pair][rows].max()), int(target[pair][rows].max())))
+    return shapes
 
 
-def largest(shapes: list[Shape]) -> list[Shape]:
-    """Those that are not within another: with fewer sentences, source tokens and target tokens alike."""
-    kept: list[Shape] = []
+def largest_shapes(shapes: list[Shape]) -> list[Shape]:
+    """Leaves out the shapes that are within another: with fewer sentences, source tokens and target tokens alike.
+
+    Args:
+        shapes: shapes of micro-batches.
+
+    Returns:
+        Those of which any may take most memory, largest first.
+    """
+    largest: list[Shape] = []
     for x in sorted(set(shapes), key=lambda s: -(s.source_tokens + s.target_tokens)):
-        if not any(_within(x, y) for y in kept):
-            kept.append(x)
-    return kept
+        if not any(_is_within(x, y) for y in largest):
+            largest.append(x)
+    return largest
 
 
-def _within(x: Shape, y: Shape) -> bool:
+def _is_within(x: Shape, y: Shape) -> bool:
     return (
         x.sentences <= y.sentences
         and x.source_tokens <= y.source_tokens
@@ -80,70 +110,150 @@ def _within(x: Shape, y: Shape) -> bool:
     )
 
 
-def micro_batches(recipe: Recipe, layout: PlannedLayout) -> int:
-    """Of an update, on each rank with data of its own."""
-    return batches_per_update(recipe.train, layout.data_ranks) // layout.data_ranks
+def micro_batches_per_rank(recipe: Recipe, layout: PlannedLayout) -> int:
+    """Counts the micro-batches of an update on each rank with data of its own.
+
+    Args:
+        recipe: the recipe.
+        layout: how students are laid out over ranks.
+
+    Returns:
+        Micro-batches.
+    """
+    return batches_per_update(recipe.train, layout.data_parallel_size) // layout.data_parallel_size
 
 
-def students_in(
-    recipe: Recipe, stream: TrainingData, layout: PlannedLayout, shapes: Sequence[Shape]
+def student_passes(recipe: Recipe) -> int:
+    """Looks up how often the student passes over each micro-batch.
+
+    Args:
+        recipe: the recipe.
+
+    Returns:
+        K, as the outermost method declares it.
+    """
+    return _outermost_requirements(recipe).passes
+
+
+def planned_students(
+    recipe: Recipe, training_data: TrainingData, layout: PlannedLayout, shapes: Sequence[Shape]
 ) -> PlannedStudents:
-    """The recipe's students, and what they tell one another of such micro-batches where its method lets them teach."""
+    """Counts the recipe's students, and what they send one another where its method needs peers.
+
+    Args:
+        recipe: the recipe.
+        training_data: a student's training data.
+        layout: how students are laid out over ranks.
+        shapes: micro-batches.
+
+    Returns:
+        Students, and the bytes of their states.
+    """
     count = len(students_of(recipe))
-    method = next((one for one in all_sections(recipe.method) if isinstance(one, ParetoSettings)), None)
-    if method is None:
+    needs, trials = registry.requirements(recipe.method), registry.trial_settings(recipe.method)
+    if not needs.peers:
         return PlannedStudents(count, simultaneous=recipe.simultaneous)
-    width, peers = recipe.model.d_model * layout.element, count - 1
-    at_once = micro_batches(recipe, layout) * (2 if layout.teams > 1 else 1)  # split, as many leave
-    states = at_once * peers * width * max(shape.target_tokens for shape in shapes)
-    searching = method.searched and method.trials.after == "restore"
-    tried = trial_set(stream, method.trials) if method.searched or method.extra_updates else []
-    room = method.trials.cache_gib * 2**30 * layout.data_ranks
-    remembered = 0
-    if peers * most_bytes(tried, recipe, layout.element) <= room:
-        asked = [shape for part in tried for shape in shapes_of(stream, part.plan)[micro_batches_of(part)]]
-        remembered = peers * width * sum(shape.target_tokens for shape in asked) // layout.data_ranks
-    return PlannedStudents(count, peers, states, remembered, searching, recipe.simultaneous)
+    state_bytes, peers = recipe.model.d_model * layout.element_bytes, count - 1
+    held_batches = micro_batches_per_rank(recipe, layout) * (2 if layout.teams > 1 else 1)  # split, as many are sent
+    cached_states, copies_state = 0, False
+    if trials is not None and (needs.weight_search or needs.extra_updates):
+        trial_updates = trial_set(training_data, trials)
+        cache_bytes = trials.cache_gib * 2**30 * layout.data_parallel_size
+        if peers * most_bytes(trial_updates, recipe, layout.element_bytes) <= cache_bytes:
+            trial_shapes = [
+                shape
+                for updates in trial_updates
+                for shape in shapes_of(training_data, updates.plan)[micro_batch_slice(updates)]
+            ]
+            positions = sum(shape.target_tokens for shape in trial_shapes)
+            cached_states = peers * state_bytes * positions // layout.data_parallel_size
+        copies_state = needs.weight_search and trials.after == "restore"
+    return PlannedStudents(
+        number=count,
+        peers=peers,
+        peer_states=held_batches * peers * state_bytes * max(shape.target_tokens for shape in shapes),
+        cached_states=cached_states,
+        weight_search=copies_state,
+        simultaneous=recipe.simultaneous,
+    )
 
 
-def foreseen(recipe: Recipe, layout: PlannedLayout, shapes: Sequence[Shape]) -> int:
-    """Bytes of a student's quiet states of an update's micro-batches, which a gate along stages asks for at most."""
-    if not requirements(recipe.method).eval_states:
+def eval_state_bytes(recipe: Recipe, layout: PlannedLayout, shapes: Sequence[Shape]) -> int:
+    """Counts a student's states in eval mode of an update's micro-batches, which a gate along stages needs at most.
+
+    Args:
+        recipe: the recipe.
+        layout: how students are laid out over ranks.
+        shapes: micro-batches.
+
+    Returns:
+        Bytes; 0 where no method needs them.
+    """
+    if not registry.requirements(recipe.method).eval_states:
         return 0
     positions = max(shape.target_tokens for shape in shapes)
-    return micro_batches(recipe, layout) * positions * recipe.model.d_model * layout.element
+    return micro_batches_per_rank(recipe, layout) * positions * recipe.model.d_model * layout.element_bytes
 
 
-def trial_set(stream: TrainingData, settings: TrialSettings) -> list[UpdateRange]:
-    """What a student's first search trains on."""
+def trial_set(training_data: TrainingData, settings: TrialSettings) -> list[UpdateRange]:
+    """Finds what a student's first search trains on.
+
+    Args:
+        training_data: the student's training data.
+        settings: how large the trial set is, and where it comes from.
+
+    Returns:
+        Updates of one plan or two.
+    """
     if settings.data == "sample":
-        plan = stream.sample(settings.rho, "trial")
-        return [UpdateRange(stream, plan, 0, plan.updates)]
-    walk = DataIterator(stream)
-    return coming(stream, DataPosition(walk.position, walk.trained, stream.sampler.probabilities), settings.rho)
+        plan = training_data.sample(settings.rho, "trial")
+        return [UpdateRange(training_data, plan, 0, plan.updates)]
+    iterator = DataIterator(training_data)
+    position = DataPosition(iterator.position, iterator.trained, training_data.sampler.probabilities)
+    return coming(training_data, position, settings.rho)
 
 
-def micro_batches_of(part: UpdateRange) -> slice:
-    """Where a stretch's micro-batches are in its plan."""
-    each = part.plan.batches_per_update
-    return slice(part.first * each, (part.first + part.updates) * each)
+def micro_batch_slice(updates: UpdateRange) -> slice:
+    """Finds the micro-batches of a range of updates in its plan.
+
+    Args:
+        updates: the range.
+
+    Returns:
+        Their places among the plan's micro-batches.
+    """
+    size = updates.plan.batches_per_update
+    return slice(updates.first * size, (updates.first + updates.updates) * size)
 
 
-def lessons_of(recipe: Recipe, stream: TrainingData, ranks: int) -> FrozenTeachers:
-    """What the recipe's frozen teachers take; nothing where its method has none."""
-    settings = teacher_settings(recipe.method)
+def frozen_teachers(recipe: Recipe, training_data: TrainingData, data_parallel_size: int) -> FrozenTeachers:
+    """Counts what the recipe's frozen teachers take.
+
+    Args:
+        recipe: the recipe.
+        training_data: a student's training data.
+        data_parallel_size: a student's ranks with data of their own.
+
+    Returns:
+        Teachers and their bytes; nothing where its method has none.
+    """
+    settings = registry.teacher_settings(recipe.method)
     if not settings:
         return FrozenTeachers()
-    pairs = len(recipe.data.pairs)
-    versions = 1 if getattr(recipe.method, "teacher", "pair") == "overall" else pairs
-    by_layers = settings[0].on_device == "layers"
-    plan = None if by_layers else cache_plan(recipe, settings[0], stream, ranks)
-    remembered = 0 if plan is None else min(plan.memory, plan.remembered() // ranks)
+    versions = 1 if _outermost_requirements(recipe).shared_teacher else len(recipe.data.pairs)
+    layer_streaming = settings[0].on_device == "layers"
+    plan = None if layer_streaming else cache_plan(recipe, settings[0], training_data, data_parallel_size)
+    cached_states = 0 if plan is None else min(plan.memory, plan.remembered() // data_parallel_size)
     return FrozenTeachers(
         versions=versions * len(settings),
-        dtype_bytes=4 if settings[0].dtype == "float32" else HALF,
-        shard_cap=int(sum(one.weights_gib for one in settings) * 2**30),
-        remembered=remembered,
-        at_once=len(settings),
-        by_layers=by_layers,
+        dtype_bytes=FP32_BYTES if settings[0].dtype == "float32" else HALF_BYTES,
+        max_shard_bytes=int(sum(section.weights_gib for section in settings) * 2**30),
+        cached_states=cached_states,
+        per_batch=len(settings),
+        layer_streaming=layer_streaming,
     )
+
+
+def _outermost_requirements(recipe: Recipe) -> Requirements:
+    """What the recipe's method declares by itself, without the methods inside it."""
+    return registry.entry_of(recipe.method).requires(recipe.method)

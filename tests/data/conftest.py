@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mnmt_ds import log
 from mnmt_ds.data.settings import DataSettings
 
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,6 +16,12 @@ settings.load_profile("busy machine")
 
 TEXT = "red green blue small large old new bird house river stone tree light night water fire wind road door song"
 WORDS = TEXT.split()
+
+
+@pytest.fixture(autouse=True)
+def messages_on_standard_error() -> None:
+    """As the commands do."""
+    log.set_up()
 
 
 def sentences(count: int, seed: int = 0, words: int = 6) -> list[str]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.recipe import load_recipe
-from mnmt_ds.planning.plan import make
+from mnmt_ds.planning.plan import make_plan
 from mnmt_ds.tracking import read_records
 from tests.spawn import PATIENCE
 from tests.tiny import ROOT
@@ -66,7 +66,7 @@ def test_the_m15_preset_learns_with_teachers_along_two_stages(large: Path) -> No
     with safe_open(run / "last" / "model.safetensors", "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     recipe = load_recipe(RECIPE, words)
-    plan = make(recipe, RECIPE, words, None, gpu=False, measure=True, calibrate=False)
+    plan = make_plan(recipe, RECIPE, words, None, gpu=False, measure=True, calibrate=False)
     assert plan.counted.total == sum(map(math.prod, shapes)) and round(plan.counted.total / 1e6, 1) == 418.3
     assert len(plan.memories) == 2
     for number, planned in enumerate(plan.memories):

@@ -11,9 +11,9 @@ from mnmt_ds.batch import PAD
 from mnmt_ds.models.layer_sequence import LayerSegment, StageActivations, layer_entries
 from mnmt_ds.models.settings import PRESETS, ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise, parameter_count
-from mnmt_ds.planning.activations import Shape, forward
-from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, travelling
-from mnmt_ds.planning.parameters import of_places, parameters
+from mnmt_ds.planning.activations import Shape, forward_bytes
+from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, stage_boundary_bytes
+from mnmt_ds.planning.parameters import count_parameters, parameters_of_entries
 from mnmt_ds.planning.pipeline_stages import StageContents
 
 SMALL = dict(preset="tiny", d_model=32, ffn=80, heads=4, encoder_layers=2, decoder_layers=3)
@@ -58,7 +58,7 @@ def saved(model: torch.nn.Module, run: Callable[[], list[torch.Tensor]]) -> int:
 def test_activations_are_what_autograd_keeps(changes: dict[str, Any]) -> None:
     settings = ModelSettings(**{**SMALL, **changes})
     for x in (Shape(8, 30, 20), Shape(3, 10, 40)):
-        assert forward(settings, x, 4, on_cpu=True) == pytest.approx(kept(settings, x), rel=0.01)
+        assert forward_bytes(settings, x, 4, on_cpu=True) == pytest.approx(kept(settings, x), rel=0.01)
 
 
 @pytest.mark.parametrize("cut", [[0, 2, 9], [0, 4, 9], [0, 5, 9], [0, 1, 3, 6, 9]], ids=str)
@@ -80,8 +80,8 @@ def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
 
         following = row[end].kind if end < len(row) else ""
         stage = StageContents([part.kind for part in row[begin:end]], following, 0, 1, False, 1.0)
-        found = forward(settings, x, 4, True, kinds=stage.kinds)
-        found += travelling(settings, x, PlannedLayout(1, 1), 1, stage, FrozenTeachers())
+        found = forward_bytes(settings, x, 4, True, kinds=stage.kinds)
+        found += stage_boundary_bytes(settings, x, PlannedLayout(1, 1), 1, stage, FrozenTeachers())
         found -= 0 if came is None else came.nbytes
         assert found == pytest.approx(saved(segment, run), rel=0.02), (begin, end)
         arriving = run()[0]
@@ -94,9 +94,9 @@ def test_parameters_are_those_of_the_model(preset: str, own: bool) -> None:
     settings = ModelSettings(preset=preset, **changes)
     with torch.device("meta"):
         model = Transformer(settings, 32000)
-    assert parameters(settings, 32000).total == parameter_count(model)
+    assert count_parameters(settings, 32000).total == parameter_count(model)
     row = layer_entries(settings, 32000)
     with torch.device("meta"):
         for begin, end in pairwise([0, 3, len(row) // 2, len(row) - 2, len(row)]):
             counted = parameter_count(LayerSegment(settings, 32000, row, begin, end))
-            assert of_places(settings, 32000, row[begin:end]) == counted
+            assert parameters_of_entries(settings, 32000, row[begin:end]) == counted

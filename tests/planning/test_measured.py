@@ -13,7 +13,7 @@ from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.distributed import free_port
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.planning.plan import make
+from mnmt_ds.planning.plan import make_plan
 from mnmt_ds.tracking import read_records
 from tests.tiny import ROOT, recipe
 
@@ -152,7 +152,7 @@ def test_reckoned_memory_is_within_a_tenth_of_what_a_run_takes(
     data = request.getfixturevalue("many_words") if case.vocabulary > 1 else words
     made_up, path = made(case, data, tmp_path / "run"), tmp_path / "r.yaml"
     path.write_text(dump(made_up), encoding="utf-8")
-    plan = make(made_up, path, [], case.ranks, gpu=False, measure=True, calibrate=False)
+    plan = make_plan(made_up, path, [], case.ranks, gpu=False, measure=True, calibrate=False)
     measured = peaks(path, tmp_path / "run", case)
     for number, (taken, memory) in enumerate(zip(measured, plan.memories, strict=True)):
         reckoned, base, stage = memory.device, memory.base, plan.stages[number]

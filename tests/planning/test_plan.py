@@ -13,13 +13,13 @@ from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.planning.activations import Shape, forward, loss
-from mnmt_ds.planning.layouts import LayoutChoice, fitting, given
-from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, RankMemory, memory, states
-from mnmt_ds.planning.parameters import parameters
-from mnmt_ds.planning.pipeline_stages import bubble, slowdown, stages_of
-from mnmt_ds.planning.plan import costs_of, held_by, need
-from mnmt_ds.planning.survey import largest, lessons_of, shapes_of, students_in, survey
+from mnmt_ds.planning.activations import Shape, forward_bytes, loss_bytes
+from mnmt_ds.planning.layouts import LayoutChoice, fitting_layouts, recipe_layout
+from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, RankMemory, rank_memory, state_bytes
+from mnmt_ds.planning.parameters import count_parameters
+from mnmt_ds.planning.pipeline_stages import bubble, plan_stages, slowdown
+from mnmt_ds.planning.plan import layer_costs, stage_contents, stage_memories
+from mnmt_ds.planning.survey import frozen_teachers, largest_shapes, planned_students, shapes_of, survey
 from tests.tiny import PAIRS, ROOT, recipe
 
 N = 1_000_000
@@ -27,12 +27,12 @@ N = 1_000_000
 
 def test_states_are_rajbhandaris_shares_and_deepspeeds_buffers() -> None:
     """fp32 on two ranks: 4 N of weights, 4 N of gradients, 12 N of masters and moments, cut as the stage cuts them."""
-    assert states(N, PlannedLayout(2, 0)) == (4 * N, 8 * N, 8 * N)
-    assert states(N, PlannedLayout(2, 1)) == (4 * N, 12 * N, 6 * N)
-    assert states(N, PlannedLayout(2, 2)) == (4 * N, 10 * N, 6 * N)
-    assert states(N, PlannedLayout(2, 3)) == (6 * N, 18 * N, 6 * N)
+    assert state_bytes(N, PlannedLayout(2, 0)) == (4 * N, 8 * N, 8 * N)
+    assert state_bytes(N, PlannedLayout(2, 1)) == (4 * N, 12 * N, 6 * N)
+    assert state_bytes(N, PlannedLayout(2, 2)) == (4 * N, 10 * N, 6 * N)
+    assert state_bytes(N, PlannedLayout(2, 3)) == (6 * N, 18 * N, 6 * N)
     on_gpu = PlannedLayout(4, 2, precision="bf16", on_cpu=False)
-    assert states(N, on_gpu) == (2 * N, N // 2 + 2 * 500_000_000 + 2 * N, 3 * N)
+    assert state_bytes(N, on_gpu) == (2 * N, N // 2 + 2 * 500_000_000 + 2 * N, 3 * N)
 
 
 def test_half_precision_halves_activations_and_keeps_the_loss_wide() -> None:
@@ -40,20 +40,20 @@ def test_half_precision_halves_activations_and_keeps_the_loss_wide() -> None:
     statistics = 8 * 16 * (m.encoder_layers * 2 + m.decoder_layers * 3 + 2) * 8
     attention = 4 * m.heads * 8 * 16 * (m.encoder_layers + 2 * m.decoder_layers)
     fixed = statistics + attention + 2 * 8 * 16 * 8
-    assert forward(m, x, 4, True) - fixed == 2 * (forward(m, x, 2, True) - fixed)
-    assert loss(m, x, 100, 1, 1, True) == 4 * (128 * 100 * 2 + (128 + 100) * 128)
+    assert forward_bytes(m, x, 4, True) - fixed == 2 * (forward_bytes(m, x, 2, True) - fixed)
+    assert loss_bytes(m, x, 100, 1, 1, True) == 4 * (128 * 100 * 2 + (128 + 100) * 128)
 
 
 def test_checkpointing_keeps_inputs_and_one_layer() -> None:
     x = Shape(8, 16, 16)
     plain, again = (
-        forward(ModelSettings(preset="base", activation_checkpointing=on), x, 4, True) for on in (False, True)
+        forward_bytes(ModelSettings(preset="base", activation_checkpointing=on), x, 4, True) for on in (False, True)
     )
     assert again < plain / 4
 
 
 def test_shapes_within_others_are_left_out() -> None:
-    assert largest([Shape(2, 10, 10), Shape(2, 9, 10), Shape(1, 30, 5), Shape(2, 10, 10)]) == [
+    assert largest_shapes([Shape(2, 10, 10), Shape(2, 9, 10), Shape(1, 30, 5), Shape(2, 10, 10)]) == [
         Shape(2, 10, 10), Shape(1, 30, 5),
     ]  # fmt: skip
 
@@ -62,19 +62,21 @@ def test_the_survey_counts_what_training_will_see(tiny_corpus: Path, tmp_path: P
     made = recipe(tiny_corpus, tmp_path, method={"name": "lssd"}, train={"max_steps": 20})
     stream = open_streams(made, open_corpus(made)[0])[0]
     one, two = survey(made, stream, 1), survey(made, stream, 2)
-    assert one == two and one.last == 20 and one.sizes == PAIRS
+    assert one == two and one.max_updates == 20 and one.sizes == PAIRS
     assert one.updates == stream.plan(0).updates and one.tokens == int(stream.plan(0).tokens.sum())
     assert one.passes["fr-en"] == pytest.approx(20 / one.updates)
     assert max(max(s.source_tokens, s.target_tokens) for s in one.shapes) <= made.train.max_tokens
-    lessons = lessons_of(made, stream, 1)
-    assert lessons.versions == 3 and lessons.at_once == 1 and lessons.dtype_bytes == 2
+    lessons = frozen_teachers(made, stream, 1)
+    assert lessons.versions == 3 and lessons.per_batch == 1 and lessons.dtype_bytes == 2
 
 
 def test_teachers_are_two_on_the_device_and_shards_beside_it() -> None:
     m = ModelSettings(preset="tiny")
     shape, layout = [Shape(1, 4, 4)], PlannedLayout(2, 2, on_cpu=False)
-    without = memory(m, 1000, shape, layout, FrozenTeachers())
-    taught = memory(m, 1000, shape, layout, FrozenTeachers(versions=8, shard_cap=2**30, remembered=100, at_once=1))
+    without = rank_memory(m, 1000, shape, layout, FrozenTeachers())
+    taught = rank_memory(
+        m, 1000, shape, layout, FrozenTeachers(versions=8, max_shard_bytes=2**30, cached_states=100, per_batch=1)
+    )
     n = without.snapshot // 4
     assert taught.teachers == 2 * 4 * n + 2 * 2 * n and without.teachers == 0
     assert taught.host_teachers == 8 * 2 * n // 2 + 100
@@ -87,55 +89,57 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
     """Two encoder and two decoder layers, cut by hand: the tied matrix stands on both stages, a teacher's part on each,
     the loss on the last, the copy for a best checkpoint on the first; the first has two micro-batches under way."""
     m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
-    n = parameters(m, v)
-    first, last = stages_of(m, v, 2, [1, 1, 1, 0, 1, 1, 1, 0, 2], micro_batches=4)
+    n = count_parameters(m, v)
+    first, last = plan_stages(m, v, 2, [1, 1, 1, 0, 1, 1, 1, 0, 2], micro_batches=4)
     assert (first.describe(), last.describe()) == ("source embedding + 2 encoder", "2 decoder + loss")
     assert first.parameters == v * 128 + 2 * n.encoder_layer + 2 * 128
     assert last.parameters == v * 128 + 2 * n.decoder_layer + 2 * 128
     assert first.parameters + last.parameters == n.total + v * 128
-    assert (first.under_way, last.under_way) == (2, 1) and stages_of(m, v, 2, [1] * 9, 1)[0].under_way == 1
-    assert [stage.refills for stage in stages_of(m, v, 2, [1] * 9, 2)] == [False, True]
-    assert (first.share, last.share) == (pytest.approx(4 / 8), pytest.approx(4 / 8))
+    assert (first.in_flight, last.in_flight) == (2, 1) and plan_stages(m, v, 2, [1] * 9, 1)[0].in_flight == 1
+    assert [stage.alternates for stage in plan_stages(m, v, 2, [1] * 9, 2)] == [False, True]
+    assert (first.work, last.work) == (pytest.approx(4 / 8), pytest.approx(4 / 8))
     assert bubble(2, 4) == 5 / 4 and slowdown([first, last], 4) == pytest.approx(5 / 4)
-    assert slowdown(stages_of(m, v), 4) == 1.0
-    layout, lessons = PlannedLayout(4, 1, pipeline=2), FrozenTeachers(versions=3, shard_cap=2**30, at_once=1)
-    one, two = (memory(m, v, [x], layout, lessons, stage=stage) for stage in (first, last))
-    assert (one.weights, one.gradients, one.optimizer) == states(first.parameters, layout._replace(ranks=2, pipeline=1))
+    assert slowdown(plan_stages(m, v), 4) == 1.0
+    layout, lessons = PlannedLayout(4, 1, stages=2), FrozenTeachers(versions=3, max_shard_bytes=2**30, per_batch=1)
+    one, two = (rank_memory(m, v, [x], layout, lessons, stage=stage) for stage in (first, last))
+    assert (one.weights, one.gradients, one.optimizer) == state_bytes(
+        first.parameters, layout._replace(ranks=2, stages=1)
+    )
     assert one.optimizer == 3 * 4 * first.parameters // 2 and one.host_teachers == 3 * 2 * first.parameters // 2
     assert two.teachers == 2 * 4 * last.parameters + 2 * 2 * last.parameters
     assert (one.loss, two.snapshot) == (0, 0) and two.loss > 0 and one.snapshot == 4 * n.total
-    alone = memory(m, v, [x], layout, lessons, stage=first._replace(under_way=1))
+    alone = rank_memory(m, v, [x], layout, lessons, stage=first._replace(in_flight=1))
     one_side = 2 * 8 * 128 * 4  # S + T leave, of student and teacher; what the encoder's norm gave has left with them
-    each = forward(m, x, 4, True, kinds=first.kinds) + (4 - 1) * one_side
+    each = forward_bytes(m, x, 4, True, kinds=first.kinds) + (4 - 1) * one_side
     assert one.activations - alone.activations == each
-    steady = memory(m, v, [x], layout, lessons, stage=first._replace(refills=False))
+    steady = rank_memory(m, v, [x], layout, lessons, stage=first._replace(alternates=False))
     assert one.activations - steady.activations == each  # a forward pass behind a backward pass, on a CPU
 
 
 def test_a_split_vocabulary_leaves_each_rank_its_own_words() -> None:
     """1,001 words over two ranks, 501 on the first; what a best checkpoint keeps is whole."""
     m, v, x = ModelSettings(preset="tiny"), 1001, Shape(2, 8, 8)
-    layout, d, t = PlannedLayout(4, 1, vocabulary=2), 128, 16
-    assert (layout.data_ranks, layout.parts, layout.words(v)) == (2, 2, 501)
-    plain = memory(m, v, [x], layout, FrozenTeachers())
-    n = parameters(m, 501).total
-    assert n == parameters(m, v).total - 500 * d
-    assert (plain.weights, plain.gradients, plain.optimizer) == states(n, PlannedLayout(2, 1))
-    assert plain.snapshot == 4 * parameters(m, v).total
+    layout, d, t = PlannedLayout(4, 1, vocabulary_shards=2), 128, 16
+    assert (layout.data_parallel_size, layout.model_parallel_size, layout.rank_vocabulary(v)) == (2, 2, 501)
+    plain = rank_memory(m, v, [x], layout, FrozenTeachers())
+    n = count_parameters(m, 501).total
+    assert n == count_parameters(m, v).total - 500 * d
+    assert (plain.weights, plain.gradients, plain.optimizer) == state_bytes(n, PlannedLayout(2, 1))
+    assert plain.snapshot == 4 * count_parameters(m, v).total
     assert plain.loss == 4 * (5 * t * 501 + (t + 501) * d)
-    taught = memory(m, v, [x], layout, FrozenTeachers(versions=3, shard_cap=2**30, at_once=1))
+    taught = rank_memory(m, v, [x], layout, FrozenTeachers(versions=3, max_shard_bytes=2**30, per_batch=1))
     assert taught.loss == 4 * ((6 + 1) * t * 501 + (t + 501) * d)
     assert taught.teachers == 2 * 4 * n + 2 * 2 * n and taught.host_teachers == 3 * 2 * n // 2
-    assert memory(m, v, [x], layout._replace(precision="bf16"), FrozenTeachers()).loss == plain.loss + 4 * 501 * d
+    assert rank_memory(m, v, [x], layout._replace(precision="bf16"), FrozenTeachers()).loss == plain.loss + 4 * 501 * d
 
 
 def test_ranks_that_share_a_vocabulary_do_the_rest_alike() -> None:
     """Of nine places of cost 1 the source's, the target's and the head's are halved: 7.5 of 9 remain on each rank."""
     m = ModelSettings(preset="tiny")
-    (alone,) = stages_of(m, 501, 1, [1.0] * 9, 1, sharing=2)
-    assert alone.share == pytest.approx(7.5 / 9) and slowdown([alone], 4, 2) == pytest.approx(2 * 7.5 / 9)
-    first, last = stages_of(m, 501, 2, [1, 1, 1, 0, 1, 1, 1, 0, 2], 4, sharing=2)
-    assert (first.share, last.share) == (pytest.approx(3 / 8), pytest.approx(3 / 8))  # the target's is on the first
+    (alone,) = plan_stages(m, 501, 1, [1.0] * 9, 1, vocabulary_shards=2)
+    assert alone.work == pytest.approx(7.5 / 9) and slowdown([alone], 4, 2) == pytest.approx(2 * 7.5 / 9)
+    first, last = plan_stages(m, 501, 2, [1, 1, 1, 0, 1, 1, 1, 0, 2], 4, vocabulary_shards=2)
+    assert (first.work, last.work) == (pytest.approx(3 / 8), pytest.approx(3 / 8))  # the target's is on the first
     assert slowdown([first, last], 4, 2) == pytest.approx(5 / 4 * 2 * 2 * 3 / 8)
 
 
@@ -143,26 +147,29 @@ def test_split_students_hold_one_each_and_what_the_others_tell() -> None:
     """Two students on two ranks each: one student's states over two ranks, the other's projection and states; a search
     copies weights, masters and moments aside."""
     m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
-    told = PlannedStudents(2, peers=1, states=100, remembered=1000, searching=True)
-    split, n = PlannedLayout(4, 1, teams=2), parameters(m, v).total
-    mine = memory(m, v, [x], split, FrozenTeachers(), students=told)
-    assert (mine.weights, mine.gradients, mine.optimizer) == states(n, PlannedLayout(2, 1))
+    told = PlannedStudents(2, peers=1, peer_states=100, cached_states=1000, weight_search=True)
+    split, n = PlannedLayout(4, 1, teams=2), count_parameters(m, v).total
+    mine = rank_memory(m, v, [x], split, FrozenTeachers(), students=told)
+    assert (mine.weights, mine.gradients, mine.optimizer) == state_bytes(n, PlannedLayout(2, 1))
     assert mine.teachers == 100 + 4 * v * 128 and mine.host_teachers == 1000
-    assert mine.aside == 4 * n + 3 * 4 * n // 2
+    assert mine.search_copy == 4 * n + 3 * 4 * n // 2
     assert mine.loss == 4 * (16 * v * 2 + (16 + v) * 128)
     assert (
-        memory(m, v, [x], split._replace(stage=3), FrozenTeachers(), students=told).aside == 4 * n // 2 + 3 * 4 * n // 2
+        rank_memory(m, v, [x], split._replace(zero_stage=3), FrozenTeachers(), students=told).search_copy
+        == 4 * n // 2 + 3 * 4 * n // 2
     )
-    both = memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told)
-    assert (both.weights, both.teachers, both.aside) == (2 * mine.weights, 100, mine.aside)
+    both = rank_memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told)
+    assert (both.weights, both.teachers, both.search_copy) == (2 * mine.weights, 100, mine.search_copy)
     assert both.gradients == mine.gradients  # one student's at a time
-    at_once = memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told._replace(simultaneous=True))
+    at_once = rank_memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told._replace(simultaneous=True))
     assert at_once.gradients == 2 * mine.gradients
-    alone = memory(m, v, [x], split, FrozenTeachers(), students=told._replace(searching=False))
-    assert mine.device - alone.device == mine.aside + mine.activations + mine.loss - mine.snapshot  # the larger phases
+    alone = rank_memory(m, v, [x], split, FrozenTeachers(), students=told._replace(weight_search=False))
+    assert (
+        mine.device - alone.device == mine.search_copy + mine.activations + mine.loss - mine.snapshot
+    )  # the larger phases
     offload = PlannedLayout(4, 2, offload_optimizer=True, on_cpu=False, teams=2)
-    away = memory(m, v, [x], offload, FrozenTeachers(), students=told)
-    assert away.aside == 4 * n and away.host_optimizer == 3 * 4 * n // 2 + 8 * n // 2 + 3 * 4 * n // 2
+    away = rank_memory(m, v, [x], offload, FrozenTeachers(), students=told)
+    assert away.search_copy == 4 * n and away.host_optimizer == 3 * 4 * n // 2 + 8 * n // 2 + 3 * 4 * n // 2
 
 
 def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -173,19 +180,19 @@ def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path
         method = {"name": "pareto", "rule": rule, "trials": {"rho": 0.2, **trials}}
         made = recipe(tiny_corpus, tmp_path, students=[{}, {}], placement="split", method=method)
         stream = open_streams(made, open_corpus(made)[0])[0]
-        layout = given(made, 4, on_cpu=True)
-        assert (layout.teams, layout.data_ranks) == (2, 2)
-        return students_in(made, stream, layout, survey(made, stream, 2).shapes), stream
+        layout = recipe_layout(made, 4, on_cpu=True)
+        assert (layout.teams, layout.data_parallel_size) == (2, 2)
+        return planned_students(made, stream, layout, survey(made, stream, 2).shapes), stream
 
     found, stream = told("auto")
     sample = shapes_of(stream, stream.sample(0.2, "trial"))
-    assert found.remembered == 32 * 4 * sum(s.sentences * s.target for s in sample) // 2 > 0
-    assert found.states == 2 * 2 * 32 * 4 * max(s.target_tokens for s in survey_of(stream)) and found.searching
-    assert told("auto", cache_gib=0)[0].remembered == 0
+    assert found.cached_states == 32 * 4 * sum(s.sentences * s.target for s in sample) // 2 > 0
+    assert found.peer_states == 2 * 2 * 32 * 4 * max(s.target_tokens for s in survey_of(stream)) and found.weight_search
+    assert told("auto", cache_gib=0)[0].cached_states == 0
     kept = told("auto", after="keep")[0]
-    assert kept.remembered == found.remembered and not kept.searching
-    assert told("bi")[0] == PlannedStudents(2, 1, found.states)
-    coming = told("auto", data="coming")[0].remembered
+    assert kept.cached_states == found.cached_states and not kept.weight_search
+    assert told("bi")[0] == PlannedStudents(2, 1, found.peer_states)
+    coming = told("auto", data="coming")[0].cached_states
     updates = max(1, round(0.2 * stream.plan(0).updates))
     assert coming == 32 * 4 * sum(s.target_tokens for s in survey_of(stream)[: 4 * updates]) // 2
 
@@ -195,9 +202,9 @@ def test_what_a_gate_along_stages_foresees(tiny_corpus: Path, tmp_path: Path) ->
 
     def held(**method: Any) -> list[int]:
         made = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2}, method={"name": "lssd", **method})
-        corpus, layout = open_corpus(made)[0], given(made, 2, on_cpu=True)
-        stages = held_by(made, corpus, layout, lambda: [1.0] * len(layer_entries(made.model, 1)))
-        return [memory.teachers for memory in need(made, corpus, layout, 0, stages)]
+        corpus, layout = open_corpus(made)[0], recipe_layout(made, 2, on_cpu=True)
+        stages = stage_contents(made, corpus, layout, lambda: [1.0] * len(layer_entries(made.model, 1)))
+        return [memory.teachers for memory in stage_memories(made, corpus, layout, 0, stages)]
 
     made = recipe(tiny_corpus, tmp_path)
     largest = max(shape.target_tokens for shape in survey_of(open_streams(made, open_corpus(made)[0])[0]))
@@ -212,7 +219,7 @@ def test_a_cut_of_another_depth_is_not_taken(tiny_corpus: Path, tmp_path: Path) 
     corpus, places = open_corpus(made)[0], len(layer_entries(made.model, 1))
     for many in (places, places + 2):
         (tmp_path / "pipeline.json").write_text(json.dumps({"seconds": [0.5] * many}))
-        found = costs_of(made, corpus, on_cpu=True)()
+        found = layer_costs(made, corpus, on_cpu=True)()
         assert len(found) == places and (list(found) == [0.5] * places) == (many == places)
 
 
@@ -224,7 +231,7 @@ def survey_of(stream: TrainingData) -> list[Shape]:
 @pytest.mark.parametrize(("name", "millions"), [("m8", 241.9), ("m15", 418.3)])
 def test_paper_3s_recipes_have_its_models_parameters(name: str, millions: float) -> None:
     made = load_recipe(ROOT / "launchers" / "recipes" / "papers" / f"{name}.yaml")
-    assert round(parameters(made.model, 32000).total / 1e6, 1) == millions
+    assert round(count_parameters(made.model, 32000).total / 1e6, 1) == millions
 
 
 def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -234,9 +241,11 @@ def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: 
     def found(batches: int = 4, precision: str = "fp32", **sections: Any) -> list[tuple[int, int, int]]:
         train = {"batches_per_update": batches, "precision": precision}
         made = recipe(tiny_corpus, tmp_path, train=train, **sections)
-        fits = fitting(made, given(made, 4, on_cpu=True), 1.0, lambda *tried: RankMemory(*[0] * 12, on_cpu=True))
-        cut = [c.layout._replace(ranks=0) for c in fits if c.layout.parts > 1]
-        return [(c.pipeline, c.vocabulary, c.stage) for c in cut]
+        fits = fitting_layouts(
+            made, recipe_layout(made, 4, on_cpu=True), 1.0, lambda *tried: RankMemory(*[0] * 12, on_cpu=True)
+        )
+        cut = [c.layout._replace(ranks=0) for c in fits if c.layout.model_parallel_size > 1]
+        return [(c.stages, c.vocabulary_shards, c.zero_stage) for c in cut]
 
     every = [(2, 1), (4, 1), (1, 2), (1, 4), (2, 2)]
     assert found() == [(p, v, zero) for p, v in every for zero in (0, 1)]
@@ -255,29 +264,36 @@ def test_stages_and_a_shared_vocabulary_may_fit_together_alone(tiny_corpus: Path
     quarter of the layers beside the whole matrix; four shares of words: all layers and a quarter of the matrix."""
     made = recipe(tiny_corpus, tmp_path, train={"batches_per_update": 4})
     m = ModelSettings(preset="tiny", encoder_layers=4, decoder_layers=4, d_model=128, ffn=512)
-    layers = parameters(m, 0).total
+    layers = count_parameters(m, 0).total
     v = layers // 128
 
     def of(tried: PlannedLayout, tokens: int, again: bool) -> RankMemory:
-        row = stages_of(m, tried.words(v), tried.pipeline, [3, *[3] * 4, 0, 0, *[5] * 4, 0, 3], 4, tried.vocabulary)
+        row = plan_stages(
+            m, tried.rank_vocabulary(v), tried.stages, [3, *[3] * 4, 0, 0, *[5] * 4, 0, 3], 4, tried.vocabulary_shards
+        )
         largest = max(stage.parameters for stage in row)
-        return RankMemory(0, *states(largest, tried._replace(pipeline=1, vocabulary=1, ranks=1)), *[0] * 8, on_cpu=True)
+        return RankMemory(
+            0, *state_bytes(largest, tried._replace(stages=1, vocabulary_shards=1, ranks=1)), *[0] * 8, on_cpu=True
+        )
 
-    layout = given(made, 4, on_cpu=True)
+    layout = recipe_layout(made, 4, on_cpu=True)
     sizes = {
-        (p, v): of(layout._replace(pipeline=p, vocabulary=v), 1, False).weights / 4 / layers
+        (p, v): of(layout._replace(stages=p, vocabulary_shards=v), 1, False).weights / 4 / layers
         for p, v in ((1, 1), (4, 1), (1, 4), (2, 2))
     }
     assert sizes == pytest.approx({(1, 1): 2, (4, 1): 1.25, (1, 4): 1.25, (2, 2): 1}, abs=0.12)
-    room = of(layout._replace(pipeline=2, vocabulary=2, stage=0), 1, False).device
-    found = {(c.layout.pipeline, c.layout.vocabulary, c.layout.stage) for c in fitting(made, layout, room, of)}
+    room = of(layout._replace(stages=2, vocabulary_shards=2, zero_stage=0), 1, False).device
+    found = {
+        (c.layout.stages, c.layout.vocabulary_shards, c.layout.zero_stage)
+        for c in fitting_layouts(made, layout, room, of)
+    }
     assert found == {(2, 2, 0)}
 
 
 def test_offload_moves_the_optimizer_to_the_host() -> None:
     m, shape = ModelSettings(preset="tiny"), [Shape(1, 4, 4)]
-    plain = memory(m, 1000, shape, PlannedLayout(1, 2, on_cpu=False), FrozenTeachers())
-    moved = memory(m, 1000, shape, PlannedLayout(1, 2, True, on_cpu=False), FrozenTeachers())
+    plain = rank_memory(m, 1000, shape, PlannedLayout(1, 2, on_cpu=False), FrozenTeachers())
+    moved = rank_memory(m, 1000, shape, PlannedLayout(1, 2, True, on_cpu=False), FrozenTeachers())
     n = plain.snapshot // 4
     assert moved.optimizer == 0 and moved.host_optimizer == 12 * n + 8 * n
     assert plain.device - moved.device == 16 * n
@@ -285,20 +301,20 @@ def test_offload_moves_the_optimizer_to_the_host() -> None:
 
 def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path) -> None:
     made = recipe(tiny_corpus, tmp_path)
-    layout = given(made, 4, on_cpu=False)
-    assert (layout.ranks, layout.stage, layout.offload_optimizer) == (4, 1, False)
+    layout = recipe_layout(made, 4, on_cpu=False)
+    assert (layout.ranks, layout.zero_stage, layout.offload_optimizer) == (4, 1, False)
 
     def of(tried: PlannedLayout, tokens: int, again: bool) -> RankMemory:
-        size = 100 - 10 * tried.stage - 30 * tried.offload_optimizer + tokens - 5 * again
+        size = 100 - 10 * tried.zero_stage - 30 * tried.offload_optimizer + tokens - 5 * again
         return RankMemory(size, *[0] * 11, on_cpu=False)
 
-    found = fitting(made, layout, 150.0, of)
-    assert [(c.layout.stage, c.layout.offload_optimizer, c.max_tokens) for c in found[:3]] == [
+    found = fitting_layouts(made, layout, 150.0, of)
+    assert [(c.layout.zero_stage, c.layout.offload_optimizer, c.max_tokens) for c in found[:3]] == [
         (0, False, 48), (1, False, 48), (2, False, 48),
     ]  # fmt: skip
     best: LayoutChoice = max(found, key=lambda c: c.max_tokens)
-    assert best.max_tokens == 96 and best.layout.stage == 2 and best.layout.offload_optimizer
-    assert not fitting(made, layout, 10.0, of)
+    assert best.max_tokens == 96 and best.layout.zero_stage == 2 and best.layout.offload_optimizer
+    assert not fitting_layouts(made, layout, 10.0, of)
 
 
 def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
