@@ -23,7 +23,7 @@ BAND = 3
 class PairLengths(NamedTuple):
     """Lengths of a pair's usable training sentences, in tokens with tags and end symbols; (N,) each."""
 
-    index: Ints
+    sentence: Ints
     """The sentences' numbers in the pair's training set."""
     source: Ints
     """Encoder tokens."""
@@ -79,8 +79,8 @@ def usable_lengths(source: Ints, target: Ints, source_extra: int, target_extra: 
         The usable sentences and their lengths in tokens.
     """
     source, target = source.astype(np.int64) + source_extra, target.astype(np.int64) + target_extra
-    index = np.flatnonzero((source <= max_length) & (target <= max_length))
-    return PairLengths(index, source[index], target[index])
+    usable = np.flatnonzero((source <= max_length) & (target <= max_length))
+    return PairLengths(usable, source[usable], target[usable])
 
 
 def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
@@ -170,8 +170,8 @@ def plan_epoch(
     """
     drawn = []
     for pair, (pair_lengths, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
-        rows = draw_sentences(len(pair_lengths.index), count, offset, seed, pair)
-        drawn.append(PairLengths(pair_lengths.index[rows], pair_lengths.source[rows], pair_lengths.target[rows]))
+        rows = draw_sentences(len(pair_lengths.sentence), count, offset, seed, pair)
+        drawn.append(PairLengths(pair_lengths.sentence[rows], pair_lengths.source[rows], pair_lengths.target[rows]))
     return plan_batches(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
 
 
@@ -194,7 +194,7 @@ def plan_batches(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batch
         rows = length_order(lengths.source, lengths.target)
         bounds = batch_bounds(lengths.source[rows], lengths.target[rows], max_tokens)
         for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-            sentences.append(lengths.index[rows[first:last]])
+            sentences.append(lengths.sentence[rows[first:last]])
             tokens.append(int(lengths.target[rows[first:last]].sum()))
             pairs.append(pair)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(pairs))
@@ -242,4 +242,4 @@ def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[Ints]:
     """
     order = length_order(lengths.source, lengths.target)
     bounds = batch_bounds(lengths.source[order], lengths.target[order], max_tokens)
-    return [lengths.index[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [lengths.sentence[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]

@@ -4,7 +4,7 @@ Letters: B sentences, S source and T target positions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from mnmt_ds.batch import EOS, PAD, Batch
 from mnmt_ds.data.batching import EpochPlan
 from mnmt_ds.data.framing import Frame
+
+Item = TypeVar("Item")
 
 
 class SentenceSource(Protocol):
@@ -167,5 +169,5 @@ def iterate_updates(batches: RankBatches, first: int = 0, workers: int = 0) -> I
             group = []
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Item) -> Item:
     return batch

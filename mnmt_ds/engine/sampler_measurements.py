@@ -109,10 +109,10 @@ class StudentMeasurements:
         most = min(len(longest), -(-count * max_tokens // max(1, int(longest.mean()))))
         seed = seed_of(train.seed, "measure", self.one.walk.position.update, side, pair)
         chosen = np.random.Generator(np.random.Philox(seed)).choice(len(longest), most, replace=False)
-        nobody = known._replace(index=known.index[:0], source=known.source[:0], target=known.target[:0])
+        nobody = known._replace(sentence=known.sentence[:0], source=known.source[:0], target=known.target[:0])
         drawn = [nobody] * len(self.dev)
         drawn[pair] = known._replace(
-            index=known.index[chosen], source=known.source[chosen], target=known.target[chosen]
+            sentence=known.sentence[chosen], source=known.source[chosen], target=known.target[chosen]
         )
         plan = plan_batches(drawn, seed, max_tokens, count)
         return plan._replace(pair=plan.pair[:count], tokens=plan.tokens[:count], start=plan.start[: count + 1])

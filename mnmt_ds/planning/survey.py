@@ -76,7 +76,7 @@ def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[Shape]:
     source = [np.zeros(len(split), np.int64) for split in training_data.splits]
     target = [np.zeros(len(split), np.int64) for split in training_data.splits]
     for pair_source, pair_target, lengths in zip(source, target, training_data.lengths, strict=True):
-        pair_source[lengths.index], pair_target[lengths.index] = lengths.source, lengths.target
+        pair_source[lengths.sentence], pair_target[lengths.sentence] = lengths.source, lengths.target
     shapes = []
     for k, pair in enumerate(plan.pair):
         rows = plan.sentence[plan.start[k] : plan.start[k + 1]]

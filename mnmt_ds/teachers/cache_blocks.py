@@ -36,9 +36,9 @@ class PairBlocks(NamedTuple):
 def blocks_of(lengths: PairLengths, max_tokens: int) -> PairBlocks:
     """Cuts a pair's usable sentences into blocks of like length under a budget of padded tokens."""
     sentences = fixed_batches(lengths, max_tokens)
-    size = int(lengths.index.max()) + 1
+    size = int(lengths.sentence.max()) + 1
     block_of, row_of, length = (np.full(size, -1, np.int64), np.zeros(size, np.int64), np.zeros(size, np.int64))
-    length[lengths.index] = lengths.target
+    length[lengths.sentence] = lengths.target
     for number, chosen in enumerate(sentences):
         block_of[chosen] = number
         row_of[chosen] = np.concatenate([[0], length[chosen].cumsum()[:-1]])

@@ -27,10 +27,10 @@ def messages_on_standard_error() -> None:
 def sentences(count: int, seed: int = 0, words: int = 6) -> list[str]:
     """Distinct sentences of made-up English."""
     draw = random.Random(seed)
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[" ".join(draw.choice(WORDS) for _ in range(draw.randrange(3, words + 1)))] = None
-    return list(found)
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        texts[" ".join(draw.choice(WORDS) for _ in range(draw.randrange(3, words + 1)))] = None
+    return list(texts)
 
 
 def translated(sentence: str, language: str) -> str:
@@ -42,12 +42,12 @@ def translated(sentence: str, language: str) -> str:
 def moses(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Writes Moses files for a pair and returns its entry of ``corpora``."""
 
-    def write(pair: str, english: list[str], which: str = "train") -> dict[str, Any]:
+    def write(pair: str, english: list[str], split: str = "train") -> dict[str, Any]:
         source, target = pair.split("-")
         paths = {}
         for side in (source, target):
             lines = [line if side == "en" else translated(line, side) for line in english]
-            paths[side] = tmp_path / f"{which}.{pair}.{side}"
+            paths[side] = tmp_path / f"{split}.{pair}.{side}"
             paths[side].write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return {"format": "moses", "path": str(paths[source]), "target_path": str(paths[target])}
 

@@ -27,7 +27,7 @@ def cleaned(
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "values", "fate"),
+    ("source", "target", "values", "rule"),
     [
         ("Дома", "Home", {}, None),
         ("", "Home", {}, "empty"),
@@ -55,8 +55,8 @@ def cleaned(
         ("Дома", "Дома", {"monolingual": True, "target": "mk"}, None),
     ],
 )
-def test_rules(source: str, target: str, values: dict[str, Any], fate: str | None) -> None:
-    assert first_failed_rule(source, target, rules(**values)) == fate
+def test_rules(source: str, target: str, values: dict[str, Any], rule: str | None) -> None:
+    assert first_failed_rule(source, target, rules(**values)) == rule
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_rules(source: str, target: str, values: dict[str, Any], fate: str | Non
     ],
 )
 def test_catalog_marks(source: str, target: str, kept: str, repair: str | None) -> None:
-    found = cleaned(source, target, catalog=True)
-    assert f"{found.source.decode()[:-1]}\t{found.target.decode()[:-1]}" == kept
-    assert dict(found.counts) == {"read": 1, "clean": 1, **({repair: 1} if repair else {})}
+    block = cleaned(source, target, catalog=True)
+    assert f"{block.source.decode()[:-1]}\t{block.target.decode()[:-1]}" == kept
+    assert dict(block.counts) == {"read": 1, "clean": 1, **({repair: 1} if repair else {})}
 
 
 def test_marks_stay_outside_catalogs() -> None:
@@ -105,17 +105,17 @@ def test_marks_stay_outside_catalogs() -> None:
     ],
 )
 def test_repairs(raw: bytes, kept: str, kind: str | None) -> None:
-    found = cleaned("Дома овде", raw)
-    assert found.target == f"{kept}\n".encode()
-    assert dict(found.counts) == {"read": 1, "clean": 1, **({kind: 1} if kind else {})}
-    assert found.places == ({kind: "a.mk:7"} if kind else {})
+    block = cleaned("Дома овде", raw)
+    assert block.target == f"{kept}\n".encode()
+    assert dict(block.counts) == {"read": 1, "clean": 1, **({kind: 1} if kind else {})}
+    assert block.places == ({kind: "a.mk:7"} if kind else {})
 
 
 def test_byte_order_mark_goes_at_the_start_of_a_file() -> None:
     block = RowBlock(("a.mk", "a.en"), 0, False, [(1, "\ufeffДома".encode(), b"\xef\xbb\xbfHome", None)])
-    found = clean_block(block, rules())
-    assert (found.source, found.target) == ("Дома\n".encode(), b"Home\n")
-    assert found.counts["byte order mark"] == 1
+    block = clean_block(block, rules())
+    assert (block.source, block.target) == ("Дома\n".encode(), b"Home\n")
+    assert block.counts["byte order mark"] == 1
 
 
 @pytest.mark.parametrize(
@@ -141,16 +141,16 @@ def test_bad_lines(raw: bytes | None, what: str) -> None:
 
 
 def test_hashes_are_of_the_key_and_of_both_sides() -> None:
-    found = cleaned("Дома 1", "Home 1")
-    np.testing.assert_array_equal(found.key, [hash64(normalise_key("home"), 1)])
-    np.testing.assert_array_equal(found.pair, [hash64("Дома 1\nHome 1")])
-    own = clean_block(RowBlock(("a",), 0, False, [(1, "Дома", "Zuhause", "home!")]), rules(target="de"))
-    np.testing.assert_array_equal(own.key, found.key)
+    block = cleaned("Дома 1", "Home 1")
+    np.testing.assert_array_equal(block.key, [hash64(normalise_key("home"), 1)])
+    np.testing.assert_array_equal(block.pair, [hash64("Дома 1\nHome 1")])
+    with_key = clean_block(RowBlock(("a",), 0, False, [(1, "Дома", "Zuhause", "home!")]), rules(target="de"))
+    np.testing.assert_array_equal(with_key.key, block.key)
 
 
 def test_lone_surrogates_are_control_characters() -> None:
-    found = cleaned("Дома", "Home \ud800 now")
-    assert (found.target, found.counts["control character"]) == (b"Home now\n", 1)
+    block = cleaned("Дома", "Home \ud800 now")
+    assert (block.target, block.counts["control character"]) == (b"Home now\n", 1)
 
 
 def test_unicode_is_composed() -> None:

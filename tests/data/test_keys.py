@@ -31,7 +31,7 @@ def test_hash_is_blake2b_of_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("%s of %d", ["%d", "%s"]),
         ("%2$d von %1$s", ["%d", "%s"]),
@@ -41,5 +41,5 @@ def test_hash_is_blake2b_of_the_text() -> None:
         ("%lu %5.2f", ["%5.2f", "%lu"]),
     ],
 )
-def test_placeholders(text: str, found: list[str]) -> None:
-    assert find_placeholders(text) == found
+def test_placeholders(text: str, expected: list[str]) -> None:
+    assert find_placeholders(text) == expected

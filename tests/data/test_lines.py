@@ -79,9 +79,9 @@ def test_any_bytes_any_limit(tmp_path_factory: pytest.TempPathFactory, limit: in
     path = tmp_path_factory.mktemp("lines") / "text"
     joined = b"\n".join(data)
     path.write_bytes(joined)
-    wanted = joined.split(b"\n")
-    wanted = wanted[:-1] if wanted[-1] == b"" else wanted
-    assert list(read_lines(str(path), limit)) == [line if len(line) <= limit else None for line in wanted]
+    expected = joined.split(b"\n")
+    expected = expected[:-1] if expected[-1] == b"" else expected
+    assert list(read_lines(str(path), limit)) == [line if len(line) <= limit else None for line in expected]
 
 
 def test_line_counts_that_differ_name_both_files_and_counts(tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_blocks_end_at_so_many_rows_or_bytes() -> None:
 
     assert [len(block) for block in block_rows(rows([1] * 7), max_rows=3)] == [3, 3, 1]
     assert [len(block) for block in block_rows(rows([4, 4, 9, 1, 1]), max_rows=9, max_bytes=8)] == [3, 2]
-    made = block_rows(rows([1] * 4, fault=True), max_rows=3)
-    assert [len(next(made)), len(next(made))] == [3, 1]
+    blocks = block_rows(rows([1] * 4, fault=True), max_rows=3)
+    assert [len(next(blocks)), len(next(blocks))] == [3, 1]
     with pytest.raises(UserError, match="bad"):
-        next(made)
+        next(blocks)
 
 
 NASTY = st.one_of(
@@ -150,8 +150,18 @@ def test_whatever_the_noise_sentences_stay_with_their_translations(
     for a, b in zip(sources, targets, strict=True):
         assert b.split(" ")[0] in a.split(" ")
         assert a.split() == a.split(" ")  # no separator of any kind is left inside
-    fates = ("bad line", "empty", "copied", "placeholders", "ratio", "words", "characters", "no letters", "script")
-    assert len(sources) + sum(kept.counts[fate] for fate in fates) == len(noise)
+    drop_rules = (
+        "bad line",
+        "empty",
+        "copied",
+        "placeholders",
+        "ratio",
+        "words",
+        "characters",
+        "no letters",
+        "script",
+    )
+    assert len(sources) + sum(kept.counts[rule] for rule in drop_rules) == len(noise)
 
 
 def test_a_long_fuzz(tmp_path: Path) -> None:
@@ -170,11 +180,11 @@ def test_a_long_fuzz(tmp_path: Path) -> None:
     rules = CleaningRules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
     kept = 0
     for block in block_rows(moses.read(ReadRequest(paths=(str(source), str(target)), max_line_bytes=1000))):
-        found = clean_block(RowBlock((str(source), str(target)), 0, False, block), rules)
-        sides = [text.decode().split("\n")[:-1] for text in (found.source, found.target)]
-        assert len(sides[0]) == len(sides[1]) == len(found.key)
+        cleaned = clean_block(RowBlock((str(source), str(target)), 0, False, block), rules)
+        sides = [text.decode().split("\n")[:-1] for text in (cleaned.source, cleaned.target)]
+        assert len(sides[0]) == len(sides[1]) == len(cleaned.key)
         for a, b in zip(*sides, strict=True):
             assert b.split(" ")[0] in a.split(" ")
             assert len(a.splitlines()) == len(b.splitlines()) == 1
-        kept += len(found.key)
+        kept += len(cleaned.key)
     assert count // 3 < kept < count

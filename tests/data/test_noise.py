@@ -1,4 +1,4 @@
-"""Words, masks, noise and walks: by hand, by rate, and as functions of their seed alone."""
+"""Words, masks, noise and permutations: by hand, by rate, and as functions of their seed alone."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -77,7 +77,7 @@ def test_words_by_hand(text: str, numbers: list[int]) -> None:
 def test_masking_takes_whole_words_at_the_rates() -> None:
     """10,000 words of two pieces: 30 % chosen; of those 10 % stay, 10 % random, 80 % <mask>; both pieces alike."""
     pieces = np.tile(ids("▁cat s ▁the s"), 10)
-    chosen = stay = strange = masked = 0
+    chosen = stay = replaced = masked = 0
     for seed in range(500):
         noisy, hit = mask_words(pieces, WORDS, MaskSettings(), random(seed))
         first, second = hit.reshape(-1, 2).T
@@ -89,11 +89,11 @@ def test_masking_takes_whole_words_at_the_rates() -> None:
         masked += int(gone[:, 0].sum())
         same = (noisy == pieces).reshape(-1, 2).all(1) & first
         stay += int(same.sum())
-        strange += int((first & ~same & ~gone[:, 0]).sum())
+        replaced += int((first & ~same & ~gone[:, 0]).sum())
     assert chosen == pytest.approx(3000, abs=60)
     assert masked / chosen == pytest.approx(0.8, abs=0.03)
     assert stay / chosen == pytest.approx(0.1, abs=0.02)
-    assert strange / chosen == pytest.approx(0.1, abs=0.02)
+    assert replaced / chosen == pytest.approx(0.1, abs=0.02)
 
 
 def test_the_number_of_masked_words_is_right_on_average() -> None:
@@ -125,14 +125,14 @@ def test_mass_hides_one_fragment() -> None:
 
 def test_infilling_by_hand() -> None:
     """A share of 0.35 of 100 words goes into spans, each one <mask>; the others stay in order."""
-    held = [np.array([i]) for i in range(4, 104)]
+    words = [np.array([i]) for i in range(4, 104)]
     gone, masks = [], 0
     for seed in range(100):
-        made = np.concatenate(infill_spans(held, MASK, NoiseSettings(), random(seed)))
-        rest = made[made != MASK]
-        assert (np.diff(rest) > 0).all()
-        gone.append(100 - len(rest))
-        masks += int((made == MASK).sum())
+        noised = np.concatenate(infill_spans(words, MASK, NoiseSettings(), random(seed)))
+        others = noised[noised != MASK]
+        assert (np.diff(others) > 0).all()
+        gone.append(100 - len(others))
+        masks += int((noised == MASK).sum())
     assert max(gone) <= 36 and np.mean(gone) == pytest.approx(34, abs=1.5)
     assert 2.5 < sum(gone) / masks < 4.5
 
@@ -209,17 +209,19 @@ def test_a_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 1 << 40))
-def test_the_walks_permutation_is_one(size: int, seed: int) -> None:
+def test_a_feistel_permutation_is_one(size: int, seed: int) -> None:
     assert sorted(permute_positions(np.arange(size), size, seed)) == list(range(size))
 
 
-def test_a_walk_is_one_however_it_is_cut() -> None:
-    whole = draw_items(1000, 3500, 0, 7, "fr")
+def test_drawn_items_do_not_depend_on_the_cuts() -> None:
+    all_at_once = draw_items(1000, 3500, 0, 7, "fr")
     parts = [draw_items(1000, 700, offset, 7, "fr") for offset in range(0, 3500, 700)]
-    assert np.concatenate(parts).tolist() == whole.tolist()
-    assert sorted(whole[:1000]) == list(range(1000)) == sorted(whole[1000:2000])
-    assert whole[:1000].tolist() != whole[1000:2000].tolist() != draw_items(1000, 1000, 1000, 8, "fr").tolist()
-    assert np.abs(np.corrcoef(np.arange(1000), whole[:1000])[0, 1]) < 0.1
+    assert np.concatenate(parts).tolist() == all_at_once.tolist()
+    assert sorted(all_at_once[:1000]) == list(range(1000)) == sorted(all_at_once[1000:2000])
+    assert (
+        all_at_once[:1000].tolist() != all_at_once[1000:2000].tolist() != draw_items(1000, 1000, 1000, 8, "fr").tolist()
+    )
+    assert np.abs(np.corrcoef(np.arange(1000), all_at_once[:1000])[0, 1]) < 0.1
 
 
 def test_pools_and_blocks() -> None:

@@ -27,8 +27,8 @@ def test_what_comes_out_is_what_went_in(moses: Moses, settings_of: Make) -> None
     assert corpus.tokenizer.languages == ("bs", "en", "mr")
     for pair in corpus.pairs:
         source_language, target_language = pair.split("-")
-        for which in ("train", "dev", "test"):
-            split = corpus.split(pair, which)
+        for split_name in ("train", "dev", "test"):
+            split = corpus.split(pair, split_name)
             sources, targets = split.text()
             assert len(split) == len(sources) == len(targets) == len(split.source_lengths) == len(split.target_lengths)
             for i in range(0, len(split), 7):
@@ -38,7 +38,9 @@ def test_what_comes_out_is_what_went_in(moses: Moses, settings_of: Make) -> None
                 assert (len(source), len(target)) == (split.source_lengths[i], split.target_lengths[i])
                 english, other = (sources[i], targets[i]) if source_language == "en" else (targets[i], sources[i])
                 assert other == translated(english, {"bs-en": "bs", "en-mr": "mr"}[pair])
-    sizes = {pair: [len(corpus.split(pair, which)) for which in ("train", "dev", "test")] for pair in corpus.pairs}
+    sizes = {
+        pair: [len(corpus.split(pair, split_name)) for split_name in ("train", "dev", "test")] for pair in corpus.pairs
+    }
     assert sizes["bs-en"][1:] == sizes["en-mr"][1:] == [20, 10]
     for pair in corpus.pairs:
         assert corpus.manifest["pairs"][pair]["counts"]["held-out key"] == 300 - sum(sizes[pair])
@@ -50,10 +52,12 @@ def test_nothing_held_out_is_trained_on_in_any_pair(moses: Moses, settings_of: M
     corpus = Corpus.open(settings.directory)
     english = {"bs-en": 1, "en-mr": 0}
     keys = {
-        which: {
-            normalise_key(line) for pair in corpus.pairs for line in corpus.split(pair, which).text()[english[pair]]
+        split_name: {
+            normalise_key(line)
+            for pair in corpus.pairs
+            for line in corpus.split(pair, split_name).text()[english[pair]]
         }
-        for which in ("train", "dev", "test")
+        for split_name in ("train", "dev", "test")
     }
     assert not keys["train"] & (keys["dev"] | keys["test"])
     assert not keys["dev"] & keys["test"]
@@ -74,7 +78,7 @@ def test_given_sets_are_taken_whole_and_kept_out_of_every_pair(moses: Moses, set
     assert "red bird" not in trained
     assert not {normalise_key(line) for line in ENGLISH[:5]} & trained
     assert normalise_key(f"red bird {ENGLISH[0]}") in trained | {
-        normalise_key(line) for which in ("dev", "test") for line in corpus.split("en-mr", which).text()[0]
+        normalise_key(line) for split_name in ("dev", "test") for line in corpus.split("en-mr", split_name).text()[0]
     }
     assert len(corpus.split("bs-en", "test")) == 10
 
@@ -108,7 +112,7 @@ def test_monolingual_text(moses: Moses, settings_of: Make, tmp_path: Path) -> No
         for line in corpus.split(p, w).text()[side]
     }
     assert english.text() == [*(line for line in ENGLISH if line not in held), "brand new"]
-    bosnian = {line for which in ("dev", "test") for line in corpus.split("bs-en", which).text()[0]}
+    bosnian = {line for split_name in ("dev", "test") for line in corpus.split("bs-en", split_name).text()[0]}
     assert corpus.monolingual_sentences("bs").text() == [
         b for line in ENGLISH if (b := translated(line, "bs")) not in bosnian
     ]

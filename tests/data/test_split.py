@@ -57,19 +57,19 @@ def test_no_held_out_key_is_in_any_training_set(pairs: list[list[int]], dev: int
         key = np.array(keys, np.uint64)
         pair = np.arange(len(keys), dtype=np.uint64) * np.uint64(7919) + np.uint64(i)
         texts[name] = {"train": RowHashes(key, pair, np.zeros(len(keys), np.uint16))}
-    plans = {name: assign_splits(settings, texts[name]) for name in names}
-    kept_out = holdout.union_of_keys([held_out_keys(texts[name], plans[name]) for name in names])
+    assignments = {name: assign_splits(settings, texts[name]) for name in names}
+    held_out_keys_of_all = holdout.union_of_keys([held_out_keys(texts[name], assignments[name]) for name in names])
     held: dict[int, set[int]] = {holdout.DEV: set(), holdout.TEST: set()}
     trained: set[int] = set()
     for name in names:
         train = texts[name]["train"]
-        roles_N, counts = split_of_rows(settings, name, train, plans[name], kept_out)
-        assert int((roles_N == holdout.DEV).sum()) <= dev
-        assert int((roles_N == holdout.TEST).sum()) <= test
-        assert int((roles_N == holdout.DROPPED).sum()) == sum(counts.values())
-        trained |= set(train.key[roles_N == holdout.TRAIN].tolist())
+        split_N, counts = split_of_rows(settings, name, train, assignments[name], held_out_keys_of_all)
+        assert int((split_N == holdout.DEV).sum()) <= dev
+        assert int((split_N == holdout.TEST).sum()) <= test
+        assert int((split_N == holdout.DROPPED).sum()) == sum(counts.values())
+        trained |= set(train.key[split_N == holdout.TRAIN].tolist())
         for role in held:
-            held[role] |= set(train.key[roles_N == role].tolist())
+            held[role] |= set(train.key[split_N == role].tolist())
     assert not trained & (held[holdout.DEV] | held[holdout.TEST])
     assert not held[holdout.DEV] & held[holdout.TEST]
 
@@ -83,9 +83,9 @@ def test_a_pairs_sets_do_not_depend_on_the_order_of_its_text() -> None:
 
     def chosen(order: np.ndarray) -> list[set[int]]:
         train = RowHashes(key[order], pair[order], np.zeros(500, np.uint16))
-        made = assign_splits(settings, {"train": train})
-        roles_N, _ = split_of_rows(settings, "fr-en", train, made, held_out_keys({"train": train}, made))
-        return [set(pair[order][roles_N == role].tolist()) for role in (holdout.TRAIN, holdout.DEV, holdout.TEST)]
+        assignment = assign_splits(settings, {"train": train})
+        split_N, _ = split_of_rows(settings, "fr-en", train, assignment, held_out_keys({"train": train}, assignment))
+        return [set(pair[order][split_N == role].tolist()) for role in (holdout.TRAIN, holdout.DEV, holdout.TEST)]
 
     first = chosen(np.arange(500))
     assert [len(rows) for rows in first] == [100, 30, 20]

@@ -71,8 +71,10 @@ def test_decoding_drops_specials_and_tags(joint: Tokenizer) -> None:
 
 
 def test_merged_vocabularies_share_ids_of_equal_pieces(merged: Tokenizer) -> None:
-    own = {lang: sentencepiece.SentencePieceProcessor(model_proto=proto) for lang, proto in merged._serialised.items()}
-    pieces = {lang: [sp.id_to_piece(i) for i in range(sp.get_piece_size())] for lang, sp in own.items()}
+    models = {
+        lang: sentencepiece.SentencePieceProcessor(model_proto=proto) for lang, proto in merged._serialised.items()
+    }
+    pieces = {lang: [sp.id_to_piece(i) for i in range(sp.get_piece_size())] for lang, sp in models.items()}
     assert merged.mask == len(set(pieces["bs"]) | set(pieces["en"]))
     names = [merged.piece(i) for i in range(merged.mask)]
     assert len(set(names)) == merged.mask
@@ -81,7 +83,7 @@ def test_merged_vocabularies_share_ids_of_equal_pieces(merged: Tokenizer) -> Non
         lines = ENGLISH if lang == "en" else [translated(line, "bs") for line in ENGLISH]
         for line in lines[:50]:
             ids = merged.encode(line, lang)
-            assert [merged.piece(i) for i in ids] == own[lang].encode(line, out_type=str)
+            assert [merged.piece(i) for i in ids] == models[lang].encode(line, out_type=str)
             assert merged.decode(ids) == line
 
 
@@ -102,15 +104,15 @@ def test_a_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
 
 def test_coverage_decides_which_characters_are_known(tmp_path: Path) -> None:
     lines = [*ENGLISH * 5, "qq"]
-    known = {}
+    knows_q = {}
     for coverage in (1.0, 0.99):
-        made = Tokenizer(("en",), {JOINT: model(tmp_path / "a", lines, coverage=coverage)})
-        known[coverage] = UNK not in made.encode("q", "en")
-    assert known == {1.0: True, 0.99: False}
+        tokenizer = Tokenizer(("en",), {JOINT: model(tmp_path / "a", lines, coverage=coverage)})
+        knows_q[coverage] = UNK not in tokenizer.encode("q", "en")
+    assert knows_q == {1.0: True, 0.99: False}
 
 
 @pytest.mark.parametrize(
-    ("counts", "most", "temperature", "wanted"),
+    ("counts", "max_total", "temperature", "expected"),
     [
         ([100, 300], 1000, 1, [100, 300]),
         ([100, 300], 200, 1, [50, 150]),
@@ -120,8 +122,8 @@ def test_coverage_decides_which_characters_are_known(tmp_path: Path) -> None:
         ([0, 10], 4, 1, [0, 4]),
     ],
 )
-def test_shares_of_the_sample(counts: list[int], most: int, temperature: float, wanted: list[int]) -> None:
-    assert sample_sizes(counts, most, temperature) == wanted
+def test_shares_of_the_sample(counts: list[int], max_total: int, temperature: float, expected: list[int]) -> None:
+    assert sample_sizes(counts, max_total, temperature) == expected
 
 
 def test_saved_and_opened(joint: Tokenizer, merged: Tokenizer, tmp_path: Path) -> None:

@@ -80,17 +80,17 @@ def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
 
         following = row[end].kind if end < len(row) else ""
         stage = StageContents([part.kind for part in row[begin:end]], following, 0, 1, False, 1.0)
-        found = forward_bytes(settings, x, 4, True, kinds=stage.kinds)
-        found += stage_boundary_bytes(settings, x, PlannedLayout(1, 1), 1, stage, FrozenTeachers())
-        found -= 0 if came is None else came.nbytes
-        assert found == pytest.approx(saved(segment, run), rel=0.02), (begin, end)
+        saved_bytes = forward_bytes(settings, x, 4, True, kinds=stage.kinds)
+        saved_bytes += stage_boundary_bytes(settings, x, PlannedLayout(1, 1), 1, stage, FrozenTeachers())
+        saved_bytes -= 0 if came is None else came.nbytes
+        assert saved_bytes == pytest.approx(saved(segment, run), rel=0.02), (begin, end)
         arriving = run()[0]
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-@pytest.mark.parametrize("own", [False, True])
-def test_parameters_are_those_of_the_model(preset: str, own: bool) -> None:
-    changes = {"share_embeddings": "decoder", "encoder_projection": "own"} if own else {}
+@pytest.mark.parametrize("own_projection", [False, True])
+def test_parameters_are_those_of_the_model(preset: str, own_projection: bool) -> None:
+    changes = {"share_embeddings": "decoder", "encoder_projection": "own"} if own_projection else {}
     settings = ModelSettings(preset=preset, **changes)
     with torch.device("meta"):
         model = Transformer(settings, 32000)

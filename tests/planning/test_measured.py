@@ -1,4 +1,4 @@
-"""Reckoned against measured memory: real runs, one process a rank, their peak resident bytes from their own logs."""
+"""Planned against measured memory: real runs, one process a rank, their peak resident bytes from their own logs."""
 
 import random
 import subprocess
@@ -114,10 +114,10 @@ def corpus(directory: Path, words: int, sentences: int, pieces: int) -> Path:
     return directory / "data"
 
 
-def made(case: Case, data: Path, run: Path) -> Recipe:
+def recipe_of(case: Case, data: Path, run: Path) -> Recipe:
     """Its recipe: ten updates, of which teachers teach the later ones, with searches at validations."""
-    taught = "lssd" in case.method
-    several = {"students": [{"sampler": {"temperature": t}} for t in (1, 5)], "placement": case.placement}
+    has_teachers = "lssd" in case.method
+    two_students = {"students": [{"sampler": {"temperature": t}} for t in (1, 5)], "placement": case.placement}
     return recipe(
         data,
         run,
@@ -126,18 +126,18 @@ def made(case: Case, data: Path, run: Path) -> Recipe:
         model=case.model,
         train={
             "max_tokens": case.max_tokens, "batches_per_update": case.ranks, "max_steps": 10, "warmup_steps": 1,
-            "lr": 3e-2 if taught else 2e-3,
+            "lr": 3e-2 if has_teachers else 2e-3,
         },
-        validation={"every": 2 if taught else 5},
+        validation={"every": 2 if has_teachers else 5},
         pipeline={"stages": case.stages, "balance": "parameters"} if case.stages > 1 else None,
         tensor={"vocabulary": case.vocabulary} if case.vocabulary > 1 else None,
         deepspeed=str(ROOT / "ds_configs" / f"{case.config}.json"),
-        **(several if case.placement else {}),
+        **(two_students if case.placement else {}),
     )  # fmt: skip
 
 
 def name(case: Case) -> str:
-    """For people: method and layout."""
+    """Method and layout."""
     parts = [f"{case.stages}st"] * (case.stages > 1) + [f"{case.vocabulary}voc"] * (case.vocabulary > 1)
     return "-".join([case.method.replace(" ", "_"), case.config, str(case.ranks), str(case.max_tokens), *parts,
                      *([case.placement] if case.placement else [])])  # fmt: skip
@@ -145,29 +145,29 @@ def name(case: Case) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=name)
-def test_reckoned_memory_is_within_a_tenth_of_what_a_run_takes(
+def test_planned_memory_is_within_a_tenth_of_what_a_run_takes(
     case: Case, words: Path, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of each stage; of split students, of the one whose first rank takes most."""
     data = request.getfixturevalue("many_words") if case.vocabulary > 1 else words
-    made_up, path = made(case, data, tmp_path / "run"), tmp_path / "r.yaml"
-    path.write_text(dump(made_up), encoding="utf-8")
-    plan = make_plan(made_up, path, [], case.ranks, gpu=False, measure=True, calibrate=False)
+    run_recipe, path = recipe_of(case, data, tmp_path / "run"), tmp_path / "r.yaml"
+    path.write_text(dump(run_recipe), encoding="utf-8")
+    plan = make_plan(run_recipe, path, [], case.ranks, gpu=False, measure=True, calibrate=False)
     measured = peaks(path, tmp_path / "run", case)
-    for number, (taken, memory) in enumerate(zip(measured, plan.memories, strict=True)):
-        reckoned, base, stage = memory.device, memory.base, plan.stages[number]
+    for number, (measured_peak, memory) in enumerate(zip(measured, plan.memories, strict=True)):
+        planned, base, stage = memory.device, memory.base, plan.stages[number]
         with capsys.disabled():
-            own = (reckoned - base) / (taken - base) - 1
-            place = f", stage {number} of {case.stages}" if case.stages > 1 else ""
-            place += f", vocabulary over {case.vocabulary}" if case.vocabulary > 1 else ""
-            place += f", students {case.placement}" if case.placement else ""
+            error_without_base = (planned - base) / (measured_peak - base) - 1
+            layout_text = f", stage {number} of {case.stages}" if case.stages > 1 else ""
+            layout_text += f", vocabulary over {case.vocabulary}" if case.vocabulary > 1 else ""
+            layout_text += f", students {case.placement}" if case.placement else ""
             print(
-                f"\n| {case.method}{place} | {stage.parameters / 1e6:.1f}M | {case.config} |"
+                f"\n| {case.method}{layout_text} | {stage.parameters / 1e6:.1f}M | {case.config} |"
                 f" {case.ranks} | {case.max_tokens:,} |"
-                f" {base / 2**20:.0f} | {reckoned / 2**20:.0f} | {taken / 2**20:.0f} |"
-                f" {reckoned / taken - 1:+.1%} | {own:+.1%} |"
+                f" {base / 2**20:.0f} | {planned / 2**20:.0f} | {measured_peak / 2**20:.0f} |"
+                f" {planned / measured_peak - 1:+.1%} | {error_without_base:+.1%} |"
             )
-        assert reckoned == pytest.approx(taken, rel=0.1), number
+        assert planned == pytest.approx(measured_peak, rel=0.1), number
     records = [record for file in logs(tmp_path / "run", case) for record in read_records(file)]
     if "lssd" in case.method:
         assert any(record.get("train/kd_loss", 0) > 0 for record in records), "no teacher taught"
@@ -181,8 +181,8 @@ def peaks(path: Path, run: Path, case: Case) -> list[float]:
     """Bytes at the last record: the first rank's, each stage's, or those of the first rank of the largest student."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(case.ranks), "--master_port"]
     command += [str(free_port()), str(ROOT / "launchers" / "train.py"), str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     keys = [f"memory/cpu/stage_{number}" for number in range(case.stages)] if case.stages > 1 else ["memory/cpu"]
     records = [record for file in logs(run, case) for record in read_records(file) if keys[0] in record]
     return [max(float(record[key]) for record in records) for key in keys]

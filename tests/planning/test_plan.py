@@ -46,10 +46,10 @@ def test_half_precision_halves_activations_and_keeps_the_loss_wide() -> None:
 
 def test_checkpointing_keeps_inputs_and_one_layer() -> None:
     x = Shape(8, 16, 16)
-    plain, again = (
+    plain, checkpointing = (
         forward_bytes(ModelSettings(preset="base", activation_checkpointing=on), x, 4, True) for on in (False, True)
     )
-    assert again < plain / 4
+    assert checkpointing < plain / 4
 
 
 def test_shapes_within_others_are_left_out() -> None:
@@ -59,15 +59,15 @@ def test_shapes_within_others_are_left_out() -> None:
 
 
 def test_the_survey_counts_what_training_will_see(tiny_corpus: Path, tmp_path: Path) -> None:
-    made = recipe(tiny_corpus, tmp_path, method={"name": "lssd"}, train={"max_steps": 20})
-    stream = open_streams(made, open_corpus(made)[0])[0]
-    one, two = survey(made, stream, 1), survey(made, stream, 2)
+    run_recipe = recipe(tiny_corpus, tmp_path, method={"name": "lssd"}, train={"max_steps": 20})
+    training_data = open_streams(run_recipe, open_corpus(run_recipe)[0])[0]
+    one, two = survey(run_recipe, training_data, 1), survey(run_recipe, training_data, 2)
     assert one == two and one.max_updates == 20 and one.sizes == PAIRS
-    assert one.updates == stream.plan(0).updates and one.tokens == int(stream.plan(0).tokens.sum())
+    assert one.updates == training_data.plan(0).updates and one.tokens == int(training_data.plan(0).tokens.sum())
     assert one.passes["fr-en"] == pytest.approx(20 / one.updates)
-    assert max(max(s.source_tokens, s.target_tokens) for s in one.shapes) <= made.train.max_tokens
-    lessons = frozen_teachers(made, stream, 1)
-    assert lessons.versions == 3 and lessons.per_batch == 1 and lessons.dtype_bytes == 2
+    assert max(max(s.source_tokens, s.target_tokens) for s in one.shapes) <= run_recipe.train.max_tokens
+    teachers = frozen_teachers(run_recipe, training_data, 1)
+    assert teachers.versions == 3 and teachers.per_batch == 1 and teachers.dtype_bytes == 2
 
 
 def test_teachers_are_two_on_the_device_and_shards_beside_it() -> None:
@@ -100,19 +100,19 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
     assert (first.work, last.work) == (pytest.approx(4 / 8), pytest.approx(4 / 8))
     assert bubble(2, 4) == 5 / 4 and slowdown([first, last], 4) == pytest.approx(5 / 4)
     assert slowdown(plan_stages(m, v), 4) == 1.0
-    layout, lessons = PlannedLayout(4, 1, stages=2), FrozenTeachers(versions=3, max_shard_bytes=2**30, per_batch=1)
-    one, two = (rank_memory(m, v, [x], layout, lessons, stage=stage) for stage in (first, last))
+    layout, teachers = PlannedLayout(4, 1, stages=2), FrozenTeachers(versions=3, max_shard_bytes=2**30, per_batch=1)
+    one, two = (rank_memory(m, v, [x], layout, teachers, stage=stage) for stage in (first, last))
     assert (one.weights, one.gradients, one.optimizer) == state_bytes(
         first.parameters, layout._replace(ranks=2, stages=1)
     )
     assert one.optimizer == 3 * 4 * first.parameters // 2 and one.host_teachers == 3 * 2 * first.parameters // 2
     assert two.teachers == 2 * 4 * last.parameters + 2 * 2 * last.parameters
     assert (one.loss, two.snapshot) == (0, 0) and two.loss > 0 and one.snapshot == 4 * n.total
-    alone = rank_memory(m, v, [x], layout, lessons, stage=first._replace(in_flight=1))
+    alone = rank_memory(m, v, [x], layout, teachers, stage=first._replace(in_flight=1))
     one_side = 2 * 8 * 128 * 4  # S + T leave, of student and teacher; what the encoder's norm gave has left with them
     each = forward_bytes(m, x, 4, True, kinds=first.kinds) + (4 - 1) * one_side
     assert one.activations - alone.activations == each
-    steady = rank_memory(m, v, [x], layout, lessons, stage=first._replace(alternates=False))
+    steady = rank_memory(m, v, [x], layout, teachers, stage=first._replace(alternates=False))
     assert one.activations - steady.activations == each  # a forward pass behind a backward pass, on a CPU
 
 
@@ -143,71 +143,76 @@ def test_ranks_that_share_a_vocabulary_do_the_rest_alike() -> None:
     assert slowdown([first, last], 4, 2) == pytest.approx(5 / 4 * 2 * 2 * 3 / 8)
 
 
-def test_split_students_hold_one_each_and_what_the_others_tell() -> None:
+def test_split_students_hold_one_each_and_what_they_receive() -> None:
     """Two students on two ranks each: one student's states over two ranks, the other's projection and states; a search
     copies weights, masters and moments aside."""
     m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
-    told = PlannedStudents(2, peers=1, peer_states=100, cached_states=1000, weight_search=True)
+    sent = PlannedStudents(2, peers=1, peer_states=100, cached_states=1000, weight_search=True)
     split, n = PlannedLayout(4, 1, teams=2), count_parameters(m, v).total
-    mine = rank_memory(m, v, [x], split, FrozenTeachers(), students=told)
+    mine = rank_memory(m, v, [x], split, FrozenTeachers(), students=sent)
     assert (mine.weights, mine.gradients, mine.optimizer) == state_bytes(n, PlannedLayout(2, 1))
     assert mine.teachers == 100 + 4 * v * 128 and mine.host_teachers == 1000
     assert mine.search_copy == 4 * n + 3 * 4 * n // 2
     assert mine.loss == 4 * (16 * v * 2 + (16 + v) * 128)
     assert (
-        rank_memory(m, v, [x], split._replace(zero_stage=3), FrozenTeachers(), students=told).search_copy
+        rank_memory(m, v, [x], split._replace(zero_stage=3), FrozenTeachers(), students=sent).search_copy
         == 4 * n // 2 + 3 * 4 * n // 2
     )
-    both = rank_memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told)
+    both = rank_memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=sent)
     assert (both.weights, both.teachers, both.search_copy) == (2 * mine.weights, 100, mine.search_copy)
     assert both.gradients == mine.gradients  # one student's at a time
-    at_once = rank_memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=told._replace(simultaneous=True))
+    at_once = rank_memory(m, v, [x], PlannedLayout(2, 1), FrozenTeachers(), students=sent._replace(simultaneous=True))
     assert at_once.gradients == 2 * mine.gradients
-    alone = rank_memory(m, v, [x], split, FrozenTeachers(), students=told._replace(weight_search=False))
+    alone = rank_memory(m, v, [x], split, FrozenTeachers(), students=sent._replace(weight_search=False))
     assert (
         mine.device - alone.device == mine.search_copy + mine.activations + mine.loss - mine.snapshot
     )  # the larger phases
     offload = PlannedLayout(4, 2, offload_optimizer=True, on_cpu=False, teams=2)
-    away = rank_memory(m, v, [x], offload, FrozenTeachers(), students=told)
+    away = rank_memory(m, v, [x], offload, FrozenTeachers(), students=sent)
     assert away.search_copy == 4 * n and away.host_optimizer == 3 * 4 * n // 2 + 8 * n // 2 + 3 * 4 * n // 2
 
 
-def test_what_students_remember_of_a_trial_set(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_peer_states_cached_of_a_trial_set(tiny_corpus: Path, tmp_path: Path) -> None:
     """AUTO-PMD: the other one's states of each target position of the sample, over the ranks of a team; beside them
     those of an update's two micro-batches, of its own and of the other's."""
 
-    def told(rule: str, **trials: object) -> tuple[PlannedStudents, TrainingData]:
+    def planned(rule: str, **trials: object) -> tuple[PlannedStudents, TrainingData]:
         method = {"name": "pareto", "rule": rule, "trials": {"rho": 0.2, **trials}}
-        made = recipe(tiny_corpus, tmp_path, students=[{}, {}], placement="split", method=method)
-        stream = open_streams(made, open_corpus(made)[0])[0]
-        layout = recipe_layout(made, 4, on_cpu=True)
+        run_recipe = recipe(tiny_corpus, tmp_path, students=[{}, {}], placement="split", method=method)
+        training_data = open_streams(run_recipe, open_corpus(run_recipe)[0])[0]
+        layout = recipe_layout(run_recipe, 4, on_cpu=True)
         assert (layout.teams, layout.data_parallel_size) == (2, 2)
-        return planned_students(made, stream, layout, survey(made, stream, 2).shapes), stream
+        return planned_students(
+            run_recipe, training_data, layout, survey(run_recipe, training_data, 2).shapes
+        ), training_data
 
-    found, stream = told("auto")
-    sample = shapes_of(stream, stream.sample(0.2, "trial"))
-    assert found.cached_states == 32 * 4 * sum(s.sentences * s.target for s in sample) // 2 > 0
-    assert found.peer_states == 2 * 2 * 32 * 4 * max(s.target_tokens for s in survey_of(stream)) and found.weight_search
-    assert told("auto", cache_gib=0)[0].cached_states == 0
-    kept = told("auto", after="keep")[0]
-    assert kept.cached_states == found.cached_states and not kept.weight_search
-    assert told("bi")[0] == PlannedStudents(2, 1, found.peer_states)
-    coming = told("auto", data="coming")[0].cached_states
-    updates = max(1, round(0.2 * stream.plan(0).updates))
-    assert coming == 32 * 4 * sum(s.target_tokens for s in survey_of(stream)[: 4 * updates]) // 2
+    students, training_data = planned("auto")
+    sample = shapes_of(training_data, training_data.sample(0.2, "trial"))
+    assert students.cached_states == 32 * 4 * sum(s.sentences * s.target for s in sample) // 2 > 0
+    assert (
+        students.peer_states == 2 * 2 * 32 * 4 * max(s.target_tokens for s in survey_of(training_data))
+        and students.weight_search
+    )
+    assert planned("auto", cache_gib=0)[0].cached_states == 0
+    kept_students = planned("auto", after="keep")[0]
+    assert kept_students.cached_states == students.cached_states and not kept_students.weight_search
+    assert planned("bi")[0] == PlannedStudents(2, 1, students.peer_states)
+    coming = planned("auto", data="coming")[0].cached_states
+    updates = max(1, round(0.2 * training_data.plan(0).updates))
+    assert coming == 32 * 4 * sum(s.target_tokens for s in survey_of(training_data)[: 4 * updates]) // 2
 
 
-def test_what_a_gate_along_stages_foresees(tiny_corpus: Path, tmp_path: Path) -> None:
-    """The last stage holds a quiet pass's states of an update's micro-batches, where a gate asks for it at all."""
+def test_eval_states_that_a_gate_along_stages_needs(tiny_corpus: Path, tmp_path: Path) -> None:
+    """The last stage holds the states in eval mode of an update's micro-batches, where a gate asks for it at all."""
 
     def held(**method: Any) -> list[int]:
-        made = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2}, method={"name": "lssd", **method})
-        corpus, layout = open_corpus(made)[0], recipe_layout(made, 2, on_cpu=True)
-        stages = stage_contents(made, corpus, layout, lambda: [1.0] * len(layer_entries(made.model, 1)))
-        return [memory.teachers for memory in stage_memories(made, corpus, layout, 0, stages)]
+        run_recipe = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2}, method={"name": "lssd", **method})
+        corpus, layout = open_corpus(run_recipe)[0], recipe_layout(run_recipe, 2, on_cpu=True)
+        stages = stage_contents(run_recipe, corpus, layout, lambda: [1.0] * len(layer_entries(run_recipe.model, 1)))
+        return [memory.teachers for memory in stage_memories(run_recipe, corpus, layout, 0, stages)]
 
-    made = recipe(tiny_corpus, tmp_path)
-    largest = max(shape.target_tokens for shape in survey_of(open_streams(made, open_corpus(made)[0])[0]))
+    run_recipe = recipe(tiny_corpus, tmp_path)
+    largest = max(shape.target_tokens for shape in survey_of(open_streams(run_recipe, open_corpus(run_recipe)[0])[0]))
     plain, quiet = held(variant="adaptive"), held(variant="adaptive", gate_student="eval")
     assert quiet[0] == plain[0] and quiet[1] - plain[1] == 4 * largest * 32 * 4
     assert held(gate_student="eval") == plain, "the whole variant has no gate"
@@ -215,79 +220,87 @@ def test_what_a_gate_along_stages_foresees(tiny_corpus: Path, tmp_path: Path) ->
 
 def test_a_cut_of_another_depth_is_not_taken(tiny_corpus: Path, tmp_path: Path) -> None:
     """``pipeline.json`` beside a run: its seconds a place, where the model has as many places."""
-    made = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2})
-    corpus, places = open_corpus(made)[0], len(layer_entries(made.model, 1))
-    for many in (places, places + 2):
-        (tmp_path / "pipeline.json").write_text(json.dumps({"seconds": [0.5] * many}))
-        found = layer_costs(made, corpus, on_cpu=True)()
-        assert len(found) == places and (list(found) == [0.5] * places) == (many == places)
+    run_recipe = recipe(tiny_corpus, tmp_path, pipeline={"stages": 2})
+    corpus, places = open_corpus(run_recipe)[0], len(layer_entries(run_recipe.model, 1))
+    for count in (places, places + 2):
+        (tmp_path / "pipeline.json").write_text(json.dumps({"seconds": [0.5] * count}))
+        costs = layer_costs(run_recipe, corpus, on_cpu=True)()
+        assert len(costs) == places and (list(costs) == [0.5] * places) == (count == places)
 
 
-def survey_of(stream: TrainingData) -> list[Shape]:
+def survey_of(training_data: TrainingData) -> list[Shape]:
     """All micro-batches of the first epoch."""
-    return shapes_of(stream, stream.plan(0))
+    return shapes_of(training_data, training_data.plan(0))
 
 
 @pytest.mark.parametrize(("name", "millions"), [("m8", 241.9), ("m15", 418.3)])
 def test_paper_3s_recipes_have_its_models_parameters(name: str, millions: float) -> None:
-    made = load_recipe(ROOT / "launchers" / "recipes" / "papers" / f"{name}.yaml")
-    assert round(count_parameters(made.model, 32000).total / 1e6, 1) == millions
+    run_recipe = load_recipe(ROOT / "launchers" / "recipes" / "papers" / f"{name}.yaml")
+    assert round(count_parameters(run_recipe.model, 32000).total / 1e6, 1) == millions
 
 
 def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: Path, tmp_path: Path) -> None:
     """Four ranks: two or four stages, or as many sharing a vocabulary, or two of two, at ZeRO 0 and 1; none where they
     are refused, or where an update's micro-batches cannot be shared out."""
 
-    def found(batches: int = 4, precision: str = "fp32", **sections: Any) -> list[tuple[int, int, int]]:
+    def layouts(batches: int = 4, precision: str = "fp32", **sections: Any) -> list[tuple[int, int, int]]:
         train = {"batches_per_update": batches, "precision": precision}
-        made = recipe(tiny_corpus, tmp_path, train=train, **sections)
+        run_recipe = recipe(tiny_corpus, tmp_path, train=train, **sections)
         fits = fitting_layouts(
-            made, recipe_layout(made, 4, on_cpu=True), 1.0, lambda *tried: RankMemory(*[0] * 12, on_cpu=True)
+            run_recipe,
+            recipe_layout(run_recipe, 4, on_cpu=True),
+            1.0,
+            lambda *layout: RankMemory(*[0] * 12, on_cpu=True),
         )
         cut = [c.layout._replace(ranks=0) for c in fits if c.layout.model_parallel_size > 1]
         return [(c.stages, c.vocabulary_shards, c.zero_stage) for c in cut]
 
     every = [(2, 1), (4, 1), (1, 2), (1, 4), (2, 2)]
-    assert found() == [(p, v, zero) for p, v in every for zero in (0, 1)]
-    assert found(precision="bf16") == [
+    assert layouts() == [(p, v, zero) for p, v in every for zero in (0, 1)]
+    assert layouts(precision="bf16") == [
         (p, v, zero) for p, v in every for zero in (0, 1) if (p, zero) in ((1, 0), (p, 1))
     ]
-    assert found(batches=3) == [(p, v, zero) for p, v in ((4, 1), (1, 4), (2, 2)) for zero in (0, 1)]
-    assert found(sampler={"name": "multidds"}) == []
+    assert layouts(batches=3) == [(p, v, zero) for p, v in ((4, 1), (1, 4), (2, 2)) for zero in (0, 1)]
+    assert layouts(sampler={"name": "multidds"}) == []
     several = {"students": [{}, {}], "method": {"name": "pareto", "rule": "bi"}}
-    assert found(**several) == [(2, 1, 0), (2, 1, 1), (4, 1, 0), (4, 1, 1)]
-    assert found(**several, placement="split") == []
+    assert layouts(**several) == [(2, 1, 0), (2, 1, 1), (4, 1, 0), (4, 1, 1)]
+    assert layouts(**several, placement="split") == []
 
 
 def test_stages_and_a_shared_vocabulary_may_fit_together_alone(tiny_corpus: Path, tmp_path: Path) -> None:
     """Layers and tied matrix of L parameters each on four ranks. A stage and its words: L / 2 + L / 2; four stages: a
     quarter of the layers beside the whole matrix; four shares of words: all layers and a quarter of the matrix."""
-    made = recipe(tiny_corpus, tmp_path, train={"batches_per_update": 4})
+    run_recipe = recipe(tiny_corpus, tmp_path, train={"batches_per_update": 4})
     m = ModelSettings(preset="tiny", encoder_layers=4, decoder_layers=4, d_model=128, ffn=512)
     layers = count_parameters(m, 0).total
     v = layers // 128
 
-    def of(tried: PlannedLayout, tokens: int, again: bool) -> RankMemory:
+    def estimate(layout: PlannedLayout, tokens: int, checkpointing: bool) -> RankMemory:
         row = plan_stages(
-            m, tried.rank_vocabulary(v), tried.stages, [3, *[3] * 4, 0, 0, *[5] * 4, 0, 3], 4, tried.vocabulary_shards
+            m,
+            layout.rank_vocabulary(v),
+            layout.stages,
+            [3, *[3] * 4, 0, 0, *[5] * 4, 0, 3],
+            4,
+            layout.vocabulary_shards,
         )
         largest = max(stage.parameters for stage in row)
         return RankMemory(
-            0, *state_bytes(largest, tried._replace(stages=1, vocabulary_shards=1, ranks=1)), *[0] * 8, on_cpu=True
+            0, *state_bytes(largest, layout._replace(stages=1, vocabulary_shards=1, ranks=1)), *[0] * 8, on_cpu=True
         )
 
-    layout = recipe_layout(made, 4, on_cpu=True)
+    layout = recipe_layout(run_recipe, 4, on_cpu=True)
     sizes = {
-        (p, v): of(layout._replace(stages=p, vocabulary_shards=v), 1, False).weights / 4 / layers
+        (p, v): estimate(layout._replace(stages=p, vocabulary_shards=v), 1, False).weights / 4 / layers
         for p, v in ((1, 1), (4, 1), (1, 4), (2, 2))
     }
     assert sizes == pytest.approx({(1, 1): 2, (4, 1): 1.25, (1, 4): 1.25, (2, 2): 1}, abs=0.12)
-    room = of(layout._replace(stages=2, vocabulary_shards=2, zero_stage=0), 1, False).device
-    found = {
+    device_bytes = estimate(layout._replace(stages=2, vocabulary_shards=2, zero_stage=0), 1, False).device
+    choices = {
         (c.layout.stages, c.layout.vocabulary_shards, c.layout.zero_stage)
-        for c in fitting_layouts(made, layout, room, of)
+        for c in fitting_layouts(run_recipe, layout, device_bytes, estimate)
     }
-    assert found == {(2, 2, 0)}
+    assert choices == {(2, 2, 0)}
 
 
 def test_offload_moves_the_optimizer_to_the_host() -> None:
@@ -300,48 +313,48 @@ def test_offload_moves_the_optimizer_to_the_host() -> None:
 
 
 def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path) -> None:
-    made = recipe(tiny_corpus, tmp_path)
-    layout = recipe_layout(made, 4, on_cpu=False)
+    run_recipe = recipe(tiny_corpus, tmp_path)
+    layout = recipe_layout(run_recipe, 4, on_cpu=False)
     assert (layout.ranks, layout.zero_stage, layout.offload_optimizer) == (4, 1, False)
 
-    def of(tried: PlannedLayout, tokens: int, again: bool) -> RankMemory:
-        size = 100 - 10 * tried.zero_stage - 30 * tried.offload_optimizer + tokens - 5 * again
+    def estimate(layout: PlannedLayout, tokens: int, checkpointing: bool) -> RankMemory:
+        size = 100 - 10 * layout.zero_stage - 30 * layout.offload_optimizer + tokens - 5 * checkpointing
         return RankMemory(size, *[0] * 11, on_cpu=False)
 
-    found = fitting_layouts(made, layout, 150.0, of)
-    assert [(c.layout.zero_stage, c.layout.offload_optimizer, c.max_tokens) for c in found[:3]] == [
+    choices = fitting_layouts(run_recipe, layout, 150.0, estimate)
+    assert [(c.layout.zero_stage, c.layout.offload_optimizer, c.max_tokens) for c in choices[:3]] == [
         (0, False, 48), (1, False, 48), (2, False, 48),
     ]  # fmt: skip
-    best: LayoutChoice = max(found, key=lambda c: c.max_tokens)
+    best: LayoutChoice = max(choices, key=lambda c: c.max_tokens)
     assert best.max_tokens == 96 and best.layout.zero_stage == 2 and best.layout.offload_optimizer
-    assert not fitting_layouts(made, layout, 10.0, of)
+    assert not fitting_layouts(run_recipe, layout, 10.0, estimate)
 
 
 def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(dump(recipe(tiny_corpus, tmp_path / "run", method={"name": "lssd"})))
     assert main(["plan", str(path), "--devices", "2", "--memory", "80", "--gpu", "model.preset=base"]) == 0
-    said = capfd.readouterr().out
-    assert "2 rank(s), ZeRO-1, fp32, 96 padded tokens a micro-batch, 4 micro-batches an update" in said
-    assert "teachers on the device" in said and "on the host: shards of teachers" in said
-    assert "layouts that fit 2 device(s) of 74.5 GiB" in said and "passes at most" in said
-    assert "--calibrate measures" in said
+    output = capfd.readouterr().out
+    assert "2 rank(s), ZeRO-1, fp32, 96 padded tokens a micro-batch, 4 micro-batches an update" in output
+    assert "teachers on the device" in output and "on the host: shards of teachers" in output
+    assert "layouts that fit 2 device(s) of 74.5 GiB" in output and "passes at most" in output
+    assert "--calibrate measures" in output
     assert main(["plan", str(path), "--gpu", "pipeline.stages=2", "pipeline.balance=parameters"]) == 0
-    said = capfd.readouterr().out
-    assert "2 rank(s), 2 pipeline stages, ZeRO-1" in said and "stage 1: " in said and "+ loss" in said
-    assert "bubble (m + p - 1) / m = 1.25 at m = 4, p = 2" in said
+    output = capfd.readouterr().out
+    assert "2 rank(s), 2 pipeline stages, ZeRO-1" in output and "stage 1: " in output and "+ loss" in output
+    assert "bubble (m + p - 1) / m = 1.25 at m = 4, p = 2" in output
     assert main(["plan", str(path), "--devices", "3", "pipeline.stages=2"]) == 2
     assert "3 devices cannot form 2 pipeline stages; give --devices a multiple of 2" in capfd.readouterr().err
     assert main(["plan", str(path), "--gpu", "tensor.vocabulary=2"]) == 0
-    said = capfd.readouterr().out
-    assert "2 rank(s), vocabulary over 2, ZeRO-1" in said and "vocabulary over 2 ranks: each does " in said
+    output = capfd.readouterr().out
+    assert "2 rank(s), vocabulary over 2, ZeRO-1" in output and "vocabulary over 2 ranks: each does " in output
     assert main(["plan", str(path), "--gpu", "tensor.vocabulary=2", "pipeline.stages=2"]) == 0
     assert "4 rank(s), 2 pipeline stages, vocabulary over 2, ZeRO-1" in capfd.readouterr().out
     words = ["students=[{}, {}]", "placement=split", "method={name: pareto}", "--gpu"]
     assert main(["plan", str(path), "--devices", "4", *words]) == 0
-    said = capfd.readouterr().out
-    assert "2 students of " in said and "4 rank(s), each student on 2, ZeRO-1" in said
-    assert "a search's copy of the training state" in said and "split students take steps in turn" in said
+    output = capfd.readouterr().out
+    assert "2 students of " in output and "4 rank(s), each student on 2, ZeRO-1" in output
+    assert "a search's copy of the training state" in output and "split students take steps in turn" in output
     assert main(["plan", str(path), "--devices", "3"]) == 2
     assert "batches_per_update: 4 cannot be shared by 3 ranks; use a multiple of 3" in capfd.readouterr().err
     assert main(["plan", str(path), "--devices", "3", *words]) == 2
@@ -354,8 +367,8 @@ def test_a_calibration_predicts_hours(tiny_corpus: Path, tmp_path: Path, capfd: 
     path = tmp_path / "r.yaml"
     path.write_text(dump(recipe(tiny_corpus, tmp_path / "run")))
     assert main(["plan", str(path), "--no-probe", "--calibrate"]) == 0
-    said = capfd.readouterr().out
-    assert "target tokens/s measured on one rank" in said and "hours for" in said
+    output = capfd.readouterr().out
+    assert "target tokens/s measured on one rank" in output and "hours for" in output
     words = ["students=[{}, {}]", "placement=split", "method={name: pareto, rule: bi}"]
     assert main(["plan", str(path), "--no-probe", "--calibrate", *words]) == 0
     assert "target tokens/s measured on one rank" in capfd.readouterr().out

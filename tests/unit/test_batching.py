@@ -34,13 +34,15 @@ def test_an_epoch_at_temperature_1_holds_every_sentence_once() -> None:
     for k, pair in enumerate(plan.pair):
         seen[int(pair)] += plan.sentence[plan.start[k] : plan.start[k + 1]].tolist()
     assert [sorted(seen[pair]) for pair in range(3)] == [list(range(n)) for n in (50, 200, 7)]
-    assert sum(plan.divisor(u) for u in range(plan.updates)) == sum(int(known.target.sum()) for known in lengths)
+    assert sum(plan.divisor(u) for u in range(plan.updates)) == sum(
+        int(table_lengths.target.sum()) for table_lengths in lengths
+    )
 
 
 def test_no_sentence_comes_twice_before_all_came_once() -> None:
-    walk = np.concatenate([draw_sentences(10, 4, 4 * epoch, seed=3, pair=1) for epoch in range(10)])
-    for lap in range(4):
-        assert sorted(walk[10 * lap : 10 * lap + 10]) == list(range(10))
+    drawn = np.concatenate([draw_sentences(10, 4, 4 * epoch, seed=3, pair=1) for epoch in range(10)])
+    for permutation in range(4):
+        assert sorted(drawn[10 * permutation : 10 * permutation + 10]) == list(range(10))
 
 
 def test_seeds_and_epochs_differ_and_repeat() -> None:
@@ -72,18 +74,18 @@ def test_ranks_and_workers_share_the_same_updates(ranks: int, workers: int) -> N
     lengths = pairs_of([40, 90])
     plan = plan_epoch(lengths, [40, 90], [0, 0], seed=5, epoch=2, max_tokens=100, batches_per_update=4)
     frames = [frame_of(FramingSettings(), 5 + p, 8) for p in range(2)]
-    tables = [Listed(known) for known in lengths]
+    tables = [Listed(table_lengths) for table_lengths in lengths]
     streams = [
         list(iterate_updates(RankBatches(plan, tables, frames, rank, ranks), 3, workers)) for rank in range(ranks)
     ]
     assert all(len(stream) == plan.updates - 3 for stream in streams)
     for u in range(3, plan.updates):
-        found = [batch for stream in streams for batch in stream[u - 3] if batch.tokens]
-        wanted = range(4 * u, min(4 * u + 4, len(plan.pair)))
-        assert sorted(b.sentence_B.tolist() for b in found) == sorted(
-            plan.sentence[plan.start[k] : plan.start[k + 1]].tolist() for k in wanted
+        batches = [batch for stream in streams for batch in stream[u - 3] if batch.tokens]
+        numbers = range(4 * u, min(4 * u + 4, len(plan.pair)))
+        assert sorted(b.sentence_B.tolist() for b in batches) == sorted(
+            plan.sentence[plan.start[k] : plan.start[k + 1]].tolist() for k in numbers
         )
-        assert sum(batch.tokens for batch in found) == plan.divisor(u) == found[0].divisor
+        assert sum(batch.tokens for batch in batches) == plan.divisor(u) == batches[0].divisor
 
 
 def test_collate_by_hand() -> None:

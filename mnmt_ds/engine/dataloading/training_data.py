@@ -65,13 +65,13 @@ class TrainingData:
         self.lengths: list[PairLengths] = []
         for pair, split, frame in zip(pairs, self.splits, self.frames, strict=True):
             known = framed_lengths(split, frame, longest)
-            if not len(known.index):
+            if not len(known.sentence):
                 raise UserError(
                     f"{corpus.directory}: pair {pair} has no training sentence within {longest} tokens;"
                     " raise train.max_tokens or model.max_positions, or leave the pair out of data.pairs"
                 )
             self.lengths.append(known)
-        self.sizes = [len(known.index) for known in self.lengths]
+        self.sizes = [len(known.sentence) for known in self.lengths]
         self.sampler = registry.build(sampler, pairs, self.sizes)
         self.mono = None
         if denoising is not None:
@@ -180,7 +180,7 @@ def dev_batches(
         split = corpus.split(pair, "dev")
         frame = frame_of_pair(corpus, framing, pair)
         known = framed_lengths(split, frame, longest)
-        if not len(known.index):
+        if not len(known.sentence):
             raise UserError(
                 f"{corpus.directory}: the dev set of {pair} is empty;"
                 f" give data.corpora.{pair}.dev or a larger data.split.dev"
