@@ -16,6 +16,7 @@ from mnmt_ds.methods.registry import METHODS, union
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.samplers import registry
 from mnmt_ds.samplers.temperature import TemperatureSettings
+from mnmt_ds.shipped_files import find_file
 from mnmt_ds.tracking import TrackingSettings
 
 if TYPE_CHECKING:
@@ -189,10 +190,21 @@ def resolved_method(values: dict[str, Any], pairs: Sequence[str]) -> dict[str, A
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads, merges and checks a recipe; ``deepspeed`` is looked for from here, then upward from the recipe."""
+    """Reads, merges and checks a recipe.
+
+    A recipe that is not found from here is looked for among those that come with the package. ``deepspeed`` is looked
+    for from here, then upward from the recipe, then in the package.
+
+    Args:
+        path: the recipe; None: defaults alone.
+        overrides: settings that replace the recipe's, such as ``train.lr=5e-4``.
+
+    Returns:
+        The recipe, with every value as it is used.
+
+    Raises:
+        UserError: for the first fault, with file, line and remedy.
+    """
+    path = find_file(path) if path is not None else None
     recipe = load(Recipe, path, overrides)
-    if not recipe.deepspeed.exists() and path is not None and not recipe.deepspeed.is_absolute():
-        for parent in path.resolve().parents:
-            if (parent / recipe.deepspeed).exists():
-                return recipe.model_copy(update={"deepspeed": parent / recipe.deepspeed})
-    return recipe
+    return recipe.model_copy(update={"deepspeed": find_file(recipe.deepspeed, path)})

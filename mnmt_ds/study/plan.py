@@ -14,6 +14,7 @@ from mnmt_ds.config import key_locations, load
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
+from mnmt_ds.shipped_files import find_file
 from mnmt_ds.study.settings import LaunchSettings, StudySettings
 
 RUN = re.compile(r"\{run\.([^{}]+)\}")
@@ -75,6 +76,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
     overrides: keys of the study itself, ``cap.max_epochs=3``; ``seeds`` among them is for every row, also for those
     with seeds of their own. common: keys of every recipe, after the rows' own.
     """
+    path = find_file(path)
     settings = load(StudySettings, path, overrides)
     if any(text.startswith("seeds=") for text in overrides):
         settings = settings.with_same_seeds()

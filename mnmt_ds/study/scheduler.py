@@ -13,16 +13,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-import mnmt_ds
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.reporting.runs import at_work, student_directories
+from mnmt_ds.shipped_files import shipped_file
 from mnmt_ds.study import run_state
 from mnmt_ds.study.bilingual import gather, gathered
 from mnmt_ds.study.plan import Study, StudyEntry, TrainingJob
 from mnmt_ds.tracking import read_records
 
-LAUNCHER = Path(mnmt_ds.__file__).parents[1] / "launchers" / "launch.py"
+LAUNCHER = shipped_file("launchers/launch.py")
 LOG = "log.txt"
 GRACE = 60.0
 """Seconds in which a run that is asked to stop may save; then it is killed, and goes on from its last checkpoint."""

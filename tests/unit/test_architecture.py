@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    ("metric_keys", "run_files", "errors", "files", "log"),
+    ("metric_keys", "run_files", "errors", "files", "log", "shipped_files"),
     ("config", "kernels", "requirements"),
     ("batch", "distributed", "tracking"),
     ("data", "models", "samplers"),

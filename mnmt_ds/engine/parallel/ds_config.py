@@ -8,6 +8,7 @@ import torch
 
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
+from mnmt_ds.shipped_files import find_file
 
 Json = dict[str, Any]
 
@@ -15,7 +16,7 @@ Json = dict[str, Any]
 def read(path: Path) -> Json:
     """The JSON as written."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = find_file(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); set 'deepspeed' to a file of ds_configs/"
