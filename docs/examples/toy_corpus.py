@@ -1,7 +1,7 @@
 """Writes parallel text of three made-up languages and English: ``python docs/examples/toy_corpus.py DIRECTORY``.
 
 The languages (qaa, qab, qac: codes that ISO 639 leaves for private use) have words and a word order of their own, and
-2,400, 800 and 150 sentence pairs. Where English has two words for one (old/ancient), either is taken by chance, so
+2,000, 700 and 200 sentence pairs. Where English has two words for one (old/ancient), either is taken by chance, so
 that a model that learns the training text by heart grows worse on other text. Two languages come as TSV files, one as
 a Moses pair of compressed files. Good for trying the commands, and for nothing else: a score on this text says nothing
 about a method.
@@ -12,12 +12,15 @@ import gzip
 import random
 from pathlib import Path
 
-NOUNS = "cat dog bird horse teacher baker doctor sailor king child river hill bridge house garden boat letter song"
+NOUNS = (
+    "cat/kitten dog/hound bird horse/pony teacher/tutor baker doctor/physician sailor/seaman king/monarch child/kid"
+    " river/stream hill/mound bridge house/home garden/yard boat/ship letter/note song/tune"
+)
 VERBS = "sees/notices finds/discovers likes/loves follows/trails paints/colours draws/sketches carries/takes sells"
 ADJECTIVES = "old/ancient young red green small/little tall/high quiet/silent happy/glad clever/wise wooden golden"
 PLACES = "market forest harbour castle school village kitchen station"
 TIMES = "today yesterday often never slowly again"
-SIZES = {"qaa": 2400, "qab": 800, "qac": 150}
+SIZES = {"qaa": 2000, "qab": 700, "qac": 200}
 SYLLABLES = {
     "qaa": "ba ke li mo nu ra se ti vo zu da fe",
     "qab": "shan tok rel vim dar pesh lun gor mik",
