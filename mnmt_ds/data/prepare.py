@@ -1,6 +1,8 @@
 """From a recipe's ``data:`` section to a corpus on disk; a second run redoes only what changed.
 
 Stages: 1 read and clean, 2 select (duplicates, held-out sets, limits), 3 tokenizer, 4 ids; then all is published.
+
+Letters: M keys that are held out.
 """
 
 import logging

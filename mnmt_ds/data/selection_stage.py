@@ -1,4 +1,7 @@
-"""Stage 2: every pair's train, dev and test text, and monolingual text without any of it."""
+"""Stage 2: every pair's train, dev and test text, and monolingual text without any of it.
+
+Letters: N rows of a text, M keys that are held out.
+"""
 
 import hashlib
 import shutil

@@ -1,4 +1,7 @@
-"""Every fault of a recipe's text and of the prepared corpus, listed; nothing is written."""
+"""Every fault of a recipe's text and of the prepared corpus, listed; nothing is written.
+
+Letters: N rows of a pair's training text, M keys that are held out.
+"""
 
 import json
 import logging
