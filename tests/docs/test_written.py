@@ -151,5 +151,7 @@ def test_tutorial_shows_its_recipes_as_they_are() -> None:
 
 
 def test_architecture_page_has_the_layers_that_imports_are_held_to() -> None:
-    shown = blocks(ROOT / "docs" / "architecture.md", "text")[0]
-    assert [tuple(line.split()) for line in shown.splitlines()] == list(reversed(LAYERS))
+    """Packages and their order; modules at the top of the package come and go."""
+    shown = [set(line.split()) for line in blocks(ROOT / "docs" / "architecture.md", "text")[0].splitlines()]
+    packages = [{name for name in names if (ROOT / "mnmt_ds" / name).is_dir()} for names in reversed(LAYERS)]
+    assert shown == [names for names in packages if names]
