@@ -18,7 +18,8 @@
 set -uo pipefail
 [ $# -gt 0 ] || { echo "say sbatch [SBATCH OPTIONS] launchers/slurm.sh RECIPE [a.b=c ...]" >&2; exit 2; }
 cd "${SLURM_SUBMIT_DIR:?start this with sbatch}"
-source launchers/environment.sh
+[ ! -f launchers/environment.sh ] || source launchers/environment.sh # outside a checkout: the active environment
+script=$(python -c 'from mnmt_ds.shipped_files import shipped_file; print(shipped_file("launchers/train.py"))') || exit 2
 recipe=$1
 shift
 
@@ -35,7 +36,7 @@ trap 'over=1; say "SIGTERM: the job is ended from outside"' TERM
 train() {
   mnmt-ds preflight "$recipe" "$@" --hostfile "$hosts" --launcher slurm || return 2
   [ -z "$asked$over" ] || return 1 # while the nodes were checked
-  srun --kill-on-bad-exit=1 --label python -u launchers/train.py "$recipe" "$@" --resume &
+  srun --kill-on-bad-exit=1 --label python -u "$script" "$recipe" "$@" --resume &
   local step=$!
   while kill -0 "$step" 2> /dev/null; do wait "$step"; done # a trapped signal ends wait before srun has ended
   wait "$step"

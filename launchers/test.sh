@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Passes the tests: style, types, then every test of the everyday suite. Sets up the environment first where needed.
+# Passes the tests: style, format, types, then every test of the everyday suite (the wheel is built and run there, too).
+# Sets up the environment first where needed.
 #   launchers/test.sh [PYTEST ARGUMENTS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launchers/environment.sh
 export OMP_NUM_THREADS=1
 ruff check mnmt_ds tests launchers setup.py
+ruff format --check mnmt_ds tests launchers setup.py
 mypy
 python -m pytest "$@"

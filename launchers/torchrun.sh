@@ -4,9 +4,12 @@
 # One node: launchers/torchrun.sh RANKS RECIPE. Each node checks itself first; that all agree, the ranks check together.
 # SIGTERM or Ctrl-C on any node lets all ranks save and leave, for --resume; a second one ends that node's at once.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+here=$(cd "$(dirname "$0")" && pwd)
 [ $# -ge 2 ] || { echo "say launchers/torchrun.sh RANKS RECIPE [--resume] [a.b=c ...]" >&2; exit 2; }
-source launchers/environment.sh
+if [ -f "$here/../setup.py" ]; then # a checkout; the package's copy takes the active environment
+  cd "$here/.."
+  source launchers/environment.sh
+fi
 ranks=$1
 recipe=$2
 shift 2
@@ -24,7 +27,7 @@ if [ "$nodes" -eq 1 ]; then # any free one
   port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 fi
 setsid torchrun --nnodes "$nodes" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$ranks" \
-  --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-$port}" launchers/train.py "$recipe" "$@" &
+  --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-$port}" "$here/train.py" "$recipe" "$@" &
 agent=$!
 signal=TERM
 stop() { # the ranks alone: torchrun itself, asked to end, kills them after 30 s, be it in the midst of a checkpoint

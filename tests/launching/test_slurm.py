@@ -84,7 +84,11 @@ class Job:
 
     def ranks(self, which: int) -> list[int]:
         """Its training processes on a node."""
-        return running(self.slurm, which, lambda words: "launchers/train.py" in words[:3] and str(self.path) in words)
+
+        def is_rank(words: list[str]) -> bool:
+            return any(word.endswith("launchers/train.py") for word in words[:3]) and str(self.path) in words
+
+        return running(self.slurm, which, is_rank)
 
 
 def time_limit(job: Job) -> None:

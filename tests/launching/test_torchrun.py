@@ -55,7 +55,7 @@ def ranks_of(path: Path) -> Iterator[int]:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "launchers/train.py" in words[:3] and str(path) in words:
+        if any(word.endswith("launchers/train.py") for word in words[:3]) and str(path) in words:
             yield int(entry.name)
 
 
