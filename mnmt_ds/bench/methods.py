@@ -128,10 +128,8 @@ def _measure(args: argparse.Namespace, names: Sequence[str], folder: Path) -> di
 
 def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], int]:
     """Takes one update of every student; gives the target tokens of parallel text that the first one saw."""
-    from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.monitoring.meter import Meter
+    from mnmt_ds.engine.loop import student_loops, train_update
     from mnmt_ds.engine.recipe import load_recipe
-    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
     from mnmt_ds.engine.training import Training
 
     def training(method: Sequence[str], own: Path) -> Training:
@@ -152,15 +150,14 @@ def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], 
         method = tuple(override.replace(word, value) for override in method)
     work = training(method, own)
     _employ_teachers(work)
-    ahead = {one.name: TeacherPrefetcher(one.method, one.walk, lambda: 1 << 60) for one in work.students}
-    meter = Meter()
+    loops = student_loops(work, next_change=lambda student: 1 << 60)
 
     def step() -> int:
         tokens = 0
         for one in work.students:
-            group = one.walk.next()
-            done = update(one, group, ahead[one.name], meter, stop=False)
-            one.walk.count(done.losses)
+            group = one.data_iterator.next_update()
+            result = train_update(loops[one.name], group)
+            one.data_iterator.update_done(result.losses)
             if one is work.first:
                 tokens = sum(batch.tokens for batch in group if batch.task == "translation")
         work.measure()

@@ -110,18 +110,20 @@ def on_rank(args: argparse.Namespace, measure: Callable[[], list[Any]]) -> int:
 def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     """A row for each number of micro-batches, on ``count`` stages of this job's ranks."""
     from mnmt_ds.config import parse_yaml
-    from mnmt_ds.distributed import on_main_first, split_into_stages
-    from mnmt_ds.engine.parallel import ds_config, pipeline_engine, stage_balance
+    from mnmt_ds.distributed import on_main_first
+    from mnmt_ds.engine.parallel import ds_config, stage_balance
+    from mnmt_ds.engine.parallel.pipeline_engine import make_pipeline_engine
     from mnmt_ds.engine.settings import TrainSettings
     from mnmt_ds.models.settings import ModelSettings
+    from mnmt_ds.parallel_layout import form_layout
 
-    split_into_stages(count)
     given = args.model or ["preset=base", "d_model=256", "ffn=1024", "heads=4"]
     model = ModelSettings(**{name: parse_yaml(value) for name, _, value in (word.partition("=") for word in given)})
     train = TrainSettings(batches_per_update=args.micro_batches[0])
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
     costs = on_main_first(stage_balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
-    engine = pipeline_engine.make_engine(model, args.vocabulary, count, costs, config, 1)
+    layout = form_layout(pipeline_stages=count)
+    engine = make_pipeline_engine(model, args.vocabulary, costs, config, 1, layout)
     return [_row(args, engine, count, many) for many in args.micro_batches]
 
 
@@ -130,23 +132,26 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
     import torch.distributed as dist
 
     from mnmt_ds.engine.monitoring.meter import peak_resident
-    from mnmt_ds.engine.parallel.pipeline_engine import as_input
+    from mnmt_ds.engine.parallel.pipeline_module import as_pipeline_input
     from mnmt_ds.methods.translation import scorer
 
     score = scorer(0.1, "auto")
-    engine.set_train_batch_size(many)
+    engine.deepspeed_engine.set_train_batch_size(many)
     batches = _batches(args, many)
     total = sum(batch.tokens for batch in batches)
-    engine.module.score = lambda states, projection, batch: score(states, projection, batch).loss * (many / total)
-    engine.module.before_step = lambda: None
+    learning_rate = engine.deepspeed_engine.get_lr()[0]
+
+    def mean_loss(states: Any, projection_VD: torch.Tensor, batch: Any) -> torch.Tensor:
+        return score(states, projection_VD, batch).loss * (many / total)
+
     steps: list[float] = []
     rounds: list[list[StagePass]] = []
     for turn in range(args.rounds + 1):
-        passes = timed(engine, time.process_time)
+        passes = timed(engine.deepspeed_engine, time.process_time)
         dist.barrier()
         begin = time.perf_counter()
-        engine.reset_activation_shape()
-        engine.train_batch(iter([as_input(batch, k) for k, batch in enumerate(batches)]))
+        engine.run_train_schedule([as_pipeline_input(batch, k) for k, batch in enumerate(batches)], mean_loss)
+        engine.step(learning_rate)
         if turn:  # the first warms up
             steps.append(time.perf_counter() - begin)
             rounds.append(passes)
@@ -161,7 +166,7 @@ def _row(args: argparse.Namespace, engine: Any, count: int, many: int) -> Figure
         "stages": count, "micro_batches": many, "step": statistics.median(steps), "played": whole,
         "bubble": whole / max(busy), "ideal": ideal, "over_ideal": whole / (sum(busy) / count) / ideal, "busy": busy,
         "parameters_m": size, "mib": memory,
-        "layers": [b - a for a, b in zip(engine.module.parts, engine.module.parts[1:], strict=False)],
+        "layers": [b - a for a, b in zip(engine.stage_bounds, engine.stage_bounds[1:], strict=False)],
     }  # fmt: skip
 
 
@@ -197,7 +202,8 @@ def timed(engine: Any, cpu: Callable[[], float]) -> list[StagePass]:
     GPU."""
     import torch
     from deepspeed.runtime.pipe import schedule
-    from deepspeed.runtime.pipe.engine import PipelineEngine
+
+    from mnmt_ds.private_apis import wrap_pipeline_instructions
 
     passes: list[StagePass] = []
 
@@ -215,11 +221,13 @@ def timed(engine: Any, cpu: Callable[[], float]) -> list[StagePass]:
 
         return pass_by
 
-    known = PipelineEngine._INSTRUCTION_MAP
-    engine._INSTRUCTION_MAP |= {
-        schedule.ForwardPass: around("forward", known[schedule.ForwardPass]),
-        schedule.BackwardPass: around("backward", known[schedule.BackwardPass]),
-    }
+    wrap_pipeline_instructions(
+        engine,
+        {
+            schedule.ForwardPass: lambda known: around("forward", known),
+            schedule.BackwardPass: lambda known: around("backward", known),
+        },
+    )
     return passes
 
 

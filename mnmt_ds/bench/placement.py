@@ -92,23 +92,19 @@ def measure(args: argparse.Namespace) -> list[list[float]]:
     """Of an update: its time, the mean over ranks of their processor time, and the longest of these."""
     import torch
 
-    from mnmt_ds.distributed import from_all, split_into_teams
-    from mnmt_ds.engine.loop import advance
-    from mnmt_ds.engine.monitoring.meter import Meter
-    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
+    from mnmt_ds.distributed import job_ranks
+    from mnmt_ds.engine.loop import advance, student_loops
     from mnmt_ds.engine.training import Training
 
     fixed = (f"directory={args.result.parent / 'run'}", "tracking.wandb=off")
     work = Training(load_recipe(args.recipe, [*fixed, *args.overrides, *WAYS[args.way]]), resume=False)
-    ahead = {one.name: TeacherPrefetcher(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
-    meters, found = {one.name: Meter() for one in work.students}, []
+    loops, found = student_loops(work), []
     for _ in range(WARM + args.updates):
-        advance(work, ahead, meters, stop=False)
+        advance(work, loops, stop=False)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         found.append((time.perf_counter(), time.process_time()))
     work.close()
-    split_into_teams(1)  # one rank of all tells
-    spent = torch.tensor(from_all(found[WARM - 1 :]), dtype=torch.float64).diff(dim=1)
+    spent = torch.tensor(job_ranks().gather(found[WARM - 1 :]), dtype=torch.float64).diff(dim=1)
     busy = spent[:, :, 1]
     return [[float(value) for value in (spent[0, :, 0].median(), busy.mean(0).median(), busy.amax(0).median())]]

@@ -83,17 +83,18 @@ class StageTeachers(NamedTuple):
 
 def measure(args: argparse.Namespace, count: int) -> list[Figures]:
     """A row a way, on ``count`` stages of this job's ranks."""
-    from mnmt_ds.distributed import on_main_first, split_into_stages
+    from mnmt_ds.distributed import on_main_first
     from mnmt_ds.engine.parallel import ds_config, stage_balance
-    from mnmt_ds.engine.parallel.pipeline_engine import make_engine
+    from mnmt_ds.engine.parallel.pipeline_engine import make_pipeline_engine
     from mnmt_ds.engine.settings import TrainSettings
+    from mnmt_ds.parallel_layout import form_layout
 
-    split_into_stages(count)
     known, model = texts(args.pairs, args.batches, args.max_tokens, args.vocabulary), model_of(args.model)
     train = TrainSettings(batches_per_update=len(known.chosen))
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, 1, str(args.deepspeed))
     costs = on_main_first(stage_balance.by_time, model, args.vocabulary, args.max_tokens, "auto")
-    engine = make_engine(model, args.vocabulary, count, costs, config, 1)
+    layout = form_layout(pipeline_stages=count)
+    engine = make_pipeline_engine(model, args.vocabulary, costs, config, 1, layout)
     ways = _ways(args, engine, known)
     turns: dict[str, list[StageTiming]] = {way: [] for way in WAYS}
     for number in range(args.rounds + 1):
@@ -138,8 +139,7 @@ def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str,
     """The ways that have teachers, of which each pair has one of its own."""
     import torch
 
-    from mnmt_ds.distributed import device, new_data_parallel_group, new_world_group
-    from mnmt_ds.engine.students import student
+    from mnmt_ds.distributed import device
     from mnmt_ds.engine.teacher_setup import projection_of
     from mnmt_ds.teachers.cache_blocks import plan_cache
     from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
@@ -152,11 +152,15 @@ def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str,
     from mnmt_ds.teachers.teacher_forward import PipelineForward
     from mnmt_ds.teachers.teacher_pool import TeacherPool
 
-    stages, ranks, names = engine.module, new_data_parallel_group(), [str(pair) for pair in range(args.pairs)]
-    layout = shard_layout(stages.model, projection_of(stages.model), ranks.count)
+    stages, ranks, names = (
+        engine.module,
+        engine.layout.new_data_parallel_group(),
+        [str(pair) for pair in range(args.pairs)],
+    )
+    layout = shard_layout(stages.model, projection_of(stages.model), ranks.size)
 
     def own() -> torch.Tensor:
-        return student.own_shard(engine, layout, ranks, torch.float16)
+        return engine.own_shard(layout, ranks, torch.float16)
 
     def blank() -> torch.nn.Module:
         made: torch.nn.Module = stages.segment(None).to(device()).eval().requires_grad_(False)
@@ -177,7 +181,7 @@ def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str,
     assert plan is not None
     state_storage, line = (
         StateStorage(plan.memory, 0, plan.bytes_a_row, None),
-        PipelineForward(new_world_group(), stages.num_stages),
+        PipelineForward(engine.layout.new_world_group(), stages.num_stages),
     )
     cache = StateCache(teachers(), plan, state_storage, known.batch, False, line)
     before = CachedPipelineTeachers(cache)
@@ -192,29 +196,40 @@ def _turn(engine: Any, known: RandomText, lesson: StageTeachers | None) -> Stage
     import torch.distributed as dist
 
     from mnmt_ds.batch import Batch, Slot
-    from mnmt_ds.engine.parallel.pipeline_engine import as_input
+    from mnmt_ds.engine.parallel.engine import Update
     from mnmt_ds.kernels.types import Gate, Teacher
+    from mnmt_ds.methods.method import Method
     from mnmt_ds.methods.translation import scorer
 
-    score, stages, batches = scorer(0.1, "auto"), engine.module, [known.batch(*one) for one in known.chosen]
+    batches = [known.batch(*chosen) for chosen in known.chosen]
     total = sum(batch.tokens for batch in batches)
+    learning_rate = engine.deepspeed_engine.get_lr()[0]
 
-    def taught(states: Any, projection_VD: torch.Tensor, batch: Batch) -> Any:
+    def teach(batch: Batch) -> Batch:
+        if lesson is None:
+            return batch
+        teacher = Teacher(*lesson.pool.states(batch.pair + 1, batch), 1.0, Gate())
+        return batch._replace(teachers={"kd": teacher})
+
+    def prefetch(slots: Sequence[Slot | None]) -> None:
         if lesson is not None:
-            teacher = Teacher(*lesson.pool.states(batch.pair + 1, batch), 1.0, Gate())
-            batch = batch._replace(teachers={"kd": teacher})
-        return score(states, projection_VD, batch).loss * (len(batches) / total)
+            lesson.pool.prefetch(slots, TeacherForEveryPair())
 
-    stages.score, stages.before_step = taught, lambda: None
-    stages.pipeline_teachers = [] if lesson is None else [lesson.relay]
-    passes = timed(engine, time.thread_time)
+    update = Update(
+        [batch._replace(divisor=total) for batch in batches],
+        lambda: [[Slot(pair, sentences)] for pair, sentences in known.chosen],
+        Method(scorer(0.1, "auto"), teach=teach, prefetch=prefetch),
+        lambda index: None,
+        seed=0,
+        number=1,
+        key=1,
+    )
+    engine.module.pipeline_teachers = [] if lesson is None else [lesson.relay]
+    passes = timed(engine.deepspeed_engine, time.thread_time)
     dist.barrier()
     began, worked = time.perf_counter(), time.process_time()
-    for pair, sentences in known.chosen if lesson is not None else ():
-        lesson.pool.prefetch([Slot(pair, sentences)], TeacherForEveryPair())
-        lesson.relay.schedule()
-    engine.reset_activation_shape()
-    engine.train_batch(iter([as_input(batch, k) for k, batch in enumerate(batches)]))
+    engine.forward_backward(update)
+    engine.step(learning_rate)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     dist.barrier()

@@ -120,11 +120,12 @@ class BenchSetup(NamedTuple):
 def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
     import torch
 
-    from mnmt_ds.distributed import device, new_data_parallel_group, rank, world_size
+    from mnmt_ds.distributed import device, rank, world_size
     from mnmt_ds.engine.parallel import ds_config
+    from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
     from mnmt_ds.engine.settings import TrainSettings
-    from mnmt_ds.engine.students import student
     from mnmt_ds.models.transformer import Transformer, initialise
+    from mnmt_ds.parallel_layout import form_layout
     from mnmt_ds.teachers.cache_blocks import plan_cache
     from mnmt_ds.teachers.settings import TeacherSettings
     from mnmt_ds.teachers.shard_layout import shard_layout
@@ -141,18 +142,18 @@ def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, world_size(), str(args.deepspeed))
     torch.manual_seed(1)
     model = initialise(Transformer(settings, args.vocabulary))
-    engine = student.initialise_engine(model, config)
-    ranks = new_data_parallel_group()
-    layout = shard_layout(engine.module.model, engine.module.model.head.weight, ranks.count)
+    engine = make_zero_engine(model, config, form_layout())
+    ranks = engine.layout.new_data_parallel_group()
+    layout = shard_layout(engine.model, engine.model.head.weight, ranks.size)
 
     def blank() -> Transformer:
         return Transformer(settings, args.vocabulary).to(device()).eval().requires_grad_(False)
 
     def pool(remember: bool) -> TeacherPool:
         shard_storage = ShardStorage(torch.float16, 1 << 40, Path("teachers"), lambda version: own())
-        teachers = ShardedTeachers(shard_storage, layout, new_data_parallel_group(), blank, device())
+        teachers = ShardedTeachers(shard_storage, layout, engine.layout.new_data_parallel_group(), blank, device())
         kept = TeacherSettings(cache="ram" if remember else "off")
-        plan = plan_cache(kept, known.lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.count)
+        plan = plan_cache(kept, known.lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.size)
         cache = None
         if plan is not None:
             state_storage = StateStorage(plan.memory, 0, plan.bytes_a_row, None)
@@ -160,7 +161,7 @@ def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
         return TeacherPool([str(pair) for pair in range(pairs)], teachers, cache, own, lambda version: own())
 
     def own() -> torch.Tensor:
-        return student.own_shard(engine, layout, ranks, torch.float16)
+        return engine.own_shard(layout, ranks, torch.float16)
 
     online, remembered = pool(False), pool(True)
     pools = {"online": online, "cold": remembered, "warm": remembered}
@@ -234,27 +235,33 @@ def employ(pool: Any, pairs: int) -> None:
 
 def _turn(engine: Any, steps: Sequence[Any], pools: dict[str, Any], way: str) -> None:
     """One update for each of the steps."""
-    from mnmt_ds.batch import Slot, to_device
-    from mnmt_ds.distributed import device
+    from mnmt_ds.batch import Batch, Slot
+    from mnmt_ds.engine.parallel.engine import Update
     from mnmt_ds.kernels.types import Gate, Teacher
+    from mnmt_ds.methods.method import Method
     from mnmt_ds.methods.translation import scorer
 
-    score, pool = scorer(0.1, "auto"), pools.get(way)
+    pool, ranks = pools.get(way), engine.layout.data_parallel_size
+    learning_rate = engine.deepspeed_engine.get_lr()[0]
 
-    def announce(number: int) -> None:
+    def prefetch(number: int) -> None:
         if pool is not None and number < len(steps):
             pool.prefetch([Slot(pair, ids) for pair, ids in steps[number][1]], TeacherForEveryPair())
 
-    announce(0)
+    def teach(batch: Batch) -> Batch:
+        if pool is None:
+            return batch
+        hidden_BTE, projection_VE = pool.states(batch.pair + 1, batch)
+        return batch._replace(teachers={"kd": Teacher(hidden_BTE, projection_VE, 1.0, Gate())})
+
+    method = Method(scorer(0.1, "auto"), teach=teach)
+    prefetch(0)
     for number, (batch, _) in enumerate(steps):
-        announce(number + 1)
-        batch = to_device(batch, device())
-        if pool is not None:
-            hidden_BTE, projection_VE = pool.states(batch.pair + 1, batch)
-            batch = batch._replace(teachers={"kd": Teacher(hidden_BTE, projection_VE, 1.0, Gate())})
-        loss, _ = engine(batch, score)
-        engine.backward(loss / batch.tokens, scale_wrt_gas=False)
-        engine.step()
+        prefetch(number + 1)
+        micro_batch = batch._replace(divisor=batch.tokens * ranks)  # each rank's mean over its own tokens
+        update = Update([micro_batch], lambda: [], method, lambda index: None, seed=0, number=number, key=number)
+        engine.forward_backward(update)
+        engine.step(learning_rate)
 
 
 def _seconds(turn: Callable[[], None]) -> float:

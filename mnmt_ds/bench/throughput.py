@@ -107,23 +107,21 @@ def _trainers(recipe: Any, names: tuple[str, ...]) -> tuple[dict[str, Callable[[
     from mnmt_ds.batch import to_device
     from mnmt_ds.bench import plain_loop
     from mnmt_ds.distributed import device
-    from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.monitoring.meter import Meter
-    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
+    from mnmt_ds.engine.loop import student_loops, train_update
     from mnmt_ds.engine.training import Training
     from mnmt_ds.methods.method import ValidationReport
 
     work = Training(recipe, resume=False)
-    stream, method = work.first.walk.stream, work.first.method
-    batches = list(stream.updates(stream.plan(0), 0))
-    ahead = TeacherPrefetcher(method, work.first.walk, lambda: 0)
-    meter, bank = Meter(), method.state["teachers"]
+    training_data, method = work.first.training_data, work.first.method
+    batches = list(training_data.iterate_updates(training_data.plan(0), 0))
+    loop = student_loops(work, next_change=lambda student: 0)[work.first.name]
+    bank = method.state["teachers"]
 
     def ours(distilling: bool) -> Callable[[Any], None]:
         def step(group: Any) -> None:
             for pair in work.pairs:
                 bank.switch[pair] = distilling  # type: ignore[attr-defined]
-            update(work.first, group, ahead, meter, stop=False)
+            train_update(loop, group)
 
         return step
 

@@ -1,10 +1,14 @@
-"""The training loop: reads as Algorithm 1 of papers 1 and 2 does, for any method, any students, any number of ranks."""
+"""The training loop: reads as Algorithm 1 of papers 1 and 2 does, for any method, any students, any number of ranks.
 
+Shape letters: P language pairs.
+"""
+
+import logging
 import math
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,170 +18,238 @@ from torch import Tensor
 
 from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import (
-    data_parallel_rank,
-    data_parallel_size,
-    device,
-    pipeline_parallel_size,
-    sum_over_ranks,
-    vocab_parallel_rank,
-    vocab_parallel_size,
-)
 from mnmt_ds.engine.monitoring.meter import Meter, memory
 from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
-from mnmt_ds.engine.parallel import pipeline_engine
+from mnmt_ds.engine.parallel.engine import Update
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
-from mnmt_ds.engine.students import student
-from mnmt_ds.engine.students.student import Student
-from mnmt_ds.engine.teacher_setup import TeacherPrefetcher, slots_of
+from mnmt_ds.engine.students import student as students
+from mnmt_ds.engine.students.student import Student, training_update
+from mnmt_ds.engine.students.teacher_prefetcher import TeacherPrefetcher
 from mnmt_ds.engine.training import Training
+from mnmt_ds.engine.validation_round import validate_students
 from mnmt_ds.samplers.sampler import Losses
 from mnmt_ds.tracking import progress_line
 
+LOG = logging.getLogger(__name__)
+
 
 def train(recipe: Recipe, resume: bool = False) -> Path:
-    """Trains as the recipe says and returns the run's directory. Runs inside ``distributed.job()``, on all ranks."""
-    work = Training(recipe, resume)
-    with stopping() as stop, work.column.guard():
+    """Trains as a recipe says. Runs inside ``distributed.job()``, on all ranks.
+
+    Args:
+        recipe: of the run.
+        resume: goes on from the newest checkpoint, if there is one.
+
+    Returns:
+        The run's directory.
+
+    Raises:
+        UserError: where the recipe asks for what cannot be done, or the directory cannot be used.
+    """
+    training = Training(recipe, resume)
+    with stopping() as stop, training.peer_group.failures_shared():
         try:
-            _epochs(work, stop)
+            train_epochs(training, stop)
         finally:
-            work.close()
-    return work.directory
+            training.close()
+    return training.directory
 
 
-def _epochs(work: Training, stop: "StopRequest") -> None:
-    """Paper 2, Algorithm 1; paper 1's where there is one student. T is an epoch, or ``validation.every`` updates."""
-    settings, every = work.recipe.train, work.recipe.validation.every
-    meters = {one.name: Meter(peak_flops(settings.precision)) for one in work.students}
-    ahead = {one.name: TeacherPrefetcher(one.method, one.walk, partial(work.next_change, one)) for one in work.students}
-    work.log_samplers()
-    while not work.finished():
-        while work.update < work.clock.ends:
-            norms, stopped = advance(work, ahead, meters, stop.asked)
-            work.log_samplers()
-            if work.update % work.recipe.tracking.log_every == 0:
-                for one in work.students:
-                    _report(work, one, meters[one.name], norms[one.name])
-                work.tell()
-            if every and work.update % every == 0:
-                work.validate()
-            if stopped or (settings.save_every and work.update % settings.save_every == 0 and not work.finished()):
-                work.save()
+@dataclass
+class StudentLoop:
+    """What the loop keeps of a student from update to update."""
+
+    student: Student
+    """Who is trained."""
+    prefetcher: TeacherPrefetcher
+    """Of its teachers."""
+    meter: Meter
+    """Sums since the last report."""
+
+
+def student_loops(training: Training, next_change: Callable[[Student], int] | None = None) -> dict[str, StudentLoop]:
+    """What the loop keeps of each of this rank's students, by name.
+
+    Args:
+        training: the run.
+        next_change: the updates that will be done when the next validation or change comes; None: as the run says.
+    """
+    peak, next_change = peak_flops(training.recipe.train.precision), next_change or training.next_change
+    return {
+        student.name: StudentLoop(
+            student,
+            TeacherPrefetcher(student.method, student.data_iterator, partial(next_change, student)),
+            Meter(training.layout, peak),
+        )
+        for student in training.students
+    }
+
+
+def train_epochs(training: Training, stop: "StopRequest") -> None:
+    """Paper 2, Algorithm 1; paper 1's where there is one student. T is an epoch, or ``validation.every`` updates.
+
+    Args:
+        training: the run.
+        stop: whether this rank was asked to stop.
+    """
+    train, every = training.recipe.train, training.recipe.validation.every
+    loops = student_loops(training)
+    training.log_samplers()
+    while not training.finished():
+        while training.update < training.progress.epoch_end:
+            norms, stopped = advance(training, loops, stop.asked)
+            training.log_samplers()
+            if training.update % training.recipe.tracking.log_every == 0:
+                for name, loop in loops.items():
+                    _report(training, loop, norms[name])
+                training.run_log.flush()
+            if every and training.update % every == 0:
+                validate_students(training)
+            is_due = train.save_every and training.update % train.save_every == 0
+            if stopped or (is_due and not training.finished()):
+                training.save()
             if stopped:
-                work.tracker.info(f"stopped on request at update {work.update}; resume with --resume")
+                training.tracker.info(f"stopped on request at update {training.update}; resume with --resume")
                 return
-            if work.finished():
+            if training.finished():
                 break
         if not every:
-            work.validate()
-            for meter in meters.values():
-                meter.reset()
-        for one in work.students:
-            if one.walk.ended:
-                one.walk.turn()
-        work.agree()
-        work.log_samplers()
-        if work.finished():
-            work.keep_last()
-        work.save()
+            validate_students(training)
+            for loop in loops.values():
+                loop.meter.reset()
+        for student in training.students:
+            if student.data_iterator.epoch_ended:
+                student.data_iterator.next_epoch()
+        training.agree()
+        training.log_samplers()
+        if training.finished():
+            training.keep_last()
+        training.save()
 
 
-def advance(
-    work: Training, ahead: Mapping[str, TeacherPrefetcher], meters: Mapping[str, Meter], stop: bool
-) -> tuple[dict[str, float | None], bool]:
-    """Lines 3 to 7, a pair, a batch of it and a step, for every student; their gradients' norms, and whether any rank
-    was asked to stop."""
+def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float | None], bool]:
+    """Lines 3 to 7, a pair, a batch of it and a step, for every student.
+
+    Args:
+        training: the run; all ranks of the job call this together.
+        loops: of this rank's students.
+        stop: this rank was asked to stop.
+
+    Returns:
+        Each student's gradient norm, and whether any rank was asked to stop.
+    """
     norms = {}
-    for names in work.turns:
-        turn = [one for one in work.students if one.name in names]
-        with work.exchange.turn():
-            steps = [forward_backward(one, one.walk.next(), ahead[one.name], meters[one.name]) for one in turn]
-        for one, step in zip(turn, steps, strict=True):
-            done = step(stop)
-            one.walk.count(done.losses)
-            norms[one.name], stop = done.norm, stop or done.stop
-    work.measure()
-    return norms, work.agree(stop)
+    for names in training.students_at_once:
+        at_once = [loop for name, loop in loops.items() if name in names]
+        with training.peer_exchange.requests_served():
+            gradients = [forward_backward(loop, loop.student.data_iterator.next_update()) for loop in at_once]
+        for loop, gradient in zip(at_once, gradients, strict=True):
+            result = step(loop, gradient, stop)
+            loop.student.data_iterator.update_done(result.losses)
+            norms[loop.student.name], stop = result.norm, stop or result.stop
+    training.measure()
+    return norms, training.agree(stop)
+
+
+class ReadyGradient(NamedTuple):
+    """An update whose forward and backward are done."""
+
+    update: Update
+    """With its micro-batches."""
+    losses_P2: Tensor
+    """float64: each pair's sum of the cross-entropy on this rank, and its target tokens."""
+    broken: Tensor
+    """(): micro-batches of this rank whose loss is not finite."""
 
 
 class UpdateResult(NamedTuple):
-    """An update, equal on every rank."""
+    """A finished update, equal on every rank of the student."""
 
     norm: float | None
-    """The gradient's, where DeepSpeed computes it."""
+    """The gradient's, where it is computed."""
     stop: bool
     """Whether any rank was asked to stop."""
     losses: Losses
     """Each pair's part of it."""
 
 
-def update(one: Student, group: list[Batch], ahead: TeacherPrefetcher, meter: Meter, stop: bool) -> UpdateResult:
-    """One optimizer step over this rank's micro-batches; all ranks learn of losses and of a stop together."""
-    return forward_backward(one, group, ahead, meter)(stop)
+def forward_backward(loop: StudentLoop, micro_batches: list[Batch]) -> ReadyGradient:
+    """Forward and backward of an update; several students may do theirs before any takes its step.
 
+    Args:
+        loop: of the student; all of its ranks call this together.
+        micro_batches: this rank's, of ``DataIterator.next_update``.
 
-def forward_backward(
-    one: Student, group: list[Batch], ahead: TeacherPrefetcher, meter: Meter
-) -> Callable[[bool], UpdateResult]:
-    """Forward and backward of an update; the step is what is returned, so that several students may take it at once."""
-    number, settings = one.walk.position.update + 1, one.recipe.train
-    pairs, rate = len(one.walk.stream.pairs), learning_rate(settings, number)
-    told = torch.zeros(pairs + 1, 2, dtype=torch.float64, device=device())
-
-    def take(batch: Batch, metrics: dict[str, Tensor]) -> None:
-        if vocab_parallel_rank() > 0:
-            return  # the first one has the same
-        told[pairs, 1] += ~torch.isfinite(metrics["loss"][0])
-        if batch.pair < pairs:  # others are text of one language
-            told[batch.pair] += metrics["ce"]
-        meter.add(metrics)
-
-    def agree() -> None:
-        if sum_over_ranks(told)[pairs, 1]:
-            names = ", ".join(one.walk.stream.names[batch.pair] for batch in group)
-            raise RuntimeError(
-                f"update {number}: the loss is not finite (this rank's batches: {names}); nothing was updated;"
-                " lower train.lr or resume from the last checkpoint"
-            )
-
-    def step(stop: bool) -> UpdateResult:
-        told[pairs, 0] = stop
-        if student.is_pipeline_engine(one.engine):
-            coming = slots_of(one.walk.plan, one.walk.position.inside, len(group))
-            norm = pipeline_engine.update(one, group, coming, number, rate, take, agree)
-        else:
-            agree()
-            norm = student.step(one, rate)
-        if norm is not None and not math.isfinite(norm) and settings.precision != "fp16":
-            raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
-        meter.tokens += group[0].divisor
-        *losses, (stops, _) = told.tolist()
-        return UpdateResult(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
-
+    Returns:
+        What ``step`` needs.
+    """
+    student, meter = loop.student, loop.meter
+    layout, pairs = student.engine.layout, len(student.training_data.pairs)
+    update = training_update(student, micro_batches, loop.prefetcher.before)
     if meter.peak is not None:
-        flops = sum(training_flops(one.recipe.model, one.model.vocabulary_size, batch) for batch in group)
-        meter.flops += flops / (pipeline_parallel_size() * vocab_parallel_size())
-    if not student.is_pipeline_engine(one.engine):
-        one.bring(one, group, number)
-        for index, batch in enumerate(group):
-            if index:
-                one.engine.step()  # within an update this only counts the micro-batch
-            ahead.before(index)
-            take(batch, student.backward(one, batch, number, index * data_parallel_size() + data_parallel_rank()))
-    return step
+        model, vocabulary_size = student.recipe.model, student.engine.model.vocabulary_size
+        flops = sum(training_flops(model, vocabulary_size, batch) for batch in micro_batches)
+        meter.flops += flops / (layout.pipeline_parallel_size * layout.vocab_parallel_size)
+    losses_P2 = torch.zeros(pairs, 2, dtype=torch.float64, device=layout.device)
+    broken = torch.zeros((), dtype=torch.float64, device=layout.device)
+    for batch, metrics in zip(micro_batches, students.forward_backward(student, update), strict=False):
+        broken += ~torch.isfinite(metrics["loss"][0])
+        if batch.pair < pairs:  # others are text of one language
+            losses_P2[batch.pair] += metrics["ce"]
+        meter.add(metrics)
+    return ReadyGradient(update, losses_P2, broken)
 
 
-def _report(work: Training, one: Student, meter: Meter, norm: float | None) -> None:
-    values: dict[str, Any] = {**meter.report(), **memory()}
-    values[metric_keys.TRAIN_LR] = learning_rate(work.recipe.train, work.update)
+def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult:
+    """The optimizer's step; all ranks learn of losses and of a stop together.
+
+    Args:
+        loop: of the student; all of its ranks call this together.
+        gradient: of ``forward_backward``.
+        stop: this rank was asked to stop.
+
+    Raises:
+        RuntimeError: where a loss or the gradient is not finite; nothing was updated by such a loss.
+    """
+    student, train = loop.student, loop.student.recipe.train
+    update, number = gradient.update, gradient.update.number
+    flags = torch.stack([torch.full_like(gradient.broken, float(stop)), gradient.broken])
+    sums = student.engine.layout.sum_over_ranks(torch.cat([gradient.losses_P2, flags.unsqueeze(0)]))
+    *losses, (stops, broken) = sums.tolist()
+    if broken:
+        names = ", ".join(student.training_data.names[batch.pair] for batch in update.micro_batches)
+        raise RuntimeError(
+            f"update {number}: the loss is not finite (this rank's batches: {names}); nothing was updated;"
+            " lower train.lr or resume from the last checkpoint"
+        )
+    norm = student.engine.step(learning_rate(train, number))
+    if norm is not None and not math.isfinite(norm) and train.precision != "fp16":
+        raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
+    loop.meter.tokens += update.micro_batches[0].divisor
+    return UpdateResult(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
+
+
+def train_update(loop: StudentLoop, micro_batches: list[Batch]) -> UpdateResult:
+    """One whole update of a student that is trained alone; for benchmarks and tests.
+
+    Args:
+        loop: of the student; all of its ranks call this together.
+        micro_batches: this rank's, of ``DataIterator.next_update``.
+    """
+    return step(loop, forward_backward(loop, micro_batches), stop=False)
+
+
+def _report(training: Training, loop: StudentLoop, norm: float | None) -> None:
+    values: dict[str, Any] = {**loop.meter.report(), **memory(training.layout)}
+    values[metric_keys.TRAIN_LR] = learning_rate(training.recipe.train, training.update)
     if norm is not None:
         values[metric_keys.TRAIN_GNORM] = norm
     used = values.get(metric_keys.MEMORY_GPU) or values[metric_keys.MEMORY_CPU]
-    last = work.recipe.train.max_steps or work.clock.length * work.recipe.train.max_epochs
-    line = progress_line(work.update, last, work.clock.epochs, values, used / 1e9)
-    work.log(one, "train", values, line)
+    train, progress = training.recipe.train, training.progress
+    last = train.max_steps or progress.epoch_length * train.max_epochs
+    line = progress_line(training.update, last, progress.epochs, values, used / 1e9)
+    training.run_log.log(loop.student, "train", training.update, progress, values, line)
 
 
 class StopRequest:
@@ -193,7 +265,7 @@ def stopping() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True
-        print(f"signal {number}: stopping after this update", file=sys.stderr, flush=True)
+        LOG.warning("signal %d: stopping after this update", number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.distributed import ALONE, RankGroup
 from mnmt_ds.methods.peers import Peers
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_pool import TeacherPool
@@ -178,5 +179,7 @@ class MethodContext:
     """Ranks over which projections are split by words; None: each is whole."""
     peers: Peers | None = None
     """The run's other students; None for one that is alone."""
+    ranks: RankGroup = ALONE
+    """The student's ranks, with the collectives over them."""
     dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]] = lambda models: {}
     """BLEU of model directories on their pairs' dev sets, decoded as the student's; called by all ranks together."""

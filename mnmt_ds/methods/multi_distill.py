@@ -97,7 +97,7 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
         The method.
     """
     pool = context.build_teacher_pool(settings.teachers)
-    experts = Experts(pool, expert_paths(settings, context.pairs), settings.rule, context.dev_bleu)
+    experts = Experts(pool, expert_paths(settings, context.pairs), settings.rule, context.dev_bleu, context.ranks)
 
     def teach(batch: Batch) -> Batch:
         pair = context.pairs[batch.pair]

@@ -4,13 +4,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mnmt_ds.engine.parallel import ds_config, pipeline_engine, vocab_parallel
+from mnmt_ds.engine.parallel import ds_config
+from mnmt_ds.engine.parallel.run_layout import check_layout
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.planning.memory import BUCKET, PlannedLayout, RankMemory
 from mnmt_ds.planning.pipeline_stages import bubble
 from mnmt_ds.planning.survey import micro_batches_per_rank
+from mnmt_ds.requirements import PIPELINE, VOCABULARY
 
 OFFLOADS = ((True, False), (True, True))
 """Whether the optimizer, and whether the parameters too are offloaded, in layouts that are tried."""
@@ -129,8 +131,7 @@ def is_allowed(recipe: Recipe, layout: PlannedLayout) -> bool:
     sections = {"pipeline": pipeline, "tensor": TensorSettings(vocabulary=layout.vocabulary_shards)}
     changed, config = recipe.model_copy(update=sections), {"zero_optimization": {"stage": layout.zero_stage}}
     try:
-        pipeline_engine.check(changed, config)
-        vocab_parallel.check(changed, config, layout.ranks)
+        check_layout(changed, config, layout.ranks, (PIPELINE, VOCABULARY))
     except UserError:
         return False
     return True

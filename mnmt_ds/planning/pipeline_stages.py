@@ -74,7 +74,7 @@ def plan_stages(
     entries = layer_entries(m, rank_vocabulary)
     bounds, costs = [0, len(entries)], costs or [1.0] * len(entries)
     if count > 1:
-        from mnmt_ds.engine.parallel.pipeline_module import bounds as stage_bounds
+        from mnmt_ds.engine.parallel.pipeline_module import stage_bounds
 
         bounds = stage_bounds(entries, costs, count)
     rank_costs = [

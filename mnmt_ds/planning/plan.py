@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.engine.build import open_corpus, open_streams
-from mnmt_ds.engine.parallel import ds_config, pipeline_engine, stage_balance, vocab_parallel
+from mnmt_ds.engine.build import open_corpus, open_training_data
+from mnmt_ds.engine.parallel import ds_config, stage_balance
+from mnmt_ds.engine.parallel.run_layout import check_layout
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import layer_entries
+from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.planning.layouts import EstimateMemory, recipe_layout
 from mnmt_ds.planning.memory import PlannedLayout, RankMemory, rank_memory
 from mnmt_ds.planning.parameters import count_parameters
@@ -27,6 +29,7 @@ from mnmt_ds.planning.survey import (
     student_passes,
     survey,
 )
+from mnmt_ds.requirements import PIPELINE, VOCABULARY
 
 CALIBRATION_UPDATES = 10
 """Updates that are trained to measure the speed."""
@@ -67,13 +70,12 @@ def make_plan(
         what = " and ".join(text.format(count) for count, text in uses if count > 1)
         raise UserError(f"{path}: {devices} devices cannot {what}; give --devices a multiple of {multiple}")
     config = ds_config.read(recipe.deepspeed)
-    pipeline_engine.check(recipe, config)
-    vocab_parallel.check(recipe, config, layout.ranks)
+    check_layout(recipe, config, layout.ranks, (PIPELINE, VOCABULARY))
     ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
     base = process_bytes(path, overrides) if measure and on_cpu else 0
     corpus, _ = open_corpus(recipe)
     speed = run_probe(path, overrides, CALIBRATION_UPDATES).tokens_per_second if calibrate else None
-    training_data = open_streams(recipe, corpus)[0]
+    training_data = open_training_data(recipe, corpus, ParallelLayout())[0]
     stages = stage_contents(recipe, corpus, layout, layer_costs(recipe, corpus, on_cpu))
     data_survey = survey(recipe, training_data, layout.data_parallel_size)
     return RunPlan(
@@ -124,7 +126,7 @@ def stage_memories(
     Returns:
         Bytes of a rank, by stage.
     """
-    training_data = open_streams(recipe, corpus)[0]
+    training_data = open_training_data(recipe, corpus, ParallelLayout())[0]
     shapes = survey(recipe, training_data, layout.data_parallel_size).shapes
     teachers = frozen_teachers(recipe, training_data, layout.data_parallel_size)
     if layout.stages > 1:

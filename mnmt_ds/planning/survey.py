@@ -10,7 +10,7 @@ from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import batches_per_update
-from mnmt_ds.engine.students.weight_search import DataPosition, UpdateRange, coming, most_bytes
+from mnmt_ds.engine.students.weight_search import DataPosition, UpdateRange, most_state_bytes, next_updates
 from mnmt_ds.engine.teacher_setup import cache_plan
 from mnmt_ds.methods import registry
 from mnmt_ds.methods.peers import TrialSettings
@@ -159,7 +159,7 @@ def planned_students(
     if trials is not None and (needs.weight_search or needs.extra_updates):
         trial_updates = trial_set(training_data, trials)
         cache_bytes = trials.cache_gib * 2**30 * layout.data_parallel_size
-        if peers * most_bytes(trial_updates, recipe, layout.element_bytes) <= cache_bytes:
+        if peers * most_state_bytes(trial_updates, recipe, layout.element_bytes) <= cache_bytes:
             trial_shapes = [
                 shape
                 for updates in trial_updates
@@ -206,11 +206,11 @@ def trial_set(training_data: TrainingData, settings: TrialSettings) -> list[Upda
         Updates of one plan or two.
     """
     if settings.data == "sample":
-        plan = training_data.sample(settings.rho, "trial")
+        plan = training_data.plan_sample(settings.rho, "trial")
         return [UpdateRange(training_data, plan, 0, plan.updates)]
     iterator = DataIterator(training_data)
     position = DataPosition(iterator.position, iterator.trained, training_data.sampler.probabilities)
-    return coming(training_data, position, settings.rho)
+    return next_updates(training_data, position, settings.rho)
 
 
 def micro_batch_slice(updates: UpdateRange) -> slice:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.engine.checkpointing.checkpoint import complete, part_of, read_state
+from mnmt_ds.engine.checkpointing.checkpoint import complete, read_state, student_state
 from mnmt_ds.engine.dataloading.data_iterator import Position
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
@@ -45,7 +45,7 @@ def at_its_end(run: Path) -> bool:
     if not found:
         return False
     newest = read_state(found[0])
-    parts = [part_of(newest, place.name) for place in student_directories(run)]
+    parts = [student_state(newest, place.name) for place in student_directories(run)]
     return all(part["last"] == Position(*part["position"]).update for part in parts)
 
 

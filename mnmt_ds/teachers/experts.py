@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnmt_ds import metric_keys
-from mnmt_ds.distributed import from_main, is_main
+from mnmt_ds.distributed import RankGroup
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import describe_model
 from mnmt_ds.teachers.teacher_pool import TeacherPool
@@ -24,9 +24,11 @@ class Experts:
         paths: Mapping[str, Path],
         rule: Rule,
         dev_bleu: Callable[[Mapping[str, Path]], dict[str, float]],
+        ranks: RankGroup,
     ) -> None:
-        """``dev_bleu``: BLEU of models on their pairs' dev sets; called on all ranks together, once for each model."""
-        self.pool, self.rule = pool, rule
+        """``dev_bleu``: BLEU of models on their pairs' dev sets; called on all ranks together, once for each model.
+        ``ranks``: the student's."""
+        self.pool, self.rule, self._ranks = pool, rule, ranks
         self.paths = {pair: str(path) for pair, path in paths.items()}
         self._dev_bleu = dev_bleu
         self.expert: dict[str, float] = {}
@@ -71,9 +73,9 @@ class Experts:
             raise UserError(f"experts: the checkpoint was taught by {state['paths']}, this run by {self.paths}")
         self.expert, self.student = dict(state["expert"]), dict(state["student"])
         before = state.get("sha256", self.sha256)  # older checkpoints do not say
-        others = from_main([pair for pair in self.expert if before[pair] != self.sha256[pair]])
+        others = self._ranks.broadcast_from_main([pair for pair in self.expert if before[pair] != self.sha256[pair]])
         if others:
-            if is_main():
+            if self._ranks.is_main:
                 text = f"experts: {', '.join(others)}: other weights than at the checkpoint; measuring dev BLEU again"
                 print(text, file=sys.stderr, flush=True)
             self.expert |= self._dev_bleu({pair: Path(self.paths[pair]) for pair in others})

@@ -88,7 +88,7 @@ class LayerStreamedTeachers:
         """Writes pieces into the model: those of a layer into its one layer (``layer``: that one's prefix)."""
         teachers, held = self.teachers, dict(model.named_parameters())
         into = {piece.name: held[layer + piece.name.split(".", 2)[-1] if layer else piece.name] for piece in pieces}
-        for start, stop in buckets(pieces, BUCKET // teachers.ranks.count):
+        for start, stop in buckets(pieces, BUCKET // teachers.ranks.size):
             received_RC = all_to_all_shards(
                 teachers.shard_storage, teachers.ranks, teachers.device, versions, start, stop
             )

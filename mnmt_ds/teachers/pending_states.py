@@ -48,7 +48,7 @@ class PendingStates:
         """The answer for a micro-batch; a rank that is alone may ask for one that was not announced."""
         lesson = TeacherRequest(version, batch.pair, batch.sentence_B.cpu().numpy())
         if lesson.key not in self._coming:
-            if self._library.ranks.count > 1:
+            if self._library.ranks.size > 1:
                 raise RuntimeError(f"teacher {version}: this micro-batch was not announced")
             announce([lesson])
         waiting = self._coming[lesson.key]

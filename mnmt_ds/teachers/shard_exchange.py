@@ -29,15 +29,15 @@ def all_to_all_shards(
         return None
     mine = wanted[ranks.rank]
     shards = [shard_storage.get(v, start, stop).to(device, non_blocking=True) for v in wanted if v is not None]
-    if ranks.count == 1:
+    if ranks.size == 1:
         return shards[0][None]
     length = stop - start
-    received_RC = torch.empty(ranks.count if mine is not None else 0, length, dtype=shard_storage.dtype, device=device)
+    received_RC = torch.empty(ranks.size if mine is not None else 0, length, dtype=shard_storage.dtype, device=device)
     size = shard_storage.dtype.itemsize * length
     dist.all_to_all_single(
         received_RC.flatten().view(torch.uint8),
         torch.cat(shards).view(torch.uint8),
-        output_split_sizes=[size if mine is not None else 0] * ranks.count,
+        output_split_sizes=[size if mine is not None else 0] * ranks.size,
         input_split_sizes=[size if version is not None else 0 for version in wanted],
         group=ranks.group,
     )

@@ -93,7 +93,7 @@ class ShardedTeachers:
         self.shard_storage, self.layout, self.ranks, self.device = shard_storage, layout, ranks, device
         self.background = Background(device)
         self._blank_model = blank_model
-        self._residents = SlotTable(ranks.count)
+        self._residents = SlotTable(ranks.size)
         self._models: dict[int, nn.Module] = {}
         self._parameters: dict[int, Mapping[str, Tensor]] = {}
         self._fetched: OrderedDict[Version, Future[nn.Module]] = OrderedDict()  # as this rank's slots
@@ -126,7 +126,7 @@ class ShardedTeachers:
     def teacher(self, version: Version) -> nn.Module:
         """A teacher on the device, waited for where it is still on its way."""
         if version not in self._fetched:
-            if self.ranks.count > 1:
+            if self.ranks.size > 1:
                 raise RuntimeError(f"teacher {version} was not announced for this rank")
             self.prefetch([FetchRequest(version)])
         return self.background.result(self._fetched[version])
@@ -151,7 +151,7 @@ class ShardedTeachers:
         moves = self._residents.moves(wanted, self.layout)
         stop = max((m.stop for m in moves if m), default=0)
         for part in (self.layout.between(0, self.layout.head), self.layout.between(self.layout.head, stop)):
-            for bucket in buckets(part, BUCKET // self.ranks.count):
+            for bucket in buckets(part, BUCKET // self.ranks.size):
                 self._exchange([m if m and m.start <= bucket[0] < m.stop else None for m in moves], *bucket)
         mine = wanted[self.ranks.rank]
         return None if mine is None else self._models[self._residents.slot(self.ranks.rank, mine.version)]

@@ -45,7 +45,7 @@ class StateCache:
         self.served = self.computed = 0
         self._collate = collate
         self._home: dict[tuple[Version, int], Ints] = {}
-        self._room = [plan.memory + plan.disk] * teachers.ranks.count
+        self._room = [plan.memory + plan.disk] * teachers.ranks.size
         self._taken: dict[Version, list[int]] = {}
         self._answers = PendingStates(teachers)
 
@@ -179,16 +179,16 @@ class StateCache:
 
     def _everyones(self, lost: list[BlockKey]) -> list[list[BlockKey]]:
         ranks = self.way.everyone
-        if ranks.count == 1:
+        if ranks.size == 1:
             return [lost]
         count = torch.tensor(len(lost), device=self.teachers.device)
         dist.all_reduce(count, group=ranks.group)
         if not int(count):
             return []
-        found: list[list[BlockKey]] = [[] for _ in range(ranks.count)]
+        found: list[list[BlockKey]] = [[] for _ in range(ranks.size)]
         dist.all_gather_object(found, lost, group=ranks.group)
-        last = found[ranks.count - ranks.count // self.way.stages :]
-        alike = len(last) // self.teachers.ranks.count
+        last = found[ranks.size - ranks.size // self.way.stages :]
+        alike = len(last) // self.teachers.ranks.size
         columns = [last[k : k + alike] for k in range(0, len(last), alike)]
         return [list(dict.fromkeys(key for keys in column for key in keys)) for column in columns]
 
@@ -209,9 +209,9 @@ class StateCache:
     ) -> dict[int, Tensor]:
         """Rows that other ranks hold of this rank's lesson, by their rank, in the order of the lesson's sentences."""
         ranks, width = self.teachers.ranks, self.plan.bytes_a_row
-        if ranks.count == 1:
+        if ranks.size == 1:
             return {}
-        sizes = np.zeros((ranks.count, ranks.count), np.int64)  # rows from, to
+        sizes = np.zeros((ranks.size, ranks.size), np.int64)  # rows from, to
         sent: list[Tensor] = []
         for to, (lesson, mask) in enumerate(zip(lessons, kept, strict=True)):
             if lesson is None:
@@ -269,7 +269,7 @@ class StateCache:
         for number, home, known in zip(lesson.sentence, homes, kept, strict=True):
             if not known:
                 parts.append(next(queue[NOBODY]))
-            elif home in (me, NOBODY) or self.teachers.ranks.count == 1:
+            elif home in (me, NOBODY) or self.teachers.ranks.size == 1:
                 parts.append(self._rows(lesson, number, read))
             else:
                 parts.append(next(queue[int(home)]))

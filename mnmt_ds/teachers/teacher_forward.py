@@ -61,7 +61,7 @@ class PipelineForward:
 
     def __init__(self, everyone: RankGroup, stages: int) -> None:
         """``everyone``: all ranks, those of the first stage first."""
-        self.everyone, self.stages, self._step = everyone, stages, everyone.count // stages
+        self.everyone, self.stages, self._step = everyone, stages, everyone.size // stages
         stage = everyone.rank // self._step
         self.first, self.last = stage == 0, stage == stages - 1
         self._sent: tuple[Any, Tensor] | None = None

@@ -19,6 +19,7 @@ from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.indexed import HEADER
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.recipe import load_recipe
+from mnmt_ds.parallel_layout import ParallelLayout
 
 BLOCK = 1_000_000
 
@@ -63,12 +64,14 @@ def main() -> None:
     recipe = load_recipe(Path("launchers/recipes/gettext_plain.yaml"), overrides)
     process = psutil.Process()
     before, began = process.memory_info(), time.monotonic()
-    stream = TrainingData(big, list(big.pairs), recipe.framing, recipe.sampler, recipe.train, 1024, recipe.denoising)
+    stream = TrainingData(
+        big, list(big.pairs), recipe.framing, recipe.sampler, recipe.train, 1024, ParallelLayout(), recipe.denoising
+    )
     opened = time.monotonic() - began
     plan = stream.plan(3)
     planned = time.monotonic() - began - opened
     tokens = 0
-    for number, group in enumerate(stream.updates(plan, 0)):
+    for number, group in enumerate(stream.iterate_updates(plan, 0)):
         tokens += sum(batch.tokens for batch in group)
         if number == args.batches:
             break

@@ -9,8 +9,8 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.engine.checkpointing.run_directory import claim
 from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.engine.run_directory import claim
 from mnmt_ds.engine.settings import TrainSettings
 from mnmt_ds.errors import UserError
 from mnmt_ds.launching.hostfile import read_hostfile

@@ -86,16 +86,15 @@ def test_a_loss_that_is_not_finite_stops_every_rank_before_it_is_applied(tiny_co
 def _poisoned(corpus: str, run: str) -> str:
     """The second rank's third update meets a NaN in its hidden states."""
     from mnmt_ds.distributed import rank
-    from mnmt_ds.engine import loop
-    from mnmt_ds.engine.students import student
+    from mnmt_ds.engine.parallel.zero_engine import ZeroEngine
 
-    honest = student.backward
+    honest = ZeroEngine.forward_backward
 
-    def poison(who: Any, batch: Any, update: int, slot: int) -> Any:
-        metrics = honest(who, batch, update, slot)
-        if update == 3 and rank() == 1:
+    def poison(engine: Any, update: Any) -> Any:
+        *others, metrics = honest(engine, update)
+        if update.number == 3 and rank() == 1:
             metrics = {**metrics, "loss": metrics["loss"] * float("nan")}
-        return metrics
+        return [*others, metrics]
 
-    student.backward = poison
-    return train(corpus, run, {}) if loop.student is student else "not patched"
+    ZeroEngine.forward_backward = poison  # type: ignore[method-assign]
+    return train(corpus, run, {})

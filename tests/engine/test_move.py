@@ -16,11 +16,11 @@ STEPS = 8
 
 def leg(corpus: str, run: str, stage: int, until: int) -> list[int]:
     """Trains on to an update; returns the sizes of the teachers' shards."""
-    from mnmt_ds.engine.loop import Training, _epochs, stopping
+    from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
     work = Training(made(corpus, run, stage, until), resume=True)
     with stopping() as stop:
-        _epochs(work, stop)
+        train_epochs(work, stop)
     work.tracker.close()
     return [work.first.method.state["teachers"].pool.teachers.shard_storage.memory_bytes()]
 
@@ -61,7 +61,8 @@ def test_a_run_moves_between_layouts(family: int, tiny_corpus: Path, tmp_path: P
 
 
 def test_families_of_stages_keep_apart(tmp_path: Path) -> None:
+    from mnmt_ds.distributed import ALONE
     from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, load
 
     with pytest.raises(UserError, match=r"2 rank\(s\) at ZeRO-0, this is 1 rank\(s\) at ZeRO-2"):
-        load(tmp_path, [], JobLayout(2, 0), JobLayout(1, 2))
+        load(tmp_path, {}, JobLayout(2, 0), JobLayout(1, 2), lambda: ALONE)

@@ -85,13 +85,13 @@ def settings(corpus: str, directory: str, case: Case, updates: int = UPDATES, **
 
 def run_all(corpus: str, folder: str, cases: list[Case]) -> list[float]:
     """Runs the cases one after another; of each, this rank's part of an LSSD teacher, in parameters."""
-    from mnmt_ds.engine.loop import Training, _epochs, stopping
+    from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
     sizes = []
     for case in cases:
         work = Training(settings(corpus, place(folder, case), case), resume=False)
         with stopping() as stop:
-            _epochs(work, stop)
+            train_epochs(work, stop)
         work.close()
         bank = work.first.method.state.get("teachers")
         held = bank.snapshots() if bank is not None else set()
@@ -199,12 +199,12 @@ def test_bf16(tiny_corpus: Path, tmp_path: Path) -> None:
 
 def leg(corpus: str, run: str, case: Case, until: int) -> tuple[str, str]:
     """Trains on to an update; digests of all weights at its start and at its end."""
-    from mnmt_ds.engine.loop import Training, _epochs, stopping
+    from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
     work = Training(settings(corpus, run, case, until, train={"save_every": 2}), resume=True)
     begin = digest(work)
     with stopping() as stop:
-        _epochs(work, stop)
+        train_epochs(work, stop)
     work.close()
     return begin, digest(work)
 
@@ -212,10 +212,8 @@ def leg(corpus: str, run: str, case: Case, until: int) -> tuple[str, str]:
 def digest(work: Any) -> str:
     import hashlib
 
-    from mnmt_ds.engine.students.student import gather_weights
-
     found = hashlib.sha256()
-    for name, value in sorted(gather_weights(work.first.engine).items()):
+    for name, value in sorted(work.first.engine.gather_weights().items()):
         found.update(name.encode() + value.contiguous().numpy().tobytes())
     return found.hexdigest()
 
@@ -266,7 +264,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path) -> None:
     from mnmt_ds.engine.parallel import ds_config
-    from mnmt_ds.engine.parallel.pipeline_engine import check
+    from mnmt_ds.engine.parallel.run_layout import check_layout
 
     sections, stage = REFUSED[text]
     model = {"encoder_layers": 2, "decoder_layers": 2}
@@ -275,12 +273,12 @@ def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path) -> No
         **{"pipeline": {"stages": 2}, **sections},
     )  # fmt: skip
     with pytest.raises(UserError, match=text):
-        check(made, ds_config.read(made.deepspeed))
+        check_layout(made, ds_config.read(made.deepspeed))
 
 
 def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
     """Six places of 1 and an end of 6 in two stages: the end stands alone; and it is never torn apart."""
-    from mnmt_ds.engine.parallel.pipeline_module import bounds
+    from mnmt_ds.engine.parallel.pipeline_module import stage_bounds
     from mnmt_ds.models.layer_sequence import layer_entries
 
     made = recipe(Path("c"), Path("r"), model={"encoder_layers": 2, "decoder_layers": 2})
@@ -288,14 +286,14 @@ def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
     assert [part.kind for part in row] == [
         "source", "encoder", "encoder", "encoder_norm", "target", "decoder", "decoder", "decoder_norm", "head"
     ]  # fmt: skip
-    assert bounds(row, [1] * 7 + [1, 6], 2) == [0, 7, 9]
-    assert bounds(row, [1] * 7 + [0, 1], 2) == [0, 4, 9]
-    assert bounds(row, [4, 1, 1, 1, 1, 1, 1, 0, 2], 3) == [0, 1, 5, 9]
+    assert stage_bounds(row, [1] * 7 + [1, 6], 2) == [0, 7, 9]
+    assert stage_bounds(row, [1] * 7 + [0, 1], 2) == [0, 4, 9]
+    assert stage_bounds(row, [4, 1, 1, 1, 1, 1, 1, 0, 2], 3) == [0, 1, 5, 9]
 
 
 def test_a_stage_draws_the_plain_models_weights() -> None:
     """Each segment of two cuts, bit for bit, though no others are held meanwhile; some words alone, too."""
-    from mnmt_ds.engine.parallel.pipeline_engine import initialise_stage
+    from mnmt_ds.engine.parallel.pipeline_weights import initialise_stage
     from mnmt_ds.models.layer_sequence import LayerSegment, layer_entries
     from mnmt_ds.models.transformer import Transformer, initialise
     from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary

@@ -65,25 +65,24 @@ def close(ours: list[Records], theirs: list[Records]) -> None:
 
 def fails(corpus: str, directory: str) -> str:
     """What each rank hears where the second student fails at its third step."""
-    from mnmt_ds.distributed import student_team
     from mnmt_ds.engine.loop import train
-    from mnmt_ds.engine.students import student
+    from mnmt_ds.engine.parallel.zero_engine import ZeroEngine
 
-    work, honest, calls = given(corpus, directory, ("bi", 1, AT_ONCE), "split"), student.step, []
+    work, honest, calls = given(corpus, directory, ("bi", 1, AT_ONCE), "split"), ZeroEngine.step, []
 
-    def breaks(*arguments: Any) -> Any:
+    def breaks(engine: Any, learning_rate: float) -> Any:
         calls.append(None)
-        if student_team() == 1 and len(calls) == 3:
+        if engine.layout.team == 1 and len(calls) == 3:
             raise RuntimeError("the disk is full")
-        return honest(*arguments)
+        return honest(engine, learning_rate)
 
-    student.step = breaks
+    ZeroEngine.step = breaks  # type: ignore[method-assign]
     try:
         train(work)
     except RuntimeError as error:
         return str(error)
     finally:
-        student.step = honest
+        ZeroEngine.step = honest  # type: ignore[method-assign]
     return "all was well"
 
 
@@ -138,31 +137,31 @@ def test_steps_at_once_are_not_steps_in_turn(alone: dict[str, list[Records]]) ->
 
 def searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     """Three updates, a search of both students at the same time, two updates; and the five updates alone."""
-    from mnmt_ds.engine.parallel import state_snapshot
+    from mnmt_ds.engine.parallel.zero_engine import ZeroEngine
     from mnmt_ds.engine.training import Training
     from mnmt_ds.methods.method import ValidationReport
+    from mnmt_ds.private_apis import weight_and_master_tensors
 
     case = ("auto", stage, AT_ONCE)
     work = Training(given(corpus, f"{directory}-searched", case, "split"), resume=False)
     steps(work, 3)
     before, moved = _photograph(work), []
-    honest = state_snapshot.restore_state
+    honest = ZeroEngine.restore_state
 
     def watched(engine: Any, kept: Any) -> None:
-        moved.append(
-            not all(torch.equal(a, b) for a, b in zip(state_snapshot._tensors(engine), kept.tensors, strict=True))
-        )
+        present = weight_and_master_tensors(engine.deepspeed_engine)
+        moved.append(not all(torch.equal(a, b) for a, b in zip(present, kept.tensors, strict=True)))
         honest(engine, kept)
 
-    state_snapshot.restore_state = watched
+    ZeroEngine.restore_state = watched  # type: ignore[method-assign]
     held = work.first.method.state["weights"]
     alpha = dict(held.alpha)
     try:
         work.first.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
     finally:
-        state_snapshot.restore_state = honest
+        ZeroEngine.restore_state = honest  # type: ignore[method-assign]
     moved.append(held.alpha != alpha)
-    held.put(alpha)
+    held.replace(alpha)
     after = _photograph(work)
     steps(work, 2)
     other = Training(given(corpus, f"{directory}-plain", case, "split"), resume=False)
@@ -173,18 +172,14 @@ def searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
 
 
 def steps(work: Any, count: int) -> None:
-    from mnmt_ds.engine.loop import forward_backward
-    from mnmt_ds.engine.monitoring.meter import Meter
-    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
+    from mnmt_ds.engine.loop import forward_backward, step, student_loops
 
     for _ in range(count):
-        one = work.first
-        with work.exchange.turn():
-            step = forward_backward(
-                one, one.walk.next(), TeacherPrefetcher(one.method, one.walk, lambda: 10**6), Meter()
-            )
-        step(False)
-        one.walk.count()
+        (loop,) = student_loops(work, next_change=lambda student: 10**6).values()
+        with work.peer_exchange.requests_served():
+            gradient = forward_backward(loop, loop.student.data_iterator.next_update())
+        step(loop, gradient, stop=False)
+        loop.student.data_iterator.update_done()
 
 
 def traces(corpus: str, directory: str) -> list[dict[str, Any]]:
@@ -262,54 +257,64 @@ def test_students_move_between_ranks_and_placements(family: int, tiny_corpus: Pa
 
 
 def test_what_cannot_be_split_is_refused(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnmt_ds.engine.students import placement
+    from mnmt_ds.engine.parallel.run_layout import check_layout
 
     case, where = ("auto", 0, AT_ONCE), (str(tiny_corpus), str(tmp_path / "run"))
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match=r"3 rank\(s\) cannot be shared by 2 students; start a multiple of 2"):
-        placement.check(given(*where, case, "split"))
+        check_layout(given(*where, case, "split"), {})
     monkeypatch.setenv("WORLD_SIZE", "4")
-    placement.check(given(*where, case, "split"))
+    check_layout(given(*where, case, "split"), {})
     with pytest.raises(UserError, match="extra_updates beside a searched rule"):
-        placement.check(given(*where, case, "split", extra_updates=True))
+        check_layout(given(*where, case, "split", extra_updates=True), {})
     with pytest.raises(ValueError, match="placement: split is for several students"):
         recipe(tiny_corpus, tmp_path / "run", placement="split")
 
 
-def test_a_letter_says_what_was_asked() -> None:
+def test_requests_are_read_as_they_were_written() -> None:
     """Two micro-batches for different members, and one between them that asks nobody."""
     from mnmt_ds.batch import Batch
-    from mnmt_ds.engine.students.peer_exchange import QUIET, PeerRequest, _read, _written
+    from mnmt_ds.engine.students.peer_requests import (
+        EVAL_MODE,
+        PeerRequest,
+        WantedStates,
+        decode_requests,
+        encode_requests,
+    )
 
     def batch(rows: int, source: int, target: int) -> Batch:
         texts = [torch.randint(4, 99, (rows, length)) for length in (source, target)]
         return Batch(*texts, texts[1], 0, torch.arange(rows), rows, rows)
 
     first, last = batch(2, 3, 5), batch(4, 6, 1)
-    wishes = [(["c"], first), ([], batch(3, 3, 3)), (["a", "c"], last)]
-    found = _read(_written(["a", "b", "c"], wishes, [2**63 - 1, 5, QUIET]))
-    assert [question for question, _ in found] == [
-        PeerRequest(0b100, 2, 3, 5, 2**63 - 1), PeerRequest(), PeerRequest(0b101, 4, 6, 1, QUIET)
+    wanted = [
+        WantedStates(["c"], first, 2**63 - 1), WantedStates([], batch(3, 3, 3), 5),
+        WantedStates(["a", "c"], last, EVAL_MODE),
+    ]  # fmt: skip
+    found = decode_requests(encode_requests(["a", "b", "c"], wanted))
+    assert [request for request, _ in found] == [
+        PeerRequest(0b100, 2, 3, 5, 2**63 - 1), PeerRequest(), PeerRequest(0b101, 4, 6, 1, EVAL_MODE)
     ]  # fmt: skip
     for (_, read), written in zip(found[::2], (first, last), strict=True):
         assert torch.equal(read.source_BS, written.source_BS) and torch.equal(read.decoder_BT, written.decoder_BT)
-    assert _read(_written(["a", "b", "c"], [], [])) == []
+    assert decode_requests(encode_requests(["a", "b", "c"], [])) == []
 
 
 def test_what_comes_is_what_then_comes(tiny_corpus: Path, tmp_path: Path) -> None:
     """Within an epoch, at its end and past it, also after the sampler has moved."""
-    from mnmt_ds.engine.build import open_corpus, open_streams
+    from mnmt_ds.engine.build import open_corpus, open_training_data
     from mnmt_ds.engine.dataloading.data_iterator import DataIterator
-    from mnmt_ds.engine.students.weight_search import DataPosition, coming
+    from mnmt_ds.engine.students.weight_search import DataPosition, next_updates
+    from mnmt_ds.parallel_layout import ParallelLayout
 
     settings = recipe(tiny_corpus, tmp_path / "run")
-    stream = open_streams(settings, open_corpus(settings)[0])[0]
-    walk = DataIterator(stream)
+    stream = open_training_data(settings, open_corpus(settings)[0], ParallelLayout())[0]
+    data_iterator = DataIterator(stream)
 
     def planned(rho: float) -> list[Any]:
-        place = DataPosition(walk.position, walk.trained, tuple(stream.sampler.probabilities))
-        parts = coming(stream, place, rho)
-        batches = [part.stream.batches(part.plan) for part in parts]
+        place = DataPosition(data_iterator.position, data_iterator.trained, tuple(stream.sampler.probabilities))
+        parts = next_updates(stream, place, rho)
+        batches = [part.training_data.batches(part.plan) for part in parts]
         return [
             [(b.pair, b.sentence_B.tolist()) for b in (rows[n * rows.steps + k] for k in range(rows.steps))]
             for part, rows in zip(parts, batches, strict=True)
@@ -317,21 +322,21 @@ def test_what_comes_is_what_then_comes(tiny_corpus: Path, tmp_path: Path) -> Non
         ]
 
     def done() -> Any:
-        found = [(batch.pair, batch.sentence_B.tolist()) for batch in walk.next()]
-        walk.count()
+        found = [(batch.pair, batch.sentence_B.tolist()) for batch in data_iterator.next_update()]
+        data_iterator.update_done()
         return found
 
-    length = walk.plan.updates
+    length = data_iterator.plan.updates
     for _ in range(2):
         done()
-    stream.sampler.set([0.6, 0.3, 0.1])
-    walk.replan()
+    stream.sampler.distribution.set([0.6, 0.3, 0.1])
+    data_iterator.replan()
     for rho in (0.3, 0.9):
         wanted = planned(rho)
-        assert len(wanted) == round(rho * walk.updates) > 1
+        assert len(wanted) == round(rho * data_iterator.epoch_length) > 1
         assert [done() for _ in wanted] == wanted
-    while not walk.ended:
+    while not data_iterator.epoch_ended:
         done()
     wanted = planned(0.2)
     assert [done() for _ in wanted] == wanted
-    assert walk.position.update > length
+    assert data_iterator.position.update > length

@@ -150,7 +150,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_corpus: Path, whole: Path, tmp
         "mnmt_ds.teachers.shard_storage:ShardStorage.put:3",  # as a new teacher is taken in
         "mnmt_ds.teachers.state_cache:StateCache.keep_only:3",  # as the one before it is let go
         "mnmt_ds.engine.checkpointing.snapshots:link:6",  # between its file and the links to it
-        "mnmt_ds.engine.checkpointing.records:sweep:3",  # after a checkpoint, before the old files go
+        "mnmt_ds.engine.students.records:remove_unused_snapshots:3",  # after a checkpoint, before the old files go
     ],
 )
 def test_killed_at_a_teachers_change_and_resumed(tiny_corpus: Path, whole: Path, tmp_path: Path, point: str) -> None:

@@ -39,33 +39,31 @@ def made(corpus: str, directory: str, sampler: str, stage: int, **sections: Any)
 
 
 def steps(work: Any, count: int) -> None:
-    from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.monitoring.meter import Meter
-    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
+    from mnmt_ds.engine.loop import student_loops, train_update
 
     one = work.first
+    loops = student_loops(work, next_change=lambda student: 10**6)
     for _ in range(count):
-        one.walk.count(
-            update(one, one.walk.next(), TeacherPrefetcher(one.method, one.walk, lambda: 10**6), Meter(), False).losses
-        )
+        result = train_update(loops[one.name], one.data_iterator.next_update())
+        one.data_iterator.update_done(result.losses)
 
 
 def by_definition(work: Any, weights: dict[str, torch.Tensor]) -> list[float]:
     """Every gradient whole, in float64, on one process without DeepSpeed; L x L cosines."""
     from mnmt_ds.data.loader import RankBatches
-    from mnmt_ds.engine.students.student import StudentModule
+    from mnmt_ds.engine.parallel.student_module import StudentModule
     from mnmt_ds.methods.translation import scorer
     from mnmt_ds.models.transformer import Transformer
 
-    measuring, one = work._measuring["student"], work.first
+    measuring, one = work.sampler_updates.measurements["student"], work.first
     scored = StudentModule(Transformer(one.recipe.model, work.corpus.tokenizer.size).double())
     scored.model.load_state_dict({name: value.double() for name, value in weights.items()}, strict=False)
     plain = scorer(one.recipe.train.label_smoothing, "reference")
 
     def gradient(side: str, pair: int) -> torch.Tensor:
         scored.zero_grad()
-        splits = measuring.dev if side == "dev" else one.walk.stream.splits
-        batches = RankBatches(measuring._plan(side, pair, 0), splits, one.walk.stream.frames, 0, 1)
+        splits = measuring.dev if side == "dev" else one.training_data.splits
+        batches = RankBatches(measuring._plan(side, pair, 0), splits, one.training_data.frames, 0, 1)
         tokens = 0
         for index in range(len(batches)):
             scored(batches[index], plain)[0].backward()
@@ -80,17 +78,16 @@ def by_definition(work: Any, weights: dict[str, torch.Tensor]) -> list[float]:
 
 def _measured(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     """Three updates, both measurements, two updates; and the five updates alone."""
-    from mnmt_ds.engine.students import student
     from mnmt_ds.engine.training import Training
 
     settings: dict[str, Any] = {"model": {"dropout": 0.0}}
     work = Training(made(corpus, f"{directory}-measured", "multidds", stage, **settings), resume=False)
     steps(work, 3)
-    measuring, before = work._measuring["student"], _photograph(work)
+    measuring, before = work.sampler_updates.measurements["student"], _photograph(work)
     found = measuring.alignments(0)
     unsure = measuring.uncertainties("enteos", 2, 0)
     after = _photograph(work)
-    wanted = by_definition(work, student.gather_weights(work.first.engine))
+    wanted = by_definition(work, work.first.engine.gather_weights())
     steps(work, 2)
     other = Training(made(corpus, f"{directory}-plain", "multidds", stage, **settings), resume=False)
     steps(other, 5)

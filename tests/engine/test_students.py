@@ -182,14 +182,12 @@ def test_the_comparison_means_something(alone: tuple[Path, dict[str, list[Record
 
 def _photograph(work: Any) -> list[Any]:
     """Everything that a later update depends on, copied."""
-    from mnmt_ds.engine.students import student
-
     found: list[Any] = [torch.get_rng_state()]
     for one in work.students:
-        engine = one.engine
+        engine = one.engine.deepspeed_engine
         counters = [engine.global_steps, engine.micro_steps, engine.global_samples, engine.skipped_steps]
-        found += [student.gather_weights(engine), _copied(engine.optimizer.state_dict()), counters]
-        found += [one.walk.position, list(one.walk.trained), one.best.state()]
+        found += [one.engine.gather_weights(), _copied(engine.optimizer.state_dict()), counters]
+        found += [one.data_iterator.position, list(one.data_iterator.trained), one.best.state()]
     return found
 
 
@@ -206,47 +204,45 @@ def _copied(value: Any) -> Any:
 
 
 def _steps(work: Any, count: int) -> None:
-    from mnmt_ds.engine.loop import update
-    from mnmt_ds.engine.monitoring.meter import Meter
-    from mnmt_ds.engine.students import student
-    from mnmt_ds.engine.teacher_setup import TeacherPrefetcher
+    from mnmt_ds.engine.loop import student_loops, train_update
 
     for _ in range(count):
+        loops = student_loops(work, next_change=lambda student: 10**6)
         for one in work.students:
             other = next(o for o in work.students if o is not one)
-            before = student.gather_weights(other.engine)
-            update(one, one.walk.next(), TeacherPrefetcher(one.method, one.walk, lambda: 10**6), Meter(), False)
-            one.walk.count()
-            assert _same(before, student.gather_weights(other.engine)), "a peer moved"
+            before = other.engine.gather_weights()
+            train_update(loops[one.name], one.data_iterator.next_update())
+            one.data_iterator.update_done()
+            assert _same(before, other.engine.gather_weights()), "a peer moved"
 
 
 def _searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     """Three updates, a search of both students, two updates; and the five updates alone."""
-    from mnmt_ds.engine.parallel import state_snapshot
+    from mnmt_ds.engine.parallel.zero_engine import ZeroEngine
     from mnmt_ds.engine.training import Training
     from mnmt_ds.methods.method import ValidationReport
+    from mnmt_ds.private_apis import weight_and_master_tensors
 
     work = Training(made(corpus, f"{directory}-searched", "auto", stage), resume=False)
     _steps(work, 3)
     before, moved = _photograph(work), []
-    honest: Callable[..., None] = state_snapshot.restore_state
+    honest: Callable[..., None] = ZeroEngine.restore_state
 
     def watched(engine: Any, kept: Any) -> None:
-        moved.append(
-            not all(torch.equal(a, b) for a, b in zip(state_snapshot._tensors(engine), kept.tensors, strict=True))
-        )
+        present = weight_and_master_tensors(engine.deepspeed_engine)
+        moved.append(not all(torch.equal(a, b) for a, b in zip(present, kept.tensors, strict=True)))
         honest(engine, kept)
 
-    state_snapshot.restore_state = watched
+    ZeroEngine.restore_state = watched  # type: ignore[method-assign]
     try:
         for one in work.students:
             held = one.method.state["weights"]
             alpha = dict(held.alpha)
             one.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
             moved.append(held.alpha != alpha)
-            held.put(alpha)
+            held.replace(alpha)
     finally:
-        state_snapshot.restore_state = honest
+        ZeroEngine.restore_state = honest  # type: ignore[method-assign]
     after = _photograph(work)
     _steps(work, 2)
     other = Training(made(corpus, f"{directory}-plain", "auto", stage), resume=False)
@@ -290,7 +286,7 @@ def _killed_in_a_search(
     place = {"placement": placement}
     whole = train(made(corpus, f"{directory}/whole", method, 1, **settings).model_copy(update=place))
     broken = made(corpus, f"{directory}/broken", method, 1, **settings).model_copy(update=place)
-    honest, calls = weight_search._train, []
+    honest, calls = weight_search._train_on_trial_set, []
 
     def dies(*arguments: Any) -> None:
         calls.append(None)
@@ -298,13 +294,13 @@ def _killed_in_a_search(
             raise KeyboardInterrupt
         honest(*arguments)
 
-    weight_search._train = dies
+    weight_search._train_on_trial_set = dies
     try:
         train(broken)
     except KeyboardInterrupt:
         pass
     finally:
-        weight_search._train = honest
+        weight_search._train_on_trial_set = honest
     logged = len(read_records(broken.directory / "metrics.jsonl"))
     run = train(broken, resume=True)
     return {"whole": str(whole), "resumed": str(run), "calls": len(calls), "records when it broke": logged}

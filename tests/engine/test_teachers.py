@@ -52,7 +52,7 @@ def train_and_compare(corpus: str, directory: str, cases: list[Case]) -> list[di
 
 
 def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
-    from mnmt_ds.engine.loop import Training, _epochs, stopping
+    from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
     work = Training(made(corpus, directory, case), resume=False)
     pool = work.first.method.state["teachers"].pool
@@ -80,7 +80,7 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
 
     pool.states = compared
     with stopping() as stop:
-        _epochs(work, stop)
+        train_epochs(work, stop)
     bank = work.first.method.state["teachers"]
     seen["bytes"] = [pool.teachers.shard_storage.memory_bytes(), len(bank.snapshots())]
     seen["parameters"] = sum(p.numel() for p in _whole(work, min(bank.snapshots()), torch.float16).parameters())

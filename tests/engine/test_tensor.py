@@ -59,7 +59,7 @@ def run_all(corpus: str, folder: str, cases: list[Case]) -> list[int]:
     found = []
     for case in cases:
         work = trained(settings(corpus, place(folder, case), case), resume=False)
-        found.append(sum(p.numel() for p in work.first.engine.module.parameters()))
+        found.append(sum(p.numel() for p in work.first.engine.model.parameters()))
         assert patience() == {3 * PATIENCE}, "each group waits as long as the job does, whoever formed it"
     return found
 
@@ -72,11 +72,11 @@ def patience() -> set[float]:
 
 
 def trained(made: Any, resume: bool) -> Any:
-    from mnmt_ds.engine.loop import Training, _epochs, stopping
+    from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
     work = Training(made, resume)
     with stopping() as stop:
-        _epochs(work, stop)
+        train_epochs(work, stop)
     work.close()
     return work
 
@@ -221,18 +221,19 @@ def test_what_a_split_vocabulary_does_not_do_is_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mnmt_ds.engine.parallel import ds_config
-    from mnmt_ds.engine.parallel.vocab_parallel import check
+    from mnmt_ds.engine.parallel.run_layout import check_layout
 
     monkeypatch.setenv("WORLD_SIZE", "4")
     sections, stage = REFUSED[text]
     path = zero(stage, tmp_path / "run")
     made = recipe(tmp_path, tmp_path / "run", deepspeed=path, **{"tensor": {"vocabulary": 2}, **sections})
     with pytest.raises(UserError, match=f"tensor.vocabulary: .*{text}"):
-        check(made, ds_config.read(made.deepspeed))
+        check_layout(made, ds_config.read(made.deepspeed))
 
 
 def test_a_checkpoint_of_another_split_is_refused(tmp_path: Path) -> None:
+    from mnmt_ds.distributed import ALONE
     from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, load
 
     with pytest.raises(UserError, match=r"2 rank\(s\), vocabulary over 2, at ZeRO-1, this is 2 rank\(s\) at ZeRO-1"):
-        load(tmp_path, [], JobLayout(2, 1, (), 2), JobLayout(2, 1))
+        load(tmp_path, {}, JobLayout(2, 1, (), 2), JobLayout(2, 1), lambda: ALONE)

@@ -8,11 +8,12 @@ import pytest
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
-from mnmt_ds.engine.build import open_corpus, open_streams
+from mnmt_ds.engine.build import open_corpus, open_training_data
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.planning.activations import Shape, forward_bytes, loss_bytes
 from mnmt_ds.planning.layouts import LayoutChoice, fitting_layouts, recipe_layout
 from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, RankMemory, rank_memory, state_bytes
@@ -60,7 +61,7 @@ def test_shapes_within_others_are_left_out() -> None:
 
 def test_the_survey_counts_what_training_will_see(tiny_corpus: Path, tmp_path: Path) -> None:
     run_recipe = recipe(tiny_corpus, tmp_path, method={"name": "lssd"}, train={"max_steps": 20})
-    training_data = open_streams(run_recipe, open_corpus(run_recipe)[0])[0]
+    training_data = open_training_data(run_recipe, open_corpus(run_recipe)[0], ParallelLayout())[0]
     one, two = survey(run_recipe, training_data, 1), survey(run_recipe, training_data, 2)
     assert one == two and one.max_updates == 20 and one.sizes == PAIRS
     assert one.updates == training_data.plan(0).updates and one.tokens == int(training_data.plan(0).tokens.sum())
@@ -179,7 +180,7 @@ def test_peer_states_cached_of_a_trial_set(tiny_corpus: Path, tmp_path: Path) ->
     def planned(rule: str, **trials: object) -> tuple[PlannedStudents, TrainingData]:
         method = {"name": "pareto", "rule": rule, "trials": {"rho": 0.2, **trials}}
         run_recipe = recipe(tiny_corpus, tmp_path, students=[{}, {}], placement="split", method=method)
-        training_data = open_streams(run_recipe, open_corpus(run_recipe)[0])[0]
+        training_data = open_training_data(run_recipe, open_corpus(run_recipe)[0], ParallelLayout())[0]
         layout = recipe_layout(run_recipe, 4, on_cpu=True)
         assert (layout.teams, layout.data_parallel_size) == (2, 2)
         return planned_students(
@@ -187,7 +188,7 @@ def test_peer_states_cached_of_a_trial_set(tiny_corpus: Path, tmp_path: Path) ->
         ), training_data
 
     students, training_data = planned("auto")
-    sample = shapes_of(training_data, training_data.sample(0.2, "trial"))
+    sample = shapes_of(training_data, training_data.plan_sample(0.2, "trial"))
     assert students.cached_states == 32 * 4 * sum(s.sentences * s.target for s in sample) // 2 > 0
     assert (
         students.peer_states == 2 * 2 * 32 * 4 * max(s.target_tokens for s in survey_of(training_data))
@@ -212,7 +213,10 @@ def test_eval_states_that_a_gate_along_stages_needs(tiny_corpus: Path, tmp_path:
         return [memory.teachers for memory in stage_memories(run_recipe, corpus, layout, 0, stages)]
 
     run_recipe = recipe(tiny_corpus, tmp_path)
-    largest = max(shape.target_tokens for shape in survey_of(open_streams(run_recipe, open_corpus(run_recipe)[0])[0]))
+    largest = max(
+        shape.target_tokens
+        for shape in survey_of(open_training_data(run_recipe, open_corpus(run_recipe)[0], ParallelLayout())[0])
+    )
     plain, quiet = held(variant="adaptive"), held(variant="adaptive", gate_student="eval")
     assert quiet[0] == plain[0] and quiet[1] - plain[1] == 4 * largest * 32 * 4
     assert held(gate_student="eval") == plain, "the whole variant has no gate"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    ("metric_keys", "run_files", "errors", "files", "log", "shipped_files"),
+    ("metric_keys", "run_files", "errors", "files", "log", "shipped_files", "private_apis"),
     ("config", "kernels", "requirements"),
     ("batch", "distributed", "tracking"),
+    ("parallel_layout",),
     ("data", "models", "samplers"),
     ("decoding", "teachers"),
     ("evaluation", "methods"),
@@ -16,6 +17,21 @@ LAYERS = (
     ("launching", "planning", "study"),
     ("cli", "bench"),
 )
+ENGINE_LAYERS = (
+    ("settings",),
+    ("recipe",),
+    ("parallel",),
+    ("dataloading",),
+    ("checkpointing",),
+    ("monitoring",),
+    ("students",),
+    ("teacher_setup", "run_log"),
+    ("build",),
+    ("training", "dry_run"),
+    ("validation_round",),
+    ("loop",),
+)
+"""Packages and files of ``engine``, from the lowest: arrows between them go down, too."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LONGEST = 500
 
@@ -24,16 +40,16 @@ def sources() -> list[Path]:
     return sorted((ROOT / "mnmt_ds").rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
-    """First part below ``mnmt_ds`` of everything that a file imports, wherever in the file."""
+def imported(path: Path, package: str = "mnmt_ds") -> set[str]:
+    """First part below a package of everything that a file imports from it, wherever in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" if node.module == "mnmt_ds" else node.module for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("mnmt_ds.")}
+            names = [f"{node.module}.{alias.name}" if node.module == package else node.module for alias in node.names]
+        found |= {name.removeprefix(f"{package}.").split(".")[0] for name in names if name.startswith(f"{package}.")}
     return found
 
 
@@ -56,6 +72,21 @@ def test_imports_go_down_only() -> None:
         and LEVEL[target] >= LEVEL[source]
         and (source, target) != ("cli", "bench")
     ]
+    assert not wrong
+
+
+def test_imports_within_the_engine_go_down_only() -> None:
+    """Between its packages and files; every one of them has a layer."""
+    engine = ROOT / "mnmt_ds" / "engine"
+    level = {name: number for number, names in enumerate(ENGINE_LAYERS) for name in names}
+    wrong, found = [], set()
+    for path in sorted(engine.rglob("*.py")):
+        source = path.relative_to(engine).parts[0].removesuffix(".py")
+        found.add(source)
+        for target in imported(path, "mnmt_ds.engine"):
+            if source not in (target, "__init__") and level[target] >= level[source]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {target}")
+    assert found - {"__init__"} == set(level)
     assert not wrong
 
 

@@ -1,4 +1,7 @@
-"""A student's training data: the corpus under its sampler, epoch by epoch; and the dev sets as fixed batches."""
+"""A student's training data: the corpus under its sampler, epoch by epoch; and the dev sets as fixed batches.
+
+Shape letters: V words.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -17,17 +20,10 @@ from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
 from mnmt_ds.data.monolingual import DenoisingSources
-from mnmt_ds.distributed import (
-    data_parallel_rank,
-    data_parallel_size,
-    device,
-    pipeline_parallel_size,
-    seed_of,
-    sum_over_ranks,
-    vocab_parallel_size,
-)
+from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
+from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.samplers import registry
 from mnmt_ds.samplers.temperature import counts
 
@@ -56,27 +52,44 @@ class TrainingData:
         sampler: Settings,
         train: TrainSettings,
         longest: int,
+        layout: ParallelLayout,
         denoising: DenoisingSettings | None = None,
     ) -> None:
-        self.corpus, self.pairs, self.train = corpus, tuple(pairs), train
+        """Opens the training sets; sentences stay on disk.
+
+        Args:
+            corpus: prepared.
+            pairs: names of language pairs.
+            framing: tags.
+            sampler: settings of the sampler.
+            train: budget of a micro-batch, seed.
+            longest: tokens that the model takes at most.
+            layout: the ranks that share the data.
+            denoising: tasks on text of one language; None: none.
+
+        Raises:
+            UserError: where a pair has no sentence that is short enough, or the sampler cannot run on these pairs.
+        """
+        self.corpus, self.pairs, self.train, self.layout = corpus, tuple(pairs), train, layout
         self.frames = [frame_of_pair(corpus, framing, pair) for pair in pairs]
         self.splits = [corpus.split(pair, "train") for pair in pairs]
         longest = min(longest, train.max_tokens)
         self.lengths: list[PairLengths] = []
         for pair, split, frame in zip(pairs, self.splits, self.frames, strict=True):
-            known = framed_lengths(split, frame, longest)
-            if not len(known.sentence):
+            lengths = framed_lengths(split, frame, longest)
+            if not len(lengths.sentence):
                 raise UserError(
                     f"{corpus.directory}: pair {pair} has no training sentence within {longest} tokens;"
                     " raise train.max_tokens or model.max_positions, or leave the pair out of data.pairs"
                 )
-            self.lengths.append(known)
-        self.sizes = [len(known.sentence) for known in self.lengths]
+            self.lengths.append(lengths)
+        self.sizes = [len(lengths.sentence) for lengths in self.lengths]
         self.sampler = registry.build(sampler, pairs, self.sizes)
-        self.mono = None
+        self.denoising = None
         if denoising is not None:
-            self.mono = DenoisingSources(corpus, pairs, denoising, framing, train.seed, longest)
-        self.names = [*pairs, *(source.name for source in (self.mono.sources if self.mono else ()))]
+            self.denoising = DenoisingSources(corpus, pairs, denoising, framing, train.seed, longest)
+        self.names = [*pairs, *(source.name for source in (self.denoising.sources if self.denoising else ()))]
+        """Of each ``Batch.pair``: the language pair, or the denoising source."""
 
     @cached_property
     def left_out(self) -> int:
@@ -88,29 +101,48 @@ class TrainingData:
         """Sentences of each pair in an epoch of the sampler's present distribution."""
         return counts(self.sampler.probabilities, sum(self.sizes))
 
-    def whole(self, epoch: int) -> EpochSegment:
-        """A whole epoch of the sampler's present distribution, after as many of the same."""
+    @property
+    def batches_per_update(self) -> int:
+        """Micro-batches of an update over all ranks."""
+        return batches_per_update(self.train, self.layout.data_parallel_size)
+
+    def whole_epoch(self, epoch: int) -> EpochSegment:
+        """A whole epoch of the sampler's present distribution, after as many of the same.
+
+        Args:
+            epoch: its number, from 0.
+        """
         return EpochSegment(tuple(self.sampler.probabilities), tuple(epoch * count for count in self.counts))
 
-    def plan(self, epoch: int, part: EpochSegment | None = None) -> EpochPlan:
-        """Micro-batches of an epoch (from 0) or of a part of it, the same on every rank."""
-        part = part or self.whole(epoch)
+    def plan(self, epoch: int, segment: EpochSegment | None = None) -> EpochPlan:
+        """Plans the micro-batches of an epoch or of a segment of it; the same on every rank.
+
+        Args:
+            epoch: its number, from 0.
+            segment: None: the whole epoch under the present distribution.
+        """
+        segment = segment or self.whole_epoch(epoch)
         parallel = plan_epoch(
             self.lengths,
-            counts(part.shares, sum(self.sizes) - part.done),
-            part.drawn,
+            counts(segment.shares, sum(self.sizes) - segment.done),
+            segment.drawn,
             seed=self.train.seed,
-            epoch=f"{epoch}+{part.number}" if part.number else epoch,
+            epoch=f"{epoch}+{segment.number}" if segment.number else epoch,
             max_tokens=self.train.max_tokens,
-            batches_per_update=batches_per_update(self.train, data_parallel_size()),
+            batches_per_update=self.batches_per_update,
         )
-        if self.mono is None:
+        if self.denoising is None:
             return parallel
-        total = sum(counts(part.shares, sum(self.sizes)))
-        return self.mono.mix_into(parallel, total, epoch, self.train.max_tokens, part.number, part.done)
+        total = sum(counts(segment.shares, sum(self.sizes)))
+        return self.denoising.mix_into(parallel, total, epoch, self.train.max_tokens, segment.number, segment.done)
 
-    def sample(self, share: float, name: str) -> EpochPlan:
-        """Micro-batches of a fixed sample, ``share`` of every pair's sentences, the same on every rank."""
+    def plan_sample(self, share: float, name: str) -> EpochPlan:
+        """Plans the micro-batches of a fixed sample; the same on every rank.
+
+        Args:
+            share: of every pair's sentences.
+            name: of the sample; what is drawn is seeded by it.
+        """
         return plan_epoch(
             self.lengths,
             [int(share * size) for size in self.sizes],
@@ -118,37 +150,67 @@ class TrainingData:
             seed=seed_of(self.train.seed, name),
             epoch=0,
             max_tokens=self.train.max_tokens,
-            batches_per_update=batches_per_update(self.train, data_parallel_size()),
+            batches_per_update=self.batches_per_update,
         )
 
-    def updates(self, plan: EpochPlan, first: int) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each update from ``first`` on."""
-        return map(self.counted, iterate_updates(self.batches(plan), first, self.train.workers))
+    def iterate_updates(self, plan: EpochPlan, first: int) -> Iterator[list[Batch]]:
+        """Reads this rank's micro-batches, update by update.
+
+        Args:
+            plan: of an epoch.
+            first: number of the first update.
+
+        Yields:
+            The micro-batches of one update.
+        """
+        return map(self.with_divisors, iterate_updates(self.batches(plan), first, self.train.workers))
 
     def batches(self, plan: EpochPlan) -> RankBatches:
-        """This rank's micro-batches of a plan; an update's are not counted yet."""
-        noised = None if self.mono is None else partial(self.mono.make_batch, plan.epoch)
-        return RankBatches(plan, self.splits, self.frames, data_parallel_rank(), data_parallel_size(), noised)
+        """This rank's micro-batches of a plan, by index; their divisors do not know of other tasks yet.
 
-    def counted(self, group: list[Batch]) -> list[Batch]:
-        """An update's micro-batches with their divisors; all ranks together where tasks are mixed.
+        Args:
+            plan: of an epoch.
+        """
+        noised = None if self.denoising is None else partial(self.denoising.make_batch, plan.epoch)
+        layout = self.layout
+        return RankBatches(
+            plan, self.splits, self.frames, layout.data_parallel_rank, layout.data_parallel_size, noised
+        )  # fmt: skip
+
+    def with_divisors(self, micro_batches: list[Batch]) -> list[Batch]:
+        """Counts an update's tokens where tasks are mixed; all ranks call this together.
 
         How much of a sentence counts is known only where it was masked.
+
+        Args:
+            micro_batches: this rank's, of one update.
+
+        Returns:
+            The same with their divisors: gold tokens of the update, and of the batch's task.
         """
-        if self.mono is None:
-            return group
-        tasks = ["translation", *(task.name for task in self.mono.settings.tasks)]
+        if self.denoising is None:
+            return micro_batches
+        tasks = ["translation", *(task.name for task in self.denoising.settings.tasks)]
         tokens = torch.zeros(len(tasks), dtype=torch.int64)
-        for batch in group:
+        for batch in micro_batches:
             tokens[tasks.index(batch.task)] += batch.tokens
-        total = (sum_over_ranks(tokens.to(device())) // (pipeline_parallel_size() * vocab_parallel_size())).tolist()
+        layout = self.layout
+        copies = layout.pipeline_parallel_size * layout.vocab_parallel_size
+        totals = (layout.sum_over_ranks(tokens.to(layout.device)) // copies).tolist()
         return [
-            batch._replace(divisor=max(1, sum(total)), task_divisor=max(1, total[tasks.index(batch.task)]))
-            for batch in group
+            batch._replace(divisor=max(1, sum(totals)), task_divisor=max(1, totals[tasks.index(batch.task)]))
+            for batch in micro_batches
         ]
 
     def target_vocabulary(self, language: str) -> Tensor:
-        """bool (V,): tokens in the training text of a target language, its end symbol included."""
+        """Tokens in the training text of a target language, its end symbol included.
+
+        Args:
+            language: such as "en".
+
+        Returns:
+            bool (V,).
+        """
         seen = torch.zeros(self.corpus.tokenizer.size, dtype=torch.bool)
         seen[EOS] = True
         for pair, split in zip(self.pairs, self.splits, strict=True):
@@ -159,13 +221,25 @@ class TrainingData:
 
 
 def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:
-    """The frame of a pair, tags looked up in the corpus's tokenizer."""
+    """The frame of a pair, its tags looked up in the corpus's tokenizer.
+
+    Args:
+        corpus: prepared.
+        framing: where tags stand.
+        pair: such as "bs-en".
+    """
     source, target = split_pair(pair)
     return frame_of(framing, corpus.tokenizer.tag(source), corpus.tokenizer.tag(target))
 
 
 def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
-    """Lengths of a set's sentences with tags and end symbols; those over ``longest`` tokens are left out."""
+    """Lengths of a set's sentences with tags and end symbols.
+
+    Args:
+        split: a pair's training or dev set.
+        frame: its tags.
+        longest: tokens; sentences that are longer are left out.
+    """
     extra = len(frame.source_prefix) + len(frame.source_suffix)
     return usable_lengths(split.source_lengths, split.target_lengths, extra, 1, longest)
 
@@ -173,19 +247,33 @@ def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
 def dev_batches(
     corpus: Corpus, pairs: Sequence[str], framing: FramingSettings, max_tokens: int, longest: int
 ) -> tuple[list[Batch], dict[str, int]]:
-    """All pairs' dev sets as batches, and each pair's count of dev tokens."""
+    """Makes batches of all pairs' dev sets.
+
+    Args:
+        corpus: prepared.
+        pairs: names of language pairs.
+        framing: where tags stand.
+        max_tokens: padded tokens of a batch.
+        longest: tokens that the model takes at most.
+
+    Returns:
+        The batches, and each pair's count of dev tokens.
+
+    Raises:
+        UserError: where a pair's dev set is empty.
+    """
     batches: list[Batch] = []
     tokens: dict[str, int] = {}
     for number, pair in enumerate(pairs):
         split = corpus.split(pair, "dev")
         frame = frame_of_pair(corpus, framing, pair)
-        known = framed_lengths(split, frame, longest)
-        if not len(known.sentence):
+        lengths = framed_lengths(split, frame, longest)
+        if not len(lengths.sentence):
             raise UserError(
                 f"{corpus.directory}: the dev set of {pair} is empty;"
                 f" give data.corpora.{pair}.dev or a larger data.split.dev"
             )
-        tokens[pair] = int(known.target.sum())
-        for chosen in fixed_batches(known, max_tokens):
-            batches.append(collate(split, chosen, frame, number, tokens[pair]))
+        tokens[pair] = int(lengths.target.sum())
+        for sentences in fixed_batches(lengths, max_tokens):
+            batches.append(collate(split, sentences, frame, number, tokens[pair]))
     return batches, tokens

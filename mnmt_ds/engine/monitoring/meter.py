@@ -9,38 +9,54 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds import metric_keys
-from mnmt_ds.distributed import device, from_all, pipeline_parallel_rank, pipeline_parallel_size, sum_over_ranks
+from mnmt_ds.engine.parallel.engine import Metrics
+from mnmt_ds.parallel_layout import ParallelLayout
 
-NAMES = {"loss": metric_keys.TRAIN_LOSS, "ce": metric_keys.TRAIN_CE, "nll": metric_keys.TRAIN_NLL}
+KEYS = {"loss": metric_keys.TRAIN_LOSS, "ce": metric_keys.TRAIN_CE, "nll": metric_keys.TRAIN_NLL}
+"""Metric keys of what every method reports; others have their own name in theirs."""
 
 
 class Meter:
     """Collects (sum, count) metrics of this rank since the last report."""
 
-    def __init__(self, peak: float | None = None) -> None:
-        self.peak = peak
-        """FLOP/s that this rank's device could do; None: not known."""
+    def __init__(self, layout: ParallelLayout, peak: float | None = None) -> None:
+        """Starts empty.
+
+        Args:
+            layout: the ranks that report together.
+            peak: FLOP/s that this rank's device could do; None: not known.
+        """
+        self.layout, self.peak = layout, peak
         self.reset()
 
     def reset(self) -> None:
+        """Forgets everything since the last report."""
         self.sums: dict[str, Tensor] = {}
         self.tokens, self.flops = 0, 0.0
         self.since = time.monotonic()
 
-    def add(self, metrics: dict[str, Tensor]) -> None:
+    def add(self, metrics: Metrics) -> None:
+        """Adds a micro-batch.
+
+        Args:
+            metrics: its sums, (2,) each: a sum and what it is to be divided by.
+        """
         for name, value in metrics.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def report(self) -> dict[str, float]:
-        """Means over all ranks, under their metric keys; starts anew. Called by all ranks together."""
-        names = sorted(self.sums)
-        # a rank may not have met a metric that its peers have, such as a teacher's
-        names = sorted(set().union(*from_all(names)))
-        zero = torch.zeros(2, device=device())
+        """Takes means over all ranks and starts anew; called by all ranks together.
+
+        Returns:
+            Values by metric key.
+        """
+        # a rank may not have met a metric that others have, such as a teacher's
+        names = sorted(set().union(*self.layout.ranks.gather(sorted(self.sums))))
+        zero = torch.zeros(2, device=self.layout.device)
         stacked = torch.stack([self.sums.get(name, zero).float() for name in names]).double()
         values: dict[str, float] = {}
-        for name, (total, count) in zip(names, sum_over_ranks(stacked).tolist(), strict=True):
-            values[NAMES.get(name, metric_keys.TRAIN_TERM.of(name))] = total / count if count else 0.0
+        for name, (total, count) in zip(names, self.layout.sum_over_ranks(stacked).tolist(), strict=True):
+            values[KEYS.get(name, metric_keys.TRAIN_TERM.of(name))] = total / count if count else 0.0
         values[metric_keys.TRAIN_PPL] = math.exp(min(values[metric_keys.TRAIN_NLL], 50.0))
         seconds = max(time.monotonic() - self.since, 1e-9)
         values[metric_keys.TOKENS_PER_SEC] = self.tokens / seconds
@@ -62,15 +78,24 @@ def peak_resident() -> float:
         return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def memory() -> dict[str, float]:
-    """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU; along a pipeline also the most of
-    any rank of each stage. Called by all ranks together."""
-    values = {metric_keys.MEMORY_CPU: peak_resident()}
+def memory(layout: ParallelLayout | None = None) -> dict[str, float]:
+    """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU.
+
+    Args:
+        layout: along a pipeline also the most of any rank of each stage is reported, and all ranks call this together;
+            None: of this process alone.
+
+    Returns:
+        Values by metric key.
+    """
+    values: dict[str, float] = {metric_keys.MEMORY_CPU: peak_resident()}
     if torch.cuda.is_available():
         values[metric_keys.MEMORY_GPU] = float(torch.cuda.max_memory_allocated())
-    for name, size in list(values.items()) if pipeline_parallel_size() > 1 else ():
-        most = torch.zeros(pipeline_parallel_size(), dtype=torch.float64, device=device())
-        most[pipeline_parallel_rank()] = size
+    if layout is None or layout.pipeline_parallel_size == 1:
+        return values
+    for name, size in list(values.items()):
+        most = torch.zeros(layout.pipeline_parallel_size, dtype=torch.float64, device=layout.device)
+        most[layout.pipeline_parallel_rank] = size
         dist.all_reduce(most, dist.ReduceOp.MAX)
         values |= {f"{name}/stage_{number}": value for number, value in enumerate(most.tolist())}
     return values

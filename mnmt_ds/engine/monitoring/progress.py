@@ -1,10 +1,10 @@
-"""A run's time: its epochs, which are the first student's, and the seconds that it took."""
+"""A run's progress in epochs, which are the first student's, and the seconds that it took."""
 
 import time
 from typing import NamedTuple
 
 from mnmt_ds import metric_keys
-from mnmt_ds.engine.students.student import Student
+from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 
 
 class RunProgress(NamedTuple):
@@ -14,27 +14,42 @@ class RunProgress(NamedTuple):
     """The epoch under way, from 0."""
     epochs: float
     """Epochs done, with the fraction of the one under way."""
-    ends: int
+    epoch_end: int
     """Updates that will be done at its end."""
-    length: int
+    epoch_length: int
     """Updates of an epoch like it."""
     since_better: int
     """Validations since some student's dev loss was last a better one."""
 
     @classmethod
-    def of(cls, one: Student) -> "RunProgress":
-        walk = one.walk
-        return cls(walk.position.epoch, walk.epochs, walk.ends, walk.updates, one.best.since_better)
+    def of(cls, data_iterator: DataIterator, since_better: int) -> "RunProgress":
+        """The progress of one student.
+
+        Args:
+            data_iterator: its way through its data.
+            since_better: validations since its best dev loss.
+        """
+        return cls(
+            data_iterator.position.epoch,
+            data_iterator.epochs,
+            data_iterator.epoch_end,
+            data_iterator.epoch_length,
+            since_better,
+        )
 
 
 class TimeSpent:
-    """Time that a run has taken, pauses between two legs left out."""
+    """Seconds that a run has taken, pauses between two legs left out."""
 
     def __init__(self, before: float = 0.0, search: float = 0.0, measuring: float = 0.0) -> None:
-        self.search = search
-        """Of these, in trials of weights."""
-        self.measuring = measuring
-        """Of the trials', on dev sets."""
+        """Starts the clock.
+
+        Args:
+            before: seconds of the run's legs before this one.
+            search: of these, seconds in trials of weights.
+            measuring: of the trials', seconds on dev sets.
+        """
+        self.search, self.measuring = search, measuring
         self._before, self._began = before, time.monotonic()
 
     def total(self) -> float:
@@ -42,11 +57,15 @@ class TimeSpent:
         return self._before + time.monotonic() - self._began
 
     def state(self) -> list[float]:
-        """What goes into a checkpoint."""
+        """What goes into a checkpoint: total, search and measuring."""
         return [self.total(), self.search, self.measuring]
 
     def report(self) -> dict[str, float]:
-        """The search's part of the time, and its trials' updates as a share of the training itself: paper 2's 0.3."""
+        """The search's part of the time, and its trials' updates as a share of the training itself: paper 2's 0.3.
+
+        Returns:
+            Values by metric key.
+        """
         total = max(self.total(), 1e-9)
         on_top = (self.search - self.measuring) / max(total - self.search, 1e-9)
         return {metric_keys.SEARCH_SHARE: self.search / total, metric_keys.TRIALS_ON_TOP: on_top}

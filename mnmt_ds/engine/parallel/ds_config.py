@@ -14,7 +14,14 @@ Json = dict[str, Any]
 
 
 def read(path: Path) -> Json:
-    """The JSON as written."""
+    """Reads a DeepSpeed configuration as it was written.
+
+    Args:
+        path: of the JSON file.
+
+    Raises:
+        UserError: where it cannot be read or is no JSON object.
+    """
     try:
         text = find_file(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -31,7 +38,18 @@ def read(path: Path) -> Json:
 
 
 def known_values(settings: TrainSettings, ranks: int) -> dict[str, Any]:
-    """What the recipe decides, by dotted DeepSpeed key."""
+    """What the recipe decides.
+
+    Args:
+        settings: of the training.
+        ranks: data-parallel ranks.
+
+    Returns:
+        Values by dotted DeepSpeed key.
+
+    Raises:
+        UserError: where an update's micro-batches cannot be shared by the ranks.
+    """
     total = batches_per_update(settings, ranks)
     if total % ranks:
         raise UserError(
@@ -53,7 +71,20 @@ def known_values(settings: TrainSettings, ranks: int) -> dict[str, Any]:
 
 
 def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Json:
-    """The configuration with every "auto" filled; UserError lists all keys that contradict the recipe."""
+    """Fills every "auto" of a configuration from the recipe.
+
+    Args:
+        config: as written.
+        settings: of the training.
+        ranks: data-parallel ranks.
+        where: the file's name, for errors.
+
+    Returns:
+        A new configuration.
+
+    Raises:
+        UserError: that lists all keys that contradict the recipe.
+    """
     filled: Json = json.loads(json.dumps(config))
     faults: list[str] = []
     for dotted, value in known_values(settings, ranks).items():
@@ -77,13 +108,18 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
 
 
 def zero_stage(config: Json) -> int:
-    """The ZeRO stage of a configuration."""
+    """The ZeRO stage of a configuration.
+
+    Args:
+        config: as written or resolved.
+    """
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
 def _autos(section: Any, prefix: str) -> list[str]:
+    """Dotted keys whose value is still "auto"."""
     if section == "auto":
         return [prefix]
     if isinstance(section, dict):
-        return [found for key, value in section.items() for found in _autos(value, f"{prefix}.{key}".lstrip("."))]
+        return [dotted for key, value in section.items() for dotted in _autos(value, f"{prefix}.{key}".lstrip("."))]
     return []

@@ -2,6 +2,8 @@
 
 No rank ever holds a whole gradient that its ZeRO stage would not hold anyway: dot products are taken of shards and
 summed over ranks.
+
+Shape letters: N elements of this rank's shard.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,85 +13,74 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnmt_ds.distributed import device, rank, sum_over_ranks, world_size
-from mnmt_ds.engine.parallel import state_snapshot
+from mnmt_ds import private_apis
+from mnmt_ds.distributed import RankGroup, device
 
 BLOCK = 1 << 22
 """Elements that are widened to float64 at once."""
 
 
 @contextmanager
-def without_side_effects(engine: Any) -> Iterator[None]:
+def without_side_effects(deepspeed_engine: Any) -> Iterator[None]:
     """Passes between two updates that leave no trace: counters, gradient buffers and random state are put back.
 
     Every backward within is one whole gradient: DeepSpeed reduces it at once.
+
+    Args:
+        deepspeed_engine: a DeepSpeedEngine.
     """
-    counted = [(part, state_snapshot.numbers_of(part)) for part in state_snapshot.counted(engine)]
-    buffers = [b for b in [getattr(engine.optimizer, "grad_partitions_flat_buffer", None)] if b is not None]
-    kept = [buffer.clone() for buffer in buffers]  # ZeRO-3's, of which a pass writes the parameters that it uses
+    counters = private_apis.counters(deepspeed_engine)
+    buffers = private_apis.zero3_gradient_buffers(deepspeed_engine)
+    values = [buffer.clone() for buffer in buffers]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            engine._is_gradient_accumulation_boundary = None
-            forget(engine)
-            for buffer, values in zip(buffers, kept, strict=True):
-                buffer.copy_(values)
-            for part, numbers in counted:
+            private_apis.give_boundary_back(deepspeed_engine)
+            private_apis.forget_gradients(deepspeed_engine)
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
+            for part, numbers in counters:
                 vars(part).update(numbers)
 
 
-def gradient_shard(engine: Any, backward: Callable[[], None]) -> Tensor:
-    """float32 (N,): this rank's part of the gradient, averaged over ranks, that a backward pass leaves.
+def gradient_shard(deepspeed_engine: Any, backward: Callable[[], None], ranks: RankGroup) -> Tensor:
+    """This rank's part of the gradient, averaged over ranks, that a backward pass leaves.
 
-    The parts of all ranks make up the gradient; how it is cut is DeepSpeed's affair (ZeRO 1 to 3), or by equal parts.
-    Called by all ranks together, within ``aside``.
+    Called by all ranks together, within ``without_side_effects``.
+
+    Args:
+        deepspeed_engine: a DeepSpeedEngine.
+        backward: forward and backward of one batch.
+        ranks: the ranks that the gradient is averaged over.
+
+    Returns:
+        float32 (N,). The parts of all ranks make up the gradient; how it is cut is DeepSpeed's affair (ZeRO 1 to 3), or
+        by equal parts.
     """
-    forget(engine)
-    engine.set_gradient_accumulation_boundary(True)
+    private_apis.forget_gradients(deepspeed_engine)
+    deepspeed_engine.set_gradient_accumulation_boundary(True)
     backward()
     if device().type == "cuda":
         torch.cuda.synchronize()  # offloaded parts are copied to the CPU meanwhile
-    parts = [_part(parameter) for parameter in engine.module.parameters()]
-    return torch.cat([part.detach().to(device()).flatten().float() for part in parts if part is not None])
+    shards = [
+        private_apis.reduced_gradient_shard(parameter, ranks.rank, ranks.size)
+        for parameter in deepspeed_engine.module.parameters()
+    ]
+    return torch.cat([shard.detach().to(device()).flatten().float() for shard in shards if shard is not None])
 
 
-def forget(engine: Any) -> None:
-    """No gradient is held or accumulated any more."""
-    optimizer = engine.optimizer
-    engine.zero_grad()
-    optimizer.zero_grad()
-    if hasattr(optimizer, "averaged_gradients"):  # ZeRO 1 to 3
-        for group in optimizer.averaged_gradients:
-            optimizer.averaged_gradients[group] = None
-        optimizer.micro_step_id = -1  # as after a step: what comes next is not added to anything
-        optimizer.reset_cpu_buffers()
-    if engine.zero_optimization_stage() == 3:
-        optimizer.averaged_gradients.clear()
-        optimizer.grad_partitions_flat_buffer.zero_()
+def dots(pairs: Sequence[tuple[Tensor, Tensor]], ranks: RankGroup) -> list[float]:
+    """Dot products of sharded vectors, in float64.
 
+    Args:
+        pairs: this rank's shards (N,) of both vectors of each product.
+        ranks: the ranks that hold the shards.
 
-def dots(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
-    """Dot products of sharded vectors, in float64, equal on every rank."""
-    blocks = [zip(a.split(BLOCK), b.split(BLOCK), strict=True) for a, b in pairs]
-    own = torch.stack([sum((x.double() * y.double()).sum() for x, y in block) for block in blocks])  # type: ignore[misc]
-    return [float(value) for value in sum_over_ranks(own).tolist()]
-
-
-def _part(parameter: Any) -> Tensor | None:
-    """This rank's part of a parameter's reduced gradient; None where it has none."""
-    from deepspeed.utils import safe_get_local_grad
-
-    if hasattr(parameter, "ds_id"):  # ZeRO-3
-        return safe_get_local_grad(parameter)
-    if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2, and bf16 without ZeRO
-        mapping = parameter._hp_mapping
-        if mapping is None:
-            return None
-        found = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
-        own = mapping.lp_fragment_address
-        return found.narrow(0, own.start, own.numel) if found.numel() == parameter.numel() else found
-    length = -(-parameter.numel() // world_size())
-    whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    return whole.flatten()[rank() * length : (rank() + 1) * length]
+    Returns:
+        The products, equal on every rank.
+    """
+    blocks = [zip(a_N.split(BLOCK), b_N.split(BLOCK), strict=True) for a_N, b_N in pairs]
+    own = torch.stack([sum((a.double() * b.double()).sum() for a, b in block) for block in blocks])  # type: ignore[misc]
+    return [float(value) for value in ranks.sum(own).tolist()]

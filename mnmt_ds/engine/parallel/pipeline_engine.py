@@ -1,249 +1,403 @@
-"""Training along a pipeline of stages: DeepSpeed's PipelineEngine in the place of forward, backward and step."""
+"""The engine of a rank that has a stage of the layers: DeepSpeed's PipelineEngine with forward-backward and step apart.
+
+Shape letters: B sentences, T target positions, D model width, V words, N elements of a shard.
+"""
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from mnmt_ds.batch import Batch, Slot, to_device
-from mnmt_ds.distributed import (
-    data_parallel_rank,
-    data_parallel_size,
-    device,
-    seed_of,
-    vocab_parallel_rank,
-    vocab_parallel_size,
-    world_size,
+from mnmt_ds import private_apis
+from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.distributed import RankGroup, seed_of
+from mnmt_ds.engine.parallel import ds_config, state_snapshot
+from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
+from mnmt_ds.engine.parallel.method_eval_states import PrecomputedEvalStates
+from mnmt_ds.engine.parallel.pipeline_module import (
+    PipelineStates,
+    StageScorer,
+    StudentPipelineModule,
+    as_pipeline_input,
 )
-from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.engine.recipe import Recipe, students_of
-from mnmt_ds.engine.students.student import Scorer, Student, update_number
+from mnmt_ds.engine.parallel.pipeline_weights import gather_stages, initialise_stage
+from mnmt_ds.engine.parallel.state_snapshot import TrainingState
+from mnmt_ds.engine.parallel.zero_engine import load_deepspeed_checkpoint, model_with
 from mnmt_ds.errors import UserError
-from mnmt_ds.methods.registry import teacher_settings
-from mnmt_ds.models.layer_sequence import LayerSegment, layer_entries
+from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.transformer import Transformer, initialise_parameter
+from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, is_vocab_sharded
+from mnmt_ds.parallel_layout import ParallelLayout
+from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
+from mnmt_ds.teachers.shard_layout import ShardLayout, extract_shard
+from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+from mnmt_ds.teachers.state_cache import StateCache
+from mnmt_ds.teachers.teacher_forward import PipelineForward, TeacherForward
+from mnmt_ds.teachers.teacher_pool import SentenceTeachers, TeacherHolder
 
-if TYPE_CHECKING:
-    from mnmt_ds.engine.parallel.pipeline_module import StudentPipelineModule
-
-Metrics = dict[str, Tensor]
-
-
-def check(recipe: Recipe, config: ds_config.Json) -> None:
-    """UserError where the recipe asks for what a pipeline does not do."""
-    if recipe.pipeline is None:
-        return
-    count, zero = recipe.pipeline.stages, config.get("zero_optimization", {})
-    row, samplers = layer_entries(recipe.model, 1), [own.sampler for _, own in students_of(recipe)]
-    most = recipe.model.encoder_layers + recipe.model.decoder_layers + 2
-    refusals = {
-        f"{count} stages; the model has {len(row)} places, give 1 to {most} stages": not 1 <= count <= most,
-        f"{world_size()} rank(s) cannot form {count} stages; start a multiple of {count}": (
-            world_size() > 1 and world_size() % count != 0
-        ),
-        f"DeepSpeed's pipelines go with ZeRO 0 and 1, not {zero.get('stage')}; set 'deepspeed' to zero1.json": (
-            zero.get("stage", 0) > 1
-        ),
-        "bf16 needs ZeRO 1 for its fp32 masters; set 'deepspeed' to zero1.json": (
-            recipe.train.precision == "bf16" and zero.get("stage", 0) == 0
-        ),
-        "fp16 is not done along stages; set train.precision: bf16": recipe.train.precision == "fp16",
-        "offload is not done along stages; leave offload_optimizer out": bool(zero.get("offload_optimizer")),
-        "placement: split is not done along stages; set placement: together": recipe.placement == "split",
-        "teachers.on_device: layers is not for stages, which hold their own layers; set it to whole": any(
-            one.on_device == "layers" for one in teacher_settings(recipe.method)
-        ),
-        "simultaneous steps are not done along stages; set simultaneous: false": recipe.simultaneous,
-    }
-    for sampler in samplers:
-        refusals[f"sampler {sampler.name} measures the student, which is not done along stages; take another"] = (
-            hasattr(sampler, "every")
-        )
-    for text, wrong in refusals.items():
-        if wrong:
-            raise UserError(f"pipeline: {text}")
+PipelineInput = tuple[Any, Any]
+"""The first stage's tensors and the last one's labels (``as_pipeline_input``)."""
 
 
-def initialise_engine(
-    recipe: Recipe,
-    config: ds_config.Json,
-    vocabulary_size: int,
-    costs: Sequence[float],
-    words: VocabShard | None = None,
-) -> Any:
-    """The recipe's model along its stages, which are cut by the ``costs`` of its places; ``words``: this rank's."""
-    assert recipe.pipeline is not None
-    return make_engine(recipe.model, vocabulary_size, recipe.pipeline.stages, costs, config, recipe.train.seed, words)
+def make_pipeline_engine(
+    model: ModelSettings, vocabulary_size: int, costs: Sequence[float], config: ds_config.Json, seed: int,
+    layout: ParallelLayout, vocab_shard: VocabShard | None = None,
+) -> "PipelineEngine":  # fmt: skip
+    """Puts this rank's stage, with the plain model's first weights, on DeepSpeed's PipelineEngine.
 
+    Args:
+        model: the whole model's settings.
+        vocabulary_size: V.
+        costs: of each layer, by which the stages are cut.
+        config: DeepSpeed's configuration, without "auto".
+        seed: of the first weights.
+        layout: the ranks and their stages.
+        vocab_shard: this rank's words; None: all.
 
-def make_engine(
-    model: ModelSettings, vocabulary_size: int, count: int, costs: Sequence[float], config: ds_config.Json, seed: int,
-    words: VocabShard | None = None,
-) -> Any:  # fmt: skip
-    """This rank's stage with the plain model's first weights, on DeepSpeed's PipelineEngine."""
+    Returns:
+        The engine.
+    """
     import deepspeed
-    from deepspeed.runtime.pipe import schedule
-
-    from mnmt_ds.engine.parallel.pipeline_module import StudentPipelineModule
 
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        module = StudentPipelineModule(model, vocabulary_size, count, costs, words)
+        module = StudentPipelineModule(model, vocabulary_size, layout, costs, vocab_shard)
     torch.manual_seed(seed_of(seed, "weights"))
-    initialise_stage(module.model, words)
-    if words is not None:
+    initialise_stage(module.model, vocab_shard)
+    clip_norm = float(config.get("gradient_clipping", 0.0))
+    if vocab_shard is not None:
         # the states that travel are whole on each rank: DeepSpeed would cut them up between those of a vocabulary
         config = {**config, "pipeline": {"pipe_partitioned": False, "grad_partitioned": False}}
     if ds_config.zero_stage(config) == 0:
-        config = {**config, "gradient_clipping": 0.0}  # ours: see ``clipped``
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=list(module.parameters()), config=config)
-    known = engine._INSTRUCTION_MAP
-
-    def step(engine: Any, lr_kwargs: Any = None) -> None:
-        engine.module.before_step()
-        known[schedule.OptimizerStep](engine, lr_kwargs)
-
-    engine._INSTRUCTION_MAP = {**known, schedule.OptimizerStep: step}
-    return engine
+        config = {**config, "gradient_clipping": 0.0}  # ours: see ``clip_gradients``
+    deepspeed_engine, *_ = deepspeed.initialize(model=module, model_parameters=list(module.parameters()), config=config)
+    return PipelineEngine(deepspeed_engine, layout, clip_norm)
 
 
-def initialise_stage(stage: LayerSegment, words: VocabShard | None = None) -> None:
-    """The plain model's first weights in a segment of it, from the same draws, without ever holding the whole model;
-    of a split matrix the rows of ``words``."""
-    for part in stage.entries:
-        part.make()  # which draws values, too, as the plain model does when it is made
-    with torch.device("meta"):
-        plain = dict(Transformer(stage.settings, stage.vocabulary_size).named_parameters())
-    own = dict(stage.named_parameters())
-    for name, shaped in plain.items():
-        mine = own[name].data if name in own else None
-        rows = words if name in own and is_vocab_sharded(own[name]) else None
-        whole = torch.empty(shaped.shape) if mine is None or rows is not None else mine
-        initialise_parameter(name, whole, stage.settings.d_model)
-        if mine is not None and rows is not None:
-            mine.copy_(whole[rows.start : rows.stop])
+class PipelineEngine:
+    """An ``Engine`` whose ranks each have a stage of the layers, at ZeRO 0 or 1.
 
-
-def update(
-    one: Student, group: Sequence[Batch], coming: Sequence[Sequence[Slot | None]], number: int | str, rate: float,
-    take: Callable[[Batch, Metrics], None], agree: Callable[[], None],
-) -> float | None:  # fmt: skip
-    """One optimizer step along the stages; returns the gradient's norm.
-
-    ``coming`` tells what every rank's micro-batches are; ``take`` has each one's metric sums on the last stage;
-    ``agree`` is called on all ranks before anything is updated.
+    DeepSpeed's ``train_batch`` does forward, backward and step in one call. Here its last instruction, the optimizer's
+    step, does nothing; ``step`` does what it would have done. So the loop reads alike on every engine.
     """
-    module: StudentPipelineModule = one.engine.module
-    announce(one, coming)
-    one.bring(one, group, number)
-    norms: list[Tensor] = []
 
-    def score(states: Any, projection_VD: Tensor, batch: Batch) -> Tensor:
-        loss, metrics = one.method.score(states, projection_VD, one.method.teach(batch))
-        take(batch, metrics)
-        # DeepSpeed averages over micro-batches and data ranks; so the update's loss is sum over tokens / token count.
-        return loss * (len(group) * data_parallel_size() / batch.divisor)
+    passes_are_collective = True
+    eval_states_gather_weights = False
 
-    def before_step() -> None:
-        agree()
-        if one.engine.zero_optimization_stage() == 0:
-            norms.append(clip_gradients(one.engine, one.recipe.train.clip_norm))
+    def __init__(self, deepspeed_engine: Any, layout: ParallelLayout, clip_norm: float) -> None:
+        """Wraps DeepSpeed's engine.
 
-    module.score, module.before_step = score, before_step
-    for parameters in one.engine.optimizer.param_groups:
-        parameters["lr"] = rate
-    one.engine.reset_activation_shape()
-    one.engine.train_batch(iter(inputs(one, group, number)))
-    norm = norms[0] if norms else one.engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
+        Args:
+            deepspeed_engine: a PipelineEngine around a ``StudentPipelineModule``.
+            layout: the ranks.
+            clip_norm: largest norm of a gradient; 0: no clipping.
+        """
+        from deepspeed.runtime.pipe import schedule
+
+        self.deepspeed_engine, self.layout, self._clip_norm = deepspeed_engine, layout, clip_norm
+        self.module: StudentPipelineModule = deepspeed_engine.module
+        self.zero_stage: int = deepspeed_engine.zero_optimization_stage()
+        self.stage_bounds: Sequence[int] = tuple(self.module.parts)
+        self.vocab_shard = self.module.vocab_shard
+        private_apis.wrap_pipeline_instructions(deepspeed_engine, {schedule.OptimizerStep: _postponed_step})
+
+    @property
+    def model(self) -> LayerSegment:
+        """This rank's layers."""
+        return self.module.model
+
+    def forward_backward(self, update: Update) -> list[Metrics]:
+        """Forward and backward of an update's micro-batches along the stages.
+
+        Args:
+            update: the micro-batches, their method and seeds.
+
+        Returns:
+            Each micro-batch's metric sums, on the last stage; empty on the others.
+        """
+        method, metrics = update.method, list[Metrics]()
+        for slots in update.slots():
+            method.prefetch(slots)
+            for teachers in self.module.pipeline_teachers:
+                teachers.schedule()
+
+        def score(states: PipelineStates, projection_VD: Tensor, batch: Batch) -> Tensor:
+            loss, batch_metrics = method.score(states, projection_VD, method.teach(batch))
+            metrics.append(batch_metrics)
+            # DeepSpeed averages over micro-batches and data ranks; so the update's loss is sum over tokens / tokens.
+            return loss * (len(update.micro_batches) * self.layout.data_parallel_size / batch.divisor)
+
+        def inputs() -> Iterator[PipelineInput]:
+            for index in range(len(update.micro_batches)):
+                batch = method.prepare(update.on_device(index, self.layout.device))
+                yield as_pipeline_input(batch, update.drawn_seed("dropout", self.layout.slot(index)))
+
+        self.run_train_schedule(inputs(), score)
+        return metrics if self.layout.vocab_parallel_rank == 0 else []
+
+    def run_train_schedule(self, inputs: Iterable[PipelineInput], score: StageScorer) -> None:
+        """Runs DeepSpeed's training schedule up to, but without, the optimizer's step.
+
+        Args:
+            inputs: the micro-batches, as many as an update has.
+            score: called on the last stage with each one's states; its mean over micro-batches and data ranks is the
+                loss.
+        """
+        self.module.score = score
+        self.deepspeed_engine.reset_activation_shape()
+        self.deepspeed_engine.train_batch(iter(inputs))
+        self.deepspeed_engine.global_steps -= 1  # ``_postponed_step`` counted it for train_batch's report
+
+    def step(self, learning_rate: float) -> float | None:
+        """The optimizer's step.
+
+        Args:
+            learning_rate: of this step.
+
+        Returns:
+            The gradient's norm before clipping.
+        """
+        for group in self.deepspeed_engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm = clip_gradients(self, self._clip_norm) if self.zero_stage == 0 else None
+        private_apis.pipeline_optimizer_step(self.deepspeed_engine)
+        norm = norm if norm is not None else self.deepspeed_engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def decoder_states(
+        self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
+    ) -> Iterator[DecoderStates | None]:
+        """Forward passes along the stages, all of them at once.
+
+        Args:
+            batches: one after another; also none: all ranks of the job begin together.
+            seeds: dropout is on, drawn from each batch's seed; None: it is off.
+
+        Returns:
+            Of each batch decoder states (B, T, D) and projection (V, D); None on all stages but the last.
+        """
+        states: list[DecoderStates | None] = []
+
+        def keep(stage_states: PipelineStates, projection_VD: Tensor, batch: Batch) -> Tensor:
+            states.append((stage_states.decoder_BTD, projection_VD.detach()))
+            return torch.zeros((), device=self.layout.device)
+
+        self._run_eval_schedule(batches, keep, seeds)
+        return iter(states or [None] * len(batches))
+
+    def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
+        """Metric sums of batches in eval mode, all of them at once.
+
+        Args:
+            batches: one after another, equally many on every rank.
+            score: the plain cross-entropy.
+
+        Returns:
+            Of each batch, on the last stage; nothing on the others.
+        """
+        metrics: list[Metrics] = []
+
+        def score_batch(states: PipelineStates, projection_VD: Tensor, batch: Batch) -> Tensor:
+            loss, batch_metrics = score(states, projection_VD, batch)
+            metrics.append(batch_metrics)
+            return loss.float()
+
+        self._run_eval_schedule(batches, score_batch)
+        return iter(metrics if self.layout.vocab_parallel_rank == 0 else [])
+
+    def _run_eval_schedule(
+        self, batches: Sequence[Batch], score: StageScorer, seeds: Sequence[int] | None = None
+    ) -> None:
+        """Forward passes alone, without gradient; ``score`` is called on the last stage, in order."""
+        self.module.score, self.module.dropout_in_eval = score, seeds is not None
+        self.deepspeed_engine.reset_activation_shape()
+        inputs = (
+            as_pipeline_input(to_device(batch, self.layout.device), seed)
+            for batch, seed in zip(batches, seeds or [0] * len(batches), strict=True)
+        )
+        self.deepspeed_engine.eval_batch(inputs, bcast_loss=False, reduce_output=None, num_micro_batches=len(batches))
+        self.deepspeed_engine.reset_activation_shape()
+        self.module.dropout_in_eval = False
+        self.deepspeed_engine.train()
+
+    def method_eval_states(self, pairs: Sequence[str]) -> MethodEvalStates:
+        """Eval states for a method: computed before the update.
+
+        Args:
+            pairs: names of the run's language pairs.
+        """
+        return PrecomputedEvalStates(self, pairs)
+
+    def gather_weights(self, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
+        """Copies the whole weights to the CPU.
+
+        Args:
+            dtype: of the copies; None: as they are.
+            everywhere: on all ranks, not on the main one alone.
+
+        Returns:
+            Tensors by the plain model's names.
+        """
+        weights = gather_stages(self.module, self.layout, everywhere)
+        return weights if dtype is None else {name: value.to(dtype) for name, value in weights.items()}
+
+    def whole_model(self) -> Transformer:
+        """A copy of the model with all stages' weights."""
+        return model_with(self.gather_weights(), self.model, self.layout.device)
+
+    def own_shard(self, shard_layout: ShardLayout, ranks: RankGroup, dtype: torch.dtype) -> Tensor:
+        """Copies this rank's shard of its stage's present weights to the CPU.
+
+        Args:
+            shard_layout: how the stage's weights are cut into shards.
+            ranks: the ranks that hold the same stage.
+            dtype: of the shard.
+
+        Returns:
+            (N,).
+        """
+        return extract_shard(shard_layout, dict(self.model.named_parameters()), ranks, dtype)
+
+    def blank_model(self, vocab_shard: VocabShard | None = None) -> nn.Module:
+        """New layers of this rank's stage, their values to be filled.
+
+        Args:
+            vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+        """
+        return self.module.segment(vocab_shard)
+
+    def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
+        """Batches pass a teacher from stage to stage.
+
+        Args:
+            ranks: the ranks that hold the same stage.
+        """
+        return PipelineForward(self.layout.new_world_group(), self.layout.pipeline_parallel_size)
+
+    def connect_teachers(
+        self, teachers: ShardedTeachers, cache: StateCache | None
+    ) -> tuple[TeacherHolder, SentenceTeachers | None]:
+        """Lets every micro-batch pass its teacher's stage beside the student's, or, with a cache, ask it.
+
+        Args:
+            teachers: those of this rank's stage.
+            cache: of their states.
+
+        Returns:
+            Who holds the teachers' weights, and who answers from the sentences announced.
+        """
+        if cache is not None:
+            cached = CachedPipelineTeachers(cache)
+            self.module.pipeline_teachers.append(cached)
+            return teachers, cached
+        beside = PipelineTeachers(teachers)
+        self.module.pipeline_teachers.append(beside)
+        return beside, None
+
+    def without_side_effects(self) -> AbstractContextManager[None]:
+        """Refused: see ``gradient_shard``."""
+        raise _no_measurements()
+
+    def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
+        """Refused: DeepSpeed's schedules know no backward without an update.
+
+        Args:
+            batch: on this rank's device.
+            score: the loss.
+
+        Raises:
+            UserError: always; recipes that would need it are refused before.
+        """
+        raise _no_measurements()
+
+    def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
+        """Refused: see ``gradient_shard``.
+
+        Args:
+            batch: on this rank's device.
+            score: what would be made of the states.
+
+        Raises:
+            UserError: always.
+        """
+        raise _no_measurements()
+
+    def capture_state(self) -> TrainingState:
+        """A copy of this stage's training state."""
+        return state_snapshot.capture_state(self.deepspeed_engine)
+
+    def restore_state(self, state: TrainingState) -> None:
+        """Puts a training state back, bit for bit.
+
+        Args:
+            state: of ``capture_state``.
+        """
+        state_snapshot.restore_state(self.deepspeed_engine, state)
+
+    def save_checkpoint(self, directory: Path, tag: str) -> None:
+        """Writes DeepSpeed's files of the training state.
+
+        Args:
+            directory: of the checkpoint.
+            tag: the folder in it.
+        """
+        self.deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+
+    def load_checkpoint(self, directory: Path, tag: str, universal: bool = False) -> bool:
+        """Fills the training state from DeepSpeed's files.
+
+        Args:
+            directory: of the checkpoint.
+            tag: the folder in it.
+            universal: the files are DeepSpeed's universal ones.
+
+        Returns:
+            Whether there was a checkpoint under that tag.
+        """
+        return load_deepspeed_checkpoint(self.deepspeed_engine, directory, tag, universal)
 
 
-def inputs(one: Student, group: Sequence[Batch], number: int | str) -> Iterator[tuple[Any, Any]]:
-    """An update's micro-batches as the first and the last stage take them."""
-    for index, batch in enumerate(group):
-        ready = one.method.prepare(to_device(batch, device())._replace(update=update_number(number), place=index))
-        yield as_input(ready, seed(one, "dropout", number, index))
+def clip_gradients(engine: PipelineEngine, most: float) -> Tensor:
+    """Clips the gradient at ZeRO-0, where DeepSpeed's own norm counts a tied matrix at every stage that holds it.
 
+    Args:
+        engine: whose gradients are reduced.
+        most: largest norm; 0: no clipping.
 
-def seed(one: Student, what: str, number: int | str, index: int) -> int:
-    """Of what is drawn for a micro-batch, as without a pipeline: a function of its place in the update alone."""
-    return seed_of(one.recipe.train.seed, what, number, index * data_parallel_size() + data_parallel_rank())
-
-
-def as_input(batch: Batch, seed: int) -> tuple[Any, Any]:
-    """What DeepSpeed reads: the first stage's tensors, and the last one's labels."""
-    from mnmt_ds.engine.parallel.pipeline_module import Labels, MicroBatchNote
-
-    note = MicroBatchNote(seed, batch.passes, int(batch.shared_memory))
-    return (batch.source_BS, batch.decoder_BT, torch.tensor(note, device=batch.source_BS.device)), Labels(batch)
-
-
-def announce(one: Student, coming: Sequence[Sequence[Slot | None]]) -> None:
-    """Tells this stage's pipeline_teachers which teacher each micro-batch of the coming update has."""
-    for slots in coming:
-        one.method.prefetch(slots)
-        for relay in one.engine.module.pipeline_teachers:
-            relay.schedule()
-
-
-def clip_gradients(engine: Any, most: float) -> Tensor:
-    """Clips the gradient and returns its norm before; at ZeRO-0 DeepSpeed's own counts a tied matrix at every stage."""
-    own = [p for p in engine.module.parameters() if p.grad is not None]
-    mine = [p for p in own if not p.ds_pipe_replicated and (vocab_parallel_rank() == 0 or is_vocab_sharded(p))]
-    square = sum((p.grad.float().square().sum() for p in mine), torch.zeros((), device=device()))
-    if engine.num_stages * vocab_parallel_size() > 1:
-        dist.all_reduce(square, group=engine.grid.get_model_parallel_group())
-    norm = square.sqrt()
+    Returns:
+        () the L2 norm before clipping, equal on every rank.
+    """
+    layout = engine.layout
+    held = [parameter for parameter in engine.module.parameters() if parameter.grad is not None]
+    counted = [
+        parameter
+        for parameter in held
+        if not parameter.ds_pipe_replicated and (layout.vocab_parallel_rank == 0 or is_vocab_sharded(parameter))
+    ]
+    square = sum((p.grad.float().square().sum() for p in counted), torch.zeros((), device=layout.device))
+    if layout.pipeline_parallel_size * layout.vocab_parallel_size > 1:
+        dist.all_reduce(square, group=engine.deepspeed_engine.grid.get_model_parallel_group())
+    norm: Tensor = square.sqrt()
     if most > 0:
-        for parameter in own:
+        for parameter in held:
             parameter.grad.mul_((most / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 
-def eval_metrics(engine: Any, batches: Sequence[Batch], score: Scorer) -> list[Metrics]:
-    """Metric sums of each batch, without dropout or gradient, on the last stage; an empty list on the others."""
-    found: list[Metrics] = []
+def _postponed_step(optimizer_step: Callable[..., None]) -> Callable[..., None]:
+    """The instruction OptimizerStep, which only counts, so that train_batch reports the step as it always does."""
 
-    def scored(states: Any, projection_VD: Tensor, batch: Batch) -> Tensor:
-        loss, metrics = score(states, projection_VD, batch)
-        found.append(metrics)
-        return loss.float()
+    def count(deepspeed_engine: Any, lr_kwargs: Any = None) -> None:
+        deepspeed_engine.global_steps += 1
 
-    _run(engine, batches, scored)
-    return found
+    return count
 
 
-def states(engine: Any, batches: Sequence[Batch], seeds: Sequence[int] | None) -> list[Tensor | None]:
-    """Decoder states (B, T, D) of each batch without gradient, on the last stage; None for each on the others.
-
-    ``seeds``: dropout is on, and drawn from each batch's; None: it is off.
-    """
-    found: list[Tensor | None] = []
-
-    def keep(states: Any, projection_VD: Tensor, batch: Batch) -> Tensor:
-        found.append(states.decoder_BTD)
-        return torch.zeros((), device=device())
-
-    _run(engine, batches, keep, seeds)
-    return found or [None] * len(batches)
-
-
-def _run(
-    engine: Any, batches: Sequence[Batch], score: Callable[..., Tensor], seeds: Sequence[int] | None = None
-) -> None:
-    """Forward passes alone, without gradient; ``score`` is called on the last stage, in order. All ranks of the job
-    begin together, also one that has no batches."""
-    module: StudentPipelineModule = engine.module
-    module.score, module.loud = score, seeds is not None
-    engine.reset_activation_shape()
-    drawn = seeds or [0] * len(batches)
-    ready = (as_input(to_device(batch, device()), own) for batch, own in zip(batches, drawn, strict=True))
-    engine.eval_batch(ready, bcast_loss=False, reduce_output=None, num_micro_batches=len(batches))
-    engine.reset_activation_shape()
-    module.loud = False
-    engine.train()
+def _no_measurements() -> UserError:
+    return UserError("pipeline: samplers that measure the student are not done along stages; take another sampler")

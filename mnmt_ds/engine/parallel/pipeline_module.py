@@ -3,6 +3,9 @@
 What travels from stage to stage is a tuple of tensors: the states as one float tensor (DeepSpeed wants a gradient of
 every float that travels), source and decoder tokens, a ``MicroBatchNote``, the state of the random generator, so that
 dropout draws what the plain model draws, and teachers' states as int32, since they have no gradient.
+
+Shape letters: B sentences, S source positions, T target positions, L positions of the states that travel, D model
+width, E teacher's width, V words.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,15 +19,18 @@ from deepspeed.runtime.utils import partition_balanced
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import data_parallel_size, device, vocab_parallel_size
+from mnmt_ds.distributed import device
 from mnmt_ds.models.layer_sequence import TIED, LayerEntry, LayerSegment, StageActivations, layer_entries
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary, vocab_shard_of
+from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary
+from mnmt_ds.parallel_layout import ParallelLayout
+from mnmt_ds.private_apis import OwnStageLayers
 from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
 
 LAST = ("decoder_norm", "projection", "head")
-"""What always stands together at the row's end, for the loss needs all of it."""
-Scorer = Callable[["PipelineStates", Tensor, Batch], Any]
+"""What always stands together at the end of the layers, for the loss needs all of it."""
+StageScorer = Callable[["PipelineStates", Tensor, Batch], Tensor]
+"""From the last stage's states, its projection (V, D) and the batch to what DeepSpeed takes for the loss."""
 
 
 class MicroBatchNote(NamedTuple):
@@ -33,17 +39,23 @@ class MicroBatchNote(NamedTuple):
     seed: int
     """Of dropout; set by the first stage, then the generator's state travels."""
     passes: int
+    """``Batch.passes``."""
     shared_memory: int
+    """``Batch.shared_memory``."""
 
 
 class PipelineStates(NamedTuple):
-    """What the row's end hands to the loss."""
+    """What the last layer hands to the loss."""
 
     decoder_BTD: Tensor
+    """Decoder states."""
     encoder_BSD: Tensor
+    """Encoder states."""
     encoder_projection_VD: Tensor | None = None
+    """The encoder's own projection, where it has one."""
     teachers_BTE: tuple[Tensor | None, ...] = ()
-    """Decoder states of each relay's teacher; None where it has none for this micro-batch."""
+    """Decoder states of a teacher of each of ``StudentPipelineModule.pipeline_teachers``; None where it has none for
+    this micro-batch."""
 
 
 @dataclass
@@ -53,133 +65,175 @@ class Labels:
     batch: Batch
 
 
-class StudentPipelineModule(PipelineModule):
+class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[misc]
     """One stage of a student, and beside its layers the same layers of the present teachers."""
 
     def __init__(
-        self, settings: ModelSettings, vocabulary_size: int, count: int, costs: Sequence[float],
-        words: VocabShard | None = None,
+        self, settings: ModelSettings, vocabulary_size: int, layout: ParallelLayout, costs: Sequence[float],
+        vocab_shard: VocabShard | None = None,
     ) -> None:  # fmt: skip
-        """``costs``: of each place of the row; stages are cut so that the dearest is as cheap as can be. ``words``:
-        this rank's part of the vocabulary; None: all of it."""
-        self.settings, self.vocabulary_size, self.costs, self.words = settings, vocabulary_size, costs, words
-        self.row = layer_entries(settings, vocabulary_size)
+        """Builds this rank's stage, values not yet drawn.
+
+        Args:
+            settings: of the model.
+            vocabulary_size: V.
+            layout: the ranks; it says how many stages there are.
+            costs: of each layer; stages are cut so that the dearest is as cheap as can be.
+            vocab_shard: this rank's words; None: all.
+        """
+        self.settings, self.vocabulary_size, self.costs, self.vocab_shard = (
+            settings, vocabulary_size, costs, vocab_shard,
+        )  # fmt: skip
+        self.entries = layer_entries(settings, vocabulary_size)
+        count = layout.pipeline_parallel_size
         topology = (
-            PipeModelDataParallelTopology(count, vocab_parallel_size(), data_parallel_size())
-            if words is not None
+            PipeModelDataParallelTopology(count, layout.vocab_parallel_size, layout.data_parallel_size)
+            if vocab_shard is not None
             else None
         )
         super().__init__(
-            [_spec(part) for part in self.row], num_stages=count, topology=topology, loss_fn=self._loss,
+            [_spec(entry) for entry in self.entries], num_stages=count, topology=topology, loss_fn=self._loss,
             dynamic_shape=True,
         )  # fmt: skip
         self.universal_checkpoint_info = {"pipeline_replicated_parameter_patterns": [rf"model\.{TIED}\..*"]}
         self.pipeline_teachers: list[PipelineTeachers | CachedPipelineTeachers] = []
-        self.score: Scorer = _not_set
-        self.before_step: Callable[[], None] = _not_set
-        self.loud = False
+        """Whose layers go along with the student's in training."""
+        self.score: StageScorer = _not_set
+        """What the last stage does with a micro-batch's states."""
+        self.dropout_in_eval = False
         """Dropout is on in passes without gradient, too."""
 
-    def _partition_layers(self, method: str = "") -> None:
-        self.parts = bounds(self.row, self.costs, self.num_stages)
-        self._set_bounds(self.parts[self.stage_id], self.parts[self.stage_id + 1])
+    def cut_stages(self) -> list[int]:
+        """The first layer of every stage, and the number of layers."""
+        return stage_bounds(self.entries, self.costs, self.num_stages)
 
-    def _build(self) -> None:
-        """As PipelineModule's, but the layers' names are the plain model's."""
-        self.model = self.segment(self.words)
-        self.forward_funcs = self.model.layers()
-        tied = {TIED: self.model.get_submodule(TIED)} if hasattr(self.model, TIED) else {}
-        del self._modules["tied_modules"]
-        self.__dict__["tied_modules"] = tied  # no submodule, lest the layer has two names
-        self.tied_weight_attrs = {key: ["weight"] for key in tied}
-        for parameter in self.parameters():
+    def build_stage(self) -> tuple[list[Callable[..., Any]], dict[str, nn.Module]]:
+        """Makes this stage's layers: what is called in turn, and the tied ones by key."""
+        self.model = self.segment(self.vocab_shard)
+        for parameter in self.model.parameters():
             parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
+        tied = {TIED: self.model.get_submodule(TIED)} if hasattr(self.model, TIED) else {}
+        return list(self.model.layers()), tied
 
-    @torch.no_grad()
-    def _synchronize_tied_weights(self) -> None:
-        """As PipelineModule's, which would have autograd record the broadcast."""
-        super()._synchronize_tied_weights()
+    def segment(self, vocab_shard: VocabShard | None) -> LayerSegment:
+        """New layers of this rank's stage, such as a teacher's.
 
-    def segment(self, words: VocabShard | None) -> LayerSegment:
-        """New layers of this rank's stage, such as a teacher's; ``words``: of the vocabulary, None: all."""
-        made = LayerSegment(self.settings, self.vocabulary_size, self.row, self._local_start, self._local_stop)
-        if words is not None:
-            shard_vocabulary(made, words)
-        return made
+        Args:
+            vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+        """
+        segment = LayerSegment(self.settings, self.vocabulary_size, self.entries, *self.layer_range)
+        if vocab_shard is not None:
+            shard_vocabulary(segment, vocab_shard)
+        return segment
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Any:
-        """One micro-batch's way along this stage; from the last one, its ``PipelineStates``."""
-        first, last = self._local_start == 0, self._local_stop == len(self.row)
-        if first:
+        """Carries one micro-batch along this stage.
+
+        Args:
+            inputs: of the first stage source (B, S) and decoder (B, T) tokens and a ``MicroBatchNote``; of the others
+                the tuple that the stage before returned.
+
+        Returns:
+            From the last stage its ``PipelineStates``; from the others the tuple that travels on.
+        """
+        is_first, is_last = self.layer_range[0] == 0, self.layer_range[1] == len(self.entries)
+        if is_first:
             source_BS, decoder_BT, numbers = inputs
         else:
-            states_BLD, source_BS, decoder_BT, numbers, random, *taught = inputs
+            states_BLD, source_BS, decoder_BT, numbers, random, *teacher_states = inputs
         note = MicroBatchNote(*numbers.tolist())
-        flow = StageActivations(source_BS, decoder_BT, note.passes, bool(note.shared_memory))
-        if not first:
-            self.model.unpack(states_BLD, flow)
-        dropout = self.training or self.loud
+        activations = StageActivations(source_BS, decoder_BT, note.passes, bool(note.shared_memory))
+        if not is_first:
+            self.model.unpack(states_BLD, activations)
+        dropout = self.training or self.dropout_in_eval
         self.model.train(dropout)
         if dropout:
-            if first:
+            if is_first:
                 torch.manual_seed(note.seed)
             else:
                 set_random_state(random)
-        self.model(flow)
+        self.model(activations)
         random = random_state() if dropout else numbers.new_zeros(1, dtype=torch.uint8)
-        lessons = self._taught(source_BS, decoder_BT, note, () if first else taught)
-        if last:
-            assert flow.x_BLD is not None and flow.memory_BSD is not None
-            taught_BTE = tuple(None if own is None else own.x_BLD for own in lessons)
-            return PipelineStates(flow.x_BLD, flow.memory_BSD, teachers_BTE=taught_BTE)
-        travel = [as_integers(self.model.pack(own)) for own in lessons if own is not None]
-        return (self.model.pack(flow), source_BS, decoder_BT, numbers, random, *travel)
+        taught = self._teacher_passes(source_BS, decoder_BT, note, () if is_first else teacher_states)
+        if is_last:
+            assert activations.x_BLD is not None and activations.memory_BSD is not None
+            teachers_BTE = tuple(None if teacher is None else teacher.x_BLD for teacher in taught)
+            return PipelineStates(activations.x_BLD, activations.memory_BSD, teachers_BTE=teachers_BTE)
+        travel = [as_integers(self.model.pack(teacher)) for teacher in taught if teacher is not None]
+        return (self.model.pack(activations), source_BS, decoder_BT, numbers, random, *travel)
 
     @torch.no_grad()
-    def _taught(
+    def _teacher_passes(
         self, source_BS: Tensor, decoder_BT: Tensor, note: MicroBatchNote, arrived: Sequence[Tensor]
     ) -> list[StageActivations | None]:
-        """The micro-batch's way along the same stage of each relay's teacher; teachers see one copy of the rows."""
+        """The micro-batch's way along the same stage of each teacher; teachers see one copy of the rows."""
         rows, waiting = len(source_BS) // note.passes, iter(arrived)
-        lessons: list[StageActivations | None] = []
-        for relay in self.pipeline_teachers if self.training else ():
-            teacher = relay.advance()
+        taught: list[StageActivations | None] = []
+        for teachers in self.pipeline_teachers if self.training else ():
+            teacher = teachers.advance()
             if teacher is None:
-                lessons.append(None)
+                taught.append(None)
                 continue
-            flow = StageActivations(source_BS[:rows], decoder_BT[:rows])
-            if self._local_start:
-                teacher.unpack(as_floats(next(waiting), next(teacher.parameters()).dtype), flow)
-            lessons.append(teacher(flow))
-        return lessons
+            activations = StageActivations(source_BS[:rows], decoder_BT[:rows])
+            if self.layer_range[0]:
+                teacher.unpack(as_floats(next(waiting), next(teacher.parameters()).dtype), activations)
+            taught.append(teacher(activations))
+        return taught
 
     def _loss(self, states: PipelineStates, labels: Labels) -> Tensor:
         """DeepSpeed's ``loss_fn``, on the last stage."""
         if self.settings.encoder_projection == "own":
-            own: Any = self.model.get_submodule("encoder_projection").weight
-            states = states._replace(encoder_projection_VD=own)
-        for relay, hidden_BTE in zip(self.pipeline_teachers, states.teachers_BTE, strict=False):
-            relay.received_BTE = hidden_BTE
+            projection: Any = self.model.get_submodule("encoder_projection").weight
+            states = states._replace(encoder_projection_VD=projection)
+        for teachers, hidden_BTE in zip(self.pipeline_teachers, states.teachers_BTE, strict=False):
+            teachers.received_BTE = hidden_BTE
         return self.score(states, self.model.projection_VD, labels.batch)
 
 
-def bounds(row: Sequence[LayerEntry], costs: Sequence[float], count: int) -> list[int]:
-    """First places of all stages, and the row's end; the dearest stage is as cheap as can be."""
-    rest = sum(part.kind not in LAST for part in row)
+def as_pipeline_input(batch: Batch, seed: int) -> tuple[Any, Any]:
+    """A micro-batch as DeepSpeed reads it.
+
+    Args:
+        batch: on this rank's device.
+        seed: of its dropout.
+
+    Returns:
+        The first stage's tensors, and the last one's labels.
+    """
+    note = MicroBatchNote(seed, batch.passes, int(batch.shared_memory))
+    return (batch.source_BS, batch.decoder_BT, torch.tensor(note, device=batch.source_BS.device)), Labels(batch)
+
+
+def stage_bounds(entries: Sequence[LayerEntry], costs: Sequence[float], count: int) -> list[int]:
+    """Cuts the layers into stages of which the dearest is as cheap as can be.
+
+    Args:
+        entries: the model's layers in order.
+        costs: of each layer.
+        count: stages.
+
+    Returns:
+        The first layer of every stage, and the number of layers.
+    """
+    rest = sum(entry.kind not in LAST for entry in entries)
     units = [*costs[:rest], sum(costs[rest:])]
     scale = 1e6 / sum(units)  # DeepSpeed's cut counts in integers
-    parts = partition_balanced([max(1, round(cost * scale)) for cost in units], count)
-    return [*map(int, parts[:-1]), len(row)]
+    bounds = partition_balanced([max(1, round(cost * scale)) for cost in units], count)
+    return [*map(int, bounds[:-1]), len(entries)]
 
 
 def random_state() -> Tensor:
-    """The generator's state, as bytes on this rank's device."""
+    """The random generator's state, as bytes on this rank's device."""
     here = device()
     return torch.get_rng_state() if here.type == "cpu" else torch.cuda.get_rng_state(here).to(here)
 
 
 def set_random_state(state: Tensor) -> None:
-    """Goes on where another stage's generator stopped."""
+    """Goes on where another stage's generator stopped.
+
+    Args:
+        state: of ``random_state`` there.
+    """
     here = device()
     if here.type == "cpu":
         torch.set_rng_state(state)
@@ -188,53 +242,29 @@ def set_random_state(state: Tensor) -> None:
 
 
 def as_integers(states_BLD: Tensor) -> Tensor:
-    """The same bytes as int32: what has no gradient must not be a float on its way."""
+    """Gives states the type int32, byte for byte: what has no gradient must not be a float on its way.
+
+    Args:
+        states_BLD: of a float type.
+    """
     return states_BLD.contiguous().view(torch.int32)
 
 
 def as_floats(bytes_BLD: Tensor, dtype: torch.dtype) -> Tensor:
-    """What ``as_integers`` made of them."""
+    """Gives states back the type that they had before ``as_integers``.
+
+    Args:
+        bytes_BLD: int32.
+        dtype: the type.
+    """
     return bytes_BLD.view(dtype)
 
 
-def _spec(part: LayerEntry) -> LayerSpec:
-    if part.name == TIED:
+def _spec(entry: LayerEntry) -> LayerSpec:
+    if entry.name == TIED:
         return TiedLayerSpec(TIED, nn.Module, tied_weight_attr="weight")
     return LayerSpec(nn.Module)
 
 
 def _not_set(*arguments: Any) -> Any:
     raise RuntimeError("no loss is set")
-
-
-def weights(stages: StudentPipelineModule, everywhere: bool) -> dict[str, Tensor]:
-    """All stages' weights on the CPU of the main rank (or of all), by the plain model's names, one at a time."""
-    from torch import distributed as dist
-
-    from mnmt_ds.distributed import is_main, rank, world_size
-
-    mine, whole = dict(stages.model.named_parameters()), {}
-    dtype = next(stages.parameters()).dtype
-    for place, part in enumerate(stages.row):
-        with torch.device("meta"):
-            shapes = {f"{part.name}.{name}": p.shape for name, p in part.make().named_parameters()}
-        first = stages.stage_owner(place) * data_parallel_size() * vocab_parallel_size()
-        for name, shape in shapes.items():
-            if name in whole:
-                continue
-            rows = []
-            for source, size in sources(part, first, shape, stages.words):
-                value = mine[name].detach() if rank() == source else torch.empty(size, dtype=dtype, device=device())
-                if world_size() > 1:
-                    dist.broadcast(value, source)
-                rows.append(value.to("cpu", copy=True) if everywhere or is_main() else value.new_empty(0))
-            whole[name] = torch.cat(rows) if len(rows) > 1 else rows[0]
-    return whole
-
-
-def sources(part: LayerEntry, first: int, shape: torch.Size, words: VocabShard | None) -> list[tuple[int, torch.Size]]:
-    """Who holds a place's parameter, whose first holder is rank ``first``, and how large a part: in order of rows."""
-    if words is None or part.kind not in ("source", "target", "projection", "head"):
-        return [(first, shape)]
-    parts = [vocab_shard_of(words.group, shape[0], number) for number in range(vocab_parallel_size())]
-    return [(first + k, torch.Size([own.stop - own.start, *shape[1:]])) for k, own in enumerate(parts)]

@@ -5,28 +5,21 @@ scaler, the counters and rates of engine and optimizer, and the random states of
 since DeepSpeed's buffers are views of one another.
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mnmt_ds import private_apis
 from mnmt_ds.errors import UserError
-
-MASTERS = (
-    "single_partition_of_fp32_groups",  # ZeRO 1 and 2
-    "fp32_partitioned_groups_flat",  # ZeRO 3
-    "fp32_groups_flat_partition",  # bf16 without ZeRO
-    "fp32_groups_flat",  # fp16 without ZeRO
-)
-"""Where DeepSpeed's optimizers hold fp32 masters."""
-Number = int | float | bool
+from mnmt_ds.private_apis import Number
 
 
 class TrainingState(NamedTuple):
     """A training state."""
 
     tensors: list[Tensor]
+    """Weights and fp32 masters."""
     moments: dict[Any, dict[str, Any]]
     """The inner optimizer's state, by parameter."""
     numbers: list[dict[str, Number]]
@@ -34,83 +27,69 @@ class TrainingState(NamedTuple):
     groups: list[dict[str, Number]]
     """Learning rate and the like of each parameter group."""
     cpu_random: Tensor
+    """State of torch's CPU generator."""
     cuda_random: list[Tensor]
+    """State of each CUDA device's generator."""
 
 
-def capture_state(engine: Any) -> TrainingState:
-    """A copy of the present state, between two updates. UserError where part of it lies on NVMe."""
-    _refuse_nvme(engine)
+def capture_state(deepspeed_engine: Any) -> TrainingState:
+    """Copies the present state, between two updates.
+
+    Args:
+        deepspeed_engine: a DeepSpeedEngine.
+
+    Raises:
+        UserError: where part of the state lies on NVMe.
+    """
+    _refuse_nvme(deepspeed_engine)
+    moments = private_apis.inner_optimizer(deepspeed_engine).state
     return TrainingState(
-        [_copy(tensor) for tensor in _tensors(engine)],
-        {parameter: {k: _copy(v) for k, v in state.items()} for parameter, state in _inner(engine).state.items()},
-        [numbers_of(part) for part in counted(engine)],
-        [_numbers(group) for group in engine.optimizer.param_groups],
+        [_copy(tensor) for tensor in private_apis.weight_and_master_tensors(deepspeed_engine)],
+        {parameter: {name: _copy(value) for name, value in state.items()} for parameter, state in moments.items()},
+        [numbers for _, numbers in private_apis.counters(deepspeed_engine)],
+        [
+            {name: value for name, value in group.items() if isinstance(value, int | float)}
+            for group in deepspeed_engine.optimizer.param_groups
+        ],
         torch.get_rng_state(),
         torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     )
 
 
 @torch.no_grad()
-def restore_state(engine: Any, kept: TrainingState) -> None:
-    """The state as it was kept; called by all ranks together (at ZeRO-3 small parameters are gathered anew)."""
-    partitioned = engine.zero_optimization_stage() == 3
-    if partitioned:
-        engine.optimizer.checkpoint_event_prologue()
-    for tensor, value in zip(_tensors(engine), kept.tensors, strict=True):
-        tensor.copy_(value)
-    if partitioned:
-        engine.optimizer.checkpoint_event_epilogue()
-    state = _inner(engine).state
-    for parameter in [p for p in state if p not in kept.moments]:
-        del state[parameter]  # made by an update since
+def restore_state(deepspeed_engine: Any, kept: TrainingState) -> None:
+    """Puts a state back; called by all ranks together.
+
+    Args:
+        deepspeed_engine: the engine that it was copied from.
+        kept: the copy.
+    """
+    with private_apis.weights_written_in_place(deepspeed_engine):
+        for tensor, value in zip(private_apis.weight_and_master_tensors(deepspeed_engine), kept.tensors, strict=True):
+            tensor.copy_(value)
+    moments = private_apis.inner_optimizer(deepspeed_engine).state
+    for parameter in [parameter for parameter in moments if parameter not in kept.moments]:
+        del moments[parameter]  # made by an update since
     for parameter, values in kept.moments.items():
         for name, value in values.items():
             if isinstance(value, Tensor):
-                state[parameter][name].copy_(value)
+                moments[parameter][name].copy_(value)
             else:
-                state[parameter][name] = value
-    for part, numbers in zip(counted(engine), kept.numbers, strict=True):
+                moments[parameter][name] = value
+    for (part, _), numbers in zip(private_apis.counters(deepspeed_engine), kept.numbers, strict=True):
         vars(part).update(numbers)
-    for group, numbers in zip(engine.optimizer.param_groups, kept.groups, strict=True):
+    for group, numbers in zip(deepspeed_engine.optimizer.param_groups, kept.groups, strict=True):
         group.update(numbers)
     torch.set_rng_state(kept.cpu_random)
     if kept.cuda_random:
         torch.cuda.set_rng_state_all(kept.cuda_random)
 
 
-def _tensors(engine: Any) -> Iterator[Tensor]:
-    for parameter in engine.module.parameters():
-        yield parameter.ds_tensor.data if hasattr(parameter, "ds_tensor") else parameter.data
-    for name in MASTERS:
-        for master in getattr(engine.optimizer, name, ()):
-            yield master.data
-
-
-def _inner(engine: Any) -> Any:
-    """torch's (or DeepSpeed's) Adam inside whatever wraps it."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
-
-
-def counted(engine: Any) -> list[Any]:
-    """The objects of an engine that count."""
-    parts = [engine, engine.optimizer, getattr(engine.optimizer, "loss_scaler", None)]
-    return [part for part in parts if part is not None]
-
-
-def numbers_of(part: Any) -> dict[str, Number]:
-    """Its counters, scales and flags, by attribute."""
-    return _numbers(vars(part))
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, Number]:
-    return {name: value for name, value in values.items() if isinstance(value, int | float)}
-
-
 def _copy(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def _refuse_nvme(engine: Any) -> None:
-    offloads = [engine.zero_offload_optimizer(), engine.zero_offload_param()]
-    if any(part is not None and part.device == "nvme" for part in offloads):
+def _refuse_nvme(deepspeed_engine: Any) -> None:
+    offloads = [deepspeed_engine.zero_offload_optimizer(), deepspeed_engine.zero_offload_param()]
+    if any(offload is not None and offload.device == "nvme" for offload in offloads):
         raise UserError("trials of weights: training state on NVMe cannot be copied aside; offload to the cpu instead")

@@ -1,253 +1,238 @@
-"""What students give one another: decoder states of a batch, and trials of weights with the others as teachers.
+"""What students get of one another: decoder states of a batch, and trials of weights with the others as teachers.
 
-The others' states of an update's micro-batches are brought before it. Together they are made by this rank; along a
-pipeline by all of its stages, which are the learner's, too, and the last one, where the losses are, keeps them. Split,
-the ranks of a column take turns of rounds. In a round each member says all that it asks, answers the others micro-batch
-after micro-batch, and goes on to train while answers are under way: it waits for each where its loss is taken. The turn
-is over when none will ask again. Nobody's weights move within a turn.
+Other students' states of an update's micro-batches are fetched before it. Where students are together, this rank
+computes them; along a pipeline all stages do (they are the learner's, too) and the last one, where the losses are,
+keeps them. Where students are split, the ranks of a peer group serve one another's requests, round after round. In a
+round each member sends all its requests, computes what the others request, micro-batch after micro-batch, and goes on
+to train while states are under way: it waits for each where its loss is taken. Rounds end when no member will send
+requests again. Nobody's weights move meanwhile.
+
+Shape letters: B sentences, T target positions, E another student's width, V words.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mnmt_ds.batch import Batch, to_device
-from mnmt_ds.distributed import device, student_team
+from mnmt_ds.batch import Batch
 from mnmt_ds.engine.dataloading.training_data import TrainingData
-from mnmt_ds.engine.parallel import pipeline_engine
-from mnmt_ds.engine.students import student
-from mnmt_ds.engine.students.placement import ASK, DONE, LAST, PeerGroup
-from mnmt_ds.engine.students.student import Scorer, Student
+from mnmt_ds.engine.parallel.engine import DecoderStates, Scorer, Update
+from mnmt_ds.engine.students.peer_group import Kind, PeerGroup
+from mnmt_ds.engine.students.peer_requests import EVAL_MODE, WantedStates, decode_requests, encode_requests
+from mnmt_ds.engine.students.student import Student
 from mnmt_ds.methods.peers import Peers, TrialSettings
 
-States = tuple[Tensor, Tensor]
-Wish = tuple[Sequence[str], Batch]
-"""Whom a micro-batch asks, and about what text."""
-Said = dict[tuple[str, int], Tensor | None]
-"""Students' states of an update's micro-batches; along a pipeline None on all stages but the last."""
-QUIET = -1
-"""In the place of a seed: no dropout."""
+PeerStates = dict[tuple[str, int], Tensor | None]
+"""Students' decoder states by name and micro-batch of an update; along a pipeline None on all stages but the last."""
+Changes = Sequence[Callable[[], None]]
+"""Each sets other distillation weights."""
+TrialRun = Callable[["PeerExchange", Student, TrialSettings, Changes], list[dict[str, float]]]
+"""Tries changes on a student; gives every pair's dev loss for each."""
 
 
 @dataclass
 class TrialStateCache:
-    """The others' states on the trial set: the same in every trial."""
+    """Other students' states of the trial set: the same in every trial."""
 
-    holds: bool
-    """Whether they fit; equal on all ranks, since at ZeRO-3 all must compute or none."""
-    said: dict[int | str, Said] = field(default_factory=dict)
-    """By update; on the CPU."""
-
-
-class PeerRequest(NamedTuple):
-    """What a member says of a micro-batch, before its text."""
-
-    whom: int = 0
-    """A bit for each member whose states it wants."""
-    rows: int = 0
-    """Of its batch: B, S and T."""
-    source: int = 0
-    target: int = 0
-    seed: int = QUIET
-    """Of the others' dropout."""
+    fits: bool
+    """Whether they are kept; equal on all ranks, since at ZeRO-3 all must compute or none."""
+    states: dict[int | str, PeerStates] = field(default_factory=dict)
+    """By the update's key; on the CPU."""
 
 
 class PeerExchange:
-    """The run's students, by name: those of this rank, empty until they are built."""
+    """The run's students by name (those of this rank; empty until they are built), and their states for one another."""
 
     def __init__(
         self,
-        column: PeerGroup,
-        streams: Sequence[TrainingData],
+        peer_group: PeerGroup,
+        training_data: Sequence[TrainingData],
         dev: Sequence[Batch],
         pairs: Sequence[str],
         score: Scorer,
     ) -> None:
-        self.column = column
-        self.students: dict[str, Student] = {}
-        self.streams = dict(zip(column.names, streams, strict=True))
-        """All students' data."""
-        self.dev, self.pairs, self.score = dev, pairs, score
-        """Dev batches of all pairs, and the plain cross-entropy."""
-        self.memory: TrialStateCache | None = None
-        """Set while a student is tried."""
-        self.measured = 0.0
-        """Seconds that trials have spent on dev sets since the last ``measuring``."""
-        self._whom: dict[str, tuple[Callable[[str], Collection[str]], bool]] = {}
-        """Of each student here: whom a pair's batches ask, and whether with dropout."""
-        self._said: Said = {}
-        """Of the update at hand."""
-        self._projection: dict[str, Tensor] = {}
-        self._under_way: dict[int, list[dist.Work]] = {}
-        """By micro-batch: its answers, and those that left with them."""
-        self._open = False
+        """Starts without students.
 
-    def peers_of(
-        self, me: str, last_update: int,
-        run: Callable[["PeerExchange", Student, TrialSettings, Sequence[Callable[[], None]]], list[dict[str, float]]],
-    ) -> Peers:  # fmt: skip
-        """What the method of a student is told of the others; ``run`` carries trials out."""
-
-        def trial(settings: TrialSettings, changes: Sequence[Callable[[], None]]) -> list[dict[str, float]]:
-            return run(self, self.students[me], settings, changes)
-
-        def subscribe(whom: Callable[[str], Collection[str]], dropout: bool) -> None:
-            self._whom[me] = whom, dropout
-
-        others = [name for name in self.column.names if name != me]
-        return Peers(me, others, subscribe, self.states, trial, last_update)
-
-    def measuring(self) -> float:
-        """The seconds that trials have spent on dev sets since it was last asked."""
-        found, self.measured = self.measured, 0.0
-        return found
-
-    def states(self, names: Sequence[str], batch: Batch) -> dict[str, States]:
-        """Some students' decoder states and projections of a micro-batch of the update at hand, without gradient."""
-        self._arrive(batch.place)
-        return {name: (_there(self._said[name, batch.place]), self._projection[name]) for name in names}
-
-    def bring(self, one: Student, group: Sequence[Batch], number: int | str) -> None:
-        """What the others say of the micro-batches of an update of ``one``, before it; in trials without dropout.
-
-        All ranks of the student call this, in the same order.
+        Args:
+            peer_group: this rank's.
+            training_data: all students', in order.
+            dev: batches of all pairs' dev sets.
+            pairs: names of language pairs.
+            score: the plain cross-entropy.
         """
-        if one.name not in self._whom:
+        self.peer_group = peer_group
+        self.students: dict[str, Student] = {}
+        self.training_data = dict(zip(peer_group.student_names, training_data, strict=True))
+        self.dev, self.pairs, self.score = dev, pairs, score
+        self.trial_cache: TrialStateCache | None = None
+        """Set while a student is tried."""
+        self.measuring_seconds = 0.0
+        """Seconds that trials have spent on dev sets since ``take_measuring_seconds``."""
+        self._subscriptions: dict[str, tuple[Callable[[str], Collection[str]], bool]] = {}
+        """Of each student here: whose states a pair's batches need, and whether with dropout."""
+        self._states: PeerStates = {}
+        """Of the update at hand."""
+        self._projections: dict[str, Tensor] = {}
+        """Of other students."""
+        self._transfers: dict[int, list[dist.Work]] = {}
+        """By micro-batch: its states, and those that left with them."""
+        self._is_serving = False
+        """Members may send requests still."""
+
+    def peers_of(self, name: str, last_update: int, run: TrialRun) -> Peers:
+        """What the method of a student is given of the others.
+
+        Args:
+            name: of the student.
+            last_update: updates at most in the run.
+            run: carries trials out.
+        """
+
+        def trial(settings: TrialSettings, changes: Changes) -> list[dict[str, float]]:
+            return run(self, self.students[name], settings, changes)
+
+        def subscribe(wanted: Callable[[str], Collection[str]], dropout: bool) -> None:
+            self._subscriptions[name] = wanted, dropout
+
+        others = [other for other in self.peer_group.student_names if other != name]
+        return Peers(name, others, subscribe, self.states, trial, last_update)
+
+    def take_measuring_seconds(self) -> float:
+        """The seconds that trials have spent on dev sets since the last call."""
+        seconds, self.measuring_seconds = self.measuring_seconds, 0.0
+        return seconds
+
+    def states(self, names: Sequence[str], batch: Batch) -> dict[str, DecoderStates]:
+        """Other students' states of a micro-batch of the update at hand, without gradient.
+
+        Args:
+            names: the students.
+            batch: on this rank's device.
+
+        Returns:
+            Decoder states (B, T, E) and projection (V, E), by name.
+        """
+        self._wait_for_states(batch.place)
+        states = {}
+        for name in names:
+            hidden_BTE = self._states[name, batch.place]
+            assert hidden_BTE is not None
+            states[name] = hidden_BTE.to(self.peer_group.layout.device), self._projections[name]
+        return states
+
+    def prefetch_peer_states(self, student: Student, update: Update) -> None:
+        """Gets the other students' states of an update's micro-batches, before it; in trials without dropout.
+
+        Args:
+            student: who learns; all of its ranks call this, in the same order.
+            update: of it.
+
+        Raises:
+            RuntimeError: where other students' states are needed when none serves requests.
+        """
+        if student.name not in self._subscriptions:
             return
-        memory, loud = self.memory, self._whom[one.name][1] and self.memory is None
-        kept = memory is not None and memory.holds
-        self._said = memory.said.setdefault(number, {}) if memory is not None and kept else {}
-        wishes = [self._wish(one, batch, k) for k, batch in enumerate(group)]
-        seeds = [pipeline_engine.seed(one, "teach", number, k) if loud else QUIET for k in range(len(group))]
-        if not self.column.split:
-            self._make(wishes, seeds)
-        elif self._open:
-            self._round(LAST if memory is None else ASK, wishes, seeds)
-        elif any(names for names, _ in wishes):
+        cache = self.trial_cache
+        has_dropout = self._subscriptions[student.name][1] and cache is None
+        is_kept = cache is not None and cache.fits
+        self._states = cache.states.setdefault(update.key, {}) if cache is not None and is_kept else {}
+        wanted = []
+        for index, batch in enumerate(update.micro_batches):
+            slot = student.engine.layout.slot(index)
+            seed = update.drawn_seed("teach", slot) if has_dropout else EVAL_MODE
+            wanted.append(self._wanted_states(student, batch, index, seed))
+        if not self.peer_group.is_split:
+            self._compute(wanted)
+        elif self._is_serving:
+            self._serve_round(Kind.LAST_REQUEST if cache is None else Kind.REQUEST, wanted)
+        elif any(students for students, _, _ in wanted):
             raise RuntimeError("states of other students were asked for when none answers")
-        if kept:
-            self._arrive()
-            self._said |= {key: None if hidden is None else hidden.cpu() for key, hidden in self._said.items()}
+        if is_kept:
+            self._wait_for_states()
+            self._states |= {key: None if hidden is None else hidden.cpu() for key, hidden in self._states.items()}
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Split students that teach ask in here; those that do not, or no longer, answer at its end until none asks."""
-        self._open = self.column.split and bool(self._whom)
+    def requests_served(self) -> Iterator[None]:
+        """Split students that learn from others may send requests in the block; all serve the rest at its end."""
+        self._is_serving = self.peer_group.is_split and bool(self._subscriptions)
         yield
-        self.answer()
+        self.serve_requests()
 
-    def answer(self) -> None:
-        """Answers until no member of the column will ask again; the turn is over."""
-        while self._open:
-            self._round(DONE)
-        self._arrive()
+    def serve_requests(self) -> None:
+        """Computes what other members request until none will send requests again."""
+        while self._is_serving:
+            self._serve_round(Kind.NO_REQUEST)
+        self._wait_for_states()
 
-    def _arrive(self, index: int | None = None) -> None:
-        """Waits for what is under way, up to a micro-batch or all."""
-        for k in [k for k in self._under_way if index is None or k <= index]:
-            for work in self._under_way.pop(k):
+    def _wait_for_states(self, index: int | None = None) -> None:
+        """Waits for states that are under way, up to a micro-batch's or all."""
+        for transferred in [k for k in self._transfers if index is None or k <= index]:
+            for work in self._transfers.pop(transferred):
                 work.wait()
 
-    def _wish(self, one: Student, batch: Batch, index: int) -> Wish:
-        """Whom a micro-batch asks, and about what; where all ranks must pass together (ZeRO-3, pipelines), one that
-        wants nothing asks about a word."""
-        whom, _ = self._whom[one.name]
+    def _wanted_states(self, student: Student, batch: Batch, index: int, seed: int) -> WantedStates:
+        """Whose states a micro-batch needs; where passes are collective, one that needs nothing asks of a word."""
+        wanted, _ = self._subscriptions[student.name]
         pairs = self.pairs[batch.pair : batch.pair + 1] if batch.tokens else []  # none: text of one language
-        if student.is_pipeline_engine(one.engine) or one.engine.zero_optimization_stage() == 3:
-            if not any(map(whom, pairs)):
+        if student.engine.passes_are_collective:
+            if not any(map(wanted, pairs)):
                 batch = batch._replace(source_BS=batch.source_BS[:1, :1], decoder_BT=batch.decoder_BT[:1, :1])
             pairs = self.pairs
-        return sorted({name for pair in pairs for name in whom(pair) if (name, index) not in self._said}), batch
+        names = {name for pair in pairs for name in wanted(pair) if (name, index) not in self._states}
+        return WantedStates(sorted(names), batch, seed)
 
-    def _make(self, wishes: Sequence[Wish], seeds: Sequence[int]) -> None:
-        """This rank, or its pipeline, has all students."""
-        for name in sorted({name for names, _ in wishes for name in names}):
-            engine: Any = self.students[name].engine
-            own = [k for k, (names, _) in enumerate(wishes) if name in names]
-            if student.is_pipeline_engine(engine):
-                drawn = [seeds[k] for k in own if seeds[k] != QUIET]
-                found = pipeline_engine.states(engine, [wishes[k][1] for k in own], drawn or None)
-                self._said |= {(name, k): hidden_BTE for k, hidden_BTE in zip(own, found, strict=True)}
-                if found[0] is not None:
-                    self._projection[name] = engine.module.model.projection_VD.detach()
-                continue
-            for k in own:
-                self._said[name, k], self._projection[name] = _pass(engine, wishes[k][1], seeds[k])
+    def _compute(self, wanted: Sequence[WantedStates]) -> None:
+        """Computes states where this rank, or its pipeline, has all students."""
+        for name in sorted({name for states in wanted for name in states.students}):
+            indices = [index for index, states in enumerate(wanted) if name in states.students]
+            seeds = [wanted[index].seed for index in indices]
+            passes = self.students[name].engine.decoder_states(
+                [wanted[index].batch for index in indices], None if EVAL_MODE in seeds else seeds
+            )
+            for index, states in zip(indices, passes, strict=True):
+                self._states[name, index] = states[0] if states is not None else None
+                if states is not None:
+                    self._projections[name] = states[1]
 
-    def _round(self, kind: int, wishes: Sequence[Wish] = (), seeds: Sequence[int] = ()) -> None:
-        """Asks, answers the others, leaves its own answers under way; a member's first ones bring its projection."""
-        self._arrive()
-        names, me = self.column.names, student_team()
-        own = self.students[names[me]]
-        kinds, letters = self.column.letters(kind, _written(names, wishes, seeds))
-        self._open = ASK in kinds
-        asked = [_read(letter) for letter in letters]
-        told, heard = set(), set()
-        for k in range(max(map(len, asked))):
-            out: list[tuple[int, Tensor]] = []
-            into: list[tuple[int, Tensor]] = []
-            for i, (question, batch) in ((i, theirs[k]) for i, theirs in enumerate(asked) if k < len(theirs)):
-                if question.whom >> me & 1:
-                    states = _pass(own.engine, batch, question.seed)
-                    out += [(i, tensor) for tensor in (states[:1] if i in told else states)]
-                    told.add(i)
-            for name in wishes[k][0] if wishes else ():
-                i = names.index(name)
-                self._said[name, k] = hidden_BTE = _room(own, *wishes[k][1].decoder_BT.shape)
-                into.append((i, hidden_BTE))
-                if i not in heard:
-                    self._projection[name] = _room(own, own.model.vocabulary_size)
-                    into.append((i, self._projection[name]))
-                    heard.add(i)
-            self._under_way[k] = self.column.transfer(out, into)
-
-
-def _pass(engine: Any, batch: Batch, seed: int) -> States:
-    """Decoder states and projection of a batch."""
-    batch = to_device(batch, device())
-    if seed == QUIET:
-        return student.eval_states(engine, batch)
-    torch.manual_seed(seed)
-    return student.train_states(engine, batch)
+    def _serve_round(self, kind: Kind, wanted: Sequence[WantedStates] = ()) -> None:
+        """Sends own requests, computes the others', leaves own states under way; a member's first ones come with its
+        projection."""
+        self._wait_for_states()
+        names, team = self.peer_group.student_names, self.peer_group.layout.team
+        student = self.students[names[team]]
+        kinds, encoded = self.peer_group.exchange_requests(kind, encode_requests(names, wanted))
+        self._is_serving = Kind.REQUEST in kinds
+        requests = [decode_requests(part) for part in encoded]
+        have_own_projection, have_sent_projection = set[int](), set[int]()
+        for index in range(max(map(len, requests))):
+            sends: list[tuple[int, Tensor]] = []
+            receives: list[tuple[int, Tensor]] = []
+            for member, member_requests in enumerate(requests):
+                if index >= len(member_requests) or not member_requests[index][0].students >> team & 1:
+                    continue
+                request, batch = member_requests[index]
+                (states,) = student.engine.decoder_states(
+                    [batch], None if request.seed == EVAL_MODE else [request.seed]
+                )
+                assert states is not None
+                sends += [(member, tensor) for tensor in (states[:1] if member in have_own_projection else states)]
+                have_own_projection.add(member)
+            for name in wanted[index].students if wanted else ():
+                member = names.index(name)
+                hidden_BTE = _empty_states(student, *wanted[index].batch.decoder_BT.shape)
+                self._states[name, index] = hidden_BTE
+                receives.append((member, hidden_BTE))
+                if member not in have_sent_projection:
+                    self._projections[name] = _empty_states(student, student.engine.model.vocabulary_size)
+                    receives.append((member, self._projections[name]))
+                    have_sent_projection.add(member)
+            self._transfers[index] = self.peer_group.start_transfer(sends, receives)
 
 
-def _room(own: Student, *shape: int) -> Tensor:
-    """Room for another student's states of a shape, which are as wide and of the same type as one's own."""
-    return torch.empty(*shape, own.recipe.model.d_model).to(next(own.engine.module.parameters()))
-
-
-def _written(names: Sequence[str], wishes: Sequence[Wish], seeds: Sequence[int]) -> Tensor:
-    """A letter: how many questions, the questions, the text of those that have someone to answer."""
-    questions, texts = [], []
-    for (asked, batch), seed in zip(wishes, seeds, strict=True):
-        (rows, source), target = batch.source_BS.shape, batch.decoder_BT.shape[1]
-        whom = sum(1 << names.index(name) for name in asked)
-        questions.append(PeerRequest(whom, rows, source, target, seed) if asked else PeerRequest())
-        texts += [batch.source_BS.flatten(), batch.decoder_BT.flatten()] if asked else []
-    head = [len(questions), *chain(*questions)] if questions else []
-    return torch.cat([torch.tensor(head, dtype=torch.int64), *texts])
-
-
-def _read(letter: Tensor) -> list[tuple[PeerRequest, Batch]]:
-    """The questions of a letter, with their batches; an empty letter has none."""
-    width, count = len(PeerRequest._fields), int(letter[0]) if len(letter) else 0
-    head, body = letter[1 : 1 + count * width], letter[1 + count * width :]
-    questions = [PeerRequest(*row) for row in head.view(count, width).tolist()]
-    shapes = [(q.rows, length) for q in questions for length in (q.source, q.target)]
-    texts = [text.view(shape) for text, shape in zip(body.split([a * b for a, b in shapes]), shapes, strict=True)]
-    batches = [
-        Batch(source, target, target, 0, target, 0, 1) for source, target in zip(texts[::2], texts[1::2], strict=True)
-    ]
-    return list(zip(questions, batches, strict=True))
-
-
-def _there(hidden_BTE: Tensor | None) -> Tensor:
-    """Kept states on this rank's device."""
-    assert hidden_BTE is not None
-    return hidden_BTE.to(device())
+def _empty_states(student: Student, *shape: int) -> Tensor:
+    """Room for another student's states of a shape, which are as wide and of the same type as a student's own."""
+    return torch.empty(*shape, student.recipe.model.d_model).to(next(student.engine.model.parameters()))

@@ -1,0 +1,51 @@
+"""What every rank's micro-batches will hold, from an epoch's plan alone: known before any rank reads them."""
+
+from collections.abc import Sequence
+
+from mnmt_ds.batch import Slot
+from mnmt_ds.data.batching import EpochPlan
+from mnmt_ds.parallel_layout import ParallelLayout
+
+Slots = Sequence[Slot | None]
+"""Of one micro-batch: what every data-parallel rank holds; None for a rank that has nothing left."""
+
+
+def micro_batches_of(plan: EpochPlan, layout: ParallelLayout) -> int:
+    """Micro-batches of an update on each rank.
+
+    Args:
+        plan: of an epoch.
+        layout: the ranks.
+    """
+    return plan.batches_per_update // layout.data_parallel_size
+
+
+def update_slots(plan: EpochPlan, update: int, layout: ParallelLayout) -> list[Slots]:
+    """What each rank holds in every micro-batch of one update.
+
+    Args:
+        plan: of an epoch.
+        update: its number in the plan, from 0.
+        layout: the ranks.
+
+    Returns:
+        One entry a micro-batch.
+    """
+    count = micro_batches_of(plan, layout)
+    return [micro_batch_slots(plan, update * count + index, layout) for index in range(count)]
+
+
+def micro_batch_slots(plan: EpochPlan, number: int, layout: ParallelLayout) -> Slots:
+    """What each rank holds in one micro-batch.
+
+    Args:
+        plan: of an epoch.
+        number: of the rank's micro-batch in the epoch, from 0.
+        layout: the ranks.
+    """
+    update, index = divmod(number, micro_batches_of(plan, layout))
+    first = update * plan.batches_per_update + index * layout.data_parallel_size
+    return [
+        Slot(int(plan.pair[k]), plan.sentence[plan.start[k] : plan.start[k + 1]]) if k < len(plan.pair) else None
+        for k in range(first, first + layout.data_parallel_size)
+    ]

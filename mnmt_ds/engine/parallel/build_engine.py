@@ -1,0 +1,67 @@
+"""From a recipe to the engine that it asks for."""
+
+from collections.abc import Sequence
+
+import torch
+
+from mnmt_ds.distributed import seed_of
+from mnmt_ds.engine.parallel import ds_config
+from mnmt_ds.engine.parallel.engine import Engine
+from mnmt_ds.engine.parallel.pipeline_engine import make_pipeline_engine
+from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.errors import UserError
+from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary, vocab_shard_of
+from mnmt_ds.parallel_layout import ParallelLayout
+
+
+def build_engine(
+    recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float], layout: ParallelLayout
+) -> Engine:
+    """A model with its first weights, on an engine.
+
+    Args:
+        recipe: of the student.
+        config: DeepSpeed's configuration, without "auto".
+        vocabulary_size: V.
+        costs: of each layer, by which pipeline stages are cut; empty without a pipeline.
+        layout: the ranks.
+
+    Returns:
+        The engine.
+
+    Raises:
+        UserError: where there are not enough words for all ranks of a split vocabulary.
+    """
+    vocab_shard = own_vocab_shard(vocabulary_size, layout)
+    if recipe.pipeline is not None:
+        return make_pipeline_engine(
+            recipe.model, vocabulary_size, costs, config, recipe.train.seed, layout, vocab_shard
+        )  # fmt: skip
+    torch.manual_seed(seed_of(recipe.train.seed, "weights"))
+    model = initialise(Transformer(recipe.model, vocabulary_size))
+    if vocab_shard is not None:
+        shard_vocabulary(model, vocab_shard)
+    return make_zero_engine(model, config, layout, vocab_shard)
+
+
+def own_vocab_shard(vocabulary_size: int, layout: ParallelLayout) -> VocabShard | None:
+    """This rank's words.
+
+    Args:
+        vocabulary_size: V.
+        layout: the ranks, with their groups.
+
+    Returns:
+        The words; None: all.
+
+    Raises:
+        UserError: where there are not enough words for all ranks.
+    """
+    if layout.vocab_group is None:
+        return None
+    count = layout.vocab_parallel_size
+    if (count - 1) * -(-vocabulary_size // count) >= vocabulary_size:
+        raise UserError(f"tensor.vocabulary: {vocabulary_size} words cannot be split over {count}; take fewer")
+    return vocab_shard_of(layout.vocab_group, vocabulary_size)

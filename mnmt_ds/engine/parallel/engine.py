@@ -1,0 +1,333 @@
+"""What the rest of the package asks of an engine: one model in training on its ranks, however it is spread over them.
+
+There are two: ``ZeroEngine`` (whole layers on every rank, ZeRO 0 to 3; the vocabulary may be split) and
+``PipelineEngine`` (a stage of the layers on every rank). Nothing outside this package asks which one it has.
+
+Shape letters: B sentences, S source positions, T target positions, D model width, V words, N elements of a shard.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mnmt_ds.batch import Batch, Slot, to_device
+from mnmt_ds.distributed import RankGroup, seed_of
+from mnmt_ds.engine.parallel.state_snapshot import TrainingState
+from mnmt_ds.methods.method import Method
+from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.models.vocab_parallel import VocabShard
+from mnmt_ds.parallel_layout import ParallelLayout
+from mnmt_ds.teachers.shard_layout import ShardLayout
+from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+from mnmt_ds.teachers.state_cache import StateCache
+from mnmt_ds.teachers.teacher_forward import TeacherForward
+from mnmt_ds.teachers.teacher_pool import SentenceTeachers, TeacherHolder
+
+Metrics = Mapping[str, Tensor]
+"""Of a micro-batch, by name: (2,) a sum and what it is to be divided by."""
+DecoderStates = tuple[Tensor, Tensor]
+"""Decoder states (B, T, D) and output projection (V, D)."""
+Scorer = Callable[[Any, Tensor, Batch], Any]
+"""From a model's states, its output projection (V, D) and the batch to a loss sum and its metrics."""
+
+
+class Update(NamedTuple):
+    """One update of a student: the micro-batches of an optimizer step, and what is done with each."""
+
+    micro_batches: Sequence[Batch]
+    """This rank's; equally many on every rank."""
+    slots: Callable[[], Sequence[Sequence[Slot | None]]]
+    """Tells of each micro-batch what every data-parallel rank holds; None for a rank that has nothing left."""
+    method: Method
+    """Prepares, teaches and scores each micro-batch."""
+    prefetch: Callable[[int], None]
+    """Called on all ranks before each micro-batch with its index: teachers are fetched ahead of their use."""
+    seed: int
+    """The student's: of dropout and of teachers' dropout."""
+    number: int
+    """The update's number in the run, from 1; of an update on a trial set that of the last one before it."""
+    key: int | str
+    """What is drawn in the update is seeded by it: its number, "12+3" for the fourth of a trial after update 12."""
+
+    def drawn_seed(self, purpose: str, slot: int) -> int:
+        """The seed of what is drawn for a micro-batch: the same on any number of ranks, nothing to save for a resume.
+
+        Args:
+            purpose: "teach" or "dropout".
+            slot: the micro-batch's place in the whole update (``ParallelLayout.slot``).
+
+        Returns:
+            63 bits, a function of (seed, purpose, key, slot) alone.
+        """
+        return seed_of(self.seed, purpose, self.key, slot)
+
+    def on_device(self, index: int, device: torch.device) -> Batch:
+        """One of the micro-batches with its place in the run filled in.
+
+        Args:
+            index: which of this rank's.
+            device: where its tensors go.
+        """
+        return to_device(self.micro_batches[index], device)._replace(update=self.number, place=index)
+
+
+class MethodEvalStates(Protocol):
+    """The student's own states without dropout, for a method that asks for them in the middle of an update."""
+
+    def request(self, wanted: Callable[[str], bool]) -> None:
+        """Says once, when the method is built, which batches will ask.
+
+        Args:
+            wanted: of a language pair's name: whether a batch of it will ask, as things then are; equal on all ranks.
+        """
+        ...
+
+    def prefetch(self, micro_batches: Sequence[Batch]) -> None:
+        """Gets ready what an update's micro-batches will ask for; all of the student's ranks call this together.
+
+        Args:
+            micro_batches: this rank's.
+        """
+        ...
+
+    def states(self, batch: Batch) -> DecoderStates:
+        """States of a micro-batch of the update at hand, where it is scored.
+
+        Args:
+            batch: on this rank's device.
+
+        Returns:
+            Decoder states (B, T, D) and projection (V, D), without gradient.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """One model in training. Every method is called by all of the student's ranks together."""
+
+    @property
+    def layout(self) -> ParallelLayout:
+        """The ranks and what each of them holds."""
+        ...
+
+    @property
+    def zero_stage(self) -> int:
+        """The stage of ZeRO, 0 to 3."""
+        ...
+
+    @property
+    def stage_bounds(self) -> Sequence[int]:
+        """The first layer of every pipeline stage, and the number of layers; empty without a pipeline."""
+        ...
+
+    @property
+    def passes_are_collective(self) -> bool:
+        """Whether a forward pass on one rank needs the student's other ranks to run one, too."""
+        ...
+
+    @property
+    def eval_states_gather_weights(self) -> bool:
+        """Whether ``MethodEvalStates.states`` must be called on all ranks alike, since weights are gathered in it."""
+        ...
+
+    @property
+    def deepspeed_engine(self) -> Any:
+        """DeepSpeed's own engine; for benchmarks and tests."""
+        ...
+
+    @property
+    def model(self) -> Any:
+        """This rank's layers: a ``Transformer``, or a ``LayerSegment`` of it."""
+        ...
+
+    @property
+    def vocab_shard(self) -> VocabShard | None:
+        """This rank's words; None: all."""
+        ...
+
+    def forward_backward(self, update: Update) -> list[Metrics]:
+        """Forward and backward of an update's micro-batches; the gradient is then ready for ``step``.
+
+        Args:
+            update: the micro-batches, their method and seeds.
+
+        Returns:
+            Each micro-batch's metric sums, in order, on the one rank that reports them (the last stage; the first of
+            those that share a vocabulary); an empty list on the others.
+        """
+        ...
+
+    def step(self, learning_rate: float) -> float | None:
+        """The optimizer's step with the gradient of the last ``forward_backward``, clipped.
+
+        Args:
+            learning_rate: of this step.
+
+        Returns:
+            The gradient's L2 norm before clipping, where it is computed.
+        """
+        ...
+
+    def decoder_states(
+        self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
+    ) -> Iterator[DecoderStates | None]:
+        """Forward passes without gradient.
+
+        Args:
+            batches: one after another.
+            seeds: dropout is on, drawn from each batch's seed; None: it is off (eval mode).
+
+        Yields:
+            Of each batch decoder states (B, T, D) and projection (V, D); None on pipeline stages but the last.
+        """
+        ...
+
+    def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
+        """Metric sums of batches in eval mode, without gradient.
+
+        Args:
+            batches: one after another, equally many on every rank.
+            score: the plain cross-entropy.
+
+        Yields:
+            Of each batch, in order, on the one rank that reports it; nothing on the others.
+        """
+        ...
+
+    def method_eval_states(self, pairs: Sequence[str]) -> MethodEvalStates:
+        """The way in which a method gets the student's eval states in the middle of an update.
+
+        Args:
+            pairs: names of the run's language pairs.
+        """
+        ...
+
+    def gather_weights(self, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
+        """Copies the whole weights to the CPU; what is in parts is gathered, one parameter at a time.
+
+        Args:
+            dtype: of the copies; None: as they are.
+            everywhere: pipeline stages are brought together on all ranks, not on the main one alone.
+
+        Returns:
+            Tensors by the plain model's names.
+        """
+        ...
+
+    def whole_model(self) -> Transformer:
+        """The model with all its weights on this rank: the student's own where it is whole, else a copy."""
+        ...
+
+    def own_shard(self, shard_layout: ShardLayout, ranks: RankGroup, dtype: torch.dtype) -> Tensor:
+        """Copies this rank's shard of the present weights; nothing is gathered.
+
+        Args:
+            shard_layout: how weights are cut into the ranks' shards.
+            ranks: the ranks that hold the same layers.
+            dtype: of the shard.
+
+        Returns:
+            (N,) on the CPU.
+        """
+        ...
+
+    def blank_model(self, vocab_shard: VocabShard | None = None) -> nn.Module:
+        """New layers such as this rank holds, their values to be filled: a teacher's.
+
+        Args:
+            vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+        """
+        ...
+
+    def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
+        """How batches pass a teacher outside of training, when its states are computed for the cache.
+
+        Args:
+            ranks: the ranks that hold the same layers.
+        """
+        ...
+
+    def connect_teachers(
+        self, teachers: ShardedTeachers, cache: StateCache | None
+    ) -> tuple[TeacherHolder, SentenceTeachers | None]:
+        """Joins the teachers to the student's passes.
+
+        Args:
+            teachers: those of this rank's layers.
+            cache: of their states; None: they are computed for each micro-batch.
+
+        Returns:
+            Who holds the teachers' weights, and who answers from the sentences announced (None: the cache, or a
+            teacher that sees each batch).
+        """
+        ...
+
+    def without_side_effects(self) -> AbstractContextManager[None]:
+        """A block of passes between two updates that leave no trace: counters, gradients and random state come back."""
+        ...
+
+    def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
+        """This rank's shard of a batch's gradient, averaged over the ranks; within ``without_side_effects``.
+
+        Args:
+            batch: on this rank's device; the loss sum is divided by its divisor over all ranks.
+            score: the loss; dropout is drawn from torch's present random state.
+
+        Returns:
+            float32 (N,); the shards of all ranks make up the gradient, in DeepSpeed's cut.
+        """
+        ...
+
+    def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
+        """A forward pass with dropout, without gradient; within ``without_side_effects``.
+
+        Args:
+            batch: on this rank's device.
+            score: what is made of the states; dropout is drawn from torch's present random state.
+
+        Returns:
+            What ``score`` returned, as a tuple.
+        """
+        ...
+
+    def capture_state(self) -> TrainingState:
+        """A copy of the whole training state: weights, masters, moments, counters, random state.
+
+        Raises:
+            UserError: where part of it lies on NVMe.
+        """
+        ...
+
+    def restore_state(self, state: TrainingState) -> None:
+        """Puts a training state back, bit for bit.
+
+        Args:
+            state: of ``capture_state``.
+        """
+        ...
+
+    def save_checkpoint(self, directory: Path, tag: str) -> None:
+        """Writes DeepSpeed's files of the training state.
+
+        Args:
+            directory: of the checkpoint.
+            tag: the folder in it, one for each student.
+        """
+        ...
+
+    def load_checkpoint(self, directory: Path, tag: str, universal: bool = False) -> bool:
+        """Fills weights, optimizer, loss scale and counters from DeepSpeed's files.
+
+        Args:
+            directory: of the checkpoint.
+            tag: the folder in it.
+            universal: the files are DeepSpeed's universal ones, which any layout reads.
+
+        Returns:
+            Whether there was a checkpoint under that tag.
+        """
+        ...

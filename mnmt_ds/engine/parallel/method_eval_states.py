@@ -1,0 +1,116 @@
+"""The student's own states without dropout for a method that asks for them in the middle of an update.
+
+Where a rank has all layers they are computed when they are asked for. Along a pipeline the stages before the last one
+have long gone on then, and a pass is all stages' work: there they are computed before the update.
+
+Shape letters: B sentences, T target positions, D model width, V words.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from mnmt_ds.batch import Batch
+from mnmt_ds.engine.parallel.engine import DecoderStates
+
+
+class EvalPasses(Protocol):
+    """An engine's part that this file needs."""
+
+    def decoder_states(
+        self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
+    ) -> Iterator[DecoderStates | None]:
+        """As ``Engine.decoder_states``."""
+        ...
+
+
+class DirectEvalStates:
+    """Eval states that are computed when they are asked for."""
+
+    def __init__(self, engine: EvalPasses) -> None:
+        """Answers for one engine.
+
+        Args:
+            engine: of the student.
+        """
+        self._engine = engine
+
+    def request(self, wanted: Callable[[str], bool]) -> None:
+        """Nothing is needed beforehand.
+
+        Args:
+            wanted: ignored.
+        """
+
+    def prefetch(self, micro_batches: Sequence[Batch]) -> None:
+        """Nothing is needed beforehand.
+
+        Args:
+            micro_batches: ignored.
+        """
+
+    def states(self, batch: Batch) -> DecoderStates:
+        """Computes the states of a batch.
+
+        Args:
+            batch: on this rank's device.
+
+        Returns:
+            Decoder states (B, T, D) and projection (V, D).
+        """
+        (states,) = self._engine.decoder_states([batch])
+        assert states is not None
+        return states
+
+
+class PrecomputedEvalStates:
+    """Eval states of an update's micro-batches, computed before the update."""
+
+    def __init__(self, engine: EvalPasses, pairs: Sequence[str]) -> None:
+        """Answers for one engine.
+
+        Args:
+            engine: of the student.
+            pairs: names of the run's language pairs.
+        """
+        self._engine, self._pairs = engine, pairs
+        self._wanted: list[Callable[[str], bool]] = []
+        self._states: dict[int, DecoderStates | None] = {}
+        """By the micro-batch's index; None on all stages but the last."""
+
+    def request(self, wanted: Callable[[str], bool]) -> None:
+        """Says which batches will ask.
+
+        Args:
+            wanted: of a language pair's name: whether a batch of it will ask, as things then are; equal on all ranks.
+        """
+        self._wanted.append(wanted)
+
+    def prefetch(self, micro_batches: Sequence[Batch]) -> None:
+        """Computes what an update's micro-batches will ask for; all ranks call this together.
+
+        Args:
+            micro_batches: this rank's.
+        """
+        asking = [any(wanted(pair) for wanted in self._wanted) for pair in self._pairs]
+        if not any(asking):
+            return
+        places = [
+            place
+            for place, batch in enumerate(micro_batches)
+            if batch.tokens and batch.pair < len(asking) and asking[batch.pair]
+        ]
+        states = self._engine.decoder_states([micro_batches[place] for place in places])
+        self._states = dict(zip(places, states, strict=True))
+
+    def states(self, batch: Batch) -> DecoderStates:
+        """The states of a micro-batch, on the last stage.
+
+        Args:
+            batch: a micro-batch of the update at hand.
+
+        Returns:
+            Decoder states (B, T, D) and projection (V, D).
+        """
+        states = self._states[batch.place]
+        assert states is not None
+        return states

@@ -1,0 +1,97 @@
+"""From a recipe to the layout of its run: what is refused, and the ranks' groups."""
+
+from collections.abc import Sequence
+
+from mnmt_ds import requirements
+from mnmt_ds.distributed import world_size
+from mnmt_ds.engine.parallel import ds_config
+from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.methods import registry as methods
+from mnmt_ds.models.layer_sequence import layer_entries
+from mnmt_ds.parallel_layout import ParallelLayout, form_layout, plan_layout
+from mnmt_ds.requirements import PIPELINE, PLACEMENT, VOCABULARY, Requirements, RunLayout
+from mnmt_ds.samplers import registry as samplers
+
+ALL = (PLACEMENT, PIPELINE, VOCABULARY)
+"""The settings that ask for a layout."""
+
+
+def requirements_of(recipe: Recipe) -> Requirements:
+    """What a run's method and its students' samplers need.
+
+    Args:
+        recipe: of the run.
+    """
+    needs = [samplers.requirements(student.sampler) for _, student in students_of(recipe)]
+    return requirements.combined([methods.requirements(recipe.method), *needs])
+
+
+def run_layout(recipe: Recipe, config: ds_config.Json, ranks: int) -> RunLayout:
+    """The layout that a recipe asks for, as requirements are compared with it.
+
+    Args:
+        recipe: of the run.
+        config: DeepSpeed's configuration as written.
+        ranks: of the job.
+    """
+    zero, model = config.get("zero_optimization", {}), recipe.model
+    return RunLayout(
+        ranks=ranks,
+        zero_stage=ds_config.zero_stage(config),
+        offload_optimizer=bool(zero.get("offload_optimizer")),
+        precision=recipe.train.precision,
+        stages=recipe.pipeline.stages if recipe.pipeline is not None else None,
+        model_layers=len(layer_entries(model, 1)),
+        most_stages=model.encoder_layers + model.decoder_layers + 2,
+        vocabulary_shards=_vocab_shards(recipe),
+        students=max(1, len(recipe.students)),
+        split=recipe.placement == "split",
+        simultaneous=recipe.simultaneous,
+        loss_implementation=recipe.train.loss_implementation,
+    )
+
+
+def check_layout(
+    recipe: Recipe, config: ds_config.Json, ranks: int | None = None, settings: Sequence[str] = ALL
+) -> None:
+    """Refuses a run that its layout cannot carry.
+
+    Args:
+        recipe: of the run.
+        config: DeepSpeed's configuration as written.
+        ranks: of the job; None: those of this job.
+        settings: whose refusals count, of ``ALL``.
+
+    Raises:
+        UserError: the first reason.
+    """
+    layout = run_layout(recipe, config, world_size() if ranks is None else ranks)
+    requirements.check_layout(requirements_of(recipe), layout, settings)
+
+
+def plan_run_layout(recipe: Recipe) -> ParallelLayout:
+    """The layout of a recipe's run over this job's ranks, without groups.
+
+    Args:
+        recipe: of the run.
+    """
+    return plan_layout(*_sizes(recipe))
+
+
+def form_run_layout(recipe: Recipe) -> ParallelLayout:
+    """The layout of a recipe's run over this job's ranks, with its groups; all ranks call this together.
+
+    Args:
+        recipe: of the run, which ``check_layout`` has not refused.
+    """
+    return form_layout(*_sizes(recipe))
+
+
+def _sizes(recipe: Recipe) -> tuple[int, int, int]:
+    """Student teams, pipeline stages, ranks that share a vocabulary."""
+    teams = len(recipe.students) if recipe.placement == "split" else 1
+    return teams, recipe.pipeline.stages if recipe.pipeline is not None else 1, _vocab_shards(recipe)
+
+
+def _vocab_shards(recipe: Recipe) -> int:
+    return recipe.tensor.vocabulary if recipe.tensor is not None else 1

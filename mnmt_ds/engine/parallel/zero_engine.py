@@ -1,0 +1,377 @@
+"""The engine of a rank that has all layers: DeepSpeed with ZeRO 0 to 3; the vocabulary may be split over ranks.
+
+Shape letters: B sentences, T target positions, D model width, V words, N elements of a shard.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnmt_ds import private_apis
+from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.distributed import RankGroup
+from mnmt_ds.engine.parallel import ds_config, gradients, state_snapshot
+from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
+from mnmt_ds.engine.parallel.method_eval_states import DirectEvalStates
+from mnmt_ds.engine.parallel.state_snapshot import TrainingState
+from mnmt_ds.engine.parallel.student_module import StudentModule
+from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
+from mnmt_ds.parallel_layout import ParallelLayout
+from mnmt_ds.teachers.shard_layout import ShardLayout, assemble_shard, extract_shard
+from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+from mnmt_ds.teachers.state_cache import StateCache
+from mnmt_ds.teachers.teacher_forward import LocalForward, TeacherForward
+from mnmt_ds.teachers.teacher_pool import SentenceTeachers, TeacherHolder
+
+
+def make_zero_engine(
+    model: Transformer, config: ds_config.Json, layout: ParallelLayout, vocab_shard: VocabShard | None = None
+) -> "ZeroEngine":
+    """Puts a model on DeepSpeed's engine, on this rank's device.
+
+    Args:
+        model: with its first weights (of a split vocabulary this rank's rows of them).
+        config: DeepSpeed's configuration, without "auto".
+        layout: the ranks.
+        vocab_shard: this rank's words; None: all.
+
+    Returns:
+        The engine.
+    """
+    import deepspeed
+
+    if layout.teams > 1:  # each student saves under a tag of its own
+        config = {**config, "checkpoint": {**config.get("checkpoint", {}), "tag_validation": "Ignore"}}
+    deepspeed_engine, *_ = deepspeed.initialize(
+        model=StudentModule(model),
+        model_parameters=list(model.parameters()),
+        config=config,
+        mpu=layout.model_parallel_unit,
+    )
+    return ZeroEngine(deepspeed_engine, layout, vocab_shard)
+
+
+class ZeroEngine:
+    """An ``Engine`` whose ranks each have all layers; ZeRO shards optimizer, gradients or parameters over them."""
+
+    stage_bounds: Sequence[int] = ()
+
+    def __init__(self, deepspeed_engine: Any, layout: ParallelLayout, vocab_shard: VocabShard | None) -> None:
+        """Wraps DeepSpeed's engine.
+
+        Args:
+            deepspeed_engine: a DeepSpeedEngine around a ``StudentModule``.
+            layout: the ranks.
+            vocab_shard: this rank's words; None: all.
+        """
+        self.deepspeed_engine, self.layout, self.vocab_shard = deepspeed_engine, layout, vocab_shard
+        self.zero_stage: int = deepspeed_engine.zero_optimization_stage()
+        self.passes_are_collective = self.eval_states_gather_weights = self.zero_stage == 3
+
+    @property
+    def model(self) -> Transformer:
+        """The model; at ZeRO-3 its parameters are partitioned."""
+        model: Transformer = self.deepspeed_engine.module.model
+        return model
+
+    def forward_backward(self, update: Update) -> list[Metrics]:
+        """Forward and backward of an update's micro-batches.
+
+        Args:
+            update: the micro-batches, their method and seeds.
+
+        Returns:
+            Each micro-batch's metric sums; empty on ranks that share their vocabulary with the one that reports.
+        """
+        metrics = []
+        for index in range(len(update.micro_batches)):
+            if index:
+                self.deepspeed_engine.step()  # within an update this only counts the micro-batch
+            update.prefetch(index)
+            metrics.append(self._forward_backward_micro_batch(update, index))
+        return metrics if self.layout.vocab_parallel_rank == 0 else []
+
+    def _forward_backward_micro_batch(self, update: Update, index: int) -> Metrics:
+        """Forward and backward of one micro-batch; returns its metric sums."""
+        method, slot = update.method, self.layout.slot(index)
+        batch = update.on_device(index, self.layout.device)
+        torch.manual_seed(update.drawn_seed("teach", slot))  # for teachers with dropout
+        batch = method.teach(method.prepare(batch))
+        torch.manual_seed(update.drawn_seed("dropout", slot))
+        loss, metrics = self.deepspeed_engine(batch, method.score)
+        self._backward(loss, batch)
+        return metrics  # type: ignore[no-any-return]
+
+    def _backward(self, loss: Tensor, batch: Batch) -> None:
+        """Backward of a loss sum. DeepSpeed averages gradients over ranks; with this factor the update's loss is the
+        sum over all tokens divided by their count."""
+        factor = self.layout.data_parallel_size / batch.divisor
+        self.deepspeed_engine.backward(loss * factor, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float | None:
+        """The optimizer's step.
+
+        Args:
+            learning_rate: of this step.
+
+        Returns:
+            The gradient's norm before clipping, where DeepSpeed computes it (not at ZeRO-0 in fp32).
+        """
+        for group in self.deepspeed_engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.deepspeed_engine.step()
+        norm = self.deepspeed_engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def decoder_states(
+        self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
+    ) -> Iterator[DecoderStates | None]:
+        """Forward passes without gradient.
+
+        Args:
+            batches: one after another.
+            seeds: dropout is on, drawn from each batch's seed; None: it is off.
+
+        Yields:
+            Of each batch decoder states (B, T, D) and projection (V, D).
+        """
+        for index, batch in enumerate(batches):
+            batch = to_device(batch, self.layout.device)
+            if seeds is not None:
+                torch.manual_seed(seeds[index])
+            with self._eval_mode() if seeds is None else nullcontext():
+                states = self._states(batch)
+            yield states
+
+    @torch.no_grad()
+    def _states(self, batch: Batch) -> DecoderStates:
+        """Decoder states and projection of a pass in the present mode."""
+
+        def hand_out(states: Any, projection_VD: Tensor, batch: Batch) -> DecoderStates:
+            whole_VD = projection_VD.clone() if self.zero_stage == 3 else projection_VD.detach()
+            return states.decoder_BTD, whole_VD
+
+        hidden_BTD, projection_VD = self.deepspeed_engine(batch, hand_out)
+        return hidden_BTD, projection_VD
+
+    @contextmanager
+    def _eval_mode(self) -> Iterator[None]:
+        """No dropout, no gradient."""
+        self.deepspeed_engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.deepspeed_engine.train()
+
+    def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
+        """Metric sums of batches in eval mode.
+
+        Args:
+            batches: one after another, equally many on every rank.
+            score: the plain cross-entropy.
+
+        Yields:
+            Of each batch, in order; nothing on ranks that share their vocabulary with the one that reports.
+        """
+        for batch in batches:
+            with self._eval_mode():
+                _, metrics = self.deepspeed_engine(to_device(batch, self.layout.device), score)
+            if self.layout.vocab_parallel_rank == 0:
+                yield metrics
+
+    def method_eval_states(self, pairs: Sequence[str]) -> MethodEvalStates:
+        """Eval states for a method: computed when they are asked for.
+
+        Args:
+            pairs: names of the run's language pairs.
+        """
+        return DirectEvalStates(self)
+
+    def gather_weights(self, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
+        """Copies the whole weights to the CPU, on every rank.
+
+        Args:
+            dtype: of the copies; None: as they are.
+            everywhere: ignored; all ranks have them.
+
+        Returns:
+            Tensors by name.
+        """
+        import deepspeed
+
+        weights = {}
+        for name, parameter in self.model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
+                value = parameter.detach()
+                if self.vocab_shard is not None and is_vocab_sharded(parameter):
+                    value = gather_vocabulary(value, self.vocab_shard, self.model.vocabulary_size)
+                weights[name] = value.to("cpu", dtype or parameter.dtype, copy=True)
+        return weights
+
+    def whole_model(self) -> Transformer:
+        """The student's own model where it is whole on this rank, else a copy with all weights."""
+        if self.zero_stage < 3 and self.vocab_shard is None:
+            return self.model
+        return model_with(self.gather_weights(), self.model, self.layout.device)
+
+    def own_shard(self, shard_layout: ShardLayout, ranks: RankGroup, dtype: torch.dtype) -> Tensor:
+        """Copies this rank's shard of the present weights to the CPU; at ZeRO-3 from its own partition.
+
+        Args:
+            shard_layout: how weights are cut into the ranks' shards.
+            ranks: the ranks that hold the same layers.
+            dtype: of the shard.
+
+        Returns:
+            (N,).
+        """
+        named = dict(self.model.named_parameters())
+        if self.zero_stage < 3:
+            return extract_shard(shard_layout, named, ranks, dtype)
+        partitions = {}
+        for piece in shard_layout.pieces:
+            partitions[piece.name], length = private_apis.zero3_partition(named[piece.name])
+            if length != piece.length:
+                raise RuntimeError(f"{piece.name}: ZeRO-3 holds {length} elements a rank, {piece.length} expected")
+        return assemble_shard(shard_layout, partitions, dtype)
+
+    def blank_model(self, vocab_shard: VocabShard | None = None) -> nn.Module:
+        """A new model of the student's shape, its values to be filled.
+
+        Args:
+            vocab_shard: this rank's words, with the group that the model's collectives use; None: all words.
+        """
+        model = Transformer(self.model.settings, self.model.vocabulary_size)
+        if vocab_shard is not None:
+            shard_vocabulary(model, vocab_shard)
+        return model
+
+    def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
+        """Batches pass a teacher on this rank alone.
+
+        Args:
+            ranks: the ranks that hold the same layers.
+        """
+        return LocalForward(ranks if self.vocab_shard is None else self.layout.new_world_group())
+
+    def connect_teachers(
+        self, teachers: ShardedTeachers, cache: StateCache | None
+    ) -> tuple[TeacherHolder, SentenceTeachers | None]:
+        """Teachers are asked by the method itself: nothing is joined.
+
+        Args:
+            teachers: the teachers.
+            cache: of their states.
+
+        Returns:
+            The teachers; the cache, if any, answers.
+        """
+        return teachers, None
+
+    def without_side_effects(self) -> AbstractContextManager[None]:
+        """A block of passes between two updates that leave no trace."""
+        return gradients.without_side_effects(self.deepspeed_engine)
+
+    def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
+        """This rank's shard of a batch's gradient, averaged over the ranks.
+
+        Args:
+            batch: on this rank's device.
+            score: the loss.
+
+        Returns:
+            float32 (N,).
+        """
+
+        def backward() -> None:
+            loss, _ = self.deepspeed_engine(batch, score)
+            self._backward(loss, batch)
+
+        return gradients.gradient_shard(self.deepspeed_engine, backward, self.layout.ranks)
+
+    @torch.no_grad()
+    def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
+        """A forward pass with dropout, without gradient.
+
+        Args:
+            batch: on this rank's device.
+            score: what is made of the states.
+
+        Returns:
+            What ``score`` returned, as a tuple.
+        """
+        return self.deepspeed_engine(batch, score)
+
+    def capture_state(self) -> TrainingState:
+        """A copy of the whole training state.
+
+        Raises:
+            UserError: where part of it lies on NVMe.
+        """
+        return state_snapshot.capture_state(self.deepspeed_engine)
+
+    def restore_state(self, state: TrainingState) -> None:
+        """Puts a training state back, bit for bit.
+
+        Args:
+            state: of ``capture_state``.
+        """
+        state_snapshot.restore_state(self.deepspeed_engine, state)
+
+    def save_checkpoint(self, directory: Path, tag: str) -> None:
+        """Writes DeepSpeed's files of the training state.
+
+        Args:
+            directory: of the checkpoint.
+            tag: the folder in it.
+        """
+        self.deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+
+    def load_checkpoint(self, directory: Path, tag: str, universal: bool = False) -> bool:
+        """Fills the training state from DeepSpeed's files.
+
+        Args:
+            directory: of the checkpoint.
+            tag: the folder in it.
+            universal: the files are DeepSpeed's universal ones.
+
+        Returns:
+            Whether there was a checkpoint under that tag.
+        """
+        return load_deepspeed_checkpoint(self.deepspeed_engine, directory, tag, universal)
+
+
+def model_with(weights: dict[str, Tensor], like: Any, device: torch.device) -> Transformer:
+    """A whole model on a device.
+
+    Args:
+        weights: all of them, by name.
+        like: layers with the model's ``settings`` and ``vocabulary_size``.
+        device: where it goes.
+    """
+    model = Transformer(like.settings, like.vocabulary_size).to(device, next(iter(weights.values())).dtype)
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, universal: bool) -> bool:
+    """Fills an engine from DeepSpeed's files.
+
+    Args:
+        deepspeed_engine: a DeepSpeedEngine.
+        directory: of the checkpoint.
+        tag: the folder in it.
+        universal: the files are DeepSpeed's universal ones.
+
+    Returns:
+        Whether there was a checkpoint under that tag.
+    """
+    with private_apis.universal_checkpoint(deepspeed_engine) if universal else nullcontext():
+        path, _ = deepspeed_engine.load_checkpoint(str(directory), tag=tag)
+    return path is not None

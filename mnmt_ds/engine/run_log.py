@@ -1,0 +1,111 @@
+"""The logs of a run and of its students: a student's record stands in its own log, and under its name in the run's."""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.engine.checkpointing.checkpoint import JobLayout
+from mnmt_ds.engine.monitoring.progress import RunProgress
+from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.students.peer_group import PeerGroup
+from mnmt_ds.engine.students.student import Student
+from mnmt_ds.models.transformer import Transformer, parameter_count
+from mnmt_ds.tracking import Tracker
+
+
+class Entry(NamedTuple):
+    """A student's record on its way into the run's log."""
+
+    kind: str
+    """train, valid or sampler."""
+    update: int
+    """Updates done."""
+    epochs: float
+    """Epochs done."""
+    values: dict[str, Any]
+    """By metric key, with the student's name before it."""
+    line: str
+    """The same in one line."""
+
+
+class RunLog:
+    """Writes students' records."""
+
+    def __init__(self, tracker: Tracker, peer_group: PeerGroup) -> None:
+        """Starts without records.
+
+        Args:
+            tracker: the run's.
+            peer_group: through which split students' records come together.
+        """
+        self.tracker, self._peer_group = tracker, peer_group
+        self._pending: list[Entry] = []
+
+    def log(
+        self, student: Student, kind: str, update: int, progress: RunProgress, values: dict[str, Any], line: str
+    ) -> None:
+        """Writes a student's record into its own log, and under its name into the run's where it is not alone.
+
+        Args:
+            student: whose record.
+            kind: train, valid or sampler.
+            update: updates done.
+            progress: of the run.
+            values: by metric key.
+            line: the same in one line.
+        """
+        student.tracker.log(kind, update, progress.epochs, values)
+        if student.tracker is self.tracker:
+            self.tracker.report(line)
+            return
+        named = {f"{student.name}/{key}": value for key, value in values.items()}
+        self._pending.append(Entry(kind, update, progress.epochs, named, f"{student.name} | {line}"))
+        if not self._peer_group.is_split:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes into the run's log what several students have noted; called by all ranks of the job together."""
+        entries = self._pending
+        if self._peer_group.is_split:
+            gathered = self._peer_group.merge({self._peer_group.own_students[0]: [tuple(entry) for entry in entries]})
+            entries = [Entry(*values) for own in gathered.values() for values in own]
+        for entry in entries:
+            self.tracker.log(entry.kind, entry.update, entry.epochs, entry.values)
+            self.tracker.report(entry.line)
+        self._pending = []
+
+
+def introduction(
+    recipe: Recipe, corpus: Corpus, peer_group: PeerGroup, student: Student, job_layout: JobLayout, implementation: str
+) -> str:
+    """What a run says of itself when it starts, in one line.
+
+    Args:
+        recipe: of the run.
+        corpus: that it is trained on.
+        peer_group: with the names of its students.
+        student: one of this rank's.
+        job_layout: how its training state is spread.
+        implementation: of the loss.
+    """
+    layout, training_data = student.engine.layout, student.training_data
+    with torch.device("meta"):
+        parameters = parameter_count(Transformer(recipe.model, corpus.tokenizer.size))
+    students = f"{len(peer_group.student_names)} students, " if recipe.students else ""
+    bounds = job_layout.bounds
+    stages = "+".join(str(end - start) for start, end in pairwise(bounds))
+    spread = f" in {len(bounds) - 1} stage(s) of {stages} layers" if bounds else ""
+    if layout.vocab_parallel_size > 1:
+        spread += f", vocabulary over {layout.vocab_parallel_size}"
+    if peer_group.is_split:
+        wait = "" if recipe.simultaneous else " (in turn; with simultaneous: true none waits)"
+        spread += f", each student on {layout.ranks.size}{wait}"
+    return (
+        f"{recipe.name}: {recipe.method.name}, {students}{len(training_data.pairs)} pairs,"
+        f" {sum(training_data.sizes)} sentences ({training_data.left_out} too long),"
+        f" {parameters / 1e6:.1f}M parameters,"
+        f" {layout.job.size} rank(s){spread}, ZeRO-{job_layout.zero_stage}, {recipe.train.precision},"
+        f" loss: {implementation}"
+    )

@@ -1,0 +1,217 @@
+"""The ranks through which students talk to one another: one rank of each student, or this rank alone.
+
+Where students are split, each on a team of ranks of its own, the ranks with one index in their teams form a peer group.
+All that students send one another goes through peer groups and begins with a header from every member: so a team that
+fails takes the others with it, and its message.
+"""
+
+import contextlib
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mnmt_ds.distributed import RankGroup, new_group
+from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.errors import UserError
+from mnmt_ds.parallel_layout import ParallelLayout
+
+
+class Kind(IntEnum):
+    """What a header says of its sender."""
+
+    REQUEST = 0
+    """It requests states, and will again."""
+    LAST_REQUEST = 1
+    """It requests states, for the last time before the others may go on."""
+    NO_REQUEST = 2
+    """It has nothing to request."""
+    MEET = 3
+    """All members are to meet."""
+    FAILED = 4
+    """It has failed."""
+
+
+HEADER_WIDTH = 8
+"""Numbers in a header."""
+FAILURE_TIMEOUT = 30.0
+"""Seconds that a failed rank waits for the others of its group to hear of it."""
+
+Header = list[int]
+
+
+class PeerGroup:
+    """The students' ranks that have one index in their teams; of one member where students are together."""
+
+    def __init__(self, recipe: Recipe, layout: ParallelLayout) -> None:
+        """Forms the groups; all ranks of the job call this together.
+
+        Args:
+            recipe: of the run.
+            layout: with the students' teams.
+        """
+        self.layout = layout
+        self.student_names = [name for name, _ in students_of(recipe)]
+        """All students, in order of their teams."""
+        self.is_split = layout.teams > 1
+        """Whether each student has ranks of its own."""
+        self.members = [team * layout.ranks.size + layout.ranks.rank for team in range(layout.teams)]
+        """Job ranks, in order of their teams."""
+        self._has_failed = False
+        if not self.is_split:
+            return
+        self._header_group = new_group(self.members, "gloo")
+        self._state_group = new_group(self.members)
+        # NCCL's first call must be all members'
+        dist.all_reduce(torch.zeros(1, device=layout.device), group=self._state_group)
+
+    @property
+    def own_students(self) -> list[str]:
+        """The students of this rank."""
+        return [self.student_names[self.layout.team]] if self.is_split else self.student_names
+
+    def exchange_headers(self, kind: Kind, *values: int) -> list[Header]:
+        """Sends a header to every member.
+
+        Args:
+            kind: of this rank's header.
+            *values: at most ``HEADER_WIDTH`` - 1 numbers after it.
+
+        Returns:
+            Every member's header, in order.
+
+        Raises:
+            UserError: with its message where a member failed with one.
+            RuntimeError: where a member failed otherwise, or the members are out of step.
+        """
+        own = torch.tensor([kind, *values, *[0] * (HEADER_WIDTH - 1 - len(values))])
+        received = [torch.empty_like(own) for _ in self.members]
+        dist.all_gather(received, own, group=self._header_group)
+        headers: list[Header] = [header.tolist() for header in received]
+        self._raise_failures(headers)
+        if len({header[0] == Kind.MEET for header in headers}) > 1:
+            raise RuntimeError(f"students out of step with one another: {headers}")
+        return headers
+
+    def merge(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Brings together what every student has.
+
+        Args:
+            values: of this rank's students, by name; picklable.
+
+        Returns:
+            All students' values, by name, in order.
+        """
+        if self.is_split:
+            self.exchange_headers(Kind.MEET)
+            gathered: list[Any] = [None] * len(self.members)
+            dist.all_gather_object(gathered, dict(values), group=self._header_group)
+            values = {name: value for part in gathered for name, value in part.items()}
+        return {name: values[name] for name in self.student_names}
+
+    def gather_numbers(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:
+        """Brings together a few numbers of every student.
+
+        Args:
+            rows: of this rank's students; at most ``HEADER_WIDTH`` - 1 numbers each.
+
+        Returns:
+            All students' rows, in order.
+        """
+        if not self.is_split:
+            return [list(row) for row in rows]
+        bits = torch.tensor(rows[0], dtype=torch.float64).view(torch.int64).tolist()
+        headers = self.exchange_headers(Kind.MEET, *bits)
+        return [torch.tensor(header[1:]).view(torch.float64).tolist() for header in headers]
+
+    def exchange_requests(self, kind: Kind, encoded: Tensor) -> tuple[list[int], list[Tensor]]:
+        """Sends requests of any length to every member.
+
+        Args:
+            kind: of this rank's header.
+            encoded: int64 on the CPU; empty: none.
+
+        Returns:
+            The kinds of all members' headers, and their encoded requests, in order.
+        """
+        headers = self.exchange_headers(kind, len(encoded))
+        longest = max(length for _, length, *_ in headers)
+        received = [encoded.new_empty(longest) for _ in headers]
+        if longest:
+            dist.all_gather(received, pad(encoded, (0, longest - len(encoded))), group=self._header_group)
+        kinds = [header[0] for header in headers]
+        return kinds, [padded[: header[1]] for padded, header in zip(received, headers, strict=True)]
+
+    def start_transfer(
+        self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]
+    ) -> list[dist.Work]:
+        """Begins to send tensors to members and to fill others from members.
+
+        Args:
+            sends: (member, tensor) each.
+            receives: (member, tensor to be filled) each.
+
+        Returns:
+            What is to be waited for.
+        """
+        group = self._state_group
+        sending = [dist.P2POp(dist.isend, tensor.contiguous(), self.members[i], group) for i, tensor in sends]
+        receiving = [dist.P2POp(dist.irecv, tensor, self.members[i], group) for i, tensor in receives]
+        operations = [*sending, *receiving]
+        return list(dist.batch_isend_irecv(operations)) if operations else []
+
+    def meet(self) -> RankGroup:
+        """Waits for the other members (so for all ranks of the job), if there are any.
+
+        Returns:
+            All ranks of the job.
+        """
+        if self.is_split:
+            self.exchange_headers(Kind.MEET)
+        return self.layout.job
+
+    @contextmanager
+    def failures_shared(self) -> Iterator[None]:
+        """An error in the block is sent to the other members before it is raised."""
+        try:
+            yield
+        except Exception as error:
+            if self.is_split and not self._has_failed:
+                self._send_failure(error)
+            raise
+
+    def _send_failure(self, error: Exception) -> None:
+        self._has_failed = True
+        text = f"{int(isinstance(error, UserError))}{error}".encode()
+        own = torch.tensor([Kind.FAILED, len(text), *[0] * (HEADER_WIDTH - 2)])
+        received = [torch.empty_like(own) for _ in self.members]
+        with contextlib.suppress(Exception):  # the others may be gone
+            work = dist.all_gather(received, own, group=self._header_group, async_op=True)
+            work.wait(datetime.timedelta(seconds=FAILURE_TIMEOUT))
+            self._exchange_failures([header.tolist() for header in received], text)
+
+    def _raise_failures(self, headers: Sequence[Header]) -> None:
+        messages = self._exchange_failures(headers)
+        if messages:
+            self._has_failed = True
+            name, text = next(iter(messages.items()))
+            raise (UserError if text[0] == "1" else RuntimeError)(f"student {name} failed: {text[1:]}")
+
+    def _exchange_failures(self, headers: Sequence[Header], own: bytes = b"") -> dict[str, str]:
+        """The messages of those that failed, by student; "1" before a UserError's, "0" before others'."""
+        messages = {}
+        for team, header in enumerate(headers):
+            if header[0] == Kind.FAILED:
+                is_own = team == self.layout.team
+                text = (
+                    torch.tensor(list(own), dtype=torch.uint8) if is_own else torch.empty(header[1], dtype=torch.uint8)
+                )
+                dist.broadcast(text, self.members[team], group=self._header_group)
+                messages[self.student_names[team]] = bytes(text.tolist()).decode()
+        return messages

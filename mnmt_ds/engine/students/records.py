@@ -1,0 +1,179 @@
+"""What a student leaves behind: the weights of its best checkpoints, its part of a checkpoint, its records."""
+
+from pathlib import Path
+from typing import Any
+
+from mnmt_ds import metric_keys
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.engine.checkpointing import checkpoint, snapshots
+from mnmt_ds.engine.checkpointing.fingerprint import model_description
+from mnmt_ds.engine.dataloading.data_iterator import position_of
+from mnmt_ds.engine.monitoring.validation import PairValues
+from mnmt_ds.engine.students.student import Student
+from mnmt_ds.methods.method import ValidationReport
+
+
+def state_of(student: Student) -> dict[str, Any]:
+    """What a checkpoint carries of a student besides DeepSpeed's files.
+
+    Args:
+        student: between two updates.
+
+    Returns:
+        JSON values.
+    """
+    data_iterator = student.data_iterator
+    return {
+        "position": list(data_iterator.position),
+        "trained": data_iterator.trained,
+        "losses": data_iterator.losses,
+        "sampler": student.sampler.state(),
+        "last": student.last,
+        "best": student.best.state(),
+        "method": {name: part.state() for name, part in student.method.state.items()},
+        "snapshots": sorted(snapshots_of(student)),
+    }
+
+
+def restore_state(student: Student, state: dict[str, Any]) -> None:
+    """Lets a student go on from a checkpoint, whose DeepSpeed files are loaded.
+
+    Args:
+        student: just built.
+        state: of ``state_of``.
+    """
+    data_iterator = student.data_iterator
+    data_iterator.start(position_of(state["position"]))
+    data_iterator.trained, student.last = list(state["trained"]), state["last"]
+    data_iterator.losses = [list(sums) for sums in state.get("losses", data_iterator.losses)]
+    if "sampler" in state:  # checkpoints from before there were dynamic samplers have none
+        student.sampler.restore(state["sampler"])
+    student.best.restore(state["best"])
+    for name, part in student.method.state.items():
+        part.restore(state["method"][name])
+
+
+def snapshots_of(student: Student) -> set[int]:
+    """Updates whose weights a student refers to: best checkpoints and teachers.
+
+    Args:
+        student: at any time.
+    """
+    wanted = student.best.snapshots(student.recipe.validation.keep_best_per_pair)
+    wanted |= {student.last} if student.last is not None else set()
+    return wanted.union(*(part.snapshots() for part in student.method.state.values()))
+
+
+def remove_unused_snapshots(run: Path, student: Student) -> None:
+    """Removes the snapshots to which neither the student nor one of the run's checkpoints refers.
+
+    Args:
+        run: the run's directory.
+        student: whose snapshots.
+    """
+    states = [checkpoint.student_state(checkpoint.read_state(path), student.name) for path in checkpoint.complete(run)]
+    wanted = snapshots_of(student).union(*(state["snapshots"] for state in states))
+    snapshots.remove_others(student.directory, wanted)
+
+
+def keep_weights(
+    corpus: Corpus, student: Student, report: ValidationReport, is_better: bool, improved: list[str]
+) -> None:
+    """Keeps the present weights where a best checkpoint or a teacher is made of them.
+
+    Args:
+        corpus: that the student is trained on.
+        student: all of its ranks call this together.
+        report: of the validation.
+        is_better: the overall best is new.
+        improved: pairs whose best is new.
+    """
+    if report.update in snapshots_of(student):
+        _write_snapshot(corpus, student, {"epoch": report.epoch, "dev": report.dev})
+    names = ["best"] if is_better else []
+    names += [f"best_{pair}" for pair in improved] if student.recipe.validation.keep_best_per_pair else []
+    for name in names if student.engine.layout.is_main else ():
+        snapshots.link(student.directory, name, report.update)
+
+
+def keep_last(corpus: Corpus, student: Student) -> None:
+    """Keeps the final weights as ``last``.
+
+    Args:
+        corpus: that the student is trained on.
+        student: all of its ranks call this together.
+    """
+    if student.updates not in snapshots_of(student):
+        _write_snapshot(corpus, student, {"epoch": float(student.data_iterator.position.epoch)})
+    student.last = student.updates
+    if student.engine.layout.is_main:
+        snapshots.link(student.directory, "last", student.updates)
+
+
+def _write_snapshot(corpus: Corpus, student: Student, facts: dict[str, Any]) -> None:
+    weights, update = student.engine.gather_weights(everywhere=False), student.updates
+    description = {**model_description(student.recipe, corpus), "update": update, **facts}
+    student.engine.layout.ranks.on_main_first(snapshots.write, student.directory, update, weights, description)
+
+
+def validation_record(student: Student, report: ValidationReport, values: PairValues) -> dict[str, Any]:
+    """Metrics of a validation; of the sampler, what was in use until then.
+
+    Args:
+        student: who was validated.
+        report: of the validation.
+        values: dev figures of every pair.
+
+    Returns:
+        Values by metric key.
+    """
+    best, data_iterator, training_data = student.best, student.data_iterator, student.training_data
+    record: dict[str, Any] = {
+        metric_keys.VALID_FIGURE.of(pair, key): value for pair, row in values.items() for key, value in row.items()
+    }
+    record[metric_keys.VALID_MACRO] = sum(report.dev.values()) / len(report.dev)
+    record[metric_keys.VALID_MIN] = min(report.dev.values())
+    record[metric_keys.VALID_BEST], record[metric_keys.VALID_BEST_UPDATE] = best.overall
+    record[metric_keys.VALID_DEFICIT] = best.deficit()
+    total = sum(data_iterator.trained)
+    for pair, probability, trained, size, (loss, tokens) in zip(
+        training_data.pairs, student.sampler.probabilities, data_iterator.trained, training_data.sizes,
+        data_iterator.losses, strict=True,
+    ):  # fmt: skip
+        record[metric_keys.DATA_PROB.of(pair)] = probability
+        if tokens:
+            record[metric_keys.DATA_LOSS.of(pair)] = loss / tokens
+        record[metric_keys.DATA_SHARE.of(pair)] = trained / total
+        record[metric_keys.DATA_PASSES.of(pair)] = trained / size
+    return record
+
+
+def method_record(student: Student, update: int) -> dict[str, float]:
+    """Metrics of what a student's method keeps: teachers, weights.
+
+    Args:
+        student: whose method.
+        update: at which.
+
+    Returns:
+        Values by metric key.
+    """
+    return {key: value for part in student.method.state.values() for key, value in part.report(update).items()}
+
+
+def validation_line(student: Student, report: ValidationReport, record: dict[str, Any]) -> str:
+    """A validation in one line.
+
+    Args:
+        student: who was validated.
+        report: of the validation.
+        record: its metrics.
+    """
+    best = student.best
+    taught = [pair for pair in student.training_data.pairs if record.get(metric_keys.TEACHER_SWITCH.of(pair))]
+    return (
+        f"valid {report.update} | epoch {report.epoch:.2f} | dev {record[metric_keys.VALID_MACRO]:.4f}"
+        f" (best {best.overall.value:.4f} at {best.overall.update}) | deficit {best.deficit():.4f}"
+        + (f" | BLEU {record[metric_keys.VALID_AVG_BLEU]:.2f}" if metric_keys.VALID_AVG_BLEU in record else "")
+        + (f" | taught: {' '.join(taught)}" if taught else "")
+    )

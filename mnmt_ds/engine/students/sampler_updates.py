@@ -1,0 +1,89 @@
+"""When students' samplers are called, and what follows: the epoch's rest is drawn anew, the change is logged."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mnmt_ds import metric_keys
+from mnmt_ds.engine.monitoring.validation import PairValues
+from mnmt_ds.engine.parallel.engine import Scorer
+from mnmt_ds.engine.students.sampler_measurements import StudentMeasurements
+from mnmt_ds.engine.students.student import Student
+
+
+class SamplerUpdates:
+    """Calls the samplers of this rank's students."""
+
+    def __init__(self, students: Sequence[Student], score: Scorer) -> None:
+        """Prepares the measurements of samplers that make some.
+
+        Args:
+            students: of this rank.
+            score: the plain cross-entropy.
+        """
+        self._students = students
+        self._logged_changes = {student.name: -1 for student in students}
+        self.measurements = {
+            student.name: StudentMeasurements(student, score) for student in students if student.sampler.every
+        }
+        """Of each student whose sampler measures it."""
+
+    def resumed(self) -> None:
+        """The samplers' distributions come from a checkpoint: they are logged already."""
+        for student in self._students:
+            self._logged_changes[student.name] = student.sampler.changes
+
+    def measure(self, update: int) -> None:
+        """Lets samplers measure whose turn it is; the rest of the epoch follows from it.
+
+        Args:
+            update: updates that every student has taken.
+        """
+        for student in self._students:
+            sampler = student.sampler
+            if sampler.every and update % sampler.every == 0:
+                began = time.monotonic()
+                sampler.measure(self.measurements[student.name])
+                self.measurements[student.name].seconds = time.monotonic() - began
+                _adopt_distribution(student)
+
+    def on_validation(self, student: Student, values: PairValues) -> None:
+        """A student's sampler hears of its dev losses; what comes from here on may follow from it.
+
+        Args:
+            student: who was validated.
+            values: dev figures of every pair.
+        """
+        training_data, sampler = student.training_data, student.sampler
+        student.data_iterator.losses = [[0.0, 0.0] for _ in training_data.pairs]
+        changes, uniform = sampler.changes, math.log(training_data.corpus.tokenizer.size)
+        sampler.on_validation([1 - values[pair]["nll"] / uniform for pair in training_data.pairs])
+        if sampler.changes > changes:
+            _adopt_distribution(student)
+
+    def new_records(self, update: int) -> Iterator[tuple[Student, dict[str, Any], str]]:
+        """Every dynamic sampler's distribution where it is new.
+
+        Args:
+            update: updates that every student has taken.
+
+        Yields:
+            The student, values by metric key, and one line.
+        """
+        for student in self._students:
+            sampler = student.sampler
+            if sampler.dynamic and sampler.changes > self._logged_changes[student.name]:
+                self._logged_changes[student.name] = sampler.changes
+                named = zip(student.training_data.pairs, sampler.probabilities, strict=True)
+                shares = " ".join(f"{pair} {probability:.3f}" for pair, probability in named)
+                seconds = self.measurements[student.name].seconds if sampler.every else 0.0
+                values = {**sampler.report(), metric_keys.MEASURE_SECONDS: seconds}
+                yield student, values, f"sampler {update} | {shares}"
+
+
+def _adopt_distribution(student: Student) -> None:
+    """All ranks go on with the main one's distribution, to the last bit, whatever machine each is."""
+    sampler = student.sampler
+    sampler.restore(student.engine.layout.ranks.broadcast_from_main(sampler.state()))
+    student.data_iterator.replan()

@@ -1,0 +1,42 @@
+"""Tells a student's method one micro-batch ahead what is to come, so that its teachers are fetched meanwhile."""
+
+from collections.abc import Callable
+
+from mnmt_ds.data.batching import EpochPlan
+from mnmt_ds.engine.dataloading.data_iterator import DataIterator
+from mnmt_ds.engine.dataloading.slots import micro_batch_slots, micro_batches_of
+from mnmt_ds.methods.method import Method
+
+
+class TeacherPrefetcher:
+    """Announces an epoch's micro-batches to a method, one before it is needed; none beyond a validation or a change of
+    the sampling distribution."""
+
+    def __init__(self, method: Method, data_iterator: DataIterator, next_change: Callable[[], int]) -> None:
+        """Starts with the coming update.
+
+        Args:
+            method: of the student.
+            data_iterator: its way through its data.
+            next_change: the updates that will be done when the next validation or change comes.
+        """
+        self._method, self._data_iterator, self._next_change = method, data_iterator, next_change
+        self._plan: EpochPlan | None = None
+        self._next = 0
+
+    def before(self, index: int) -> None:
+        """Announces what follows a micro-batch; to be called on all ranks before each.
+
+        Args:
+            index: the micro-batch's, within the iterator's coming update.
+        """
+        plan, position = self._data_iterator.plan, self._data_iterator.position
+        layout = self._data_iterator.training_data.layout
+        count = micro_batches_of(plan, layout)
+        done = position.update_in_segment
+        if plan is not self._plan:
+            self._plan, self._next = plan, done * count
+        last = min(plan.updates, done + self._next_change() - position.update) * count - 1
+        while self._next <= min(done * count + index + 1, last):
+            self._method.prefetch(micro_batch_slots(plan, self._next, layout))
+            self._next += 1

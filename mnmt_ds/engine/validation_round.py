@@ -1,0 +1,91 @@
+"""What happens at a validation: dev losses of every student, and all that follows from them."""
+
+import math
+import time
+
+from mnmt_ds.engine.checkpointing.fingerprint import model_description
+from mnmt_ds.engine.monitoring.dev_scores import DevScores, dev_score_metrics, dev_scores
+from mnmt_ds.engine.monitoring.meter import memory
+from mnmt_ds.engine.monitoring.validation import PairValues, validate
+from mnmt_ds.engine.students import records
+from mnmt_ds.engine.students.student import Student
+from mnmt_ds.engine.training import Training
+from mnmt_ds.methods.method import ValidationReport
+
+
+def validate_students(training: Training) -> None:
+    """Paper 1, Algorithm 1, lines 12 to 20: dev loss of every pair; bests, teachers and switches follow from it.
+
+    Then paper 2, Algorithm 1, lines 7 to 9: the students' distillation weights, once all dev losses are known.
+
+    Args:
+        training: the run; all ranks of the job call this together.
+
+    Raises:
+        RuntimeError: where a dev loss is not finite.
+    """
+    students = training.students
+    values = [
+        validate(student.engine, training.dev, training.pairs, training.plain_scorer) for student in students
+    ]  # fmt: skip
+    scores = {}
+    losses = _losses_of_all(training, values)
+    reports = []
+    for student in students:
+        scores[student.name] = _dev_scores(training, student)
+        reports.append(_report(training, student, losses, scores[student.name]))
+    for student, report in zip(students, reports, strict=True):
+        is_better, improved = student.best.update(report)
+        student.method.on_validation(report)
+        records.keep_weights(training.corpus, student, report, is_better, improved)
+    student_records = [
+        records.validation_record(student, report, rows)
+        for student, report, rows in zip(students, reports, values, strict=True)
+    ]
+    for student, rows in zip(students, values, strict=True):
+        training.sampler_updates.on_validation(student, rows)
+    began = time.monotonic()
+    for student, report in zip(students, reports, strict=True):
+        student.method.after_validation(report)
+    training.time_spent.search += time.monotonic() - began
+    training.time_spent.measuring += training.peer_exchange.take_measuring_seconds()
+    for student, report, record in zip(students, reports, student_records, strict=True):
+        record |= records.method_record(student, report.update) | memory(training.layout)
+        record |= dev_score_metrics(scores[student.name])
+        record |= training.time_spent.report() if training.recipe.students else {}
+        line = records.validation_line(student, report, record)
+        training.run_log.log(student, "valid", training.update, training.progress, record, line)
+    training.agree()
+    training.log_samplers()
+    training.run_log.flush()
+
+
+def _losses_of_all(training: Training, values: list[PairValues]) -> dict[str, dict[str, float]]:
+    """Every student's dev loss of every pair, by name."""
+    own = {
+        student.name: {pair: rows[pair]["loss"] for pair in training.pairs}
+        for student, rows in zip(training.students, values, strict=True)
+    }
+    return training.peer_group.merge(own)
+
+
+def _report(
+    training: Training, student: Student, losses: dict[str, dict[str, float]], scores: DevScores
+) -> ValidationReport:
+    others = {name: dev for name, dev in losses.items() if name != student.name}
+    bleu = {pair: row["bleu"] for pair, row in scores.items()}
+    report = ValidationReport(training.update, training.progress.epochs, losses[student.name], others, bleu)
+    broken = [pair for pair, loss in report.dev.items() if not math.isfinite(loss)]
+    if broken:
+        raise RuntimeError(f"update {training.update}: dev loss of {', '.join(broken)} is not finite; lower train.lr")
+    return report
+
+
+def _dev_scores(training: Training, student: Student) -> DevScores:
+    """BLEU and chrF where this validation takes them; else nothing."""
+    settings = training.recipe.validation
+    number = training.update // settings.every if settings.every else training.progress.epoch + 1
+    if not settings.bleu_every or number % settings.bleu_every:
+        return {}
+    description = model_description(student.recipe, training.corpus)
+    return dev_scores(student.engine, description, training.corpus, training.pairs, settings)
