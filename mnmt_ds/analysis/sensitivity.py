@@ -1,6 +1,8 @@
 """Sensitivity of every parameter for a language (paper 3, Equations 1 to 3).
 
 S(theta_i, b) = |L(Theta) - L(Theta without theta_i)|, to first order |theta_i * dL/dtheta_i|, averaged over batches.
+
+Shape letters: N parameters.
 """
 
 from collections.abc import Callable, Sequence
