@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         runs = [comparison.classified(run, settings.model_copy(update=limits)) for run in runs]
     part = compare_groups(comparison.group(runs), settings)
     drawn = pictures((run.directory for run in runs), "analysis/**/*.png")
-    table = comparison.markdown(part.groups, part.found, part.tests)
+    table = comparison.markdown(part.groups, part.bootstraps, part.tests)
     points = frontier.markdown(frontier.experiments(runs))
     table += f"\n\n{points}" if points else ""
     args.output.mkdir(parents=True, exist_ok=True)

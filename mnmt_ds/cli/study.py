@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.files import lock
     from mnmt_ds.study import run_state
     from mnmt_ds.study.plan import read_study
-    from mnmt_ds.study.report import missing, write_report
-    from mnmt_ds.study.scheduler import complete, run_all
+    from mnmt_ds.study.report import missing_runs, write_report
+    from mnmt_ds.study.scheduler import is_complete, run_all
     from mnmt_ds.study.settings import StudySettings
 
     if args.help_study:
@@ -71,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{study.settings.directory}: another study is at work here; wait for it") from None
     with held:
         if not args.report:
-            for job in (job for entry in entries if not complete(study, entry) for job in entry.jobs):
-                if not run_state.trained(job):
-                    run_state.refuse_another(job)
+            for job in (job for entry in entries if not is_complete(study, entry) for job in entry.jobs):
+                if not run_state.is_trained(job):
+                    run_state.check_same_run(job)
             signal.signal(signal.SIGTERM, _stop)
             try:
                 _prepare(study, entries)
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 _say("stopped; the same command goes on")
                 return 130
         written = write_report(study, failed)
-        done = [entry for entry in study.entries if complete(study, entry)]
+        done = [entry for entry in study.entries if is_complete(study, entry)]
         if written is not None:
             print((written / "study.md").read_text(encoding="utf-8"))
             if not args.report and (commands := closing(study, entries, done, written)):
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
                 write_report(study, failed)  # once more, with the pictures that were drawn
             print(f"written: {written / 'study.html'}")
         else:
-            print("\n".join(missing(study, done, failed)))
+            print("\n".join(missing_runs(study, done, failed)))
     return 1 if failed else 0
 
 
@@ -116,16 +116,16 @@ def grid(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
     """The grid with the state of every run, for people."""
     from mnmt_ds.errors import UserError
     from mnmt_ds.study import run_state
-    from mnmt_ds.study.scheduler import complete, train_command
+    from mnmt_ds.study.scheduler import is_complete, train_command
 
     lines = []
     for entry in entries:
-        done = sum(run_state.trained(job) for job in entry.jobs)
-        here = "complete" if complete(study, entry) else f"{done} of {len(entry.jobs)} trained" if done else "to do"
+        done = sum(run_state.is_trained(job) for job in entry.jobs)
+        here = "complete" if is_complete(study, entry) else f"{done} of {len(entry.jobs)} trained" if done else "to do"
         try:
             for job in entry.jobs:
-                if not run_state.trained(job):
-                    run_state.refuse_another(job)
+                if not run_state.is_trained(job):
+                    run_state.check_same_run(job)
         except UserError as error:
             here = f"refused: {error}"
         lines.append(f"{entry.name}: {here}")
@@ -154,14 +154,14 @@ def _prepare(study: "Study", entries: "Sequence[StudyEntry]") -> None:
     """The corpora of the runs that are still to be made, each by a process of its own."""
     from mnmt_ds.errors import UserError
     from mnmt_ds.study import run_state
-    from mnmt_ds.study.scheduler import mnmt
+    from mnmt_ds.study.scheduler import cli_command
 
     if not study.settings.prepare:
         return
-    wanted = {job.recipe.data.directory for entry in entries for job in entry.jobs if not run_state.trained(job)}
+    wanted = {job.recipe.data.directory for entry in entries for job in entry.jobs if not run_state.is_trained(job)}
     for directory, (recipe, overrides) in study.corpora.items():
         if directory in wanted:
-            code = subprocess.run([*mnmt("prepare"), str(recipe), *overrides], check=False).returncode
+            code = subprocess.run([*cli_command("prepare"), str(recipe), *overrides], check=False).returncode
             if code:
                 raise UserError(f"{directory}: preparing it failed; see above")
 
@@ -186,12 +186,12 @@ def closing(
 
 def _after(commands: Sequence[Sequence[str]]) -> dict[Path, str]:
     """Runs the closing commands; {command: reason} of those that failed."""
-    from mnmt_ds.study.scheduler import mnmt
+    from mnmt_ds.study.scheduler import cli_command
 
     failed = {}
     for command, *words in commands:
         _say(f"mnmt-ds {shlex.join([command, *words])}")
-        code = subprocess.run([*mnmt(command), *words], check=False).returncode
+        code = subprocess.run([*cli_command(command), *words], check=False).returncode
         if code:
             failed[Path(command)] = f"exit code {code}"
             _say(f"mnmt-ds {command}: failed with exit code {code}")

@@ -70,7 +70,7 @@ def render(
 
 def shown(part: ComparedRuns) -> dict[str, Any]:
     """What the template shows of a part."""
-    groups, sizes, found = part.groups, part.sizes, part.found
+    groups, sizes, found = part.groups, part.sizes, part.bootstraps
     runs = [run for group in groups for run in group.runs]
     columns = known_columns(group_rows(groups))
     firsts = [group.runs[0] for group in groups]

@@ -34,7 +34,7 @@ class ComparedRuns(NamedTuple):
     groups: Sequence[RunGroup]
     sizes: Mapping[str, int]
     """Training sentences by pair, smallest first."""
-    found: Mapping[str, Bootstrap]
+    bootstraps: Mapping[str, Bootstrap]
     """Differences to the baseline over sentences, by label."""
     tests: Mapping[str, Mapping[str, Any]]
     """Differences to the baseline over seeds, by label and figure."""
@@ -71,7 +71,7 @@ def over_settings(parts: Sequence[ComparedRuns], key: str, digits: int, title: s
             values = _values(group, key) if group is not None else []
             base = _values(part.groups[0], key)
             gain = label != part.groups[0].label and values and base
-            sure = part.found.get(label, {}).get("bleu", {}).get("macro") if key == "bleu" else None
+            sure = part.bootstraps.get(label, {}).get("bleu", {}).get("macro") if key == "bleu" else None
             cells.append(_cell(values, digits, float(np.mean(values) - np.mean(base)) if gain else None, sure))
         rows.append((label, *cells))
     star = "; * a gain whose 95 % interval (paired bootstrap over sentences) excludes zero" if key == "bleu" else ""
@@ -136,7 +136,7 @@ def _gained(part: ComparedRuns, group: RunGroup, section: str, name: str) -> str
         for one in (group, part.groups[0])
     )
     gain = float(np.mean(mine) - np.mean(base)) if mine and base and group is not part.groups[0] else None
-    sure = part.found.get(group.label, {}).get("bleu", {}).get(name)
+    sure = part.bootstraps.get(group.label, {}).get("bleu", {}).get(name)
     return _cell(mine, 2, gain, sure, spread=False)
 
 

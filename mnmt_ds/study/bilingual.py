@@ -2,10 +2,11 @@
 
 ``pairs/<pair>`` are the runs. Beside them stand one evaluation of all pairs, one validation (each pair at its model's
 own best), and ``best_<pair>``, a link to that pair's model: what MULTI-DISTILL's ``experts`` asks for.
+
+Shape letters: V validations of a run.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,44 @@ from mnmt_ds import metric_keys
 from mnmt_ds.config import dump
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.report import read_lines, read_report, report_path, write_lines, write_report
+from mnmt_ds.files import replace_link, write_text
 from mnmt_ds.reporting.runs import Run, read_run
+from mnmt_ds.run_files import METRICS, RECIPE
 from mnmt_ds.study import run_state
 from mnmt_ds.study.plan import StudyEntry
 
 
-def gather(entry: StudyEntry) -> None:
-    """Puts an entry's runs together; the mark comes last, so that a crash between leaves it to be done again."""
+def merge_pair_runs(entry: StudyEntry) -> None:
+    """Puts an entry's runs of single pairs together.
+
+    The mark comes last, so that a crash between leaves it to be done again.
+
+    Args:
+        entry: a row with ``per_pair: true``, all of whose runs are trained and evaluated.
+    """
     run_state.clear_mark(entry.directory)
     runs = {job.directory.name: read_run(job.directory) for job in entry.jobs}
     directory = entry.directory
     whole = entry.jobs[0].recipe
     data = whole.data.model_copy(update={"pairs": tuple(runs)})
-    (directory / "recipe.yaml").write_text(dump(whole.model_copy(update={"directory": directory, "data": data})))
+    write_text(directory / RECIPE, dump(whole.model_copy(update={"directory": directory, "data": data})))
     records = [{"kind": "run", "update": 0, "epoch": 0.0, "time": 0.0}, _train(runs), _validation(runs)]
-    temporary = directory / "metrics.tmp"
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    os.replace(temporary, directory / "metrics.jsonl")
+    write_text(directory / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     for pair in runs:
-        link = directory / f".best_{pair}.tmp"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path("pairs") / pair / "best")
-        os.replace(link, directory / f"best_{pair}")
+        replace_link(directory / f"best_{pair}", Path("pairs") / pair / "best")
     _evaluation(directory, runs)
-    run_state.mark(directory, gathered=_sources(entry))
+    run_state.write_mark(directory, gathered=_sources(entry))
 
 
-def gathered(entry: StudyEntry) -> bool:
-    """Whether that was done, of just these evaluations."""
+def is_merged(entry: StudyEntry) -> bool:
+    """Says whether ``merge_pair_runs`` was done, of just these evaluations.
+
+    Args:
+        entry: a row with ``per_pair: true``.
+
+    Returns:
+        True where nothing is left to do.
+    """
     return run_state.read_mark(entry.directory).get("gathered") == _sources(entry)
 
 
@@ -54,14 +65,14 @@ def _sources(entry: StudyEntry) -> dict[str, Any]:
 
 def _validation(runs: dict[str, Run]) -> dict[str, Any]:
     """One validation: each pair's dev loss at its own model's best; there is no deficit."""
-    own = {pair: float(run.dev[pair][run.best]) for pair, run in runs.items()}
+    dev_losses = {pair: float(run.dev[pair][run.best]) for pair, run in runs.items()}
     epoch = sum(float(run.epoch_V[run.best]) for run in runs.values()) / len(runs)
-    values: dict[str, Any] = {metric_keys.VALID_LOSS.of(pair): dev for pair, dev in own.items()}
+    values: dict[str, Any] = {metric_keys.VALID_LOSS.of(pair): dev for pair, dev in dev_losses.items()}
     for pair, run in runs.items():
         values |= (
             {metric_keys.DATA_PASSES.of(pair): float(run.by_pair[pair]["passes"][-1])} if run.by_pair[pair] else {}
         )
-    values |= {metric_keys.VALID_MACRO: sum(own.values()) / len(own), metric_keys.VALID_DEFICIT: 0.0}
+    values |= {metric_keys.VALID_MACRO: sum(dev_losses.values()) / len(dev_losses), metric_keys.VALID_DEFICIT: 0.0}
     seconds, memory = sum(run.seconds for run in runs.values()), max(run.memory_gb for run in runs.values())
     return {
         "kind": "valid",

@@ -65,16 +65,32 @@ class Study(NamedTuple):
     """{data directory: recipe and overrides that ``prepare`` makes it from}."""
 
     def baseline(self, setting: str) -> str:
-        """The row that gains are over in a setting."""
+        """Says which row gains are over.
+
+        Args:
+            setting: a setting of the study; "" where it names none.
+
+        Returns:
+            Name of the row: the setting's baseline, else the study's, else the first row.
+        """
         part = self.settings.settings.get(setting)
         return (part.baseline if part else None) or self.settings.baseline or next(iter(self.settings.rows))
 
 
 def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] = ()) -> Study:
-    """Reads a study and resolves every run's recipe; UserError names the row that has a fault.
+    """Reads a study and resolves every run's recipe.
 
-    overrides: keys of the study itself, ``cap.max_epochs=3``; ``seeds`` among them is for every row, also for those
-    with seeds of their own. common: keys of every recipe, after the rows' own.
+    Args:
+        path: the study's YAML file.
+        overrides: keys of the study itself, ``cap.max_epochs=3``; ``seeds`` among them is for every row, also for those
+            with seeds of their own.
+        common: keys of every recipe, after the rows' own.
+
+    Returns:
+        The study, its entries in an order in which they can be run.
+
+    Raises:
+        UserError: names the row that has a fault.
     """
     path = find_file(path)
     settings = load(StudySettings, path, overrides)
@@ -88,8 +104,8 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
             raise UserError(f"{where.get(('after', n), path)}: '{command}': {error}") from None
     entries: dict[Path, StudyEntry] = {}
     for setting in settings.settings or ("",):
-        for row, own in settings.rows.items():
-            if not setting or own.settings is None or setting in own.settings:
+        for row, row_settings in settings.rows.items():
+            if not setting or row_settings.settings is None or setting in row_settings.settings:
                 for seed in settings.seeds_of(row, setting):
                     place = where.get(("rows", row), str(path))
                     entry = _entry(path, settings, row, setting, seed, common, place)
@@ -98,19 +114,43 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
     return Study(path, settings, ordered, _corpora(path, settings, ordered, common, where))
 
 
-def directory_of(settings: StudySettings, row: str, setting: str, seed: int) -> Path:
-    """Where a row's run is."""
+def run_directory(settings: StudySettings, row: str, setting: str, seed: int) -> Path:
+    """Says where a row's run is.
+
+    Args:
+        settings: the study's settings.
+        row: name of the row.
+        setting: name of the setting, or "".
+        seed: the run's seed.
+
+    Returns:
+        The directory.
+    """
     return settings.directory / setting / f"{row}-seed{seed}"
 
 
 def closing_command(settings: StudySettings, text: str, report: str, place: str = "") -> tuple[list[str], list[Path]]:
-    """One of ``after`` in words, and the runs that it names; UserError at ``place`` where there is none of a name."""
+    """Fills in one of the commands of ``after``.
+
+    Args:
+        settings: the study's settings.
+        text: the command as it stands in the study.
+        report: the report's directory, for ``{report}``.
+        place: file and line of the command, for messages.
+
+    Returns:
+        The words of the command, and the directories of the runs that it names.
+
+    Raises:
+        UserError: where there is no row of a name.
+        ValueError: where the command is empty or its quotes do not close.
+    """
     setting = next(iter(settings.settings), "")
     runs: list[Path] = []
 
     def run_of(name: str) -> str:
         _check_run(settings, name, setting, place)
-        runs.append(directory_of(settings, name, setting, settings.seeds_of(name, setting)[0]))
+        runs.append(run_directory(settings, name, setting, settings.seeds_of(name, setting)[0]))
         return str(runs[-1])
 
     words = [str(_filled(word, run_of)).replace("{report}", report) for word in shlex.split(text)]
@@ -133,24 +173,24 @@ def _check_run(settings: StudySettings, name: str, setting: str, place: str) -> 
 def _entry(
     path: Path, settings: StudySettings, row: str, setting: str, seed: int, common: Sequence[str], place: str
 ) -> StudyEntry:
-    own, directory = settings.rows[row], directory_of(settings, row, setting, seed)
+    row_settings, directory = settings.rows[row], run_directory(settings, row, setting, seed)
     needs: dict[Path, None] = {}
 
     def run_of(name: str) -> str:
         _check_run(settings, name, setting, place)
         seeds = settings.seeds_of(name, setting)
-        found = directory_of(settings, name, setting, seed if seed in seeds else seeds[0])
-        needs[found] = None
-        return str(found)
+        needed = run_directory(settings, name, setting, seed if seed in seeds else seeds[0])
+        needs[needed] = None
+        return str(needed)
 
-    recipe_path, changes = base_of(path, settings, setting, own.recipe)
-    changes = [*changes, *as_overrides(_filled(own.set, run_of)), *_cap(settings, own.times), *common]
-    if clash := {"train.max_epochs", "train.max_steps"} & own.set.keys():
+    recipe_path, changes = base_recipe(path, settings, setting, row_settings.recipe)
+    changes = [*changes, *as_overrides(_filled(row_settings.set, run_of)), *_cap(settings, row_settings.times), *common]
+    if clash := {"train.max_epochs", "train.max_steps"} & row_settings.set.keys():
         raise UserError(f"{place}: {clash.pop()}: a row's budget is 'times', a multiple of the study's 'cap'")
     changes += as_overrides({"name": row, "train.seed": seed, "directory": str(directory)})
     whole = _resolved(recipe_path, changes, place)
-    launch = own.launch or settings.launch
-    if not own.per_pair:
+    launch = row_settings.launch or settings.launch
+    if not row_settings.per_pair:
         jobs = [TrainingJob(directory, recipe_path, tuple(changes), whole, launch)]
     else:
         jobs = []
@@ -161,8 +201,23 @@ def _entry(
     return StudyEntry(row, setting, seed, directory, tuple(jobs), tuple(needs))
 
 
-def base_of(path: Path, settings: StudySettings, setting: str, recipe: Path | None = None) -> tuple[Path, list[str]]:
-    """A setting's base recipe (or the given one) and what study and setting change of it."""
+def base_recipe(
+    path: Path, settings: StudySettings, setting: str, recipe: Path | None = None
+) -> tuple[Path, list[str]]:
+    """Finds the base recipe of a row, and what study and setting change of it.
+
+    Args:
+        path: the study's YAML file.
+        settings: the study's settings.
+        setting: name of the setting, or "".
+        recipe: the row's own base recipe; None: the setting's, else the study's.
+
+    Returns:
+        The recipe's path and the overrides ``a.b=c``.
+
+    Raises:
+        UserError: where no recipe is given anywhere.
+    """
     part = settings.settings.get(setting)
     base = recipe or (part.recipe if part else None) or settings.recipe
     if base is None:
@@ -172,7 +227,14 @@ def base_of(path: Path, settings: StudySettings, setting: str, recipe: Path | No
 
 
 def as_overrides(keys: dict[str, Any]) -> list[str]:
-    """``a.b=c`` for each key; JSON is YAML."""
+    """Writes keys as overrides; JSON is YAML.
+
+    Args:
+        keys: values by dotted key.
+
+    Returns:
+        ``a.b=c`` for each key.
+    """
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
 
 
@@ -184,7 +246,7 @@ def _cap(settings: StudySettings, times: float) -> list[str]:
 def _filled(value: Any, run_of: Callable[[str], str]) -> Any:
     """A value with every "{run.ROW}" in it replaced."""
     if isinstance(value, str):
-        return RUN.sub(lambda found: run_of(found.group(1)), value)
+        return RUN.sub(lambda match: run_of(match.group(1)), value)
     if isinstance(value, dict):
         return {key: _filled(inner, run_of) for key, inner in value.items()}
     return [_filled(inner, run_of) for inner in value] if isinstance(value, list) else value
@@ -217,32 +279,34 @@ def _corpora(
 
     UserError where two settings, or two rows, want different corpora in one directory.
     """
-    found: dict[str, tuple[Path, tuple[str, ...], Any, str]] = {}
+    corpora: dict[str, tuple[Path, tuple[str, ...], Any, str]] = {}
     for setting in settings.settings or ("",):
         place = where.get(("settings", setting), str(path))
         rows = [row for row in settings.rows.values() if not setting or row.settings is None or setting in row.settings]
-        bases = [base_of(path, settings, setting, row.recipe) for row in rows[:1]]
+        bases = [base_recipe(path, settings, setting, row.recipe) for row in rows[:1]]
         for base, changes in bases:
             data = _resolved(base, [*changes, *common], place).data
-            earlier = found.setdefault(data.directory, (base, (*changes, *common), data, place))
+            earlier = corpora.setdefault(data.directory, (base, (*changes, *common), data, place))
             if earlier[2] != data:
                 raise UserError(f"{place}: {data.directory} is prepared otherwise for {earlier[3]}; name another one")
     for entry in entries:
         row, place = settings.rows[entry.row], where.get(("rows", entry.row), str(path))
         for job in entry.jobs:
             wanted = job.recipe.data
-            if wanted.directory not in found:
-                base, changes = base_of(path, settings, entry.setting, row.recipe)
-                own = as_overrides({key: value for key, value in row.set.items() if key.partition(".")[0] == "data"})
-                changes = [*changes, *own, *common]
-                found[wanted.directory] = (base, tuple(changes), _resolved(base, changes, place).data, place)
-            *_, data, earlier_place = found[wanted.directory]
+            if wanted.directory not in corpora:
+                base, changes = base_recipe(path, settings, entry.setting, row.recipe)
+                data_keys = as_overrides(
+                    {key: value for key, value in row.set.items() if key.partition(".")[0] == "data"}
+                )
+                changes = [*changes, *data_keys, *common]
+                corpora[wanted.directory] = (base, tuple(changes), _resolved(base, changes, place).data, place)
+            *_, data, earlier_place = corpora[wanted.directory]
             if other := _difference(wanted, data):
                 raise UserError(
                     f"{place}: {wanted.directory} is prepared with another data.{other} for {earlier_place};"
                     " give the row a data.directory of its own"
                 )
-    return {directory: (base, changes) for directory, (base, changes, _, _) in found.items()}
+    return {directory: (base, changes) for directory, (base, changes, _, _) in corpora.items()}
 
 
 def _difference(wanted: DataSettings, prepared: DataSettings) -> str | None:

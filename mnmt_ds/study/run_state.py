@@ -9,7 +9,8 @@ from mnmt_ds.engine.checkpointing.checkpoint import complete, read_state, studen
 from mnmt_ds.engine.dataloading.data_iterator import Position
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
-from mnmt_ds.evaluation.report import report_path, write_report
+from mnmt_ds.evaluation.report import report_path
+from mnmt_ds.files import write_json
 from mnmt_ds.reporting.runs import flat, student_directories
 from mnmt_ds.run_files import read_recipe
 from mnmt_ds.study.plan import TrainingJob
@@ -22,52 +23,84 @@ FREE = ("directory", "tracking", "deepspeed", "train.workers", "train.timeout_mi
 """What may differ between a run's beginning and its end."""
 
 
-def trained(job: TrainingJob) -> bool:
-    """Whether the run was trained to the end by just this recipe; a setting that came later had its default then."""
-    found = read_mark(job.directory).get("recipe")
-    if found is None:
+def is_trained(job: TrainingJob) -> bool:
+    """Says whether the run was trained to the end by just this recipe; a setting that came later had its default then.
+
+    Args:
+        job: the run.
+
+    Returns:
+        True where nothing is left to train.
+    """
+    recipe = read_mark(job.directory).get("recipe")
+    if recipe is None:
         return False
     try:
-        return values_of(Recipe.model_validate(found)) == values_of(job.recipe)
+        return recipe_values(Recipe.model_validate(recipe)) == recipe_values(job.recipe)
     except ValueError:  # written by another version
         return False
 
 
-def evaluated(job: TrainingJob, options: str) -> bool:
-    """Whether its test sets were translated since, with these options."""
+def is_evaluated(job: TrainingJob, options: str) -> bool:
+    """Says whether the run's test sets were translated since it was trained.
+
+    Args:
+        job: the run.
+        options: of ``mnmt-ds evaluate``; other options want another evaluation.
+
+    Returns:
+        True where nothing is left to evaluate.
+    """
     reports = [report_path(place, "best", "test") for place in student_directories(job.directory)]
     return read_mark(job.directory).get("evaluate") == options and all(path.exists() for path in reports)
 
 
-def at_its_end(run: Path) -> bool:
-    """Whether training ended by its own budget: the newest checkpoint is of the update that was kept as ``last``."""
-    found = complete(run)
-    if not found:
+def has_ended(run: Path) -> bool:
+    """Says whether training ended by its own budget: the newest checkpoint is of the update that was kept as ``last``.
+
+    Args:
+        run: the run's directory.
+
+    Returns:
+        False also where there is no checkpoint.
+    """
+    checkpoints = complete(run)
+    if not checkpoints:
         return False
-    newest = read_state(found[0])
+    newest = read_state(checkpoints[0])
     parts = [student_state(newest, place.name) for place in student_directories(run)]
     return all(part["last"] == Position(*part["position"]).update for part in parts)
 
 
-def refuse_another(job: TrainingJob) -> None:
-    """UserError where the directory holds a run by another recipe, or one of a larger budget."""
-    found, wanted = flat(_resolved(read_recipe(job.directory))), flat(values_of(job.recipe))
-    if not found:
+def check_same_run(job: TrainingJob) -> None:
+    """Refuses a directory that holds a run by another recipe, or one of a larger budget.
+
+    Args:
+        job: the run that the study wants there.
+
+    Raises:
+        UserError: names the setting that differs, with both values.
+    """
+    written, wanted = flat(_resolved(read_recipe(job.directory))), flat(recipe_values(job.recipe))
+    if not written:
         return
-    for key in [key for key in wanted if key not in found]:
-        found[key] = wanted[key]  # a setting that came later
-    odd = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
-    odd = [key for key in odd if key not in BUDGET and not any(key == f or key.startswith(f + ".") for f in FREE)]
-    if odd:
+    for key in [key for key in wanted if key not in written]:
+        written[key] = wanted[key]  # a setting that came later
+    differing = [key for key in sorted({*written, *wanted}) if written.get(key) != wanted.get(key)]
+    differing = [
+        key for key in differing if key not in BUDGET and not any(key == f or key.startswith(f + ".") for f in FREE)
+    ]
+    if differing:
+        first = differing[0]
         raise UserError(
-            f"{job.directory}: begun with {odd[0]} {found.get(odd[0])!r}, the study says {wanted.get(odd[0])!r};"
+            f"{job.directory}: begun with {first} {written.get(first)!r}, the study says {wanted.get(first)!r};"
             " move that run away, or name the row anew"
         )
     for key in BUDGET[:2]:
-        before, now = (float(values.get(key) or "inf") for values in (found, wanted))
+        before, now = (float(values.get(key) or "inf") for values in (written, wanted))
         if now < before:
             raise UserError(
-                f"{job.directory}: begun with {key} {found[key]}, the study says {wanted[key]};"
+                f"{job.directory}: begun with {key} {written[key]}, the study says {wanted[key]};"
                 " a run can be continued, not shortened: raise the cap, or move that run away"
             )
 
@@ -75,31 +108,54 @@ def refuse_another(job: TrainingJob) -> None:
 def _resolved(recipe: dict[str, Any]) -> dict[str, Any]:
     """A run's recipe with all that an older version left to be decided later; as it is where it is not known here."""
     try:
-        return values_of(Recipe.model_validate(recipe)) if recipe else {}
+        return recipe_values(Recipe.model_validate(recipe)) if recipe else {}
     except ValueError:
         return recipe
 
 
-def mark(run: Path, **facts: Any) -> None:
-    """Writes facts into the run's mark."""
-    write_report(run / MARK, {**read_mark(run), **facts})
+def write_mark(run: Path, **facts: Any) -> None:
+    """Adds to what the run's mark says.
+
+    Args:
+        run: the run's directory.
+        facts: JSON values by name; those that stand there already are replaced.
+    """
+    write_json(run / MARK, {**read_mark(run), **facts})
 
 
 def read_mark(run: Path) -> dict[str, Any]:
-    """The mark; empty where there is none that can be read."""
+    """Reads the run's mark.
+
+    Args:
+        run: the run's directory.
+
+    Returns:
+        Its values; empty where there is no mark that can be read.
+    """
     try:
-        found = json.loads((run / MARK).read_text(encoding="utf-8"))
+        mark = json.loads((run / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return mark if isinstance(mark, dict) else {}
 
 
-def values_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON values."""
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Turns a recipe into JSON values.
+
+    Args:
+        recipe: the recipe.
+
+    Returns:
+        Plain values by section.
+    """
     return json.loads(json.dumps(recipe.model_dump(mode="json")))
 
 
 def clear_mark(run: Path) -> None:
-    """Forgets the mark: the run is about to change."""
+    """Removes the run's mark: the run is about to change.
+
+    Args:
+        run: the run's directory.
+    """
     if (run / MARK).exists():
         os.unlink(run / MARK)

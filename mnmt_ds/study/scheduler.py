@@ -16,9 +16,10 @@ from typing import Any
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.reporting.runs import at_work, student_directories
+from mnmt_ds.run_files import METRICS
 from mnmt_ds.shipped_files import shipped_file
 from mnmt_ds.study import run_state
-from mnmt_ds.study.bilingual import gather, gathered
+from mnmt_ds.study.bilingual import is_merged, merge_pair_runs
 from mnmt_ds.study.plan import Study, StudyEntry, TrainingJob
 from mnmt_ds.tracking import read_records
 
@@ -29,11 +30,11 @@ GRACE = 60.0
 Say = Callable[[str], None]
 
 
-class Failure(Exception):
+class RunFailed(Exception):
     """A run's process ended badly; the message ends with the last line of its log."""
 
 
-class Processes:
+class RunProcesses:
     """Every process that the study has started and that has not ended; each leads a process group of its own."""
 
     def __init__(self) -> None:
@@ -41,16 +42,23 @@ class Processes:
         self.stopped = False
 
     def run(self, command: Sequence[str], log: Path, environment: dict[str, str], lock: int) -> None:
-        """Runs a command, its output appended to the log; Failure where its exit code is not 0.
+        """Runs a command to its end, its output appended to the log.
 
-        lock: a descriptor that the process inherits: whatever it locks stays locked while the process lives, even
-        when the study itself is killed.
+        Args:
+            command: words of the command.
+            log: file that gets the command and its output.
+            environment: variables beside those of this process.
+            lock: a descriptor that the process inherits: whatever it locks stays locked while the process lives, even
+                when the study itself is killed.
+
+        Raises:
+            RunFailed: where the exit code is not 0, or the study is being stopped.
         """
         with log.open("ab") as output:
             output.write(f"$ {shlex.join(command)}\n".encode())
             output.flush()
             if self.stopped:
-                raise Failure("stopped")
+                raise RunFailed("stopped")
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=(lock,),
                 env={**os.environ, **environment}, start_new_session=True,
@@ -63,10 +71,10 @@ class Processes:
         finally:
             self._running.discard(process)
         if code:
-            raise Failure(f"{last_line(log)} (exit code {code}; see {log})")
+            raise RunFailed(f"{last_line(log)} (exit code {code}; see {log})")
 
     def stop(self) -> None:
-        """Asks all to stop, and kills what has not stopped after a grace."""
+        """Asks all processes to stop, and kills those that have not stopped after ``GRACE`` seconds."""
         self.stopped = True
         for process in list(self._running):
             process.terminate()
@@ -81,29 +89,37 @@ class Processes:
 def run_all(
     study: Study, entries: Sequence[StudyEntry], at_once: int, say: Say, devices: Sequence[str] = ()
 ) -> dict[Path, str]:
-    """Makes all entries, ``at_once`` runs at a time, none before what it needs; {directory of a failed one: reason}.
+    """Trains and evaluates all entries, none before those that it needs.
 
-    devices: GPUs of this machine as CUDA_VISIBLE_DEVICES names them, which the runs at work share out; empty: none.
+    Args:
+        study: the study.
+        entries: what is to be made; finished ones are passed over.
+        at_once: runs that are under way at the same time.
+        say: prints a line of progress.
+        devices: GPUs of this machine as CUDA_VISIBLE_DEVICES names them, which the runs share out; empty: none.
+
+    Returns:
+        {directory of a failed entry: reason}.
     """
-    processes, failed = Processes(), {}
-    waiting = {entry.directory: entry for entry in entries if not complete(study, entry)}
-    jobs = {d: [job for job in entry.jobs if not _done(study, job)] for d, entry in waiting.items()}
-    total, finished, begun = sum(map(len, jobs.values())), 0, time.monotonic()
+    processes, failed = RunProcesses(), {}
+    waiting = {entry.directory: entry for entry in entries if not is_complete(study, entry)}
+    jobs = {d: [job for job in entry.jobs if not _run_is_done(study, job)] for d, entry in waiting.items()}
+    total, finished, started = sum(map(len, jobs.values())), 0, time.monotonic()
     slots, under_way = list(range(at_once)), dict[Future[None], tuple[StudyEntry, TrainingJob, int, float]]()
-    told = time.monotonic()
+    last_report = time.monotonic()
 
     def settle() -> None:
         """Completes entries that have all their runs, gives up those that need a failed one."""
         for directory, entry in list(waiting.items()):
-            lost = [need for need in entry.needs if need in failed]
-            if lost and directory not in failed:
-                failed[directory], jobs[directory] = f"needs {lost[0]}, which failed", []
+            failed_needs = [need for need in entry.needs if need in failed]
+            if failed_needs and directory not in failed:
+                failed[directory], jobs[directory] = f"needs {failed_needs[0]}, which failed", []
                 say(f"{entry.name}: not started: {failed[directory]}")
-            if jobs[directory] or any(directory == found[0].directory for found in under_way.values()):
+            if jobs[directory] or any(directory == running.directory for running, *_ in under_way.values()):
                 continue
             if entry.per_pair and directory not in failed:
                 try:
-                    gather(entry)
+                    merge_pair_runs(entry)
                 except Exception as error:  # whatever is wrong with its runs holds up only what needs it
                     failed[directory] = _reason(error)
                     say(f"{entry.name}: failed: {failed[directory]}")
@@ -118,7 +134,7 @@ def run_all(
                 for entry, job in ready[: len(slots)]:
                     slot = slots.pop(0)
                     jobs[entry.directory].remove(job)
-                    future = pool.submit(_make, study, job, processes, say, device_variables(job, slot, devices))
+                    future = pool.submit(_make_run, study, job, processes, say, device_variables(job, slot, devices))
                     under_way[future] = (entry, job, slot, time.monotonic())
                 done, _ = wait(under_way, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -133,64 +149,83 @@ def run_all(
                         failed[entry.directory] = _reason(error)
                         say(f"[{finished}/{total}] {what}: failed: {failed[entry.directory]}")
                 settle()
-                if time.monotonic() > told + 60 and under_way:
-                    told = time.monotonic()
+                if time.monotonic() > last_report + 60 and under_way:
+                    last_report = time.monotonic()
                     where = "; ".join(_progress(entry, job) for entry, job, *_ in under_way.values())
-                    say(f"[{finished}/{total}, {_minutes(told - begun)}] {where}")
+                    say(f"[{finished}/{total}, {_minutes(last_report - started)}] {where}")
         except BaseException:
             processes.stop()
             raise
     return failed
 
 
-def complete(study: Study, entry: StudyEntry) -> bool:
-    """Whether an entry is trained, evaluated and, where its pairs have models of their own, put together."""
-    return all(_done(study, job) for job in entry.jobs) and (not entry.per_pair or gathered(entry))
+def is_complete(study: Study, entry: StudyEntry) -> bool:
+    """Says whether an entry is trained, evaluated and, where its pairs have models of their own, merged.
+
+    Args:
+        study: the study.
+        entry: a row in one setting with one seed.
+
+    Returns:
+        True where nothing is left to do.
+    """
+    return all(_run_is_done(study, job) for job in entry.jobs) and (not entry.per_pair or is_merged(entry))
 
 
-def _done(study: Study, job: TrainingJob) -> bool:
-    return run_state.trained(job) and run_state.evaluated(job, study.settings.evaluate)
+def _run_is_done(study: Study, job: TrainingJob) -> bool:
+    return run_state.is_trained(job) and run_state.is_evaluated(job, study.settings.evaluate)
 
 
-def _make(study: Study, job: TrainingJob, processes: Processes, say: Say, environment: dict[str, str]) -> None:
+def _make_run(study: Study, job: TrainingJob, processes: RunProcesses, say: Say, environment: dict[str, str]) -> None:
     """Trains a run (on from its last checkpoint) and evaluates it, whatever of this is still to be done."""
     job.directory.mkdir(parents=True, exist_ok=True)
     log = job.directory / LOG
     with (job.directory / "study.lock").open("w") as lock:
-        _take(job, lock.fileno(), processes, say)
-        if not run_state.trained(job):
-            run_state.refuse_another(job)
+        _lock_run(job, lock.fileno(), processes, say)
+        if not run_state.is_trained(job):
+            run_state.check_same_run(job)
             run_state.clear_mark(job.directory)
             processes.run(train_command(job, environment), log, environment, lock.fileno())
-            if not run_state.at_its_end(job.directory):
-                raise Failure(f"{last_line(log)} (stopped before its end; see {log})")
-            run_state.mark(job.directory, recipe=run_state.values_of(job.recipe))
-        if not run_state.evaluated(job, study.settings.evaluate):
+            if not run_state.has_ended(job.directory):
+                raise RunFailed(f"{last_line(log)} (stopped before its end; see {log})")
+            run_state.write_mark(job.directory, recipe=run_state.recipe_values(job.recipe))
+        if not run_state.is_evaluated(job, study.settings.evaluate):
             processes.run(evaluate_command(study, job), log, environment, lock.fileno())
-            run_state.mark(job.directory, evaluate=study.settings.evaluate)
+            run_state.write_mark(job.directory, evaluate=study.settings.evaluate)
 
 
-def _take(job: TrainingJob, lock: int, processes: Processes, say: Say) -> None:
+def _lock_run(job: TrainingJob, lock: int, processes: RunProcesses, say: Say) -> None:
     """Locks a run's directory; waits for the end of what an earlier, killed study has started in it."""
-    told = False
+    reported = False
     while True:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not at_work(job.directory):
                 return
         if processes.stopped:
-            raise Failure("stopped")
-        if not told:
+            raise RunFailed("stopped")
+        if not reported:
             say(f"{job.directory}: still at work since an earlier start; waiting")
-        told = True
+        reported = True
         time.sleep(0.5)
 
 
 def train_command(job: TrainingJob, environment: dict[str, str] | None = None) -> list[str]:
-    """What trains a run: ``mnmt-ds train``, under the deepspeed launcher where it has several ranks."""
+    """Makes the command that trains a run: ``mnmt-ds train``, under the deepspeed launcher where it has several ranks.
+
+    Args:
+        job: the run.
+        environment: variables of the run; CUDA_VISIBLE_DEVICES becomes the launcher's ``--include``.
+
+    Returns:
+        The words of the command.
+
+    Raises:
+        UserError: where several ranks are asked for and the launchers are not there.
+    """
     end = [str(job.recipe_path), "--resume", *job.overrides]
     if job.launch.ranks == 1 and job.launch.hostfile is None:
-        return [*mnmt("train"), *end]
+        return [*cli_command("train"), *end]
     if not LAUNCHER.exists():
         raise UserError(f"{LAUNCHER}: not there; several ranks need the repository's launchers, or set launch.ranks: 1")
     options = ["--num_gpus", str(job.launch.ranks)]
@@ -202,17 +237,41 @@ def train_command(job: TrainingJob, environment: dict[str, str] | None = None) -
 
 
 def evaluate_command(study: Study, job: TrainingJob) -> list[str]:
-    """What translates and scores a run's test sets."""
-    return [*mnmt("evaluate"), str(job.directory), *shlex.split(study.settings.evaluate)]
+    """Makes the command that translates and scores a run's test sets.
+
+    Args:
+        study: its options of ``mnmt-ds evaluate``.
+        job: the run.
+
+    Returns:
+        The words of the command.
+    """
+    return [*cli_command("evaluate"), str(job.directory), *shlex.split(study.settings.evaluate)]
 
 
-def mnmt(command: str) -> list[str]:
-    """``mnmt-ds COMMAND`` in this Python."""
+def cli_command(command: str) -> list[str]:
+    """Makes the beginning of an ``mnmt-ds`` command in this Python.
+
+    Args:
+        command: such as ``train``.
+
+    Returns:
+        The words of the command.
+    """
     return [sys.executable, "-m", "mnmt_ds.cli.main", command]
 
 
 def device_variables(job: TrainingJob, slot: int, devices: Sequence[str]) -> dict[str, str]:
-    """A run's threads, and its share of the GPUs."""
+    """Gives a run its threads and its share of the GPUs.
+
+    Args:
+        job: the run.
+        slot: number of the run among those under way.
+        devices: GPUs of this machine; empty: none.
+
+    Returns:
+        Environment variables.
+    """
     threads = {"OMP_NUM_THREADS": str(job.launch.threads)}
     if not devices or job.launch.hostfile is not None:
         return threads
@@ -223,12 +282,19 @@ def device_variables(job: TrainingJob, slot: int, devices: Sequence[str]) -> dic
 
 def _reason(error: Exception) -> str:
     """An error on one line; one that is not of our own making with its kind."""
-    own = isinstance(error, (Failure, UserError, OSError))
-    return " ".join(f"{'' if own else type(error).__name__ + ': '}{error}".split())
+    expected = isinstance(error, (RunFailed, UserError, OSError))
+    return " ".join(f"{'' if expected else type(error).__name__ + ': '}{error}".split())
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """Reads the last line of a log that is not blank.
+
+    Args:
+        log: the file.
+
+    Returns:
+        The line, or that there is none.
+    """
     try:
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
@@ -239,11 +305,11 @@ def last_line(log: Path) -> str:
 def _progress(entry: StudyEntry, job: TrainingJob) -> str:
     """``lssd, seed 1: epoch 3.2 of 30, dev loss 4.12``."""
     records: list[dict[str, Any]] = []
-    for place in student_directories(job.directory)[:1]:
-        if (place / "metrics.jsonl").exists():
-            records = read_records(place / "metrics.jsonl")
+    for directory in student_directories(job.directory)[:1]:
+        if (directory / METRICS).exists():
+            records = read_records(directory / METRICS)
     what = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
-    if run_state.trained(job):
+    if run_state.is_trained(job):
         return f"{what}: evaluating"
     if not records:
         return f"{what}: starting"

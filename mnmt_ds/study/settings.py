@@ -125,12 +125,24 @@ class StudySettings(Settings):
         return self
 
     def with_same_seeds(self) -> "StudySettings":
-        """The study with its own seeds for every row, whatever rows and settings say."""
+        """Gives every row the study's own seeds, whatever rows and settings say.
+
+        Returns:
+            The changed settings.
+        """
         rows = {name: row.model_copy(update={"seeds": None}) for name, row in self.rows.items()}
         parts = {name: part.model_copy(update={"seeds": None}) for name, part in self.settings.items()}
         return self.model_copy(update={"rows": rows, "settings": parts})
 
     def seeds_of(self, row: str, setting: str) -> tuple[int, ...]:
-        """A row's seeds in a setting ("" where the study names none)."""
+        """Says with which seeds a row is run.
+
+        Args:
+            row: name of the row.
+            setting: name of the setting, or "".
+
+        Returns:
+            The seeds.
+        """
         part = self.settings.get(setting)
         return self.rows[row].seeds or (part.seeds if part else None) or self.seeds

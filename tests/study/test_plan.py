@@ -161,22 +161,22 @@ def test_closing_commands_wait_for_the_runs_that_they_name(tmp_path: Path) -> No
 def test_a_run_goes_on_with_a_larger_budget_but_not_as_another(tmp_path: Path) -> None:
     path = write(tmp_path)
     job = read_study(path).entries[0].jobs[0]
-    run_state.refuse_another(job)  # nothing there
+    run_state.check_same_run(job)  # nothing there
     job.directory.mkdir(parents=True)
     (job.directory / "recipe.yaml").write_text(dump(job.recipe))
-    run_state.mark(job.directory, recipe=run_state.values_of(job.recipe))
-    assert run_state.trained(job)
-    older = run_state.values_of(job.recipe)
+    run_state.write_mark(job.directory, recipe=run_state.recipe_values(job.recipe))
+    assert run_state.is_trained(job)
+    older = run_state.recipe_values(job.recipe)
     del older["validation"]["bleu_every"]
-    run_state.mark(job.directory, recipe=older)
-    assert run_state.trained(job), "a setting that came later had its default"
+    run_state.write_mark(job.directory, recipe=older)
+    assert run_state.is_trained(job), "a setting that came later had its default"
     longer = read_study(path, ["cap.max_epochs=5"], ["tracking.log_every=7"]).entries[0].jobs[0]
-    run_state.refuse_another(longer)
-    assert not run_state.trained(longer)
+    run_state.check_same_run(longer)
+    assert not run_state.is_trained(longer)
     with pytest.raises(UserError, match="can be continued, not shortened"):
-        run_state.refuse_another(read_study(path, ["cap.max_epochs=2"]).entries[0].jobs[0])
+        run_state.check_same_run(read_study(path, ["cap.max_epochs=2"]).entries[0].jobs[0])
     with pytest.raises(UserError, match=r"begun with train.lr 0.01, the study says 0.5; move that run away"):
-        run_state.refuse_another(read_study(path, (), ["train.lr=0.5"]).entries[0].jobs[0])
+        run_state.check_same_run(read_study(path, (), ["train.lr=0.5"]).entries[0].jobs[0])
 
 
 def test_several_ranks_start_through_the_launcher(tmp_path: Path) -> None:

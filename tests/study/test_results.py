@@ -13,7 +13,7 @@ from mnmt_ds.reporting.runs import read_run
 from mnmt_ds.study import run_state
 from mnmt_ds.study.plan import Study, TrainingJob, read_study
 from mnmt_ds.study.report import write_report
-from mnmt_ds.study.scheduler import complete, run_all
+from mnmt_ds.study.scheduler import is_complete, run_all
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 from tests.tiny import recipe
 
@@ -42,7 +42,7 @@ def finish(job: TrainingJob, hypotheses: list[str]) -> None:
     write_lines(path.with_suffix(""), "src", dict.fromkeys(pairs, GOLD))
     facts = ("data_hash", "search", "dtype", "tokenizer_hash", "score")
     path.write_text(json.dumps(read_report(path) | {fact: {} for fact in facts} | {"model": str(job.directory)}))
-    run_state.mark(job.directory, recipe=run_state.values_of(job.recipe), evaluate="")
+    run_state.write_mark(job.directory, recipe=run_state.recipe_values(job.recipe), evaluate="")
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_tables_by_hand(study: Study, tmp_path: Path, capsys: pytest.CaptureFixt
         for job in entry.jobs if entry.row != "never" else ():
             better = entry.row == "lssd" or job.recipe.data.pairs == ("el-en",)
             finish(job, GOOD if better else POOR)
-    assert not complete(study, single)
+    assert not is_complete(study, single)
     assert run_all(study, [single], 1, print) == {}  # nothing to train; it is put together
-    assert complete(study, single)
+    assert is_complete(study, single)
 
     whole = read_run(single.directory)
     assert whole.status == "unfinished"  # made-up runs have no weights
@@ -105,9 +105,9 @@ def test_a_new_evaluation_is_put_together_anew(study: Study) -> None:
     path = single.jobs[0].directory / "evaluation" / "best.test.json"
     report = read_report(path)
     for change in ({"model": "another"}, {"search": {"beam": 9}}, {"score": {"tokenizers": ["spm"]}}):
-        assert complete(study, single)
+        assert is_complete(study, single)
         path.write_text(json.dumps(report | change))
-        assert not complete(study, single)
+        assert not is_complete(study, single)
         path.write_text(json.dumps(report))
 
 
@@ -120,9 +120,9 @@ def test_what_cannot_be_put_together_holds_up_nothing_else(study: Study, monkeyp
     path.write_text(json.dumps({name: value for name, value in read_report(path).items() if name != "seconds"}))
     (plain.directory / "evaluation" / "best.test.json").unlink()
     study = study._replace(settings=study.settings.model_copy(update={"evaluate": '--beam "4'}))  # an open quote
-    run_state.mark(never.directory, recipe=run_state.values_of(never.jobs[0].recipe))
+    run_state.write_mark(never.directory, recipe=run_state.recipe_values(never.jobs[0].recipe))
     for job in single.jobs:
-        run_state.mark(job.directory, evaluate=study.settings.evaluate)
+        run_state.write_mark(job.directory, evaluate=study.settings.evaluate)
     said: list[str] = []
     failed = run_all(study, [single, never, plain], 1, said.append)
     assert failed == {

@@ -119,14 +119,14 @@ def test_signals_reach_a_run(tmp_path: Path) -> None:
 
     from mnmt_ds.study import scheduler
 
-    processes, failures = scheduler.Processes(), []
+    processes, failures = scheduler.RunProcesses(), []
     code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
 
     def run() -> None:
         with (tmp_path / "lock").open("w") as lock:
             try:
                 processes.run([sys.executable, "-c", code], tmp_path / "log.txt", {}, lock.fileno())
-            except scheduler.Failure as failure:
+            except scheduler.RunFailed as failure:
                 failures.append(str(failure))
 
     thread = Thread(target=run)
