@@ -90,7 +90,7 @@ VALID_BEST = Metric("valid/best/overall", "nats a target token", "Lowest overall
 VALID_BEST_UPDATE = Metric("valid/best/update", "updates", "Update of the lowest overall dev loss.")
 VALID_DEFICIT = Metric(
     "valid/deficit", "nats a target token",
-    "Performance deficit (paper 1): dev loss at the overall best checkpoint less the pair's own best, summed over pairs.",
+    "Performance deficit (paper 1): dev loss at the overall best checkpoint less the pair's best, summed over pairs.",
 )  # fmt: skip
 
 TEACHER_SWITCH = Metric(

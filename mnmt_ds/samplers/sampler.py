@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.requirements import Requirements
 
@@ -120,7 +121,9 @@ class Sampler(NamedTuple):
         """
         named = {"prob": self.probabilities, **self.scores()}
         pairs = self.distribution.pairs
-        return {f"data/{pair}/{key}": row[i] for key, row in named.items() for i, pair in enumerate(pairs)}
+        return {
+            metric_keys.DATA_SCORE.of(pair, key): row[i] for key, row in named.items() for i, pair in enumerate(pairs)
+        }
 
     def state(self) -> dict[str, Any]:
         """Collects what a checkpoint must carry (JSON keeps every bit of a float).
