@@ -123,22 +123,38 @@ ALONE = RankGroup()
 
 
 def rank() -> int:
-    """This process's rank in the whole job, 0 when it is alone."""
+    """This process's rank in the whole job, 0 when it is alone.
+
+    Returns:
+        From 0.
+    """
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Processes in the whole job."""
+    """Processes in the whole job.
+
+    Returns:
+        1 for a process alone.
+    """
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def job_ranks() -> RankGroup:
-    """All ranks of the job, over torch's default group."""
+    """All ranks of the job, over torch's default group.
+
+    Returns:
+        The group, seen from this rank.
+    """
     return RankGroup(rank(), world_size())
 
 
 def is_main() -> bool:
-    """Whether this is the job's rank 0."""
+    """Whether this is the job's rank 0.
+
+    Returns:
+        True on one rank of the job.
+    """
     return rank() == 0
 
 
@@ -161,7 +177,11 @@ def barrier() -> None:
 
 
 def device() -> torch.device:
-    """The device of this rank: its CUDA device where there is one, else the CPU."""
+    """The device of this rank: its CUDA device where there is one, else the CPU.
+
+    Returns:
+        A CUDA device, or the CPU.
+    """
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
@@ -189,6 +209,9 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
     Args:
         timeout_minutes: how long a rank waits for its peers, also in the groups that DeepSpeed forms (left alone, it
             gives them torch's default, which is 10 minutes under NCCL).
+
+    Returns:
+        Nothing: a context manager.
 
     Raises:
         UserError: where a launcher has not said what joining needs.
@@ -238,7 +261,11 @@ def _environment() -> None:
 
 
 def free_port() -> int:
-    """A port that nothing on this machine listens on now."""
+    """A port that nothing on this machine listens on now.
+
+    Returns:
+        A port number.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

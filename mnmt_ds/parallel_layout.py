@@ -27,39 +27,75 @@ class ModelParallelUnit:
     """Ranks that share one copy of the model."""
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
-        """Ranks with data of their own, over which ZeRO shards."""
+        """Ranks with data of their own, over which ZeRO shards.
+
+        Returns:
+            The group.
+        """
         return self.data
 
     def get_data_parallel_group_ranks(self) -> list[int]:
-        """The job ranks of the data-parallel group."""
+        """The job ranks of the data-parallel group.
+
+        Returns:
+            Ranks of the job.
+        """
         return dist.get_process_group_ranks(self.data)
 
     def get_data_parallel_rank(self) -> int:
-        """This rank within the data-parallel group."""
+        """This rank within the data-parallel group.
+
+        Returns:
+            From 0.
+        """
         return dist.get_rank(self.data)
 
     def get_data_parallel_world_size(self) -> int:
-        """Ranks in the data-parallel group."""
+        """Ranks in the data-parallel group.
+
+        Returns:
+            Ranks in the group.
+        """
         return dist.get_world_size(self.data)
 
     def get_model_parallel_group(self) -> dist.ProcessGroup:
-        """Ranks that share one copy of the model."""
+        """Ranks that share one copy of the model.
+
+        Returns:
+            The group.
+        """
         return self.model
 
     def get_model_parallel_rank(self) -> int:
-        """This rank within the model-parallel group."""
+        """This rank within the model-parallel group.
+
+        Returns:
+            From 0.
+        """
         return dist.get_rank(self.model)
 
     def get_model_parallel_world_size(self) -> int:
-        """Ranks in the model-parallel group."""
+        """Ranks in the model-parallel group.
+
+        Returns:
+            Ranks in the group.
+        """
         return dist.get_world_size(self.model)
 
     def get_tensor_model_parallel_rank(self) -> int:
-        """This rank within the model-parallel group; DeepSpeed asks for it under this name, too."""
+        """This rank within the model-parallel group; DeepSpeed asks for it under this name, too.
+
+        Returns:
+            From 0.
+        """
         return dist.get_rank(self.model)
 
     def get_tensor_model_parallel_world_size(self) -> int:
-        """Ranks in the model-parallel group; DeepSpeed asks for it under this name, too."""
+        """Ranks in the model-parallel group; DeepSpeed asks for it under this name, too.
+
+        Returns:
+            Ranks in the group.
+        """
         return dist.get_world_size(self.model)
 
 
@@ -170,7 +206,11 @@ class ParallelLayout:
         return RankGroup(self.data_parallel_rank, size, group)
 
     def new_vocab_parallel_group(self) -> dist.ProcessGroup:
-        """Forms a group of the ranks that share this rank's vocabulary; called by them together."""
+        """Forms a group of the ranks that share this rank's vocabulary; called by them together.
+
+        Returns:
+            The group, for collectives that mix with no others'.
+        """
         first = self.job.rank - self.vocab_parallel_rank
         return new_group(range(first, first + self.vocab_parallel_size))
 
@@ -179,6 +219,9 @@ class ParallelLayout:
 
         A ``new_group`` is named after how many groups its members are in already. The ranks of a pipeline's inner
         stages are in others than the outer ones, and would wait for each other for ever; hence torch's own call.
+
+        Returns:
+            The ranks, with a group of their own.
         """
         if self.ranks.size == 1:
             return RankGroup()

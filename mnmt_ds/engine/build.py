@@ -87,6 +87,9 @@ def run_facts(recipe: Recipe, training_data: Sequence[TrainingData]) -> RunFacts
     Args:
         recipe: of the run.
         training_data: every student's.
+
+    Returns:
+        Pairs, sizes, students and samplers.
     """
     students = students_of(recipe)
     sizes = dict(zip(recipe.data.pairs, training_data[0].sizes, strict=True))
@@ -100,6 +103,9 @@ def last_update(recipe: Recipe, training_data: TrainingData) -> int:
     Args:
         recipe: of the run.
         training_data: of its first student.
+
+    Returns:
+        A number of updates.
     """
     by_epochs = recipe.train.max_epochs * training_data.plan(0).updates
     return min(recipe.train.max_steps or by_epochs, by_epochs)
@@ -166,6 +172,9 @@ def make_context(
         log: hears on the main rank what is set up.
         peers: the run's other students; None: the student is alone.
         eval_states: the student's own states without dropout.
+
+    Returns:
+        The context.
     """
     vocabularies: dict[str, Tensor] = {}
     vocab_shard, device = engine.vocab_shard, engine.layout.device

@@ -74,6 +74,9 @@ def student_loops(training: Training, next_change: Callable[[Student], int] | No
     Args:
         training: the run.
         next_change: the updates that will be done when the next validation or change comes; None: as the run says.
+
+    Returns:
+        One entry a student.
     """
     peak, next_change = peak_flops(training.recipe.train.precision), next_change or training.next_change
     return {
@@ -209,6 +212,9 @@ def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult
         gradient: of ``forward_backward``.
         stop: this rank was asked to stop.
 
+    Returns:
+        The update's norm and losses.
+
     Raises:
         RuntimeError: where a loss or the gradient is not finite; nothing was updated by such a loss.
     """
@@ -236,6 +242,9 @@ def train_update(loop: StudentLoop, micro_batches: list[Batch]) -> UpdateResult:
     Args:
         loop: of the student; all of its ranks call this together.
         micro_batches: this rank's, of ``DataIterator.next_update``.
+
+    Returns:
+        The update's norm and losses.
     """
     return step(loop, forward_backward(loop, micro_batches), stop=False)
 
@@ -260,7 +269,11 @@ class StopRequest:
 
 @contextmanager
 def stopping() -> Iterator[StopRequest]:
-    """Turns SIGTERM and SIGINT into a request to stop, for as long as the block runs."""
+    """Turns SIGTERM and SIGINT into a request to stop, for as long as the block runs.
+
+    Returns:
+        Nothing: a context manager that gives the request.
+    """
     stop = StopRequest()
 
     def ask(number: int, frame: object) -> None:

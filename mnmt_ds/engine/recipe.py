@@ -155,7 +155,14 @@ def _with_profile(method: Any) -> Any:
 
 
 def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
-    """Each student's name and the recipe as it follows it; one named "student" where the recipe lists none."""
+    """Lists the students of a run.
+
+    Args:
+        recipe: of the run.
+
+    Returns:
+        Each one's name and the recipe as it follows it; one named "student" where the recipe lists none.
+    """
     if not recipe.students:
         return [("student", recipe)]
     result = []

@@ -89,6 +89,9 @@ def introduction(
         student: one of this rank's.
         job_layout: how its training state is spread.
         implementation: of the loss.
+
+    Returns:
+        The line.
     """
     layout, training_data = student.engine.layout, student.training_data
     with torch.device("meta"):

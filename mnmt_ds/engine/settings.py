@@ -121,14 +121,30 @@ class ValidationSettings(Settings):
 
 
 def learning_rate(settings: TrainSettings, update: int) -> float:
-    """Inverse square root with linear warm-up (fairseq): the rate of update number ``update``, counted from 1."""
+    """Inverse square root with linear warm-up, as fairseq's ``inverse_sqrt``.
+
+    Args:
+        settings: peak rate and warm-up.
+        update: number of the update, from 1.
+
+    Returns:
+        The rate of that update.
+    """
     if update <= settings.warmup_steps:
         return settings.warmup_init_lr + (settings.lr - settings.warmup_init_lr) * update / settings.warmup_steps
     return settings.lr * (settings.warmup_steps / update) ** 0.5
 
 
 def batches_per_update(settings: TrainSettings, ranks: int) -> int:
-    """Micro-batches of an update over all ranks."""
+    """Counts the micro-batches of an update over all ranks.
+
+    Args:
+        settings: of the training.
+        ranks: data-parallel ranks.
+
+    Returns:
+        How many; the accumulation steps times the ranks, where no total is set.
+    """
     if settings.batches_per_update is not None:
         return settings.batches_per_update
     return ranks * (settings.gradient_accumulation_steps or 1)

@@ -47,6 +47,9 @@ def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0) -> Transf
         recipe: of the student.
         vocabulary_size: V.
         layers: so many in encoder and decoder; 0: the student's.
+
+    Returns:
+        In the precision of training.
     """
     depth = {"encoder_layers": layers, "decoder_layers": layers} if layers else {}
     return frozen(Transformer(recipe.model.model_copy(update=depth), vocabulary_size), recipe)
@@ -58,6 +61,9 @@ def frozen(model: Model, recipe: Recipe) -> Model:
     Args:
         model: new.
         recipe: of the student; its precision is the teacher's.
+
+    Returns:
+        The same model.
     """
     return model.to(device(), DTYPES[recipe.train.precision]).eval().requires_grad_(False)
 
@@ -67,6 +73,9 @@ def projection_of(model: Any) -> nn.Parameter:
 
     Args:
         model: a rank's layers.
+
+    Returns:
+        (V, D), or any weights.
     """
     projection = dict(model.named_parameters()).get(f"{TIED}.weight")
     return projection if projection is not None else next(model.parameters())
@@ -83,6 +92,9 @@ def build_teacher_pool(
         training_data: of the student.
         engine: of the student.
         log: hears on the main rank what of the teachers' states is cached.
+
+    Returns:
+        Without teachers yet.
     """
     run, layout, model = recipe.directory, engine.layout, engine.model
     tokenizer_hash = training_data.corpus.tokenizer.hash
@@ -122,18 +134,22 @@ def build_teacher_pool(
     layout.ranks.on_main_first(
         log, "teacher states: computed for each micro-batch" if plan is None else plan.describe()
     )  # fmt: skip
-    holder, by_sentence = engine.connect_teachers(teachers, cache)
+    teacher_weights, by_sentence = engine.connect_teachers(teachers, cache)
     if settings.on_device == "layers":
         by_sentence = LayerStreamedTeachers(
             teachers, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(training_data)
         )
     return TeacherPool(
-        recipe.data.pairs, holder, cache, lambda: engine.own_shard(shards, ranks, dtype), load, by_sentence
+        recipe.data.pairs, teacher_weights, cache, lambda: engine.own_shard(shards, ranks, dtype), load, by_sentence
     )
 
 
 def asynchronous_reader() -> AsynchronousReader | None:
-    """DeepSpeed's asynchronous I/O for teachers beyond the budget, built now if need be; None where it cannot be."""
+    """DeepSpeed's asynchronous I/O for teachers beyond the budget, built now if need be; None where it cannot be.
+
+    Returns:
+        The reader.
+    """
     try:
         return AsynchronousReader(deepspeed_ops.load("AsyncIOBuilder"))
     except BuildError as error:

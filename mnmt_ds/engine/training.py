@@ -139,15 +139,15 @@ class Training:
         return any(row[5] for row in rows)
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.directory, self.tracker.warning, self.peer_group.meet())
-        if found is None:
+        newest = checkpoint.newest(self.directory, self.tracker.warning, self.peer_group.meet())
+        if newest is None:
             self.tracker.info(f"{self.directory}: no checkpoint yet; starting from the beginning")
             for tracker in self._trackers():
                 tracker.rewind(-1)
             for student in self.students:
                 student.sampler.start()
             return
-        path, state = found
+        path, state = newest
         check_fingerprint(state["fingerprint"], self.fingerprint, path)
         written = checkpoint.JobLayout(*state["layout"])
         checkpoint.load(path, self._engines(), written, self.job_layout, self.peer_group.meet)
@@ -181,11 +181,18 @@ class Training:
 
         Args:
             student: whose updates are counted.
+
+        Returns:
+            A number of updates.
         """
         return next_change(student, self.recipe.validation.every, self.progress.epoch_end)
 
     def finished(self) -> bool:
-        """Whether the recipe's budget is spent, or patience lost."""
+        """Whether the recipe's budget is spent, or patience lost.
+
+        Returns:
+            True where the run is over.
+        """
         budget = self.recipe.train
         return (
             0 < budget.max_steps <= self.update
@@ -222,6 +229,9 @@ def next_change(student: Student, every: int, epoch_end: int) -> int:
         student: whose updates are counted.
         every: updates between two validations; 0: at each epoch's end.
         epoch_end: updates that will be done at the end of the run's epoch.
+
+    Returns:
+        A number of updates.
     """
     own = student.updates
     ends = [(own // interval + 1) * interval for interval in (every, student.sampler.every) if interval]

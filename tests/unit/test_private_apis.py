@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from mnmt_ds import private_apis
-from mnmt_ds.private_apis import PRIVATE_APIS, TESTED, PrivateApi, as_markdown, vanished
+from mnmt_ds.private_apis import PRIVATE_APIS, TESTED, PrivateApi, vanished
+from mnmt_ds.private_apis_page import as_markdown
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +50,6 @@ def test_private_names_are_touched_where_they_are_declared() -> None:
 
 def test_the_page_is_written_from_the_list() -> None:
     page = (ROOT / "docs" / "deepspeed_internals.md").read_text(encoding="utf-8")
-    assert page == as_markdown(), "run: python -m mnmt_ds.private_apis > docs/deepspeed_internals.md"
+    assert page == as_markdown(), "run: python -m mnmt_ds.private_apis_page > docs/deepspeed_internals.md"
     assert len(re.findall(r"^\| `", page, re.M)) == len(PRIVATE_APIS)
     assert private_apis.__doc__ and "docs/deepspeed_internals.md" in private_apis.__doc__

@@ -55,7 +55,11 @@ class BestCheckpoints:
         return is_better, improved
 
     def deficit(self) -> float:
-        """sum_l [dev_l(overall best checkpoint) - dev_l(best checkpoint of l)], at least 0 (paper 1, Section 2)."""
+        """sum_l [dev_l(overall best checkpoint) - dev_l(best checkpoint of l)], at least 0 (paper 1, Section 2).
+
+        Returns:
+            Nats a token, summed over pairs.
+        """
         return sum(self.dev_at_overall[pair] - best.value for pair, best in self.pair.items() if self.dev_at_overall)
 
     def snapshots(self, per_pair: bool) -> set[int]:
@@ -63,12 +67,19 @@ class BestCheckpoints:
 
         Args:
             per_pair: the pairs' best ones are kept, too.
+
+        Returns:
+            Updates.
         """
         values = [self.overall, *(self.pair.values() if per_pair else ())]
         return {best.update for best in values if best.update >= 0}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint carries (JSON values)."""
+        """What a checkpoint carries (JSON values).
+
+        Returns:
+            Values by name.
+        """
         return {
             "overall": list(self.overall),
             "dev_at_overall": self.dev_at_overall,

@@ -39,7 +39,11 @@ class JobLayout(NamedTuple):
     """Ranks that share a vocabulary."""
 
     def describe(self) -> str:
-        """The layout in words."""
+        """The layout in words.
+
+        Returns:
+            A phrase for messages.
+        """
         text = f" in {len(self.bounds) - 1} stage(s)" if self.bounds else ""
         text += f", vocabulary over {self.shards}," if self.shards > 1 else ""
         return f"{self.ranks} rank(s){text} at ZeRO-{self.zero_stage}"
@@ -50,6 +54,9 @@ def job_layout(engine: Engine) -> JobLayout:
 
     Args:
         engine: of any of the run's students.
+
+    Returns:
+        The layout that ``state.json`` will hold.
     """
     layout = engine.layout
     return JobLayout(layout.ranks.size, engine.zero_stage, tuple(engine.stage_bounds), layout.vocab_parallel_size)
@@ -158,6 +165,9 @@ def read_state(path: Path) -> State:
 
     Args:
         path: the checkpoint's directory.
+
+    Returns:
+        JSON values.
     """
     return dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
 
@@ -168,6 +178,9 @@ def student_state(state: State, name: str) -> State:
     Args:
         state: of ``read_state``.
         name: the student's.
+
+    Returns:
+        JSON values.
     """
     return dict(state["students"][name]) if "students" in state else state
 
@@ -177,6 +190,9 @@ def complete(run: Path) -> list[Path]:
 
     Args:
         run: the run's directory.
+
+    Returns:
+        Directories.
     """
     paths = [path for path in (run / "checkpoints").glob("step_*") if path.name.removeprefix("step_").isdigit()]
     return sorted(paths, key=lambda path: -int(path.name.removeprefix("step_")))

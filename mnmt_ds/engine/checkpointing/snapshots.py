@@ -42,6 +42,9 @@ def read(run: Path, update: int, names: Sequence[str] | None = None) -> dict[str
         update: whose weights.
         names: of those that are read; None: all.
 
+    Returns:
+        Tensors on the CPU, by name.
+
     Raises:
         UserError: where the file is missing, altered, or holds a NaN.
     """
@@ -58,6 +61,9 @@ def read_expert(
         shape: the student's.
         tokenizer_hash: the student's.
         names: of the weights that are read; None: all.
+
+    Returns:
+        Tensors on the CPU, by name.
 
     Raises:
         UserError: where its tokenizer or shape is not the student's, or the file is missing, altered or holds a NaN.
@@ -80,6 +86,9 @@ def read_model(directory: Path, names: Sequence[str] | None = None) -> dict[str,
     Args:
         directory: with ``model.safetensors`` and ``model.json``.
         names: of the weights that are read; None: all.
+
+    Returns:
+        Tensors on the CPU, by name.
 
     Raises:
         UserError: where the file is missing, altered, or holds a NaN.

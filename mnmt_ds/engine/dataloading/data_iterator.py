@@ -28,6 +28,9 @@ def position_of(values: Sequence[Any]) -> Position:
 
     Args:
         values: a position's JSON.
+
+    Returns:
+        The position.
     """
     update, epoch, update_in_segment, *segment = values
     return Position(update, epoch, update_in_segment, EpochSegment(*segment[0]) if segment else None)
@@ -93,7 +96,11 @@ class DataIterator:
         return self.position.segment.done / sum(self.training_data.sizes) if self.position.segment else 0.0
 
     def next_update(self) -> list[Batch]:
-        """This rank's micro-batches of the coming update; of the next epoch where this one has ended."""
+        """This rank's micro-batches of the coming update; of the next epoch where this one has ended.
+
+        Returns:
+            One batch a micro-batch.
+        """
         if self.epoch_ended:
             self.next_epoch()
         if self._updates is None:
@@ -101,7 +108,11 @@ class DataIterator:
         return next(self._updates)
 
     def next_slots(self) -> list[Slots]:
-        """What every rank's micro-batches of the update that ``next_update`` gave hold."""
+        """What every rank's micro-batches of the update that ``next_update`` gave hold.
+
+        Returns:
+            One entry a micro-batch.
+        """
         return update_slots(self.plan, self.position.update_in_segment, self.training_data.layout)
 
     def sentences(self, updates: int) -> list[int]:

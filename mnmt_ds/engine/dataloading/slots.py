@@ -16,6 +16,9 @@ def micro_batches_of(plan: EpochPlan, layout: ParallelLayout) -> int:
     Args:
         plan: of an epoch.
         layout: the ranks.
+
+    Returns:
+        How many.
     """
     return plan.batches_per_update // layout.data_parallel_size
 
@@ -42,6 +45,9 @@ def micro_batch_slots(plan: EpochPlan, number: int, layout: ParallelLayout) -> S
         plan: of an epoch.
         number: of the rank's micro-batch in the epoch, from 0.
         layout: the ranks.
+
+    Returns:
+        One entry a data-parallel rank.
     """
     update, index = divmod(number, micro_batches_of(plan, layout))
     first = update * plan.batches_per_update + index * layout.data_parallel_size

@@ -93,7 +93,11 @@ class TrainingData:
 
     @cached_property
     def left_out(self) -> int:
-        """Training sentences that are too long to be used."""
+        """Training sentences that are too long to be used.
+
+        Returns:
+            How many.
+        """
         return sum(len(split) for split in self.splits) - sum(self.sizes)
 
     @property
@@ -111,6 +115,9 @@ class TrainingData:
 
         Args:
             epoch: its number, from 0.
+
+        Returns:
+            The segment.
         """
         return EpochSegment(tuple(self.sampler.probabilities), tuple(epoch * count for count in self.counts))
 
@@ -120,6 +127,9 @@ class TrainingData:
         Args:
             epoch: its number, from 0.
             segment: None: the whole epoch under the present distribution.
+
+        Returns:
+            The plan.
         """
         segment = segment or self.whole_epoch(epoch)
         parallel = plan_epoch(
@@ -142,6 +152,9 @@ class TrainingData:
         Args:
             share: of every pair's sentences.
             name: of the sample; what is drawn is seeded by it.
+
+        Returns:
+            The plan.
         """
         return plan_epoch(
             self.lengths,
@@ -170,6 +183,9 @@ class TrainingData:
 
         Args:
             plan: of an epoch.
+
+        Returns:
+            A sequence that reads each micro-batch when it is asked for.
         """
         noised = None if self.denoising is None else partial(self.denoising.make_batch, plan.epoch)
         layout = self.layout
@@ -227,6 +243,9 @@ def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:
         corpus: prepared.
         framing: where tags stand.
         pair: such as "bs-en".
+
+    Returns:
+        Prefixes and suffixes of both sides, as ids.
     """
     source, target = split_pair(pair)
     return frame_of(framing, corpus.tokenizer.tag(source), corpus.tokenizer.tag(target))
@@ -239,6 +258,9 @@ def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
         split: a pair's training or dev set.
         frame: its tags.
         longest: tokens; sentences that are longer are left out.
+
+    Returns:
+        The sentences that are left, with their lengths in tokens.
     """
     extra = len(frame.source_prefix) + len(frame.source_suffix)
     return usable_lengths(split.source_lengths, split.target_lengths, extra, 1, longest)

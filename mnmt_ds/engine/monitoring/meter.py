@@ -68,7 +68,11 @@ class Meter:
 
 def peak_resident() -> float:
     """Peak resident bytes of this process: Linux's own figure where there is one, for getrusage's is at least what the
-    process that started this one held then."""
+    process that started this one held then.
+
+    Returns:
+        Bytes.
+    """
     import resource
 
     try:

@@ -38,6 +38,9 @@ def training_flops(model: ModelSettings, vocabulary_size: int, batch: Batch) -> 
         model: the model's shape.
         vocabulary_size: V.
         batch: a micro-batch.
+
+    Returns:
+        Floating-point operations.
     """
     d, f = model.d_model, model.ffn
     source_N, target_N = int((batch.source_BS != PAD).sum()), batch.tokens

@@ -28,6 +28,9 @@ class RunProgress(NamedTuple):
         Args:
             data_iterator: its way through its data.
             since_better: validations since its best dev loss.
+
+        Returns:
+            The progress.
         """
         return cls(
             data_iterator.position.epoch,
@@ -53,11 +56,19 @@ class TimeSpent:
         self._before, self._began = before, time.monotonic()
 
     def total(self) -> float:
-        """Seconds of training so far, validations and searches with them."""
+        """Seconds of training so far, validations and searches with them.
+
+        Returns:
+            Seconds.
+        """
         return self._before + time.monotonic() - self._began
 
     def state(self) -> list[float]:
-        """What goes into a checkpoint: total, search and measuring."""
+        """What goes into a checkpoint: total, search and measuring.
+
+        Returns:
+            Seconds, each.
+        """
         return [self.total(), self.search, self.measuring]
 
     def report(self) -> dict[str, float]:

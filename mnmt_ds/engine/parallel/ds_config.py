@@ -19,6 +19,9 @@ def read(path: Path) -> Json:
     Args:
         path: of the JSON file.
 
+    Returns:
+        Its values.
+
     Raises:
         UserError: where it cannot be read or is no JSON object.
     """
@@ -112,6 +115,9 @@ def zero_stage(config: Json) -> int:
 
     Args:
         config: as written or resolved.
+
+    Returns:
+        0 to 3.
     """
     return int(config.get("zero_optimization", {}).get("stage", 0))
 

@@ -71,6 +71,9 @@ class Update(NamedTuple):
         Args:
             index: which of this rank's.
             device: where its tensors go.
+
+        Returns:
+            The micro-batch.
         """
         return to_device(self.micro_batches[index], device)._replace(update=self.number, place=index)
 
@@ -203,6 +206,9 @@ class Engine(Protocol):
 
         Args:
             pairs: names of the run's language pairs.
+
+        Returns:
+            What a method is given of it.
         """
         ...
 
@@ -219,7 +225,11 @@ class Engine(Protocol):
         ...
 
     def whole_model(self) -> Transformer:
-        """The model with all its weights on this rank: the student's own where it is whole, else a copy."""
+        """The model with all its weights on this rank: the student's own where it is whole, else a copy.
+
+        Returns:
+            A model in the engine's type.
+        """
         ...
 
     def own_shard(self, shard_layout: ShardLayout, ranks: RankGroup, dtype: torch.dtype) -> Tensor:
@@ -240,6 +250,9 @@ class Engine(Protocol):
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+
+        Returns:
+            Layers on the CPU, in fp32.
         """
         ...
 
@@ -248,6 +261,9 @@ class Engine(Protocol):
 
         Args:
             ranks: the ranks that hold the same layers.
+
+        Returns:
+            The way.
         """
         ...
 
@@ -267,7 +283,11 @@ class Engine(Protocol):
         ...
 
     def without_side_effects(self) -> AbstractContextManager[None]:
-        """A block of passes between two updates that leave no trace: counters, gradients and random state come back."""
+        """A block of passes between two updates that leave no trace: counters, gradients and random state come back.
+
+        Returns:
+            A context manager.
+        """
         ...
 
     def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
@@ -296,6 +316,9 @@ class Engine(Protocol):
 
     def capture_state(self) -> TrainingState:
         """A copy of the whole training state: weights, masters, moments, counters, random state.
+
+        Returns:
+            The copy.
 
         Raises:
             UserError: where part of it lies on NVMe.

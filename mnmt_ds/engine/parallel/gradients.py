@@ -28,6 +28,9 @@ def without_side_effects(deepspeed_engine: Any) -> Iterator[None]:
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
+
+    Returns:
+        Nothing: a context manager.
     """
     counters = private_apis.counters(deepspeed_engine)
     buffers = private_apis.zero3_gradient_buffers(deepspeed_engine)

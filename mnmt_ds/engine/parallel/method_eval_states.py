@@ -19,7 +19,15 @@ class EvalPasses(Protocol):
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
     ) -> Iterator[DecoderStates | None]:
-        """As ``Engine.decoder_states``."""
+        """As ``Engine.decoder_states``.
+
+        Args:
+            batches: one after another.
+            seeds: of dropout; None: it is off.
+
+        Returns:
+            Decoder states (B, T, D) and projection (V, D) of each batch; None on pipeline stages but the last.
+        """
         ...
 
 

@@ -231,6 +231,9 @@ class PipelineEngine:
 
         Args:
             pairs: names of the run's language pairs.
+
+        Returns:
+            ``PrecomputedEvalStates``.
         """
         return PrecomputedEvalStates(self, pairs)
 
@@ -248,7 +251,11 @@ class PipelineEngine:
         return weights if dtype is None else {name: value.to(dtype) for name, value in weights.items()}
 
     def whole_model(self) -> Transformer:
-        """A copy of the model with all stages' weights."""
+        """A copy of the model with all stages' weights.
+
+        Returns:
+            A model in the engine's type.
+        """
         return model_with(self.gather_weights(), self.model, self.layout.device)
 
     def own_shard(self, shard_layout: ShardLayout, ranks: RankGroup, dtype: torch.dtype) -> Tensor:
@@ -269,6 +276,9 @@ class PipelineEngine:
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+
+        Returns:
+            Layers on the CPU, in fp32.
         """
         return self.module.segment(vocab_shard)
 
@@ -277,6 +287,9 @@ class PipelineEngine:
 
         Args:
             ranks: the ranks that hold the same stage.
+
+        Returns:
+            A ``PipelineForward``.
         """
         return PipelineForward(self.layout.new_world_group(), self.layout.pipeline_parallel_size)
 
@@ -301,7 +314,11 @@ class PipelineEngine:
         return beside, None
 
     def without_side_effects(self) -> AbstractContextManager[None]:
-        """Refused: see ``gradient_shard``."""
+        """Refused: see ``gradient_shard``.
+
+        Returns:
+            Never.
+        """
         raise _no_measurements()
 
     def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
@@ -310,6 +327,9 @@ class PipelineEngine:
         Args:
             batch: on this rank's device.
             score: the loss.
+
+        Returns:
+            Never.
 
         Raises:
             UserError: always; recipes that would need it are refused before.
@@ -323,13 +343,20 @@ class PipelineEngine:
             batch: on this rank's device.
             score: what would be made of the states.
 
+        Returns:
+            Never.
+
         Raises:
             UserError: always.
         """
         raise _no_measurements()
 
     def capture_state(self) -> TrainingState:
-        """A copy of this stage's training state."""
+        """A copy of this stage's training state.
+
+        Returns:
+            The copy.
+        """
         return state_snapshot.capture_state(self.deepspeed_engine)
 
     def restore_state(self, state: TrainingState) -> None:

@@ -104,11 +104,19 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         """Dropout is on in passes without gradient, too."""
 
     def cut_stages(self) -> list[int]:
-        """The first layer of every stage, and the number of layers."""
+        """The first layer of every stage, and the number of layers.
+
+        Returns:
+            One number more than there are stages.
+        """
         return stage_bounds(self.entries, self.costs, self.num_stages)
 
     def build_stage(self) -> tuple[list[Callable[..., Any]], dict[str, nn.Module]]:
-        """Makes this stage's layers: what is called in turn, and the tied ones by key."""
+        """Makes this stage's layers: what is called in turn, and the tied ones by key.
+
+        Returns:
+            The layers, and the tied ones by key.
+        """
         self.model = self.segment(self.vocab_shard)
         for parameter in self.model.parameters():
             parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
@@ -120,6 +128,9 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+
+        Returns:
+            The layers, values not yet drawn.
         """
         segment = LayerSegment(self.settings, self.vocabulary_size, self.entries, *self.layer_range)
         if vocab_shard is not None:
@@ -223,7 +234,11 @@ def stage_bounds(entries: Sequence[LayerEntry], costs: Sequence[float], count: i
 
 
 def random_state() -> Tensor:
-    """The random generator's state, as bytes on this rank's device."""
+    """The random generator's state, as bytes on this rank's device.
+
+    Returns:
+        uint8.
+    """
     here = device()
     return torch.get_rng_state() if here.type == "cpu" else torch.cuda.get_rng_state(here).to(here)
 
@@ -246,6 +261,9 @@ def as_integers(states_BLD: Tensor) -> Tensor:
 
     Args:
         states_BLD: of a float type.
+
+    Returns:
+        int32; fp16 and bf16 are two to a number.
     """
     return states_BLD.contiguous().view(torch.int32)
 
@@ -256,6 +274,9 @@ def as_floats(bytes_BLD: Tensor, dtype: torch.dtype) -> Tensor:
     Args:
         bytes_BLD: int32.
         dtype: the type.
+
+    Returns:
+        (B, L, D).
     """
     return bytes_BLD.view(dtype)
 

@@ -21,6 +21,9 @@ def requirements_of(recipe: Recipe) -> Requirements:
 
     Args:
         recipe: of the run.
+
+    Returns:
+        All requirements joined.
     """
     needs = [samplers.requirements(student.sampler) for _, student in students_of(recipe)]
     return requirements.combined([methods.requirements(recipe.method), *needs])
@@ -33,6 +36,9 @@ def run_layout(recipe: Recipe, config: ds_config.Json, ranks: int) -> RunLayout:
         recipe: of the run.
         config: DeepSpeed's configuration as written.
         ranks: of the job.
+
+    Returns:
+        The layout in the terms of ``requirements``.
     """
     zero, model = config.get("zero_optimization", {}), recipe.model
     return RunLayout(
@@ -74,6 +80,9 @@ def plan_run_layout(recipe: Recipe) -> ParallelLayout:
 
     Args:
         recipe: of the run.
+
+    Returns:
+        The layout seen from this rank.
     """
     return plan_layout(*_sizes(recipe))
 
@@ -83,6 +92,9 @@ def form_run_layout(recipe: Recipe) -> ParallelLayout:
 
     Args:
         recipe: of the run, which ``check_layout`` has not refused.
+
+    Returns:
+        The layout seen from this rank.
     """
     return form_layout(*_sizes(recipe))
 

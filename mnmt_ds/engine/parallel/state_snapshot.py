@@ -38,6 +38,9 @@ def capture_state(deepspeed_engine: Any) -> TrainingState:
     Args:
         deepspeed_engine: a DeepSpeedEngine.
 
+    Returns:
+        The copy.
+
     Raises:
         UserError: where part of the state lies on NVMe.
     """

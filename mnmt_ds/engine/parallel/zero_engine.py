@@ -190,6 +190,9 @@ class ZeroEngine:
 
         Args:
             pairs: names of the run's language pairs.
+
+        Returns:
+            ``DirectEvalStates``.
         """
         return DirectEvalStates(self)
 
@@ -215,7 +218,11 @@ class ZeroEngine:
         return weights
 
     def whole_model(self) -> Transformer:
-        """The student's own model where it is whole on this rank, else a copy with all weights."""
+        """The student's own model where it is whole on this rank, else a copy with all weights.
+
+        Returns:
+            A model in the engine's type.
+        """
         if self.zero_stage < 3 and self.vocab_shard is None:
             return self.model
         return model_with(self.gather_weights(), self.model, self.layout.device)
@@ -246,6 +253,9 @@ class ZeroEngine:
 
         Args:
             vocab_shard: this rank's words, with the group that the model's collectives use; None: all words.
+
+        Returns:
+            A model on the CPU, in fp32.
         """
         model = Transformer(self.model.settings, self.model.vocabulary_size)
         if vocab_shard is not None:
@@ -257,6 +267,9 @@ class ZeroEngine:
 
         Args:
             ranks: the ranks that hold the same layers.
+
+        Returns:
+            A ``LocalForward``.
         """
         return LocalForward(ranks if self.vocab_shard is None else self.layout.new_world_group())
 
@@ -275,7 +288,11 @@ class ZeroEngine:
         return teachers, None
 
     def without_side_effects(self) -> AbstractContextManager[None]:
-        """A block of passes between two updates that leave no trace."""
+        """A block of passes between two updates that leave no trace.
+
+        Returns:
+            A context manager.
+        """
         return gradients.without_side_effects(self.deepspeed_engine)
 
     def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
@@ -310,6 +327,9 @@ class ZeroEngine:
 
     def capture_state(self) -> TrainingState:
         """A copy of the whole training state.
+
+        Returns:
+            The copy.
 
         Raises:
             UserError: where part of it lies on NVMe.
@@ -354,6 +374,9 @@ def model_with(weights: dict[str, Tensor], like: Any, device: torch.device) -> T
         weights: all of them, by name.
         like: layers with the model's ``settings`` and ``vocabulary_size``.
         device: where it goes.
+
+    Returns:
+        The model.
     """
     model = Transformer(like.settings, like.vocabulary_size).to(device, next(iter(weights.values())).dtype)
     model.load_state_dict(weights, strict=False)

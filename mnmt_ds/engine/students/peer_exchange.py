@@ -90,6 +90,9 @@ class PeerExchange:
             name: of the student.
             last_update: updates at most in the run.
             run: carries trials out.
+
+        Returns:
+            What the method may ask.
         """
 
         def trial(settings: TrialSettings, changes: Changes) -> list[dict[str, float]]:
@@ -102,7 +105,11 @@ class PeerExchange:
         return Peers(name, others, subscribe, self.states, trial, last_update)
 
     def take_measuring_seconds(self) -> float:
-        """The seconds that trials have spent on dev sets since the last call."""
+        """The seconds that trials have spent on dev sets since the last call.
+
+        Returns:
+            Seconds.
+        """
         seconds, self.measuring_seconds = self.measuring_seconds, 0.0
         return seconds
 
@@ -157,7 +164,11 @@ class PeerExchange:
 
     @contextmanager
     def requests_served(self) -> Iterator[None]:
-        """Split students that learn from others may send requests in the block; all serve the rest at its end."""
+        """Split students that learn from others may send requests in the block; all serve the rest at its end.
+
+        Returns:
+            Nothing: a context manager.
+        """
         self._is_serving = self.peer_group.is_split and bool(self._subscriptions)
         yield
         self.serve_requests()

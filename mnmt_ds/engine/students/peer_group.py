@@ -178,7 +178,11 @@ class PeerGroup:
 
     @contextmanager
     def failures_shared(self) -> Iterator[None]:
-        """An error in the block is sent to the other members before it is raised."""
+        """An error in the block is sent to the other members before it is raised.
+
+        Returns:
+            Nothing: a context manager.
+        """
         try:
             yield
         except Exception as error:

@@ -58,6 +58,9 @@ def snapshots_of(student: Student) -> set[int]:
 
     Args:
         student: at any time.
+
+    Returns:
+        Updates.
     """
     wanted = student.best.snapshots(student.recipe.validation.keep_best_per_pair)
     wanted |= {student.last} if student.last is not None else set()
@@ -168,6 +171,9 @@ def validation_line(student: Student, report: ValidationReport, record: dict[str
         student: who was validated.
         report: of the validation.
         record: its metrics.
+
+    Returns:
+        For the log.
     """
     best = student.best
     taught = [pair for pair in student.training_data.pairs if record.get(metric_keys.TEACHER_SWITCH.of(pair))]

@@ -68,6 +68,9 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
         student: whose iterator gave the micro-batches.
         micro_batches: of ``DataIterator.next_update``.
         prefetch: called before each micro-batch with its index.
+
+    Returns:
+        What ``forward_backward`` takes.
     """
     number = student.updates + 1
     return Update(
