@@ -69,13 +69,20 @@ def open_training_data(
     Returns:
         One entry a student, in order.
     """
-    training_data = [
-        TrainingData(
-            corpus, list(own.data.pairs), own.framing, own.sampler, own.train, own.model.max_positions, layout,
-            own.denoising,
+    training_data = []
+    for _, student_recipe in students_of(recipe):
+        training_data.append(
+            TrainingData(
+                corpus,
+                list(student_recipe.data.pairs),
+                student_recipe.framing,
+                student_recipe.sampler,
+                student_recipe.train,
+                student_recipe.model.max_positions,
+                layout,
+                student_recipe.denoising,
+            )
         )
-        for _, own in students_of(recipe)
-    ]  # fmt: skip
     for data in () if resume else training_data:
         data.sampler.start()
     return training_data
@@ -93,7 +100,7 @@ def run_facts(recipe: Recipe, training_data: Sequence[TrainingData]) -> RunFacts
     """
     students = students_of(recipe)
     sizes = dict(zip(recipe.data.pairs, training_data[0].sizes, strict=True))
-    names, samplers = [name for name, _ in students], [own.sampler for _, own in students]
+    names, samplers = [name for name, _ in students], [student_recipe.sampler for _, student_recipe in students]
     return RunFacts(recipe.data.pairs, sizes, names, samplers, recipe.validation.bleu_every)
 
 
@@ -115,7 +122,7 @@ def make_students(
     recipe: Recipe, config: ds_config.Json, corpus: Corpus, exchange: PeerExchange, dev_tokens: dict[str, int],
     tracker: Tracker,
 ) -> list[Student]:  # fmt: skip
-    """Builds this rank's students, each on an engine of its own and with a log of its own where the run has several.
+    """Builds this rank's students, each on an engine of its own, with a log of its own where the run has several.
 
     Args:
         recipe: of the run.
@@ -131,25 +138,25 @@ def make_students(
     layout = exchange.peer_group.layout
     last = last_update(recipe, next(iter(exchange.training_data.values())))
     costs = stage_balance.costs(recipe, corpus.tokenizer.size) if recipe.pipeline is not None else ()
-    for name, own in students_of(recipe):
+    for name, student_recipe in students_of(recipe):
         if name not in exchange.peer_group.own_students:
             continue
         training_data = exchange.training_data[name]
-        engine = build_engine(own, config, corpus.tokenizer.size, costs, layout)
+        engine = build_engine(student_recipe, config, corpus.tokenizer.size, costs, layout)
         log, peers = tracker, None
-        if own is not recipe:
-            layout.ranks.on_main_first(own.directory.mkdir, 0o777, True, True)
-            settings = own.tracking.model_copy(update={"wandb": "off"})
-            log = Tracker(own.directory, settings, layout.is_main, {}, own.name)
+        if student_recipe is not recipe:
+            layout.ranks.on_main_first(student_recipe.directory.mkdir, 0o777, True, True)
+            settings = student_recipe.tracking.model_copy(update={"wandb": "off"})
+            log = Tracker(student_recipe.directory, settings, layout.is_main, {}, student_recipe.name)
             peers = exchange.peers_of(name, last, run_trials)
-        eval_states = engine.method_eval_states(own.data.pairs)
-        context = make_context(own, engine, corpus, training_data, tracker.info, peers, eval_states)
+        eval_states = engine.method_eval_states(student_recipe.data.pairs)
+        context = make_context(student_recipe, engine, corpus, training_data, tracker.info, peers, eval_states)
         exchange.students[name] = Student(
             name,
             engine,
-            build(own.method, context),
-            BestCheckpoints(own.data.pairs, own.validation.selection, dev_tokens),
-            own,
+            build(student_recipe.method, context),
+            BestCheckpoints(student_recipe.data.pairs, student_recipe.validation.selection, dev_tokens),
+            student_recipe,
             DataIterator(training_data),
             log,
             eval_states,

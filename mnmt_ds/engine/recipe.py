@@ -12,7 +12,7 @@ from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, TrainSettings, ValidationSettings
-from mnmt_ds.methods.registry import METHODS, union
+from mnmt_ds.methods.registry import METHODS, trained_tasks, union
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.samplers import registry
 from mnmt_ds.samplers.temperature import TemperatureSettings
@@ -101,11 +101,12 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _tasks(self) -> "Recipe":
-        inner: Any = getattr(self.method, "base", self.method)
-        if inner.name == "denoising":
-            raise ValueError("method denoising: is one for tasks on text of one language; put it into method by_task")
+        trained = trained_tasks(self.method)
+        if "translation" not in trained:
+            name = self.method.name
+            raise ValueError(f"method {name}: is one for tasks on text of one language; put it into method by_task")
         tasks = {task.name for task in self.denoising.tasks} if self.denoising is not None else set()
-        named = set(getattr(self.method, "tasks", {})) - {"translation"}
+        named = trained - {"translation"}
         if tasks != named:
             raise ValueError(
                 f"denoising.tasks ({', '.join(sorted(tasks)) or 'none'}) and the tasks of method by_task"

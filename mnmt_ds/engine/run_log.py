@@ -70,7 +70,7 @@ class RunLog:
         entries = self._pending
         if self._peer_group.is_split:
             gathered = self._peer_group.merge({self._peer_group.own_students[0]: [tuple(entry) for entry in entries]})
-            entries = [Entry(*values) for own in gathered.values() for values in own]
+            entries = [Entry(*values) for rows in gathered.values() for values in rows]
         for entry in entries:
             self.tracker.log(entry.kind, entry.update, entry.epochs, entry.values)
             self.tracker.report(entry.line)

@@ -88,7 +88,7 @@ class Training:
 
     def _trackers(self) -> list[Tracker]:
         """The run's, and each student's where it is not alone."""
-        return [self.tracker, *(own.tracker for own in self.students if own.tracker is not self.tracker)]
+        return [self.tracker, *(student.tracker for student in self.students if student.tracker is not self.tracker)]
 
     def _open_directory(self, resume: bool) -> Tracker:
         """Locks the run's directory, refuses another run's, opens the log."""
@@ -163,8 +163,8 @@ class Training:
         """Writes a checkpoint of the present position; then whatever nothing refers to any more is removed."""
         self.run_log.flush()
         states = self.peer_group.merge({student.name: records.state_of(student) for student in self.students})
-        own = states["student"] if list(states) == ["student"] else {"students": states}
-        state = {"update": self.update, **own, "fingerprint": self.fingerprint, "layout": list(self.job_layout)}
+        by_student = states["student"] if list(states) == ["student"] else {"students": states}
+        state = {"update": self.update, **by_student, "fingerprint": self.fingerprint, "layout": list(self.job_layout)}
         if self.recipe.students:
             state["seconds"] = self.time_spent.state()
         keep = self.recipe.train.keep_checkpoints
@@ -233,8 +233,7 @@ def next_change(student: Student, every: int, epoch_end: int) -> int:
     Returns:
         A number of updates.
     """
-    own = student.updates
-    ends = [(own // interval + 1) * interval for interval in (every, student.sampler.every) if interval]
+    ends = [(student.updates // interval + 1) * interval for interval in (every, student.sampler.every) if interval]
     return min(ends if every else [*ends, epoch_end])
 
 

@@ -62,11 +62,11 @@ def validate_students(training: Training) -> None:
 
 def _losses_of_all(training: Training, values: list[PairValues]) -> dict[str, dict[str, float]]:
     """Every student's dev loss of every pair, by name."""
-    own = {
+    rank_losses = {
         student.name: {pair: rows[pair]["loss"] for pair in training.pairs}
         for student, rows in zip(training.students, values, strict=True)
     }
-    return training.peer_group.merge(own)
+    return training.peer_group.merge(rank_losses)
 
 
 def _report(

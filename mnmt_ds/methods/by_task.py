@@ -148,6 +148,7 @@ ENTRY = MethodEntry(
     ByTaskSettings,
     by_task,
     inside=sections_inside,
+    tasks=lambda settings: settings.tasks.keys(),
     example={
         "framing": {"encoder_langtok_position": "end"},
         "denoising": {"tasks": [{"name": "cd"}]},

@@ -105,6 +105,7 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
 ENTRY = MethodEntry(
     DenoisingLossSettings,
     denoising,
+    tasks=lambda settings: (),  # of those on text of one language, whichever ``by_task`` gives it
     example={
         "framing": {"encoder_langtok_position": "end"},
         "denoising": {"tasks": [{"name": "cd"}]},

@@ -1,6 +1,6 @@
 """What a method's file declares of it; the registry is a table of these."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mnmt_ds.config import Settings
@@ -69,6 +69,9 @@ class MethodEntry(NamedTuple):
     """The sections of the methods that it is built of, by the names under which ``build`` gets them."""
     check: Callable[[Any, RunFacts], None] = accept_any_run
     """Raises UserError where the method cannot train on these students and pairs; inner methods are checked, too."""
+    tasks: Callable[[Any], Collection[str]] | None = None
+    """Names of the tasks that it trains on, by its settings; None: those of the methods inside it, or translation where
+    it has none."""
     example: Mapping[str, Any] = {}
     """Sections of a minimal recipe that uses it; ``method`` is left out where its ``name`` is enough. ``{plain_run}``
     in a text stands for the directory of a finished plain run on the same data."""

@@ -101,6 +101,22 @@ def requirements(section: Settings) -> Requirements:
     return combined(entry_of(method).requires(method) for method in all_sections(section))
 
 
+def trained_tasks(section: Settings) -> set[str]:
+    """Collects the tasks that a method trains on.
+
+    Args:
+        section: the method's settings.
+
+    Returns:
+        Their names, as in ``Batch.task``; empty for a method that only a task on text of one language can use.
+    """
+    entry = entry_of(section)
+    if entry.tasks is not None:
+        return set(entry.tasks(section))
+    inner = [trained_tasks(method) for method in entry.inside(section).values()]
+    return set().union(*inner) if inner else {"translation"}
+
+
 def teacher_settings(section: Settings) -> list[TeacherSettings]:
     """Collects the ``teachers`` sections of a method and of all inside it.
 

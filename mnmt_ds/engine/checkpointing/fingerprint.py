@@ -45,7 +45,7 @@ def run_fingerprint(recipe: Recipe, corpus: Corpus, layout: ParallelLayout) -> d
         JSON values.
     """
     dynamic = {"sampler": _sampler_values(recipe.sampler)} if recipe.sampler.name != "temperature" else {}
-    students = [[name, own.train.seed, _sampler_values(own.sampler)] for name, own in students_of(recipe)]
+    students = [[name, each.train.seed, _sampler_values(each.sampler)] for name, each in students_of(recipe)]
     several = {"students": students, **({"simultaneous": True} if recipe.simultaneous else {})}
     return {
         **(several if recipe.students else dynamic),

@@ -104,16 +104,16 @@ def _scores(
         pieces = [split.pieces(i)[0] for i in range(counts[pair])]
         jobs += make_batches(translator, pair, pieces, settings.max_tokens)
     search, banned = SearchSettings(beam=settings.bleu_beam), untranslatable_ids(corpus.tokenizer)
-    own: Hypotheses = {pair: {} for pair in pairs}
+    hypotheses: Hypotheses = {pair: {} for pair in pairs}
     model.eval()
     with torch.no_grad():
         for job in jobs[ranks.rank :: ranks.size]:
-            own[job.pair] |= dict(zip(job.positions, decode_batch(model, job, search, banned), strict=True))
+            hypotheses[job.pair] |= dict(zip(job.positions, decode_batch(model, job, search, banned), strict=True))
     model.train()
-    gathered = ranks.gather(own)
+    gathered = ranks.gather(hypotheses)
     scores: DevScores = {}
     for pair, split in splits.items() if ranks.is_main else ():
-        best = {place: hypotheses for part in gathered for place, hypotheses in part[pair].items()}
+        best = {place: beams for part in gathered for place, beams in part[pair].items()}
         texts = [hypothesis_text(translator, best[i][0]) if best.get(i) else "" for i in range(counts[pair])]
         target = split_pair(pair)[1]
         figures = score_pair(texts, split.text()[1][: counts[pair]], target, ScoreSettings())

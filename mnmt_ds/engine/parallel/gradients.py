@@ -85,5 +85,5 @@ def dots(pairs: Sequence[tuple[Tensor, Tensor]], ranks: RankGroup) -> list[float
         The products, equal on every rank.
     """
     blocks = [zip(a_N.split(BLOCK), b_N.split(BLOCK), strict=True) for a_N, b_N in pairs]
-    own = torch.stack([sum((a.double() * b.double()).sum() for a, b in block) for block in blocks])  # type: ignore[misc]
-    return [float(value) for value in ranks.sum(own).tolist()]
+    products = torch.stack([sum((a.double() * b.double()).sum() for a, b in block) for block in blocks])  # type: ignore[misc]
+    return [float(value) for value in ranks.sum(products).tolist()]

@@ -22,10 +22,10 @@ def initialise_stage(stage: LayerSegment, vocab_shard: VocabShard | None = None)
         entry.make()  # which draws values, too, as the plain model does when it is made
     with torch.device("meta"):
         plain = dict(Transformer(stage.settings, stage.vocabulary_size).named_parameters())
-    own = dict(stage.named_parameters())
+    held = dict(stage.named_parameters())
     for name, shaped in plain.items():
-        target = own[name].data if name in own else None
-        shard = vocab_shard if name in own and is_vocab_sharded(own[name]) else None
+        target = held[name].data if name in held else None
+        shard = vocab_shard if name in held and is_vocab_sharded(held[name]) else None
         whole = torch.empty(shaped.shape) if target is None or shard is not None else target
         initialise_parameter(name, whole, stage.settings.d_model)
         if target is not None and shard is not None:
@@ -43,7 +43,7 @@ def gather_stages(module: StudentPipelineModule, layout: ParallelLayout, everywh
     Returns:
         Tensors by the plain model's names.
     """
-    own: dict[str, Tensor] = dict(module.model.named_parameters())
+    held: dict[str, Tensor] = dict(module.model.named_parameters())
     dtype, weights = next(module.parameters()).dtype, dict[str, Tensor]()
     ranks_a_stage = layout.data_parallel_size * layout.vocab_parallel_size
     for place, entry in enumerate(module.entries):
@@ -56,7 +56,7 @@ def gather_stages(module: StudentPipelineModule, layout: ParallelLayout, everywh
             rows = []
             for source, size in _holders(entry, first, shape, module.vocab_shard, layout):
                 is_source = layout.ranks.rank == source
-                value = own[name].detach() if is_source else torch.empty(size, dtype=dtype, device=layout.device)
+                value = held[name].detach() if is_source else torch.empty(size, dtype=dtype, device=layout.device)
                 if layout.ranks.size > 1:
                     dist.broadcast(value, source)
                 rows.append(value.to("cpu", copy=True) if everywhere or layout.is_main else value.new_empty(0))

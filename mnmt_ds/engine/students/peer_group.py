@@ -90,9 +90,9 @@ class PeerGroup:
             UserError: with its message where a member failed with one.
             RuntimeError: where a member failed otherwise, or the members are out of step.
         """
-        own = torch.tensor([kind, *values, *[0] * (HEADER_WIDTH - 1 - len(values))])
-        received = [torch.empty_like(own) for _ in self.members]
-        dist.all_gather(received, own, group=self._header_group)
+        sent = torch.tensor([kind, *values, *[0] * (HEADER_WIDTH - 1 - len(values))])
+        received = [torch.empty_like(sent) for _ in self.members]
+        dist.all_gather(received, sent, group=self._header_group)
         headers: list[Header] = [header.tolist() for header in received]
         self._raise_failures(headers)
         if len({header[0] == Kind.MEET for header in headers}) > 1:
@@ -193,10 +193,10 @@ class PeerGroup:
     def _send_failure(self, error: Exception) -> None:
         self._has_failed = True
         text = f"{int(isinstance(error, UserError))}{error}".encode()
-        own = torch.tensor([Kind.FAILED, len(text), *[0] * (HEADER_WIDTH - 2)])
-        received = [torch.empty_like(own) for _ in self.members]
+        sent = torch.tensor([Kind.FAILED, len(text), *[0] * (HEADER_WIDTH - 2)])
+        received = [torch.empty_like(sent) for _ in self.members]
         with contextlib.suppress(Exception):  # the others may be gone
-            work = dist.all_gather(received, own, group=self._header_group, async_op=True)
+            work = dist.all_gather(received, sent, group=self._header_group, async_op=True)
             work.wait(datetime.timedelta(seconds=FAILURE_TIMEOUT))
             self._exchange_failures([header.tolist() for header in received], text)
 
@@ -207,15 +207,14 @@ class PeerGroup:
             name, text = next(iter(messages.items()))
             raise (UserError if text[0] == "1" else RuntimeError)(f"student {name} failed: {text[1:]}")
 
-    def _exchange_failures(self, headers: Sequence[Header], own: bytes = b"") -> dict[str, str]:
+    def _exchange_failures(self, headers: Sequence[Header], own_message: bytes = b"") -> dict[str, str]:
         """The messages of those that failed, by student; "1" before a UserError's, "0" before others'."""
         messages = {}
         for team, header in enumerate(headers):
             if header[0] == Kind.FAILED:
-                is_own = team == self.layout.team
-                text = (
-                    torch.tensor(list(own), dtype=torch.uint8) if is_own else torch.empty(header[1], dtype=torch.uint8)
-                )
+                text = torch.empty(header[1], dtype=torch.uint8)
+                if team == self.layout.team:
+                    text = torch.tensor(list(own_message), dtype=torch.uint8)
                 dist.broadcast(text, self.members[team], group=self._header_group)
                 messages[self.student_names[team]] = bytes(text.tolist()).decode()
         return messages

@@ -165,7 +165,7 @@ def trial_set(exchange: PeerExchange, student: Student, settings: TrialSettings)
         training_data = exchange.training_data[first]
         plan = training_data.plan_sample(settings.rho, "trial")
         return [UpdateRange(training_data, plan, 0, plan.updates)]
-    positions = exchange.peer_group.merge({name: _data_position(own) for name, own in exchange.students.items()})
+    positions = exchange.peer_group.merge({name: _data_position(peer) for name, peer in exchange.students.items()})
     own_ranges = next_updates(exchange.training_data[student.name], positions[student.name], settings.rho)
     if student.name != first:
         return own_ranges
