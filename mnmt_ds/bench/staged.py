@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from mnmt_ds.bench import pipeline
 from mnmt_ds.bench.pipeline import StagePass, played, started, timed, typical
 from mnmt_ds.bench.publish import publish
-from mnmt_ds.bench.teachers import RandomText, TeacherForEveryPair, employ, mib, model_of, texts
+from mnmt_ds.bench.teachers import RandomText, TeacherForEveryPair, cached_mib, employ, mib, model_of, texts
 
 HELP = "pipeline stages with teachers: their layers beside the student's, or their states remembered"
 WAYS = ("plain", "beside", "cold", "warm")
@@ -130,9 +130,8 @@ def _held(lesson: StageTeachers | None) -> list[float]:
     if lesson is None:
         return [0.0, 0.0, 0.0]
     pool = lesson.pool
-    on_device = mib(p for model in pool.on_device() for p in model.parameters())
-    states = pool.cache.state_storage.memory_bytes / 2**20 if pool.cache is not None else 0.0
-    return [on_device, pool.teachers.shard_storage.memory_bytes() / 2**20, states]
+    on_device = mib(p for model in pool.models() for p in model.parameters())
+    return [on_device, pool.teachers.shard_storage.memory_bytes() / 2**20, cached_mib(pool)]
 
 
 def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str, StageTeachers]:
@@ -175,17 +174,18 @@ def _ways(args: argparse.Namespace, engine: Any, known: RandomText) -> dict[str,
             device(),
         )
 
-    relay, width = PipelineTeachers(teachers()), stages.settings.d_model
-    beside = StageTeachers(TeacherPool(names, relay, None, own, lambda version: own()), relay)
+    relay_teachers = teachers()
+    relay, width = PipelineTeachers(relay_teachers), stages.settings.d_model
+    beside = StageTeachers(TeacherPool(names, relay_teachers, relay, own, lambda version: own()), relay)
     plan = plan_cache(TeacherSettings(cache="ram"), known.lengths, [1.0] * args.pairs, args.max_tokens, width, 1)
     assert plan is not None
     state_storage, line = (
-        StateStorage(plan.memory, 0, plan.bytes_a_row, None),
+        StateStorage(plan.memory_bytes, 0, plan.bytes_per_row, None),
         PipelineForward(engine.layout.new_world_group(), stages.num_stages),
     )
     cache = StateCache(teachers(), plan, state_storage, known.batch, False, line)
     before = CachedPipelineTeachers(cache)
-    remembered = StageTeachers(TeacherPool(names, cache.teachers, cache, own, lambda version: own(), before), before)
+    remembered = StageTeachers(TeacherPool(names, cache.teachers, before, own, lambda version: own()), before)
     for lesson in (beside, remembered):
         employ(lesson.pool, args.pairs)
     return {"beside": beside, "cold": remembered, "warm": remembered}

@@ -99,9 +99,9 @@ def measure(args: argparse.Namespace, pairs: int) -> list[Figures]:
                 "step": statistics.median(seconds[way]),
                 "ratio": statistics.median(t / p for t, p in zip(seconds[way], seconds["plain"], strict=True)),
                 "to_online": statistics.median(t / o for t, o in zip(seconds[way], seconds["online"], strict=True)),
-                "device_mib": mib(p for m in (pool.teachers.models() if pool else ()) for p in m.parameters()),
+                "device_mib": mib(p for m in (pool.models() if pool else ()) for p in m.parameters()),
                 "cpu_mib": pool.teachers.shard_storage.memory_bytes() / 2**20 if pool else 0.0,
-                "states_mib": pool.cache.state_storage.memory_bytes / 2**20 if pool and pool.cache else 0.0,
+                "states_mib": cached_mib(pool) if pool else 0.0,
             }
         )
     return rows
@@ -135,6 +135,7 @@ def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
     from mnmt_ds.teachers.state_storage import StateStorage
     from mnmt_ds.teachers.teacher_forward import LocalForward
     from mnmt_ds.teachers.teacher_pool import TeacherPool
+    from mnmt_ds.teachers.teacher_server import TeacherServer, WholeTeachers
 
     known = texts(pairs, -(-max(args.batches, pairs) // world_size()) * world_size(), args.max_tokens, args.vocabulary)
     settings = model_of(args.model)
@@ -154,11 +155,11 @@ def _stage(args: argparse.Namespace, pairs: int) -> BenchSetup:
         teachers = ShardedTeachers(shard_storage, layout, engine.layout.new_data_parallel_group(), blank, device())
         kept = TeacherSettings(cache="ram" if remember else "off")
         plan = plan_cache(kept, known.lengths, [1.0] * pairs, args.max_tokens, settings.d_model, ranks.size)
-        cache = None
+        server: TeacherServer = WholeTeachers(teachers)
         if plan is not None:
-            state_storage = StateStorage(plan.memory, 0, plan.bytes_a_row, None)
-            cache = StateCache(teachers, plan, state_storage, known.batch, False, LocalForward(teachers.ranks))
-        return TeacherPool([str(pair) for pair in range(pairs)], teachers, cache, own, lambda version: own())
+            state_storage = StateStorage(plan.memory_bytes, 0, plan.bytes_per_row, None)
+            server = StateCache(teachers, plan, state_storage, known.batch, False, LocalForward(teachers.ranks))
+        return TeacherPool([str(pair) for pair in range(pairs)], teachers, server, own, lambda version: own())
 
     def own() -> torch.Tensor:
         return engine.own_shard(layout, ranks, torch.float16)
@@ -225,6 +226,19 @@ class TeacherForEveryPair(NamedTuple):
 
     def teacher_of(self, pair: str) -> int:
         return int(pair) + 1
+
+
+def cached_mib(pool: Any) -> float:
+    """Sums the cached teacher states in this rank's memory.
+
+    Args:
+        pool: a ``TeacherPool``.
+
+    Returns:
+        MiB; 0 where nothing is cached.
+    """
+    cache = getattr(pool.server, "cache", pool.server)
+    return cache.state_storage.memory_bytes / 2**20 if hasattr(cache, "state_storage") else 0.0
 
 
 def employ(pool: Any, pairs: int) -> None:

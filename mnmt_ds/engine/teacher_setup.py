@@ -5,6 +5,7 @@ Shape letters: N elements of a shard.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.teachers.state_storage import StateStorage
 from mnmt_ds.teachers.teacher_pool import TeacherPool
+from mnmt_ds.teachers.teacher_server import TeacherServer
 
 LOG = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -115,7 +117,7 @@ def build_teacher_pool(
     budget = int(settings.weights_gib * 2**30)
     outgrow = shards.length * dtype.itemsize * len(recipe.data.pairs) > budget
     reader = asynchronous_reader() if outgrow and settings.read == "auto" else None
-    storage = ShardStorage(dtype, budget, directory, load, LOG.warning, reader)
+    storage = ShardStorage(dtype, budget, directory, load, reader=reader)
 
     plan = cache_plan(recipe, settings, training_data, ranks.size) if settings.on_device == "whole" else None
     teacher_shard = vocab_shard
@@ -126,7 +128,7 @@ def build_teacher_pool(
     )
     cache = None
     if plan is not None:
-        state_storage = StateStorage(plan.memory, plan.disk, plan.bytes_a_row, settings.disk, LOG.warning)
+        state_storage = StateStorage(plan.memory_bytes, plan.disk_bytes, plan.bytes_per_row, settings.disk)
         forward = engine.teacher_forward(ranks)
         cache = StateCache(
             teachers, plan, state_storage, collator(training_data), settings.cache_dtype == "fp8", forward
@@ -134,14 +136,14 @@ def build_teacher_pool(
     layout.ranks.on_main_first(
         log, "teacher states: computed for each micro-batch" if plan is None else plan.describe()
     )  # fmt: skip
-    teacher_weights, by_sentence = engine.connect_teachers(teachers, cache)
+    server: TeacherServer
     if settings.on_device == "layers":
-        by_sentence = LayerStreamedTeachers(
-            teachers, lambda: blank_model(recipe, model.vocabulary_size, layers=1), collator(training_data)
-        )
-    return TeacherPool(
-        recipe.data.pairs, teacher_weights, cache, lambda: engine.own_shard(shards, ranks, dtype), load, by_sentence
-    )
+        one_layer_model = partial(blank_model, recipe, model.vocabulary_size, layers=1)
+        server = LayerStreamedTeachers(teachers, one_layer_model, collator(training_data))
+    else:
+        server = engine.connect_teachers(teachers, cache)
+    own_shard = partial(engine.own_shard, shards, ranks, dtype)
+    return TeacherPool(recipe.data.pairs, teachers, server, own_shard, load)
 
 
 def asynchronous_reader() -> AsynchronousReader | None:

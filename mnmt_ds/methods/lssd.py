@@ -25,7 +25,7 @@ from mnmt_ds.requirements import Requirements
 from mnmt_ds.teachers.overall_best import OverallBest
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_bank import TeacherBank
-from mnmt_ds.teachers.teacher_pool import TeacherSource
+from mnmt_ds.teachers.teacher_source import TeacherSource
 
 
 class LssdSettings(Settings):

@@ -243,7 +243,7 @@ def frozen_teachers(recipe: Recipe, training_data: TrainingData, data_parallel_s
     versions = 1 if _outermost_requirements(recipe).shared_teacher else len(recipe.data.pairs)
     layer_streaming = settings[0].on_device == "layers"
     plan = None if layer_streaming else cache_plan(recipe, settings[0], training_data, data_parallel_size)
-    cached_states = 0 if plan is None else min(plan.memory, plan.remembered() // data_parallel_size)
+    cached_states = 0 if plan is None else min(plan.memory_bytes, plan.cached_bytes() // data_parallel_size)
     return FrozenTeachers(
         versions=versions * len(settings),
         dtype_bytes=FP32_BYTES if settings[0].dtype == "float32" else HALF_BYTES,

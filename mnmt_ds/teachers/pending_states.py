@@ -1,62 +1,64 @@
-"""Teachers' states of announced micro-batches on their way: who asks gets the one announced for those sentences."""
+"""Teacher states that were prefetched and not yet used: a queue of futures for each request."""
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NamedTuple
-
-from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.teachers.cache_blocks import Ints
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
-
-TeacherStates = tuple[Tensor, Tensor]
-"""Decoder states (B, T, E) and projection (V, E)."""
-
-
-class TeacherRequest(NamedTuple):
-    """A rank's next micro-batch, as far as its teacher is concerned."""
-
-    version: Version
-    pair: int
-    sentence: Ints
-    """Numbers of its sentences in the pair's training set."""
-
-    @property
-    def key(self) -> tuple[Version, int, bytes]:
-        """What tells it from others; alike ones are answered in the order of their announcement."""
-        return self.version, self.pair, self.sentence.tobytes()
+from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherStates
 
 
 class PendingStates:
-    """The answers that a teachers's background is at work on."""
+    """Futures of this rank's requests, which the background worker fulfils."""
 
     def __init__(self, teachers: ShardedTeachers) -> None:
-        self._library = teachers
-        self._coming: dict[tuple[Version, int, bytes], deque[Future[TeacherStates]]] = {}
+        """Starts empty.
 
-    def expect(self, lesson: TeacherRequest | None, future: "Future[TeacherStates]") -> None:
-        """Takes note of what answers this rank's lesson, where it has one."""
-        if lesson is not None:
-            self._coming.setdefault(lesson.key, deque()).append(future)
+        Args:
+            teachers: the teachers whose background worker computes the states.
+        """
+        self._teachers = teachers
+        self._futures: dict[tuple[Version, int, bytes], deque[Future[TeacherStates]]] = {}
 
-    def take(
-        self, version: Version, batch: Batch, announce: Callable[[list[TeacherRequest | None]], None]
+    def add(self, request: TeacherRequest | None, future: "Future[TeacherStates]") -> None:
+        """Stores the future that answers this rank's request.
+
+        Args:
+            request: this rank's request; None: it has none, and nothing is stored.
+            future: a job of the background worker.
+        """
+        if request is not None:
+            self._futures.setdefault(request.key, deque()).append(future)
+
+    def pop(
+        self, version: Version, batch: Batch, prefetch: Callable[[list[TeacherRequest | None]], None]
     ) -> TeacherStates:
-        """The answer for a micro-batch; a rank that is alone may ask for one that was not announced."""
-        lesson = TeacherRequest(version, batch.pair, batch.sentence_B.cpu().numpy())
-        if lesson.key not in self._coming:
-            if self._library.ranks.size > 1:
-                raise RuntimeError(f"teacher {version}: this micro-batch was not announced")
-            announce([lesson])
-        waiting = self._coming[lesson.key]
-        answer: TeacherStates = self._library.background.result(waiting.popleft())
-        if not waiting:
-            del self._coming[lesson.key]
-        return answer
+        """Waits for the states of a micro-batch and forgets its request.
+
+        Args:
+            version: the teacher.
+            batch: the micro-batch.
+            prefetch: called with the request where it was not prefetched and this rank is alone.
+
+        Returns:
+            Decoder states (B, T, E) and projection (V, E).
+
+        Raises:
+            RuntimeError: when the micro-batch was not prefetched and other ranks would have to help.
+        """
+        request = TeacherRequest(version, batch.pair, batch.sentence_B.cpu().numpy())
+        if request.key not in self._futures:
+            if self._teachers.ranks.size > 1:
+                raise RuntimeError(f"teacher {version}: this micro-batch was not prefetched")
+            prefetch([request])
+        futures = self._futures[request.key]
+        states: TeacherStates = self._teachers.background.result(futures.popleft())
+        if not futures:
+            del self._futures[request.key]
+        return states
 
     def clear(self) -> None:
-        """Forgets all that was announced."""
-        self._coming.clear()
+        """Forgets all requests."""
+        self._futures.clear()

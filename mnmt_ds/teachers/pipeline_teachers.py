@@ -1,113 +1,156 @@
 """Teachers along a pipeline: each stage holds its own layers of every teacher, and no others.
 
-Which teacher a micro-batch has is told to all stages before an update; what its lesson needs is started on while they
-work on the micro-batch before it. A ``PipelineTeachers`` stands where ``TeacherPool`` expects ``ShardedTeachers``,
-around those of this stage's layers: they run beside the student's, and the teacher's states come to the last stage in
-the pipeline's own tuple. Where states are remembered nothing travels there: ``CachedPipelineTeachers`` stands before
-the stages' caches.
+All stages learn before an update which teacher each of its micro-batches has. What a micro-batch needs is prefetched
+while the stage works on the micro-batch before it.
+
+Not cached (``PipelineTeachers``): the teacher's layers run beside the student's, and its activations travel in the
+pipeline's own tuple of tensors. Cached (``CachedPipelineTeachers``): nothing of a teacher travels there; the stages'
+caches bring the states to the last stage in the background.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.models.layer_sequence import LayerSegment
-from mnmt_ds.teachers.pending_states import TeacherRequest, TeacherStates
-from mnmt_ds.teachers.shard_storage import ShardStorage, Version
-from mnmt_ds.teachers.sharded_teachers import FetchRequest, ShardedTeachers
+from mnmt_ds.teachers.shard_storage import Version
+from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
-
-Need = TypeVar("Need", FetchRequest, TeacherRequest)
-
-
-class Announcer(Protocol[Need]):
-    """Who starts on what the ranks' next micro-batches need."""
-
-    def prefetch(self, needs: Sequence[Need | None], /) -> None: ...
-    def keep_only(self, versions: Iterable[Version], /) -> None: ...
+from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherServer, TeacherStates, WholeTeachers
 
 
-class AnnouncementQueue(Generic[Need]):
-    """Hands an update's announcements on, each one micro-batch before it is needed."""
+class PrefetchQueue:
+    """Passes an update's requests on to another server, each one micro-batch before it is needed.
 
-    def __init__(self, holder: Announcer[Need]) -> None:
-        self._holder = holder
-        self._coming: Sequence[Need | None] | None = None
-        self._queue: deque[Sequence[Need | None] | None] = deque()
+    For each micro-batch of an update, in order: ``prefetch`` where a rank has a teacher, then ``schedule``. When the
+    stage comes to a micro-batch, it calls ``advance``.
+    """
+
+    def __init__(self, server: TeacherServer) -> None:
+        """Starts with an empty queue.
+
+        Args:
+            server: where the requests go.
+        """
+        self._server = server
+        self._latest: Sequence[TeacherRequest | None] | None = None
+        self._queue: deque[Sequence[TeacherRequest | None] | None] = deque()
         self.received_BTE: Tensor | None = None
-        """On the last stage: what the pipeline's tuple brought of the micro-batch in hand."""
+        """On the last stage: the teacher's states of the present micro-batch that came along the pipeline."""
 
     def keep_only(self, versions: Iterable[Version]) -> None:
-        """Drops all teachers but these."""
-        self._holder.keep_only(versions)
+        """Drops all other teachers.
 
-    def prefetch(self, needs: Sequence[Need | None]) -> None:
-        """What the next micro-batch of every rank of this stage needs."""
-        self._coming = needs
+        Args:
+            versions: the teachers to keep.
+        """
+        self._server.keep_only(versions)
+
+    def prefetch(self, requests: Sequence[TeacherRequest | None]) -> None:
+        """Notes what the next micro-batch to be scheduled needs.
+
+        Args:
+            requests: one entry a data-parallel rank of this stage; None: no teacher.
+        """
+        self._latest = requests
 
     def schedule(self) -> None:
-        """One micro-batch has been told of, with a teacher or without."""
-        self._queue.append(self._coming)
-        self._coming = None
+        """Puts one micro-batch into the queue, with the requests noted since the last one, or with none."""
+        self._queue.append(self._latest)
+        self._latest = None
         if len(self._queue) == 1:
-            self._start()
+            self._prefetch_first()
 
     def advance(self) -> LayerSegment | None:
-        """This stage of the teacher that the micro-batch in hand takes along; the next one's need is started on."""
-        needs = self._queue.popleft()
-        if self._queue:
-            self._start()
-        return self._beside(needs)
+        """Takes the present micro-batch from the queue, and starts on what the one after it needs.
 
-    def _beside(self, needs: Sequence[Need | None] | None) -> LayerSegment | None:
+        Returns:
+            This stage's layers of the present micro-batch's teacher, to be run beside the student's; None where the
+            micro-batch has no teacher, or a cache gives its states.
+        """
+        requests = self._queue.popleft()
+        if self._queue:
+            self._prefetch_first()
+        return self._layers(requests)
+
+    def models(self) -> list[nn.Module]:
+        """Lists the teachers' layers on this rank's device.
+
+        Returns:
+            At most two stages of models.
+        """
+        return self._server.models()
+
+    def report(self) -> dict[str, float]:
+        """Gives metrics since the last report.
+
+        Returns:
+            Values by metric key.
+        """
+        return self._server.report()
+
+    def _layers(self, requests: Sequence[TeacherRequest | None] | None) -> LayerSegment | None:
+        """Gives the layers that the present micro-batch runs through beside the student's."""
         return None
 
-    def _start(self) -> None:
+    def _prefetch_first(self) -> None:
         if self._queue[0] is not None:
-            self._holder.prefetch(self._queue[0])
+            self._server.prefetch(self._queue[0])
 
 
-class PipelineTeachers(AnnouncementQueue[FetchRequest]):
-    """One stage's part in the way of every micro-batch past its teacher."""
+class PipelineTeachers(PrefetchQueue):
+    """One stage's layers of the teachers, run beside the student's in every micro-batch."""
 
     def __init__(self, teachers: ShardedTeachers) -> None:
-        super().__init__(teachers)
-        self._library = teachers
+        """Serves the given teachers.
 
-    @property
-    def shard_storage(self) -> ShardStorage:
-        """This stage's layers of every teacher in use."""
-        return self._library.shard_storage
+        Args:
+            teachers: this stage's layers of all teachers, sharded over the ranks of this stage.
+        """
+        super().__init__(WholeTeachers(teachers))
+        self._teachers = teachers
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
-        """Decoder states (B, T, E) that have arrived and the teacher's projection (V, E), on the last stage."""
+        """Gives the states that came along the pipeline; called on the last stage.
+
+        Args:
+            version: the teacher.
+            batch: the present micro-batch.
+
+        Returns:
+            Decoder states (B, T, E) and projection (V, E).
+        """
         assert self.received_BTE is not None
-        teacher: LayerSegment = self._library.teacher(version)  # type: ignore[assignment]
+        teacher: LayerSegment = self._teachers.teacher(version)  # type: ignore[assignment]
         return self.received_BTE, teacher.projection_VD
 
-    def models(self) -> list[nn.Module]:
-        """The teachers' layers on this rank's device."""
-        return self._library.models()
-
-    def _beside(self, needs: Sequence[FetchRequest | None] | None) -> LayerSegment | None:
-        mine = needs[self._library.ranks.rank] if needs is not None else None
-        return None if mine is None else self._library.teacher(mine.version)  # type: ignore[return-value]
+    def _layers(self, requests: Sequence[TeacherRequest | None] | None) -> LayerSegment | None:
+        request = requests[self._teachers.ranks.rank] if requests is not None else None
+        return None if request is None else self._teachers.teacher(request.version)  # type: ignore[return-value]
 
 
-class CachedPipelineTeachers(AnnouncementQueue[TeacherRequest]):
-    """One stage's part in the remembering of teachers' states."""
+class CachedPipelineTeachers(PrefetchQueue):
+    """One stage's part in the caching of teacher states."""
 
     def __init__(self, cache: StateCache) -> None:
+        """Serves from a cache.
+
+        Args:
+            cache: this stage's; the last stage's one holds the states.
+        """
         super().__init__(cache)
-        self._cache = cache
+        self.cache = cache
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
-        """Decoder states (B, T, E) and projection (V, E), on the last stage."""
-        return self._cache.states(version, batch)
+        """Waits for the states of the present micro-batch; called on the last stage.
 
-    def models(self) -> list[nn.Module]:
-        """None on the device but the teachers's."""
-        return self._cache.models()
+        Args:
+            version: the teacher.
+            batch: the present micro-batch.
+
+        Returns:
+            Decoder states (B, T, E) and projection (V, E).
+        """
+        return self.cache.states(version, batch)

@@ -1,4 +1,7 @@
-"""The one way in which teachers' weights travel: an all-to-all of shards, every rank receiving the teacher it wants."""
+"""How teachers' weights travel: an all-to-all of shards in which every rank receives the teacher that it needs.
+
+Letters: R ranks, C elements of a shard's range.
+"""
 
 from collections.abc import Sequence
 
@@ -10,35 +13,44 @@ from mnmt_ds.distributed import RankGroup
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
 
 BUCKET = 16 << 20
-"""Elements that travel at once; what a fetch takes on the device beside the teacher itself."""
+"""Elements that travel at once, over all ranks: what a fetch takes on the device beside the teacher itself."""
 
 
 def all_to_all_shards(
-    shard_storage: ShardStorage,
+    storage: ShardStorage,
     ranks: RankGroup,
     device: torch.device,
-    wanted: Sequence[Version | None],
+    versions: Sequence[Version | None],
     start: int,
     stop: int,
 ) -> Tensor | None:
-    """Elements ``start`` to ``stop`` of every rank's shard (R, stop - start) of the teacher that this rank wants.
+    """Sends this rank's shards to the ranks that need them, and receives all ranks' shards of its own teacher.
 
-    ``wanted`` has an entry a rank and is equal on all; None where this rank wants nothing.
+    Args:
+        storage: this rank's shards.
+        ranks: the ranks that hold the shards.
+        device: where the shards travel.
+        versions: the teacher that each rank needs, equal on all ranks; None: none.
+        start: first element of the range that travels, in every shard.
+        stop: end of the range.
+
+    Returns:
+        The range of every rank's shard, (R, stop - start), in the storage's type; None where this rank needs none.
     """
-    if not any(version is not None for version in wanted):
+    if not any(version is not None for version in versions):
         return None
-    mine = wanted[ranks.rank]
-    shards = [shard_storage.get(v, start, stop).to(device, non_blocking=True) for v in wanted if v is not None]
+    receives = versions[ranks.rank] is not None
+    shards = [storage.get(v, start, stop).to(device, non_blocking=True) for v in versions if v is not None]
     if ranks.size == 1:
         return shards[0][None]
     length = stop - start
-    received_RC = torch.empty(ranks.size if mine is not None else 0, length, dtype=shard_storage.dtype, device=device)
-    size = shard_storage.dtype.itemsize * length
+    received_RC = torch.empty(ranks.size if receives else 0, length, dtype=storage.dtype, device=device)
+    size = storage.dtype.itemsize * length
     dist.all_to_all_single(
         received_RC.flatten().view(torch.uint8),
         torch.cat(shards).view(torch.uint8),
-        output_split_sizes=[size if mine is not None else 0] * ranks.size,
-        input_split_sizes=[size if version is not None else 0 for version in wanted],
+        output_split_sizes=[size if receives else 0] * ranks.size,
+        input_split_sizes=[size if version is not None else 0 for version in versions],
         group=ranks.group,
     )
-    return None if mine is None else received_RC
+    return received_RC if receives else None

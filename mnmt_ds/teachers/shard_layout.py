@@ -1,7 +1,9 @@
-"""How a model is cut over ranks: ZeRO-3's own cut, so that a rank's part of a snapshot is a copy of what it holds.
+"""How a model is cut over ranks: as ZeRO-3 cuts it, so that a rank's shard of a snapshot is a copy of what it holds.
 
-Each parameter, flattened, is cut into one piece a rank (the last padded); a rank's shard is its pieces, one after
+Each parameter, flattened, is cut into one piece a rank (the last one padded). A rank's shard is its pieces, one after
 another, the output projection's first.
+
+Letters: R ranks, L elements of a range of shards, P elements of a piece.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,22 +16,22 @@ from mnmt_ds.distributed import RankGroup
 
 
 class ShardPiece(NamedTuple):
-    """A parameter's part in every rank's shard."""
+    """A parameter's piece, at the same place in every rank's shard."""
 
     name: str
     shape: torch.Size
+    """Of the whole parameter."""
     start: int
-    """Where it begins in a shard."""
+    """First element of the piece in a shard."""
     length: int
-    """ceil(elements / ranks)."""
+    """ceil(elements of the parameter / ranks)."""
 
 
 class ShardLayout(NamedTuple):
-    """A model's cut over ``ranks`` ranks."""
+    """How a model is cut into shards."""
 
     pieces: tuple[ShardPiece, ...]
-    ranks: int
-    head: int
+    projection_length: int
     """Elements of a shard that hold the output projection: its first ones."""
 
     @property
@@ -38,26 +40,53 @@ class ShardLayout(NamedTuple):
         return self.pieces[-1].start + self.pieces[-1].length
 
     def between(self, start: int, stop: int) -> list[ShardPiece]:
-        """The pieces in a range of a shard that was cut at pieces' ends."""
+        """Lists the pieces in a range of a shard.
+
+        Args:
+            start: first element; a piece begins there.
+            stop: end of the range; a piece ends there.
+
+        Returns:
+            The pieces, in their order.
+        """
         return [piece for piece in self.pieces if start <= piece.start < stop]
 
 
-def shard_layout(model: nn.Module, head: nn.Parameter, ranks: int) -> ShardLayout:
-    """The cut of a model whose output projection is ``head``; at ZeRO-3 its parameters may be partitioned already."""
-    named = sorted(model.named_parameters(), key=lambda item: item[1] is not head)
+def shard_layout(model: nn.Module, projection: nn.Parameter, ranks: int) -> ShardLayout:
+    """Computes how a model is cut.
+
+    Args:
+        model: the model; at ZeRO-3 its parameters may be partitioned already.
+        projection: its output projection, or another parameter that is to come first.
+        ranks: number of shards.
+
+    Returns:
+        The layout.
+    """
+    named = sorted(model.named_parameters(), key=lambda item: item[1] is not projection)
     pieces: list[ShardPiece] = []
     start = 0
     for name, parameter in named:
         shape = torch.Size(getattr(parameter, "ds_shape", parameter.shape))
         pieces.append(ShardPiece(name, shape, start, -(-shape.numel() // ranks)))
         start += pieces[-1].length
-    return ShardLayout(tuple(pieces), ranks, pieces[0].length)
+    return ShardLayout(tuple(pieces), pieces[0].length)
 
 
 def extract_shard(
     layout: ShardLayout, parameters: Mapping[str, Tensor], ranks: RankGroup, dtype: torch.dtype
 ) -> Tensor:
-    """This rank's shard of whole parameters, copied to the CPU."""
+    """Copies this rank's shard of whole parameters to the CPU.
+
+    Args:
+        layout: how the model is cut.
+        parameters: whole parameters, by name.
+        ranks: the ranks that hold the shards.
+        dtype: type of the shard.
+
+    Returns:
+        The shard, (length,).
+    """
     parts = {}
     for piece in layout.pieces:
         flat = parameters[piece.name].detach().flatten()
@@ -66,7 +95,16 @@ def extract_shard(
 
 
 def assemble_shard(layout: ShardLayout, parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """A shard in CPU memory (pinned where there is a GPU) of a rank's pieces; what a last piece lacks is 0."""
+    """Puts a rank's pieces together in CPU memory, pinned where there is a GPU.
+
+    Args:
+        layout: how the model is cut.
+        parts: this rank's piece of each parameter, by name; a last piece may be short or too long.
+        dtype: type of the shard.
+
+    Returns:
+        The shard, (length,); 0 where a piece is short.
+    """
     shard = torch.zeros(layout.length, dtype=dtype, pin_memory=torch.cuda.is_available())
     for piece in layout.pieces:
         part = parts[piece.name].detach().flatten()[: piece.length]
@@ -75,20 +113,35 @@ def assemble_shard(layout: ShardLayout, parts: Mapping[str, Tensor], dtype: torc
 
 
 def fill_parameters(
-    layout: ShardLayout, pieces: Iterable[ShardPiece], shards_RL: Tensor, first: int, into: Mapping[str, Tensor]
+    pieces: Iterable[ShardPiece], shards_RL: Tensor, offset: int, parameters: Mapping[str, Tensor]
 ) -> None:
-    """Writes whole parameters from all ranks' shards, of which ``shards_RL`` holds the columns from ``first`` on."""
+    """Writes whole parameters from all ranks' shards.
+
+    Args:
+        pieces: the parameters to write.
+        shards_RL: a range of every rank's shard.
+        offset: the shard's element at which the range begins.
+        parameters: where to write, by the pieces' names.
+    """
     for piece in pieces:
-        columns_RP = shards_RL[:, piece.start - first : piece.start - first + piece.length]
-        into[piece.name].copy_(columns_RP.reshape(-1)[: piece.shape.numel()].view(piece.shape))
+        pieces_RP = shards_RL[:, piece.start - offset : piece.start - offset + piece.length]
+        parameters[piece.name].copy_(pieces_RP.reshape(-1)[: piece.shape.numel()].view(piece.shape))
 
 
-def buckets(pieces: Sequence[ShardPiece], most: int) -> list[tuple[int, int]]:
-    """Ranges (start, stop) of a shard that hold whole pieces and at most ``most`` elements, or one piece."""
+def buckets(pieces: Sequence[ShardPiece], max_elements: int) -> list[tuple[int, int]]:
+    """Cuts a sequence of pieces into ranges of a shard that travel at once.
+
+    Args:
+        pieces: the pieces, in their order.
+        max_elements: largest length of a range; one piece alone may be longer.
+
+    Returns:
+        Ranges (start, stop) of whole pieces.
+    """
     ranges: list[tuple[int, int]] = []
     for piece in pieces:
         stop = piece.start + piece.length
-        if ranges and piece.start == ranges[-1][1] and stop - ranges[-1][0] <= most:
+        if ranges and piece.start == ranges[-1][1] and stop - ranges[-1][0] <= max_elements:
             ranges[-1] = (ranges[-1][0], stop)
         else:
             ranges.append((piece.start, stop))

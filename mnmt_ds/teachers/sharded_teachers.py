@@ -1,86 +1,120 @@
-"""Frozen models, held once across the job: a shard of each on every rank, whole on a device only while it teaches.
+"""Frozen models held once across the job: a shard of each on every rank, whole on a device only while it teaches.
 
-A teacher has a version: the update whose weights it is, or the name of the file that it came from. Every rank may want
-another teacher for its next micro-batch. One all-to-all brings each rank its own, in the background of the step in
-hand: a rank sends its shards of what the others want, and receives one teacher, whatever the number of ranks or pairs.
+A teacher is named by its version: the update whose weights it has, or the file that it came from. Every rank may need
+another teacher for its next micro-batch. One all-to-all, in the background of the present step, brings each rank its
+own: a rank sends its shards of what the others need and receives one teacher, whatever the number of ranks or pairs.
+
+Letters: R ranks, C elements of a shard's range; B sentences, T target tokens, E width, V vocabulary.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.distributed import RankGroup
-from mnmt_ds.teachers.background import Background
+from mnmt_ds.teachers.background import BackgroundWorker
 from mnmt_ds.teachers.shard_exchange import BUCKET, all_to_all_shards
 from mnmt_ds.teachers.shard_layout import ShardLayout, buckets, fill_parameters
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
 
 ON_DEVICE = 2
-"""Teachers on a device at once: the one in use and the one that is fetched meanwhile."""
+"""Teachers on a device at once: the one in use, and the next one, which is being fetched."""
 
 
 class FetchRequest(NamedTuple):
-    """What a rank's next micro-batch needs of the teachers."""
+    """A teacher that a rank needs on its device."""
 
     version: Version
-    body: bool = True
-    """False: the output projection is enough."""
+    projection_only: bool = False
+    """Whether the output projection is enough."""
 
 
 class ShardTransfer(NamedTuple):
-    """A range of a teacher's shards on its way to one rank's slot."""
+    """A range of a teacher's shards that one rank has to receive."""
 
     version: Version
     slot: int
+    """Which of the receiving rank's models is filled."""
     start: int
+    """First element of the range, in every shard."""
     stop: int
+    """End of the range."""
 
 
 class SlotTable:
-    """Which teachers stand in which slot of every rank: each rank reckons this for all, so that all agree unasked."""
+    """Which teachers are in the slots of every rank; each rank computes this for all, so that no message is needed."""
 
     def __init__(self, ranks: int) -> None:
+        """Starts with empty slots.
+
+        Args:
+            ranks: number of data-parallel ranks.
+        """
+        # of each rank, least recently used slot first: slot -> (teacher, elements of its shards that are there)
         self._slots: list[OrderedDict[int, tuple[Version | None, int]]] = [
             OrderedDict((slot, (None, 0)) for slot in range(ON_DEVICE)) for _ in range(ranks)
         ]
 
-    def moves(self, wanted: Sequence[FetchRequest | None], layout: ShardLayout) -> list[ShardTransfer | None]:
-        """What each rank must receive; the teacher that rested longest gives up its slot."""
+    def plan_transfers(
+        self, requests: Sequence[FetchRequest | None], layout: ShardLayout
+    ) -> list[ShardTransfer | None]:
+        """Gives every requested teacher a slot; a new one takes the least recently used slot.
+
+        Args:
+            requests: one entry a rank; None: nothing is needed.
+            layout: the shards' layout.
+
+        Returns:
+            What each rank has to receive; None: nothing.
+        """
         return [
-            None if want is None else self._move(slots, want, layout)
-            for slots, want in zip(self._slots, wanted, strict=True)
+            None if request is None else self._plan_transfer(slots, request, layout)
+            for slots, request in zip(self._slots, requests, strict=True)
         ]
 
     def slot(self, rank: int, version: Version) -> int:
-        """Where a rank holds a teacher."""
+        """Finds a teacher's slot.
+
+        Args:
+            rank: the rank that holds it.
+            version: the teacher.
+
+        Returns:
+            The slot's number.
+        """
         return next(slot for slot, (held, _) in self._slots[rank].items() if held == version)
 
-    def forget(self, keep: Iterable[Version]) -> None:
-        """Empties the slots of all but these."""
-        kept = set(keep)
+    def keep_only(self, versions: Iterable[Version]) -> None:
+        """Empties the slots of all other teachers.
+
+        Args:
+            versions: the teachers to keep.
+        """
+        kept = set(versions)
         for slots in self._slots:
             for slot, (version, _) in slots.items():
                 if version not in kept:
                     slots[slot] = (None, 0)
 
-    def _move(
-        self, slots: "OrderedDict[int, tuple[Version | None, int]]", want: FetchRequest, layout: ShardLayout
+    def _plan_transfer(
+        self, slots: "OrderedDict[int, tuple[Version | None, int]]", request: FetchRequest, layout: ShardLayout
     ) -> ShardTransfer | None:
-        stop = layout.length if want.body else layout.head
-        slot = next((s for s, (version, _) in slots.items() if version == want.version), next(iter(slots)))
-        held = slots[slot][1] if slots[slot][0] == want.version else 0
-        slots[slot] = (want.version, max(held, stop))
+        """Chooses the slot of one rank's teacher, and what of the teacher is not there yet."""
+        stop = layout.projection_length if request.projection_only else layout.length
+        slot = next((s for s, (version, _) in slots.items() if version == request.version), next(iter(slots)))
+        present = slots[slot][1] if slots[slot][0] == request.version else 0
+        slots[slot] = (request.version, max(present, stop))
         slots.move_to_end(slot)
-        return ShardTransfer(want.version, slot, held, stop) if held < stop else None
+        return ShardTransfer(request.version, slot, present, stop) if present < stop else None
 
 
 class ShardedTeachers:
-    """The teachers of one student, sharded; ``wanted`` lists are equal on every rank, one entry a rank."""
+    """The teachers of one student, sharded over its data-parallel ranks; fetched whole onto a device."""
 
     def __init__(
         self,
@@ -90,83 +124,128 @@ class ShardedTeachers:
         blank_model: Callable[[], nn.Module],
         device: torch.device,
     ) -> None:
+        """Starts with no model on the device.
+
+        Args:
+            shard_storage: this rank's shards of all teachers in use.
+            layout: how a model is cut into shards.
+            ranks: the ranks that hold the shards, with a group that nothing else uses.
+            blank_model: makes a model on the device whose weights are to be filled.
+            device: this rank's device.
+        """
         self.shard_storage, self.layout, self.ranks, self.device = shard_storage, layout, ranks, device
-        self.background = Background(device)
+        self.background = BackgroundWorker(device)
         self._blank_model = blank_model
-        self._residents = SlotTable(ranks.size)
+        self._slots = SlotTable(ranks.size)
         self._models: dict[int, nn.Module] = {}
         self._parameters: dict[int, Mapping[str, Tensor]] = {}
-        self._fetched: OrderedDict[Version, Future[nn.Module]] = OrderedDict()  # as this rank's slots
+        self._fetched: OrderedDict[Version, Future[nn.Module]] = OrderedDict()  # the teachers in this rank's slots
 
     def keep_only(self, versions: Iterable[Version]) -> None:
-        """Drops all teachers but these."""
-        self.background.drain()
+        """Drops all other teachers, once the background work is done; all ranks call this together.
+
+        Args:
+            versions: the teachers to keep.
+        """
+        self.background.wait_all()
         versions = set(versions)
         self.shard_storage.keep_only(versions)
-        self._residents.forget(versions)
+        self._slots.keep_only(versions)
         for version in [v for v in self._fetched if v not in versions]:
             del self._fetched[version]
 
-    def prefetch(self, wanted: Sequence[FetchRequest | None]) -> None:
-        """Starts to fetch what the ranks' next micro-batches need; all ranks call this in the same order."""
-        self.open_slots()
-        future = self.background.submit(lambda: self.fetch(wanted))
-        mine = wanted[self.ranks.rank]
-        if mine is not None:
-            self._fetched[mine.version] = future
-            self._fetched.move_to_end(mine.version)
+    def prefetch(self, versions: Sequence[Version | None]) -> None:
+        """Starts to fetch the ranks' next teachers in the background; all ranks call this in the same order.
+
+        Args:
+            versions: one entry a rank, equal on all of them; None: the rank needs no teacher.
+        """
+        self.allocate_slots()
+        requests = [None if version is None else FetchRequest(version) for version in versions]
+        future = self.background.submit(lambda: self.fetch(requests))
+        own_version = versions[self.ranks.rank]
+        if own_version is not None:
+            self._fetched[own_version] = future
+            self._fetched.move_to_end(own_version)
             if len(self._fetched) > ON_DEVICE:
                 self._fetched.popitem(last=False)
 
-    def states(self, version: Version, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A teacher on a batch: decoder states (B, T, E) and projection (V, E); no dropout, no gradient."""
-        with torch.no_grad():
-            return teacher_states(self.teacher(version), batch)
-
     def teacher(self, version: Version) -> nn.Module:
-        """A teacher on the device, waited for where it is still on its way."""
+        """Waits for a prefetched teacher.
+
+        Args:
+            version: the teacher; a rank that is alone may ask for one that was not prefetched.
+
+        Returns:
+            The model on the device.
+
+        Raises:
+            RuntimeError: when it was not prefetched and other ranks would have to send their shards.
+        """
         if version not in self._fetched:
             if self.ranks.size > 1:
-                raise RuntimeError(f"teacher {version} was not announced for this rank")
-            self.prefetch([FetchRequest(version)])
-        return self.background.result(self._fetched[version])
+                raise RuntimeError(f"teacher {version} was not prefetched for this rank")
+            self.prefetch([version])
+        model: nn.Module = self.background.result(self._fetched[version])
+        return model
 
     def models(self) -> list[nn.Module]:
-        """The teachers on this rank's device."""
+        """Lists the models on this rank's device.
+
+        Returns:
+            None before the first teacher, then as many as there are slots.
+        """
         return list(self._models.values())
 
-    def open_slots(self) -> None:
-        """Makes the models whose weights teachers take turns in: here, since making one draws random numbers, which
-        a thread would take from the dropout of the step in hand."""
+    def allocate_slots(self) -> None:
+        """Makes the models that teachers' weights are written into, once.
+
+        Making a model draws random numbers. A thread would take these from the dropout of the present step; so this is
+        called in the main thread, which puts the random state back.
+        """
         for slot in range(ON_DEVICE if not self._models else 0):
             with torch.random.fork_rng():
                 self._models[slot] = self._blank_model()
             self._parameters[slot] = dict(self._models[slot].named_parameters())
 
-    def fetch(self, wanted: Sequence[FetchRequest | None]) -> nn.Module | None:
-        """Brings to every rank's device what it wants and does not have; gives this rank's teacher.
+    def fetch(self, requests: Sequence[FetchRequest | None]) -> nn.Module | None:
+        """Brings every rank what it needs and does not have yet; runs in the background, on all ranks alike.
 
-        Runs in the background, on all ranks alike.
+        Args:
+            requests: one entry a rank, equal on all of them; None: the rank needs nothing.
+
+        Returns:
+            The model of this rank's teacher; None where it needs none.
         """
-        moves = self._residents.moves(wanted, self.layout)
-        stop = max((m.stop for m in moves if m), default=0)
-        for part in (self.layout.between(0, self.layout.head), self.layout.between(self.layout.head, stop)):
-            for bucket in buckets(part, BUCKET // self.ranks.size):
-                self._exchange([m if m and m.start <= bucket[0] < m.stop else None for m in moves], *bucket)
-        mine = wanted[self.ranks.rank]
-        return None if mine is None else self._models[self._residents.slot(self.ranks.rank, mine.version)]
+        transfers = self._slots.plan_transfers(requests, self.layout)
+        stop = max((transfer.stop for transfer in transfers if transfer), default=0)
+        projection_length = self.layout.projection_length
+        for pieces in (self.layout.between(0, projection_length), self.layout.between(projection_length, stop)):
+            for first, last in buckets(pieces, BUCKET // self.ranks.size):
+                self._exchange([t if t and t.start <= first < t.stop else None for t in transfers], first, last)
+        own_request = requests[self.ranks.rank]
+        return None if own_request is None else self._models[self._slots.slot(self.ranks.rank, own_request.version)]
 
-    def _exchange(self, moves: Sequence[ShardTransfer | None], start: int, stop: int) -> None:
-        """One bucket: ``start`` to ``stop`` of every moving teacher's shards."""
-        versions = [m.version if m else None for m in moves]
+    def _exchange(self, transfers: Sequence[ShardTransfer | None], start: int, stop: int) -> None:
+        """Moves one bucket, ``start`` to ``stop`` of the shards, of every transfer, and writes it into the model."""
+        versions = [transfer.version if transfer else None for transfer in transfers]
         received_RC = all_to_all_shards(self.shard_storage, self.ranks, self.device, versions, start, stop)
-        mine = moves[self.ranks.rank]
-        if mine and received_RC is not None:
-            fill_parameters(
-                self.layout, self.layout.between(start, stop), received_RC, start, self._parameters[mine.slot]
-            )
+        own_transfer = transfers[self.ranks.rank]
+        if own_transfer and received_RC is not None:
+            parameters = self._parameters[own_transfer.slot]
+            fill_parameters(self.layout.between(start, stop), received_RC, start, parameters)
 
 
-def teacher_states(teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Decoder states and projection of a model."""
-    return teacher(batch.source_BS, batch.decoder_BT).decoder_BTD, teacher.head.weight  # type: ignore[union-attr,return-value]
+def teacher_states(teacher: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Runs a whole model on a batch.
+
+    Args:
+        teacher: a ``Transformer`` in eval mode.
+        batch: the batch, on the model's device.
+
+    Returns:
+        Decoder states (B, T, E) and projection (V, E).
+    """
+    hidden_BTE: Tensor = teacher(batch.source_BS, batch.decoder_BT).decoder_BTD
+    projection_VE: Tensor = teacher.head.weight
+    return hidden_BTE, projection_VE

@@ -1,35 +1,38 @@
-"""Teachers' decoder states, remembered: computed once a block, kept by the rank that computed them, sent where needed.
+"""Teachers' decoder states, cached: computed once a block, kept by the rank that computed them, sent where needed.
 
-Every rank knows what all ranks' next micro-batches hold, so all reckon alike which blocks are new, who computes them
-and who sends what to whom: nobody asks, and the collectives come in the same order everywhere. All of it happens in the
-background of the step in hand; what is left of the teacher there is the fused loss's product with its projection.
+Every rank knows all ranks' next requests. So all compute alike which blocks are new, who computes them and who sends
+what to whom; nobody asks, and the collectives come in the same order everywhere. All of it happens in the background of
+the present step. What is left of the teacher in the step is the fused loss's product with its projection.
 
-Along a pipeline the last stages remember, and the stages before them reckon with them: of what is known they neither
-fetch nor run their layers. Ranks that share a vocabulary remember the same, each for itself.
+Along a pipeline the last stages cache, and the stages before them keep the same table of what is cached: for cached
+states they neither fetch a teacher nor run its layers. Ranks that share a vocabulary cache the same states, each its
+own copy.
+
+Letters: B sentences, T target tokens, E width, V vocabulary; R rows (one a target token), W bytes of a row.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.teachers.block_owners import NO_OWNER, BlockOwners, gather_lost
 from mnmt_ds.teachers.cache_blocks import CachePlan, Ints
-from mnmt_ds.teachers.pending_states import PendingStates, TeacherRequest, TeacherStates
+from mnmt_ds.teachers.cached_rows import CacheLookup, assemble_rows, exchange_rows, padded_states
+from mnmt_ds.teachers.pending_states import PendingStates
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import FetchRequest, ShardedTeachers
-from mnmt_ds.teachers.state_codec import decode, encode
+from mnmt_ds.teachers.state_codec import encode
 from mnmt_ds.teachers.state_storage import BlockKey, StateStorage
 from mnmt_ds.teachers.teacher_forward import TeacherForward
-
-NOBODY = -1
+from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherStates
 
 
 class StateCache:
-    """States of the teachers in a teachers; ``lessons`` are equal on every rank, one entry a rank."""
+    """Serves teacher states from a cache that is spread over the data-parallel ranks."""
 
     def __init__(
         self,
@@ -38,248 +41,180 @@ class StateCache:
         state_storage: StateStorage,
         collate: Callable[[int, Ints], Batch],
         fp8: bool,
-        way: TeacherForward,
+        forward: TeacherForward,
     ) -> None:
-        self.way = way
-        self.teachers, self.plan, self.state_storage, self.fp8 = teachers, plan, state_storage, fp8
-        self.served = self.computed = 0
-        self._collate = collate
-        self._home: dict[tuple[Version, int], Ints] = {}
-        self._room = [plan.memory + plan.disk] * teachers.ranks.size
-        self._taken: dict[Version, list[int]] = {}
-        self._answers = PendingStates(teachers)
+        """Starts with nothing cached.
+
+        Args:
+            teachers: the sharded weights, fetched where states must be computed.
+            plan: which blocks are cached.
+            state_storage: this rank's cached blocks.
+            collate: makes a batch of some sentences (numbers) of a pair (number).
+            fp8: whether states are cached as 8-bit floats, else as float16.
+            forward: computes states.
+        """
+        self.teachers, self.plan, self.state_storage = teachers, plan, state_storage
+        self._collate, self._fp8, self._forward = collate, fp8, forward
+        self._served_sentences = self._computed_sentences = 0
+        self._owners = BlockOwners(plan, teachers.ranks.size)
+        self._pending = PendingStates(teachers)
 
     def keep_only(self, versions: Iterable[Version]) -> None:
-        """Forgets all teachers but these."""
+        """Drops all other teachers, with their cached states; all ranks call this together.
+
+        Args:
+            versions: the teachers to keep.
+        """
         versions = set(versions)
         self.teachers.keep_only(versions)
         self.state_storage.keep_only(versions)
-        self._home = {key: home for key, home in self._home.items() if key[0] in versions}
-        for version in [v for v in self._taken if v not in versions]:
-            self._room = [r + t for r, t in zip(self._room, self._taken.pop(version), strict=True)]
-        self._answers.clear()
+        self._owners.keep_only(versions)
+        self._pending.clear()
 
-    def prefetch(self, lessons: Sequence[TeacherRequest | None]) -> None:
-        """Starts on what the ranks' next micro-batches need; all ranks call this in the same order."""
-        self.teachers.open_slots()
-        future = self.teachers.background.submit(lambda: self._prepare(lessons))
-        if self.way.last:
-            self._answers.expect(lessons[self.teachers.ranks.rank], future)
+    def prefetch(self, requests: Sequence[TeacherRequest | None]) -> None:
+        """Starts on the states of the ranks' next micro-batches; all ranks call this in the same order.
+
+        Args:
+            requests: one entry a data-parallel rank, equal on all of them; None: no teacher.
+        """
+        self.teachers.allocate_slots()
+        future = self.teachers.background.submit(lambda: self._prepare(requests))
+        if self._forward.is_last_stage:
+            self._pending.add(requests[self.teachers.ranks.rank], future)
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
-        """The announced answer: decoder states (B, T, E) and projection (V, E)."""
-        return self._answers.take(version, batch, self.prefetch)
+        """Waits for the states of a prefetched micro-batch.
+
+        Args:
+            version: the teacher.
+            batch: this rank's micro-batch.
+
+        Returns:
+            Decoder states (B, T, E), 0 on padding, and projection (V, E).
+        """
+        return self._pending.pop(version, batch, self.prefetch)
 
     def models(self) -> list[torch.nn.Module]:
-        """None on the device but the teachers's."""
-        return []
+        """Lists the teachers on this rank's device.
+
+        Returns:
+            At most two models, or two stages of models.
+        """
+        return self.teachers.models()
 
     def report(self) -> dict[str, float]:
-        """Metric keys; ``computed``: sentences computed for each that was taught, since the last report. Bytes in
-        memory are this rank's, or of the last stage of its pipeline."""
-        share = self.computed / max(1, self.served)
-        self.served = self.computed = 0
-        held = sum(taken[self.teachers.ranks.rank] for taken in list(self._taken.values()))
+        """Gives metrics since the last report.
+
+        Returns:
+            By metric key: sentences computed for each sentence that was served; bytes of cached states in this rank's
+            memory, or in that of the last stage of its pipeline.
+        """
+        computed = self._computed_sentences / max(1, self._served_sentences)
+        self._served_sentences = self._computed_sentences = 0
+        used_bytes = self._owners.used_bytes(self.teachers.ranks.rank)
         return {
-            metric_keys.MEMORY_TEACHER_STATES: float(min(held, self.plan.memory)),
-            metric_keys.TEACHER_COMPUTED: share,
+            metric_keys.MEMORY_TEACHER_STATES: float(min(used_bytes, self.plan.memory_bytes)),
+            metric_keys.TEACHER_COMPUTED: computed,
         }
 
-    def _prepare(self, lessons: Sequence[TeacherRequest | None]) -> TeacherStates | None:
-        read = self._read(lessons)
-        kept = [self._kept(lesson) for lesson in lessons]
-        fresh = [self._fresh(lesson, mask) for lesson, mask in zip(lessons, kept, strict=True)]
-        wanted = [
-            self._wanted(lesson, bool(len(blocks)) or not bool(mask.all()))
-            for lesson, mask, blocks in zip(lessons, kept, fresh, strict=True)
-        ]
-        teacher = self.teachers.fetch(wanted)
-        me = self.teachers.ranks.rank
-        mine, rest = lessons[me], None
-        if mine is not None:
-            for block in fresh[me]:
-                key = BlockKey(mine.version, mine.pair, int(block))
-                read[key] = self._compute(teacher, mine.pair, self.plan.blocks[mine.pair].sentences[key.block])
-            if not kept[me].all():
-                rest = self._compute(teacher, mine.pair, mine.sentence[~kept[me]])
-            self.served += len(mine.sentence)
-        self._settle(lessons, fresh, read)
-        if not self.way.last:
+    def _prepare(self, requests: Sequence[TeacherRequest | None]) -> TeacherStates | None:
+        """Answers this rank's request, in the background; None where it has none, or on the stages before the last."""
+        rank, last = self.teachers.ranks.rank, self._forward.is_last_stage
+        blocks = self._read_own_blocks(requests)
+        lookups = [None if request is None else self._look_up(request) for request in requests]
+        teacher = self.teachers.fetch([self._fetch_request(lookup) for lookup in lookups])
+        own_lookup, not_admitted_RW = lookups[rank], None
+        if own_lookup is not None:
+            not_admitted_RW = self._compute_missing(teacher, own_lookup, blocks)
+        self._assign_owners(lookups, blocks)
+        if not last:
             return None
-        arrived = self._exchange(lessons, kept, read)
-        if mine is None:
+        received = exchange_rows(self.plan, self._owners, lookups, blocks, self.teachers.ranks, self.teachers.device)
+        if own_lookup is None or teacher is None:
             return None
-        states_BTE = self._assemble(teacher, mine, kept[me], read, arrived, rest)
-        return states_BTE, self.way.projection_VE(teacher)
-
-    def _wanted(self, lesson: TeacherRequest | None, unknown: bool) -> FetchRequest | None:
-        """What the teacher of a rank's lesson is fetched for: to compute what is unknown, and where the loss is."""
-        return FetchRequest(lesson.version, body=unknown) if lesson is not None and (unknown or self.way.last) else None
-
-    def _kept(self, lesson: TeacherRequest | None) -> np.ndarray:
-        """Which sentences of a lesson are remembered ones."""
-        if lesson is None:
-            return np.zeros(0, bool)
-        return self.plan.blocks[lesson.pair].block_of[lesson.sentence] < self.plan.admitted[lesson.pair]
-
-    def _homes(self, lesson: TeacherRequest) -> Ints:
-        """The rank that holds each block of the lesson's teacher and pair."""
-        key = (lesson.version, lesson.pair)
-        if key not in self._home:
-            self._home[key] = np.full(len(self.plan.blocks[lesson.pair].rows), NOBODY, np.int64)
-        return self._home[key]
-
-    def _fresh(self, lesson: TeacherRequest | None, kept: np.ndarray) -> Ints:
-        """Blocks that a rank must compute for its lesson."""
-        if lesson is None:
-            return np.zeros(0, np.int64)
-        blocks = np.unique(self.plan.blocks[lesson.pair].block_of[lesson.sentence[kept]])
-        return blocks[self._homes(lesson)[blocks] == NOBODY]
-
-    def _settle(
-        self, lessons: Sequence[TeacherRequest | None], fresh: Sequence[Ints], read: dict[BlockKey, Tensor]
-    ) -> None:
-        """New blocks find their homes: the first rank that computed them, where it has room."""
-        for rank, (lesson, blocks) in enumerate(zip(lessons, fresh, strict=True)):
-            for block in blocks if lesson is not None else ():
-                size = int(self.plan.blocks[lesson.pair].rows[block]) * self.plan.bytes_a_row
-                if self._homes(lesson)[block] != NOBODY or size > self._room[rank]:
-                    continue
-                self._homes(lesson)[block] = rank
-                self._room[rank] -= size
-                self._taken.setdefault(lesson.version, [0] * len(self._room))[rank] += size
-                if rank == self.teachers.ranks.rank and self.way.last:
-                    key = BlockKey(lesson.version, lesson.pair, int(block))
-                    self.state_storage.put(key, read[key])
-
-    def _read(self, lessons: Sequence[TeacherRequest | None]) -> dict[BlockKey, Tensor]:
-        """This rank's blocks that the lessons need. Where files are in use, all ranks hear which ones were lost."""
-        read: dict[BlockKey, Tensor] = {}
-        lost: list[BlockKey] = []
-        for lesson in lessons if self.way.last else ():
-            if lesson is None:
-                continue
-            homes = self._homes(lesson)
-            for block in np.unique(self.plan.blocks[lesson.pair].block_of[lesson.sentence[self._kept(lesson)]]):
-                key = BlockKey(lesson.version, lesson.pair, int(block))
-                if homes[block] == self.teachers.ranks.rank and key not in read:
-                    rows = self.state_storage.get(key)
-                    if rows is None:
-                        lost.append(key)
-                    else:
-                        read[key] = rows
-        if self.plan.disk and any(lessons):
-            for rank, keys in enumerate(self._everyones(lost)):
-                for key in keys:
-                    self._home[key.version, key.pair][key.block] = NOBODY
-                    size = int(self.plan.blocks[key.pair].rows[key.block]) * self.plan.bytes_a_row
-                    self._room[rank] += size
-                    self._taken[key.version][rank] -= size
-        return read
-
-    def _everyones(self, lost: list[BlockKey]) -> list[list[BlockKey]]:
-        ranks = self.way.everyone
-        if ranks.size == 1:
-            return [lost]
-        count = torch.tensor(len(lost), device=self.teachers.device)
-        dist.all_reduce(count, group=ranks.group)
-        if not int(count):
-            return []
-        found: list[list[BlockKey]] = [[] for _ in range(ranks.size)]
-        dist.all_gather_object(found, lost, group=ranks.group)
-        last = found[ranks.size - ranks.size // self.way.stages :]
-        alike = len(last) // self.teachers.ranks.size
-        columns = [last[k : k + alike] for k in range(0, len(last), alike)]
-        return [list(dict.fromkeys(key for keys in column for key in keys)) for column in columns]
-
-    def _compute(self, teacher: torch.nn.Module, pair: int, sentence: Ints) -> Tensor:
-        """States of whole sentences, one after another, as bytes (rows, bytes a row) on the CPU; no rows where they
-        do not come out."""
-        self.computed += len(sentence)
-        batch = to_device(self._collate(pair, sentence), self.teachers.device)
-        hidden_BTE = self.way.states(teacher, batch)
-        if hidden_BTE is None:
-            return torch.empty(0, self.plan.bytes_a_row, dtype=torch.uint8)
-        length = self.plan.blocks[pair].length[sentence]
-        rows = torch.cat([hidden_BTE[i, : int(n)] for i, n in enumerate(length)])
-        return encode(rows, self.fp8).cpu()
-
-    def _exchange(
-        self, lessons: Sequence[TeacherRequest | None], kept: Sequence[np.ndarray], read: dict[BlockKey, Tensor]
-    ) -> dict[int, Tensor]:
-        """Rows that other ranks hold of this rank's lesson, by their rank, in the order of the lesson's sentences."""
-        ranks, width = self.teachers.ranks, self.plan.bytes_a_row
-        if ranks.size == 1:
-            return {}
-        sizes = np.zeros((ranks.size, ranks.size), np.int64)  # rows from, to
-        sent: list[Tensor] = []
-        for to, (lesson, mask) in enumerate(zip(lessons, kept, strict=True)):
-            if lesson is None:
-                continue
-            blocks = self.plan.blocks[lesson.pair]
-            chosen = lesson.sentence[mask]
-            homes = self._homes(lesson)[blocks.block_of[chosen]]
-            np.add.at(sizes[:, to], homes[homes != NOBODY], blocks.length[chosen[homes != NOBODY]])
-            sizes[to, to] = 0
-            if to != ranks.rank:
-                mine = chosen[homes == ranks.rank]
-                sent += [self._rows(lesson, number, read) for number in mine]
-        if not sizes.any():
-            return {}
-        outgoing = torch.cat(sent) if sent else torch.empty(0, width, dtype=torch.uint8)
-        incoming = torch.empty(int(sizes[:, ranks.rank].sum()), width, dtype=torch.uint8, device=self.teachers.device)
-        dist.all_to_all_single(
-            incoming.view(-1),
-            outgoing.to(self.teachers.device).view(-1),
-            output_split_sizes=[int(n) * width for n in sizes[:, ranks.rank]],
-            input_split_sizes=[int(n) * width for n in sizes[ranks.rank]],
-            group=ranks.group,
+        bytes_RW = assemble_rows(
+            self.plan, self._owners, own_lookup, blocks, received, not_admitted_RW, self.teachers.ranks
         )
-        return dict(enumerate(incoming.cpu().split([int(n) for n in sizes[:, ranks.rank]])))
-
-    def _rows(self, lesson: TeacherRequest, number: int, read: dict[BlockKey, Tensor]) -> Tensor:
-        """One sentence's rows of a block that this rank has at hand."""
-        blocks = self.plan.blocks[lesson.pair]
-        start = int(blocks.row_of[number])
-        key = BlockKey(lesson.version, lesson.pair, int(blocks.block_of[number]))
-        return read[key][start : start + int(blocks.length[number])]
-
-    def _assemble(
-        self,
-        teacher: torch.nn.Module,
-        lesson: TeacherRequest,
-        kept: np.ndarray,
-        read: dict[BlockKey, Tensor],
-        arrived: dict[int, Tensor],
-        rest: Tensor | None,
-    ) -> Tensor:
-        """Decoder states (B, T, E), 0 where a sentence has ended. ``rest``: of sentences that are not remembered."""
-        blocks = self.plan.blocks[lesson.pair]
-        length = blocks.length[lesson.sentence]
-        homes = self._homes(lesson)[blocks.block_of[lesson.sentence]]
-        me = self.teachers.ranks.rank
-        queue = {
-            rank: iter(rows.split(_lengths(length, kept & (homes == rank))))
-            for rank, rows in arrived.items()
-            if len(rows)
-        }
-        if rest is not None:
-            queue[NOBODY] = iter(rest.split(_lengths(length, ~kept)))
-        parts = []
-        for number, home, known in zip(lesson.sentence, homes, kept, strict=True):
-            if not known:
-                parts.append(next(queue[NOBODY]))
-            elif home in (me, NOBODY) or self.teachers.ranks.size == 1:
-                parts.append(self._rows(lesson, number, read))
-            else:
-                parts.append(next(queue[int(home)]))
+        length = self.plan.blocks[own_lookup.request.pair].length[own_lookup.request.sentence]
         dtype = next(teacher.parameters()).dtype
-        rows_RE = decode(torch.cat(parts).to(self.teachers.device), self.fp8, dtype)
-        states_BTE = rows_RE.new_zeros(len(length), int(length.max()), rows_RE.shape[1])
-        there_BT = torch.arange(int(length.max()))[None] < torch.from_numpy(length)[:, None]
-        states_BTE[there_BT.to(rows_RE.device)] = rows_RE
-        return states_BTE
+        states_BTE = padded_states(bytes_RW, length, self._fp8, dtype, self.teachers.device)
+        return states_BTE, self._forward.projection_VE(teacher)
 
+    def _look_up(self, request: TeacherRequest) -> CacheLookup:
+        """Finds out what of a request is cached, as far as the table of owners tells."""
+        block_of = self.plan.blocks[request.pair].block_of[request.sentence]
+        admitted_B = block_of < self.plan.admitted[request.pair]
+        blocks = np.unique(block_of[admitted_B])
+        owners = self._owners.of(request.version, request.pair)
+        return CacheLookup(request, admitted_B, blocks[owners[blocks] == NO_OWNER])
 
-def _lengths(length: Ints, chosen: np.ndarray) -> list[int]:
-    return [int(n) for n in length[chosen]]
+    def _fetch_request(self, lookup: CacheLookup | None) -> FetchRequest | None:
+        """Says what a rank needs of its teacher: all where something must be computed, the projection for the loss."""
+        if lookup is None or (lookup.is_complete and not self._forward.is_last_stage):
+            return None
+        return FetchRequest(lookup.request.version, projection_only=lookup.is_complete)
+
+    def _read_own_blocks(self, requests: Sequence[TeacherRequest | None]) -> dict[BlockKey, Tensor]:
+        """Reads what any rank needs of this rank's cache; blocks that were lost lose their owner on every rank."""
+        blocks: dict[BlockKey, Tensor] = {}
+        lost: list[BlockKey] = []
+        for request in requests if self._forward.is_last_stage else ():
+            for key in () if request is None else self._own_keys(request):
+                if key in blocks:
+                    continue
+                rows_RW = self.state_storage.get(key)
+                if rows_RW is None:
+                    lost.append(key)
+                else:
+                    blocks[key] = rows_RW
+        if self.plan.disk_bytes and any(requests):
+            lost_by_owner = gather_lost(
+                lost, self._forward.all_ranks, self._forward.num_stages, self.teachers.ranks.size, self.teachers.device
+            )
+            for owner, keys in enumerate(lost_by_owner):
+                for key in keys:
+                    self._owners.release(key, owner)
+        return blocks
+
+    def _own_keys(self, request: TeacherRequest) -> list[BlockKey]:
+        """Lists the blocks of a request that this rank has cached."""
+        block_of = self.plan.blocks[request.pair].block_of[request.sentence]
+        blocks = np.unique(block_of[block_of < self.plan.admitted[request.pair]])
+        owned = blocks[self._owners.of(request.version, request.pair)[blocks] == self.teachers.ranks.rank]
+        return [BlockKey(request.version, request.pair, int(block)) for block in owned]
+
+    def _compute_missing(
+        self, teacher: torch.nn.Module | None, lookup: CacheLookup, blocks: dict[BlockKey, Tensor]
+    ) -> Tensor | None:
+        """Computes new blocks, into ``blocks``, and gives the states of sentences whose blocks are not admitted."""
+        request = lookup.request
+        for number in lookup.new_blocks:
+            key = BlockKey(request.version, request.pair, int(number))
+            blocks[key] = self._compute(teacher, request.pair, self.plan.blocks[request.pair].sentences[key.block])
+        self._served_sentences += len(request.sentence)
+        if lookup.admitted_B.all():
+            return None
+        return self._compute(teacher, request.pair, request.sentence[~lookup.admitted_B])
+
+    def _compute(self, teacher: torch.nn.Module | None, pair: int, sentence: Ints) -> Tensor:
+        """Computes states, one sentence after another: (R, W) on the CPU; no rows on stages before the last."""
+        assert teacher is not None
+        self._computed_sentences += len(sentence)
+        batch = to_device(self._collate(pair, sentence), self.teachers.device)
+        hidden_BTE = self._forward.states(teacher, batch)
+        if hidden_BTE is None:
+            return torch.empty(0, self.plan.bytes_per_row, dtype=torch.uint8)
+        length = self.plan.blocks[pair].length[sentence]
+        rows_RE = torch.cat([hidden_BTE[i, : int(n)] for i, n in enumerate(length)])
+        return encode(rows_RE, self._fp8).cpu()
+
+    def _assign_owners(self, lookups: Sequence[CacheLookup | None], blocks: dict[BlockKey, Tensor]) -> None:
+        """Gives each new block to the first rank that has computed it and has room; that rank stores it."""
+        for rank, lookup in enumerate(lookups):
+            if lookup is None:
+                continue
+            for number in lookup.new_blocks:
+                key = BlockKey(lookup.request.version, lookup.request.pair, int(number))
+                stored_here = self._forward.is_last_stage and rank == self.teachers.ranks.rank
+                if self._owners.assign(key, rank) and stored_here:
+                    self.state_storage.put(key, blocks[key])

@@ -1,63 +1,107 @@
-"""LSSD's teachers: of each language pair the best checkpoint so far, and the switch that lets it teach.
+"""LSSD's teachers: the best checkpoint so far of each language pair, and the switch that lets it teach.
 
-A teacher is named by its version, the update of the validation that made it. Pairs that improved at the same
-validation share one.
+A teacher's version is the update of the validation at which it was the student. Pairs that improved at the same
+validation share one. Source: paper 1 (LSSD), Algorithm 1.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mnmt_ds import metric_keys
+from mnmt_ds.best_values import NO_UPDATE, BestValue, BestValues
 from mnmt_ds.errors import UserError
 from mnmt_ds.teachers.teacher_pool import TeacherPool
+from mnmt_ds.teachers.teacher_source import DevResults
 
 
 class TeacherBank:
-    """State of Algorithm 1 (paper 1): ``best[l]``, the teacher of l, and the switch of l."""
+    """Each pair's own best checkpoint as its teacher; the state of Algorithm 1."""
 
     def __init__(self, pairs: Sequence[str], pool: TeacherPool) -> None:
+        """Starts without teachers.
+
+        Args:
+            pairs: names of the run's language pairs.
+            pool: holds the teachers.
+        """
         self.pool = pool
-        self.best: dict[str, float] = dict.fromkeys(pairs, float("inf"))
+        self.best = BestValues(pairs)
+        """Lowest dev loss of each pair; its update is the version of the pair's teacher."""
         self.switch: dict[str, bool] = dict.fromkeys(pairs, False)
-        self.version: dict[str, int | None] = dict.fromkeys(pairs)
+        """Whether the pair is distilled."""
 
     def teacher_of(self, pair: str) -> int | None:
-        """The pair's own best checkpoint, while its switch is on."""
-        return self.version[pair] if self.switch[pair] else None
+        """Gives the pair's own best checkpoint, while its switch is on.
 
-    def update(self, report: Any) -> None:
-        """Algorithm 1, lines 12 to 20: a pair that improved gets a new teacher and no lesson; the others are taught."""
-        for pair, dev in report.dev.items():
-            if dev < self.best[pair]:
-                self.switch[pair], self.best[pair], self.version[pair] = False, dev, report.update
-            else:
-                self.switch[pair] = self.version[pair] is not None
+        Args:
+            pair: such as ``de-en``.
+
+        Returns:
+            The teacher's version; None while the switch is off.
+        """
+        return self.best[pair].update if self.switch[pair] else None
+
+    def update(self, report: DevResults) -> None:
+        """Algorithm 1, lines 12 to 20: a pair that improved gets a new teacher and is not distilled; the others are.
+
+        Args:
+            report: the validation's results.
+        """
+        improved = self.best.update_lowest(report.dev, report.update)
+        for pair in report.dev:
+            self.switch[pair] = pair not in improved and self.best[pair].is_set
         self.pool.keep_only(self.snapshots())
         if report.update in self.snapshots():
             self.pool.take_snapshot(report.update)
 
     def report(self, update: int) -> dict[str, float]:
-        """Metric keys of every pair; a teacher's age is in updates."""
-        keys = self.pool.report()
-        for pair, version in self.version.items():
-            keys[metric_keys.TEACHER_SWITCH.of(pair)] = float(self.switch[pair])
-            keys[metric_keys.TEACHER_VERSION.of(pair)] = float(-1 if version is None else version)
-            keys[metric_keys.TEACHER_AGE.of(pair)] = float(0 if version is None else update - version)
-        return keys
+        """Gives metrics of the pool and of every pair.
+
+        Args:
+            update: updates done so far.
+
+        Returns:
+            Values by metric key; a teacher's age is in updates.
+        """
+        metrics = self.pool.report()
+        for pair, best in self.best.items():
+            metrics[metric_keys.TEACHER_SWITCH.of(pair)] = float(self.switch[pair])
+            metrics[metric_keys.TEACHER_VERSION.of(pair)] = float(best.update)
+            metrics[metric_keys.TEACHER_AGE.of(pair)] = float(update - best.update if best.is_set else 0)
+        return metrics
 
     def snapshots(self) -> set[int]:
-        """Versions in use: a checkpoint refers to these."""
-        return {version for version in self.version.values() if version is not None}
+        """Lists the snapshots in use.
+
+        Returns:
+            Versions of the pairs' teachers, whether their switches are on or not.
+        """
+        return self.best.updates()
 
     def state(self) -> dict[str, Any]:
+        """Gives the state for a checkpoint.
+
+        Returns:
+            Of each pair: ``best`` (dev loss, nats a token), ``switch`` and ``version`` (None: no teacher).
+        """
         return {
-            pair: {"best": self.best[pair], "switch": self.switch[pair], "version": self.version[pair]}
-            for pair in self.best
+            pair: {"best": best.value, "switch": self.switch[pair], "version": best.update if best.is_set else None}
+            for pair, best in self.best.items()
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint's state.
+
+        Args:
+            state: what ``state`` gave.
+
+        Raises:
+            UserError: when the checkpoint has other pairs, or a teacher's file is missing or altered.
+        """
         if state.keys() != self.best.keys():
             raise UserError(f"teachers: the checkpoint's pairs {sorted(state)} are not the run's {sorted(self.best)}")
         for pair, values in state.items():
-            self.best[pair], self.switch[pair], self.version[pair] = values["best"], values["switch"], values["version"]
+            version = values["version"]
+            self.best[pair] = BestValue(values["best"], NO_UPDATE if version is None else version)
+            self.switch[pair] = values["switch"]
         self.pool.restore(self.snapshots())

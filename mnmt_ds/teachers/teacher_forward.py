@@ -1,4 +1,7 @@
-"""Whole sentences on their way past a teacher: at once where a rank has all its layers, else from stage to stage."""
+"""A teacher's forward pass of whole sentences: at once where a rank has all its layers, else from stage to stage.
+
+Letters: B sentences, T target tokens, L tokens of what travels between stages, E width, V vocabulary.
+"""
 
 from typing import Any, Protocol
 
@@ -12,82 +15,145 @@ from mnmt_ds.teachers.sharded_teachers import teacher_states
 
 
 class TeacherForward(Protocol):
-    """How states come about that are to be remembered; what ``states`` does is done by all stages in the same order."""
+    """How the states that are to be cached are computed."""
 
     @property
-    def last(self) -> bool:
-        """Whether the states come out at this rank, which remembers them."""
+    def is_last_stage(self) -> bool:
+        """Whether the states come out at this rank, which then caches them."""
         ...
 
     @property
-    def everyone(self) -> RankGroup:
-        """All ranks that must know what is remembered, stage by stage; side by side those that remember the same, since
-        they share a vocabulary."""
+    def num_stages(self) -> int:
+        """Pipeline stages of a teacher; 1 without a pipeline."""
         ...
 
     @property
-    def stages(self) -> int:
-        """Of a teacher; states come out at the last one's ranks."""
+    def all_ranks(self) -> RankGroup:
+        """All ranks that must know what is cached: stage by stage, then by data-parallel rank, then by vocabulary
+        shard. Ranks that differ in the vocabulary shard alone cache the same states."""
         ...
 
     def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
-        """Decoder states (B, T, E); None where they come out elsewhere."""
+        """Computes decoder states; all stages call this in the same order.
+
+        Args:
+            teacher: this rank's model, or its stage of it, on the device.
+            batch: the sentences, on the device.
+
+        Returns:
+            Decoder states (B, T, E); None on all stages but the last.
+        """
         ...
 
     def projection_VE(self, teacher: nn.Module) -> Tensor:
-        """A teacher's output projection."""
+        """Gives a teacher's output projection; called on the last stage.
+
+        Args:
+            teacher: this rank's model, or its stage of it, on the device.
+
+        Returns:
+            The projection (V, E), or this rank's rows of it where the vocabulary is split.
+        """
         ...
 
 
 class LocalForward:
-    """Each of the ranks has whole teachers on its device."""
+    """The forward pass where each rank has whole teachers on its device."""
 
-    last, stages = True, 1
+    is_last_stage, num_stages = True, 1
 
-    def __init__(self, ranks: RankGroup) -> None:
-        self.everyone = ranks
+    def __init__(self, all_ranks: RankGroup) -> None:
+        """Needs the ranks that cache.
+
+        Args:
+            all_ranks: all ranks that must know what is cached, with a group that nothing else uses.
+        """
+        self.all_ranks = all_ranks
 
     def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
+        """Runs a whole teacher.
+
+        Args:
+            teacher: a model on the device.
+            batch: the sentences, on the device.
+
+        Returns:
+            Decoder states (B, T, E).
+        """
         return teacher_states(teacher, batch)[0]
 
     def projection_VE(self, teacher: Any) -> Tensor:
+        """Gives a teacher's output projection.
+
+        Args:
+            teacher: a model on the device.
+
+        Returns:
+            The projection (V, E).
+        """
         weight: Tensor = teacher.head.weight
         return weight
 
 
 class PipelineForward:
-    """The stages of a pipeline, each with its own layers of a teacher. While one works on a batch, the stage before it
-    is at work on the next."""
+    """The forward pass along a pipeline's stages, each with its own layers of a teacher.
 
-    def __init__(self, everyone: RankGroup, stages: int) -> None:
-        """``everyone``: all ranks, those of the first stage first."""
-        self.everyone, self.stages, self._step = everyone, stages, everyone.size // stages
-        stage = everyone.rank // self._step
-        self.first, self.last = stage == 0, stage == stages - 1
+    While a stage works on one batch, the stage before it works on the next.
+    """
+
+    def __init__(self, all_ranks: RankGroup, num_stages: int) -> None:
+        """Finds this rank's stage and neighbours.
+
+        Args:
+            all_ranks: all ranks of the job, those of the first stage first, with a group that nothing else uses.
+            num_stages: pipeline stages.
+        """
+        self.all_ranks, self.num_stages = all_ranks, num_stages
+        self._ranks_per_stage = all_ranks.size // num_stages
+        stage = all_ranks.rank // self._ranks_per_stage
+        self.is_first_stage, self.is_last_stage = stage == 0, stage == num_stages - 1
         self._sent: tuple[Any, Tensor] | None = None
 
     def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
+        """Receives the activations of the stage before, runs this stage's layers, and sends what comes out.
+
+        Args:
+            teacher: this stage's ``LayerSegment`` of the teacher, on the device.
+            batch: the sentences, on the device.
+
+        Returns:
+            Decoder states (B, T, E); None on all stages but the last.
+        """
         segment: LayerSegment = teacher  # type: ignore[assignment]
-        flow = StageActivations(batch.source_BS, batch.decoder_BT)
-        if not self.first:
-            arrived_BLE = next(segment.parameters()).new_empty(segment.input_shape(flow))
-            dist.recv(arrived_BLE, self._neighbour(-1), group=self.everyone.group)
-            segment.unpack(arrived_BLE, flow)
-        segment(flow)
-        if self.last:
-            return flow.x_BLD
-        self._send(segment.pack(flow).contiguous())
+        activations = StageActivations(batch.source_BS, batch.decoder_BT)
+        if not self.is_first_stage:
+            received_BLE = next(segment.parameters()).new_empty(segment.input_shape(activations))
+            dist.recv(received_BLE, self._neighbour(-1), group=self.all_ranks.group)
+            segment.unpack(received_BLE, activations)
+        segment(activations)
+        if self.is_last_stage:
+            return activations.x_BLD
+        self._send(segment.pack(activations).contiguous())
         return None
 
     def projection_VE(self, teacher: Any) -> Tensor:
+        """Gives a teacher's output projection; called on the last stage.
+
+        Args:
+            teacher: this stage's ``LayerSegment`` of the teacher.
+
+        Returns:
+            The projection (V, E), or this rank's rows of it where the vocabulary is split.
+        """
         weight: Tensor = teacher.projection_VD
         return weight
 
     def _send(self, states_BLE: Tensor) -> None:
+        """Sends to the next stage without waiting; the tensor is kept until it has been sent."""
         if self._sent is not None:
             self._sent[0].wait()
-        self._sent = dist.isend(states_BLE, self._neighbour(1), group=self.everyone.group), states_BLE
+        self._sent = dist.isend(states_BLE, self._neighbour(1), group=self.all_ranks.group), states_BLE
 
-    def _neighbour(self, way: int) -> int:
-        """The rank of the stage before (-1) or behind (1)."""
-        return self.everyone.rank + way * self._step
+    def _neighbour(self, offset: int) -> int:
+        """Gives the rank at the same place of the stage before (-1) or after (1)."""
+        return self.all_ranks.rank + offset * self._ranks_per_stage

@@ -1,114 +1,139 @@
-"""All that a method needs of its frozen teachers: take them in, let them go, announce, ask."""
+"""The frozen teachers of one student: taken in, dropped, prefetched and asked for decoder states.
+
+Who holds what, on R data-parallel ranks::
+
+    each rank, always        1/R of the weights of every teacher in use   ShardStorage: CPU memory, then files
+    each rank, while needed  two teachers on the device, each whole       ShardedTeachers: two slots
+                             (pipeline: its own stage's layers of them)
+    each rank, with a cache  decoder states of some training sentences    StateStorage: CPU memory, then files
+                             (pipeline: ranks of the last stage only)
+
+What travels, and when::
+
+    at a validation     nothing: each rank copies its own shard of the student (``take_snapshot``)
+    during a step       what the next micro-batch needs (``prefetch``), in a background thread:
+      fetch             all-to-all of shards; each rank receives its next teacher, whole
+      cache             teacher forward pass of the sentences that no rank has cached; then an all-to-all of cached
+                        states, from the ranks that own them to the ranks that need them
+      pipeline          not cached: the teacher's activations travel with the student's, stage to stage, in the step;
+                        cached: the forward pass goes from stage to stage, and the last stages exchange states
+    in the next step    nothing: ``states`` waits for what was prefetched and hands it to the loss
+
+``teacher_server`` lists the five ways in which states are served.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch, Slot
-from mnmt_ds.teachers.pending_states import TeacherRequest, TeacherStates
-from mnmt_ds.teachers.shard_storage import ShardStorage, Version
-from mnmt_ds.teachers.sharded_teachers import FetchRequest
-from mnmt_ds.teachers.state_cache import StateCache
-
-
-class TeacherSource(Protocol):
-    """Who teaches a pair: its own best checkpoint, the overall best one, an expert. Its state is in the checkpoint."""
-
-    def teacher_of(self, pair: str) -> Version | None:
-        """The version of the pair's teacher; None while the pair is not taught."""
-        ...
-
-    def update(self, report: Any) -> None: ...
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: dict[str, Any]) -> None: ...
-    def snapshots(self) -> set[int]: ...
-    def report(self, update: int) -> dict[str, float]: ...
-
-
-class TeacherHolder(Protocol):
-    """Who keeps the teachers' weights and asks them: a ``Library``, or along a pipeline a ``Relay``."""
-
-    @property
-    def shard_storage(self) -> ShardStorage: ...
-    def keep_only(self, versions: Iterable[Version]) -> None: ...
-    def prefetch(self, wanted: Sequence[FetchRequest | None]) -> None: ...
-    def states(self, version: Version, batch: Batch) -> TeacherStates: ...
-    def models(self) -> list[nn.Module]: ...
-
-
-class SentenceTeachers(Protocol):
-    """Who answers from the sentences announced: a ``StateCache``, ``Remembered`` before one, or ``Passing``."""
-
-    def keep_only(self, versions: Iterable[Version]) -> None: ...
-    def prefetch(self, lessons: Sequence[TeacherRequest | None]) -> None: ...
-    def states(self, version: Version, batch: Batch) -> TeacherStates: ...
-    def models(self) -> list[nn.Module]: ...
+from mnmt_ds.teachers.shard_storage import Version
+from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
+from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherServer, TeacherStates
+from mnmt_ds.teachers.teacher_source import TeacherSource
 
 
 class TeacherPool:
-    """The teachers of one student: their shards, the ones on the device, and what is remembered of their states.
+    """The teachers of one student: their sharded weights, and the server of their decoder states.
 
-    Every method but ``states`` is called by all ranks alike.
+    Every method but ``states`` is called by all ranks together, in the same order.
     """
 
     def __init__(
         self,
         pairs: Sequence[str],
-        teachers: TeacherHolder,
-        cache: StateCache | None,
+        teachers: ShardedTeachers,
+        server: TeacherServer,
         own_shard: Callable[[], Tensor],
-        load: Callable[[Version], Tensor],
-        by_sentence: SentenceTeachers | None = None,
+        load_shard: Callable[[Version], Tensor],
     ) -> None:
-        """``by_sentence``: None: the cache, or where there is none, a whole teacher on the device for any batch."""
-        self.pairs, self.teachers, self.cache = pairs, teachers, cache
-        self._by_sentence: SentenceTeachers | None = by_sentence or cache
-        self._own_shard, self._load = own_shard, load
+        """Starts without teachers.
+
+        Args:
+            pairs: names of the run's language pairs.
+            teachers: holds the weights.
+            server: serves decoder states from these weights.
+            own_shard: copies this rank's shard of the student's present weights to the CPU.
+            load_shard: reads this rank's shard of a teacher from the files that a checkpoint refers to.
+        """
+        self.pairs, self.teachers, self.server = pairs, teachers, server
+        self._own_shard, self._load_shard = own_shard, load_shard
 
     def take_snapshot(self, version: Version) -> None:
-        """The student's present weights become a teacher; a rank copies its own shard, nothing is gathered."""
+        """Makes the student's present weights a teacher; a rank copies its own shard, nothing is gathered.
+
+        Args:
+            version: name of the new teacher, the present update.
+        """
         self.teachers.shard_storage.put(version, self._own_shard())
 
     def restore(self, versions: Iterable[Version]) -> None:
-        """Reads teachers from the files that a checkpoint refers to; UserError where one is missing or bad."""
+        """Reads teachers from the files that a checkpoint refers to, and drops all others.
+
+        Args:
+            versions: the teachers to have.
+
+        Raises:
+            UserError: when a file is missing, altered or of another model.
+        """
         versions = set(versions)
         self.keep_only(versions)
         for version in sorted(versions, key=str):
             if version not in self.teachers.shard_storage:
-                self.teachers.shard_storage.put(version, self._load(version))
+                self.teachers.shard_storage.put(version, self._load_shard(version))
 
     def keep_only(self, versions: Iterable[Version]) -> None:
-        """Lets all others go, with what is remembered of them."""
-        (self._by_sentence or self.teachers).keep_only(set(versions))
+        """Drops all other teachers, with their cached states.
+
+        Args:
+            versions: the teachers to keep.
+        """
+        self.server.keep_only(set(versions))
 
     def prefetch(self, slots: Sequence[Slot | None], source: TeacherSource) -> None:
-        """Starts on what the ranks' next micro-batches need of a source's teachers."""
-        versions = [None if slot is None else source.teacher_of(self.pairs[slot.pair]) for slot in slots]
-        if not any(version is not None for version in versions):
-            return
-        if self._by_sentence is not None:
-            self._by_sentence.prefetch(
-                [
-                    None if slot is None or version is None else TeacherRequest(version, slot.pair, slot.sentence)
-                    for slot, version in zip(slots, versions, strict=True)
-                ]
+        """Starts on the teacher states of the ranks' next micro-batches; does nothing where no rank has a teacher.
+
+        Args:
+            slots: the micro-batch of each data-parallel rank, equal on all of them; None: it has none.
+            source: says which teacher each pair has.
+        """
+        requests: list[TeacherRequest | None] = []
+        for slot in slots:
+            version = None if slot is None else source.teacher_of(self.pairs[slot.pair])
+            requests.append(
+                None if slot is None or version is None else TeacherRequest(version, slot.pair, slot.sentence)
             )
-        else:
-            self.teachers.prefetch([None if version is None else FetchRequest(version) for version in versions])
+        if any(request is not None for request in requests):
+            self.server.prefetch(requests)
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
-        """A teacher on a batch: decoder states (B, T, E) and projection (V, E); no dropout, no gradient."""
-        with torch.no_grad():
-            return (self._by_sentence or self.teachers).states(version, batch)
+        """Gives a teacher's states of a batch, without dropout or gradient.
 
-    def on_device(self) -> list[nn.Module]:
-        """The models, or parts of them, that stand on this rank's device."""
-        return [*self.teachers.models(), *(self._by_sentence.models() if self._by_sentence else ())]
+        Args:
+            version: the teacher.
+            batch: this rank's micro-batch, on the device.
+
+        Returns:
+            Decoder states (B, T, E) and projection (V, E).
+        """
+        with torch.no_grad():
+            return self.server.states(version, batch)
+
+    def models(self) -> list[nn.Module]:
+        """Lists the teacher models, or parts of them, on this rank's device.
+
+        Returns:
+            The modules; their weights change from teacher to teacher.
+        """
+        return self.server.models()
 
     def report(self) -> dict[str, float]:
-        """Metric keys; bytes are this rank's."""
-        keys = {metric_keys.MEMORY_TEACHERS: float(self.teachers.shard_storage.memory_bytes())}
-        return keys | (self.cache.report() if self.cache is not None else {})
+        """Gives metrics since the last report.
+
+        Returns:
+            Values by metric key; bytes are this rank's.
+        """
+        memory = {metric_keys.MEMORY_TEACHERS: float(self.teachers.shard_storage.memory_bytes())}
+        return memory | self.server.report()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
 from tests.tiny import PAIRS, recipe, zero
@@ -65,7 +66,7 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
             wanted = whole(batch.source_BS, batch.decoder_BT).decoder_BTD
         assert torch.equal(projection_VE, whole.head.weight), "projection"
         there = batch.target_BT != 1
-        if pool.cache is None:
+        if not isinstance(pool.server, StateCache):
             assert torch.equal(hidden_BTE, wanted), f"states of teacher {version}"
         else:
             assert not hidden_BTE[~there].any()
@@ -74,7 +75,7 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
         seen["most"] = max(seen["most"], float(error))
         seen["asked"] += 1
         seen["versions"].add(version)
-        on_device = sum(p.numel() for m in pool.on_device() for p in m.parameters())
+        on_device = sum(p.numel() for m in pool.models() for p in m.parameters())
         seen["on_device"] = max(seen["on_device"], on_device)
         return hidden_BTE, projection_VE
 
@@ -103,7 +104,7 @@ def _remembered(pool: Any, whole: Any, batch: Any, case: Case) -> Tensor:
     """What the cache must give, made from scratch: each sentence's block computed, rounded, put together."""
     from mnmt_ds.teachers.state_codec import decode, encode
 
-    cache, pair = pool.cache, batch.pair
+    cache, pair = pool.server, batch.pair
     blocks, fp8 = cache.plan.blocks[pair], case.teachers.get("cache_dtype") == "fp8"
     rows = torch.zeros(*batch.target_BT.shape, whole.settings.d_model)
     numbers = batch.sentence_B.numpy()
@@ -159,6 +160,6 @@ def test_layouts_agree_on_the_tiny_pairs(tmp_path: Path) -> None:
         shards = torch.stack([extract_shard(layout, named, RankGroup(r, ranks), torch.float32) for r in range(ranks)])
         into = {name: torch.zeros_like(p) for name, p in named.items()}
         for start, stop in buckets(layout.pieces, 500):
-            fill_parameters(layout, layout.between(start, stop), shards[:, start:stop], start, into)
+            fill_parameters(layout.between(start, stop), shards[:, start:stop], start, into)
         assert all(torch.equal(into[name], named[name]) for name in named)
-        assert layout.pieces[0].name == "embedding.weight" and layout.head == layout.pieces[0].length
+        assert layout.pieces[0].name == "embedding.weight" and layout.projection_length == layout.pieces[0].length

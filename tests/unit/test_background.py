@@ -5,11 +5,11 @@ import threading
 import pytest
 import torch
 
-from mnmt_ds.teachers.background import Background
+from mnmt_ds.teachers.background import BackgroundWorker
 
 
 def test_jobs_run_in_order_and_without_gradient():
-    beside, seen, weight = Background(torch.device("cpu")), [], torch.ones(1, requires_grad=True)
+    beside, seen, weight = BackgroundWorker(torch.device("cpu")), [], torch.ones(1, requires_grad=True)
 
     def job(number):
         seen.append(number)
@@ -22,7 +22,7 @@ def test_jobs_run_in_order_and_without_gradient():
 
 
 def test_after_a_failure_no_job_runs():
-    beside, seen, gate = Background(torch.device("cpu")), [], threading.Event()
+    beside, seen, gate = BackgroundWorker(torch.device("cpu")), [], threading.Event()
 
     def fails():
         gate.wait()
@@ -37,5 +37,5 @@ def test_after_a_failure_no_job_runs():
     with pytest.raises(OSError, match="no space left"):
         beside.submit(lambda: seen.append(2))
     with pytest.raises(OSError, match="no space left"):
-        beside.drain()
+        beside.wait_all()
     assert seen == []

@@ -18,6 +18,7 @@ from mnmt_ds.teachers.shard_storage import ShardStorage
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.teacher_bank import TeacherBank
 from mnmt_ds.teachers.teacher_pool import TeacherPool
+from mnmt_ds.teachers.teacher_server import WholeTeachers
 
 PAIRS = ["bs-en", "fr-en"]
 SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
@@ -39,7 +40,7 @@ def teacher_pool(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch
 
     storage = ShardStorage(dtype, 1 << 30, Path("nowhere"), lambda version: take())
     teachers = ShardedTeachers(storage, layout, RankGroup(), lambda: model(0), torch.device("cpu"))
-    return TeacherPool(PAIRS, teachers, None, take, lambda version: take())
+    return TeacherPool(PAIRS, teachers, WholeTeachers(teachers), take, lambda version: take())
 
 
 def test_algorithm_1_by_hand() -> None:
@@ -55,9 +56,9 @@ def test_algorithm_1_by_hand() -> None:
     for update, (dev, switches, versions) in enumerate(script, start=1):
         held.update(ValidationReport(update, float(update), dict(zip(PAIRS, dev, strict=True))))
         assert tuple(held.switch.values()) == switches, update
-        assert tuple(held.version.values()) == versions, update
+        assert tuple(best.update for best in held.best.values()) == versions, update
         assert held.snapshots() == set(versions)
-    assert held.best == {"bs-en": 2.4, "fr-en": 3.8}
+    assert {pair: best.value for pair, best in held.best.items()} == {"bs-en": 2.4, "fr-en": 3.8}
     assert held.report(7)["teacher/bs-en/age"] == 2.0
 
 

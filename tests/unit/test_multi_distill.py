@@ -13,7 +13,7 @@ from mnmt_ds.methods.multi_distill import MultiDistillSettings
 from mnmt_ds.methods.multi_teacher import MultiTeacherSettings
 from mnmt_ds.methods.registry import build, check
 from mnmt_ds.models.weights import describe_model, load_model, save_model
-from mnmt_ds.teachers.experts import share
+from mnmt_ds.teachers.experts import expert_share
 from tests.tiny import PAIRS as TINY
 from tests.unit.test_lssd import PAIRS, context, example, model
 
@@ -28,8 +28,11 @@ def experts(tmp_path: Path) -> dict[str, str]:
 def test_rules_by_hand() -> None:
     """a below E + 1, then 0; a below E - 2, then a * 0.5^(S - E + 2)  (Tan et al. 2019)."""
     for student, threshold, adaptive in ((17.9, 1, 1), (18, 1, 1), (19, 1, 0.5), (20.5, 1, 0.5**2.5), (21, 0, 0.125)):
-        assert share("threshold", student, 20.0) == threshold and share("adaptive", student, 20.0) == adaptive
-        assert share("fix", student, 20.0) == 1
+        assert (
+            expert_share("threshold", student, 20.0) == threshold
+            and expert_share("adaptive", student, 20.0) == adaptive
+        )
+        assert expert_share("fix", student, 20.0) == 1
 
 
 def test_loss_and_threshold_by_hand(tmp_path: Path) -> None:
@@ -69,7 +72,7 @@ def test_loss_and_threshold_by_hand(tmp_path: Path) -> None:
         part.restore({"expert": {}, "student": {}, "paths": {}})
 
 
-def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked: list[dict[str, Path]] = []
 
     def dev_bleu(models: dict[str, Path]) -> dict[str, float]:
@@ -89,11 +92,11 @@ def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, capsys: 
     first.update(ValidationReport(1, 1.0, {}, bleu={"bs-en": 19.0, "fr-en": 7.0}))
     state = first.state()
     (same := part()).restore(state)
-    assert same.expert == {"bs-en": 21.0, "fr-en": 11.0} and len(asked) == 1 and not capsys.readouterr().err
+    assert same.expert == {"bs-en": 21.0, "fr-en": 11.0} and len(asked) == 1 and not caplog.messages
     save_model(Path(paths["fr-en"]), dict(model(3).named_parameters()), {})
     (other := part()).restore(state)
     assert other.expert == {"bs-en": 21.0, "fr-en": 12.0} and asked[1:] == [{"fr-en": tmp_path / "fr-en"}]
-    assert other.student == first.student and len(capsys.readouterr().err.splitlines()) == 1
+    assert other.student == first.student and len(caplog.messages) == 1
     assert other.state()["sha256"] != state["sha256"]
 
 
@@ -171,4 +174,4 @@ def test_overall_best_and_experts_teach_together(tiny_corpus: Path, tmp_path: Pa
         assert [f"expert/{pair}/bleu" in record for record in valid] == [False] + [True] * 5
         assert valid[0][f"expert/{pair}/share"] == 1.0
         found = valid[-1][f"valid/{pair}/bleu"]
-        assert valid[-1][f"expert/{pair}/share"] == pytest.approx(share("adaptive", found, expert))
+        assert valid[-1][f"expert/{pair}/share"] == pytest.approx(expert_share("adaptive", found, expert))

@@ -1,19 +1,10 @@
 """The best checkpoints, overall and of each pair, and what lies between them: the performance deficit."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from mnmt_ds.best_values import BestValue, BestValues
 from mnmt_ds.methods.method import ValidationReport
-
-
-class BestValue(NamedTuple):
-    """A best value and the update at which it was reached."""
-
-    value: float = math.inf
-    """Dev loss, in nats a token."""
-    update: int = -1
-    """-1: none yet."""
 
 
 class BestCheckpoints:
@@ -31,7 +22,7 @@ class BestCheckpoints:
         self.tokens = tokens
         self.overall = BestValue()
         self.dev_at_overall: dict[str, float] = {}
-        self.pair: dict[str, BestValue] = {pair: BestValue() for pair in pairs}
+        self.pair = BestValues(pairs)
         self.since_better = 0
         """Validations since the overall best."""
 
@@ -49,10 +40,7 @@ class BestCheckpoints:
         self.since_better = 0 if is_better else self.since_better + 1
         if is_better:
             self.overall, self.dev_at_overall = BestValue(value, report.update), dict(report.dev)
-        improved = [pair for pair, loss in report.dev.items() if loss < self.pair[pair].value]
-        for pair in improved:
-            self.pair[pair] = BestValue(report.dev[pair], report.update)
-        return is_better, improved
+        return is_better, self.pair.update_lowest(report.dev, report.update)
 
     def deficit(self) -> float:
         """sum_l [dev_l(overall best checkpoint) - dev_l(best checkpoint of l)], at least 0 (paper 1, Section 2).
@@ -71,8 +59,8 @@ class BestCheckpoints:
         Returns:
             Updates.
         """
-        values = [self.overall, *(self.pair.values() if per_pair else ())]
-        return {best.update for best in values if best.update >= 0}
+        overall = {self.overall.update} if self.overall.is_set else set()
+        return overall | self.pair.updates() if per_pair else overall
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint carries (JSON values).
@@ -95,7 +83,7 @@ class BestCheckpoints:
         """
         self.overall = BestValue(*state["overall"])
         self.dev_at_overall = dict(state["dev_at_overall"])
-        self.pair = {pair: BestValue(*best) for pair, best in state["pair"].items()}
+        self.pair = BestValues({pair: BestValue(*best) for pair, best in state["pair"].items()})
         self.since_better = int(state["since_better"])
 
 

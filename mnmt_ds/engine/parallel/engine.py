@@ -25,7 +25,7 @@ from mnmt_ds.teachers.shard_layout import ShardLayout
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.teachers.teacher_forward import TeacherForward
-from mnmt_ds.teachers.teacher_pool import SentenceTeachers, TeacherHolder
+from mnmt_ds.teachers.teacher_server import TeacherServer
 
 Metrics = Mapping[str, Tensor]
 """Of a micro-batch, by name: (2,) a sum and what it is to be divided by."""
@@ -267,9 +267,7 @@ class Engine(Protocol):
         """
         ...
 
-    def connect_teachers(
-        self, teachers: ShardedTeachers, cache: StateCache | None
-    ) -> tuple[TeacherHolder, SentenceTeachers | None]:
+    def connect_teachers(self, teachers: ShardedTeachers, cache: StateCache | None) -> TeacherServer:
         """Joins the teachers to the student's passes.
 
         Args:
@@ -277,8 +275,7 @@ class Engine(Protocol):
             cache: of their states; None: they are computed for each micro-batch.
 
         Returns:
-            Who holds the teachers' weights, and who answers from the sentences announced (None: the cache, or a
-            teacher that sees each batch).
+            What serves their states to the method.
         """
         ...
 

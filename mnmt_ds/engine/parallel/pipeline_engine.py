@@ -40,7 +40,7 @@ from mnmt_ds.teachers.shard_layout import ShardLayout, extract_shard
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.teachers.teacher_forward import PipelineForward, TeacherForward
-from mnmt_ds.teachers.teacher_pool import SentenceTeachers, TeacherHolder
+from mnmt_ds.teachers.teacher_server import TeacherServer
 
 PipelineInput = tuple[Any, Any]
 """The first stage's tensors and the last one's labels (``as_pipeline_input``)."""
@@ -293,9 +293,7 @@ class PipelineEngine:
         """
         return PipelineForward(self.layout.new_world_group(), self.layout.pipeline_parallel_size)
 
-    def connect_teachers(
-        self, teachers: ShardedTeachers, cache: StateCache | None
-    ) -> tuple[TeacherHolder, SentenceTeachers | None]:
+    def connect_teachers(self, teachers: ShardedTeachers, cache: StateCache | None) -> TeacherServer:
         """Lets every micro-batch pass its teacher's stage beside the student's, or, with a cache, ask it.
 
         Args:
@@ -303,15 +301,11 @@ class PipelineEngine:
             cache: of their states.
 
         Returns:
-            Who holds the teachers' weights, and who answers from the sentences announced.
+            What serves their states to the method, on the last stage.
         """
-        if cache is not None:
-            cached = CachedPipelineTeachers(cache)
-            self.module.pipeline_teachers.append(cached)
-            return teachers, cached
-        beside = PipelineTeachers(teachers)
-        self.module.pipeline_teachers.append(beside)
-        return beside, None
+        server = PipelineTeachers(teachers) if cache is None else CachedPipelineTeachers(cache)
+        self.module.pipeline_teachers.append(server)
+        return server
 
     def without_side_effects(self) -> AbstractContextManager[None]:
         """Refused: see ``gradient_shard``.

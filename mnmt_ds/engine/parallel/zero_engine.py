@@ -26,7 +26,7 @@ from mnmt_ds.teachers.shard_layout import ShardLayout, assemble_shard, extract_s
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.teachers.teacher_forward import LocalForward, TeacherForward
-from mnmt_ds.teachers.teacher_pool import SentenceTeachers, TeacherHolder
+from mnmt_ds.teachers.teacher_server import TeacherServer, WholeTeachers
 
 
 def make_zero_engine(
@@ -273,9 +273,7 @@ class ZeroEngine:
         """
         return LocalForward(ranks if self.vocab_shard is None else self.layout.new_world_group())
 
-    def connect_teachers(
-        self, teachers: ShardedTeachers, cache: StateCache | None
-    ) -> tuple[TeacherHolder, SentenceTeachers | None]:
+    def connect_teachers(self, teachers: ShardedTeachers, cache: StateCache | None) -> TeacherServer:
         """Teachers are asked by the method itself: nothing is joined.
 
         Args:
@@ -283,9 +281,9 @@ class ZeroEngine:
             cache: of their states.
 
         Returns:
-            The teachers; the cache, if any, answers.
+            The cache, or where there is none, whole teachers on the device.
         """
-        return teachers, None
+        return WholeTeachers(teachers) if cache is None else cache
 
     def without_side_effects(self) -> AbstractContextManager[None]:
         """A block of passes between two updates that leave no trace.

@@ -1,0 +1,56 @@
+"""The lowest value so far of each language pair, and the update at which it was reached."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+NO_UPDATE = -1
+"""The update of a value that was never set."""
+
+
+class BestValue(NamedTuple):
+    """A lowest value."""
+
+    value: float = math.inf
+    update: int = NO_UPDATE
+    """The update at which it was reached."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there has been any value."""
+        return self.update != NO_UPDATE
+
+
+class BestValues(dict[str, BestValue]):
+    """The lowest value of each pair, by its name; pairs come in the order of the run's list."""
+
+    def __init__(self, pairs: Iterable[str] | Mapping[str, BestValue]) -> None:
+        """Starts without values, or from given ones.
+
+        Args:
+            pairs: names of the pairs, or their values.
+        """
+        super().__init__(pairs if isinstance(pairs, Mapping) else {pair: BestValue() for pair in pairs})
+
+    def update_lowest(self, values: Mapping[str, float], update: int) -> list[str]:
+        """Takes in new values; an equal one is no improvement.
+
+        Args:
+            values: such as dev losses in nats a token, by pair.
+            update: the update at which they were measured.
+
+        Returns:
+            The pairs whose value is lower than all before.
+        """
+        improved = [pair for pair, value in values.items() if value < self[pair].value]
+        for pair in improved:
+            self[pair] = BestValue(values[pair], update)
+        return improved
+
+    def updates(self) -> set[int]:
+        """Lists when the lowest values were reached.
+
+        Returns:
+            Updates; none of a pair without a value.
+        """
+        return {best.update for best in self.values() if best.is_set}
