@@ -1,4 +1,7 @@
-"""One call of the fused loss from arguments to sums and gradients; what eager code and the operator share."""
+"""One call of the fused loss from arguments to sums and gradients; what eager code and the operator share.
+
+Letters: see types.py.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,60 +9,93 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnmt_ds.kernels.chunk_loop import LossResults, compute, sums
+from mnmt_ds.kernels.chunk_loop import LossResults, compute_chunks, sum_results
 from mnmt_ds.kernels.implementations import resolve_implementation, select_implementation
-from mnmt_ds.kernels.loss_inputs import LossInputs, check, flatten
-from mnmt_ds.kernels.types import LossSums, Teacher
+from mnmt_ds.kernels.loss_inputs import LossInputs, check_arguments, flatten
+from mnmt_ds.kernels.types import LossOptions, LossSums, Teacher
+
+
+def gradients_needed(hidden_BTD: Tensor, projection_VD: Tensor) -> tuple[bool, bool]:
+    """Tells whether autograd wants gradients of hidden states and of the projection.
+
+    Args:
+        hidden_BTD: decoder states.
+        projection_VD: output projection.
+
+    Returns:
+        Two flags, of hidden states and of the projection.
+    """
+    enabled = torch.is_grad_enabled()
+    return enabled and hidden_BTD.requires_grad, enabled and projection_VD.requires_grad
 
 
 @torch.no_grad()
-def run(
-    hidden_BTD: Tensor,
-    projection_VD: Tensor,
-    target_BT: Tensor,
-    teachers: Sequence[Teacher],
-    smoothing: float,
-    gold_weight: float | Tensor,
-    passes: int,
-    divergence_weight: float,
-    pad: int,
-    implementation: str,
-    want_hidden: bool,
-    want_projection: bool,
-) -> tuple[LossSums, LossInputs, LossResults]:
-    """Sums (the loss a plain number), the problem as rows, and what was found."""
-    arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
-    check(hidden_BTD, projection_VD, target_BT, *arguments)
-    problem = flatten(hidden_BTD, projection_VD, target_BT, *arguments)
-    how = select_implementation(resolve_implementation(implementation, hidden_BTD.device), problem)
-    found = compute(problem, how, want_hidden, want_projection)
-    return sums(problem, found), problem, found
+def compute_loss(
+    hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, teachers: Sequence[Teacher], options: LossOptions,
+    implementation: str, want_hidden: bool, want_projection: bool,
+) -> tuple[LossSums, LossInputs, LossResults]:  # fmt: skip
+    """Runs the loss without autograd; gradients are made along with it.
+
+    Args:
+        hidden_BTD: decoder states; with K passes (K * B, T, D).
+        projection_VD: output projection.
+        target_BT: gold tokens.
+        teachers: none to any number, without top_k.
+        options: weights, smoothing, passes, padding.
+        implementation: auto, chunked, cpu or cuda.
+        want_hidden: whether to make the hidden states' gradient.
+        want_projection: whether to make the projection's.
+
+    Returns:
+        Sums (the loss without a graph), the arguments as rows, and results a token with the gradients.
+
+    Raises:
+        UserError: when arguments do not fit, or the implementation cannot run here.
+    """
+    check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
+    inputs = flatten(hidden_BTD, projection_VD, target_BT, teachers, options)
+    functions = select_implementation(resolve_implementation(implementation, hidden_BTD.device), inputs)
+    results = compute_chunks(inputs, functions, want_hidden, want_projection)
+    return sum_results(inputs, results), inputs, results
 
 
 def flat_gradients(
-    hidden_BTD: Tensor, projection_VD: Tensor, problem: LossInputs, found: LossResults, *, rounded: bool = True
+    hidden_BTD: Tensor, projection_VD: Tensor, inputs: LossInputs, results: LossResults, *, rounded: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients in the shapes of hidden states and projection, rounded to their dtypes or as found; padding gets 0."""
-    dhidden, dprojection = found.hidden_KND, found.projection_VD
+    """Brings gradients into the shapes of hidden states and projection; padding gets 0.
+
+    Args:
+        hidden_BTD: decoder states.
+        projection_VD: output projection.
+        inputs: the arguments as rows.
+        results: as from ``compute_chunks``.
+        rounded: whether to round to the tensors' dtypes, or to leave the accumulation dtype.
+
+    Returns:
+        Both gradients; None where one was not wanted.
+    """
+    dhidden, dprojection = results.dhidden_KND, results.dprojection_VD
     if rounded:
         dhidden = None if dhidden is None else dhidden.to(hidden_BTD.dtype)
         dprojection = None if dprojection is None else dprojection.to(projection_VD.dtype)
     if dhidden is not None:
-        places = hidden_BTD.shape[0] * hidden_BTD.shape[1] // problem.passes
-        if dhidden.shape[1] != places:
-            whole = dhidden.new_zeros(problem.passes, places, hidden_BTD.shape[2])
-            whole[:, problem.rows_N] = dhidden
-            dhidden = whole
+        positions = hidden_BTD.shape[0] * hidden_BTD.shape[1] // inputs.passes
+        if dhidden.shape[1] != positions:
+            padded = dhidden.new_zeros(inputs.passes, positions, hidden_BTD.shape[2])
+            padded[:, inputs.rows_N] = dhidden
+            dhidden = padded
         dhidden = dhidden.view(hidden_BTD.shape)
     return dhidden, dprojection
 
 
-class _Attach(torch.autograd.Function):
+class _PrecomputedGradients(torch.autograd.Function):
+    """The loss as a function of hidden states and projection whose gradients are known already."""
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, projection: Tensor, loss: Tensor, dhidden: Tensor, dweights: Tensor
+        ctx: Any, hidden: Tensor, projection: Tensor, loss: Tensor, dhidden: Tensor, dprojection: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(dhidden, dweights)
+        ctx.save_for_backward(dhidden, dprojection)
         ctx.dtypes = (hidden.dtype, projection.dtype)
         return loss.clone()
 
@@ -70,16 +106,31 @@ class _Attach(torch.autograd.Function):
 
         In place unless the graph is kept for another backward; on a CPU, where a look at it is free, not times 1.
         """
-        same = scale.device.type == "cpu" and float(scale) == 1
-        keep = torch._C._autograd._get_current_graph_task_keep_graph()
-        parts = [
-            None if part is None else (part * scale if keep else part if same else part.mul_(scale)).to(dtype)
-            for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        return parts[0], parts[1], None, None, None
+        is_one = scale.device.type == "cpu" and float(scale) == 1
+        keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()
+        dhidden, dprojection = (
+            None
+            if gradient is None
+            else (gradient * scale if keep_graph else gradient if is_one else gradient.mul_(scale)).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return dhidden, dprojection, None, None, None
 
 
-def attach(hidden_BTD: Tensor, projection_VD: Tensor, loss: Tensor, problem: LossInputs, found: LossResults) -> Tensor:
-    """The loss, differentiable with respect to hidden states and projection: their gradients are known already."""
-    dhidden, dprojection = flat_gradients(hidden_BTD, projection_VD, problem, found, rounded=False)
-    return _Attach.apply(hidden_BTD, projection_VD, loss, dhidden, dprojection)  # type: ignore[no-untyped-call, no-any-return]
+def attach_gradients(
+    hidden_BTD: Tensor, projection_VD: Tensor, loss: Tensor, inputs: LossInputs, results: LossResults
+) -> Tensor:
+    """Makes the loss differentiable with respect to hidden states and projection: their gradients are known already.
+
+    Args:
+        hidden_BTD: decoder states.
+        projection_VD: output projection.
+        loss: (), without a graph.
+        inputs: the arguments as rows.
+        results: as from ``compute_chunks``.
+
+    Returns:
+        The loss with a graph.
+    """
+    dhidden, dprojection = flat_gradients(hidden_BTD, projection_VD, inputs, results, rounded=False)
+    return _PrecomputedGradients.apply(hidden_BTD, projection_VD, loss, dhidden, dprojection)  # type: ignore[no-untyped-call, no-any-return]

@@ -5,7 +5,6 @@ with its holder; a library appears under its name only when whole.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
@@ -16,16 +15,18 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from mnmt_ds.files import lock, sync, write_text
+
 SOURCES = Path(__file__).parent / "csrc"
 TARGET = "0x020b000000000000"
 """Oldest torch whose stable ABI the libraries use: 2.11."""
-LOG = logging.getLogger("mnmt_ds")
+LOG = logging.getLogger(__name__)
 
 
 class LibraryRecipe(NamedTuple):
@@ -33,7 +34,7 @@ class LibraryRecipe(NamedTuple):
 
     name: str
     compile: tuple[tuple[str, ...], ...]
-    """Commands; ``{out}`` stands for a directory of the build's own."""
+    """Commands, run side by side; ``{out}`` stands for a directory of the build's own."""
     link: tuple[str, ...]
     """The last command; ``{library}`` stands for the file to write."""
 
@@ -43,8 +44,15 @@ class BuildError(Exception):
 
 
 def cpu_recipe() -> LibraryRecipe:
-    """The C++ library, for exactly this machine's instruction set; BuildError without a compiler."""
-    compiler = _tool("CXX", ("g++", "clang++", "c++"))
+    """Says how to make the C++ library, for exactly this machine's instruction set.
+
+    Returns:
+        The commands.
+
+    Raises:
+        BuildError: when there is no compiler.
+    """
+    compiler = _find_tool("CXX", ("g++", "clang++", "c++"))
     native = ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64") else ("-march=native",)
     common = ("-std=c++20", "-fPIC", "-Wno-psabi")
     # no -ffast-math: NaN must stay NaN, and linking it would flush denormals in the whole process
@@ -60,13 +68,23 @@ def cpu_recipe() -> LibraryRecipe:
 
 
 def cuda_recipe(targets: Sequence[str] = ()) -> LibraryRecipe:
-    """The CUDA library for some GPU targets (default: this machine's); BuildError without nvcc or a C++ compiler."""
-    nvcc, compiler = _tool("NVCC", ("nvcc", *_nvcc_places())), _tool("CXX", ("g++", "clang++", "c++"))
+    """Says how to make the CUDA library.
+
+    Args:
+        targets: compute capabilities without a dot, such as 90; none: this machine's GPUs.
+
+    Returns:
+        The commands.
+
+    Raises:
+        BuildError: when there is no nvcc or no C++ compiler.
+    """
+    nvcc, compiler = _find_tool("NVCC", ("nvcc", *_nvcc_paths())), _find_tool("CXX", ("g++", "clang++", "c++"))
     home = Path(nvcc).resolve().parent.parent
     if not targets:
-        found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-        targets = [f"{major}{minor}" for major, minor in sorted(found)]
-    codes = [x for t in targets for x in ("-gencode", f"arch=compute_{t},code=sm_{t}")]
+        capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        targets = [f"{major}{minor}" for major, minor in sorted(capabilities)]
+    codes = [word for t in targets for word in ("-gencode", f"arch=compute_{t},code=sm_{t}")]
     flags = ("-std=c++20", "-O3", "--threads", "0", "-Xcompiler", "-fPIC", "-Xptxas", "-v", *codes)
     return LibraryRecipe(
         "cuda",
@@ -80,7 +98,8 @@ def cuda_recipe(targets: Sequence[str] = ()) -> LibraryRecipe:
     )  # fmt: skip
 
 
-def _nvcc_places() -> list[str]:
+def _nvcc_paths() -> list[str]:
+    """Where nvcc may be beside PATH."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     return [str(Path(home) / "bin" / "nvcc") for home in homes if home]
 
@@ -91,30 +110,56 @@ def _for_nvcc(flags: Sequence[str]) -> list[str]:
 
 
 def stable_abi() -> tuple[str, ...]:
-    """Compiler flags for torch's stable headers."""
+    """Lists compiler flags for torch's stable headers.
+
+    Returns:
+        The flags.
+    """
     return (f"-DTORCH_TARGET_VERSION={TARGET}", f"-I{Path(torch.__file__).parent / 'include'}")
 
 
 def torch_libraries() -> tuple[str, ...]:
-    """Linker flags for torch's own libraries (its OpenMP runtime is then ours too: one pool of threads)."""
-    place = Path(torch.__file__).parent / "lib"
-    return (f"-L{place}", f"-Wl,-rpath,{place}", "-ltorch_cpu", "-ltorch", "-lc10")
+    """Lists linker flags for torch's own libraries (its OpenMP runtime is then ours too: one pool of threads).
+
+    Returns:
+        The flags.
+    """
+    directory = Path(torch.__file__).parent / "lib"
+    return (f"-L{directory}", f"-Wl,-rpath,{directory}", "-ltorch_cpu", "-ltorch", "-lc10")
 
 
 @functools.cache
-def load(make_recipe: object) -> None:
-    """Builds if need be and loads a library into torch.ops; BuildError where that is impossible."""
-    assert callable(make_recipe)
+def load(make_recipe: Callable[[], LibraryRecipe]) -> None:
+    """Loads a library into torch.ops, once a process; builds it if need be.
+
+    Args:
+        make_recipe: ``cpu_recipe`` or ``cuda_recipe``.
+
+    Raises:
+        BuildError: when it cannot be built.
+        OSError: when it cannot be loaded.
+    """
     torch.ops.load_library(str(build(make_recipe())))  # type: ignore[no-untyped-call]
 
 
 def build(recipe: LibraryRecipe, directory: Path | None = None) -> Path:
-    """The finished library's path; compiles it first where it is not there."""
-    directory = private(directory or extensions_directory())
+    """Gives a library's path; compiles it first where it is not there.
+
+    Args:
+        recipe: how to make it.
+        directory: where libraries are kept; None: ``extensions_directory()``.
+
+    Returns:
+        The finished library.
+
+    Raises:
+        BuildError: when compiling fails, or the directory is not safe.
+    """
+    directory = private_directory(directory or extensions_directory())
     library = directory / f"{recipe.name}-{_key(recipe)}.so"
     if library.exists():
         return library
-    with locked(directory / f"{recipe.name}.lock"):
+    with lock(directory / f"{recipe.name}.lock", wait=True):
         if library.exists():
             return library
         for leftover in directory.glob(f"{recipe.name}-building-*"):
@@ -122,18 +167,23 @@ def build(recipe: LibraryRecipe, directory: Path | None = None) -> Path:
         LOG.info("compiling the %s kernels into %s (once; under a minute)", recipe.name, directory)
         with tempfile.TemporaryDirectory(prefix=f"{recipe.name}-building-", dir=directory) as out:
             report = _run([[word.format(out=out) for word in command] for command in recipe.compile])
-            half = str(Path(out) / "library.so")
-            _run([[word.format(out=out, library=half) for word in recipe.link]])
-            library.with_suffix(".txt").write_text(report)  # what the compilers said; nvcc: registers and spills
-            os.replace(half, library)
+            temporary = Path(out) / "library.so"
+            _run([[word.format(out=out, library=temporary) for word in recipe.link]])
+            write_text(library.with_suffix(".txt"), report)  # what the compilers said; nvcc: registers and spills
+            sync(temporary)
+            os.replace(temporary, library)
     return library
 
 
 def extensions_directory() -> Path:
-    """MNMT_DS_EXTENSIONS, or a directory of this user and this Python environment."""
-    given = os.environ.get("MNMT_DS_EXTENSIONS")
-    if given:
-        return Path(given)
+    """Tells where libraries are kept.
+
+    Returns:
+        MNMT_DS_EXTENSIONS, or a directory of this user and this Python environment; it may be missing.
+    """
+    chosen = os.environ.get("MNMT_DS_EXTENSIONS")
+    if chosen:
+        return Path(chosen)
     environment = hashlib.sha256(f"{sys.prefix} {sys.version}".encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     with contextlib.suppress(OSError):
@@ -143,8 +193,18 @@ def extensions_directory() -> Path:
     return cache / "mnmt_ds" / "extensions" / environment
 
 
-def private(directory: Path) -> Path:
-    """The directory, made with mode 0700; refused where others could plant a library in it."""
+def private_directory(directory: Path) -> Path:
+    """Makes a directory with mode 0700; refuses one where others could plant a library.
+
+    Args:
+        directory: the directory; it may be there already.
+
+    Returns:
+        The same path.
+
+    Raises:
+        BuildError: when it cannot be made, or is open to other users.
+    """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()
@@ -153,14 +213,6 @@ def private(directory: Path) -> Path:
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
         raise BuildError(f"{directory} is open to other users; make it your own with mode 0700")
     return directory
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock that dies with its holder; waits for whoever has it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file, by us or by our death, frees the lock
 
 
 def _key(recipe: LibraryRecipe) -> str:
@@ -172,35 +224,36 @@ def _key(recipe: LibraryRecipe) -> str:
     digest.update(_compiler_version(recipe.link[0]).encode())
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        digest.update(
-            "\n".join(sorted({x for x in lines if x.startswith(("flags", "Features", "model name"))})).encode()
-        )
+        processors = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+        digest.update("\n".join(sorted(processors)).encode())
     return digest.hexdigest()[:16]
 
 
 @functools.cache
 def _compiler_version(compiler: str) -> str:
+    """What the compiler says of itself."""
     result = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     return result.stdout
 
 
-def _tool(variable: str, names: Sequence[str]) -> str:
-    given = os.environ.get(variable)
-    for name in (given,) if given else names:
-        found = shutil.which(name)
-        if found:
-            return found
-    raise BuildError(f"no C++ compiler ({given or ', '.join(names)}); install one or name it in {variable}")
+def _find_tool(variable: str, names: Sequence[str]) -> str:
+    """The path of a compiler: what an environment variable names, else the first of some names."""
+    chosen = os.environ.get(variable)
+    for name in (chosen,) if chosen else names:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise BuildError(f"no C++ compiler ({chosen or ', '.join(names)}); install one or name it in {variable}")
 
 
 def _run(commands: list[list[str]]) -> str:
     """What the commands print, run side by side; BuildError with the first complaint."""
-    running = [
+    processes = [
         subprocess.Popen(c, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for c in commands
     ]
-    texts = [process.communicate()[0] for process in running]
-    for process, text in zip(running, texts, strict=True):
+    texts = [process.communicate()[0] for process in processes]
+    for process, text in zip(processes, texts, strict=True):
         if process.returncode:
             lines = [line for line in text.splitlines() if "error" in line] or text.splitlines() or ["no message"]
             raise BuildError(f"compiling failed: {lines[0].strip()}")

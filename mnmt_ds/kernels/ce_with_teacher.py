@@ -1,9 +1,9 @@
-"""The fused loss's one signature: gold and teacher cross-entropy, gates, and the K-pass divergence.
+"""The fused loss's one entry: gold and teacher cross-entropy, gates, and the K-pass divergence.
 
     loss = gold_weight * CE + sum_j weight_j * gate_j * KD_j + divergence_weight * X-divergence
 
 reference.py defines it. ``implementation``: reference (plain PyTorch), chunked (PyTorch, no big matrix), cpu (C++),
-cuda; auto takes the fastest that runs here.
+cuda; auto takes the fastest that runs here. Letters: see types.py.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from mnmt_ds.kernels import operator, reference
-from mnmt_ds.kernels.autograd import attach, run
-from mnmt_ds.kernels.loss_inputs import check
-from mnmt_ds.kernels.top_k import with_top_k
-from mnmt_ds.kernels.types import Gate, LossSums, Teacher
+from mnmt_ds.kernels.autograd import attach_gradients, compute_loss, gradients_needed
+from mnmt_ds.kernels.loss_inputs import check_arguments
+from mnmt_ds.kernels.top_k import add_top_k_terms
+from mnmt_ds.kernels.types import Gate, LossOptions, LossSums, Teacher
 from mnmt_ds.kernels.vocab_parallel import vocab_parallel_ce_with_teacher
 
-__all__ = ["Gate", "LossSums", "Teacher", "ce_with_teacher"]
+__all__ = ["Gate", "LossOptions", "LossSums", "Teacher", "ce_with_teacher"]
 
 
 def ce_with_teacher(
@@ -36,39 +36,54 @@ def ce_with_teacher(
     implementation: str = "auto",
     group: dist.ProcessGroup | None = None,
 ) -> LossSums:
-    """The loss and its statistics; with K passes, hidden states are (K * B, T, D), pass after pass.
+    """Computes the loss and its statistics.
 
-    target_BT: integer; positions equal to ``pad`` never count. gold_weight: a number, (B,) or (B, T).
-    group: ranks over which every projection is split by words (sharded.py, whatever the implementation).
-    UserError where shapes, dtypes, weights, targets or vocabularies do not fit.
+    Args:
+        hidden_BTD: decoder states, any float dtype; with K passes (K * B, T, D), pass after pass.
+        projection_VD: output projection.
+        target_BT: int64 or int32 gold tokens; positions equal to ``pad`` never count.
+        teachers: none to any number.
+        smoothing: see ``LossOptions``, as for the following four.
+        gold_weight: a number, (B,) or (B, T).
+        passes: K.
+        divergence_weight: weight of the X-divergence.
+        pad: target id that never counts.
+        implementation: auto, reference, chunked, cpu or cuda.
+        group: ranks over which every projection is split by words (vocab_parallel.py, whatever the implementation).
+
+    Returns:
+        Sums over tokens; ``loss`` is differentiable with respect to hidden states and projection.
+
+    Raises:
+        UserError: when shapes, dtypes, weights, targets or vocabularies do not fit, or the implementation cannot run.
     """
+    options = LossOptions(smoothing, gold_weight, passes, divergence_weight, pad)
     if group is not None:
-        return vocab_parallel_ce_with_teacher(
-            hidden_BTD, projection_VD, target_BT, teachers, group=group, smoothing=smoothing, gold_weight=gold_weight,
-            passes=passes, divergence_weight=divergence_weight, pad=pad,
-        )  # fmt: skip
-    if implementation != "reference" and any(teacher.top_k for teacher in teachers):
-        check(hidden_BTD, projection_VD, target_BT, teachers, smoothing, gold_weight, passes, divergence_weight, pad)
+        return vocab_parallel_ce_with_teacher(hidden_BTD, projection_VD, target_BT, teachers, options, group)
+    if implementation == "reference" or not any(teacher.top_k for teacher in teachers):
+        return _loss(hidden_BTD, projection_VD, target_BT, teachers, options, implementation)
+    check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
 
-        def fused(others: Sequence[Teacher]) -> LossSums:
-            return ce_with_teacher(
-                hidden_BTD, projection_VD, target_BT, others, smoothing=smoothing, gold_weight=gold_weight,
-                passes=passes, divergence_weight=divergence_weight, pad=pad, implementation=implementation,
-            )  # fmt: skip
+    def loss_of_other_teachers(others: Sequence[Teacher]) -> LossSums:
+        return _loss(hidden_BTD, projection_VD, target_BT, others, options, implementation)
 
-        return with_top_k(fused, hidden_BTD, projection_VD, target_BT, teachers, passes, pad)
-    arguments = (teachers, smoothing, gold_weight, passes, divergence_weight, pad)
+    return add_top_k_terms(loss_of_other_teachers, hidden_BTD, projection_VD, target_BT, teachers, options)
+
+
+def _loss(
+    hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, teachers: Sequence[Teacher], options: LossOptions,
+    implementation: str,
+) -> LossSums:  # fmt: skip
+    """The loss on one device, of teachers without top_k (but in the reference)."""
     if torch.compiler.is_compiling():
-        return operator.call(hidden_BTD, projection_VD, target_BT, *arguments, implementation)
+        return operator.call(hidden_BTD, projection_VD, target_BT, teachers, options, implementation)
     if implementation == "reference":
-        check(hidden_BTD, projection_VD, target_BT, *arguments)
-        return reference.ce_with_teacher(
-            hidden_BTD, projection_VD, target_BT, teachers, smoothing=smoothing, gold_weight=gold_weight,
-            passes=passes, divergence_weight=divergence_weight, pad=pad,
-        )  # fmt: skip
-    grad = torch.is_grad_enabled()
-    wanted = (grad and hidden_BTD.requires_grad, grad and projection_VD.requires_grad)
-    result, problem, found = run(hidden_BTD, projection_VD, target_BT, *arguments, implementation, *wanted)
-    if not any(wanted):
-        return result
-    return result._replace(loss=attach(hidden_BTD, projection_VD, result.loss, problem, found))
+        check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
+        return reference.ce_with_teacher(hidden_BTD, projection_VD, target_BT, teachers, options)
+    needed = gradients_needed(hidden_BTD, projection_VD)
+    sums, inputs, results = compute_loss(
+        hidden_BTD, projection_VD, target_BT, teachers, options, implementation, *needed
+    )
+    if not any(needed):
+        return sums
+    return sums._replace(loss=attach_gradients(hidden_BTD, projection_VD, sums.loss, inputs, results))

@@ -2,26 +2,49 @@
 
 bfloat16, float16 and float32 in; statistics, the projection's gradient and all sums in float32. Where a token's rows
 fit in a block's shared memory and no gate needs a whole sentence, the logits are read once: statistics and gradient
-share a launch. Letters: see types.py; C tokens of a chunk, R = K * C rows.
+share a launch. Letters: see types.py; R = K * C rows of logits, or J * C of teachers' logits, or rows of statistics;
+P words of a row with its padding.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mnmt_ds.kernels import build
-from mnmt_ds.kernels.gates import KINDS
+from mnmt_ds.kernels.gates import GATE_KINDS
 from mnmt_ds.kernels.loss_inputs import LossInputs
-from mnmt_ds.kernels.statistics import Statistics, Workspace, from_rows, result_rows
+from mnmt_ds.kernels.statistics import Statistics, Workspace, packed_rows, unpack_statistics
 
 BUDGET = 512 << 20
 """Bytes of logits held at once."""
-MOST_PASSES, MOST_TEACHERS = 2, 2
+MAX_PASSES, MAX_TEACHERS = 2, 2
+"""As in csrc/cuda.cu."""
+MAX_VOCABULARY = 1 << 24
+"""Words up to here are exact as float32."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 STATISTICS, DIVERGENCE, GRADIENT = 1, 2, 4
+"""Steps of a launch, as in csrc/cuda.h."""
 
 
-def available() -> str:
-    """Empty where a GPU and the library are there (it is built now if need be), else why not."""
+class _Saved(NamedTuple):
+    """What a chunk's statistics leave for its gradients."""
+
+    hidden_RD: Tensor
+    logits_RP: Tensor
+    teacher_logits_RP: Tensor
+    packed_RC: Tensor
+    divergence_RC: Tensor
+    has_gradient: bool
+    """The logits have been replaced by their gradient already."""
+
+
+def why_unavailable() -> str:
+    """Tells why the CUDA library cannot be had; it is built now if need be.
+
+    Returns:
+        The reason in one line; empty where a GPU and the library are there.
+    """
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU"
     try:
@@ -31,107 +54,143 @@ def available() -> str:
     return ""
 
 
-def fits(problem: LossInputs) -> bool:
-    """Whether the kernels know this problem's dtypes and numbers of passes and teachers."""
-    few = problem.passes <= MOST_PASSES and len(problem.teachers) <= MOST_TEACHERS
-    return few and problem.hidden_KND.is_cuda and problem.projection_VD.dtype in DTYPES and problem.vocabulary < 1 << 24
+def supports(inputs: LossInputs) -> bool:
+    """Tells whether the kernels know these dtypes and numbers of passes and teachers.
+
+    Args:
+        inputs: the loss's arguments as rows.
+
+    Returns:
+        Whether they do.
+    """
+    few = inputs.passes <= MAX_PASSES and len(inputs.teachers) <= MAX_TEACHERS
+    dtype = inputs.projection_VD.dtype
+    return few and inputs.hidden_KND.is_cuda and dtype in DTYPES and inputs.vocabulary_size < MAX_VOCABULARY
 
 
-def most_tokens(problem: LossInputs) -> int:
-    """Tokens a chunk should have: what the budget holds, in multiples of the products' tiles."""
-    buffers = problem.passes + len(problem.teachers)
-    held = BUDGET // (buffers * problem.vocabulary * problem.projection_VD.element_size())
-    return max(128, held // 128 * 128)
+def max_chunk_tokens(inputs: LossInputs) -> int:
+    """Computes a chunk's size: what the budget holds, in multiples of the products' tiles.
+
+    Args:
+        inputs: the loss's arguments as rows.
+
+    Returns:
+        Tokens, a multiple of 128.
+    """
+    rows_per_token = inputs.passes + len(inputs.teachers)
+    tokens = BUDGET // (rows_per_token * inputs.vocabulary_size * inputs.projection_VD.element_size())
+    return max(128, tokens // 128 * 128)
 
 
-def statistics(problem: LossInputs, cut: slice, store: Workspace) -> Statistics:
-    """Logits, then what gates and logs need; the gradient of the logits too where one launch can do all."""
-    p, tokens, teachers = problem, cut.stop - cut.start, len(problem.teachers)
-    dtype = p.projection_VD.dtype
-    pack = 16 // dtype.itemsize
-    pitch = -(-p.vocabulary // pack) * pack
-    hidden_RD = p.hidden_KND[:, cut].to(dtype).reshape(-1, p.hidden_KND.shape[2])
-    logits_RP = _buffer(store, "logits", p.passes * tokens, pitch, dtype)
-    teacher_RP = _buffer(store, "teacher", teachers * tokens, pitch, dtype)
-    torch.mm(hidden_RD, p.projection_VD.t(), out=logits_RP[:, : p.vocabulary])
-    for j, t in enumerate(p.teachers):
-        place = teacher_RP[j * tokens : (j + 1) * tokens, : p.vocabulary]
+def statistics(inputs: LossInputs, chunk: slice, workspace: Workspace) -> Statistics:
+    """Computes logits, then what gates and logs need; the gradient of the logits too where one launch can do all.
+
+    Args:
+        inputs: the loss's arguments as rows.
+        chunk: the tokens to take.
+        workspace: scratch memory.
+
+    Returns:
+        The chunk's statistics.
+    """
+    passes, tokens, teachers = inputs.passes, chunk.stop - chunk.start, len(inputs.teachers)
+    dtype, vocabulary_size = inputs.projection_VD.dtype, inputs.vocabulary_size
+    pack_size = 16 // dtype.itemsize
+    pitch = -(-vocabulary_size // pack_size) * pack_size
+    hidden_RD = inputs.hidden_KND[:, chunk].to(dtype).reshape(-1, inputs.hidden_KND.shape[2])
+    logits_RP = _buffer(workspace, "logits", passes * tokens, pitch, dtype)
+    teacher_RP = _buffer(workspace, "teacher", teachers * tokens, pitch, dtype)
+    torch.mm(hidden_RD, inputs.projection_VD.t(), out=logits_RP[:, :vocabulary_size])
+    for j, t in enumerate(inputs.teachers):
+        teacher_CV = teacher_RP[j * tokens : (j + 1) * tokens, :vocabulary_size]
         if t.projection_VE.dtype == dtype:
-            torch.mm(t.hidden_NE[cut].to(dtype), t.projection_VE.t(), out=place)
+            torch.mm(t.hidden_NE[chunk].to(dtype), t.projection_VE.t(), out=teacher_CV)
         else:
-            place.copy_(t.hidden_NE[cut].to(t.projection_VE.dtype) @ t.projection_VE.t())
-    found_RC = store.new((result_rows(p), tokens))
-    diverging_RC = store.new((1 + p.passes, tokens)) if p.passes > 1 else store.new((1, tokens)).zero_()
-    on_chip = torch.ops.mnmt_ds_cuda.fits(p.passes, teachers, pitch, dtype.itemsize, logits_RP.device.index)
-    by_token = all(t.gate.kind == "whole" or t.gate.level == "token" for t in p.teachers)
-    steps = STATISTICS | (DIVERGENCE if p.passes > 1 else 0)
-    if store.wanted and on_chip and by_token:
+            teacher_CV.copy_(t.hidden_NE[chunk].to(t.projection_VE.dtype) @ t.projection_VE.t())
+    packed_RC = workspace.new((packed_rows(inputs), tokens))
+    divergence_RC = workspace.new((1 + passes, tokens)) if passes > 1 else workspace.new((1, tokens)).zero_()
+    fits_on_chip = torch.ops.mnmt_ds_cuda.fits(passes, teachers, pitch, dtype.itemsize, logits_RP.device.index)
+    gates_by_token = all(t.gate.kind == "whole" or t.gate.level == "token" for t in inputs.teachers)
+    steps = STATISTICS | (DIVERGENCE if passes > 1 else 0)
+    if workspace.needs_gradients and fits_on_chip and gates_by_token:
         steps |= GRADIENT
-    store.kept = (hidden_RD, logits_RP, teacher_RP, found_RC, diverging_RC, bool(steps & GRADIENT))
-    _rows(problem, cut, store, store.new((0,)), steps)
-    return from_rows(problem, found_RC, diverging_RC)
+    saved = _Saved(hidden_RD, logits_RP, teacher_RP, packed_RC, divergence_RC, bool(steps & GRADIENT))
+    workspace.saved = saved
+    _launch(inputs, chunk, workspace, saved, workspace.new((0,)), steps)
+    return unpack_statistics(inputs, packed_RC, divergence_RC)
 
 
 def gradients(
-    problem: LossInputs,
-    cut: slice,
-    store: Workspace,
+    inputs: LossInputs,
+    chunk: slice,
+    workspace: Workspace,
     gate_JKC: Tensor,
     dhidden_KCD: Tensor | None,
     dprojection_VD: Tensor | None,
 ) -> None:
-    """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk)."""
-    hidden_RD, logits_RP, *_, done = store.kept
-    if not done:
-        _rows(problem, cut, store, gate_JKC.contiguous(), GRADIENT)
-    dz_RV = logits_RP[:, : problem.vocabulary]
-    scale = 1 / _unit(problem)
-    wide = {} if dz_RV.dtype == torch.float32 else {"out_dtype": torch.float32}
+    """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk).
+
+    Args:
+        inputs: the loss's arguments as rows.
+        chunk: the tokens to take.
+        workspace: scratch memory, with what the statistics saved.
+        gate_JKC: each teacher's gate.
+        dhidden_KCD: written; None: not wanted.
+        dprojection_VD: added to; None: not wanted.
+    """
+    saved: _Saved = workspace.saved
+    if not saved.has_gradient:
+        _launch(inputs, chunk, workspace, saved, gate_JKC.contiguous(), GRADIENT)
+    dz_RV = saved.logits_RP[:, : inputs.vocabulary_size]
+    scale = 1 / _gradient_scale(inputs)
+    out_dtype = {} if dz_RV.dtype == torch.float32 else {"out_dtype": torch.float32}
     if dhidden_KCD is not None:
-        flat_RD = dhidden_KCD.view(-1, dhidden_KCD.shape[2])
-        torch.mm(dz_RV, problem.projection_VD, **wide, out=flat_RD)
+        dhidden_RD = dhidden_KCD.view(-1, dhidden_KCD.shape[2])
+        torch.mm(dz_RV, inputs.projection_VD, **out_dtype, out=dhidden_RD)
         if scale != 1:
-            flat_RD.mul_(scale)
+            dhidden_RD.mul_(scale)
     if dprojection_VD is not None:
-        if cut.start == 0:
+        if chunk.start == 0:
             dprojection_VD.zero_()
-        torch.addmm(dprojection_VD, dz_RV.t(), hidden_RD, **wide, beta=1, alpha=scale, out=dprojection_VD)
+        torch.addmm(dprojection_VD, dz_RV.t(), saved.hidden_RD, **out_dtype, beta=1, alpha=scale, out=dprojection_VD)
 
 
-def _rows(problem: LossInputs, cut: slice, store: Workspace, gate_JKC: Tensor, steps: int) -> None:
-    p = problem
-    _, logits_RP, teacher_RP, found_RC, diverging_RC, _ = store.kept
+def _launch(
+    inputs: LossInputs, chunk: slice, workspace: Workspace, saved: _Saved, gate_JKC: Tensor, steps: int
+) -> None:
+    """Runs csrc/cuda.cu's kernel for the steps; an empty gate is made by it, token by token."""
     rules: list[float] = []
-    for t in p.teachers:
-        rules += [KINDS.index(t.gate.kind), float(t.gate.strict), t.gate.cap, t.gate.below]
-    weights = [t.weight_N[cut] for t in p.teachers]
-    nothing = torch.empty(0, dtype=torch.bool, device=logits_RP.device)
+    for t in inputs.teachers:
+        rules += [GATE_KINDS.index(t.gate.kind), float(t.gate.strict), t.gate.cap, t.gate.below]
+    weights = [t.weight_N[chunk] for t in inputs.teachers]
+    all_words = torch.empty(0, dtype=torch.bool, device=saved.logits_RP.device)
     torch.ops.mnmt_ds_cuda.rows(
-        logits_RP,
-        teacher_RP,
-        p.passes,
-        p.vocabulary,
-        [nothing if t.vocabulary_V is None else t.vocabulary_V.contiguous() for t in p.teachers],
-        [t.temperature for t in p.teachers],
-        p.gold_N[cut],
-        found_RC,
-        diverging_RC,
-        p.weight_N[cut],
-        torch.stack(weights) if weights else store.new((0,)),
+        saved.logits_RP,
+        saved.teacher_logits_RP,
+        inputs.passes,
+        inputs.vocabulary_size,
+        [all_words if t.vocabulary_V is None else t.vocabulary_V.contiguous() for t in inputs.teachers],
+        [t.temperature for t in inputs.teachers],
+        inputs.gold_N[chunk],
+        saved.packed_RC,
+        saved.divergence_RC,
+        inputs.weight_N[chunk],
+        torch.stack(weights) if weights else workspace.new((0,)),
         gate_JKC,
         rules,
-        p.smoothing,
-        p.divergence_weight,
-        _unit(p),
+        inputs.smoothing,
+        inputs.divergence_weight,
+        _gradient_scale(inputs),
         steps,
     )
 
 
-def _unit(problem: LossInputs) -> float:
+def _gradient_scale(inputs: LossInputs) -> float:
     """float16 cannot hold gradients of 1e-6; they travel 256 times as large."""
-    return 256.0 if problem.projection_VD.dtype == torch.float16 else 1.0
+    return 256.0 if inputs.projection_VD.dtype == torch.float16 else 1.0
 
 
-def _buffer(store: Workspace, name: str, rows: int, pitch: int, dtype: torch.dtype) -> Tensor:
-    whole = store.buffer(name, rows * pitch, dtype)
-    return whole[: rows * pitch].view(rows, pitch)
+def _buffer(workspace: Workspace, name: str, rows: int, pitch: int, dtype: torch.dtype) -> Tensor:
+    """(rows, pitch) numbers, reused from chunk to chunk."""
+    buffer = workspace.buffer(name, rows * pitch, dtype)
+    return buffer[: rows * pitch].view(rows, pitch)

@@ -11,18 +11,27 @@ from mnmt_ds.kernels.chunk_loop import Implementation
 from mnmt_ds.kernels.loss_inputs import LossInputs
 
 NAMES = ("auto", "reference", "chunked", "cpu", "cuda")
-LOG = logging.getLogger("mnmt_ds")
+"""What may be asked for."""
+LOG = logging.getLogger(__name__)
 
-CHUNKED = Implementation(chunked.most_tokens, chunked.statistics, chunked.gradients)
-CUDA = Implementation(cuda.most_tokens, cuda.statistics, cuda.gradients)
-CPU = Implementation(cpu.most_tokens, cpu.statistics, cpu.gradients)
+CHUNKED = Implementation(chunked.max_chunk_tokens, chunked.statistics, chunked.gradients)
+CUDA = Implementation(cuda.max_chunk_tokens, cuda.statistics, cuda.gradients)
+CPU = Implementation(cpu.max_chunk_tokens, cpu.statistics, cpu.gradients)
 
 
 @functools.cache
 def resolve_implementation(implementation: str, device: torch.device) -> str:
-    """The implementation that runs on a device when this one is asked for.
+    """Tells which implementation runs on a device when one is asked for; native code is built now if need be.
 
-    UserError for an unknown name, or for a native one that is asked for by name and cannot run here.
+    Args:
+        implementation: one of ``NAMES``.
+        device: where the tensors are.
+
+    Returns:
+        reference, chunked, cpu or cuda.
+
+    Raises:
+        UserError: when the name is unknown, or a native one that is asked for by name cannot run here.
     """
     if implementation not in NAMES:
         raise UserError(f"loss: unknown implementation '{implementation}'; know {', '.join(NAMES)}")
@@ -30,23 +39,31 @@ def resolve_implementation(implementation: str, device: torch.device) -> str:
         return implementation
     native = device.type if implementation == "auto" else implementation
     if native == device.type == "cpu":
-        why = cpu.available()
+        reason = cpu.why_unavailable()
     elif native == device.type == "cuda":
-        why = cuda.available()
+        reason = cuda.why_unavailable()
     else:
-        why = f"no native kernels for {device.type}"
-    if not why:
+        reason = f"no native kernels for {device.type}"
+    if not reason:
         return native
     if implementation != "auto":
-        raise UserError(f"loss: implementation '{implementation}' cannot run on {device.type}: {why}")
-    LOG.warning("loss: running chunked PyTorch, the native kernels are missing: %s", why)
+        raise UserError(f"loss: implementation '{implementation}' cannot run on {device.type}: {reason}")
+    LOG.warning("loss: running chunked PyTorch, the native kernels are missing: %s", reason)
     return "chunked"
 
 
-def select_implementation(name: str, problem: LossInputs) -> Implementation:
-    """The implementation for one problem; a native one hands what it does not know (float64) to chunked PyTorch."""
-    if name == "cpu" and cpu.fits(problem):
+def select_implementation(name: str, inputs: LossInputs) -> Implementation:
+    """Gives the functions that compute one call; a native one hands what it does not know (float64) to chunked PyTorch.
+
+    Args:
+        name: as from ``resolve_implementation``.
+        inputs: the loss's arguments as rows.
+
+    Returns:
+        The implementation's functions.
+    """
+    if name == "cpu" and cpu.supports(inputs):
         return CPU
-    if name == "cuda" and cuda.fits(problem):
+    if name == "cuda" and cuda.supports(inputs):
         return CUDA
     return CHUNKED

@@ -1,7 +1,7 @@
 """The definition: the fused loss in plain PyTorch, every (token, word) matrix held whole, gradients by autograd.
 
 Runs in any float dtype (float64 for proofs). Everything else in this package must agree with this file.
-Letters: see types.py.
+Letters: see types.py; k words of a top-k distribution.
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnmt_ds.kernels.gates import gate_value
-from mnmt_ds.kernels.types import LossSums, Teacher
+from mnmt_ds.kernels.types import LossOptions, LossSums, Teacher
 
 
 def ce_with_teacher(
-    hidden_BTD: Tensor,
-    projection_VD: Tensor,
-    target_BT: Tensor,
-    teachers: Sequence[Teacher] = (),
-    *,
-    smoothing: float = 0.1,
-    gold_weight: float | Tensor = 1.0,
-    passes: int = 1,
-    divergence_weight: float = 0.0,
-    pad: int = 1,
+    hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, teachers: Sequence[Teacher], options: LossOptions
 ) -> LossSums:
-    """gold_weight * CE + sum_j weight_j * gate_j * KD_j, averaged over passes, + divergence_weight * X-divergence."""
+    """Computes the loss and its statistics by the definition.
+
+    gold_weight * CE + sum_j weight_j * gate_j * KD_j, averaged over passes, + divergence_weight * X-divergence, with
+    CE = -(1 - smoothing) * log p(gold) - smoothing * mean_v log p(v) and
+    KD = -T^2 * sum_v softmax(teacher / T)_v * log softmax(student / T)_v.
+
+    Args:
+        hidden_BTD: decoder states; with K passes (K * B, T, D), pass after pass.
+        projection_VD: output projection.
+        target_BT: gold tokens.
+        teachers: none to any number.
+        options: weights, smoothing, passes, padding.
+
+    Returns:
+        Sums over tokens; ``loss`` is differentiable.
+    """
+    smoothing, gold_weight, passes, divergence_weight, pad = options
     valid_BT = target_BT != pad
     gold_BT = target_BT.where(valid_BT, 0)
     logits_KBTV = _logits(hidden_BTD, projection_VD, valid_BT.repeat(passes, 1)).unflatten(0, (passes, -1))  # type: ignore[no-untyped-call]
@@ -41,7 +48,7 @@ def ce_with_teacher(
     nll_KBT = -_at(logp_KBTV, gold_BT)
     ce_KBT = (1 - smoothing) * nll_KBT - smoothing * logp_KBTV.mean(-1)
     probability_KBT = (-nll_KBT).exp().detach()
-    loss_KBT = _weight(gold_weight, target_BT) * ce_KBT
+    loss_KBT = _weight(gold_weight) * ce_KBT
 
     kd, gates, probabilities, agreements = [], [], [], []
     for teacher in teachers:
@@ -60,7 +67,7 @@ def ce_with_teacher(
         else:
             gate_KB = gate_value(teacher.gate, per_sentence(teacher_BT), per_sentence(probability_KBT))
             gate_KBT = gate_KB.unsqueeze(-1).expand_as(kd_KBT)
-        loss_KBT = loss_KBT + _weight(teacher.weight, target_BT) * gate_KBT * kd_KBT
+        loss_KBT = loss_KBT + _weight(teacher.weight) * gate_KBT * kd_KBT
         kd.append(per_token(gate_KBT * kd_KBT).detach().sum() / passes)
         gates.append(per_sentence(gate_KBT).mean(0))
         probabilities.append(per_sentence(teacher_BT))
@@ -82,10 +89,16 @@ def ce_with_teacher(
 
 
 def x_divergence(logp_KBTV: Tensor) -> Tensor:
-    """(B, T): 1/K sum_k [KL(p_k || mean) + KL(mean || p_k)]  (intra-distillation, Eq. 3).
+    """Computes 1/K sum_k [KL(p_k || mean) + KL(mean || p_k)]  (intra-distillation, Eq. 3).
 
     Written as 1/K sum_k sum_v (p_k - mean p)(log p_k - mean log p): the same value, since sum_k (p_k - mean p) = 0
     takes any term without k out of the second bracket; finite however small the probabilities are.
+
+    Args:
+        logp_KBTV: log-probabilities of K passes.
+
+    Returns:
+        (B, T), in nats.
     """
     p_KBTV = logp_KBTV.exp()
     return ((p_KBTV - p_KBTV.mean(0)) * (logp_KBTV - logp_KBTV.mean(0))).sum(-1).mean(0)
@@ -99,11 +112,12 @@ def _logits(hidden_BTX: Tensor, projection_VX: Tensor, valid_BT: Tensor) -> Tens
 
 
 def _at(values_XBTV: Tensor, index_BT: Tensor) -> Tensor:
+    """The value at each position's index into the last axis."""
     index = index_BT.expand(values_XBTV.shape[:-1]).unsqueeze(-1)
     return values_XBTV.gather(-1, index).squeeze(-1)
 
 
-def _weight(weight: float | Tensor, target_BT: Tensor) -> float | Tensor:
+def _weight(weight: float | Tensor) -> float | Tensor:
     """A number, (B,) or (B, T), in a form that multiplies (K, B, T)."""
     if isinstance(weight, Tensor) and weight.dim() == 1:
         return weight.detach().unsqueeze(-1)

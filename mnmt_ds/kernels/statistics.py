@@ -1,4 +1,7 @@
-"""What every implementation hands back of a chunk, and the buffers it keeps from chunk to chunk."""
+"""What every implementation hands back of a chunk, and the buffers it keeps from chunk to chunk.
+
+Letters: see types.py; R rows of what native code writes (csrc/cpu.h lists them), each of C tokens.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +10,12 @@ from torch import Tensor
 
 from mnmt_ds.kernels.loss_inputs import LossInputs
 
+ROWS_PER_PASS = 5
+"""Rows a pass: the two of a log-normalizer, sum of logits, gold logit, argmax (csrc/rows.h: PASS_ROWS)."""
+
 
 class Statistics(NamedTuple):
-    """Per token; first axes K passes, J teachers. Letters: see types.py; C tokens of a chunk, or all N."""
+    """Per token of a chunk, or of all N; first axes K passes, J teachers."""
 
     gold_KC: Tensor
     """Log-probability of the gold token."""
@@ -25,48 +31,91 @@ class Statistics(NamedTuple):
     """X-divergence; 0 for one pass."""
 
 
-def from_rows(problem: LossInputs, found_RC: Tensor, diverging_RC: Tensor) -> Statistics:
-    """What native code wrote (rows as in csrc/cpu.h) as statistics."""
-    passes, tokens = problem.passes, found_RC.shape[1]
-    top_KC, log_KC, total_KC, gold_KC, best_KC = found_RC[: 5 * passes].view(passes, 5, tokens).unbind(1)
-    lesson_JRC = found_RC[5 * passes :].view(len(problem.teachers), 6 + 3 * passes, tokens)
-    dot_JKC, warm_top_JKC, warm_log_JKC = lesson_JRC[:, 6:].view(len(problem.teachers), passes, 3, tokens).unbind(2)
+def unpack_statistics(inputs: LossInputs, packed_RC: Tensor, divergence_RC: Tensor) -> Statistics:
+    """Reads what native code wrote.
+
+    Args:
+        inputs: the loss's arguments as rows.
+        packed_RC: statistics, rows as in csrc/cpu.h.
+        divergence_RC: X-divergence first.
+
+    Returns:
+        The chunk's statistics.
+    """
+    passes, teachers, tokens = inputs.passes, len(inputs.teachers), packed_RC.shape[1]
+    student_K5C = packed_RC[: ROWS_PER_PASS * passes].view(passes, ROWS_PER_PASS, tokens)
+    max_KC, log_sum_KC, logit_sum_KC, gold_KC, argmax_KC = student_K5C.unbind(1)
+    teacher_JRC = packed_RC[ROWS_PER_PASS * passes :].view(teachers, _rows_per_teacher(passes), tokens)
+    cross_JKC, max_at_T_JKC, log_sum_at_T_JKC = teacher_JRC[:, 6:].view(teachers, passes, 3, tokens).unbind(2)
     kd = [
-        (warm_top_JKC[j] - dot_JKC[j] / t.temperature + warm_log_JKC[j]) * t.temperature**2
-        for j, t in enumerate(problem.teachers)
+        (max_at_T_JKC[j] - cross_JKC[j] / t.temperature + log_sum_at_T_JKC[j]) * t.temperature**2
+        for j, t in enumerate(inputs.teachers)
     ]
     return Statistics(
-        gold_KC - top_KC - log_KC,
-        total_KC / problem.vocabulary - top_KC - log_KC,
-        (lesson_JRC[:, 4] - lesson_JRC[:, 0] - lesson_JRC[:, 1]).exp(),
-        torch.stack(kd) if kd else dot_JKC,
-        best_KC == lesson_JRC[:, 5:6],
-        diverging_RC[0],
+        gold_KC - max_KC - log_sum_KC,
+        logit_sum_KC / inputs.vocabulary_size - max_KC - log_sum_KC,
+        (teacher_JRC[:, 4] - teacher_JRC[:, 0] - teacher_JRC[:, 1]).exp(),
+        torch.stack(kd) if kd else cross_JKC,
+        argmax_KC == teacher_JRC[:, 5:6],
+        divergence_RC[0],
     )
 
 
-def result_rows(problem: LossInputs) -> int:
-    """Rows that native code writes."""
-    return 5 * problem.passes + len(problem.teachers) * (6 + 3 * problem.passes)
+def packed_rows(inputs: LossInputs) -> int:
+    """Counts the rows of statistics that native code writes.
+
+    Args:
+        inputs: the loss's arguments as rows.
+
+    Returns:
+        R.
+    """
+    return ROWS_PER_PASS * inputs.passes + len(inputs.teachers) * _rows_per_teacher(inputs.passes)
+
+
+def _rows_per_teacher(passes: int) -> int:
+    """csrc/rows.h: teacher_rows."""
+    return 6 + 3 * passes
 
 
 class Workspace:
-    """Scratch memory of one call: named buffers reused by its chunks, and what statistics leave for gradients."""
+    """Scratch memory of one call: named buffers reused by its chunks, and what statistics leave for gradients.
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, wanted: bool) -> None:
-        self.device, self.dtype = device, dtype
-        self.wanted = wanted
-        """Gradients will be asked for."""
+    Args:
+        device: of all buffers.
+        dtype: of sums, and of buffers unless they say otherwise.
+        needs_gradients: whether gradients will be asked for.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, needs_gradients: bool) -> None:
+        self.device, self.dtype, self.needs_gradients = device, dtype, needs_gradients
         self.buffers: dict[str, Tensor] = {}
-        self.kept: Any = None
+        self.saved: Any = None
+        """What an implementation's ``statistics`` leave for its ``gradients`` of the same chunk."""
 
     def buffer(self, name: str, size: int, dtype: torch.dtype | None = None) -> Tensor:
-        """At least ``size`` numbers, not cleared."""
+        """Gives a buffer that later chunks get again.
+
+        Args:
+            name: the buffer's name.
+            size: numbers that it must hold.
+            dtype: of a new buffer; None: the workspace's.
+
+        Returns:
+            At least ``size`` numbers, not cleared.
+        """
         if name not in self.buffers or self.buffers[name].numel() < size:
             self.buffers.pop(name, None)  # the old one goes before the new one comes
             self.buffers[name] = torch.empty(size, dtype=dtype or self.dtype, device=self.device)
         return self.buffers[name]
 
     def new(self, shape: tuple[int, ...]) -> Tensor:
-        """An uncleared tensor of its own."""
+        """Makes a tensor that no other chunk shares.
+
+        Args:
+            shape: of the tensor.
+
+        Returns:
+            Uncleared numbers of the workspace's dtype.
+        """
         return torch.empty(shape, dtype=self.dtype, device=self.device)

@@ -1,7 +1,7 @@
-"""What the fused loss takes and gives: teachers with their gates, and the sums that come out.
+"""What the fused loss takes and gives: teachers with their gates, options, and the sums that come out.
 
-Shape letters of this package: B sentences, T positions, N tokens that count, D student's width, E teacher's width,
-V vocabulary, K passes, J teachers.
+Letters of this package: B sentences, T positions, N tokens that count, D student's width, E teacher's width,
+V vocabulary, K passes, J teachers, C tokens of a chunk, R rows (the file says of what), X any axes.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Gate(NamedTuple):
-    """How much of a teacher's term a sentence (or a token) takes; carries no gradient.
+    """How much of a teacher's term a sentence (or a token) takes (LSSD); carries no gradient.
 
     With P the mean gold probability of a sentence (level "sentence") or the gold probability of a token ("token"):
     whole: 1. selective: 1 where P(teacher) >= P(student), else ``below``. adaptive: min(P(teacher) / P(student), cap).
@@ -46,8 +46,23 @@ class Teacher(NamedTuple):
     """Each token's distribution is cut to its k most probable words and renormalised; 0: all. Gate: whole alone."""
 
 
+class LossOptions(NamedTuple):
+    """Options of the fused loss beside tensors and teachers."""
+
+    smoothing: float = 0.1
+    """Label smoothing of the gold term, 0 to 1: the share of the target that is spread evenly over the vocabulary."""
+    gold_weight: float | Tensor = 1.0
+    """Weight of the gold term: a number, (B,) a sentence, or (B, T) a token."""
+    passes: int = 1
+    """K: hidden states are (K * B, T, D), pass after pass; sums are means over passes."""
+    divergence_weight: float = 0.0
+    """Weight of the K passes' X-divergence (intra-distillation)."""
+    pad: int = 1
+    """Target id that never counts."""
+
+
 class LossSums(NamedTuple):
-    """The loss and what is worth logging. Sums over tokens; with K passes, the mean over passes of each sum."""
+    """The loss and what is worth logging: sums over tokens, in nats; with K passes the mean over passes of each sum."""
 
     loss: Tensor
     """() the objective, differentiable."""

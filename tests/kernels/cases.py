@@ -37,17 +37,17 @@ def case(
     seed: int = 0,
 ) -> Case:
     """Ragged sentences, the last one all padding where there are several; weights of every shape."""
-    make = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=make)
+        return torch.randn(*shape, generator=generator)
 
-    target = torch.randint(0, words, (sentences, positions), generator=make)
+    target = torch.randint(0, words, (sentences, positions), generator=generator)
     for i in range(1, sentences):
         target[i, max(0, positions - 2 * i) :] = 1
     if sentences > 1:
         target[-1] = 1
-    weights: list[float | Tensor] = [0.6, torch.rand(sentences, positions, generator=make)]
+    weights: list[float | Tensor] = [0.6, torch.rand(sentences, positions, generator=generator)]
     teachers = [
         Teacher(
             normal(sentences, positions, 6),
@@ -61,7 +61,7 @@ def case(
     ]
     options = {
         "smoothing": smoothing,
-        "gold_weight": torch.rand(sentences, generator=make),
+        "gold_weight": torch.rand(sentences, generator=generator),
         "passes": passes,
         "divergence_weight": 5.0 if passes > 1 else 0.0,
     }
@@ -97,12 +97,12 @@ def outcome(c: Case, implementation: str) -> tuple[LossSums, Tensor, Tensor]:
 
 def numbers(sums: LossSums) -> dict[str, Tensor]:
     """Every field as one flat tensor."""
-    found = {}
+    values = {}
     for name, value in sums._asdict().items():
-        parts = value if isinstance(value, tuple) else (value,)
-        found[name] = (
-            torch.cat([part.detach().cpu().double().reshape(-1) for part in parts])
-            if parts
+        tensors = value if isinstance(value, tuple) else (value,)
+        values[name] = (
+            torch.cat([tensor.detach().cpu().double().reshape(-1) for tensor in tensors])
+            if tensors
             else torch.zeros(0, dtype=torch.float64)
         )
-    return found
+    return values

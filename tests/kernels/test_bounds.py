@@ -30,12 +30,12 @@ def _runs(request: pytest.FixtureRequest) -> None:
     if name == "cpu":
         from mnmt_ds.kernels import cpu
 
-        why = cpu.available()
+        why = cpu.why_unavailable()
         if why:
             pytest.skip(why)
 
 
-def assert_bounded(given: Case, implementation: str, what: str) -> None:
+def assert_bounded(given: Case, implementation: str, label: str) -> None:
     """err <= 2 * err(the definition in the same dtype) + a few units in the last place, for loss and each gradient."""
     exact = outcome(given.to(torch.float64), "reference")
     plain, ours = outcome(given, "reference"), outcome(given, implementation)
@@ -45,7 +45,7 @@ def assert_bounded(given: Case, implementation: str, what: str) -> None:
     ):  # fmt: skip
         atol = 2e-6 * max(1.0, e.abs().max().item())
         error, allowed = (o.double() - e).abs().max().item(), 2 * (p.double() - e).abs().max().item() + atol
-        assert error <= allowed, f"{name} {what}: {error:.2e} > {allowed:.2e}"
+        assert error <= allowed, f"{name} {label}: {error:.2e} > {allowed:.2e}"
         assert o.dtype == p.dtype
 
 
@@ -61,17 +61,15 @@ def test_error_bound(implementation: str, dtype: torch.dtype) -> None:
 def test_every_sum(implementation: str) -> None:
     for shape, mix in itertools.product(SHAPES, MIXES):
         given = case(*shape, **mix, seed=3)
-        expected, found = (
-            numbers(outcome(given.to(torch.float64), "reference")[0]),
-            numbers(outcome(given, implementation)[0]),
-        )
+        expected = numbers(outcome(given.to(torch.float64), "reference")[0])
+        computed = numbers(outcome(given, implementation)[0])
         for name in expected:
             torch.testing.assert_close(
-                found[name],
+                computed[name],
                 expected[name],
                 rtol=1e-4,
                 atol=1e-4,
-                msg=f"{name} {shape} {mix}: {found[name]} {expected[name]}",
+                msg=f"{name} {shape} {mix}: {computed[name]} {expected[name]}",
             )
 
 
@@ -105,7 +103,7 @@ def test_chunks_do_not_matter(implementation: str, monkeypatch: pytest.MonkeyPat
     from mnmt_ds.kernels import implementations
 
     for name in ("CHUNKED", "CPU", "CUDA"):
-        small = getattr(implementations, name)._replace(most_tokens=lambda problem: 9)
+        small = getattr(implementations, name)._replace(max_chunk_tokens=lambda inputs: 9)
         monkeypatch.setattr(implementations, name, small)
     torch.testing.assert_close(outcome(given, implementation)[1:], whole[1:], rtol=1e-5, atol=1e-5)
 
@@ -157,10 +155,9 @@ def test_threads_that_help_each_other_change_no_bit(implementation: str) -> None
             again = outcome(large, implementation)
             assert all(torch.equal(a, b) for a, b in zip(first[0][1:], again[1:], strict=True))
         with ThreadPoolExecutor(2) as pool:
-            for one, other in zip(
-                pool.map(outcome, [large, small] * 4, [implementation] * 8), first[:2] * 4, strict=True
-            ):
-                assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+            parallel = pool.map(outcome, [large, small] * 4, [implementation] * 8)
+            for result, expected in zip(parallel, first[:2] * 4, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(result[1:], expected[1:], strict=True))
         torch.set_num_threads(1)
         torch.testing.assert_close(outcome(large, implementation)[1:], first[0][1:], rtol=1e-5, atol=1e-5)
     finally:

@@ -26,7 +26,7 @@ from tests.kernels.test_bounds import MIXES, assert_bounded
 HERE = Path(__file__).parent
 CSRC = Path(cuda.__file__).parent / "csrc"
 HALF = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-SAID_OTHERWISE = {
+CUDA_TO_CPP = {
     "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n#include <cuda_runtime.h>\n": '#include "cuda_on_cpu.h"\n',
     "extern __shared__ __align__(16) unsigned char stage[];": "char* const stage = gpu::memory() + gpu::OWN;",
     "__shared__ Shared<K, J> shared;": "static_assert(sizeof(Shared<K, J>) <= gpu::OWN);"
@@ -40,9 +40,9 @@ SAID_OTHERWISE = {
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     directory = tmp_path_factory.mktemp("cuda_on_cpu")
     source = (CSRC / "cuda.cu").read_text()
-    for ours, instead in SAID_OTHERWISE.items():
-        assert source.count(ours) == 1, f"cuda.cu no longer says {ours}"
-        source = source.replace(ours, instead)
+    for cuda_text, cpp_text in CUDA_TO_CPP.items():
+        assert source.count(cuda_text) == 1, f"cuda.cu no longer says {cuda_text}"
+        source = source.replace(cuda_text, cpp_text)
     (directory / "kernels.h").write_text(source)
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
@@ -52,10 +52,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         f'-DKERNELS="{directory}/kernels.h"', str(HERE / "cuda_on_cpu.cpp"), "-o", str(directory / "kernels.so"),
     ]  # fmt: skip
     subprocess.run(command, check=True)
-    found = ctypes.CDLL(str(directory / "kernels.so"))
-    found.rows.restype = ctypes.c_char_p
-    found.fits.restype = ctypes.c_bool
-    return found
+    compiled = ctypes.CDLL(str(directory / "kernels.so"))
+    compiled.rows.restype = ctypes.c_char_p
+    compiled.fits.restype = ctypes.c_bool
+    return compiled
 
 
 def _operators(library: ctypes.CDLL) -> SimpleNamespace:
@@ -73,14 +73,14 @@ def _operators(library: ctypes.CDLL) -> SimpleNamespace:
     ) -> None:  # fmt: skip
         count = len(temperature)
         masks = (ctypes.c_void_p * max(1, count))(*[at(mask) for mask in vocabulary])
-        said = library.rows(
+        error = library.rows(
             HALF[logits.dtype], passes, count, steps, *map(ctypes.c_int64, (len(gold), words, logits.shape[1])),
             at(logits), at(teacher_logits), masks, (ctypes.c_double * max(1, count))(*temperature), at(gold),
             at(found), at(diverging), at(weight), at(teacher_weight), at(gate),
             (ctypes.c_double * max(1, len(rules)))(*map(float, rules)),
             *map(ctypes.c_double, (smoothing, divergence_weight, unit)),
         )  # fmt: skip
-        assert said is None, said.decode()
+        assert error is None, error.decode()
 
     def fits(passes: int, teachers: int, pitch: int, size: int, device: int | None) -> bool:
         return bool(library.fits(passes, teachers, ctypes.c_int64(pitch), 0 if size == 4 else 1))
@@ -104,8 +104,8 @@ def gpu(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     monkeypatch.setattr(torch, "mm", _wide(torch.mm))
     monkeypatch.setattr(torch, "addmm", _wide(torch.addmm))
     monkeypatch.setattr(implementations, "CPU", implementations.CUDA)
-    monkeypatch.setattr(cpu, "available", lambda: "")
-    monkeypatch.setattr(cpu, "fits", lambda problem: problem.projection_VD.dtype in HALF)
+    monkeypatch.setattr(cpu, "why_unavailable", lambda: "")
+    monkeypatch.setattr(cpu, "supports", lambda inputs: inputs.projection_VD.dtype in HALF)
     implementations.resolve_implementation.cache_clear()
     return library
 
@@ -115,13 +115,13 @@ def gpu(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
 def test_error_bound(gpu: ctypes.CDLL, dtype: torch.dtype, on_chip: bool) -> None:
     gpu.most_shared(232448 if on_chip else 0)
     token_gates = {"gates": (Gate("adaptive", "token", 1.5),)}, {"passes": 2, "gates": (Gate("selective", "token"),)}
-    few = [mix for mix in MIXES if mix.get("passes", 1) <= cuda.MOST_PASSES]
+    few = [mix for mix in MIXES if mix.get("passes", 1) <= cuda.MAX_PASSES]
     for shape, mix in itertools.product([(3, 5, 7, 250), (1, 2, 16, 9001)], [*few, *token_gates]):
         assert_bounded(case(*shape, **mix).to(dtype), "cpu", f"{shape} {mix}")
 
 
 def test_chunks_add_up(gpu: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu.most_shared(232448)
-    monkeypatch.setattr(implementations, "CPU", implementations.CUDA._replace(most_tokens=lambda problem: 9))
+    monkeypatch.setattr(implementations, "CPU", implementations.CUDA._replace(max_chunk_tokens=lambda inputs: 9))
     for dtype, gate in itertools.product(HALF, (Gate("adaptive"), Gate("adaptive", "token"))):
         assert_bounded(case(6, 20, 8, 67, 2, (gate,)).to(dtype), "cpu", f"{dtype} {gate}")

@@ -95,7 +95,7 @@ def test_altered_data_is_found_by_reading_it(tmp_path: Path) -> None:
 def test_a_lock_that_nobody_holds_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch's FileBaton makes it, by a builder that lives and by one that was killed."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(deepspeed_ops, "YOUNG", 0.0)
+    monkeypatch.setattr(deepspeed_ops, "MIN_AGE", 0.0)
     lock = tmp_path / "cpu_adam" / "lock"
     lock.parent.mkdir()
     script = (

@@ -23,24 +23,24 @@ def _rank() -> list[tuple[dict[str, list[float]], list[Any], list[Any]]]:
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
-    group, rank, found = parallel_state.get_tensor_model_parallel_group(), dist.get_rank(), []
+    group, rank, results = parallel_state.get_tensor_model_parallel_group(), dist.get_rank(), []
     for mix, first in itertools.product(MIXES, FIRST):
         c = case(words=50, **mix).to(torch.float64)
-        mine = slice(first) if rank == 0 else slice(first, 50)
+        words = slice(first) if rank == 0 else slice(first, 50)
         teachers = [
             t._replace(
-                projection_VE=t.projection_VE[mine],
-                vocabulary_V=None if t.vocabulary_V is None else t.vocabulary_V[mine],
+                projection_VE=t.projection_VE[words],
+                vocabulary_V=None if t.vocabulary_V is None else t.vocabulary_V[words],
             )
             for t in c.teachers
         ]
-        hidden, projection = c.hidden.requires_grad_(), c.projection[mine].clone().requires_grad_()
+        hidden, projection = c.hidden.requires_grad_(), c.projection[words].clone().requires_grad_()
         sums = ce_with_teacher(hidden, projection, c.target, teachers, **c.options, group=group)
         gradients = torch.autograd.grad(sums.loss, (hidden, projection))
         # plain numbers: a tensor in a queue dies with the process that sent it
         plain = {name: value.tolist() for name, value in numbers(sums).items()}
-        found.append((plain, *(gradient.tolist() for gradient in gradients)))
-    return found
+        results.append((plain, *(gradient.tolist() for gradient in gradients)))
+    return results
 
 
 def exactly(numbers: list[Any]) -> torch.Tensor:
