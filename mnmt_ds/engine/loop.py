@@ -23,7 +23,6 @@ from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
 from mnmt_ds.engine.parallel.engine import Update
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
-from mnmt_ds.engine.students import student as students
 from mnmt_ds.engine.students.student import Student, training_update
 from mnmt_ds.engine.students.teacher_prefetcher import TeacherPrefetcher
 from mnmt_ds.engine.training import Training
@@ -196,7 +195,7 @@ def forward_backward(loop: StudentLoop, micro_batches: list[Batch]) -> ReadyGrad
         meter.flops += flops / (layout.pipeline_parallel_size * layout.vocab_parallel_size)
     losses_P2 = torch.zeros(pairs, 2, dtype=torch.float64, device=layout.device)
     broken = torch.zeros((), dtype=torch.float64, device=layout.device)
-    for batch, metrics in zip(micro_batches, students.forward_backward(student, update), strict=False):
+    for batch, metrics in zip(micro_batches, student.forward_backward(update), strict=False):
         broken += ~torch.isfinite(metrics["loss"][0])
         if batch.pair < pairs:  # others are text of one language
             losses_P2[batch.pair] += metrics["ce"]

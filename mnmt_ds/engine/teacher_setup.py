@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ def frozen(model: Model, recipe: Recipe) -> Model:
     return model.to(device(), DTYPES[recipe.train.precision]).eval().requires_grad_(False)
 
 
-def projection_of(model: Any) -> nn.Parameter:
+def projection_of(model: nn.Module) -> nn.Parameter:
     """The output projection; of a pipeline stage that has none, its first weights.
 
     Args:

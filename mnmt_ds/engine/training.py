@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import IO
 
 from mnmt_ds import private_apis
 from mnmt_ds.distributed import RankGroup
@@ -251,7 +251,7 @@ def _comparison_over(ranks: RankGroup) -> Callable[[list[int]], None]:
     return compare
 
 
-def _claim_on_main(recipe: Recipe, job: RankGroup) -> Any:
+def _claim_on_main(recipe: Recipe, job: RankGroup) -> IO[str] | None:
     """Locks the run's directory on the main rank (elsewhere None); a failure reaches every rank."""
     held: list[IO[str]] = []
 

@@ -31,9 +31,8 @@ def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], sco
     sums = torch.zeros(len(pairs), 3, dtype=torch.float64)
     rank_batches = layout.shard_evenly(batches)
     filled = [batch if batch is not None else batches[0] for batch in rank_batches]
-    for batch, metrics in zip(
-        rank_batches, engine.eval_metrics(filled, score), strict=False
-    ):  # of ranks that report alone
+    rank_metrics = engine.eval_metrics(filled, score)  # nothing on ranks that do not report
+    for batch, metrics in zip(rank_batches, rank_metrics, strict=False):
         if batch is not None:
             ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
             sums[batch.pair] += torch.stack([ce[0], nll[0], ce[1]])

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mnmt_ds.batch import Batch, Slot, to_device
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
-from mnmt_ds.methods.method import Method
+from mnmt_ds.methods.method import Method, ModelStates
+from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard
 from mnmt_ds.parallel_layout import ParallelLayout
@@ -31,8 +32,8 @@ Metrics = Mapping[str, Tensor]
 """Of a micro-batch, by name: (2,) a sum and what it is to be divided by."""
 DecoderStates = tuple[Tensor, Tensor]
 """Decoder states (B, T, D) and output projection (V, D)."""
-Scorer = Callable[[Any, Tensor, Batch], Any]
-"""From a model's states, its output projection (V, D) and the batch to a loss sum and its metrics."""
+Scorer = Callable[[ModelStates, Tensor, Batch], Any]
+"""From a model's states, its output projection (V, D) and the batch to a tuple such as a loss sum and its metrics."""
 
 
 class Update(NamedTuple):
@@ -143,7 +144,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Transformer | LayerSegment:
         """This rank's layers: a ``Transformer``, or a ``LayerSegment`` of it."""
         ...
 

@@ -19,6 +19,8 @@ from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metr
 from mnmt_ds.engine.parallel.method_eval_states import DirectEvalStates
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.engine.parallel.student_module import StudentModule
+from mnmt_ds.methods.method import ModelStates
+from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
 from mnmt_ds.parallel_layout import ParallelLayout
@@ -152,7 +154,7 @@ class ZeroEngine:
     def _states(self, batch: Batch) -> DecoderStates:
         """Decoder states and projection of a pass in the present mode."""
 
-        def hand_out(states: Any, projection_VD: Tensor, batch: Batch) -> DecoderStates:
+        def hand_out(states: ModelStates, projection_VD: Tensor, batch: Batch) -> DecoderStates:
             whole_VD = projection_VD.clone() if self.zero_stage == 3 else projection_VD.detach()
             return states.decoder_BTD, whole_VD
 
@@ -365,7 +367,7 @@ class ZeroEngine:
         return load_deepspeed_checkpoint(self.deepspeed_engine, directory, tag, universal)
 
 
-def model_with(weights: dict[str, Tensor], like: Any, device: torch.device) -> Transformer:
+def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, device: torch.device) -> Transformer:
     """A whole model on a device.
 
     Args:

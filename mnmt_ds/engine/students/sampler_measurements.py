@@ -22,6 +22,7 @@ from mnmt_ds.engine.dataloading.training_data import framed_lengths
 from mnmt_ds.engine.parallel.engine import Scorer
 from mnmt_ds.engine.parallel.gradients import dots
 from mnmt_ds.engine.students.student import Student
+from mnmt_ds.methods.method import ModelStates
 from mnmt_ds.samplers.uncertainty import REWARDS, TokenStatistics, token_statistics
 
 
@@ -83,7 +84,7 @@ class StudentMeasurements:
         """
         engine, smoothing = self.student.engine, self.student.recipe.train.label_smoothing
 
-        def statistics(states: Any, projection_VD: Tensor, batch: Batch) -> Any:
+        def statistics(states: ModelStates, projection_VD: Tensor, batch: Batch) -> Any:
             return token_statistics(states.decoder_BTD, projection_VD, batch.target_BT, smoothing, PAD)
 
         sums_L2 = torch.zeros(len(self.dev), 2, dtype=torch.float64)

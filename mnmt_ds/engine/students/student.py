@@ -60,6 +60,19 @@ class Student:
         """Updates done."""
         return self.data_iterator.position.update
 
+    def forward_backward(self, update: Update) -> list[Metrics]:
+        """Forward and backward of an update: other students' states first, then the student's own micro-batches.
+
+        Args:
+            update: of its training or of a trial; all of the student's ranks call this together.
+
+        Returns:
+            Each micro-batch's metric sums where they are reported; an empty list on other ranks.
+        """
+        self.prefetch_peer_states(self, update)
+        self.eval_states.prefetch(update.micro_batches)
+        return self.engine.forward_backward(update)
+
 
 def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: Callable[[int], None]) -> Update:
     """The coming update of a student's training.
@@ -70,7 +83,7 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
         prefetch: called before each micro-batch with its index.
 
     Returns:
-        What ``forward_backward`` takes.
+        What ``Student.forward_backward`` takes.
     """
     number = student.updates + 1
     return Update(
@@ -82,18 +95,3 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
         number=number,
         key=number,
     )
-
-
-def forward_backward(student: Student, update: Update) -> list[Metrics]:
-    """Forward and backward of an update: other students' states first, then the student's own micro-batches.
-
-    Args:
-        student: all of its ranks call this together.
-        update: of its training or of a trial.
-
-    Returns:
-        Each micro-batch's metric sums where they are reported; an empty list on other ranks.
-    """
-    student.prefetch_peer_states(student, update)
-    student.eval_states.prefetch(update.micro_batches)
-    return student.engine.forward_backward(update)
