@@ -1,4 +1,4 @@
-"""What a run tells the world: ``metrics.jsonl`` always, wandb where configured, one line a report for people.
+"""Where a run's figures go: ``metrics.jsonl`` always, wandb where configured, one line a report on standard error.
 
 Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``time`` and metric keys such as
 ``valid/bs-en/nll``.
@@ -36,9 +36,16 @@ class TrackingSettings(Settings):
 
 
 class Tracker:
-    """Appends records to a run's ``metrics.jsonl`` and mirrors them to wandb; a silent sink on other ranks.
+    """Appends records to a run's ``metrics.jsonl`` and mirrors them to wandb; on other ranks it does nothing.
 
     A wandb that fails to start or to log costs a warning, never the run.
+
+    Args:
+        run: the run's directory.
+        settings: the recipe's ``tracking`` section.
+        main: whether this is the main rank.
+        config: the recipe's values, for wandb.
+        name: the run's name on the dashboard.
     """
 
     def __init__(self, run: Path, settings: TrackingSettings, main: bool, config: Record, name: str) -> None:
@@ -46,16 +53,28 @@ class Tracker:
         self.main = main
         self.wandb: Any = None
         if main and settings.wandb != "off":
-            self.wandb = self._start_wandb(run, settings, config, name)
+            self.wandb = self._start_wandb(run, settings, settings.wandb, config, name)
 
     def rewind(self, update: int) -> None:
-        """Drops what a killed run wrote after the checkpoint that training resumes from."""
+        """Drops what a killed run wrote after the checkpoint that training resumes from.
+
+        Args:
+            update: the checkpoint's update; -1: all records are dropped.
+        """
         if not self.main or not self.path.exists():
             return
         kept = [record for record in read_records(self.path) if record.get("update", 0) <= update]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def log(self, kind: str, update: int, epoch: float, values: Record) -> None:
+        """Appends a record, on the main rank alone.
+
+        Args:
+            kind: what it is about, such as ``train`` or ``valid``.
+            update: number of the update that it follows.
+            epoch: epochs so far.
+            values: figures by metric key.
+        """
         if not self.main:
             return
         record = {"kind": kind, "update": update, "epoch": round(epoch, 4), "time": time.time(), **values}
@@ -97,6 +116,7 @@ class Tracker:
             LOG.warning(line)
 
     def close(self) -> None:
+        """Ends the dashboard's run."""
         if self.wandb is None:
             return
         try:
@@ -104,7 +124,10 @@ class Tracker:
         except Exception as error:  # the training has ended well; its dashboard must not spoil that
             self.warning(f"wandb: {error}")
 
-    def _start_wandb(self, run: Path, settings: TrackingSettings, config: Record, name: str) -> Any:
+    def _start_wandb(
+        self, run: Path, settings: TrackingSettings, mode: Literal["offline", "online"], config: Record, name: str
+    ) -> Any:
+        """wandb's run, the same one after a resume; None where it cannot be started."""
         try:
             import wandb
 
@@ -118,7 +141,7 @@ class Tracker:
                 name=name,
                 dir=run,
                 config=config,
-                mode=settings.wandb,
+                mode=mode,
                 id=identity.read_text(encoding="utf-8"),
                 resume="allow",
                 settings=wandb.Settings(silent=True, init_timeout=60),
@@ -131,7 +154,14 @@ class Tracker:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All whole records of a ``metrics.jsonl``; a line torn by a crash is passed over."""
+    """Reads all whole records of a ``metrics.jsonl``; a line that a crash cut off is left out.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Records, in the file's order.
+    """
     records = []
     for line in path.read_bytes().split(b"\n"):
         try:
@@ -144,7 +174,18 @@ def read_records(path: Path) -> list[Record]:
 
 
 def progress_line(update: int, last: int, epoch: float, values: Record, memory_gb: float) -> str:
-    """``step 1200/20000 | epoch 3.20 | loss 4.123 nll 3.456 ppl 10.97 | lr 3.0e-4 | gnorm 0.80 | 41.2k tok/s | …``."""
+    """Formats a training report: ``step 1200/20000 | epoch 3.20 | loss 4.123 nll 3.456 ppl 10.97 | lr 3.0e-4 | ...``.
+
+    Args:
+        update: number of the last update.
+        last: number of the run's last update; 0: not known.
+        epoch: epochs so far.
+        values: the report's figures by metric key.
+        memory_gb: most memory in use so far, in GB (1e9 bytes).
+
+    Returns:
+        The line.
+    """
     shown = [
         f"loss {values[metric_keys.TRAIN_LOSS]:.3f}",
         f"nll {values[metric_keys.TRAIN_NLL]:.3f}",

@@ -1,13 +1,17 @@
 """Which parameters serve which language: paper 3's analyses of a run's checkpoint, as pictures and numbers.
 
-``sensitivity`` comes first and is remembered; the others read it. Works under torchrun or srun too: ranks share it.
+``sensitivity`` comes first and its results are kept; the others read them. Works under torchrun or srun, too: ranks
+share the work.
 """
 
 import argparse
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnmt_ds.analysis.analyses import AnalysisSettings
 
 HELP = "sensitivity, language-specificity, correlation of languages, pruning"
 WHAT = {
@@ -19,7 +23,11 @@ WHAT = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, shown beside each other")
     parser.add_argument(
@@ -40,12 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes what is asked for and prints where it is."""
+    """Makes what is asked for and prints where it is.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     from mnmt_ds.distributed import is_main, job
 
     together = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
     with job() if together else nullcontext():
-        numbers, output = _made(args)
+        numbers, output = _analyse(args)
         if is_main():
             for line in _lines(args.what, numbers):
                 print(line)
@@ -53,15 +68,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _made(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+def _analyse(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The numbers of the analysis, by run, and the directory that they were written to."""
     from mnmt_ds.analysis import analyses
     from mnmt_ds.distributed import on_main_first
 
     settings = _settings(args)
     runs, output = list(dict.fromkeys(args.runs)), args.output or args.runs[0] / "analysis"
     if args.what == "sensitivity":
-        for one in runs:
-            analyses.measure_sensitivities(one, args.checkpoint, args.task, args.data, settings)
+        for run in runs:
+            analyses.measure_sensitivities(run, args.checkpoint, args.task, args.data, settings)
         return on_main_first(analyses.compare_distributions, runs, args.checkpoint, args.task, output), output
     if args.what == "prune":
         from mnmt_ds.decoding.beam_search import SearchSettings
@@ -77,11 +93,12 @@ def _made(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             analyses.correlate_languages, runs, args.checkpoint, args.task, output, settings.top
         ), output
     return {
-        one.name: on_main_first(analyses.measure_specificities, one, args.checkpoint, args.task, output) for one in runs
+        run.name: on_main_first(analyses.measure_specificities, run, args.checkpoint, args.task, output) for run in runs
     }, output
 
 
-def _settings(args: argparse.Namespace) -> Any:
+def _settings(args: argparse.Namespace) -> "AnalysisSettings":
+    """The analysis settings that the arguments ask for; UserError where one is out of range."""
     from mnmt_ds.analysis.analyses import AnalysisSettings
     from mnmt_ds.errors import UserError
 
@@ -100,6 +117,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
 
 def _lines(what: str, numbers: dict[str, Any]) -> list[str]:
+    """The numbers of an analysis, a line a run."""
     if what == "sensitivity":
         return [
             f"{name:20} standard deviation {row['deviation']:.3e}, mean {row['mean']:.3e}"

@@ -13,7 +13,11 @@ HELP = "table and offline HTML page about several runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories; the first is the baseline")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--checkpoint", default="best", help="whose evaluation is shown (default: %(default)s)")
@@ -27,7 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes compare.html, compare.md, runs.csv and pairs.csv, and prints the table."""
+    """Writes compare.html, compare.md, runs.csv and pairs.csv, and prints the table.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     from mnmt_ds.evaluation.scores import ScoreSettings
     from mnmt_ds.reporting import comparison, frontier
     from mnmt_ds.reporting.gallery import pictures
@@ -36,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.reporting.tables import compare_groups
 
     settings = ScoreSettings(samples=args.samples)
-    directories = [place for run in dict.fromkeys(args.runs) for place in student_directories(run)]
+    directories = [directory for run in dict.fromkeys(args.runs) for directory in student_directories(run)]
     runs = read_runs(directories, args.checkpoint, args.split)
     limits = {"high": args.high, "very_low": args.very_low}
     if any(limit is not None for limit in limits.values()):
@@ -62,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV file whose columns are all keys of the rows."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="")

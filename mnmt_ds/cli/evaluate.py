@@ -10,7 +10,11 @@ HELP = "BLEU and chrF of a run, per language pair, also against another run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     from mnmt_ds.evaluation.scores import TOKENIZERS, ScoreSettings
 
     default = ScoreSettings()
@@ -36,18 +40,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates the run, or each of its students."""
+    """Evaluates the run, or each of its students.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     from mnmt_ds.reporting.runs import student_directories
 
-    rivals = student_directories(args.against) if args.against is not None else [None]
+    others = student_directories(args.against) if args.against is not None else [None]
     for number, directory in enumerate(student_directories(args.directory)):
-        rival = rivals[number] if number < len(rivals) else rivals[0]
-        evaluate_one(argparse.Namespace(**{**vars(args), "directory": directory, "against": rival}))
+        other = others[number] if number < len(others) else others[0]
+        evaluate_model(argparse.Namespace(**{**vars(args), "directory": directory, "against": other}))
     return 0
 
 
-def evaluate_one(args: argparse.Namespace) -> None:
-    """Evaluates a model, writes evaluation/ beside it and prints a table."""
+def evaluate_model(args: argparse.Namespace) -> None:
+    """Evaluates a model, writes evaluation/ beside it and prints a table.
+
+    Args:
+        args: the parsed arguments; ``directory`` is a run of one student.
+
+    Raises:
+        UserError: when there is no such run, checkpoint or corpus.
+    """
     from mnmt_ds.data.worker_pool import Progress
     from mnmt_ds.evaluation import report as reports
     from mnmt_ds.evaluation.scores import ScoreSettings
@@ -59,7 +77,7 @@ def evaluate_one(args: argparse.Namespace) -> None:
     )  # fmt: skip
     directory = _checkpoint(args.directory, args.checkpoint)
     if args.against is not None:
-        _checkpoint_report(args)
+        _check_other_report(args)
     translator = open_model(args, directory, args.data)
     corpus = reports.open_evaluation_corpus(args.directory, args.data, translator)
     pairs = args.pairs.split(",") if args.pairs else list(translator.description["pairs"])
@@ -82,7 +100,15 @@ def evaluate_one(args: argparse.Namespace) -> None:
 
 
 def table(report: dict[str, Any], path: Path) -> str:
-    """The report for a terminal."""
+    """Formats a report for a terminal.
+
+    Args:
+        report: what ``evaluate`` of ``mnmt_ds.evaluation.report`` made.
+        path: the report's file.
+
+    Returns:
+        Lines: a table of the pairs, signatures, speed, and where the report is.
+    """
     against = report.get("against", {}).get("bleu", {})
     head = f"{'pair':<12}{'train':>10}{'sentences':>11}{'BLEU':>8}{'chrF':>8}"
     lines = [head + (f"   BLEU - {report['against']['run']}" if against else "")]
@@ -107,23 +133,31 @@ def table(report: dict[str, Any], path: Path) -> str:
 
 
 def difference_text(row: dict[str, float]) -> str:
-    """A difference with its interval and p: ``+1.23 [0.40, 2.01] p=0.003``."""
+    """Formats a difference with its interval and p: ``+1.23 [0.40, 2.01] p=0.003``.
+
+    Args:
+        row: delta, low, high and p of a paired bootstrap.
+
+    Returns:
+        The text.
+    """
     return f"{row['delta']:+.2f} [{row['low']:.2f}, {row['high']:.2f}] p={row['p']:.3f}"
 
 
 def _checkpoint(run: Path, name: str) -> Path:
+    """The model directory of a run's checkpoint; UserError where there is none."""
     from mnmt_ds.errors import UserError
 
     if not run.is_dir():
         raise UserError(f"{run}: no such run; give the directory that the recipe names")
     if not (run / name / "model.json").exists():
-        found = sorted(path.parent.name for path in run.glob("*/model.json"))
-        raise UserError(f"{run / name}: no such checkpoint; this run has {', '.join(found) or 'none yet'}")
+        existing = sorted(path.parent.name for path in run.glob("*/model.json"))
+        raise UserError(f"{run / name}: no such checkpoint; this run has {', '.join(existing) or 'none yet'}")
     return run / name
 
 
-def _checkpoint_report(args: argparse.Namespace) -> None:
-    """The other run must be evaluated before anything is translated here."""
+def _check_other_report(args: argparse.Namespace) -> None:
+    """UserError where the other run is not evaluated yet: before anything is translated here."""
     from mnmt_ds.errors import UserError
     from mnmt_ds.evaluation.report import report_path
 

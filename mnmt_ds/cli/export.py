@@ -12,7 +12,11 @@ HELP = "write a model for transformers (M2M100) or CTranslate2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument("out", type=Path, help="directory to write")
     parser.add_argument(
@@ -22,7 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports; says what was written and how it is used."""
+    """Writes the model in another toolkit's form, and prints how it is used.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: when the directory is not empty, or the model cannot be written exactly.
+    """
     from mnmt_ds.decoding.loading import open_translator
     from mnmt_ds.errors import UserError
     from mnmt_ds.files import publish_directory
@@ -45,7 +59,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_transformers(translator: "Translator", pair: str, out: Path) -> list[str]:
-    """config.json, generation_config.json, model.safetensors and, where it is exact, the tokenizer; returns notes."""
+    """Writes a transformers M2M100 directory: configurations, weights and, where it is exact, the tokenizer.
+
+    Args:
+        translator: the model with its tokenizer.
+        pair: pair whose tags become the defaults.
+        out: directory to write to.
+
+    Returns:
+        Notes for the user.
+    """
     from safetensors.torch import save_file
 
     from mnmt_ds.decoding.hf_tokenizer import write_tokenizer
@@ -71,7 +94,19 @@ def write_transformers(translator: "Translator", pair: str, out: Path) -> list[s
 
 
 def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[str]:
-    """A CTranslate2 model; its tokens are the tokenizer's pieces and tags."""
+    """Writes a CTranslate2 model; its tokens are the tokenizer's pieces and tags.
+
+    Args:
+        translator: the model with its tokenizer.
+        pair: pair whose target tag is the decoder's start.
+        out: directory to write to.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        UserError: when two tokens have the same text.
+    """
     from mnmt_ds.errors import UserError
     from mnmt_ds.models.export import save_ctranslate2
 
@@ -87,7 +122,15 @@ def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[st
 
 
 def as_transformers(translator: "Translator", pair: str) -> Any:
-    """The model as a transformers object."""
+    """Makes a transformers object of the model.
+
+    Args:
+        translator: the model with its tokenizer.
+        pair: pair whose target tag is the decoder's start.
+
+    Returns:
+        An M2M100ForConditionalGeneration.
+    """
     from transformers import M2M100Config, M2M100ForConditionalGeneration
 
     from mnmt_ds.models.export import m2m100_config, to_m2m100
@@ -119,8 +162,8 @@ def _samples(translator: "Translator", pair: str) -> list[str]:
         "▁",
         "\u200bx",
     ]
-    for home in (translator.directory.absolute().parent, translator.directory.absolute().parent.parent):
-        directory = data_directory(home)
+    for run in (translator.directory.absolute().parent, translator.directory.absolute().parent.parent):
+        directory = data_directory(run)
         if directory is not None:
             try:
                 texts += [line for side in Corpus.open(directory).split(pair, "dev").text() for line in side[:500]]
@@ -131,6 +174,7 @@ def _samples(translator: "Translator", pair: str) -> list[str]:
 
 
 def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) -> str:
+    """The text of the README.md beside the model."""
     tokenizer, frame = translator.tokenizer, translator.frame(pair)
     prefix, suffix = ([tokenizer.piece(i) for i in ids] for ids in (frame.source_prefix, frame.source_suffix))
     shown = " ".join([*prefix, "PIECES", *suffix])

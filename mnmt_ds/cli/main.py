@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mnmt_ds import __version__, log
 from mnmt_ds.errors import UserError
@@ -52,22 +53,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = make_parser(next((word for word in words if not word.startswith("-")), ""))
-    args, rest = parser.parse_known_args(words)
-    if hasattr(args, "overrides"):  # argparse takes a list of positionals only where they stand together
-        args.overrides += [word for word in rest if "=" in word and not word.startswith("-")]
-        rest = [word for word in rest if word not in args.overrides]
-    if rest:
-        parser.error(f"unknown arguments: {' '.join(rest)}")
-    log.set_up(args.log_level)
+    command = next((word for word in words if not word.startswith("-")), "")
+    parser = make_parser(command)
     try:
+        args, rest = parser.parse_known_args(words)
+        if rest := _take_late_words(args, rest):
+            parser.error(f"unknown arguments: {' '.join(rest)}")
+        log.set_up(args.log_level)
         return int(args.run(args))
     except UserError as error:
-        print(f"mnmt-ds {args.command}: {error}", file=sys.stderr)
+        print(f"mnmt-ds {command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _take_late_words(args: argparse.Namespace, words: list[str]) -> list[str]:
+    """Adds overrides and files that stand behind options, which argparse leaves over; gives what is still left."""
+    late = [word for word in words if not word.startswith("-")]
+    if hasattr(args, "overrides"):
+        late = [word for word in late if "=" in word]
+        args.overrides += late
+    elif hasattr(args, "files"):
+        args.files += [Path(word) for word in late]
+    else:
+        return words
+    return [word for word in words if word not in late]
 
 
 if __name__ == "__main__":

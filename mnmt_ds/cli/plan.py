@@ -8,6 +8,11 @@ HELP = "say what a recipe will need: memory, layouts that fit, passes, hours"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("recipe", type=Path, help="YAML recipe; its corpus must be prepared")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument(
@@ -21,7 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the plan."""
+    """Prints the plan.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     from mnmt_ds.engine.recipe import load_recipe
     from mnmt_ds.planning import report
     from mnmt_ds.planning.layouts import fitting_layouts

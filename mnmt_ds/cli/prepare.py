@@ -7,7 +7,11 @@ HELP = "read, clean, split, tokenise and binarise the text that a recipe names"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("--processes", type=int, help="worker processes (default: one for each processor)")
@@ -15,7 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares; returns the exit code."""
+    """Prepares the recipe's corpus.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     from mnmt_ds.data.prepare import prepare
     from mnmt_ds.engine.recipe import load_recipe
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnmt_ds.cli.printing import PrintAction
+
 if TYPE_CHECKING:
     from mnmt_ds.study.plan import Study, StudyEntry
 
@@ -23,8 +25,12 @@ HELP = "train, evaluate and tabulate a grid of methods, seeds and settings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("study", type=Path, nargs="?", help="YAML file of the study")
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
+    parser.add_argument("study", type=Path, help="YAML file of the study")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="recipe settings for all runs, after the rows'")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--max-epochs", type=int, metavar="N", help="the cap of every row, instead of the study's")
@@ -36,26 +42,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the grid with the state of every run, do nothing")
     parser.add_argument("--report", action="store_true", help="train nothing; tables of what is complete")
     parser.add_argument(
-        "--help-study", action="store_true", help="print all settings of a study with their meanings as YAML, and stop"
-    )
+        "--help-study", action=PrintAction, make=_help_study, nargs="?", const="", metavar="SECTION",
+        help="print all settings of a study with their meanings as YAML, or those of a section, and stop",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the study; 0 where all is complete, 1 where a run failed."""
-    from mnmt_ds.config.help_text import help_yaml
+    """Runs the study; 0 where all is complete, 1 where a run failed.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     from mnmt_ds.errors import UserError
     from mnmt_ds.files import lock
     from mnmt_ds.study import run_state
     from mnmt_ds.study.plan import read_study
     from mnmt_ds.study.report import missing_runs, write_report
     from mnmt_ds.study.scheduler import is_complete, run_all
-    from mnmt_ds.study.settings import StudySettings
 
-    if args.help_study:
-        print(help_yaml(StudySettings, what="study"), end="")
-        return 0
-    if args.study is None:
-        raise UserError("no study; give the path of its YAML file, or see --help-study")
     if args.jobs < 1:
         raise UserError("--jobs: at least 1")
     study = read_study(args.study, _study_overrides(args), args.overrides)
@@ -77,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
             signal.signal(signal.SIGTERM, _stop)
             try:
                 _prepare(study, entries)
-                failed = run_all(study, entries, args.jobs, _say, _devices())
+                failed = run_all(study, entries, args.jobs, LOG.info, _devices())
             except KeyboardInterrupt:
-                _say("stopped; the same command goes on")
+                LOG.info("stopped; the same command goes on")
                 return 130
         written = write_report(study, failed)
         done = [entry for entry in study.entries if is_complete(study, entry)]
@@ -94,8 +101,28 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _help_study(section: str) -> str:
+    """The YAML of a section of a study; of the whole where none is named."""
+    from mnmt_ds.config.help_text import help_yaml
+    from mnmt_ds.study.settings import StudySettings
+
+    return help_yaml(StudySettings, section, what="study")
+
+
 def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] | None) -> "list[StudyEntry]":
-    """The entries of these rows and settings, and those that they need; UserError where a name is none of them."""
+    """Picks the entries of some rows and settings, and those that they need.
+
+    Args:
+        study: the study.
+        rows: names of rows; None: all.
+        settings: names of the study's settings; None: all.
+
+    Returns:
+        Entries, in the study's order.
+
+    Raises:
+        UserError: when a name is not the study's.
+    """
     from mnmt_ds.errors import UserError
 
     for what, names, known in (("row", rows, study.settings.rows), ("setting", settings, study.settings.settings)):
@@ -113,7 +140,15 @@ def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] |
 
 
 def grid(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
-    """The grid with the state of every run, for people."""
+    """Formats the grid with the state of every run.
+
+    Args:
+        study: the study.
+        entries: the entries to show.
+
+    Returns:
+        Lines.
+    """
     from mnmt_ds.errors import UserError
     from mnmt_ds.study import run_state
     from mnmt_ds.study.scheduler import is_complete, train_command
@@ -121,14 +156,14 @@ def grid(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
     lines = []
     for entry in entries:
         done = sum(run_state.is_trained(job) for job in entry.jobs)
-        here = "complete" if is_complete(study, entry) else f"{done} of {len(entry.jobs)} trained" if done else "to do"
+        state = "complete" if is_complete(study, entry) else f"{done} of {len(entry.jobs)} trained" if done else "to do"
         try:
             for job in entry.jobs:
                 if not run_state.is_trained(job):
                     run_state.check_same_run(job)
         except UserError as error:
-            here = f"refused: {error}"
-        lines.append(f"{entry.name}: {here}")
+            state = f"refused: {error}"
+        lines.append(f"{entry.name}: {state}")
         if len(entry.jobs) > 1:
             lines.append(f"    {len(entry.jobs)} runs, one a pair; the first:")
         lines += [f"    needs {need}" for need in entry.needs]
@@ -138,16 +173,17 @@ def grid(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
 
 
 def _study_overrides(args: argparse.Namespace) -> list[str]:
-    found = []
+    """The arguments that replace keys of the study, as overrides."""
+    overrides = []
     if args.max_epochs is not None:
-        found.append(f"cap.max_epochs={args.max_epochs}")
+        overrides.append(f"cap.max_epochs={args.max_epochs}")
     if args.max_updates is not None:
-        found.append(f"cap.max_steps={args.max_updates}")
+        overrides.append(f"cap.max_steps={args.max_updates}")
     if args.seeds:
-        found.append(f"seeds=[{args.seeds}]")
+        overrides.append(f"seeds=[{args.seeds}]")
     if args.directory is not None:
-        found.append(f"directory={args.directory}")
-    return found
+        overrides.append(f"directory={args.directory}")
+    return overrides
 
 
 def _prepare(study: "Study", entries: "Sequence[StudyEntry]") -> None:
@@ -169,19 +205,28 @@ def _prepare(study: "Study", entries: "Sequence[StudyEntry]") -> None:
 def closing(
     study: "Study", entries: "Sequence[StudyEntry]", done: "Sequence[StudyEntry]", report: Path
 ) -> list[list[str]]:
-    """The closing commands whose time has come: all that they name is done, and of the chosen entries some.
+    """Picks the closing commands that can be run: all runs that they name are done, and some of them were chosen.
 
     One that names no run waits for the whole study.
+
+    Args:
+        study: the study.
+        entries: the chosen entries.
+        done: all entries that are complete.
+        report: the report's directory.
+
+    Returns:
+        Words of ``mnmt-ds`` commands.
     """
     from mnmt_ds.study.plan import closing_command
 
-    there, chosen_now = ({entry.directory for entry in some} for some in (done, entries))
-    found = []
+    complete, selected = ({entry.directory for entry in group} for group in (done, entries))
+    commands = []
     for text in study.settings.after:
         words, runs = closing_command(study.settings, text, str(report))
-        if there.issuperset(runs) and chosen_now & set(runs) if runs else len(done) == len(study.entries):
-            found.append(words)
-    return found
+        if complete.issuperset(runs) and selected & set(runs) if runs else len(done) == len(study.entries):
+            commands.append(words)
+    return commands
 
 
 def _after(commands: Sequence[Sequence[str]]) -> dict[Path, str]:
@@ -190,11 +235,11 @@ def _after(commands: Sequence[Sequence[str]]) -> dict[Path, str]:
 
     failed = {}
     for command, *words in commands:
-        _say(f"mnmt-ds {shlex.join([command, *words])}")
+        LOG.info("mnmt-ds %s", shlex.join([command, *words]))
         code = subprocess.run([*cli_command(command), *words], check=False).returncode
         if code:
             failed[Path(command)] = f"exit code {code}"
-            _say(f"mnmt-ds {command}: failed with exit code {code}")
+            LOG.error("mnmt-ds %s: failed with exit code %d", command, code)
     return failed
 
 
@@ -203,18 +248,23 @@ def _devices() -> list[str]:
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         return []
     code = "import torch; print(torch.cuda.device_count())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
-    return device_names(int(found) if found.isdigit() else 0, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    count = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+    return device_names(int(count) if count.isdigit() else 0, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
 
 def device_names(count: int, visible: str) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls the ``count`` GPUs that are seen, of the value that it has here."""
+    """Names GPUs as CUDA_VISIBLE_DEVICES does.
+
+    Args:
+        count: how many this process sees.
+        visible: the variable's value here; empty: not set.
+
+    Returns:
+        A name for each.
+    """
     return [name.strip() for name in visible.split(",")][:count] if visible else [str(n) for n in range(count)]
 
 
 def _stop(number: int, frame: object) -> None:
+    """SIGTERM as Ctrl-C."""
     raise KeyboardInterrupt
-
-
-def _say(line: str) -> None:
-    LOG.info(line)

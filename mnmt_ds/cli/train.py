@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from mnmt_ds.cli.printing import PrintAction
+
 HELP = "train a model as a recipe says"
 
 
@@ -13,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    parser.add_argument("recipe", type=Path, nargs="?", help="YAML recipe")
+    parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest good checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
@@ -21,11 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dump-config", action="store_true", help="print the recipe with every value as it is used, and stop"
     )
     parser.add_argument(
-        "--help-config", nargs="?", const="", metavar="SECTION",
+        "--help-config", action=PrintAction, make=_help_config, nargs="?", const="", metavar="SECTION",
         help="print all settings with their meanings as YAML, or those of a section (train, method.lssd, data.corpora),"
         " and stop",
     )  # fmt: skip
-    parser.add_argument("--json-schema", action="store_true", help="print a JSON schema of recipes, and stop")
+    parser.add_argument(
+        "--json-schema", action=PrintAction, make=_json_schema, nargs=0, help="print a JSON schema of recipes, and stop"
+    )
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
@@ -42,19 +46,8 @@ def run(args: argparse.Namespace) -> int:
         UserError: when the recipe, its data or this machine do not fit.
     """
     from mnmt_ds.config import dump
-    from mnmt_ds.config.help_text import help_yaml
-    from mnmt_ds.config.json_schema import json_schema
-    from mnmt_ds.engine.recipe import Recipe, load_recipe
-    from mnmt_ds.errors import UserError
+    from mnmt_ds.engine.recipe import load_recipe
 
-    if args.help_config is not None:
-        print(help_yaml(Recipe, args.help_config), end="")
-        return 0
-    if args.json_schema:
-        print(json_schema(Recipe), end="")
-        return 0
-    if args.recipe is None:
-        raise UserError("no recipe; give the path of a YAML recipe, or see --help-config")
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     recipe = load_recipe(args.recipe, args.overrides)
@@ -74,3 +67,19 @@ def run(args: argparse.Namespace) -> int:
             return 0
         train(recipe, args.resume)
     return 0
+
+
+def _help_config(section: str) -> str:
+    """The YAML of a section; of the whole recipe where none is named."""
+    from mnmt_ds.config.help_text import help_yaml
+    from mnmt_ds.engine.recipe import Recipe
+
+    return help_yaml(Recipe, section)
+
+
+def _json_schema(_: str) -> str:
+    """The JSON schema of recipes."""
+    from mnmt_ds.config.json_schema import json_schema
+    from mnmt_ds.engine.recipe import Recipe
+
+    return json_schema(Recipe)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from mnmt_ds import files
 from mnmt_ds.data.language_pairs import split_pair
@@ -26,7 +26,11 @@ SENTENCES_A_PROCESS = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument("files", type=Path, nargs="*", help="UTF-8 text, one sentence a line (default: standard input)")
     parser.add_argument("--pair", required=True, help="source-target, such as bs-en")
@@ -35,25 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--nbest", type=int, default=0, metavar="N", help="write N hypotheses as 'line ||| text ||| score'"
     )
     add_search_arguments(parser)
-    _allow_files_after_options(parser)
-
-
-def _allow_files_after_options(parser: argparse.ArgumentParser) -> None:
-    """Lets ``MODEL --pair bs-en FILE`` be read as a person means it."""
-    plain = parser.parse_known_args
-
-    def parse(*given: Any) -> Any:
-        parser.parse_known_args = plain  # type: ignore[method-assign]
-        try:
-            return parser.parse_known_intermixed_args(*given)
-        finally:
-            parser.parse_known_args = parse  # type: ignore[method-assign,assignment]
-
-    parser.parse_known_args = parse  # type: ignore[method-assign,assignment]
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of everything that decodes."""
+    """Adds the arguments of everything that decodes.
+
+    Args:
+        parser: the command's parser.
+    """
     from mnmt_ds.decoding.beam_search import SearchSettings
 
     default = SearchSettings()
@@ -71,7 +64,14 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Translates; returns the exit code."""
+    """Translates the files or standard input.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+    """
     from mnmt_ds.data.worker_pool import Progress
     from mnmt_ds.errors import UserError
 
@@ -93,7 +93,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def search_settings(args: argparse.Namespace) -> "SearchSettings":
-    """The search that the arguments ask for."""
+    """Makes the search settings that the arguments ask for.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UserError: when a number is too small.
+    """
     from mnmt_ds.decoding.beam_search import SearchSettings
     from mnmt_ds.errors import UserError
 
@@ -103,7 +113,19 @@ def search_settings(args: argparse.Namespace) -> "SearchSettings":
 
 
 def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | None = None) -> "Translator":
-    """The model that the arguments name, on their device."""
+    """Opens the model that the arguments name, on their device.
+
+    Args:
+        args: the parsed arguments.
+        path: model directory or run; None: ``args.model``.
+        data: prepared corpus with the tokenizer; None: as the run's recipe says.
+
+    Returns:
+        The model with its tokenizer.
+
+    Raises:
+        UserError: when there is no such model, or no GPU where one is asked for.
+    """
     import torch
 
     from mnmt_ds.decoding.loading import open_translator
@@ -117,7 +139,16 @@ def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | 
 
 
 def processes(args: argparse.Namespace, translator: "Translator", sentences: int) -> int:
-    """Worker processes: one on a GPU, else as asked, or one for every ``SENTENCES_A_PROCESS``, a processor each."""
+    """Chooses the number of worker processes.
+
+    Args:
+        args: the parsed arguments.
+        translator: the model.
+        sentences: how many are translated.
+
+    Returns:
+        1 on a GPU; else as asked, or one for every ``SENTENCES_A_PROCESS``, at most one a processor.
+    """
     if translator.model.embedding.weight.device.type != "cpu":
         return 1
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -128,16 +159,17 @@ def _translate(
     translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "SearchSettings",
     output: IO[bytes], progress: "Progress",
 ) -> int:  # fmt: skip
+    """Translates lines, whose first has number ``first``, into the output; how many were too long."""
     from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 
     longest = translator.model.settings.max_positions
     texts = [line[: 64 * longest] for line in lines]  # what lies beyond cannot fit, and encoding it would take long
     pieces = translator.tokenizer.encode_many(texts, split_pair(args.pair)[0])
-    found = translate_all(
+    results = translate_all(
         translator, {args.pair: pieces}, search, args.batch_tokens, processes(args, translator, len(lines)),
         progress.add,
     )[args.pair]  # fmt: skip
-    for number, hypotheses in enumerate(found, first):
+    for number, hypotheses in enumerate(results, first):
         if args.nbest:
             for hypothesis in hypotheses[: args.nbest]:
                 text = hypothesis_text(translator, hypothesis)
@@ -171,6 +203,7 @@ def _lines(files: list[Path]) -> Iterator[str]:
 
 
 def _decoded(file: IO[bytes], name: str) -> Iterator[str]:
+    """A file's lines as text, control characters as spaces."""
     import re
 
     from mnmt_ds.errors import UserError

@@ -7,14 +7,25 @@ HELP = "check a recipe and its text, write nothing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
     parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("--processes", type=int, help="worker processes (default: one for each processor)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the faults; 0 where there is none, else 2."""
+    """Prints all faults.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        0 where there is no fault, else 2.
+    """
     from mnmt_ds.data.validate import validate
     from mnmt_ds.engine.recipe import load_recipe
 

@@ -88,7 +88,8 @@ def _read(path: Path, where: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
         root = yaml.compose(text, Loader=YamlLoader)
         values = _build(root, path, (), where) if root is not None else {}
     except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or error.context_mark).line + 1 if (error.problem_mark or error.context_mark) else 1
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 1
         raise UserError(f"{path}:{line}: not valid YAML ({error.problem}); mend that line") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None

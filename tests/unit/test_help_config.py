@@ -63,6 +63,14 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(values)
 
 
+def printed_by(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Standard output of a command that prints and ends."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_printed_section_loads_to_the_defaults(section: str) -> None:
     printed = parse_yaml(help_yaml(Recipe, section))
@@ -71,8 +79,7 @@ def test_a_printed_section_loads_to_the_defaults(section: str) -> None:
 
 
 def test_the_whole_is_a_recipe_of_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--help-config"]) == 0
-    text = capsys.readouterr().out
+    text = printed_by(["train", "--help-config"], capsys)
     (tmp_path / "r.yaml").write_text(text)
     assert load(Recipe, tmp_path / "r.yaml") == recipe_of({})
     assert "PosixPath" not in text and "None" not in text and "()" not in text
@@ -83,8 +90,7 @@ def test_the_whole_is_a_recipe_of_defaults(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_commented_section_can_be_uncommented(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--help-config"]) == 0
-    blocks = capsys.readouterr().out.split("\n# ---- ")[1:]
+    blocks = printed_by(["train", "--help-config"], capsys).split("\n# ---- ")[1:]
     assert len(blocks) > 10
     for block in blocks:
         title, *lines = block.partition("\n\n")[0].splitlines()
@@ -93,8 +99,7 @@ def test_a_commented_section_can_be_uncommented(capsys: pytest.CaptureFixture[st
 
 
 def test_one_key_and_what_is_no_section(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--help-config", "train.max_tokens"]) == 0
-    text = capsys.readouterr().out
+    text = printed_by(["train", "--help-config", "train.max_tokens"], capsys)
     assert parse_yaml(text) == {"train": {"max_tokens": 4096}} and "# Padded tokens" in text
     with pytest.raises(UserError, match=r"--help-config trian: no such section; did you mean 'train'\?"):
         help_yaml(Recipe, "trian")
@@ -102,6 +107,10 @@ def test_one_key_and_what_is_no_section(capsys: pytest.CaptureFixture[str]) -> N
         help_yaml(Recipe, "method.lsd")
     with pytest.raises(UserError, match="name has no section inside"):
         help_yaml(Recipe, "name.x")
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed_by(["train", "--json-schema"], capsys) == json_schema(Recipe)
 
 
 def test_a_study_of_defaults_loads() -> None:

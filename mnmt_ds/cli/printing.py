@@ -1,0 +1,27 @@
+"""Options that print something and end, such as ``--help-config``; they need no other arguments."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class PrintAction(argparse.Action):
+    """An option that prints what a function makes of its value, and ends the program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, make: Callable[[str], str], **options: Any) -> None:
+        super().__init__(option_strings, dest, **options)
+        self.make = make
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Prints and ends.
+
+        Args:
+            parser: the command's parser.
+            namespace: the arguments so far.
+            values: the option's value; none: an empty list.
+            option: the option as it was written.
+        """
+        print(self.make(values or ""), end="")
+        parser.exit()

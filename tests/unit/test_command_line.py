@@ -1,0 +1,54 @@
+"""The command line: words in any order, errors in one line, the level of messages."""
+
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds import log
+from mnmt_ds.cli.main import COMMANDS, main, make_parser
+from mnmt_ds.config import parse_yaml
+
+RECIPE = "data: {pairs: [bs-en]}\n"
+
+
+def test_overrides_may_stand_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    words = ["train", "--dump-config", str(tmp_path / "r.yaml"), "train.lr=0.5", "--resume", "train.seed=3"]
+    assert main(words) == 0
+    train = parse_yaml(capsys.readouterr().out)["train"]
+    assert (train["lr"], train["seed"], train["gradient_accumulation_steps"]) == (0.5, 3, 1)
+
+
+def test_files_may_stand_behind_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["translate", "model", "--pair", "bs-en", str(tmp_path / "text")]) == 2
+    assert capsys.readouterr().err == (
+        f"mnmt-ds translate: {tmp_path / 'text'}: no such file; give text files, or nothing for standard input\n"
+    )
+
+
+def test_a_mistake_of_the_user_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tmp_path / "none.yaml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    for words in (["train", "r.yaml", "--nonsense"], ["nonsense"], ["train"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    assert len(make_parser(command).format_help()) > 200
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+
+
+def test_the_level_of_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(log.VARIABLE, "info")
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert main(["train", str(tmp_path / "r.yaml"), "--dump-config", "--log-level", "error"]) == 0
+    import os
+
+    assert os.environ[log.VARIABLE] == "error", "for the processes that the command starts"
+    monkeypatch.setenv(log.VARIABLE, "info")
+    log.set_up()
