@@ -1,6 +1,7 @@
 """What flows from data to loss: a batch of ONE language pair, and what teachers add to it.
 
-Shape letters: B sentences, S source positions, T target positions.
+Letters: B sentences (rows of ``source_BS`` and ``decoder_BT`` are K * B with K passes), S source positions, T target
+positions.
 """
 
 from collections.abc import Mapping
@@ -37,21 +38,21 @@ class Batch(NamedTuple):
     gold_weight: float = 1.0
     """Weight of the cross-entropy with gold (Pareto-MD: 1 - alpha)."""
     teachers: Mapping[str, Teacher] = {}
-    """What teachers say of this batch, by the name under which it is reported; added by a method's ``teach``."""
+    """The teachers' states for this batch, by the name under which their term is reported; added by a method."""
     task: str = "translation"
-    """What the batch is for; a batch serves one task."""
+    """What the batch is for, such as translation; a batch serves one task."""
     encoder_target_BS: Tensor | None = None
     """int64, gold tokens that the encoder is to predict, PAD where nothing counts; None where it predicts nothing."""
     task_divisor: int = 0
     """Gold tokens of the whole update in batches of this task; 0: all batches are."""
     update: int = 0
     """The update that this batch is part of, from 1; 0 outside training."""
-    place: int = 0
-    """Its number among this rank's micro-batches of that update."""
+    micro_batch: int = 0
+    """Its number among this rank's micro-batches of that update, from 0."""
     passes: int = 1
     """K: source and decoder input hold K copies of the rows, one after another; all else stands once."""
     shared_memory: bool = False
-    """All passes' decoders look at the first pass's encoder states (a fault of paper 3's released code)."""
+    """All passes' decoders look at the first pass's encoder states (a fault of intra-distillation's released code)."""
     divergence_weight: float = 0.0
     """Weight of the K passes' X-divergence."""
 
@@ -65,7 +66,15 @@ class Slot(NamedTuple):
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device (asynchronous where pinned)."""
+    """Copies a batch's tensors to a device; asynchronously where they are in pinned memory.
+
+    Args:
+        batch: the batch; teachers' states stay where they are.
+        device: where the tensors are to be.
+
+    Returns:
+        A new batch; what is on the device already is shared with the old one.
+    """
     tensors = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
     moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
     return batch._replace(**moved)

@@ -107,7 +107,7 @@ class _PrecomputedGradients(torch.autograd.Function):
         In place unless the graph is kept for another backward; on a CPU, where a look at it is free, not times 1.
         """
         is_one = scale.device.type == "cpu" and float(scale) == 1
-        keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()
+        keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # declared in private_apis.py
         dhidden, dprojection = (
             None
             if gradient is None

@@ -199,5 +199,5 @@ def _product(hidden_RX: Tensor, weights_VX: Tensor, name: str, workspace: Worksp
 def _softmax_(z_XV: Tensor) -> Tensor:
     """Softmax in place; returns log-sum-exp: the largest probability, 1 / sum exp(z - max), cannot underflow."""
     max_X = z_XV.amax(-1)
-    torch._softmax(z_XV, -1, False, out=z_XV)
+    torch.softmax(z_XV, -1, out=z_XV)
     return max_X - z_XV.amax(-1).log()

@@ -76,7 +76,7 @@ class Update(NamedTuple):
         Returns:
             The micro-batch.
         """
-        return to_device(self.micro_batches[index], device)._replace(update=self.number, place=index)
+        return to_device(self.micro_batches[index], device)._replace(update=self.number, micro_batch=index)
 
 
 class MethodEvalStates(Protocol):

@@ -119,6 +119,6 @@ class PrecomputedEvalStates:
         Returns:
             Decoder states (B, T, D) and projection (V, D).
         """
-        states = self._states[batch.place]
+        states = self._states[batch.micro_batch]
         assert states is not None
         return states

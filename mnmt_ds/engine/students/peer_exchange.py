@@ -123,10 +123,10 @@ class PeerExchange:
         Returns:
             Decoder states (B, T, E) and projection (V, E), by name.
         """
-        self._wait_for_states(batch.place)
+        self._wait_for_states(batch.micro_batch)
         states = {}
         for name in names:
-            hidden_BTE = self._states[name, batch.place]
+            hidden_BTE = self._states[name, batch.micro_batch]
             assert hidden_BTE is not None
             states[name] = hidden_BTE.to(self.peer_group.layout.device), self._projections[name]
         return states
