@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
@@ -191,3 +191,54 @@ def _pair_forms(messages: list[T], forms: list[T]) -> list[tuple[T, T]]:
     if len(messages) == 1:
         return [(messages[0], forms[0])]
     return [(messages[-1], forms[0])] if len(forms) == 1 else [(messages[0], forms[0]), (messages[-1], forms[-1])]
+
+
+def example_po(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    _example_catalog().save(str(folder / "tool.po"))
+    return {"path": str(folder / "tool.po")}
+
+
+def example_mo(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    _example_catalog().save_as_mofile(str(folder / "tool.mo"))
+    return {"path": str(folder / "tool.mo")}
+
+
+def example_system(folder: Path) -> dict[str, Any]:
+    """Writes a minimal catalog of the system, fr-en, for ``data.catalogs``.
+
+    Args:
+        folder: an empty directory, which ``data.catalogs`` names.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out: none.
+    """
+    (folder / "fr" / "LC_MESSAGES").mkdir(parents=True)
+    example_mo(folder / "fr" / "LC_MESSAGES")
+    return {}
+
+
+def _example_catalog() -> Any:
+    """A catalog of French with two messages."""
+    import polib
+
+    catalog = polib.POFile()
+    catalog.metadata = {"Content-Type": "text/plain; charset=UTF-8"}
+    for message, translation in (("a cat", "un chat"), ("two cats", "deux chats")):
+        catalog.append(polib.POEntry(msgid=message, msgstr=translation))
+    return catalog

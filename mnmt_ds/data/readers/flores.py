@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mnmt_ds.data.readers import moses
 from mnmt_ds.data.readers.corpus_part import ReadRequest
@@ -68,3 +69,18 @@ def _common_code(code: str) -> str:
         {"arb": "ar", "zho": "zh", "ekk": "et", "lvs": "lv", "swh": "sw", "khk": "mn"}.get(code)
         or aliases.get(code, code)
     )
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    (folder / "dev").mkdir()
+    (folder / "dev" / "fra_Latn.dev").write_text("un chat\ndeux chats\n", encoding="utf-8")
+    (folder / "dev" / "eng_Latn.dev").write_text("a cat\ntwo cats\n", encoding="utf-8")
+    return {"path": str(folder), "split": "dev"}

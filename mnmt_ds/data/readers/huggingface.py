@@ -1,6 +1,7 @@
 """Hugging Face datasets that were saved to disk: a ``translation`` column, or one column a language."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
@@ -55,3 +56,19 @@ def read(request: ReadRequest) -> Iterator[Row]:
         for source_text, target_text in rows:
             number += 1
             yield number, source_text or "", target_text or "", None
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    from datasets import Dataset
+
+    rows = [{"fr": "un chat", "en": "a cat"}, {"fr": "deux chats", "en": "two cats"}]
+    Dataset.from_list(rows).save_to_disk(str(folder / "text"))
+    return {"path": str(folder / "text")}

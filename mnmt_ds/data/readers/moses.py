@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import read_lines
@@ -33,3 +35,17 @@ def read(request: ReadRequest) -> Iterator[Row]:
                 " line i of the other"
             )
         yield number, source, target, None  # type: ignore[misc]
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    (folder / "text.fr").write_text("un chat\ndeux chats\n", encoding="utf-8")
+    (folder / "text.en").write_text("a cat\ntwo cats\n", encoding="utf-8")
+    return {"path": str(folder / "text.{source}"), "target_path": str(folder / "text.{target}")}

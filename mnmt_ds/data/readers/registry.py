@@ -22,7 +22,8 @@ keys that a format needs, and the parts of a pair's text all come from ``READERS
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from mnmt_ds.data.readers import catalog, cldr, flores, huggingface, moses, plain_text, ted, tmx, tsv
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
@@ -38,6 +39,18 @@ def as_requested(request: ReadRequest) -> list[ReadRequest]:
         The request alone.
     """
     return [request]
+
+
+def no_example_files(folder: Path) -> dict[str, Any]:
+    """Declares a format whose text comes from no file.
+
+    Args:
+        folder: not used.
+
+    Returns:
+        Keys of the recipe's entry: none.
+    """
+    return {}
 
 
 class ReaderEntry(NamedTuple):
@@ -59,20 +72,43 @@ class ReaderEntry(NamedTuple):
     """Text of user interfaces: cleaning strips accelerator marks and context prefixes."""
     tolerant: bool = False
     """Files that the user did not choose: what is wrong with them is counted, and no error."""
+    example: Callable[[Path], dict[str, Any]] = no_example_files
+    """Writes two or more rows of fr-en into an empty directory; returns the keys of the recipe's entry."""
 
 
 READERS: dict[str, ReaderEntry] = {
-    "moses": ReaderEntry(moses.read, "two files of aligned lines", needs=("path", "target_path")),
-    "tsv": ReaderEntry(tsv.read, "two columns of a TSV file without header", accepts=("columns",)),
-    "tmx": ReaderEntry(tmx.read, "translation memory (XML)", accepts=("columns", "codes")),
-    "po": ReaderEntry(catalog.read_po, "gettext catalog, source", locate=catalog.with_key_language, catalog=True),
-    "mo": ReaderEntry(catalog.read_mo, "gettext catalog, compiled", locate=catalog.with_key_language, catalog=True),
-    "flores": ReaderEntry(flores.read, "FLORES-200 directory", accepts=("split", "codes"), locate=flores.locate),
-    "huggingface": ReaderEntry(
-        huggingface.read, "Hugging Face dataset saved on disk", accepts=("columns", "split", "codes")
+    "moses": ReaderEntry(
+        moses.read, "two files of aligned lines", needs=("path", "target_path"), example=moses.example
     ),
-    "ted": ReaderEntry(ted.read, "TED's all_talks TSV with a header", accepts=("columns", "codes")),
-    "text": ReaderEntry(plain_text.read, "plain text in one language, for ``monolingual``"),
+    "tsv": ReaderEntry(tsv.read, "two columns of a TSV file without header", accepts=("columns",), example=tsv.example),
+    "tmx": ReaderEntry(tmx.read, "translation memory (XML)", accepts=("columns", "codes"), example=tmx.example),
+    "po": ReaderEntry(
+        catalog.read_po,
+        "gettext catalog, source",
+        locate=catalog.with_key_language,
+        catalog=True,
+        example=catalog.example_po,
+    ),
+    "mo": ReaderEntry(
+        catalog.read_mo,
+        "gettext catalog, compiled",
+        locate=catalog.with_key_language,
+        catalog=True,
+        example=catalog.example_mo,
+    ),
+    "flores": ReaderEntry(
+        flores.read, "FLORES-200 directory", accepts=("split", "codes"), locate=flores.locate, example=flores.example
+    ),
+    "huggingface": ReaderEntry(
+        huggingface.read,
+        "Hugging Face dataset saved on disk",
+        accepts=("columns", "split", "codes"),
+        example=huggingface.example,
+    ),
+    "ted": ReaderEntry(
+        ted.read, "TED's all_talks TSV with a header", accepts=("columns", "codes"), example=ted.example
+    ),
+    "text": ReaderEntry(plain_text.read, "plain text in one language, for ``monolingual``", example=plain_text.example),
     "gettext": ReaderEntry(
         catalog.read_system,
         "the system's gettext catalogs",
@@ -81,6 +117,7 @@ READERS: dict[str, ReaderEntry] = {
         locate=catalog.locate_system,
         catalog=True,
         tolerant=True,
+        example=catalog.example_system,
     ),
     "cldr": ReaderEntry(cldr.read, "names, dates and amounts of Babel's CLDR data", needs=(), locate=cldr.locate),
 }

@@ -1,6 +1,8 @@
 """TED's all_talks TSV: a header that names a column a language, a line a sentence in all of them."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import read_lines
@@ -43,3 +45,17 @@ def read(request: ReadRequest) -> Iterator[Row]:
 
 def _is_absent(cell: bytes) -> bool:
     return cell.strip() in ABSENT
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    text = "talk_name\ten\tfr\nfirst\ta cat\tun chat\nfirst\ta dog\t__NULL__\nsecond\ttwo cats\tdeux chats\n"
+    (folder / "all_talks_train.tsv").write_text(text, encoding="utf-8")
+    return {"path": str(folder / "all_talks_train.tsv")}

@@ -1,6 +1,7 @@
 """TMX: translation units, read one at a time."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
@@ -63,3 +64,22 @@ def _variants(unit: Any, language: str) -> list[str]:
             texts_by_code.setdefault(variant_code, []).append("".join(segment.itertext()))
     regional = (texts for name, texts in sorted(texts_by_code.items()) if name.split("-")[0] == code)
     return texts_by_code.get(code) or next(regional, [])
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    units = (("un chat", "a cat"), ("deux chats", "two cats"))
+    lines = [
+        f'<tu><tuv xml:lang="fr"><seg>{source}</seg></tuv><tuv xml:lang="en"><seg>{target}</seg></tuv></tu>'
+        for source, target in units
+    ]
+    text = "\n".join(['<tmx version="1.4"><header/><body>', *lines, "</body></tmx>"])
+    (folder / "text.tmx").write_text(text, encoding="utf-8")
+    return {"path": str(folder / "text.tmx")}

@@ -1,6 +1,8 @@
 """TSV: two columns of a file without header and without quoting."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import read_lines
@@ -39,3 +41,16 @@ def _column_numbers(request: ReadRequest) -> tuple[int, int]:
     if not (isinstance(first, int) and isinstance(second, int) and min(first, second) > 0):
         raise UserError(f"data.corpora.{request.pair}: 'columns' of a TSV are two numbers from 1, such as [1, 2]")
     return first, second
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Writes a minimal example of the format, fr-en.
+
+    Args:
+        folder: an empty directory.
+
+    Returns:
+        Keys of the recipe's entry, ``format`` left out.
+    """
+    (folder / "text.tsv").write_text("1\tun chat\ta cat\n2\tdeux chats\ttwo cats\n", encoding="utf-8")
+    return {"path": str(folder / "text.tsv"), "columns": [2, 3]}
