@@ -64,6 +64,23 @@ def complete(outcome: Outcome, updates: int = UPDATES) -> None:
             assert not isinstance(value, float) or math.isfinite(value), f"{moment(record)}: {key} is {value}"
 
 
+def at_work(outcome: Outcome, plain: Sequence[Record]) -> None:
+    """Holds a run to other losses than those of the plain run: else the other checks would mean nothing.
+
+    Args:
+        outcome: the entry's run on one rank.
+        plain: lines of the plain run's metrics.jsonl.
+
+    Raises:
+        AssertionError: where all training losses are the same.
+    """
+    losses, plain_losses = (
+        [[value for key, value in record.items() if key.endswith(metric_keys.TRAIN_LOSS)] for record in records]
+        for records in (outcome.records, plain)
+    )
+    assert losses != plain_losses, "the example trains as plain translation does; choose settings under which it acts"
+
+
 def same_after_resume(whole: Path, resumed: Path) -> None:
     """Holds a run that went on from a checkpoint to the bits of the one that never stopped.
 

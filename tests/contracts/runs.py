@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
     failed: str = ""
     """The traceback of any other error."""
     empty: int = 0
-    """Micro-batches without a sentence in the first epoch, over all ranks."""
+    """Micro-batches without a sentence in the first epoch, over all ranks; counted on ``SPARSE``."""
 
 
 def train_entries(
@@ -141,7 +141,7 @@ def make_recipe(corpus: str, directory: str, sections: dict[str, Any], layout: L
         "model": {"dropout": 0.1, "encoder_layers": 1, "decoder_layers": 1},
         "validation": {"every": 4},
         "train": {
-            "max_steps": UPDATES, "lr": 4e-2, "warmup_steps": 2, "save_every": STOPPED_AT, "keep_checkpoints": 3,
+            "max_steps": UPDATES, "lr": 4e-2, "warmup_steps": 2, "save_every": STOPPED_AT, "keep_checkpoints": 20,
         },
     }  # fmt: skip
     for part in (sections, layout.sections or {}):
@@ -160,7 +160,7 @@ def _outcome(corpus: str, folder: str, entry: Entry, layout: Layout) -> Outcome:
     try:
         made = make_recipe(corpus, str(directory), sections_of(entry, f"{folder}/plain"), layout)
         run = train(made)
-        return Outcome(read_records(run / "metrics.jsonl"), empty=_empty_micro_batches(made))
+        return Outcome(read_records(run / "metrics.jsonl"), empty=_empty_micro_batches(made) if layout == SPARSE else 0)
     except UserError as error:
         return Outcome([], refused=str(error))
     except Exception:
@@ -169,9 +169,11 @@ def _outcome(corpus: str, folder: str, entry: Entry, layout: Layout) -> Outcome:
 
 def _empty_micro_batches(made: Any) -> int:
     """Slots of the first epoch's last update that hold nothing."""
-    from mnmt_ds.engine.build import open_corpus, open_streams
+    from mnmt_ds.engine.build import open_corpus, open_training_data
+    from mnmt_ds.engine.parallel.run_layout import plan_run_layout
 
-    plan = open_streams(made, open_corpus(made)[0], resume=True)[0].plan(0)
+    data = open_training_data(made, open_corpus(made)[0], plan_run_layout(made), resume=True)
+    plan = data[0].plan(0)
     return int(plan.updates * plan.batches_per_update - len(plan.pair))
 
 
@@ -193,5 +195,4 @@ def _copy_until(whole: Path, copied: Path) -> None:
     for path in checkpoint.complete(copied):
         if checkpoint.read_state(path)["update"] > STOPPED_AT:
             shutil.rmtree(path)
-    (first,) = checkpoint.complete(copied)
-    assert checkpoint.read_state(first)["update"] == STOPPED_AT
+    assert checkpoint.read_state(checkpoint.complete(copied)[0])["update"] == STOPPED_AT

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mnmt_ds.engine.recipe import students_of
-from mnmt_ds.methods import registry as methods
-from mnmt_ds.requirements import RunLayout, combined, refusals
-from mnmt_ds.samplers import registry as samplers
+from mnmt_ds.engine.parallel.run_layout import requirements_of, run_layout
+from mnmt_ds.requirements import refusals
+from mnmt_ds.tracking import read_records
 from tests.contracts import checks
 from tests.contracts.docs import sections_with
 from tests.contracts.entries import Entry, entries, sections_of
@@ -22,6 +21,7 @@ from tests.contracts.runs import (
     SPARSE_UPDATES,
     Layout,
     Outcome,
+    Record,
     directory_of,
     make_recipe,
     resume_entries,
@@ -49,6 +49,10 @@ class Runs:
             self._outcomes[layout.name] = dict(zip(self.selected, ranks[0], strict=True))
         return self._outcomes[layout.name][entry]
 
+    def plain(self) -> list[Record]:
+        """Lines of the plain run's metrics.jsonl, once some entry was trained."""
+        return read_records(Path(self.folder) / "plain" / "metrics.jsonl")
+
     def resumed(self, entry: Entry) -> tuple[Path, Path]:
         """Directories of an entry's run, and of the one that went on from a checkpoint of it."""
         complete = self.outcome(entry, ALONE)
@@ -63,18 +67,8 @@ class Runs:
 def reasons_against(entry: Entry, layout: Layout) -> list[str]:
     """The declared reasons why a layout does not carry an entry's example."""
     recipe = make_recipe("corpus", "run", sections_of(entry, "plain"), layout)
-    needs = [samplers.requirements(student.sampler) for _, student in students_of(recipe)]
-    asked = RunLayout(
-        ranks=layout.ranks,
-        zero_stage=layout.zero,
-        stages=recipe.pipeline.stages if recipe.pipeline is not None else None,
-        model_layers=9,
-        most_stages=4,
-        vocabulary_shards=recipe.tensor.vocabulary if recipe.tensor is not None else 1,
-        students=max(1, len(recipe.students)),
-        split=recipe.placement == "split",
-    )
-    return [str(refusal) for refusal in refusals(combined([methods.requirements(recipe.method), *needs]), asked)]
+    asked = run_layout(recipe, {"zero_optimization": {"stage": layout.zero}}, layout.ranks)
+    return [str(refusal) for refusal in refusals(requirements_of(recipe), asked)]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +76,15 @@ def runs(request: pytest.FixtureRequest, tiny_corpus: Path, tmp_path_factory: py
     """Runs of the entries whose tests were selected."""
     selected = {item.callspec.params.get("entry") for item in request.session.items if hasattr(item, "callspec")}
     return Runs(tiny_corpus, tmp_path_factory.mktemp("contracts"), [entry for entry in entries() if entry in selected])
+
+
+@every_entry
+def test_the_example_does_something(runs: Runs, entry: Entry) -> None:
+    """Its losses are not those of plain translation under fixed shares, but where it is that."""
+    outcome, sections = runs.outcome(entry, ALONE), sections_of(entry, "")
+    checks.complete(outcome)
+    if sections != {"method": {"name": "translation"}}:
+        checks.at_work(outcome, runs.plain())
 
 
 @every_entry
