@@ -1,4 +1,7 @@
-"""Teacher states that were prefetched and not yet used: a queue of futures for each request."""
+"""Teacher states that were prefetched and not yet used: a queue of futures for each request.
+
+Letters: B sentences, T target tokens, E width, V vocabulary.
+"""
 
 from collections import deque
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How teachers are kept and remembered; the same for every method that has frozen ones."""
+"""Settings of frozen teachers: where their weights and their cached states are; the same for every method."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,22 +14,25 @@ class TeacherSettings(Settings):
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Type in which weights are held on the CPU."""
     on_device: Literal["whole", "layers"] = "whole"
-    """whole: two teachers stand on a device in turn; layers: their layers pass through it one by one, for models of
-    which two would not fit beside the student. With layers nothing is remembered."""
+    """whole: two whole teachers are on a device at a time; layers: their layers pass through it one by one, for models
+    of which two would not fit beside the student. With layers nothing is cached."""
     weights_gib: float = 64.0
-    """CPU memory a rank may spend on its shards of teachers, in GiB; more go to files in ``disk``."""
+    """CPU memory a rank may use for its shards of teachers, in GiB; further shards go to files in ``disk``."""
     read: Literal["auto", "mapped"] = "auto"
-    """Such files are read past the page cache by DeepSpeed's asynchronous I/O where it builds (libaio), else mapped."""
+    """auto: such files are read past the page cache by DeepSpeed's asynchronous I/O where it builds (libaio); mapped:
+    through memory mappings."""
     cache: Literal["auto", "off", "ram", "disk"] = "auto"
-    """Remember teachers' decoder states: auto: of pairs that are gone through whole between two validations."""
+    """Caching of teachers' decoder states: auto: of the pairs whose training set is used at least once between two
+    validations, in memory and then on disk; off: none; ram, disk: of all pairs, in memory or on disk alone, as far as
+    they fit."""
     cache_dtype: Literal["half", "fp8"] = "half"
-    """Type of remembered states: float16, or 8 bits with a scale for each token."""
+    """Type of cached states. half: float16; fp8: 8 bits with a scale for each token."""
     memory_gib: float = 4.0
-    """CPU memory a rank may spend on remembered states, in GiB; along pipeline stages, a rank of the last one."""
+    """CPU memory a rank may use for cached states, in GiB; of a pipeline, a rank of the last stage."""
     disk: Path | None = None
     """Directory on each node's own disk for what memory does not hold; null: no disk."""
     disk_gib: float = 64.0
-    """Disk a rank may spend on remembered states, in GiB."""
+    """Disk space a rank may use for cached states, in GiB."""
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherSettings":

@@ -1,4 +1,4 @@
-"""Jobs beside the step: their order, no gradient, and that nothing runs after a failure."""
+"""Jobs of the background worker: their order, no gradient, and that none runs after a failure."""
 
 import threading
 
@@ -9,33 +9,33 @@ from mnmt_ds.teachers.background import BackgroundWorker
 
 
 def test_jobs_run_in_order_and_without_gradient():
-    beside, seen, weight = BackgroundWorker(torch.device("cpu")), [], torch.ones(1, requires_grad=True)
+    worker, seen, weight = BackgroundWorker(torch.device("cpu")), [], torch.ones(1, requires_grad=True)
 
     def job(number):
         seen.append(number)
         return weight * number
 
-    futures = [beside.submit(lambda n=n: job(n)) for n in range(20)]
-    values = [beside.result(f) for f in futures]
+    futures = [worker.submit(lambda n=n: job(n)) for n in range(20)]
+    values = [worker.result(f) for f in futures]
     assert seen == list(range(20))
     assert [v.item() for v in values] == seen and not any(v.requires_grad for v in values)
 
 
 def test_after_a_failure_no_job_runs():
-    beside, seen, gate = BackgroundWorker(torch.device("cpu")), [], threading.Event()
+    worker, seen, gate = BackgroundWorker(torch.device("cpu")), [], threading.Event()
 
     def fails():
         gate.wait()
         raise OSError("no space left")
 
-    first = beside.submit(fails)
-    queued = beside.submit(lambda: seen.append(1))
+    first = worker.submit(fails)
+    queued = worker.submit(lambda: seen.append(1))
     gate.set()
     for future in (queued, first):
         with pytest.raises(OSError, match="no space left"):
-            beside.result(future)
+            worker.result(future)
     with pytest.raises(OSError, match="no space left"):
-        beside.submit(lambda: seen.append(2))
+        worker.submit(lambda: seen.append(2))
     with pytest.raises(OSError, match="no space left"):
-        beside.wait_all()
+        worker.wait_all()
     assert seen == []

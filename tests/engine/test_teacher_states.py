@@ -1,4 +1,4 @@
-"""The sharded, prefetched, remembered teachers of real runs against whole teachers read from the runs' own files."""
+"""States that sharded, prefetched and cached teachers serve in real runs, against whole teachers of the files."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.tracking import read_records
 from tests.spawn import on_ranks
-from tests.tiny import PAIRS, recipe, zero
+from tests.tiny import recipe, zero
 
 
 class Case(NamedTuple):
@@ -36,7 +36,7 @@ CASES = {
 }
 
 
-def made(corpus: str, directory: str, case: Case, **train: Any) -> Any:
+def lssd_recipe(corpus: str, directory: str, case: Case, **train: Any) -> Any:
     return recipe(
         Path(corpus),
         Path(directory),
@@ -55,31 +55,31 @@ def train_and_compare(corpus: str, directory: str, cases: list[Case]) -> list[di
 def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
     from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
-    work = Training(made(corpus, directory, case), resume=False)
+    work = Training(lssd_recipe(corpus, directory, case), resume=False)
     pool = work.first.method.state["teachers"].pool
-    given, seen = pool.states, {"asked": 0, "versions": set(), "most": 0.0, "on_device": 0, "bytes": []}
+    serve, seen = pool.states, {"requests": 0, "versions": set(), "error": 0.0, "on_device": 0, "bytes": []}
 
-    def compared(version: int, batch: Any) -> tuple[Tensor, Tensor]:
-        hidden_BTE, projection_VE = given(version, batch)
+    def compared_states(version: int, batch: Any) -> tuple[Tensor, Tensor]:
+        hidden_BTE, projection_VE = serve(version, batch)
         whole = _whole(work, version, pool.teachers.shard_storage.dtype)
         with torch.no_grad():
-            wanted = whole(batch.source_BS, batch.decoder_BT).decoder_BTD
+            expected_BTE = whole(batch.source_BS, batch.decoder_BT).decoder_BTD
         assert torch.equal(projection_VE, whole.head.weight), "projection"
-        there = batch.target_BT != 1
+        filled_BT = batch.target_BT != 1
         if not isinstance(pool.server, StateCache):
-            assert torch.equal(hidden_BTE, wanted), f"states of teacher {version}"
+            assert torch.equal(hidden_BTE, expected_BTE), f"states of teacher {version}"
         else:
-            assert not hidden_BTE[~there].any()
-            assert torch.equal(hidden_BTE[there], _remembered(pool, whole, batch, case)[there])
-        error = (hidden_BTE - wanted)[there].norm() / wanted[there].norm()
-        seen["most"] = max(seen["most"], float(error))
-        seen["asked"] += 1
+            assert not hidden_BTE[~filled_BT].any()
+            assert torch.equal(hidden_BTE[filled_BT], _cached_states(pool, whole, batch, case)[filled_BT])
+        error = (hidden_BTE - expected_BTE)[filled_BT].norm() / expected_BTE[filled_BT].norm()
+        seen["error"] = max(seen["error"], float(error))
+        seen["requests"] += 1
         seen["versions"].add(version)
         on_device = sum(p.numel() for m in pool.models() for p in m.parameters())
         seen["on_device"] = max(seen["on_device"], on_device)
         return hidden_BTE, projection_VE
 
-    pool.states = compared
+    pool.states = compared_states
     with stopping() as stop:
         train_epochs(work, stop)
     bank = work.first.method.state["teachers"]
@@ -100,8 +100,8 @@ def _whole(work: Any, version: int, dtype: torch.dtype) -> Any:
     return model
 
 
-def _remembered(pool: Any, whole: Any, batch: Any, case: Case) -> Tensor:
-    """What the cache must give, made from scratch: each sentence's block computed, rounded, put together."""
+def _cached_states(pool: Any, whole: Any, batch: Any, case: Case) -> Tensor:
+    """What the cache must give: each sentence's block computed anew, encoded, decoded, put together."""
     from mnmt_ds.teachers.state_codec import decode, encode
 
     cache, pair = pool.server, batch.pair
@@ -121,20 +121,20 @@ def _remembered(pool: Any, whole: Any, batch: Any, case: Case) -> Tensor:
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_teachers_are_those_of_the_files(ranks: int, tiny_corpus: Path, tmp_path: Path) -> None:
-    found = on_ranks(ranks, train_and_compare, str(tiny_corpus), str(tmp_path), CASES[ranks])
+    results = on_ranks(ranks, train_and_compare, str(tiny_corpus), str(tmp_path), CASES[ranks])
     for number, case in enumerate(CASES[ranks]):
-        seen = [result[number] for result in found]
-        assert sum(s["asked"] for s in seen) > 10, case
+        seen = [result[number] for result in results]
+        assert sum(s["requests"] for s in seen) > 10, case
         assert len(set().union(*(s["versions"] for s in seen))) >= 2, case
         most = 1.7 if case.teachers == LAYERS else 2.0  # two embeddings; of two layers in each stack, one
         assert all(0 < s["on_device"] <= most * s["parameters"] for s in seen), case
         bound = {"off": 1e-9, "fp8": 0.05}.get(
             str(case.teachers.get("cache_dtype", case.teachers.get("cache", "off"))), 1e-3
         )
-        assert all(s["most"] <= bound for s in seen), (case, [s["most"] for s in seen])
+        assert all(s["error"] <= bound for s in seen), (case, [s["error"] for s in seen])
         for s in seen:
-            wanted = 2 * s["parameters"] * s["bytes"][1] / ranks
-            assert case.teachers.get("weights_gib") == 0.0 or s["bytes"][0] == pytest.approx(wanted, rel=0.05)
+            expected = 2 * s["parameters"] * s["bytes"][1] / ranks
+            assert case.teachers.get("weights_gib") == 0.0 or s["bytes"][0] == pytest.approx(expected, rel=0.05)
     curves = {
         number: [r["train/loss"] for r in read_records(tmp_path / str(number) / "metrics.jsonl") if "train/loss" in r]
         for number in range(len(CASES[ranks]))
@@ -146,14 +146,13 @@ def test_teachers_are_those_of_the_files(ranks: int, tiny_corpus: Path, tmp_path
         assert curve == pytest.approx(first, rel=rel), CASES[ranks][number]
 
 
-def test_layouts_agree_on_the_tiny_pairs(tmp_path: Path) -> None:
-    """The cut of three ranks holds every element once, the projection first."""
+def test_shards_hold_every_element_once(tmp_path: Path) -> None:
+    """The shards of 1, 3 and 7 ranks make up the model; the projection comes first."""
     from mnmt_ds.distributed import RankGroup
     from mnmt_ds.models.transformer import Transformer, initialise
     from mnmt_ds.teachers.shard_layout import buckets, extract_shard, fill_parameters, shard_layout
 
-    assert PAIRS
-    model = initialise(Transformer(made("c", str(tmp_path / "r"), Case(0, RAM)).model, 37))
+    model = initialise(Transformer(lssd_recipe("c", str(tmp_path / "r"), Case(0, RAM)).model, 37))
     named = dict(model.named_parameters())
     for ranks in (1, 3, 7):
         layout = shard_layout(model, model.head.weight, ranks)
