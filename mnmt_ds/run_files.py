@@ -9,6 +9,8 @@ RECIPE = "recipe.yaml"
 """The resolved recipe."""
 METRICS = "metrics.jsonl"
 """Every record, one JSON object a line."""
+LOCK = "lock"
+"""Locked by the process that trains."""
 
 
 def read_recipe(run: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.files import write_text
 from mnmt_ds.log import REPORT
+from mnmt_ds.run_files import METRICS
 
 LOG = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -49,7 +50,7 @@ class Tracker:
     """
 
     def __init__(self, run: Path, settings: TrackingSettings, main: bool, config: Record, name: str) -> None:
-        self.path = run / "metrics.jsonl"
+        self.path = run / METRICS
         self.main = main
         self.wandb: Any = None
         if main and settings.wandb != "off":

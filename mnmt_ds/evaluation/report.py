@@ -20,7 +20,7 @@ from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
 from mnmt_ds.files import write_json
-from mnmt_ds.run_files import data_directory
+from mnmt_ds.run_files import RECIPE, data_directory
 
 Texts = dict[str, list[str]]
 """Lines by language pair."""
@@ -56,7 +56,7 @@ def open_evaluation_corpus(run: Path, given: Path | None, translator: Translator
     """
     directory = given or data_directory(run)
     if directory is None:
-        raise UserError(f"{run / 'recipe.yaml'}: does not lead to a prepared corpus from here; give --data DIR")
+        raise UserError(f"{run / RECIPE}: does not lead to a prepared corpus from here; give --data DIR")
     corpus = Corpus.open(directory)
     wanted = translator.description["tokenizer_hash"]
     if corpus.tokenizer.hash != wanted:

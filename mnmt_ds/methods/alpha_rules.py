@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
+from mnmt_ds.run_files import METRICS
 from mnmt_ds.tracking import read_records
 
 Weights = dict[str, float]
@@ -193,7 +194,7 @@ def _of_run(run: Path, names: Sequence[str]) -> dict[str, Weights]:
     """Reads each student's last weights from its records in a run."""
     students: dict[str, Weights] = {}
     for name in names:
-        log = run / "students" / name / "metrics.jsonl"
+        log = run / "students" / name / METRICS
         for record in read_records(log) if log.exists() else ():
             weights = {pair: value for key, value in record.items() if (pair := metric_keys.ALPHA.name_in(key))}
             if weights:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from mnmt_ds import metric_keys
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
+from mnmt_ds.run_files import METRICS
 
 MARK = "probed: "
 """Begins the line by which the child process reports."""
@@ -84,7 +85,7 @@ def train_and_report(recipe: Recipe) -> str:
     with job():
         loop.train(recipe)
     speed_of_update: dict[int, float] = defaultdict(float)
-    for record in read_records(recipe.directory / "metrics.jsonl"):  # of several students one each, under its name
+    for record in read_records(recipe.directory / METRICS):  # of several students one each, under its name
         speed_of_update[record["update"]] += sum(
             v for key, v in record.items() if key.endswith(metric_keys.TOKENS_PER_SEC)
         )

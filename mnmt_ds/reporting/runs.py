@@ -1,6 +1,5 @@
 """What a run's directory tells: recipe, curves, cost, evaluation; of runs in progress and killed ones too."""
 
-import fcntl
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import read_report, report_path
-from mnmt_ds.run_files import data_directory, read_recipe
+from mnmt_ds.files import is_locked
+from mnmt_ds.run_files import LOCK, METRICS, data_directory, read_recipe
 from mnmt_ds.tracking import Record, read_records
 
 Series = NDArray[np.float64]
@@ -117,7 +117,7 @@ def read_runs(directories: Sequence[Path], checkpoint: str = "best", split: str 
 
 def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> Run:
     """One run; UserError where there is none."""
-    path = directory / "metrics.jsonl"
+    path = directory / METRICS
     if not path.exists():
         raise UserError(f"{path}: no such file; give directories of runs")
     records, recipe = read_records(path), read_recipe(directory)
@@ -271,14 +271,7 @@ def _memory(records: Sequence[Record]) -> float:
 
 def at_work(run: Path) -> bool:
     """Whether a process trains in this run's directory."""
-    try:
-        with (run / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+    return is_locked(run / LOCK)
 
 
 def _status(directory: Path) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field
 from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
+from mnmt_ds.run_files import METRICS
 from mnmt_ds.samplers.sampler import Distribution, Losses, Sampler, SamplerEntry, SamplerMemory
 from mnmt_ds.samplers.temperature import probabilities
 from mnmt_ds.tracking import read_records
@@ -196,7 +197,7 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 
 def _of_run(run: Path) -> dict[str, Any]:
-    path = run / "metrics.jsonl"
+    path = run / METRICS
     records = [record for record in read_records(path) if record.get("kind") == "valid"] if path.exists() else []
     if not records:
         raise UserError(f"{path}: no validation in it; sampler.baseline is the directory of a finished plain run")

@@ -7,9 +7,7 @@ from mnmt_ds import files
 from mnmt_ds.config import dump
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
-
-STARTED = "metrics.jsonl"
-"""The file whose presence says that a run was begun."""
+from mnmt_ds.run_files import LOCK, METRICS, RECIPE
 
 
 def claim(directory: Path) -> IO[str]:
@@ -26,7 +24,7 @@ def claim(directory: Path) -> IO[str]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        return files.lock(directory / "lock")
+        return files.lock(directory / LOCK)
     except BlockingIOError:
         raise UserError(f"{directory}: another run is at work here; wait for it, or set another directory") from None
 
@@ -40,7 +38,7 @@ def refuse_used(directory: Path) -> None:
     Raises:
         UserError: where it does.
     """
-    if (directory / STARTED).exists():
+    if (directory / METRICS).exists():
         raise UserError(f"{directory}: holds a run already; add --resume to go on with it, or set another directory")
 
 
@@ -52,5 +50,5 @@ def describe(directory: Path, recipe: Recipe, ds_config: dict[str, Any]) -> None
         recipe: resolved.
         ds_config: without "auto".
     """
-    files.write_text(directory / "recipe.yaml", dump(recipe))
+    files.write_text(directory / RECIPE, dump(recipe))
     files.write_json(directory / "ds_config.json", ds_config, indent=2)
