@@ -19,7 +19,6 @@ from mnmt_ds.samplers.registry import SAMPLERS
 from tests.docs.pages import PAGES, ROOT, WRITTEN, anchors, blocks, commands, spans, text_of
 from tests.unit.test_architecture import LAYERS
 
-PENDING = {"support_matrix.md", "extending.md"}
 PLACEHOLDERS = {"recipe.yaml", "RECIPE.yaml", "STUDY.yaml"}
 TREES = ("mnmt_ds", "tests", "launchers", "docs", "ds_configs")
 FLAGS_OF_OTHERS = {
@@ -41,7 +40,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
         target, _, part = link.partition("#")
-        if "://" in link or target.startswith("mailto:") or Path(target).name in PENDING:
+        if "://" in link or target.startswith("mailto:"):
             continue
         path = (page.parent / target).resolve() if target else page
         if not path.exists() or (part and path.suffix == ".md" and part not in anchors(path)):
@@ -56,7 +55,7 @@ def test_named_files_exist(page: Path) -> None:
     recipes = {path.name for folder in folders for path in folder.rglob("*.yaml")} | PLACEHOLDERS
     missing = []
     for word in {word.strip(".,:;()'\"") for command in commands(page) for word in command.split()}:
-        if re.search(r"[*<>{}…=$]|YYYY|NNN", word) or Path(word).name in PENDING:
+        if re.search(r"[*<>{}…=$]|YYYY|NNN", word):
             continue
         path = word.partition("#")[0].partition("::")[0]
         below = path.partition("/")[0] in TREES and "/" in path
