@@ -4,7 +4,6 @@ import argparse
 import importlib
 import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,10 +11,7 @@ import pytest
 
 from mnmt_ds.cli.main import COMMANDS
 from mnmt_ds.config import Settings
-from mnmt_ds.data.readers.registry import READERS
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.methods.registry import METHODS
-from mnmt_ds.samplers.registry import SAMPLERS
 from tests.docs.pages import PAGES, ROOT, WRITTEN, anchors, blocks, commands, spans, text_of
 from tests.unit.test_architecture import LAYERS
 
@@ -134,15 +130,6 @@ def settings_in(annotation: Any) -> list[type[Settings]]:
     if isinstance(annotation, type) and not get_args(annotation):
         return [annotation] if issubclass(annotation, Settings) else []
     return [kind for argument in get_args(annotation) for kind in settings_in(argument)]
-
-
-@pytest.mark.parametrize(
-    ("page", "names"),
-    [("docs/methods/README.md", METHODS), ("docs/samplers.md", SAMPLERS), ("docs/data.md", READERS)],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_every_entry_of_a_registry_is_on_its_page(page: str, names: Mapping[str, object]) -> None:
-    assert not set(names) - set(spans(ROOT / page))
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
