@@ -15,7 +15,7 @@ from mnmt_ds.config import dump
 from mnmt_ds.tracking import read_records
 from tests.engine import test_pipeline as layered
 from tests.engine import test_resume as resumed
-from tests.engine.test_pipeline import PASSES, Case, Found, digest, place, same
+from tests.engine.test_pipeline import PASSES, Case, RunResults, digest, place, same
 from tests.engine.test_tensor import trained
 from tests.spawn import on_ranks
 from tests.tiny import ROOT
@@ -101,15 +101,15 @@ def train(corpus: str, folder: str, cases: list[Case], lose_every: int = 0, voca
     return counts_by_case
 
 
-def outcome(folder: str, case: Case) -> Found:
+def outcome(folder: str, case: Case) -> RunResults:
     """Losses and weights of a run, with what was computed and what was cached."""
     records = read_records(Path(place(folder, case)) / "metrics.jsonl")
     teachers = {key: [record[key] for record in records if key in record] for key in (COMPUTED, CACHED)}
-    run = layered.found(folder, case)
+    run = layered.run_results(folder, case)
     return run._replace(values=run.values | teachers)
 
 
-def assert_same_outcome(expected: Found, folder: str, case: Case) -> Found:
+def assert_same_outcome(expected: RunResults, folder: str, case: Case) -> RunResults:
     """A run has the expected losses, weights and cached states; gives what it has."""
     actual = outcome(folder, case)
     same(case, expected, actual)

@@ -14,7 +14,7 @@ UPDATES = 200
 def curve(corpus: str, directory: str, implementation: str, updates: int) -> list[float]:
     from mnmt_ds.engine.loop import train
 
-    made = recipe(
+    run_recipe = recipe(
         Path(corpus),
         Path(directory),
         method={"name": "lssd", "variant": "adaptive"},
@@ -28,7 +28,7 @@ def curve(corpus: str, directory: str, implementation: str, updates: int) -> lis
             "loss_implementation": implementation,
         },
     )
-    train(made)
+    train(run_recipe)
     records = [r for r in read_records(Path(directory) / "metrics.jsonl") if r["kind"] == "train"]
     assert sum("train/kd_loss" in record for record in records) > updates // 10
     return [record["train/loss"] for record in records]
@@ -36,13 +36,13 @@ def curve(corpus: str, directory: str, implementation: str, updates: int) -> lis
 
 @pytest.mark.slow
 def test_curves_are_those_of_the_definition(tiny_corpus: Path, tmp_path: Path) -> None:
-    found = {
+    results = {
         name: on_ranks(1, curve, str(tiny_corpus), str(tmp_path / name), name, UPDATES)[0]
         for name in ("cpu", "chunked", "reference")
     }
     for name in ("cpu", "chunked"):
-        assert len(found[name]) == UPDATES
-        apart = [abs(a - b) / b for a, b in zip(found[name], found["reference"], strict=True)]
+        assert len(results[name]) == UPDATES
+        apart = [abs(a - b) / b for a, b in zip(results[name], results["reference"], strict=True)]
         print(f"{name}: largest relative distance from the reference's loss {max(apart):.1e}")
         assert max(apart) < 1e-3  # rounding, and what two hundred updates make of it
-        assert found[name][0] > 1.5 * min(found[name])
+        assert results[name][0] > 1.5 * min(results[name])

@@ -61,25 +61,25 @@ def settings(corpus: str, directory: str, name: str, stage: int, updates: int) -
 def run_all(corpus: str, directory: str, cases: list[tuple[str, int]]) -> dict[tuple[str, int], Records]:
     from mnmt_ds.engine.loop import train
 
-    found = {}
+    results = {}
     for name, stage in cases:
         run = f"{directory}/{name}{stage}"
         train(settings(corpus, run, name, stage, 8))
-        found[name, stage] = read_records(Path(run) / "metrics.jsonl")
+        results[name, stage] = read_records(Path(run) / "metrics.jsonl")
     if ("id_cd", 1) in cases:  # the same run, stopped after 6 updates and resumed from the fourth's checkpoint
         run = f"{directory}/resumed"
         train(settings(corpus, run, "id_cd", 1, 6))
         train(settings(corpus, run, "id_cd", 1, 8), resume=True)
-    return found
+    return results
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("denoising")
-    found: dict[str, Any] = {"folder": folder}
+    results: dict[str, Any] = {"folder": folder}
     for ranks, cases in CASES.items():
-        found[str(ranks)] = on_ranks(ranks, run_all, str(tiny_corpus), str(folder / str(ranks)), cases)[0]
-    return found
+        results[str(ranks)] = on_ranks(ranks, run_all, str(tiny_corpus), str(folder / str(ranks)), cases)[0]
+    return results
 
 
 def values(records: Records, key: str) -> list[float]:

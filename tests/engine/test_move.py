@@ -18,11 +18,11 @@ def leg(corpus: str, run: str, stage: int, until: int) -> list[int]:
     """Trains on to an update; returns the sizes of the teachers' shards."""
     from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
-    work = Training(made(corpus, run, stage, until), resume=True)
+    training = Training(made(corpus, run, stage, until), resume=True)
     with stopping() as stop:
-        train_epochs(work, stop)
-    work.tracker.close()
-    return [work.first.method.state["teachers"].pool.teachers.shard_storage.memory_bytes()]
+        train_epochs(training, stop)
+    training.tracker.close()
+    return [training.first.method.state["teachers"].pool.teachers.shard_storage.memory_bytes()]
 
 
 def made(corpus: str, run: str, stage: int, until: int) -> Any:

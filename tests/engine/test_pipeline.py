@@ -89,11 +89,11 @@ def run_all(corpus: str, folder: str, cases: list[Case]) -> list[float]:
 
     sizes = []
     for case in cases:
-        work = Training(settings(corpus, place(folder, case), case), resume=False)
+        training = Training(settings(corpus, place(folder, case), case), resume=False)
         with stopping() as stop:
-            train_epochs(work, stop)
-        work.close()
-        bank = work.first.method.state.get("teachers")
+            train_epochs(training, stop)
+        training.close()
+        bank = training.first.method.state.get("teachers")
         held = bank.snapshots() if bank is not None else set()
         sizes.append(bank.pool.teachers.shard_storage.memory_bytes() / 2 / len(held) if held else 0.0)  # in float16
     return sizes
@@ -103,27 +103,27 @@ def place(folder: str, case: Case) -> str:
     return f"{folder}/{'-'.join(map(str, case))}"
 
 
-class Found(NamedTuple):
+class RunResults(NamedTuple):
     """What a run left behind."""
 
     values: dict[str, list[float]]
     last: dict[str, Tensor]
 
 
-def found(folder: str, case: Case) -> Found:
+def run_results(folder: str, case: Case) -> RunResults:
     records = read_records(Path(place(folder, case)) / "metrics.jsonl")
     values = {key: [record[key] for record in records if key in record] for key in KEYS}
-    return Found(values, load_file(Path(place(folder, case)) / "last" / "model.safetensors"))
+    return RunResults(values, load_file(Path(place(folder, case)) / "last" / "model.safetensors"))
 
 
-def same(case: Case, wanted: Found, got: Found) -> None:
+def same(case: Case, expected: RunResults, actual: RunResults) -> None:
     for key in KEYS:
-        if key == "train/gnorm" and not wanted.values[key]:
+        if key == "train/gnorm" and not expected.values[key]:
             continue  # without a pipeline DeepSpeed tells none at ZeRO-0
-        assert got.values[key] == pytest.approx(wanted.values[key], rel=1e-5, abs=1e-5), (case, key)
-    assert got.last.keys() == wanted.last.keys()
-    for name, value in wanted.last.items():
-        far = (got.last[name] - value).abs() > 1e-5 + 1e-5 * value.abs()
+        assert actual.values[key] == pytest.approx(expected.values[key], rel=1e-5, abs=1e-5), (case, key)
+    assert actual.last.keys() == expected.last.keys()
+    for name, value in expected.last.items():
+        far = (actual.last[name] - value).abs() > 1e-5 + 1e-5 * value.abs()
         far &= ~keys(name, value)
         assert not far.any(), (case, name, int(far.sum()))
 
@@ -142,17 +142,17 @@ def test_two_stages_train_as_the_plain_model_does(tiny_corpus: Path, tmp_path: P
     """LSSD: plain translation until the first switch is on, then a teacher whose layers stand on both stages; its gate
     by the student's pass in training, and by one without dropout."""
     plain, case = Case("lssd", 0, 1), Case("lssd", 2, 1)
-    quiet = [one._replace(run="quiet") for one in (plain, case)]
-    sizes = on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), [plain, case, *quiet])
-    wanted, other = (found(str(tmp_path), one) for one in (plain, quiet[0]))
-    same(case, wanted, found(str(tmp_path), case))
-    same(quiet[1], other, found(str(tmp_path), quiet[1]))
-    assert other.values["train/kd_gate"] != wanted.values["train/kd_gate"]
-    assert len(wanted.values["train/loss"]) == UPDATES
-    assert max(wanted.values["train/gnorm"]) > 0.5, "nothing was clipped"
-    assert 0 < len(wanted.values["train/kd_loss"]) < UPDATES
-    whole = sum(value.numel() for value in wanted.last.values())
-    tied = wanted.last["embedding.weight"].numel()
+    eval_gate = [each._replace(run="quiet") for each in (plain, case)]
+    sizes = on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), [plain, case, *eval_gate])
+    expected, other = (run_results(str(tmp_path), each) for each in (plain, eval_gate[0]))
+    same(case, expected, run_results(str(tmp_path), case))
+    same(eval_gate[1], other, run_results(str(tmp_path), eval_gate[1]))
+    assert other.values["train/kd_gate"] != expected.values["train/kd_gate"]
+    assert len(expected.values["train/loss"]) == UPDATES
+    assert max(expected.values["train/gnorm"]) > 0.5, "nothing was clipped"
+    assert 0 < len(expected.values["train/kd_loss"]) < UPDATES
+    whole = sum(value.numel() for value in expected.last.values())
+    tied = expected.last["embedding.weight"].numel()
     first, last = sizes[0][1], sizes[1][1]
     assert first + last == whole + tied, "each stage holds its own layers of a teacher, and the tied matrix"
     assert max(first, last) < whole, "a stage holds a whole teacher"
@@ -175,15 +175,15 @@ def plain_runs(corpus: str, folder: str) -> None:
 def test_all_methods_and_layouts(tiny_corpus: Path, tmp_path: Path) -> None:
     """p = 1, 2, 4 and 2 x 2 data-parallel, ZeRO 0 and 1, every method that a pipeline takes."""
     on_ranks(1, plain_runs, str(tiny_corpus), str(tmp_path))
-    wanted = {name: found(str(tmp_path), Case(name, 0, 1)) for name in RUNS}
+    expected = {name: run_results(str(tmp_path), Case(name, 0, 1)) for name in RUNS}
     for number, (ranks, cases) in enumerate(ALL):
         folder = f"{tmp_path}/{number}"
         on_ranks(ranks, run_all, str(tiny_corpus), folder, cases)
         for case in cases:
-            same(case, wanted[case.run], found(folder, case))
+            same(case, expected[case.run], run_results(folder, case))
     for name, key in {"lssd": "kd_loss", "stsd": "kd_loss", "experts": "expert_loss", "several": "kd_loss",
                       "id_lssd": "id_loss", "id_cd": "cd_decoder_id_loss"}.items():  # fmt: skip
-        assert any(wanted[name].values.get(f"train/{key}", [])), name
+        assert any(expected[name].values.get(f"train/{key}", [])), name
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_bf16(tiny_corpus: Path, tmp_path: Path) -> None:
     """Under ZeRO-1 bf16 stages see the plain run's losses to bf16's precision."""
     cases = [Case("bf16", 0, 1), Case("bf16", 2, 1)]
     on_ranks(2, run_all, str(tiny_corpus), str(tmp_path), cases)
-    plain, staged = (found(str(tmp_path), case).values for case in cases)
+    plain, staged = (run_results(str(tmp_path), case).values for case in cases)
     for key in ("train/loss", "train/gnorm", "train/kd_loss", "valid/avg/macro"):
         assert staged[key] == pytest.approx(plain[key], rel=2e-2), key
     assert plain["train/kd_loss"]
@@ -201,21 +201,21 @@ def leg(corpus: str, run: str, case: Case, until: int) -> tuple[str, str]:
     """Trains on to an update; digests of all weights at its start and at its end."""
     from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
-    work = Training(settings(corpus, run, case, until, train={"save_every": 2}), resume=True)
-    begin = digest(work)
+    training = Training(settings(corpus, run, case, until, train={"save_every": 2}), resume=True)
+    begin = digest(training)
     with stopping() as stop:
-        train_epochs(work, stop)
-    work.close()
-    return begin, digest(work)
+        train_epochs(training, stop)
+    training.close()
+    return begin, digest(training)
 
 
-def digest(work: Any) -> str:
+def digest(training: Any) -> str:
     import hashlib
 
-    found = hashlib.sha256()
-    for name, value in sorted(work.first.engine.gather_weights().items()):
-        found.update(name.encode() + value.contiguous().numpy().tobytes())
-    return found.hexdigest()
+    digest_of_all = hashlib.sha256()
+    for name, value in sorted(training.first.engine.gather_weights().items()):
+        digest_of_all.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest_of_all.hexdigest()
 
 
 @pytest.mark.slow
@@ -268,12 +268,12 @@ def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path) -> No
 
     sections, stage = REFUSED[text]
     model = {"encoder_layers": 2, "decoder_layers": 2}
-    made = recipe(
+    run_recipe = recipe(
         tmp_path, tmp_path / "run", model=model, deepspeed=zero(stage, tmp_path / "run"),
         **{"pipeline": {"stages": 2}, **sections},
     )  # fmt: skip
     with pytest.raises(UserError, match=text):
-        check_layout(made, ds_config.read(made.deepspeed))
+        check_layout(run_recipe, ds_config.read(run_recipe.deepspeed))
 
 
 def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
@@ -281,14 +281,14 @@ def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
     from mnmt_ds.engine.parallel.pipeline_module import stage_bounds
     from mnmt_ds.models.layer_sequence import layer_entries
 
-    made = recipe(Path("c"), Path("r"), model={"encoder_layers": 2, "decoder_layers": 2})
-    row = layer_entries(made.model, 50)
-    assert [part.kind for part in row] == [
+    run_recipe = recipe(Path("c"), Path("r"), model={"encoder_layers": 2, "decoder_layers": 2})
+    entries = layer_entries(run_recipe.model, 50)
+    assert [part.kind for part in entries] == [
         "source", "encoder", "encoder", "encoder_norm", "target", "decoder", "decoder", "decoder_norm", "head"
     ]  # fmt: skip
-    assert stage_bounds(row, [1] * 7 + [1, 6], 2) == [0, 7, 9]
-    assert stage_bounds(row, [1] * 7 + [0, 1], 2) == [0, 4, 9]
-    assert stage_bounds(row, [4, 1, 1, 1, 1, 1, 1, 0, 2], 3) == [0, 1, 5, 9]
+    assert stage_bounds(entries, [1] * 7 + [1, 6], 2) == [0, 7, 9]
+    assert stage_bounds(entries, [1] * 7 + [0, 1], 2) == [0, 4, 9]
+    assert stage_bounds(entries, [4, 1, 1, 1, 1, 1, 1, 0, 2], 3) == [0, 1, 5, 9]
 
 
 def test_a_stage_draws_the_plain_models_weights() -> None:
@@ -301,18 +301,18 @@ def test_a_stage_draws_the_plain_models_weights() -> None:
     model = recipe(Path("c"), Path("r"), model={"share_embeddings": "decoder", "encoder_projection": "own"}).model
     torch.manual_seed(3)
     plain = dict(initialise(Transformer(model, 50)).named_parameters())
-    row = layer_entries(model, 50)
+    entries = layer_entries(model, 50)
     some: Any = VocabShard(None, 10, 30)  # type: ignore[arg-type]
-    for begin, end in [(0, 4), (4, len(row)), (0, 2), (2, len(row))]:
+    for begin, end in [(0, 4), (4, len(entries)), (0, 2), (2, len(entries))]:
         for words in (None, some):
-            segment = LayerSegment(model, 50, row, begin, end)
+            segment = LayerSegment(model, 50, entries, begin, end)
             if words is not None:
                 shard_vocabulary(segment, words)
             torch.manual_seed(3)
             initialise_stage(segment, words)
             for name, value in segment.named_parameters():
-                wanted = plain[name][10:30] if words is not None and len(plain[name]) == 50 else plain[name]
-                assert torch.equal(value, wanted), (begin, end, words, name)
+                expected = plain[name][10:30] if words is not None and len(plain[name]) == 50 else plain[name]
+                assert torch.equal(value, expected), (begin, end, words, name)
 
 
 @pytest.mark.parametrize(("count", "many"), [(1, 4), (2, 4), (4, 8), (4, 16)])
@@ -326,6 +326,8 @@ def test_the_played_bubble_of_even_stages_is_the_ideal(count: int, many: int) ->
     stages = []
     for stage in range(count):
         steps = schedule.TrainSchedule(micro_batches=many, stages=count, stage_id=stage)
-        stages.append([StagePass(*seconds[type(one)]) for step in steps for one in step if type(one) in seconds])
+        stages.append(
+            [StagePass(*seconds[type(command)]) for step in steps for command in step if type(command) in seconds]
+        )
         assert len(stages[-1]) == 2 * many
     assert played(stages) == pytest.approx(3.0 * (many + count - 1))

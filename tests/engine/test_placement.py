@@ -17,7 +17,7 @@ from tests.engine.test_students import (
     _photograph,
     _same,
     history,
-    made,
+    run_recipe,
     values,
 )
 from tests.spawn import on_ranks
@@ -40,7 +40,7 @@ Case = tuple[str, int, dict[str, bool]]
 def given(corpus: str, directory: str, case: Case, placement: str, until: int = 0, **more: Any) -> Any:
     """A recipe; ``more`` settings of its method, ``until`` another number of updates."""
     method, stage, steps = case
-    base = made(corpus, directory, method if method in METHODS else "auto", stage)
+    base = run_recipe(corpus, directory, method if method in METHODS else "auto", stage)
     own = base.method.model_copy(update={**MORE.get(method, {}), **more})
     train = base.train.model_copy(update={"max_steps": until or base.train.max_steps})
     return base.model_copy(update={"placement": placement, "method": own, "train": train, **steps})
@@ -49,11 +49,11 @@ def given(corpus: str, directory: str, case: Case, placement: str, until: int = 
 def train_all(corpus: str, directory: str, cases: list[Case], placement: str) -> list[list[Records]]:
     from mnmt_ds.engine.loop import train
 
-    found = []
+    results = []
     for number, case in enumerate(cases):
         run = train(given(corpus, f"{directory}/{number}", case, placement))
-        found.append([read_records(path) for path in sorted(run.glob("students/*/metrics.jsonl"))])
-    return found
+        results.append([read_records(path) for path in sorted(run.glob("students/*/metrics.jsonl"))])
+    return results
 
 
 def close(ours: list[Records], theirs: list[Records]) -> None:
@@ -68,35 +68,38 @@ def fails(corpus: str, directory: str) -> str:
     from mnmt_ds.engine.loop import train
     from mnmt_ds.engine.parallel.zero_engine import ZeroEngine
 
-    work, honest, calls = given(corpus, directory, ("bi", 1, AT_ONCE), "split"), ZeroEngine.step, []
+    training, original, calls = given(corpus, directory, ("bi", 1, AT_ONCE), "split"), ZeroEngine.step, []
 
     def breaks(engine: Any, learning_rate: float) -> Any:
         calls.append(None)
         if engine.layout.team == 1 and len(calls) == 3:
             raise RuntimeError("the disk is full")
-        return honest(engine, learning_rate)
+        return original(engine, learning_rate)
 
     ZeroEngine.step = breaks  # type: ignore[method-assign]
     try:
-        train(work)
+        train(training)
     except RuntimeError as error:
         return str(error)
     finally:
-        ZeroEngine.step = honest  # type: ignore[method-assign]
+        ZeroEngine.step = original  # type: ignore[method-assign]
     return "all was well"
 
 
 def everyday(corpus: str, directory: str) -> dict[str, Any]:
     case = ("bi", 1, AT_ONCE)
-    found = {place: train_all(corpus, f"{directory}/{place}", [case], place)[0] for place in ("split", "together")}
-    return {**found, "failed": fails(corpus, f"{directory}/failed")}
+    results = {place: train_all(corpus, f"{directory}/{place}", [case], place)[0] for place in ("split", "together")}
+    return {**results, "failed": fails(corpus, f"{directory}/failed")}
 
 
 def test_split_students_have_the_losses_of_students_together(tiny_corpus: Path, tmp_path: Path) -> None:
     """One log of all, a checkpoint of all; and where one fails, all hear why."""
-    found = on_ranks(2, everyday, str(tiny_corpus), str(tmp_path))
-    close(found[0]["split"], found[0]["together"])
-    assert [one["failed"] for one in found] == ["student model_2 failed: the disk is full", "the disk is full"]
+    results = on_ranks(2, everyday, str(tiny_corpus), str(tmp_path))
+    close(results[0]["split"], results[0]["together"])
+    assert [rank_result["failed"] for rank_result in results] == [
+        "student model_2 failed: the disk is full",
+        "the disk is full",
+    ]
     split, together = (tmp_path / place / "0" for place in ("split", "together"))
     assert [(r["kind"], r["update"], sorted(r)) for r in read_records(split / "metrics.jsonl")] == [
         (r["kind"], r["update"], sorted(r)) for r in read_records(together / "metrics.jsonl")
@@ -143,40 +146,42 @@ def searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     from mnmt_ds.private_apis import weight_and_master_tensors
 
     case = ("auto", stage, AT_ONCE)
-    work = Training(given(corpus, f"{directory}-searched", case, "split"), resume=False)
-    steps(work, 3)
-    before, moved = _photograph(work), []
-    honest = ZeroEngine.restore_state
+    training = Training(given(corpus, f"{directory}-searched", case, "split"), resume=False)
+    steps(training, 3)
+    before, moved = _photograph(training), []
+    original = ZeroEngine.restore_state
 
     def watched(engine: Any, kept: Any) -> None:
         present = weight_and_master_tensors(engine.deepspeed_engine)
         moved.append(not all(torch.equal(a, b) for a, b in zip(present, kept.tensors, strict=True)))
-        honest(engine, kept)
+        original(engine, kept)
 
     ZeroEngine.restore_state = watched  # type: ignore[method-assign]
-    held = work.first.method.state["weights"]
+    held = training.first.method.state["weights"]
     alpha = dict(held.alpha)
     try:
-        work.first.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
+        training.first.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
     finally:
-        ZeroEngine.restore_state = honest  # type: ignore[method-assign]
+        ZeroEngine.restore_state = original  # type: ignore[method-assign]
     moved.append(held.alpha != alpha)
     held.replace(alpha)
-    after = _photograph(work)
-    steps(work, 2)
+    after = _photograph(training)
+    steps(training, 2)
     other = Training(given(corpus, f"{directory}-plain", case, "split"), resume=False)
     steps(other, 5)
     return {
-        "moved": moved, "as before": _same(before, after), "goes on alike": _same(_photograph(work), _photograph(other))
-    }  # fmt: skip
+        "moved": moved,
+        "as before": _same(before, after),
+        "goes on alike": _same(_photograph(training), _photograph(other)),
+    }
 
 
-def steps(work: Any, count: int) -> None:
+def steps(training: Any, count: int) -> None:
     from mnmt_ds.engine.loop import forward_backward, step, student_loops
 
     for _ in range(count):
-        (loop,) = student_loops(work, next_change=lambda student: 10**6).values()
-        with work.peer_exchange.requests_served():
+        (loop,) = student_loops(training, next_change=lambda student: 10**6).values()
+        with training.peer_exchange.requests_served():
             gradient = forward_backward(loop, loop.student.data_iterator.next_update())
         step(loop, gradient, stop=False)
         loop.student.data_iterator.update_done()
@@ -189,17 +194,17 @@ def traces(corpus: str, directory: str) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_searches_at_the_same_time_leave_no_trace(tiny_corpus: Path, tmp_path: Path) -> None:
     for rank in on_ranks(4, traces, str(tiny_corpus), str(tmp_path)):
-        for stage, found in enumerate(rank):
-            assert found["moved"] == [True] * 4, stage
-            assert found["as before"] and found["goes on alike"], stage
+        for stage, results in enumerate(rank):
+            assert results["moved"] == [True] * 4, stage
+            assert results["as before"] and results["goes on alike"], stage
 
 
 @pytest.mark.slow
 def test_a_split_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    found = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path), "auto", "split", 5)[0]
-    whole, run = Path(found["whole"]), Path(found["resumed"])
+    results = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path), "auto", "split", 5)[0]
+    whole, run = Path(results["whole"]), Path(results["resumed"])
     for student in ("model_1", "model_2"):
         ours, theirs = (path / "students" / student for path in (run, whole))
         assert history(ours) == history(theirs)
@@ -210,9 +215,9 @@ def test_a_split_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: 
 def scored(corpus: str, directory: str, placement: str) -> None:
     from mnmt_ds.engine.loop import train
 
-    work = given(corpus, directory, ("bi", 3, AT_ONCE), placement)
-    validation = work.validation.model_copy(update={"bleu_every": 1, "bleu_sentences": 6})
-    train(work.model_copy(update={"validation": validation}))
+    training = given(corpus, directory, ("bi", 3, AT_ONCE), placement)
+    validation = training.validation.model_copy(update={"bleu_every": 1, "bleu_sentences": 6})
+    train(training.model_copy(update={"validation": validation}))
 
 
 @pytest.mark.slow
@@ -287,15 +292,15 @@ def test_requests_are_read_as_they_were_written() -> None:
         return Batch(*texts, texts[1], 0, torch.arange(rows), rows, rows)
 
     first, last = batch(2, 3, 5), batch(4, 6, 1)
-    wanted = [
+    expected = [
         WantedStates(["c"], first, 2**63 - 1), WantedStates([], batch(3, 3, 3), 5),
         WantedStates(["a", "c"], last, EVAL_MODE),
     ]  # fmt: skip
-    found = decode_requests(encode_requests(["a", "b", "c"], wanted))
-    assert [request for request, _ in found] == [
+    results = decode_requests(encode_requests(["a", "b", "c"], expected))
+    assert [request for request, _ in results] == [
         PeerRequest(0b100, 2, 3, 5, 2**63 - 1), PeerRequest(), PeerRequest(0b101, 4, 6, 1, EVAL_MODE)
     ]  # fmt: skip
-    for (_, read), written in zip(found[::2], (first, last), strict=True):
+    for (_, read), written in zip(results[::2], (first, last), strict=True):
         assert torch.equal(read.source_BS, written.source_BS) and torch.equal(read.decoder_BT, written.decoder_BT)
     assert decode_requests(encode_requests(["a", "b", "c"], [])) == []
 
@@ -322,9 +327,9 @@ def test_what_comes_is_what_then_comes(tiny_corpus: Path, tmp_path: Path) -> Non
         ]
 
     def done() -> Any:
-        found = [(batch.pair, batch.sentence_B.tolist()) for batch in data_iterator.next_update()]
+        results = [(batch.pair, batch.sentence_B.tolist()) for batch in data_iterator.next_update()]
         data_iterator.update_done()
-        return found
+        return results
 
     length = data_iterator.plan.updates
     for _ in range(2):
@@ -332,11 +337,11 @@ def test_what_comes_is_what_then_comes(tiny_corpus: Path, tmp_path: Path) -> Non
     stream.sampler.distribution.set([0.6, 0.3, 0.1])
     data_iterator.replan()
     for rho in (0.3, 0.9):
-        wanted = planned(rho)
-        assert len(wanted) == round(rho * data_iterator.epoch_length) > 1
-        assert [done() for _ in wanted] == wanted
+        expected = planned(rho)
+        assert len(expected) == round(rho * data_iterator.epoch_length) > 1
+        assert [done() for _ in expected] == expected
     while not data_iterator.epoch_ended:
         done()
-    wanted = planned(0.2)
-    assert [done() for _ in wanted] == wanted
+    expected = planned(0.2)
+    assert [done() for _ in expected] == expected
     assert data_iterator.position.update > length

@@ -22,7 +22,7 @@ STAGE = 1
 
 
 def write_recipe(corpus: Path, run: Path, **train: Any) -> Path:
-    made = recipe(
+    run_recipe = recipe(
         corpus,
         run,
         deepspeed=str(ROOT / "ds_configs" / f"zero{STAGE}.json"),
@@ -31,7 +31,7 @@ def write_recipe(corpus: Path, run: Path, **train: Any) -> Path:
         train={"max_steps": 26, "lr": 2e-2, "warmup_steps": 2, "save_every": 4, **train},
     )
     path = run.with_suffix(".yaml")
-    path.write_text(dump(made), encoding="utf-8")
+    path.write_text(dump(run_recipe), encoding="utf-8")
     return path
 
 
@@ -90,14 +90,14 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 def assert_same(run: Path, whole: Path) -> None:
     ours, theirs = checkpoint.complete(run)[0], checkpoint.complete(whole)[0]
-    state, wanted = checkpoint.read_state(ours), checkpoint.read_state(theirs)
-    assert state == wanted
+    state, expected = checkpoint.read_state(ours), checkpoint.read_state(theirs)
+    assert state == expected
     assert history(run) == history(whole)
     weights, expected = load_file(run / "last" / "model.safetensors"), load_file(whole / "last" / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     for file in sorted(theirs.rglob("*optim_states.pt")):
         assert same(load(file), load(ours / file.relative_to(theirs))), file
-    for version in wanted["snapshots"]:
+    for version in expected["snapshots"]:
         left, right = (load_file(r / "snapshots" / str(version) / "model.safetensors") for r in (run, whole))
         assert all(torch.equal(left[name], right[name]) for name in right), version
 
@@ -212,7 +212,7 @@ def test_other_data_or_layout_is_refused(tiny_corpus: Path, whole: Path, tmp_pat
 
 
 def ranks_of(run: Path) -> list[int]:
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -223,8 +223,8 @@ def ranks_of(run: Path) -> list[int]:
             entry_point = any(word.endswith(b"launchers/train.py") for word in words)
             launcher = any(word == b"deepspeed.launcher.launch" or word.endswith(b"/deepspeed") for word in words)
             if ours and entry_point and not launcher:
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def kill_ranks(run: Path) -> None:

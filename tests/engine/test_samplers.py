@@ -20,7 +20,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 
 
-def made(corpus: str, directory: str, sampler: str, stage: int, **sections: Any) -> Any:
+def run_recipe(corpus: str, directory: str, sampler: str, stage: int, **sections: Any) -> Any:
     settings = dict(SAMPLERS[sampler])
     if sampler == "chi_ibr":
         path = Path(directory).with_suffix(".json")
@@ -38,32 +38,32 @@ def made(corpus: str, directory: str, sampler: str, stage: int, **sections: Any)
     return recipe(Path(corpus), Path(directory), **{**base, **merged})
 
 
-def steps(work: Any, count: int) -> None:
+def steps(training: Any, count: int) -> None:
     from mnmt_ds.engine.loop import student_loops, train_update
 
-    one = work.first
-    loops = student_loops(work, next_change=lambda student: 10**6)
+    student = training.first
+    loops = student_loops(training, next_change=lambda student: 10**6)
     for _ in range(count):
-        result = train_update(loops[one.name], one.data_iterator.next_update())
-        one.data_iterator.update_done(result.losses)
+        result = train_update(loops[student.name], student.data_iterator.next_update())
+        student.data_iterator.update_done(result.losses)
 
 
-def by_definition(work: Any, weights: dict[str, torch.Tensor]) -> list[float]:
+def by_definition(training: Any, weights: dict[str, torch.Tensor]) -> list[float]:
     """Every gradient whole, in float64, on one process without DeepSpeed; L x L cosines."""
     from mnmt_ds.data.loader import RankBatches
     from mnmt_ds.engine.parallel.student_module import StudentModule
     from mnmt_ds.methods.translation import scorer
     from mnmt_ds.models.transformer import Transformer
 
-    measuring, one = work.sampler_updates.measurements["student"], work.first
-    scored = StudentModule(Transformer(one.recipe.model, work.corpus.tokenizer.size).double())
+    measuring, student = training.sampler_updates.measurements["student"], training.first
+    scored = StudentModule(Transformer(student.recipe.model, training.corpus.tokenizer.size).double())
     scored.model.load_state_dict({name: value.double() for name, value in weights.items()}, strict=False)
-    plain = scorer(one.recipe.train.label_smoothing, "reference")
+    plain = scorer(student.recipe.train.label_smoothing, "reference")
 
     def gradient(side: str, pair: int) -> torch.Tensor:
         scored.zero_grad()
-        splits = measuring.dev if side == "dev" else one.training_data.splits
-        batches = RankBatches(measuring._plan(side, pair, 0), splits, one.training_data.frames, 0, 1)
+        splits = measuring.dev if side == "dev" else student.training_data.splits
+        batches = RankBatches(measuring._plan(side, pair, 0), splits, student.training_data.frames, 0, 1)
         tokens = 0
         for index in range(len(batches)):
             scored(batches[index], plain)[0].backward()
@@ -81,22 +81,22 @@ def _measured(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     from mnmt_ds.engine.training import Training
 
     settings: dict[str, Any] = {"model": {"dropout": 0.0}}
-    work = Training(made(corpus, f"{directory}-measured", "multidds", stage, **settings), resume=False)
-    steps(work, 3)
-    measuring, before = work.sampler_updates.measurements["student"], _photograph(work)
-    found = measuring.alignments(0)
+    training = Training(run_recipe(corpus, f"{directory}-measured", "multidds", stage, **settings), resume=False)
+    steps(training, 3)
+    measuring, before = training.sampler_updates.measurements["student"], _photograph(training)
+    results = measuring.alignments(0)
     unsure = measuring.uncertainties("enteos", 2, 0)
-    after = _photograph(work)
-    wanted = by_definition(work, work.first.engine.gather_weights())
-    steps(work, 2)
-    other = Training(made(corpus, f"{directory}-plain", "multidds", stage, **settings), resume=False)
+    after = _photograph(training)
+    expected = by_definition(training, training.first.engine.gather_weights())
+    steps(training, 2)
+    other = Training(run_recipe(corpus, f"{directory}-plain", "multidds", stage, **settings), resume=False)
     steps(other, 5)
     return {
-        "found": found,
-        "wanted": wanted,
+        "found": results,
+        "wanted": expected,
         "unsure": unsure,
         "as before": _same(before, after),
-        "goes on alike": _same(_photograph(work), _photograph(other)),
+        "goes on alike": _same(_photograph(training), _photograph(other)),
     }
 
 
@@ -107,27 +107,27 @@ def _all_stages(corpus: str, directory: str) -> list[dict[str, Any]]:
 def test_cosines_are_those_of_whole_gradients_and_leave_no_trace(tiny_corpus: Path, tmp_path: Path) -> None:
     """Two ranks, two micro-batches each, ZeRO 0 to 3: rewards by shards against L^2 cosines of whole gradients."""
     ranks = on_ranks(2, _all_stages, str(tiny_corpus), str(tmp_path))
-    for stage, found in enumerate(ranks[0]):
-        assert found["found"] == pytest.approx(found["wanted"], abs=1e-5), stage
-        assert found["found"] == ranks[1][stage]["found"], stage
-        assert found["unsure"] == pytest.approx(ranks[0][0]["unsure"], rel=1e-5), stage
-        assert found["as before"], stage
-        assert found["goes on alike"], stage
-    assert max(found["wanted"]) - min(found["wanted"]) > 0.02  # the comparison means something
+    for stage, results in enumerate(ranks[0]):
+        assert results["found"] == pytest.approx(results["wanted"], abs=1e-5), stage
+        assert results["found"] == ranks[1][stage]["found"], stage
+        assert results["unsure"] == pytest.approx(ranks[0][0]["unsure"], rel=1e-5), stage
+        assert results["as before"], stage
+        assert results["goes on alike"], stage
+    assert max(results["wanted"]) - min(results["wanted"]) > 0.02  # the comparison means something
 
 
 def train_twice(corpus: str, directory: str, samplers: list[str], stage: int, updates: int) -> list[list[str]]:
     """Each sampler's run without a pause, and one that was stopped in the middle and resumed."""
     from mnmt_ds.engine.loop import train
 
-    found = []
+    results = []
     for name in samplers:
         settings = {"train": {"max_steps": updates, "save_every": 5}}
-        whole = train(made(corpus, f"{directory}/{name}-whole", name, stage, **settings))
-        short = made(corpus, f"{directory}/{name}-resumed", name, stage, **settings)
+        whole = train(run_recipe(corpus, f"{directory}/{name}-whole", name, stage, **settings))
+        short = run_recipe(corpus, f"{directory}/{name}-resumed", name, stage, **settings)
         train(short.model_copy(update={"train": short.train.model_copy(update={"max_steps": updates // 2})}))
-        found.append([str(whole), str(train(short, resume=True))])
-    return found
+        results.append([str(whole), str(train(short, resume=True))])
+    return results
 
 
 def assert_same_run(whole: Path, resumed: Path) -> None:
@@ -196,15 +196,15 @@ TOGETHER: dict[str, dict[str, Any]] = {
 def train_together(corpus: str, directory: str, stage: int) -> dict[str, list[dict[str, float]]]:
     from mnmt_ds.engine.loop import train
 
-    found = {}
+    results = {}
     for name, sections in TOGETHER.items():
         run = f"{directory}/{name}{stage}"
-        one = recipe(
+        student = recipe(
             Path(corpus), Path(run), deepspeed=zero(stage, run, whole=3000), model={"dropout": 0.1},
             validation={"every": 4}, train={"max_steps": 14, "lr": 4e-2, "warmup_steps": 2}, **sections,
         )  # fmt: skip
-        found[name] = histories(train(one))
-    return found
+        results[name] = histories(train(student))
+    return results
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ KEYS = ("train/loss", "train/peer_loss", "train/kd_loss", "valid/avg/macro", *(f
 Records = list[dict[str, float]]
 
 
-def made(corpus: str, directory: str, method: str, stage: int, **sections: Any) -> Any:
+def run_recipe(corpus: str, directory: str, method: str, stage: int, **sections: Any) -> Any:
     """Two students; at ZeRO-3 the embedding is partitioned and the rest small enough to stay whole on every rank."""
     base: dict[str, Any] = {
         "deepspeed": zero(stage, directory, whole=3000),
@@ -73,12 +73,12 @@ def train_all(
     """``stages``: of each case's pipelines; 0, and where there is none: without."""
     from mnmt_ds.engine.loop import train
 
-    found = []
+    results = []
     for (method, stage), count in zip_longest(cases, stages, fillvalue=0):
         pipeline = {"pipeline": {"stages": count}} if count else {}
-        run = train(made(corpus, f"{directory}/{method}{stage}{'p' * count}", method, stage, **pipeline))
-        found.append([read_records(path) for path in sorted(run.glob("students/*/metrics.jsonl"))])
-    return found
+        run = train(run_recipe(corpus, f"{directory}/{method}{stage}{'p' * count}", method, stage, **pipeline))
+        results.append([read_records(path) for path in sorted(run.glob("students/*/metrics.jsonl"))])
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,8 @@ def test_students_along_stages_train_as_they_do_without(
     """Each student's own pipeline over the same ranks: losses, searched weights and final weights of one process."""
     count, cases = min(ranks, 2), PIPED[ranks]
     runs = on_ranks(ranks, train_all, str(tiny_corpus), str(tmp_path), cases, [count] * len(cases))[0]
-    for (method, stage), found in zip(cases, runs, strict=True):
-        for ours, theirs in zip(found, alone[1][method], strict=True):
+    for (method, stage), results in zip(cases, runs, strict=True):
+        for ours, theirs in zip(results, alone[1][method], strict=True):
             for key in KEYS:
                 assert values(ours, key) == pytest.approx(values(theirs, key), rel=1e-5, abs=1e-5), (method, key)
         same_weights(tmp_path / f"{method}{stage}{'p' * count}", alone[0] / f"{method}0")
@@ -131,10 +131,12 @@ def test_students_along_stages_train_as_they_do_without(
 def same_weights(run: Path, other: Path) -> None:
     """Of all students in the end, to 1e-5."""
     for student in ("model_1", "model_2"):
-        found, wanted = (load_file(path / "students" / student / "last" / "model.safetensors") for path in (run, other))
-        assert found.keys() == wanted.keys()
-        for name, value in wanted.items():
-            far = (found[name] - value).abs() > 1e-5 + 1e-5 * value.abs()
+        actual, expected = (
+            load_file(path / "students" / student / "last" / "model.safetensors") for path in (run, other)
+        )
+        assert actual.keys() == expected.keys()
+        for name, value in expected.items():
+            far = (actual[name] - value).abs() > 1e-5 + 1e-5 * value.abs()
             assert not (far & ~keys(name, value)).any(), (run, student, name)
 
 
@@ -180,15 +182,15 @@ def test_the_comparison_means_something(alone: tuple[Path, dict[str, list[Record
         assert (run / "students" / student / "recipe.yaml").exists()
 
 
-def _photograph(work: Any) -> list[Any]:
+def _photograph(training: Any) -> list[Any]:
     """Everything that a later update depends on, copied."""
-    found: list[Any] = [torch.get_rng_state()]
-    for one in work.students:
-        engine = one.engine.deepspeed_engine
+    results: list[Any] = [torch.get_rng_state()]
+    for student in training.students:
+        engine = student.engine.deepspeed_engine
         counters = [engine.global_steps, engine.micro_steps, engine.global_samples, engine.skipped_steps]
-        found += [one.engine.gather_weights(), _copied(engine.optimizer.state_dict()), counters]
-        found += [one.data_iterator.position, list(one.data_iterator.trained), one.best.state()]
-    return found
+        results += [student.engine.gather_weights(), _copied(engine.optimizer.state_dict()), counters]
+        results += [student.data_iterator.position, list(student.data_iterator.trained), student.best.state()]
+    return results
 
 
 def _copied(value: Any) -> Any:
@@ -203,16 +205,16 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _steps(work: Any, count: int) -> None:
+def _steps(training: Any, count: int) -> None:
     from mnmt_ds.engine.loop import student_loops, train_update
 
     for _ in range(count):
-        loops = student_loops(work, next_change=lambda student: 10**6)
-        for one in work.students:
-            other = next(o for o in work.students if o is not one)
+        loops = student_loops(training, next_change=lambda student: 10**6)
+        for student in training.students:
+            other = next(o for o in training.students if o is not student)
             before = other.engine.gather_weights()
-            train_update(loops[one.name], one.data_iterator.next_update())
-            one.data_iterator.update_done()
+            train_update(loops[student.name], student.data_iterator.next_update())
+            student.data_iterator.update_done()
             assert _same(before, other.engine.gather_weights()), "a peer moved"
 
 
@@ -223,34 +225,34 @@ def _searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]
     from mnmt_ds.methods.method import ValidationReport
     from mnmt_ds.private_apis import weight_and_master_tensors
 
-    work = Training(made(corpus, f"{directory}-searched", "auto", stage), resume=False)
-    _steps(work, 3)
-    before, moved = _photograph(work), []
-    honest: Callable[..., None] = ZeroEngine.restore_state
+    training = Training(run_recipe(corpus, f"{directory}-searched", "auto", stage), resume=False)
+    _steps(training, 3)
+    before, moved = _photograph(training), []
+    original: Callable[..., None] = ZeroEngine.restore_state
 
     def watched(engine: Any, kept: Any) -> None:
         present = weight_and_master_tensors(engine.deepspeed_engine)
         moved.append(not all(torch.equal(a, b) for a, b in zip(present, kept.tensors, strict=True)))
-        honest(engine, kept)
+        original(engine, kept)
 
     ZeroEngine.restore_state = watched  # type: ignore[method-assign]
     try:
-        for one in work.students:
-            held = one.method.state["weights"]
+        for student in training.students:
+            held = student.method.state["weights"]
             alpha = dict(held.alpha)
-            one.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
+            student.method.after_validation(ValidationReport(3, 0.3, dict.fromkeys(PAIRS, 1.0), {}))
             moved.append(held.alpha != alpha)
             held.replace(alpha)
     finally:
-        ZeroEngine.restore_state = honest  # type: ignore[method-assign]
-    after = _photograph(work)
-    _steps(work, 2)
-    other = Training(made(corpus, f"{directory}-plain", "auto", stage), resume=False)
+        ZeroEngine.restore_state = original  # type: ignore[method-assign]
+    after = _photograph(training)
+    _steps(training, 2)
+    other = Training(run_recipe(corpus, f"{directory}-plain", "auto", stage), resume=False)
     _steps(other, 5)
     return {
         "trials trained": moved,
         "as before": _same(before, after),
-        "goes on alike": _same(_photograph(work), _photograph(other)),
+        "goes on alike": _same(_photograph(training), _photograph(other)),
     }
 
 
@@ -270,9 +272,9 @@ def _traces(corpus: str, directory: str) -> list[dict[str, Any]]:
 
 def test_a_search_leaves_no_trace(tiny_corpus: Path, tmp_path: Path) -> None:
     """Weights, masters, moments, counters, random state, position: as before, and so is what comes after."""
-    for stage, found in enumerate(on_ranks(2, _traces, str(tiny_corpus), str(tmp_path))[0]):
-        assert len(found["trials trained"]) == 8 and all(found["trials trained"]), stage
-        assert found["as before"] and found["goes on alike"], stage
+    for stage, results in enumerate(on_ranks(2, _traces, str(tiny_corpus), str(tmp_path))[0]):
+        assert len(results["trials trained"]) == 8 and all(results["trials trained"]), stage
+        assert results["as before"] and results["goes on alike"], stage
 
 
 def _killed_in_a_search(
@@ -284,15 +286,15 @@ def _killed_in_a_search(
 
     settings = {"train": {"max_steps": 8, "save_every": 3}}
     place = {"placement": placement}
-    whole = train(made(corpus, f"{directory}/whole", method, 1, **settings).model_copy(update=place))
-    broken = made(corpus, f"{directory}/broken", method, 1, **settings).model_copy(update=place)
-    honest, calls = weight_search._train_on_trial_set, []
+    whole = train(run_recipe(corpus, f"{directory}/whole", method, 1, **settings).model_copy(update=place))
+    broken = run_recipe(corpus, f"{directory}/broken", method, 1, **settings).model_copy(update=place)
+    original, calls = weight_search._train_on_trial_set, []
 
     def dies(*arguments: Any) -> None:
         calls.append(None)
         if len(calls) == at:  # 3 trials x 2 students, 3 of the first student, 2 of the second
             raise KeyboardInterrupt
-        honest(*arguments)
+        original(*arguments)
 
     weight_search._train_on_trial_set = dies
     try:
@@ -300,7 +302,7 @@ def _killed_in_a_search(
     except KeyboardInterrupt:
         pass
     finally:
-        weight_search._train_on_trial_set = honest
+        weight_search._train_on_trial_set = original
     logged = len(read_records(broken.directory / "metrics.jsonl"))
     run = train(broken, resume=True)
     return {"whole": str(whole), "resumed": str(run), "calls": len(calls), "records when it broke": logged}
@@ -311,9 +313,9 @@ def _killed_in_a_search(
 def test_a_run_that_ends_within_a_search_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path, method: str) -> None:
     from mnmt_ds.engine.checkpointing import checkpoint
 
-    found = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path), method)[0]
-    assert found["calls"] == 11
-    whole, run = Path(found["whole"]), Path(found["resumed"])
+    results = on_ranks(2, _killed_in_a_search, str(tiny_corpus), str(tmp_path), method)[0]
+    assert results["calls"] == 11
+    whole, run = Path(results["whole"]), Path(results["resumed"])
     left, right = (checkpoint.read_state(checkpoint.complete(path)[0]) for path in (run, whole))
     assert left.pop("seconds")[1] > 0 < right.pop("seconds")[1]
     assert left == right and left["students"]["model_2"]["method"]["weights"]["validations"] == 4
@@ -342,7 +344,7 @@ def test_refused_before_training(tiny_corpus: Path, tmp_path: Path, capfd: pytes
     from mnmt_ds.config import dump
 
     path = tmp_path / "recipe.yaml"
-    path.write_text(dump(made(str(tiny_corpus), str(tmp_path / "run"), "auto", 0)))
+    path.write_text(dump(run_recipe(str(tiny_corpus), str(tmp_path / "run"), "auto", 0)))
     assert main(["train", str(path), "--dry-run"]) == 0
     out = capfd.readouterr().out
     assert "student model_2" in out and "all is well" in out

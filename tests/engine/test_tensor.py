@@ -56,12 +56,12 @@ def settings(corpus: str, directory: str, case: Case, updates: int = UPDATES) ->
 
 def run_all(corpus: str, folder: str, cases: list[Case]) -> list[int]:
     """Runs the cases one after another; of each, this rank's parameters."""
-    found = []
+    results = []
     for case in cases:
-        work = trained(settings(corpus, place(folder, case), case), resume=False)
-        found.append(sum(p.numel() for p in work.first.engine.model.parameters()))
+        training = trained(settings(corpus, place(folder, case), case), resume=False)
+        results.append(sum(p.numel() for p in training.first.engine.model.parameters()))
         assert patience() == {3 * PATIENCE}, "each group waits as long as the job does, whoever formed it"
-    return found
+    return results
 
 
 def patience() -> set[float]:
@@ -71,14 +71,14 @@ def patience() -> set[float]:
     return {backend.options._timeout.total_seconds() / 60 for backend in backends}
 
 
-def trained(made: Any, resume: bool) -> Any:
+def trained(run_recipe: Any, resume: bool) -> Any:
     from mnmt_ds.engine.loop import Training, stopping, train_epochs
 
-    work = Training(made, resume)
+    training = Training(run_recipe, resume)
     with stopping() as stop:
-        train_epochs(work, stop)
-    work.close()
-    return work
+        train_epochs(training, stop)
+    training.close()
+    return training
 
 
 def place(folder: str, case: Case) -> str:
@@ -88,14 +88,14 @@ def place(folder: str, case: Case) -> str:
 def same(folder: str, case: Case) -> dict[str, list[float]]:
     """Compares a case with the plain run; the values of that."""
     plain = case._replace(vocabulary=1, stages=1)
-    wanted, got = (read_records(Path(place(folder, one)) / "metrics.jsonl") for one in (plain, case))
-    values = {key: [record[key] for record in wanted if key in record] for key in KEYS}
+    expected, actual = (read_records(Path(place(folder, each)) / "metrics.jsonl") for each in (plain, case))
+    values = {key: [record[key] for record in expected if key in record] for key in KEYS}
     for key, value in values.items():
         if key == "train/gnorm" and not value:
             continue  # without a pipeline DeepSpeed tells none at ZeRO-0
-        there = [record[key] for record in got if key in record]
+        there = [record[key] for record in actual if key in record]
         assert there == pytest.approx(value, rel=1e-5, abs=1e-5), (case, key)
-    weights, others = (load_file(f"{place(folder, one)}/last/model.safetensors") for one in (plain, case))
+    weights, others = (load_file(f"{place(folder, each)}/last/model.safetensors") for each in (plain, case))
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
         apart = (others[name] - tensor).abs().masked_fill(keys(name, tensor), 0)
@@ -141,8 +141,8 @@ def test_all_methods_and_layouts(layout: str, tiny_corpus: Path, tmp_path: Path)
     on_ranks(ranks, run_all, str(tiny_corpus), str(tmp_path), cases)
     for case in cases:
         values = same(str(tmp_path), case)
-        told = {"translation": "valid/avg/chrf", "id_cd": "train/id_loss"}.get(case.run, "train/kd_loss")
-        assert values[told], case
+        proof = {"translation": "valid/avg/chrf", "id_cd": "train/id_loss"}.get(case.run, "train/kd_loss")
+        assert values[proof], case
 
 
 @pytest.mark.slow
@@ -150,21 +150,21 @@ def test_bf16(tiny_corpus: Path, tmp_path: Path) -> None:
     """Under ZeRO-1 the plain run's losses to bf16's precision; with two stages, too."""
     plain, *cases = [Case("bf16", 1, 1), Case("bf16", 2, 1), Case("bf16", 2, 1, 2)]
     on_ranks(4, run_all, str(tiny_corpus), str(tmp_path), [plain, *cases])
-    wanted, *others = [read_records(Path(place(str(tmp_path), case)) / "metrics.jsonl") for case in (plain, *cases)]
+    expected, *others = [read_records(Path(place(str(tmp_path), case)) / "metrics.jsonl") for case in (plain, *cases)]
     for key in ("train/loss", "train/gnorm", "train/kd_loss", "valid/avg/macro"):
-        values = [record[key] for record in wanted if key in record]
+        values = [record[key] for record in expected if key in record]
         assert values, key
-        for got in others:
-            assert [record[key] for record in got if key in record] == pytest.approx(values, rel=2e-2), key
+        for actual in others:
+            assert [record[key] for record in actual if key in record] == pytest.approx(values, rel=2e-2), key
 
 
 def legs(corpus: str, folder: str, case: Case, ends: list[int]) -> list[str]:
     """Digests of the whole weights after each leg of a run; and of the best model, read as a plain one."""
-    found = [digest(trained(settings(corpus, folder, case, end), resume=True)) for end in ends]
+    results = [digest(trained(settings(corpus, folder, case, end), resume=True)) for end in ends]
     from mnmt_ds.models.weights import load_model
 
     model, _ = load_model(Path(folder) / "last")
-    return [*found, str(sum(p.numel() for p in model.parameters()))]
+    return [*results, str(sum(p.numel() for p in model.parameters()))]
 
 
 @pytest.mark.slow
@@ -174,8 +174,8 @@ def test_a_resumed_run_is_bitwise_the_whole_one(stage: int, tiny_corpus: Path, t
     (whole, count), *_ = on_ranks(2, legs, str(tiny_corpus), str(tmp_path / "whole"), case, [UPDATES])
     parts = on_ranks(2, legs, str(tiny_corpus), str(tmp_path / "parts"), case, [UPDATES // 2, UPDATES])
     assert parts[0] == parts[1] and parts[0][1:] == [whole, count]
-    one, two = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "parts"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    whole, parts = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def looked_up() -> list[list[float]]:
@@ -194,10 +194,10 @@ def looked_up() -> list[list[float]]:
 
 
 def test_lookup_by_hand() -> None:
-    one, two = on_ranks(2, looked_up)
-    assert one[0] == two[0] == [12.0, 13.0, 0.0, 1.0, 6.0, 7.0, 6.0, 7.0, 6.0, 7.0, 10.0, 11.0]
-    assert one[1] == [1.0, 10.0, 0.0, 0.0, 0.0, 0.0, 3.0, 30.0]
-    assert two[1] == [0.0, 0.0, 1.0, 10.0, 1.0, 10.0]
+    first, second = on_ranks(2, looked_up)
+    assert first[0] == second[0] == [12.0, 13.0, 0.0, 1.0, 6.0, 7.0, 6.0, 7.0, 6.0, 7.0, 10.0, 11.0]
+    assert first[1] == [1.0, 10.0, 0.0, 0.0, 0.0, 0.0, 3.0, 30.0]
+    assert second[1] == [0.0, 0.0, 1.0, 10.0, 1.0, 10.0]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int]] = {
@@ -222,13 +222,14 @@ def test_what_a_split_vocabulary_does_not_do_is_refused(
 ) -> None:
     from mnmt_ds.engine.parallel import ds_config
     from mnmt_ds.engine.parallel.run_layout import check_layout
+    from mnmt_ds.requirements import VOCABULARY
 
     monkeypatch.setenv("WORLD_SIZE", "4")
     sections, stage = REFUSED[text]
     path = zero(stage, tmp_path / "run")
-    made = recipe(tmp_path, tmp_path / "run", deepspeed=path, **{"tensor": {"vocabulary": 2}, **sections})
+    run_recipe = recipe(tmp_path, tmp_path / "run", deepspeed=path, **{"tensor": {"vocabulary": 2}, **sections})
     with pytest.raises(UserError, match=f"tensor.vocabulary: .*{text}"):
-        check_layout(made, ds_config.read(made.deepspeed))
+        check_layout(run_recipe, ds_config.read(run_recipe.deepspeed), settings=(VOCABULARY,))
 
 
 def test_a_checkpoint_of_another_split_is_refused(tmp_path: Path) -> None:
