@@ -21,6 +21,7 @@ from typing import Any
 from mnmt_ds import metric_keys
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.errors import UserError
+from mnmt_ds.log import set_up_deepspeed
 
 HELP = "time a step and peak memory of every method, as ratios to plain training"
 ID = "{{name: intra_distillation, passes: {}, alpha: 5, base: {}}}"
@@ -113,7 +114,7 @@ def _measure(args: argparse.Namespace, names: Sequence[str], folder: Path) -> di
     """Seconds for each target token of parallel text, of each method and round."""
     from mnmt_ds.distributed import job
 
-    _quiet()
+    set_up_deepspeed()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with job():
         steps = {name: _trainer(args, name, folder) for name in names}
@@ -194,7 +195,7 @@ def _peak(args: argparse.Namespace, folder: Path) -> float:
     from mnmt_ds.distributed import job
     from mnmt_ds.engine.monitoring.meter import memory
 
-    _quiet()
+    set_up_deepspeed()
     with job():
         step = _trainer(args, args.memory_of, folder)
         for _ in range(3 * args.updates):
@@ -211,11 +212,3 @@ def _peak_in_child(args: argparse.Namespace, name: str) -> float:
     if done.returncode:
         raise UserError(f"bench methods: {name} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return float(done.stdout.strip().splitlines()[-1])
-
-
-def _quiet() -> None:
-    import logging
-
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.WARNING)

@@ -94,11 +94,11 @@ def started(count: int, *more: str) -> list[Any]:
 def on_rank(args: argparse.Namespace, measure: Callable[[], list[Any]]) -> int:
     """What such a rank does; the main one writes the rows."""
     import torch
-    from deepspeed.utils import logger
 
     from mnmt_ds.distributed import is_main, job
+    from mnmt_ds.log import set_up_deepspeed
 
-    logger.setLevel("WARNING")
+    set_up_deepspeed()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with job():
         rows = measure()

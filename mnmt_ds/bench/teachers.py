@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
-    from deepspeed.utils import logger
 
     from mnmt_ds.distributed import is_main, job, world_size
+    from mnmt_ds.log import set_up_deepspeed
 
-    logger.setLevel("WARNING")
+    set_up_deepspeed()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with job():
         rows = [row for pairs in args.pairs for row in measure(args, pairs)]

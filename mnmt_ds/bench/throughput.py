@@ -18,6 +18,7 @@ from typing import Any
 
 from mnmt_ds import metric_keys
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.log import set_up_deepspeed
 
 HELP = "training tokens/s, peak memory and decoding sentences/s, plain and distilling"
 TRAINERS = ("plain loop", "plain", "lssd")
@@ -80,7 +81,7 @@ def table(result: dict[str, Any]) -> str:
 def _training(recipe: Any, rounds: int, updates: int) -> Figures:
     from mnmt_ds.distributed import job
 
-    _quiet()
+    set_up_deepspeed()
     with job():
         steps, batches = _trainers(recipe, TRAINERS)
         tokens: list[dict[str, float]] = []
@@ -154,7 +155,7 @@ def _peak(recipe: Any, name: str, updates: int) -> float:
     from mnmt_ds.distributed import job
     from mnmt_ds.engine.monitoring.meter import memory
 
-    _quiet()
+    set_up_deepspeed()
     with job():
         steps, batches = _trainers(recipe, (name,))
         for group in batches[: 3 * updates]:
@@ -176,11 +177,3 @@ def _decoding() -> list[dict[str, Any]]:
     from mnmt_ds.bench.decoding import measure_decoding
 
     return [figures._asdict() for figures in measure_decoding()]
-
-
-def _quiet() -> None:
-    import logging
-
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.WARNING)

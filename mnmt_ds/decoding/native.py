@@ -26,7 +26,7 @@ from mnmt_ds.models.transformer import Transformer
 SOURCE = Path(__file__).parent / "csrc" / "decode.cpp"
 MAX_HEAD_WIDTH = 512
 """As in decode.cpp."""
-LOG = logging.getLogger("mnmt_ds")
+LOG = logging.getLogger(__name__)
 COMPACT_SHARE = 32
 """Finished sentences leave once they are one in this many; nothing is copied but a few numbers a sentence."""
 

@@ -1,7 +1,6 @@
 """Runs of a study as processes, several at a time; one that fails is reported and holds up nothing else."""
 
 import contextlib
-import fcntl
 import os
 import shlex
 import signal
@@ -11,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
+from mnmt_ds.files import lock
 from mnmt_ds.reporting.runs import at_work, student_directories
 from mnmt_ds.run_files import METRICS
 from mnmt_ds.shipped_files import shipped_file
@@ -180,29 +180,30 @@ def _make_run(study: Study, job: TrainingJob, processes: RunProcesses, say: Say,
     """Trains a run (on from its last checkpoint) and evaluates it, whatever of this is still to be done."""
     job.directory.mkdir(parents=True, exist_ok=True)
     log = job.directory / LOG
-    with (job.directory / "study.lock").open("w") as lock:
-        _lock_run(job, lock.fileno(), processes, say)
+    with _lock_run(job, processes, say) as held:
         if not run_state.is_trained(job):
             run_state.check_same_run(job)
             run_state.clear_mark(job.directory)
-            processes.run(train_command(job, environment), log, environment, lock.fileno())
+            processes.run(train_command(job, environment), log, environment, held.fileno())
             if not run_state.has_ended(job.directory):
                 raise RunFailed(f"{last_line(log)} (stopped before its end; see {log})")
             run_state.write_mark(job.directory, recipe=run_state.recipe_values(job.recipe))
         if not run_state.is_evaluated(job, study.settings.evaluate):
-            processes.run(evaluate_command(study, job), log, environment, lock.fileno())
+            processes.run(evaluate_command(study, job), log, environment, held.fileno())
             run_state.write_mark(job.directory, evaluate=study.settings.evaluate)
 
 
-def _lock_run(job: TrainingJob, lock: int, processes: RunProcesses, say: Say) -> None:
+def _lock_run(job: TrainingJob, processes: RunProcesses, say: Say) -> IO[str]:
     """Locks a run's directory; waits for the end of what an earlier, killed study has started in it."""
-    reported = False
+    file, reported = None, False
     while True:
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = file or lock(job.directory / "study.lock")
             if not at_work(job.directory):
-                return
+                return file
         if processes.stopped:
+            if file is not None:
+                file.close()
             raise RunFailed("stopped")
         if not reported:
             say(f"{job.directory}: still at work since an earlier start; waiting")
