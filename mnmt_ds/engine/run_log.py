@@ -15,7 +15,7 @@ from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.tracking import Tracker
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """A student's record on its way into the run's log."""
 
     kind: str
@@ -41,7 +41,7 @@ class RunLog:
             peer_group: through which split students' records come together.
         """
         self.tracker, self._peer_group = tracker, peer_group
-        self._pending: list[Entry] = []
+        self._pending: list[LogEntry] = []
 
     def log(
         self, student: Student, kind: str, update: int, progress: RunProgress, values: dict[str, Any], line: str
@@ -61,7 +61,7 @@ class RunLog:
             self.tracker.report(line)
             return
         named = {f"{student.name}/{key}": value for key, value in values.items()}
-        self._pending.append(Entry(kind, update, progress.epochs, named, f"{student.name} | {line}"))
+        self._pending.append(LogEntry(kind, update, progress.epochs, named, f"{student.name} | {line}"))
         if not self._peer_group.is_split:
             self.flush()
 
@@ -70,7 +70,7 @@ class RunLog:
         entries = self._pending
         if self._peer_group.is_split:
             gathered = self._peer_group.merge({self._peer_group.own_students[0]: [tuple(entry) for entry in entries]})
-            entries = [Entry(*values) for rows in gathered.values() for values in rows]
+            entries = [LogEntry(*values) for rows in gathered.values() for values in rows]
         for entry in entries:
             self.tracker.log(entry.kind, entry.update, entry.epochs, entry.values)
             self.tracker.report(entry.line)

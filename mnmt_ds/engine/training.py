@@ -45,11 +45,11 @@ class Training:
         check_layout(recipe, config)
         self.layout = form_run_layout(recipe)
         self.peer_group = PeerGroup(recipe, self.layout)
-        self._at_end = ExitStack()
-        if self.peer_group.is_split:
-            self._at_end.enter_context(private_apis.module_orders_compared_by(_comparison_over(self.layout.ranks)))
-        with self.peer_group.failures_shared():
+        with ExitStack() as at_end, self.peer_group.failures_shared():
+            if self.peer_group.is_split:
+                at_end.enter_context(private_apis.module_orders_compared_by(_comparison_over(self.layout.ranks)))
             self._build(config, resume)
+            self._at_end = at_end.pop_all()
 
     def _build(self, config: ds_config.Json, resume: bool) -> None:
         recipe, layout = self.recipe, self.layout
