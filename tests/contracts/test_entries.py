@@ -39,13 +39,20 @@ class Runs:
         self.corpus, self.folder, self.selected = str(corpus), str(folder), selected
         self._outcomes: dict[str, dict[Entry, Outcome]] = {}
         self._failures: dict[Entry, str] | None = None
+        self._broken: dict[str, Exception] = {}
 
     def outcome(self, entry: Entry, layout: Layout) -> Outcome:
         """The run of an entry on a layout."""
+        if layout.name in self._broken:
+            raise self._broken[layout.name]
         if layout.name not in self._outcomes:
             if layout != ALONE:
                 self.outcome(entry, ALONE)  # makes the plain run, too
-            ranks = on_ranks(layout.ranks, train_entries, self.corpus, self.folder, self.selected, layout)
+            try:
+                ranks = on_ranks(layout.ranks, train_entries, self.corpus, self.folder, self.selected, layout)
+            except Exception as error:  # a rank died or hung: once is enough
+                self._broken[layout.name] = error
+                raise
             self._outcomes[layout.name] = dict(zip(self.selected, ranks[0], strict=True))
         return self._outcomes[layout.name][entry]
 

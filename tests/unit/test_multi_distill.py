@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from mnmt_ds.engine.recipe import resolved_method
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.methods.method import ValidationReport
@@ -120,6 +121,15 @@ def test_bad_experts_are_refused(tmp_path: Path) -> None:
         check(MultiDistillSettings.model_validate({"experts": {"bs-en": paths["bs-en"]}, "rule": "fix"}), facts)
     with pytest.raises(ValueError, match="two or more different ones"):
         MultiTeacherSettings.model_validate({"methods": [{"name": "lssd"}]})
+
+
+def test_the_old_name_of_multi_teacher_is_read() -> None:
+    """Recipes say multi_teacher; those of version 0.1.0 say several, and their checkpoints' fingerprints, too."""
+    section = {"name": "several", "methods": [{"name": "lssd"}, {"name": "multi_distill", "experts": "run"}]}
+    settings = MultiTeacherSettings.model_validate(section)
+    assert settings.name == "multi_teacher" and settings == MultiTeacherSettings(methods=settings.methods)
+    assert resolved_method(section, PAIRS) == resolved_method({**section, "name": "multi_teacher"}, PAIRS)
+    assert resolved_method(section, PAIRS)["methods"][0]["alpha"] == 2.0
 
 
 def _train(corpus: str, directory: str) -> list[list[dict[str, Any]]]:
