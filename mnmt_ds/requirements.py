@@ -4,8 +4,9 @@ The registry entry of a method or sampler declares its ``Requirements``; ``refus
 the layout that it asks for. The engine's checks raise what is refused, and docs/support_matrix.md is generated from it.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 from mnmt_ds.errors import UserError
 
@@ -37,6 +38,18 @@ class Requirements(NamedTuple):
     """Names of the samplers that measure the student between two validations (gradients, passes with dropout)."""
 
 
+def needs_nothing(settings: Any) -> Requirements:
+    """Declares a method or sampler that goes with every layout.
+
+    Args:
+        settings: its settings.
+
+    Returns:
+        The default requirements.
+    """
+    return Requirements()
+
+
 def combined(parts: Iterable[Requirements]) -> Requirements:
     """Joins the requirements of a run's methods and samplers: whatever any of them needs, the run needs.
 
@@ -46,22 +59,12 @@ def combined(parts: Iterable[Requirements]) -> Requirements:
     Returns:
         The union; of numbers the greatest.
     """
-    union = Requirements()
-    for part in parts:
-        union = Requirements(
-            peers=union.peers or part.peers,
-            weight_search=union.weight_search or part.weight_search,
-            extra_updates=union.extra_updates or part.extra_updates,
-            eval_states=union.eval_states or part.eval_states,
-            passes=max(union.passes, part.passes),
-            teachers=union.teachers or part.teachers,
-            shared_teacher=union.shared_teacher or part.shared_teacher,
-            layer_streaming=union.layer_streaming or part.layer_streaming,
-            top_k=max(union.top_k, part.top_k),
-            dev_bleu=union.dev_bleu or part.dev_bleu,
-            measured_by=(*union.measured_by, *(name for name in part.measured_by if name not in union.measured_by)),
-        )
-    return union
+    return Requirements(*map(_joined, zip(Requirements(), *parts, strict=True)))
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """The greatest of numbers and flags; names one after another, each once."""
+    return tuple(dict.fromkeys(chain.from_iterable(values))) if isinstance(values[0], tuple) else max(values)
 
 
 class RunLayout(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mnmt_ds.config import Settings
 from mnmt_ds.methods.method import Method
-from mnmt_ds.requirements import Requirements
+from mnmt_ds.requirements import Requirements, needs_nothing
 
 
 class RunFacts(NamedTuple):
@@ -21,18 +21,6 @@ class RunFacts(NamedTuple):
     """Each student's sampler settings."""
     bleu_every: int = 0
     """Validations between two that score the dev sets; 0: none does."""
-
-
-def needs_nothing(settings: Any) -> Requirements:
-    """Declares a method that runs on every layout.
-
-    Args:
-        settings: the method's settings.
-
-    Returns:
-        The default requirements.
-    """
-    return Requirements()
 
 
 def holds_no_methods(settings: Any) -> Mapping[str, Settings]:

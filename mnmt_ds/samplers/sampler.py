@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
-from mnmt_ds.requirements import Requirements
+from mnmt_ds.requirements import Requirements, needs_nothing
 
 Losses = Sequence[tuple[float, float]]
 """Of each pair: the sum over an update and all ranks of its label-smoothed cross-entropy, nats; its target tokens."""
@@ -147,18 +147,6 @@ class Sampler(NamedTuple):
         self.distribution.changes = int(state["changes"])
         for field in dataclasses.fields(self.memory):
             setattr(self.memory, field.name, state[field.name])
-
-
-def needs_nothing(settings: Any) -> Requirements:
-    """Declares a sampler that goes with every layout.
-
-    Args:
-        settings: the sampler's settings.
-
-    Returns:
-        The default requirements.
-    """
-    return Requirements()
 
 
 class SamplerEntry(NamedTuple):
