@@ -120,7 +120,7 @@ PRIVATE_APIS = (
         "deepspeed.runtime.engine:DeepSpeedEngine", ("_config", "load_universal_checkpoint"),
         "_config.load_universal_checkpoint is set while a checkpoint is loaded",
         "it is a setting of the whole engine; whether a checkpoint moves is known only when it is loaded",
-        "engine/parallel/zero_engine.py",
+        "engine/parallel/loading.py",
     ),
     PrivateApi(
         "deepspeed.runtime.engine:DeepSpeedEngine", ("_is_gradient_accumulation_boundary",),

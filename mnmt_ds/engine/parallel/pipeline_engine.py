@@ -19,6 +19,7 @@ from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel import ds_config, state_snapshot
 from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
+from mnmt_ds.engine.parallel.loading import load_deepspeed_checkpoint, model_with
 from mnmt_ds.engine.parallel.method_eval_states import PrecomputedEvalStates
 from mnmt_ds.engine.parallel.pipeline_module import (
     PipelineStates,
@@ -28,7 +29,6 @@ from mnmt_ds.engine.parallel.pipeline_module import (
 )
 from mnmt_ds.engine.parallel.pipeline_weights import gather_stages, initialise_stage
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
-from mnmt_ds.engine.parallel.zero_engine import load_deepspeed_checkpoint, model_with
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.settings import ModelSettings

@@ -16,11 +16,11 @@ from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.parallel import ds_config, gradients, state_snapshot
 from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
+from mnmt_ds.engine.parallel.loading import load_deepspeed_checkpoint, model_with
 from mnmt_ds.engine.parallel.method_eval_states import DirectEvalStates
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.engine.parallel.student_module import StudentModule
 from mnmt_ds.methods.method import ModelStates
-from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
 from mnmt_ds.parallel_layout import ParallelLayout
@@ -365,36 +365,3 @@ class ZeroEngine:
             Whether there was a checkpoint under that tag.
         """
         return load_deepspeed_checkpoint(self.deepspeed_engine, directory, tag, universal)
-
-
-def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, device: torch.device) -> Transformer:
-    """A whole model on a device.
-
-    Args:
-        weights: all of them, by name.
-        like: layers with the model's ``settings`` and ``vocabulary_size``.
-        device: where it goes.
-
-    Returns:
-        The model.
-    """
-    model = Transformer(like.settings, like.vocabulary_size).to(device, next(iter(weights.values())).dtype)
-    model.load_state_dict(weights, strict=False)
-    return model
-
-
-def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, universal: bool) -> bool:
-    """Fills an engine from DeepSpeed's files.
-
-    Args:
-        deepspeed_engine: a DeepSpeedEngine.
-        directory: of the checkpoint.
-        tag: the folder in it.
-        universal: the files are DeepSpeed's universal ones.
-
-    Returns:
-        Whether there was a checkpoint under that tag.
-    """
-    with private_apis.universal_checkpoint(deepspeed_engine) if universal else nullcontext():
-        path, _ = deepspeed_engine.load_checkpoint(str(directory), tag=tag)
-    return path is not None
