@@ -88,7 +88,7 @@ def statistics(inputs: LossInputs, chunk: slice, workspace: Workspace) -> Statis
     """
     tokens = chunk.stop - chunk.start
     teachers, passes = len(inputs.teachers), inputs.passes
-    plane_size = torch.ops.mnmt_ds_cpu.plane(tokens, inputs.vocabulary_size)
+    plane_size = torch.ops.mnmt_ds_cpu.plane_size(tokens, inputs.vocabulary_size)
     size = (passes + teachers) * plane_size
     logits, teacher_logits = _thread_buffer(size)[:size].split([passes * plane_size, teachers * plane_size])
     packed_RC = workspace.new((packed_rows(inputs), tokens))

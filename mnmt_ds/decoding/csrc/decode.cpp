@@ -12,6 +12,8 @@
 #include <limits>
 #include <vector>
 
+#include "../../kernels/csrc/exp.h"
+
 namespace {
 
 constexpr int64_t BLOCK = 64;       // words whose greatest logit is kept
@@ -40,20 +42,13 @@ inline void store(float* to, V value) {
   std::memcpy(to, &value, sizeof(V));
 }
 
-// exp of numbers that are not positive; relative error below 2e-7 (Cephes' polynomial).
+// exp of numbers that are not positive; relative error below 2e-7.
 template <class V>
 inline V exp_(V x) {
   typedef int32_t I __attribute__((vector_size(sizeof(V))));
   x = x < -87.0f ? V{} - 87.0f : x;
   const I n = __builtin_convertvector(x * 1.44269504f - 0.5f, I);  // to the nearest: conversion goes towards zero
-  const V whole = __builtin_convertvector(n, V);
-  const V r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  V y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * (r * r) + r + 1.0f;
+  const V y = mnmt::exp_reduced(x, __builtin_convertvector(n, V));
   const I bits = (n + 127) << 23;
   V power;
   std::memcpy(&power, &bits, sizeof(V));

@@ -15,79 +15,87 @@ namespace mnmt {
 
 namespace {
 
-constexpr int BLOCK = TALL * (112 / TALL);  // words that a thread takes through all steps while they are in its cache
-constexpr int SEGMENT = 128;                // of a packed row; rows lie SEGMENT + 16 apart, clear of cache aliasing
-constexpr int STEP = SEGMENT + 16;
-constexpr int PARTS = 16;  // of the vocabulary, a thread, in statistics: a slow thread takes fewer
-constexpr int NEAR = 256 / GROUP;  // groups whose hidden states, GROUP widths of them, stay near
+// Words that a thread takes through all steps while they are in its cache.
+constexpr int BLOCK = TILE_ROWS * (112 / TILE_ROWS);
+constexpr int SEGMENT = 128;  // widths of a packed row that are multiplied at once (BLIS's KC)
+constexpr int SEGMENT_STRIDE = SEGMENT + 16;  // from row to row, clear of cache aliasing
+constexpr int PARTS_PER_THREAD = 16;  // of the vocabulary, in statistics: a slow thread takes fewer
+constexpr int CACHED_GROUPS = 256 / GROUP;  // groups whose hidden states, GROUP widths of them, stay in the first cache
 
+// a / b, rounded up.
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Uninitialised floats, aligned to a cache line.
 struct Free {
   void operator()(float* p) const { std::free(p); }
 };
 using Buffer = std::unique_ptr<float[], Free>;
 
+// A buffer of n floats.
 Buffer buffer(int64_t n) {
   void* p = std::aligned_alloc(64, std::max<int64_t>(64, ceil_div(n * 4, 64) * 64));
   if (!p) throw std::bad_alloc();
   return Buffer(static_cast<float*>(p));
 }
 
+// To float32.
 float widen(float x) { return x; }
 float widen(_Float16 x) { return static_cast<float>(x); }
-struct Brain {
+struct BFloat16 {
   uint16_t bits;
 };
-float widen(Brain x) {
+float widen(BFloat16 x) {
   const uint32_t bits = uint32_t(x.bits) << 16;
   float y;
   std::memcpy(&y, &bits, 4);
   return y;
 }
 
+// Reads n numbers of a matrix row, from column `from`, as float32.
 template <class T>
 void fetch_as(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) {
   const T* p = static_cast<const T*>(m.data) + row * m.stride + from;
   for (int64_t i = 0; i < n; ++i) to[i] = widen(p[i]);
 }
 
-// Asks for rows of GROUP numbers that will be read or written soon and lie too far away for the CPU to guess; a few
-// with every tile, since many at once wait for one another.
-template <int PLACES>
-struct Ahead {
-  const float* at[PLACES];
-  int64_t rows;
-  ROW void ask(int64_t most) {
-    constexpr int LINE = 64 / sizeof(float);
-    const int64_t n = std::min(most, rows) * GROUP;
-    for (auto& from : at) {
-      for (int64_t i = 0; i < n; i += LINE) __builtin_prefetch(from + i, 0, 2);
+// Prefetches rows of GROUP numbers that will be read or written soon and lie too far away for the CPU to guess; a few
+// with every tile, since many at once wait for one another. STREAMS: places where such rows follow one another.
+template <int STREAMS>
+struct Prefetcher {
+  const float* next[STREAMS];
+  int64_t rows;  // still to prefetch
+  INLINE void prefetch(int64_t max_rows) {
+    constexpr int CACHE_LINE = 64 / sizeof(float);
+    const int64_t n = std::min(max_rows, rows) * GROUP;
+    for (auto& from : next) {
+      for (int64_t i = 0; i < n; i += CACHE_LINE) __builtin_prefetch(from + i, 0, 2);
       from += n;
     }
     rows -= n / GROUP;
   }
 };
 
+// fetch_as for the matrix's dtype.
 void fetch(const Matrix& m, int64_t row, int64_t from, int64_t n, float* to) {
-  switch (m.kind) {
-    case Kind::float32: return fetch_as<float>(m, row, from, n, to);
-    case Kind::bfloat16: return fetch_as<Brain>(m, row, from, n, to);
-    case Kind::float16: return fetch_as<_Float16>(m, row, from, n, to);
+  switch (m.dtype) {
+    case DType::float32: return fetch_as<float>(m, row, from, n, to);
+    case DType::bfloat16: return fetch_as<BFloat16>(m, row, from, n, to);
+    case DType::float16: return fetch_as<_Float16>(m, row, from, n, to);
   }
 }
 
-// [group][width][GROUP]: the transposed hidden states, padding tokens 0.
+// Packs hidden states as [group][width][GROUP]: the transposed hidden states, padding tokens 0.
 Buffer pack_columns(const std::vector<Matrix>& hidden, int64_t tokens, int threads) {
-  const int64_t per = groups(tokens), width = hidden[0].width, total = per * int64_t(hidden.size());
+  const int64_t groups_per_pass = groups(tokens), width = hidden[0].width;
+  const int64_t total = groups_per_pass * int64_t(hidden.size());
   Buffer packed = buffer(total * width * GROUP);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t g = 0; g < total; ++g) {
     std::vector<float> row(width);
     float* to = packed.get() + g * width * GROUP;
     for (int64_t t = 0; t < GROUP; ++t) {
-      const int64_t token = g % per * GROUP + t;
-      if (token < tokens) fetch(hidden[g / per], token, 0, width, row.data());
+      const int64_t token = g % groups_per_pass * GROUP + t;
+      if (token < tokens) fetch(hidden[g / groups_per_pass], token, 0, width, row.data());
       else std::fill(row.begin(), row.end(), 0.f);
       for (int64_t d = 0; d < width; ++d) to[d * GROUP + t] = row[d];
     }
@@ -95,19 +103,20 @@ Buffer pack_columns(const std::vector<Matrix>& hidden, int64_t tokens, int threa
   return packed;
 }
 
-// [panel of GROUP widths][group][token][GROUP widths]: hidden states cut into panels, zeros outside.
+// Packs hidden states as [panel of GROUP widths][group][token][GROUP widths], zeros outside.
 Buffer pack_panels(const std::vector<Matrix>& hidden, int64_t tokens, int threads) {
-  const int64_t per = groups(tokens), width = hidden[0].width, total = per * int64_t(hidden.size());
+  const int64_t groups_per_pass = groups(tokens), width = hidden[0].width;
+  const int64_t total = groups_per_pass * int64_t(hidden.size());
   const int64_t panels = ceil_div(width, GROUP);
   Buffer packed = buffer(panels * total * GROUP * GROUP);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t g = 0; g < total; ++g) {
     for (int64_t t = 0; t < GROUP; ++t) {
-      const int64_t token = g % per * GROUP + t;
+      const int64_t token = g % groups_per_pass * GROUP + t;
       for (int64_t q = 0; q < panels; ++q) {
         float* to = packed.get() + ((q * total + g) * GROUP + t) * GROUP;
         const int64_t n = token < tokens ? std::min<int64_t>(GROUP, width - q * GROUP) : 0;
-        if (n) fetch(hidden[g / per], token, q * GROUP, n, to);
+        if (n) fetch(hidden[g / groups_per_pass], token, q * GROUP, n, to);
         std::fill(to + n, to + GROUP, 0.f);
       }
     }
@@ -115,14 +124,16 @@ Buffer pack_panels(const std::vector<Matrix>& hidden, int64_t tokens, int thread
   return packed;
 }
 
-int64_t packed_rows_size(int64_t width) { return int64_t(BLOCK) * ceil_div(width, SEGMENT) * STEP; }
+// Floats of a block of the projection's rows, packed by pack_rows.
+int64_t packed_rows_size(int64_t width) { return int64_t(BLOCK) * ceil_div(width, SEGMENT) * SEGMENT_STRIDE; }
 
-// [panel of TALL words][segment][TALL][STEP]: a block of the projection's rows; words past the end are 0.
+// Packs a block of the projection's rows as [panel of TILE_ROWS words][segment][TILE_ROWS][SEGMENT_STRIDE]; words past
+// the end are 0.
 void pack_rows(const Matrix& projection, int64_t first, float* to) {
   const int64_t segments = ceil_div(projection.width, SEGMENT);
   for (int64_t r = 0; r < BLOCK; ++r) {
     for (int64_t s = 0; s < segments; ++s) {
-      float* row = to + ((r / TALL * segments + s) * TALL + r % TALL) * STEP;
+      float* row = to + ((r / TILE_ROWS * segments + s) * TILE_ROWS + r % TILE_ROWS) * SEGMENT_STRIDE;
       const int64_t n = std::min<int64_t>(SEGMENT, projection.width - s * SEGMENT);
       if (first + r < projection.rows) fetch(projection, first + r, s * SEGMENT, n, row);
       else std::fill(row, row + n, 0.f);
@@ -132,112 +143,123 @@ void pack_rows(const Matrix& projection, int64_t first, float* to) {
 
 // A block of logits of one group: z[word][GROUP] = rows * columns.
 void multiply_rows(const float* rows, const float* columns, int64_t width, int64_t panels, float* z,
-                   Ahead<1> ahead) {
+                   Prefetcher<1> prefetcher) {
   const int64_t segments = ceil_div(width, SEGMENT);
   for (int64_t s = 0; s < segments; ++s) {  // a segment of the columns stays in the first cache for all panels
     const int64_t n = std::min<int64_t>(SEGMENT, width - s * SEGMENT);
     for (int64_t q = 0; q < panels; ++q) {
       Tile tile;
-      float* to = z + q * TALL * GROUP;
-      ahead.ask(ceil_div(TALL, segments));
+      float* to = z + q * TILE_ROWS * GROUP;
+      prefetcher.prefetch(ceil_div(TILE_ROWS, segments));
       if (s) tile.read(to, GROUP);
       else tile.clear();
-      tile.add<STEP, 1>(rows + (q * segments + s) * TALL * STEP, columns + s * SEGMENT * GROUP, n);
-      tile.write(to, GROUP, TALL);
+      const float* panel = rows + (q * segments + s) * TILE_ROWS * SEGMENT_STRIDE;
+      tile.add<SEGMENT_STRIDE, 1>(panel, columns + s * SEGMENT * GROUP, n);
+      tile.write(to, GROUP, TILE_ROWS);
     }
   }
 }
 
-// One of several nearly equal ranges of blocks.
-struct Share {
+// One of several nearly equal ranges of the vocabulary's blocks.
+struct BlockRange {
   int64_t begin, end;
-  Share(int64_t blocks, int part, int parts) : begin(blocks * part / parts), end(blocks * (part + 1) / parts) {}
+  BlockRange(int64_t blocks, int part, int parts) : begin(blocks * part / parts), end(blocks * (part + 1) / parts) {}
 };
 
+// The running statistics of LANES tokens.
 template <int K>
-struct Running {  // statistics of LANES tokens
-  Student<Lanes> student[K];
-  Teacher<Lanes, K> teacher[MOST_TEACHERS];
-  Mass<Lanes> cool[MOST_TEACHERS];     // teacher at temperature 1, where its own differs
-  Mass<Lanes> warm[MOST_TEACHERS][K];  // student at the teacher's temperature
+struct RunningStatistics {
+  StudentStatistics<Lanes> student[K];
+  TeacherStatistics<Lanes, K> teacher[MAX_TEACHERS];
+  LogSumExp<Lanes> teacher_at_one[MAX_TEACHERS];             // at temperature 1, where the teacher's own differs
+  LogSumExp<Lanes> student_at_temperature[MAX_TEACHERS][K];  // at the teacher's temperature
   void clear() {
-    for (auto& s : student) s = Student<Lanes>::none();
-    for (auto& t : teacher) t = Teacher<Lanes, K>::none();
-    for (auto& m : cool) m = Mass<Lanes>::none();
-    for (auto& row : warm)
-      for (auto& m : row) m = Mass<Lanes>::none();
+    for (auto& s : student) s = StudentStatistics<Lanes>::empty();
+    for (auto& t : teacher) t = TeacherStatistics<Lanes, K>::empty();
+    for (auto& lse : teacher_at_one) lse = LogSumExp<Lanes>::empty();
+    for (auto& row : student_at_temperature)
+      for (auto& lse : row) lse = LogSumExp<Lanes>::empty();
   }
-  void join(const Running& next, int teachers) {
+  void merge_with(const RunningStatistics& next, int teachers) {
     for (int k = 0; k < K; ++k) student[k] = merge(student[k], next.student[k]);
     for (int j = 0; j < teachers; ++j) {
       teacher[j] = merge(teacher[j], next.teacher[j]);
-      cool[j] = merge(cool[j], next.cool[j]);
-      for (int k = 0; k < K; ++k) warm[j][k] = merge(warm[j][k], next.warm[j][k]);
+      teacher_at_one[j] = merge(teacher_at_one[j], next.teacher_at_one[j]);
+      for (int k = 0; k < K; ++k)
+        student_at_temperature[j][k] = merge(student_at_temperature[j][k], next.student_at_temperature[j][k]);
     }
   }
 };
 
-// A SIMD vector of each of K (or J) logits; `step` floats between them.
+// Loads a vector of each of K (or J) logits; `step` floats between them.
 template <int K>
-ROW void load_all(const float* from, int64_t step, Lanes* to) {
+INLINE void load_all(const float* from, int64_t step, Lanes* to) {
   for (int k = 0; k < K; ++k) to[k] = load(from + k * step);
 }
 
+// Adds a block of n words to the statistics of LANES tokens; z, y: logits of students and teachers, `step` floats from
+// one pass (or teacher) to the next.
 template <int K>
-void absorb_block(Running<K>& run, const Chunk& c, const float* z, const float* y, int64_t step, int n, int first) {
+void update_block(RunningStatistics<K>& running, const Chunk& c, const float* z, const float* y, int64_t step, int n,
+                  int first) {
   for (int k = 0; k < K; ++k) {
     const auto at = [=](int i) { return load(z + k * step + i * GROUP); };
-    if (c.teachers) absorb<true>(run.student[k], at, at, n, first);
-    else absorb<false>(run.student[k], at, at, n, first);
+    if (c.teachers) update<true>(running.student[k], at, at, n, first);
+    else update<false>(running.student[k], at, at, n, first);
   }
   const auto student = [=](int k, int i) { return load(z + k * step + i * GROUP); };
   for (int j = 0; j < c.teachers; ++j) {
     const auto teacher = [=](int i) { return load(y + j * step + i * GROUP); };
     const float scale = 1.f / c.temperature[j];
-    absorb<Lanes, K>(run.teacher[j], teacher, student, n, first, scale);
+    update<Lanes, K>(running.teacher[j], teacher, student, n, first, scale);
     if (scale == 1.f) continue;
-    absorb(run.cool[j], teacher, n, 1.f);
-    for (int k = 0; k < K; ++k) absorb(run.warm[j][k], [=](int i) { return student(k, i); }, n, scale);
+    update(running.teacher_at_one[j], teacher, n, 1.f);
+    for (int k = 0; k < K; ++k)
+      update(running.student_at_temperature[j][k], [=](int i) { return student(k, i); }, n, scale);
   }
 }
 
+// Writes the lanes of the tokens from `first` on that exist.
 void write_lanes(float* row, int64_t first, int64_t tokens, Lanes x) {
   for (int i = 0; i < LANES && first + i < tokens; ++i) row[first + i] = x[i];
 }
 
-Level<Lanes> level(const Mass<Lanes>& m) {
-  Level<Lanes> x{m.top, {}};
-  for (int i = 0; i < LANES; ++i) x.log[i] = std::log(m.sum[i]);
+// The finished log-sum-exp of LANES tokens.
+LogNormalizer<Lanes> log_normalizer(const LogSumExp<Lanes>& lse) {
+  LogNormalizer<Lanes> x{lse.max, {}};
+  for (int i = 0; i < LANES; ++i) x.log_sum[i] = std::log(lse.sum[i]);
   return x;
 }
 
+// Writes the packed statistics of LANES tokens, all but the gold logits.
 template <int K>
-void write_found(const Chunk& c, const Running<K>& run, int64_t first, float* found) {
-  const auto row = [&](int64_t r, Lanes x) { write_lanes(found + r * c.tokens, first, c.tokens, x); };
-  const auto rows = [&](int64_t r, const Level<Lanes>& x) {
-    row(r, x.top);
-    row(r + 1, x.log);
+void write_statistics(const Chunk& c, const RunningStatistics<K>& running, int64_t first, float* packed) {
+  const auto row = [&](int64_t r, Lanes x) { write_lanes(packed + r * c.tokens, first, c.tokens, x); };
+  const auto normalizer = [&](int64_t r, const LogNormalizer<Lanes>& x) {
+    row(r, x.max);
+    row(r + 1, x.log_sum);
   };
   for (int k = 0; k < K; ++k) {
-    rows(PASS_ROWS * k, level(run.student[k].mass));
-    row(PASS_ROWS * k + 2, run.student[k].total);
-    row(PASS_ROWS * k + 4, run.student[k].best);
+    normalizer(PASS_ROWS * k, log_normalizer(running.student[k].lse));
+    row(PASS_ROWS * k + 2, running.student[k].logit_sum);
+    row(PASS_ROWS * k + 4, running.student[k].argmax);
   }
   for (int j = 0; j < c.teachers; ++j) {
     const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
-    const Level<Lanes> own = level(run.teacher[j].mass);
-    const bool warm = c.temperature[j] != 1.f;
-    rows(base, warm ? level(run.cool[j]) : own);
-    rows(base + 2, own);
-    row(base + 5, run.teacher[j].best);
+    const LogNormalizer<Lanes> teacher = log_normalizer(running.teacher[j].lse);
+    const bool tempered = c.temperature[j] != 1.f;
+    normalizer(base, tempered ? log_normalizer(running.teacher_at_one[j]) : teacher);
+    normalizer(base + 2, teacher);
+    row(base + 5, running.teacher[j].argmax);
     for (int k = 0; k < K; ++k) {
-      row(base + 6 + 3 * k, run.teacher[j].dot[k] / run.teacher[j].mass.sum);
-      rows(base + 7 + 3 * k, level(warm ? run.warm[j][k] : run.student[k].mass));
+      row(base + 6 + 3 * k, running.teacher[j].dot[k] / running.teacher[j].lse.sum);
+      const LogSumExp<Lanes>& student = tempered ? running.student_at_temperature[j][k] : running.student[k].lse;
+      normalizer(base + 7 + 3 * k, log_normalizer(student));
     }
   }
 }
 
-// The gold logits of the tokens whose gold word is in this block.
+// Writes the gold logits of a group's tokens whose gold word is in this block.
 void write_gold(const Chunk& c, const float* z, int64_t group, int64_t first, float* row) {
   for (int64_t t = group * GROUP; t < std::min((group + 1) * GROUP, c.tokens); ++t) {
     const int64_t r = c.gold[t] - first;
@@ -245,49 +267,55 @@ void write_gold(const Chunk& c, const float* z, int64_t group, int64_t first, fl
   }
 }
 
-// Logits of a part of the vocabulary, block by block, each absorbed while it is in the cache.
+// Computes the logits of a range of blocks, and adds each to the statistics while it is in the cache.
 template <int K>
-void take_part(const Chunk& c, const Share& part, const float* columns, const std::vector<Buffer>& teacher_columns,
-               float* rows, Running<K>* run, float* found) {
-  const int64_t per = groups(c.tokens), high = padded(c.words);
-  const int64_t step = per * high * GROUP;  // from one pass (or teacher) to the next
-  for (int64_t b = part.begin; b < part.end; ++b) {
-    const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first), panels = ceil_div(n, TALL);
-    const auto block = [&](float* z, int64_t slot, int64_t g) { return z + slot * step + (g * high + first) * GROUP; };
+void process_blocks(const Chunk& c, const BlockRange& range, const float* columns,
+                    const std::vector<Buffer>& teacher_columns, float* rows, RunningStatistics<K>* running,
+                    float* packed) {
+  const int64_t groups_per_pass = groups(c.tokens), padded_vocab = padded(c.vocab_size);
+  const int64_t step = groups_per_pass * padded_vocab * GROUP;  // from one pass (or teacher) to the next
+  for (int64_t b = range.begin; b < range.end; ++b) {
+    const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.vocab_size - first);
+    const int64_t panels = ceil_div(n, TILE_ROWS);
+    const auto block = [&](float* z, int64_t pass, int64_t g) {
+      return z + pass * step + (g * padded_vocab + first) * GROUP;
+    };
     for (int j = 0; j < c.teachers; ++j) {
       const int64_t width = c.teacher_projection[j].width;
       pack_rows(c.teacher_projection[j], first, rows);
-      for (int64_t g = 0; g < per; ++g) {
+      for (int64_t g = 0; g < groups_per_pass; ++g) {
         float* y = block(c.teacher_logits, j, g);
-        const Ahead<1> next{{y + high * GROUP}, g + 1 < per ? n : 0};
+        const Prefetcher<1> next{{y + padded_vocab * GROUP}, g + 1 < groups_per_pass ? n : 0};
         multiply_rows(rows, teacher_columns[j].get() + g * width * GROUP, width, panels, y, next);
         if (c.vocabulary[j])
           for (int64_t v = 0; v < n; ++v)
             if (!c.vocabulary[j][first + v]) std::fill(y + v * GROUP, y + (v + 1) * GROUP, LOWEST);
-        write_gold(c, y, g, first, found + (PASS_ROWS * K + j * teacher_rows(K) + 4) * c.tokens);
+        write_gold(c, y, g, first, packed + (PASS_ROWS * K + j * teacher_rows(K) + 4) * c.tokens);
       }
     }
     const int64_t width = c.projection.width;
     pack_rows(c.projection, first, rows);
-    for (int64_t g = 0; g < per; ++g) {
+    for (int64_t g = 0; g < groups_per_pass; ++g) {
       for (int k = 0; k < K; ++k) {
         float* z = block(c.logits, k, g);
-        const Ahead<1> next{{z + high * GROUP}, g + 1 < per ? n : 0};
-        multiply_rows(rows, columns + (k * per + g) * width * GROUP, width, panels, z, next);
-        write_gold(c, z, g, first, found + (PASS_ROWS * k + 3) * c.tokens);
+        const Prefetcher<1> next{{z + padded_vocab * GROUP}, g + 1 < groups_per_pass ? n : 0};
+        multiply_rows(rows, columns + (k * groups_per_pass + g) * width * GROUP, width, panels, z, next);
+        write_gold(c, z, g, first, packed + (PASS_ROWS * k + 3) * c.tokens);
       }
       for (int half = 0; half < 2; ++half) {
         const float* y = c.teachers ? block(c.teacher_logits, 0, g) + half * LANES : nullptr;
-        absorb_block<K>(run[2 * g + half], c, block(c.logits, 0, g) + half * LANES, y, step, int(n), int(first));
+        update_block<K>(running[2 * g + half], c, block(c.logits, 0, g) + half * LANES, y, step, int(n), int(first));
       }
     }
   }
 }
 
+// Statistics of K passes.
 template <int K>
-void statistics_of(const Chunk& c, float* found) {
-  const int64_t rows_of_lanes = groups(c.tokens) * 2, blocks = ceil_div(c.words, BLOCK);
-  const int parts = int(std::min<int64_t>(int64_t(PARTS) * c.threads, blocks)), threads = std::min(c.threads, parts);
+void statistics_of(const Chunk& c, float* packed) {
+  const int64_t rows_of_lanes = groups(c.tokens) * 2, blocks = ceil_div(c.vocab_size, BLOCK);
+  const int parts = int(std::min<int64_t>(int64_t(PARTS_PER_THREAD) * c.threads, blocks));
+  const int threads = std::min(c.threads, parts);
   const Buffer columns = pack_columns(c.hidden, c.tokens, c.threads);
   std::vector<Buffer> teacher_columns;
   int64_t size = packed_rows_size(c.projection.width);
@@ -295,305 +323,328 @@ void statistics_of(const Chunk& c, float* found) {
     teacher_columns.push_back(pack_columns({c.teacher_hidden[j]}, c.tokens, c.threads));
     size = std::max(size, packed_rows_size(c.teacher_projection[j].width));
   }
-  std::vector<Running<K>> running(parts * rows_of_lanes);
+  std::vector<RunningStatistics<K>> running(parts * rows_of_lanes);
 #pragma omp parallel num_threads(threads)
   {
     const Buffer rows = buffer(size);
 #pragma omp for schedule(dynamic)
     for (int part = 0; part < parts; ++part) {
-      Running<K>* run = running.data() + part * rows_of_lanes;
-      for (int64_t i = 0; i < rows_of_lanes; ++i) run[i].clear();
-      take_part<K>(c, Share(blocks, part, parts), columns.get(), teacher_columns, rows.get(), run, found);
+      RunningStatistics<K>* part_statistics = running.data() + part * rows_of_lanes;
+      for (int64_t i = 0; i < rows_of_lanes; ++i) part_statistics[i].clear();
+      process_blocks<K>(c, BlockRange(blocks, part, parts), columns.get(), teacher_columns, rows.get(),
+                        part_statistics, packed);
     }
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < rows_of_lanes; ++i) {
-      for (int part = 1; part < parts; ++part) running[i].join(running[part * rows_of_lanes + i], c.teachers);
-      write_found<K>(c, running[i], i * LANES, found);
+      for (int part = 1; part < parts; ++part) running[i].merge_with(running[part * rows_of_lanes + i], c.teachers);
+      write_statistics<K>(c, running[i], i * LANES, packed);
     }
   }
 }
 
+// Reads a row's numbers of the tokens from `first` on; 0 past the end.
 Lanes read_lanes(const float* row, int64_t first, int64_t tokens) {
   Lanes x{};
   for (int i = 0; i < LANES && first + i < tokens; ++i) x[i] = row[first + i];
   return x;
 }
 
+// X-divergence of K passes.
 template <int K>
-void divergence_of(const Chunk& c, const float* found, float* diverging) {
-  const int64_t per = groups(c.tokens), high = padded(c.words), step = per * high * GROUP;
+void divergence_of(const Chunk& c, const float* packed, float* divergences) {
+  const int64_t groups_per_pass = groups(c.tokens), padded_vocab = padded(c.vocab_size);
+  const int64_t step = groups_per_pass * padded_vocab * GROUP;
 #pragma omp parallel for schedule(static) num_threads(c.threads)
-  for (int64_t g = 0; g < per * 2; ++g) {
-    Level<Lanes> pass[K];
+  for (int64_t g = 0; g < groups_per_pass * 2; ++g) {
+    LogNormalizer<Lanes> student[K];
     for (int k = 0; k < K; ++k) {
-      const float* row = found + PASS_ROWS * k * c.tokens;
-      pass[k] = {read_lanes(row, g * LANES, c.tokens), read_lanes(row + c.tokens, g * LANES, c.tokens)};
+      const float* row = packed + PASS_ROWS * k * c.tokens;
+      student[k] = {read_lanes(row, g * LANES, c.tokens), read_lanes(row + c.tokens, g * LANES, c.tokens)};
     }
-    auto whole = Divergence<Lanes, K>::none();
-    const float* at = c.logits + g / 2 * high * GROUP + g % 2 * LANES;
-    for (int64_t v = 0; v < c.words;) {
-      auto part = Divergence<Lanes, K>::none();  // short sums first: they lose less to rounding
-      for (const int64_t end = std::min<int64_t>(v + BLOCK, c.words); v < end; ++v) {
+    auto total = DivergenceSums<Lanes, K>::empty();
+    const float* at = c.logits + g / 2 * padded_vocab * GROUP + g % 2 * LANES;
+    for (int64_t v = 0; v < c.vocab_size;) {
+      auto part = DivergenceSums<Lanes, K>::empty();  // short sums first: they lose less to rounding
+      for (const int64_t end = std::min<int64_t>(v + BLOCK, c.vocab_size); v < end; ++v) {
         Lanes z[K];
         load_all<K>(at + v * GROUP, step, z);
-        absorb<Lanes, K>(part, z, pass);
+        update<Lanes, K>(part, z, student);
       }
-      whole.value += part.value;
-      for (int k = 0; k < K; ++k) whole.lean[k] += part.lean[k];
+      total.value += part.value;
+      for (int k = 0; k < K; ++k) total.expected_log_ratio[k] += part.expected_log_ratio[k];
     }
-    write_lanes(diverging, g * LANES, c.tokens, whole.value);
-    for (int k = 0; k < K; ++k) write_lanes(diverging + (k + 1) * c.tokens, g * LANES, c.tokens, whole.lean[k]);
+    write_lanes(divergences, g * LANES, c.tokens, total.value);
+    for (int k = 0; k < K; ++k)
+      write_lanes(divergences + (k + 1) * c.tokens, g * LANES, c.tokens, total.expected_log_ratio[k]);
   }
 }
 
+// One token's coefficients.
 template <int K, int J>
-Slope<float, K, J> slope_of(const Chunk& c, const Demand& want, int64_t token, float* gold) {
+GradientCoefficients<float, K, J> token_coefficients(const Chunk& c, const GradientArguments& arguments, int64_t token,
+                                                     float* gold) {
   const auto at = [&](const float* rows, int64_t row) { return rows[row * c.tokens + token]; };
-  const auto level_at = [&](int64_t row) { return Level<float>{at(want.found, row), at(want.found, row + 1)}; };
-  Known<K, J> t{};
-  t.weight = want.weight[token];
+  const auto normalizer_at = [&](int64_t row) {
+    return LogNormalizer<float>{at(arguments.packed, row), at(arguments.packed, row + 1)};
+  };
+  TokenState<K, J> t{};
+  t.weight = arguments.weight[token];
   for (int k = 0; k < K; ++k) {
-    t.pass[k] = level_at(PASS_ROWS * k);
-    t.lean[k] = K > 1 ? at(want.lean, k) : 0.f;
+    t.student[k] = normalizer_at(PASS_ROWS * k);
+    t.expected_log_ratio[k] = K > 1 ? at(arguments.expected_log_ratio, k) : 0.f;
   }
   for (int j = 0; j < J; ++j) {
     const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
     t.temperature[j] = c.temperature[j];
-    t.teacher[j] = level_at(base + 2);
-    t.teacher_weight[j] = at(want.teacher_weight, j);
+    t.teacher[j] = normalizer_at(base + 2);
+    t.teacher_weight[j] = at(arguments.teacher_weight, j);
     for (int k = 0; k < K; ++k) {
-      t.warm[j][k] = level_at(base + 7 + 3 * k);
-      t.gate[j][k] = at(want.gate, j * K + k);
+      t.student_at_temperature[j][k] = normalizer_at(base + 7 + 3 * k);
+      t.gate[j][k] = at(arguments.gate, j * K + k);
     }
   }
-  return make_slope<K, J>(t, want.smoothing, float(c.words), want.divergence_weight, 1.f, gold);
+  return make_coefficients<K, J>(t, arguments.smoothing, float(c.vocab_size), arguments.divergence_weight, 1.f, gold);
 }
 
-// LANES tokens' slopes, one in each lane; lanes past the last token make no gradient.
+// LANES tokens' coefficients, one in each lane; lanes past the last token make no gradient.
 template <int K, int J>
-Slope<Lanes, K, J> slopes_of(const Chunk& c, const Demand& want, int64_t first, float* gold) {
-  Slope<Lanes, K, J> all{};
-  for (int j = 0; j < J; ++j) all.scale[j] = 1.f / c.temperature[j];
+GradientCoefficients<Lanes, K, J> lane_coefficients(const Chunk& c, const GradientArguments& arguments, int64_t first,
+                                                    float* gold) {
+  GradientCoefficients<Lanes, K, J> lanes{};
+  for (int j = 0; j < J; ++j) lanes.scale[j] = 1.f / c.temperature[j];
   for (int i = 0; i < LANES && first + i < c.tokens; ++i) {
-    const auto one = slope_of<K, J>(c, want, first + i, gold + first + i);
-    all.floor[i] = one.floor;
-    all.divergence[i] = one.divergence;
+    const auto token = token_coefficients<K, J>(c, arguments, first + i, gold + first + i);
+    lanes.smoothing_term[i] = token.smoothing_term;
+    lanes.divergence[i] = token.divergence;
     for (int k = 0; k < K; ++k) {
-      all.pass[k].top[i] = one.pass[k].top;
-      all.pass[k].log[i] = one.pass[k].log;
-      all.mass[k][i] = one.mass[k];
-      all.lean[k][i] = one.lean[k];
+      lanes.student[k].max[i] = token.student[k].max;
+      lanes.student[k].log_sum[i] = token.student[k].log_sum;
+      lanes.student_factor[k][i] = token.student_factor[k];
+      lanes.expected_log_ratio[k][i] = token.expected_log_ratio[k];
     }
     for (int j = 0; j < J; ++j) {
-      all.teacher[j].top[i] = one.teacher[j].top;
-      all.teacher[j].log[i] = one.teacher[j].log;
+      lanes.teacher[j].max[i] = token.teacher[j].max;
+      lanes.teacher[j].log_sum[i] = token.teacher[j].log_sum;
       for (int k = 0; k < K; ++k) {
-        all.warm[j][k].top[i] = one.warm[j][k].top;
-        all.warm[j][k].log[i] = one.warm[j][k].log;
-        all.pull[j][k][i] = one.pull[j][k];
+        lanes.student_at_temperature[j][k].max[i] = token.student_at_temperature[j][k].max;
+        lanes.student_at_temperature[j][k].log_sum[i] = token.student_at_temperature[j][k].log_sum;
+        lanes.kd_factor[j][k][i] = token.kd_factor[j][k];
       }
     }
   }
-  return all;
+  return lanes;
 }
 
+// The derivatives of a block of n words for LANES tokens; `pass_stride` floats from one pass's to the next.
 template <int K, int J>
-void gradient_block(const Slope<Lanes, K, J>& s, const float* z, const float* y, int64_t step, int64_t n, float* dz,
-                    int64_t apart) {
+void gradient_block(const GradientCoefficients<Lanes, K, J>& coefficients, const float* z, const float* y, int64_t step,
+                    int64_t n, float* dz, int64_t pass_stride) {
   for (int64_t v = 0; v < n; ++v) {
     Lanes from[K], teacher[J + 1], to[K];
     load_all<K>(z + v * GROUP, step, from);
     load_all<J>(y + v * GROUP, step, teacher);
-    gradient<Lanes, K, J>(s, from, teacher, to);
-    for (int k = 0; k < K; ++k) store(dz + k * apart + v * GROUP, to[k]);
+    gradient<Lanes, K, J>(coefficients, from, teacher, to);
+    for (int k = 0; k < K; ++k) store(dz + k * pass_stride + v * GROUP, to[k]);
   }
 }
 
-// sums[panel of TALL widths][TALL][GROUP] += projection block (transposed) * gradient block.
-template <int PLACES>
-void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float* sums, Ahead<PLACES>& ahead,
-                int64_t asked) {
+// sums[panel of TILE_ROWS widths][TILE_ROWS][GROUP] += projection block (transposed) * gradient block.
+template <int STREAMS>
+void add_hidden(const float* rows, const float* dz, int64_t panels, int n, float* sums, Prefetcher<STREAMS>& prefetcher,
+                int64_t prefetch_rows) {
   for (int64_t q = 0; q < panels; ++q) {
-    ahead.ask(asked);
+    prefetcher.prefetch(prefetch_rows);
     Tile tile;  // sums of a block's words from 0: short sums lose less to rounding than one long one
     tile.clear();
-    tile.add<1, TALL>(rows + q * BLOCK * TALL, dz, n);
-    float* to = sums + q * TALL * GROUP;
-    for (int i = 0; i < TALL; ++i, to += GROUP) {
+    tile.add<1, TILE_ROWS>(rows + q * BLOCK * TILE_ROWS, dz, n);
+    float* to = sums + q * TILE_ROWS * GROUP;
+    for (int i = 0; i < TILE_ROWS; ++i, to += GROUP) {
       store(to, load(to) + tile.sum[i][0]);
       store(to + LANES, load(to + LANES) + tile.sum[i][1]);
     }
   }
 }
 
-// [panel of TALL widths][BLOCK words][TALL]; a few words at a time, whose rows the CPU can follow side by side.
+// Packs a block of the projection's rows as [panel of TILE_ROWS widths][BLOCK words][TILE_ROWS]; a few words at a time,
+// whose rows the CPU can follow side by side.
 void pack_across(const Matrix& projection, int64_t first, int64_t n, float* to) {
-  constexpr int64_t FEW = 8;
-  for (int64_t begin = 0; begin < n; begin += FEW) {
-    const int64_t end = std::min(begin + FEW, n);
-    for (int64_t d = 0; d < projection.width; d += TALL) {
-      const int64_t m = std::min<int64_t>(TALL, projection.width - d);
-      float* at = to + d * BLOCK + begin * TALL;
-      for (int64_t v = first + begin; v < first + end; ++v, at += TALL) {
-        if (projection.kind == Kind::float32 && m == TALL) {
-          std::memcpy(at, static_cast<const float*>(projection.data) + v * projection.stride + d, TALL * sizeof(float));
+  constexpr int64_t WORDS_AT_ONCE = 8;
+  for (int64_t begin = 0; begin < n; begin += WORDS_AT_ONCE) {
+    const int64_t end = std::min(begin + WORDS_AT_ONCE, n);
+    for (int64_t d = 0; d < projection.width; d += TILE_ROWS) {
+      const int64_t m = std::min<int64_t>(TILE_ROWS, projection.width - d);
+      float* at = to + d * BLOCK + begin * TILE_ROWS;
+      for (int64_t v = first + begin; v < first + end; ++v, at += TILE_ROWS) {
+        if (projection.dtype == DType::float32 && m == TILE_ROWS) {
+          const float* row = static_cast<const float*>(projection.data) + v * projection.stride;
+          std::memcpy(at, row + d, TILE_ROWS * sizeof(float));
         } else {
           fetch(projection, v, d, m, at);
-          std::fill(at + m, at + TALL, 0.f);
+          std::fill(at + m, at + TILE_ROWS, 0.f);
         }
       }
     }
   }
 }
 
-// The first `rows` rows of a tile written (fresh) or added to a matrix, `columns` of them.
-void add_rows(const Tile& tile, float* to, int64_t width, int64_t rows, int64_t columns, bool fresh) {
+// Writes (overwrite) or adds the first `rows` rows and `columns` columns of a tile to a matrix.
+void add_rows(const Tile& tile, float* to, int64_t width, int64_t rows, int64_t columns, bool overwrite) {
   for (int64_t i = 0; i < rows; ++i, to += width) {
     if (columns == GROUP) {
-      store(to, fresh ? tile.sum[i][0] : load(to) + tile.sum[i][0]);
-      store(to + LANES, fresh ? tile.sum[i][1] : load(to + LANES) + tile.sum[i][1]);
+      store(to, overwrite ? tile.sum[i][0] : load(to) + tile.sum[i][0]);
+      store(to + LANES, overwrite ? tile.sum[i][1] : load(to + LANES) + tile.sum[i][1]);
     } else {
       float flat[GROUP];
       store(flat, tile.sum[i][0]);
       store(flat + LANES, tile.sum[i][1]);
-      for (int64_t d = 0; d < columns; ++d) to[d] = fresh ? flat[d] : to[d] + flat[d];
+      for (int64_t d = 0; d < columns; ++d) to[d] = overwrite ? flat[d] : to[d] + flat[d];
     }
   }
 }
 
-// A block's rows of the projection's gradient: gradients of `all` groups, [group][BLOCK][GROUP], times hidden states.
-void add_projection(const float* dz, const float* panels, int64_t all, int64_t n, int64_t width, float* to, bool fresh) {
-  for (int64_t begin = 0; begin < all; begin += NEAR) {  // some groups' hidden states stay in the first cache
-    const int64_t end = std::min<int64_t>(begin + NEAR, all);
+// A block's rows of the projection's gradient: derivatives of all groups, [group][BLOCK][GROUP], times hidden states.
+void add_projection(const float* dz, const float* panels, int64_t all_groups, int64_t n, int64_t width, float* to,
+                    bool overwrite) {
+  for (int64_t begin = 0; begin < all_groups; begin += CACHED_GROUPS) {
+    const int64_t end = std::min<int64_t>(begin + CACHED_GROUPS, all_groups);
     for (int64_t q = 0; q < ceil_div(width, GROUP); ++q) {
-      for (int64_t v = 0; v < n; v += TALL) {
+      for (int64_t v = 0; v < n; v += TILE_ROWS) {
         Tile tile;
         tile.clear();
         float* corner = to + v * width + q * GROUP;
         const float* next = corner;
-        const int64_t rows = std::min<int64_t>(TALL, n - v);
+        const int64_t rows = std::min<int64_t>(TILE_ROWS, n - v);
         int64_t left = rows;
         for (int64_t g = begin; g < end; ++g) {
-          for (int i = 0; i < 2 && left > 0; ++i, --left, next += width) Ahead<1>{{next}, 1}.ask(1);
-          tile.add<GROUP, 1>(dz + (g * BLOCK + v) * GROUP, panels + (q * all + g) * GROUP * GROUP, GROUP);
+          for (int i = 0; i < 2 && left > 0; ++i, --left, next += width) Prefetcher<1>{{next}, 1}.prefetch(1);
+          tile.add<GROUP, 1>(dz + (g * BLOCK + v) * GROUP, panels + (q * all_groups + g) * GROUP * GROUP, GROUP);
         }
-        add_rows(tile, corner, width, rows, std::min<int64_t>(GROUP, width - q * GROUP), fresh && begin == 0);
+        add_rows(tile, corner, width, rows, std::min<int64_t>(GROUP, width - q * GROUP), overwrite && begin == 0);
       }
     }
   }
 }
 
+// Gradients of K passes and J teachers.
 template <int K, int J>
-void gradients_of(const Chunk& c, const Demand& want, float* dhidden, float* dprojection, bool fresh) {
-  const int64_t per = groups(c.tokens), high = padded(c.words), blocks = ceil_div(c.words, BLOCK);
-  const int64_t step = per * high * GROUP, width = c.projection.width, all = K * per;
-  const int64_t apart = per * BLOCK * GROUP;  // from one pass's gradients of a block to the next
-  const int64_t tall = ceil_div(width, TALL), sums_size = tall * TALL * GROUP;
+void gradients_of(const Chunk& c, const GradientArguments& arguments, float* dhidden, float* dprojection,
+                  bool overwrite) {
+  const int64_t groups_per_pass = groups(c.tokens), padded_vocab = padded(c.vocab_size);
+  const int64_t blocks = ceil_div(c.vocab_size, BLOCK);
+  const int64_t step = groups_per_pass * padded_vocab * GROUP, width = c.projection.width;
+  const int64_t all_groups = K * groups_per_pass;
+  const int64_t pass_stride = groups_per_pass * BLOCK * GROUP;  // from one pass's gradients of a block to the next
+  const int64_t width_panels = ceil_div(width, TILE_ROWS), sums_size = width_panels * TILE_ROWS * GROUP;
   const int threads = int(std::max<int64_t>(1, std::min<int64_t>(c.threads, blocks)));
   std::vector<float> gold(c.tokens);
-  std::vector<Slope<Lanes, K, J>> slopes(per * 2);
-  for (int64_t g = 0; g < per * 2; ++g) slopes[g] = slopes_of<K, J>(c, want, g * LANES, gold.data());
+  std::vector<GradientCoefficients<Lanes, K, J>> coefficients(groups_per_pass * 2);
+  for (int64_t g = 0; g < groups_per_pass * 2; ++g)
+    coefficients[g] = lane_coefficients<K, J>(c, arguments, g * LANES, gold.data());
   const Buffer panels = dprojection ? pack_panels(c.hidden, c.tokens, c.threads) : buffer(0);
-  const Buffer sums = buffer(dhidden ? threads * all * sums_size : 0);
-  std::vector<std::atomic_flag> taken(blocks);  // blocks whose rows of the projection's gradient a thread makes
+  const Buffer sums = buffer(dhidden ? threads * all_groups * sums_size : 0);
+  std::vector<std::atomic_flag> is_taken(blocks);  // a thread makes these rows of the projection's gradient
 #pragma omp parallel num_threads(threads)
   {
     const int thread = omp_get_thread_num();
-    const Buffer rows = buffer(dhidden ? tall * TALL * BLOCK : 0), dz = buffer(K * apart);
-    std::fill(dz.get(), dz.get() + K * apart, 0.f);
-    float* mine = sums.get() + thread * all * sums_size;
-    if (dhidden) std::fill(mine, mine + all * sums_size, 0.f);
-    const auto take = [&](int64_t b, bool hidden, bool projection) {
-      const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.words - first);
-      const int64_t asked = ceil_div(n, K * tall);
+    const Buffer rows = buffer(dhidden ? width_panels * TILE_ROWS * BLOCK : 0), dz = buffer(K * pass_stride);
+    std::fill(dz.get(), dz.get() + K * pass_stride, 0.f);
+    float* thread_sums = sums.get() + thread * all_groups * sums_size;
+    if (dhidden) std::fill(thread_sums, thread_sums + all_groups * sums_size, 0.f);
+    const auto process_block = [&](int64_t b, bool hidden, bool projection) {
+      const int64_t first = b * BLOCK, n = std::min<int64_t>(BLOCK, c.vocab_size - first);
+      const int64_t prefetch_rows = ceil_div(n, K * width_panels);
       if (hidden) pack_across(c.projection, first, n, rows.get());
-      for (int64_t g = 0; g < per; ++g) {
-        const float* z = c.logits + (g * high + first) * GROUP;
-        const float* y = c.teacher_logits + (J ? (g * high + first) * GROUP : 0);
+      for (int64_t g = 0; g < groups_per_pass; ++g) {
+        const float* z = c.logits + (g * padded_vocab + first) * GROUP;
+        const float* y = c.teacher_logits + (J ? (g * padded_vocab + first) * GROUP : 0);
         float* to = dz.get() + g * BLOCK * GROUP;
-        Ahead<K + J> next{{}, g + 1 < per ? n : 0};
-        for (int k = 0; k < K; ++k) next.at[k] = z + k * step + high * GROUP;
-        for (int j = 0; j < J; ++j) next.at[K + j] = y + j * step + high * GROUP;
-        if (!hidden) next.ask(n);
+        Prefetcher<K + J> next_group{{}, g + 1 < groups_per_pass ? n : 0};
+        for (int k = 0; k < K; ++k) next_group.next[k] = z + k * step + padded_vocab * GROUP;
+        for (int j = 0; j < J; ++j) next_group.next[K + j] = y + j * step + padded_vocab * GROUP;
+        if (!hidden) next_group.prefetch(n);
         for (int half = 0; half < 2; ++half)
-          gradient_block<K, J>(slopes[2 * g + half], z + half * LANES, y + (J ? half * LANES : 0), step, n,
-                               to + half * LANES, apart);
+          gradient_block<K, J>(coefficients[2 * g + half], z + half * LANES, y + (J ? half * LANES : 0), step, n,
+                               to + half * LANES, pass_stride);
         for (int64_t t = g * GROUP; t < std::min((g + 1) * GROUP, c.tokens); ++t) {
           const int64_t r = c.gold[t] - first;
           if (r >= 0 && r < n)
-            for (int k = 0; k < K; ++k) to[k * apart + r * GROUP + t % GROUP] -= gold[t];
+            for (int k = 0; k < K; ++k) to[k * pass_stride + r * GROUP + t % GROUP] -= gold[t];
         }
         for (int k = 0; k < K && hidden; ++k)
-          add_hidden(rows.get(), to + k * apart, tall, int(n), mine + (k * per + g) * sums_size, next, asked);
+          add_hidden(rows.get(), to + k * pass_stride, width_panels, int(n),
+                     thread_sums + (k * groups_per_pass + g) * sums_size, next_group, prefetch_rows);
       }
-      if (projection) add_projection(dz.get(), panels.get(), all, n, width, dprojection + first * width, fresh);
+      if (projection)
+        add_projection(dz.get(), panels.get(), all_groups, n, width, dprojection + first * width, overwrite);
     };
-    const Share own(blocks, thread, threads);
-    for (int64_t b = own.begin; b < own.end; ++b) {
-      const bool projection = dprojection && !taken[b].test_and_set();
-      if (dhidden || projection) take(b, dhidden, projection);
+    const BlockRange thread_blocks(blocks, thread, threads);
+    for (int64_t b = thread_blocks.begin; b < thread_blocks.end; ++b) {
+      const bool projection = dprojection && !is_taken[b].test_and_set();
+      if (dhidden || projection) process_block(b, dhidden, projection);
     }
-    for (int t = 1; t < threads && dprojection; ++t) {  // help slower threads, from their ends; sums stay their own
-      const Share other(blocks, (thread + t) % threads, threads);
-      for (int64_t b = other.end - 1; b >= other.begin; --b)
-        if (!taken[b].test_and_set()) take(b, false, true);
+    // Helps slower threads with the projection's gradient, from their ends; hidden gradients stay theirs.
+    for (int t = 1; t < threads && dprojection; ++t) {
+      const BlockRange other_blocks(blocks, (thread + t) % threads, threads);
+      for (int64_t b = other_blocks.end - 1; b >= other_blocks.begin; --b)
+        if (!is_taken[b].test_and_set()) process_block(b, false, true);
     }
 #pragma omp barrier
     if (dhidden) {
 #pragma omp for schedule(static)
-      for (int64_t g = 0; g < all; ++g) {
-        float* first = sums.get() + g * sums_size;
+      for (int64_t g = 0; g < all_groups; ++g) {
+        float* group_sums = sums.get() + g * sums_size;
         for (int t = 1; t < threads; ++t) {
-          const float* other = sums.get() + (t * all + g) * sums_size;
-          for (int64_t i = 0; i < sums_size; ++i) first[i] += other[i];
+          const float* other = sums.get() + (t * all_groups + g) * sums_size;
+          for (int64_t i = 0; i < sums_size; ++i) group_sums[i] += other[i];
         }
-        for (int64_t t = 0; t < std::min<int64_t>(GROUP, c.tokens - g % per * GROUP); ++t) {
-          float* to = dhidden + (g / per * c.tokens + g % per * GROUP + t) * width;
-          for (int64_t d = 0; d < width; ++d) to[d] = first[d * GROUP + t];
+        for (int64_t t = 0; t < std::min<int64_t>(GROUP, c.tokens - g % groups_per_pass * GROUP); ++t) {
+          float* to = dhidden + (g / groups_per_pass * c.tokens + g % groups_per_pass * GROUP + t) * width;
+          for (int64_t d = 0; d < width; ++d) to[d] = group_sums[d * GROUP + t];
         }
       }
     }
   }
 }
 
+// Gradients of K passes.
 template <int K>
-void gradients_for(const Chunk& c, const Demand& want, float* dh, float* dw, bool fresh) {
+void gradients_for(const Chunk& c, const GradientArguments& arguments, float* dh, float* dw, bool overwrite) {
   switch (c.teachers) {
-    case 0: return gradients_of<K, 0>(c, want, dh, dw, fresh);
-    case 1: return gradients_of<K, 1>(c, want, dh, dw, fresh);
-    default: return gradients_of<K, 2>(c, want, dh, dw, fresh);
+    case 0: return gradients_of<K, 0>(c, arguments, dh, dw, overwrite);
+    case 1: return gradients_of<K, 1>(c, arguments, dh, dw, overwrite);
+    default: return gradients_of<K, 2>(c, arguments, dh, dw, overwrite);
   }
 }
 
 }  // namespace
 
 int64_t groups(int64_t tokens) { return ceil_div(tokens, GROUP); }
-int64_t padded(int64_t words) { return ceil_div(words, TALL) * TALL; }
-int64_t lanes_of_a_group() { return GROUP; }
+int64_t padded(int64_t vocab_size) { return ceil_div(vocab_size, TILE_ROWS) * TILE_ROWS; }
+int64_t group_tokens() { return GROUP; }
 
-void statistics(const Chunk& c, float* found) {
+void statistics(const Chunk& c, float* packed) {
   switch (c.passes) {
-    case 1: return statistics_of<1>(c, found);
-    case 2: return statistics_of<2>(c, found);
-    case 3: return statistics_of<3>(c, found);
-    default: return statistics_of<4>(c, found);
+    case 1: return statistics_of<1>(c, packed);
+    case 2: return statistics_of<2>(c, packed);
+    case 3: return statistics_of<3>(c, packed);
+    default: return statistics_of<4>(c, packed);
   }
 }
 
-void divergence(const Chunk& c, const float* found, float* diverging) {
+void divergence(const Chunk& c, const float* packed, float* divergences) {
   switch (c.passes) {
-    case 2: return divergence_of<2>(c, found, diverging);
-    case 3: return divergence_of<3>(c, found, diverging);
-    default: return divergence_of<4>(c, found, diverging);
+    case 2: return divergence_of<2>(c, packed, divergences);
+    case 3: return divergence_of<3>(c, packed, divergences);
+    default: return divergence_of<4>(c, packed, divergences);
   }
 }
 
-void gradients(const Chunk& c, const Demand& want, float* dh, float* dw, bool fresh) {
+void gradients(const Chunk& c, const GradientArguments& arguments, float* dh, float* dw, bool overwrite) {
   switch (c.passes) {
-    case 1: return gradients_for<1>(c, want, dh, dw, fresh);
-    case 2: return gradients_for<2>(c, want, dh, dw, fresh);
-    case 3: return gradients_for<3>(c, want, dh, dw, fresh);
-    default: return gradients_for<4>(c, want, dh, dw, fresh);
+    case 1: return gradients_for<1>(c, arguments, dh, dw, overwrite);
+    case 2: return gradients_for<2>(c, arguments, dh, dw, overwrite);
+    case 3: return gradients_for<3>(c, arguments, dh, dw, overwrite);
+    default: return gradients_for<4>(c, arguments, dh, dw, overwrite);
   }
 }
 

@@ -11,35 +11,39 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-mnmt::Kind kind(const Tensor& t) {
+// The kernels' name of a tensor's dtype.
+mnmt::DType dtype(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return mnmt::Kind::float32;
-    case ScalarType::BFloat16: return mnmt::Kind::bfloat16;
-    case ScalarType::Half: return mnmt::Kind::float16;
+    case ScalarType::Float: return mnmt::DType::float32;
+    case ScalarType::BFloat16: return mnmt::DType::bfloat16;
+    case ScalarType::Half: return mnmt::DType::float16;
     default: STD_TORCH_CHECK(false, "float32, bfloat16 or float16 expected");
   }
 }
 
+// A checked matrix.
 mnmt::Matrix matrix(const Tensor& t, int64_t width) {
   STD_TORCH_CHECK(t.is_cpu() && t.dim() == 2 && t.size(1) == width && (width == 1 || t.stride(1) == 1),
                   "a matrix of unit column stride expected");
-  return {t.const_data_ptr(), kind(t), t.size(0), t.size(1), t.stride(0)};
+  return {t.const_data_ptr(), dtype(t), t.size(0), t.size(1), t.stride(0)};
 }
 
-float* floats(const Tensor& t, int64_t least) {
-  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() >= least,
-                  "a contiguous float32 tensor of at least ", least, " numbers expected");
+// The numbers of a checked float32 tensor.
+float* floats(const Tensor& t, int64_t min_size) {
+  STD_TORCH_CHECK(t.is_cpu() && t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() >= min_size,
+                  "a contiguous float32 tensor of at least ", min_size, " numbers expected");
   return static_cast<float*>(t.data_ptr());
 }
 
-mnmt::Chunk chunk(const std::vector<Tensor>& hidden, const Tensor& projection, const std::vector<Tensor>& teacher_hidden,
-                  const std::vector<Tensor>& teacher_projection, const std::vector<Tensor>& vocabulary,
-                  const std::vector<double>& temperature, const Tensor& gold, const Tensor& logits,
-                  const Tensor& teacher_logits, int64_t threads) {
+// The checked inputs of a chunk.
+mnmt::Chunk chunk(const std::vector<Tensor>& hidden, const Tensor& projection,
+                  const std::vector<Tensor>& teacher_hidden, const std::vector<Tensor>& teacher_projection,
+                  const std::vector<Tensor>& vocabulary, const std::vector<double>& temperature, const Tensor& gold,
+                  const Tensor& logits, const Tensor& teacher_logits, int64_t threads) {
   mnmt::Chunk c;
   c.passes = int(hidden.size());
   c.teachers = int(teacher_hidden.size());
-  STD_TORCH_CHECK(c.passes >= 1 && c.passes <= mnmt::MOST_PASSES && c.teachers <= mnmt::MOST_TEACHERS,
+  STD_TORCH_CHECK(c.passes >= 1 && c.passes <= mnmt::MAX_PASSES && c.teachers <= mnmt::MAX_TEACHERS,
                   "too many passes or teachers");
   STD_TORCH_CHECK(teacher_projection.size() == teacher_hidden.size() && vocabulary.size() == teacher_hidden.size() &&
                       temperature.size() == teacher_hidden.size(),
@@ -48,59 +52,63 @@ mnmt::Chunk chunk(const std::vector<Tensor>& hidden, const Tensor& projection, c
   c.threads = int(threads);
   c.tokens = gold.numel();
   c.gold = static_cast<const int64_t*>(gold.const_data_ptr());
-  c.words = projection.size(0);
+  c.vocab_size = projection.size(0);
   c.projection = matrix(projection, projection.size(1));
   for (const Tensor& h : hidden) {
     STD_TORCH_CHECK(h.size(0) == c.tokens, "as many hidden states as tokens expected");
     c.hidden.push_back(matrix(h, projection.size(1)));
   }
   for (int j = 0; j < c.teachers; ++j) {
-    STD_TORCH_CHECK(teacher_projection[j].size(0) == c.words && teacher_hidden[j].size(0) == c.tokens,
+    STD_TORCH_CHECK(teacher_projection[j].size(0) == c.vocab_size && teacher_hidden[j].size(0) == c.tokens,
                     "the teacher's words and tokens must be the student's");
-    STD_TORCH_CHECK(vocabulary[j].numel() == 0 || (vocabulary[j].numel() == c.words && vocabulary[j].is_contiguous()),
+    const Tensor& mask = vocabulary[j];
+    STD_TORCH_CHECK(mask.numel() == 0 || (mask.numel() == c.vocab_size && mask.is_contiguous()),
                     "a vocabulary mask of one bool a word expected");
     c.teacher_hidden.push_back(matrix(teacher_hidden[j], teacher_projection[j].size(1)));
     c.teacher_projection.push_back(matrix(teacher_projection[j], teacher_projection[j].size(1)));
-    c.vocabulary.push_back(vocabulary[j].numel() ? static_cast<const bool*>(vocabulary[j].const_data_ptr()) : nullptr);
+    c.vocabulary.push_back(mask.numel() ? static_cast<const bool*>(mask.const_data_ptr()) : nullptr);
     c.temperature.push_back(float(temperature[j]));
   }
-  const int64_t plane = mnmt::groups(c.tokens) * mnmt::padded(c.words) * mnmt::lanes_of_a_group();
+  const int64_t plane = mnmt::groups(c.tokens) * mnmt::padded(c.vocab_size) * mnmt::group_tokens();
   c.logits = floats(logits, c.passes * plane);
   c.teacher_logits = floats(teacher_logits, c.teachers * plane);
   for (int64_t t = 0; t < c.tokens; ++t)
-    STD_TORCH_CHECK(c.gold[t] >= 0 && c.gold[t] < c.words, "target ", c.gold[t], " is outside the vocabulary");
+    STD_TORCH_CHECK(c.gold[t] >= 0 && c.gold[t] < c.vocab_size, "target ", c.gold[t], " is outside the vocabulary");
   return c;
 }
 
+// mnmt::statistics, then mnmt::divergence where there are several passes.
 void statistics(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor> teacher_hidden,
                 std::vector<Tensor> teacher_projection, std::vector<Tensor> vocabulary, std::vector<double> temperature,
-                Tensor gold, int64_t threads, Tensor logits, Tensor teacher_logits, Tensor found, Tensor diverging) {
+                Tensor gold, int64_t threads, Tensor logits, Tensor teacher_logits, Tensor packed, Tensor divergences) {
   const auto c = chunk(hidden, projection, teacher_hidden, teacher_projection, vocabulary, temperature, gold, logits,
                        teacher_logits, threads);
   const int64_t rows = mnmt::PASS_ROWS * c.passes + c.teachers * mnmt::teacher_rows(c.passes);
-  float* to = floats(found, rows * c.tokens);
+  float* to = floats(packed, rows * c.tokens);
   mnmt::statistics(c, to);
   if (c.passes == 1) return;
-  mnmt::divergence(c, to, floats(diverging, (1 + c.passes) * c.tokens));
+  mnmt::divergence(c, to, floats(divergences, (1 + c.passes) * c.tokens));
 }
 
+// mnmt::gradients; an empty tensor stands for a gradient that is not wanted.
 void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor> teacher_hidden,
                std::vector<Tensor> teacher_projection, std::vector<Tensor> vocabulary, std::vector<double> temperature,
-               Tensor gold, int64_t threads, Tensor found, Tensor lean, Tensor weight, Tensor teacher_weight, Tensor gate,
-               double smoothing, double divergence_weight, bool fresh, Tensor logits, Tensor teacher_logits,
-               Tensor dhidden, Tensor dprojection) {
+               Tensor gold, int64_t threads, Tensor packed, Tensor expected_log_ratio, Tensor weight,
+               Tensor teacher_weight, Tensor gate, double smoothing, double divergence_weight, bool overwrite,
+               Tensor logits, Tensor teacher_logits, Tensor dhidden, Tensor dprojection) {
   const auto c = chunk(hidden, projection, teacher_hidden, teacher_projection, vocabulary, temperature, gold, logits,
                        teacher_logits, threads);
-  const int64_t rows = mnmt::PASS_ROWS * c.passes + c.teachers * mnmt::teacher_rows(c.passes), width = c.projection.width;
-  const mnmt::Demand demand{floats(found, rows * c.tokens),
-                            floats(lean, c.passes > 1 ? c.passes * c.tokens : 0),
+  const int64_t rows = mnmt::PASS_ROWS * c.passes + c.teachers * mnmt::teacher_rows(c.passes);
+  const int64_t width = c.projection.width;
+  const mnmt::GradientArguments arguments{floats(packed, rows * c.tokens),
+                            floats(expected_log_ratio, c.passes > 1 ? c.passes * c.tokens : 0),
                             floats(weight, c.tokens),
                             floats(teacher_weight, c.teachers * c.tokens),
                             floats(gate, c.teachers * c.passes * c.tokens),
                             float(smoothing),
                             float(divergence_weight)};
-  mnmt::gradients(c, demand, dhidden.numel() ? floats(dhidden, c.passes * c.tokens * width) : nullptr,
-                  dprojection.numel() ? floats(dprojection, c.words * width) : nullptr, fresh);
+  mnmt::gradients(c, arguments, dhidden.numel() ? floats(dhidden, c.passes * c.tokens * width) : nullptr,
+                  dprojection.numel() ? floats(dprojection, c.vocab_size * width) : nullptr, overwrite);
 }
 
 // The GPU kernel's own gate for single tokens, here for its tests.
@@ -111,26 +119,28 @@ void gate(Tensor teacher, Tensor student, int64_t kind, bool strict, double cap,
   for (int64_t i = 0; i < teacher.numel(); ++i) out[i] = mnmt::gate(rule, t[i], s[i]);
 }
 
-int64_t plane(int64_t tokens, int64_t words) {
-  return mnmt::groups(tokens) * mnmt::padded(words) * mnmt::lanes_of_a_group();
+// Floats that the logits of one pass (or teacher) take.
+int64_t plane_size(int64_t tokens, int64_t vocab_size) {
+  return mnmt::groups(tokens) * mnmt::padded(vocab_size) * mnmt::group_tokens();
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(mnmt_ds_cpu, m) {
-  m.def("plane(int tokens, int words) -> int");
+  m.def("plane_size(int tokens, int vocab_size) -> int");
   m.def(
       "statistics(Tensor[] hidden, Tensor projection, Tensor[] teacher_hidden, Tensor[] teacher_projection, "
       "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor(a!) logits, "
-      "Tensor(b!) teacher_logits, Tensor(c!) found, Tensor(d!) diverging) -> ()");
+      "Tensor(b!) teacher_logits, Tensor(c!) packed, Tensor(d!) divergences) -> ()");
   m.def(
       "gradients(Tensor[] hidden, Tensor projection, Tensor[] teacher_hidden, Tensor[] teacher_projection, "
-      "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor found, Tensor lean, Tensor weight, "
-      "Tensor teacher_weight, Tensor gate, float smoothing, float divergence_weight, bool fresh, Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor(c!) dhidden, Tensor(d!) dprojection) -> ()");
+      "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor packed, Tensor expected_log_ratio, "
+      "Tensor weight, Tensor teacher_weight, Tensor gate, float smoothing, float divergence_weight, bool overwrite, "
+      "Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor(c!) dhidden, Tensor(d!) dprojection) -> ()");
   m.def("gate(Tensor teacher, Tensor student, int kind, bool strict, float cap, float below, Tensor(a!) to) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) { m.impl("plane", TORCH_BOX(&plane)); }
+STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) { m.impl("plane_size", TORCH_BOX(&plane_size)); }
 
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CPU, m) {
   m.impl("statistics", TORCH_BOX(&statistics));

@@ -8,12 +8,14 @@ namespace mnmt {
 
 namespace {
 
-constexpr int THREADS = 512;
+constexpr int THREADS = 512;  // of a block
 constexpr int WARPS = THREADS / 32;
 
+// To float32.
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+// From float32.
 __device__ __forceinline__ void narrow(float x, float* to) { *to = x; }
 __device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 // half overflows at 65504: a saturated gradient is wrong, an infinite one ruins the weights unseen
@@ -26,6 +28,7 @@ struct alignas(16) Pack {
   T at[SIZE];
 };
 
+// A whole struct from the lane that is `by` further on.
 template <class S>
 __device__ __forceinline__ S shuffle_down(const S& s, int by) {
   static_assert(sizeof(S) % 4 == 0);
@@ -37,46 +40,48 @@ __device__ __forceinline__ S shuffle_down(const S& s, int by) {
   return other;
 }
 
+// The sums of the words of both.
 template <class F, int K>
-ROW Divergence<F, K> merge(const Divergence<F, K>& a, const Divergence<F, K>& b) {
-  Divergence<F, K> d;
+INLINE DivergenceSums<F, K> merge(const DivergenceSums<F, K>& a, const DivergenceSums<F, K>& b) {
+  DivergenceSums<F, K> d;
   d.value = a.value + b.value;
-  UNROLL for (int k = 0; k < K; ++k) d.lean[k] = a.lean[k] + b.lean[k];
+  UNROLL for (int k = 0; k < K; ++k) d.expected_log_ratio[k] = a.expected_log_ratio[k] + b.expected_log_ratio[k];
   return d;
 }
 
-// Joins all threads' statistics; the result is thread 0's. `room`: WARPS of S.
+// Merges all threads' statistics; the result is thread 0's. `reduction`: shared memory for WARPS of S.
 template <class S>
-__device__ S reduce(S s, S* room) {
+__device__ S reduce(S s, S* reduction) {
 #pragma unroll
   for (int by = 16; by; by /= 2) s = merge(s, shuffle_down(s, by));
   __syncthreads();
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = s;
+  if (threadIdx.x % 32 == 0) reduction[threadIdx.x / 32] = s;
   __syncthreads();
   if (threadIdx.x < 32) {
-    s = room[threadIdx.x < WARPS ? threadIdx.x : 0];
+    s = reduction[threadIdx.x < WARPS ? threadIdx.x : 0];
 #pragma unroll
     for (int by = WARPS / 2; by; by /= 2) s = merge(s, shuffle_down(s, by));
   }
   return s;
 }
 
+// Shared memory of a block.
 template <int K, int J>
 struct Shared {
   union {
-    Student<float> student[WARPS];
-    Teacher<float, K> teacher[WARPS];
-    Mass<float> mass[WARPS];
-    Divergence<float, K> divergence[WARPS];
-  } room;
-  Known<K, J> known;
-  Slope<float, K, J> slope;
-  Level<float> cool[J + 1];
+    StudentStatistics<float> student[WARPS];
+    TeacherStatistics<float, K> teacher[WARPS];
+    LogSumExp<float> lse[WARPS];
+    DivergenceSums<float, K> divergence[WARPS];
+  } reduction;
+  TokenState<K, J> state;
+  GradientCoefficients<float, K, J> coefficients;
+  LogNormalizer<float> teacher_at_one[J + 1];
   float gold_logit[K], teacher_gold[J + 1], gold;
 };
 
-// A token's rows. Staged: STATISTICS copies each pack into shared memory, where later steps find it; every thread
-// reads back only what it wrote itself, so no barrier is needed.
+// A token's rows of logits. STAGED: STATISTICS copies each pack into shared memory, where later steps find it; every
+// thread reads back only what it wrote itself, so no barrier is needed.
 template <class T, int K, int J, bool STAGED>
 struct TokenRows {
   using P = Pack<T>;
@@ -86,14 +91,14 @@ struct TokenRows {
   P* stage;
   int packs;
 
-  __device__ P pass(int k, int i, bool first) const {
-    if (STAGED && !first) return stage[k * packs + i];
+  __device__ P student_pack(int k, int i, bool is_first_read) const {
+    if (STAGED && !is_first_read) return stage[k * packs + i];
     const P p = reinterpret_cast<const P*>(student + k * pass_step)[i];
     if (STAGED) stage[k * packs + i] = p;
     return p;
   }
-  __device__ P lesson(int j, int i, bool first) const {
-    if (STAGED && !first) return stage[(K + j) * packs + i];
+  __device__ P teacher_pack(int j, int i, bool is_first_read) const {
+    if (STAGED && !is_first_read) return stage[(K + j) * packs + i];
     const P p = reinterpret_cast<const P*>(teacher + j * teacher_step)[i];
     if (STAGED) stage[(K + j) * packs + i] = p;
     return p;
@@ -102,30 +107,31 @@ struct TokenRows {
 
 // A teacher's logits, words outside its vocabulary far below all others.
 template <class T>
-__device__ __forceinline__ void unpack_teacher(const Pack<T>& p, const bool* vocabulary, int64_t first, int64_t words,
-                                               float* to) {
+__device__ __forceinline__ void unpack_teacher(const Pack<T>& p, const bool* vocabulary, int64_t first,
+                                               int64_t vocab_size, float* to) {
 #pragma unroll
   for (int i = 0; i < Pack<T>::SIZE; ++i) {
-    const bool allowed = !vocabulary || (first + i < words && vocabulary[first + i]);
+    const bool allowed = !vocabulary || (first + i < vocab_size && vocabulary[first + i]);
     to[i] = allowed ? widen(p.at[i]) : LOWEST;
   }
 }
 
+// Reads the rows once and writes a token's packed statistics.
 template <class T, int K, int J, bool STAGED>
-__device__ void take_statistics(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
+__device__ void compute_statistics(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
                                 Shared<K, J>& shared) {
   constexpr int SIZE = Pack<T>::SIZE;
-  Student<float> student[K];
-  Teacher<float, K> teacher[J + 1];
-  Mass<float> cool[J + 1], warm[J + 1][K];
+  StudentStatistics<float> student[K];
+  TeacherStatistics<float, K> teacher[J + 1];
+  LogSumExp<float> teacher_at_one[J + 1], student_at_temperature[J + 1][K];
 #pragma unroll
-  for (int k = 0; k < K; ++k) student[k] = Student<float>::none();
+  for (int k = 0; k < K; ++k) student[k] = StudentStatistics<float>::empty();
 #pragma unroll
   for (int j = 0; j < J; ++j) {
-    teacher[j] = Teacher<float, K>::none();
-    cool[j] = Mass<float>::none();
+    teacher[j] = TeacherStatistics<float, K>::empty();
+    teacher_at_one[j] = LogSumExp<float>::empty();
 #pragma unroll
-    for (int k = 0; k < K; ++k) warm[j][k] = Mass<float>::none();
+    for (int k = 0; k < K; ++k) student_at_temperature[j][k] = LogSumExp<float>::empty();
   }
   const int64_t gold = a.gold[token];
   for (int p = threadIdx.x; p < rows.packs; p += THREADS) {
@@ -133,12 +139,13 @@ __device__ void take_statistics(const RowArguments& a, const TokenRows<T, K, J, 
     float z[K][SIZE], y[J + 1][SIZE];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      const Pack<T> pack = rows.pass(k, p, true);
+      const Pack<T> pack = rows.student_pack(k, p, true);
 #pragma unroll
       for (int i = 0; i < SIZE; ++i) z[k][i] = widen(pack.at[i]);
     }
 #pragma unroll
-    for (int j = 0; j < J; ++j) unpack_teacher<T>(rows.lesson(j, p, true), a.vocabulary[j], first, a.words, y[j]);
+    for (int j = 0; j < J; ++j)
+      unpack_teacher<T>(rows.teacher_pack(j, p, true), a.vocabulary[j], first, a.vocab_size, y[j]);
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
       if (first + i != gold) continue;
@@ -147,169 +154,177 @@ __device__ void take_statistics(const RowArguments& a, const TokenRows<T, K, J, 
 #pragma unroll
       for (int j = 0; j < J; ++j) shared.teacher_gold[j] = y[j][i];
     }
-    const auto fold = [&]<bool FULL>() {  // a row's last pack may hold fewer words
-      const auto there = [&](int i) { return FULL || first + i < a.words; };
+    const auto update_all = [&]<bool FULL>() {  // a row's last pack may hold fewer words
+      const auto exists = [&](int i) { return FULL || first + i < a.vocab_size; };
 #pragma unroll
       for (int k = 0; k < K; ++k) {
-        absorb<(J > 0)>(student[k], [&](int i) { return there(i) ? z[k][i] : LOWEST; },
-                        [&](int i) { return there(i) ? z[k][i] : 0.f; }, SIZE, int(first));
+        update<(J > 0)>(student[k], [&](int i) { return exists(i) ? z[k][i] : LOWEST; },
+                        [&](int i) { return exists(i) ? z[k][i] : 0.f; }, SIZE, int(first));
       }
 #pragma unroll
       for (int j = 0; j < J; ++j) {
-        const auto lesson = [&](int i) { return there(i) ? y[j][i] : LOWEST; };
+        const auto teacher_logit = [&](int i) { return exists(i) ? y[j][i] : LOWEST; };
         const float scale = 1.f / a.temperature[j];
-        absorb<float, K>(teacher[j], lesson, [&](int k, int i) { return there(i) ? z[k][i] : 0.f; }, SIZE, int(first),
-                         scale);
+        const auto student_logit = [&](int k, int i) { return exists(i) ? z[k][i] : 0.f; };
+        update<float, K>(teacher[j], teacher_logit, student_logit, SIZE, int(first), scale);
         if (scale == 1.f) continue;
-        absorb(cool[j], lesson, SIZE, 1.f);
+        update(teacher_at_one[j], teacher_logit, SIZE, 1.f);
 #pragma unroll
         for (int k = 0; k < K; ++k)
-          absorb(warm[j][k], [&](int i) { return there(i) ? z[k][i] : LOWEST; }, SIZE, scale);
+          update(student_at_temperature[j][k], [&](int i) { return exists(i) ? z[k][i] : LOWEST; }, SIZE, scale);
       }
     };
-    if (first + SIZE <= a.words) fold.template operator()<true>();
-    else fold.template operator()<false>();
+    if (first + SIZE <= a.vocab_size) update_all.template operator()<true>();
+    else update_all.template operator()<false>();
   }
-  Known<K, J>& known = shared.known;
-  const auto write = [&](int64_t row, float x) { a.found[row * a.tokens + token] = x; };
-  const auto write_level = [&](int64_t row, const Level<float>& x) {
-    write(row, x.top);
-    write(row + 1, x.log);
+  TokenState<K, J>& state = shared.state;
+  const auto write = [&](int64_t row, float x) { a.packed[row * a.tokens + token] = x; };
+  const auto write_normalizer = [&](int64_t row, const LogNormalizer<float>& x) {
+    write(row, x.max);
+    write(row + 1, x.log_sum);
   };
 #pragma unroll
   for (int k = 0; k < K; ++k) {
-    const Student<float> s = reduce(student[k], shared.room.student);
+    const StudentStatistics<float> s = reduce(student[k], shared.reduction.student);
     if (threadIdx.x == 0) {
-      known.pass[k] = level(s.mass);
-      write_level(PASS_ROWS * k, known.pass[k]);
-      write(PASS_ROWS * k + 2, s.total);
+      state.student[k] = log_normalizer(s.lse);
+      write_normalizer(PASS_ROWS * k, state.student[k]);
+      write(PASS_ROWS * k + 2, s.logit_sum);
       write(PASS_ROWS * k + 3, shared.gold_logit[k]);
-      write(PASS_ROWS * k + 4, s.best);
+      write(PASS_ROWS * k + 4, s.argmax);
     }
   }
 #pragma unroll
   for (int j = 0; j < J; ++j) {
     const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
     const bool tempered = a.temperature[j] != 1.f;
-    const Teacher<float, K> t = reduce(teacher[j], shared.room.teacher);
-    Mass<float> own = t.mass;
-    if (tempered) own = reduce(cool[j], shared.room.mass);
+    const TeacherStatistics<float, K> t = reduce(teacher[j], shared.reduction.teacher);
+    LogSumExp<float> at_one = t.lse;
+    if (tempered) at_one = reduce(teacher_at_one[j], shared.reduction.lse);
     if (threadIdx.x == 0) {
-      known.temperature[j] = a.temperature[j];
-      known.teacher[j] = level(t.mass);
-      shared.cool[j] = level(own);
-      write_level(base, shared.cool[j]);
-      write_level(base + 2, known.teacher[j]);
+      state.temperature[j] = a.temperature[j];
+      state.teacher[j] = log_normalizer(t.lse);
+      shared.teacher_at_one[j] = log_normalizer(at_one);
+      write_normalizer(base, shared.teacher_at_one[j]);
+      write_normalizer(base + 2, state.teacher[j]);
       write(base + 4, shared.teacher_gold[j]);
-      write(base + 5, t.best);
+      write(base + 5, t.argmax);
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      Mass<float> m{0.f, 0.f};
-      if (tempered) m = reduce(warm[j][k], shared.room.mass);
+      LogSumExp<float> lse{0.f, 0.f};
+      if (tempered) lse = reduce(student_at_temperature[j][k], shared.reduction.lse);
       if (threadIdx.x == 0) {
-        known.warm[j][k] = tempered ? level(m) : known.pass[k];
-        write(base + 6 + 3 * k, t.dot[k] / t.mass.sum);
-        write_level(base + 7 + 3 * k, known.warm[j][k]);
+        state.student_at_temperature[j][k] = tempered ? log_normalizer(lse) : state.student[k];
+        write(base + 6 + 3 * k, t.dot[k] / t.lse.sum);
+        write_normalizer(base + 7 + 3 * k, state.student_at_temperature[j][k]);
       }
     }
   }
   __syncthreads();
 }
 
-// What an earlier launch found.
+// Reads the statistics of an earlier launch.
 template <int K, int J>
-__device__ void recall(const RowArguments& a, int64_t token, Shared<K, J>& shared) {
+__device__ void load_statistics(const RowArguments& a, int64_t token, Shared<K, J>& shared) {
   if (threadIdx.x == 0) {
     const auto at = [&](const float* rows, int64_t row) { return rows[row * a.tokens + token]; };
-    const auto level_at = [&](int64_t row) { return Level<float>{at(a.found, row), at(a.found, row + 1)}; };
+    const auto normalizer_at = [&](int64_t row) {
+      return LogNormalizer<float>{at(a.packed, row), at(a.packed, row + 1)};
+    };
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      shared.known.pass[k] = level_at(PASS_ROWS * k);
-      shared.gold_logit[k] = at(a.found, PASS_ROWS * k + 3);
-      shared.known.lean[k] = K > 1 && !(a.steps & DIVERGENCE) ? at(a.diverging, 1 + k) : 0.f;
+      shared.state.student[k] = normalizer_at(PASS_ROWS * k);
+      shared.gold_logit[k] = at(a.packed, PASS_ROWS * k + 3);
+      shared.state.expected_log_ratio[k] = K > 1 && !(a.steps & DIVERGENCE) ? at(a.divergences, 1 + k) : 0.f;
     }
 #pragma unroll
     for (int j = 0; j < J; ++j) {
       const int64_t base = PASS_ROWS * K + j * teacher_rows(K);
-      shared.known.temperature[j] = a.temperature[j];
-      shared.cool[j] = level_at(base);
-      shared.known.teacher[j] = level_at(base + 2);
-      shared.teacher_gold[j] = at(a.found, base + 4);
+      shared.state.temperature[j] = a.temperature[j];
+      shared.teacher_at_one[j] = normalizer_at(base);
+      shared.state.teacher[j] = normalizer_at(base + 2);
+      shared.teacher_gold[j] = at(a.packed, base + 4);
 #pragma unroll
-      for (int k = 0; k < K; ++k) shared.known.warm[j][k] = level_at(base + 7 + 3 * k);
+      for (int k = 0; k < K; ++k) shared.state.student_at_temperature[j][k] = normalizer_at(base + 7 + 3 * k);
     }
   }
   __syncthreads();
 }
 
+// Writes a token's X-divergence.
 template <class T, int K, int J, bool STAGED>
-__device__ void take_divergence(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
+__device__ void compute_divergence(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
                                 Shared<K, J>& shared) {
   constexpr int SIZE = Pack<T>::SIZE;
-  Level<float> pass[K];
+  LogNormalizer<float> normalizer[K];
 #pragma unroll
-  for (int k = 0; k < K; ++k) pass[k] = shared.known.pass[k];
-  auto sum = Divergence<float, K>::none();
+  for (int k = 0; k < K; ++k) normalizer[k] = shared.state.student[k];
+  auto sum = DivergenceSums<float, K>::empty();
   for (int p = threadIdx.x; p < rows.packs; p += THREADS) {
     Pack<T> pack[K];
 #pragma unroll
-    for (int k = 0; k < K; ++k) pack[k] = rows.pass(k, p, false);
+    for (int k = 0; k < K; ++k) pack[k] = rows.student_pack(k, p, false);
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
       float z[K];
 #pragma unroll
       for (int k = 0; k < K; ++k) z[k] = widen(pack[k].at[i]);
-      if (int64_t(p) * SIZE + i < a.words) absorb<float, K>(sum, z, pass);
+      if (int64_t(p) * SIZE + i < a.vocab_size) update<float, K>(sum, z, normalizer);
     }
   }
-  sum = reduce(sum, shared.room.divergence);
+  sum = reduce(sum, shared.reduction.divergence);
   if (threadIdx.x == 0) {
-    a.diverging[token] = sum.value;
+    a.divergences[token] = sum.value;
 #pragma unroll
-    for (int k = 0; k < K; ++k) a.diverging[(1 + k) * a.tokens + token] = shared.known.lean[k] = sum.lean[k];
+    for (int k = 0; k < K; ++k) {
+      shared.state.expected_log_ratio[k] = sum.expected_log_ratio[k];
+      a.divergences[(1 + k) * a.tokens + token] = sum.expected_log_ratio[k];
+    }
   }
 }
 
+// Replaces a token's logits by their gradient.
 template <class T, int K, int J, bool STAGED>
 __device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
                                Shared<K, J>& shared) {
   constexpr int SIZE = Pack<T>::SIZE;
   if (threadIdx.x == 0) {
-    Known<K, J>& known = shared.known;
-    known.weight = a.weight[token];
+    TokenState<K, J>& state = shared.state;
+    state.weight = a.weight[token];
 #pragma unroll
     for (int j = 0; j < J; ++j) {
-      known.teacher_weight[j] = a.teacher_weight[j * a.tokens + token];
-      const float lesson = expf(shared.cool[j].under(shared.teacher_gold[j]));
+      state.teacher_weight[j] = a.teacher_weight[j * a.tokens + token];
+      const float teacher = expf(shared.teacher_at_one[j].log_probability(shared.teacher_gold[j]));
 #pragma unroll
       for (int k = 0; k < K; ++k) {
-        known.gate[j][k] = a.gate ? a.gate[(j * K + k) * a.tokens + token]
-                                  : gate(a.rule[j], lesson, expf(known.pass[k].under(shared.gold_logit[k])));
+        const auto student = [&] { return expf(state.student[k].log_probability(shared.gold_logit[k])); };
+        state.gate[j][k] = a.gate ? a.gate[(j * K + k) * a.tokens + token] : gate(a.rule[j], teacher, student());
       }
     }
-    shared.slope =
-        make_slope<K, J>(known, a.smoothing, float(a.words), a.divergence_weight, a.unit, &shared.gold);
+    shared.coefficients = make_coefficients<K, J>(state, a.smoothing, float(a.vocab_size), a.divergence_weight,
+                                                  a.gradient_scale, &shared.gold);
   }
   __syncthreads();
-  const Slope<float, K, J> slope = shared.slope;
+  const GradientCoefficients<float, K, J> coefficients = shared.coefficients;
   const int64_t gold = a.gold[token];
   for (int p = threadIdx.x; p < rows.packs; p += THREADS) {
     const int64_t first = int64_t(p) * SIZE;
     Pack<T> pack[K];
     float y[J + 1][SIZE];
 #pragma unroll
-    for (int k = 0; k < K; ++k) pack[k] = rows.pass(k, p, false);
+    for (int k = 0; k < K; ++k) pack[k] = rows.student_pack(k, p, false);
 #pragma unroll
-    for (int j = 0; j < J; ++j) unpack_teacher<T>(rows.lesson(j, p, false), a.vocabulary[j], first, a.words, y[j]);
+    for (int j = 0; j < J; ++j)
+      unpack_teacher<T>(rows.teacher_pack(j, p, false), a.vocabulary[j], first, a.vocab_size, y[j]);
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
-      float z[K], lesson[J + 1], dz[K];
+      float z[K], teacher_z[J + 1], dz[K];
 #pragma unroll
       for (int k = 0; k < K; ++k) z[k] = widen(pack[k].at[i]);
 #pragma unroll
-      for (int j = 0; j < J; ++j) lesson[j] = y[j][i];
-      gradient<float, K, J>(slope, z, lesson, dz);
+      for (int j = 0; j < J; ++j) teacher_z[j] = y[j][i];
+      gradient<float, K, J>(coefficients, z, teacher_z, dz);
 #pragma unroll
       for (int k = 0; k < K; ++k) {
         if (first + i == gold) dz[k] -= shared.gold;
@@ -321,8 +336,10 @@ __device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, S
   }
 }
 
+// One token: the steps that the launch asks for.
 template <class T, int K, int J, bool STAGED>
-__global__ void __launch_bounds__(THREADS, K + J > (STAGED ? 1 : 2) ? 1 : 2) rows_kernel(const __grid_constant__ RowArguments a) {
+__global__ void __launch_bounds__(THREADS, K + J > (STAGED ? 1 : 2) ? 1 : 2)
+    rows_kernel(const __grid_constant__ RowArguments a) {
   extern __shared__ __align__(16) unsigned char stage[];
   __shared__ Shared<K, J> shared;
   const int64_t token = blockIdx.x;
@@ -331,21 +348,23 @@ __global__ void __launch_bounds__(THREADS, K + J > (STAGED ? 1 : 2) ? 1 : 2) row
   rows.teacher = J ? static_cast<const T*>(a.teacher_logits) + token * a.pitch : nullptr;
   rows.pass_step = rows.teacher_step = a.tokens * a.pitch;
   rows.stage = reinterpret_cast<Pack<T>*>(stage);
-  rows.packs = int((a.words + Pack<T>::SIZE - 1) / Pack<T>::SIZE);
-  if (STAGED || a.steps & STATISTICS) take_statistics(a, rows, token, shared);
-  else recall(a, token, shared);
-  if (K > 1 && a.steps & DIVERGENCE) take_divergence(a, rows, token, shared);
+  rows.packs = int((a.vocab_size + Pack<T>::SIZE - 1) / Pack<T>::SIZE);
+  if (STAGED || a.steps & STATISTICS) compute_statistics(a, rows, token, shared);
+  else load_statistics(a, token, shared);
+  if (K > 1 && a.steps & DIVERGENCE) compute_divergence(a, rows, token, shared);
   if (a.steps & GRADIENT) write_gradient(a, rows, token, shared);
 }
 
-size_t staged_bytes(int rows, int64_t pitch, Half half) { return rows * pitch * (half == Half::none ? 4 : 2); }
+// Shared memory that so many rows take.
+size_t staged_bytes(int rows, int64_t pitch, DType dtype) { return rows * pitch * (dtype == DType::float32 ? 4 : 2); }
 
 // Staged kernels exist for half precision and at most one teacher: what training runs; others would rarely fit.
 constexpr bool stageable(int bytes, int teachers) { return bytes == 2 && teachers <= 1; }
 
+// Launches the kernel for one dtype, number of passes and number of teachers.
 template <class T, int K, int J>
 cudaError_t launch(const RowArguments& a, bool staged, cudaStream_t stream) {
-  const size_t bytes = staged ? staged_bytes(K + J, a.pitch, a.half) : 0;
+  const size_t bytes = staged ? staged_bytes(K + J, a.pitch, a.dtype) : 0;
   auto kernel = rows_kernel<T, K, J, false>;
   if constexpr (stageable(sizeof(T), J))
     if (staged) kernel = rows_kernel<T, K, J, true>;
@@ -357,6 +376,7 @@ cudaError_t launch(const RowArguments& a, bool staged, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+// Chooses by the number of teachers.
 template <class T, int K>
 cudaError_t launch_for(const RowArguments& a, bool staged, cudaStream_t stream) {
   if (a.teachers == 0) return launch<T, K, 0>(a, staged, stream);
@@ -364,6 +384,7 @@ cudaError_t launch_for(const RowArguments& a, bool staged, cudaStream_t stream) 
   return launch<T, K, 2>(a, staged, stream);
 }
 
+// Chooses by the number of passes.
 template <class T>
 cudaError_t launch_as(const RowArguments& a, bool staged, cudaStream_t stream) {
   return a.passes == 1 ? launch_for<T, 1>(a, staged, stream) : launch_for<T, 2>(a, staged, stream);
@@ -371,23 +392,23 @@ cudaError_t launch_as(const RowArguments& a, bool staged, cudaStream_t stream) {
 
 }  // namespace
 
-bool fits_on_chip(int passes, int teachers, int64_t pitch, Half half, int device) {
+bool fits_on_chip(int passes, int teachers, int64_t pitch, DType dtype, int device) {
   int most = 0;
   if (cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) return false;
-  if (!stageable(half == Half::none ? 4 : 2, teachers)) return false;
-  return staged_bytes(passes + teachers, pitch, half) + 8192 <= size_t(most);  // 8192: Shared and the system's own
+  if (!stageable(dtype == DType::float32 ? 4 : 2, teachers)) return false;
+  return staged_bytes(passes + teachers, pitch, dtype) + 8192 <= size_t(most);  // 8192: Shared and the system's own
 }
 
 const char* launch_rows(const RowArguments& a, int device, void* stream) {
   if (a.tokens == 0) return nullptr;
   const bool all = (a.steps & STATISTICS) && (a.steps & GRADIENT);
-  const bool staged = all && fits_on_chip(a.passes, a.teachers, a.pitch, a.half, device);
+  const bool staged = all && fits_on_chip(a.passes, a.teachers, a.pitch, a.dtype, device);
   if (all && !staged) return "statistics and gradient in one launch need rows that fit on the chip";
   const auto s = static_cast<cudaStream_t>(stream);
   cudaError_t error;
-  switch (a.half) {
-    case Half::bfloat16: error = launch_as<__nv_bfloat16>(a, staged, s); break;
-    case Half::float16: error = launch_as<__half>(a, staged, s); break;
+  switch (a.dtype) {
+    case DType::bfloat16: error = launch_as<__nv_bfloat16>(a, staged, s); break;
+    case DType::float16: error = launch_as<__half>(a, staged, s); break;
     default: error = launch_as<float>(a, staged, s);
   }
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

@@ -13,38 +13,40 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-mnmt::Half half(const Tensor& t) {
+// The kernels' name of a tensor's dtype.
+mnmt::DType dtype(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return mnmt::Half::none;
-    case ScalarType::BFloat16: return mnmt::Half::bfloat16;
-    case ScalarType::Half: return mnmt::Half::float16;
+    case ScalarType::Float: return mnmt::DType::float32;
+    case ScalarType::BFloat16: return mnmt::DType::bfloat16;
+    case ScalarType::Half: return mnmt::DType::float16;
     default: STD_TORCH_CHECK(false, "float32, bfloat16 or float16 expected");
   }
 }
 
-float* floats(const Tensor& t, int64_t least) {
-  STD_TORCH_CHECK(t.is_cuda() && t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() >= least,
-                  "a contiguous float32 CUDA tensor of at least ", least, " numbers expected");
+// The numbers of a checked float32 tensor; null where it is empty.
+float* floats(const Tensor& t, int64_t min_size) {
+  STD_TORCH_CHECK(t.is_cuda() && t.is_contiguous() && t.scalar_type() == ScalarType::Float && t.numel() >= min_size,
+                  "a contiguous float32 CUDA tensor of at least ", min_size, " numbers expected");
   return t.numel() ? static_cast<float*>(t.data_ptr()) : nullptr;
 }
 
-// rules: four numbers a teacher: kind, strict, cap, below; used where `gate` is empty.
-void rows(Tensor logits, Tensor teacher_logits, int64_t passes, int64_t words, std::vector<Tensor> vocabulary,
-          std::vector<double> temperature, Tensor gold, Tensor found, Tensor diverging, Tensor weight,
+// Launches the kernel. rules: four numbers a teacher: kind, strict, cap, below; used where `gate` is empty.
+void rows(Tensor logits, Tensor teacher_logits, int64_t passes, int64_t vocab_size, std::vector<Tensor> vocabulary,
+          std::vector<double> temperature, Tensor gold, Tensor packed, Tensor divergences, Tensor weight,
           Tensor teacher_weight, Tensor gate, std::vector<double> rules, double smoothing, double divergence_weight,
-          double unit, int64_t steps) {
+          double gradient_scale, int64_t steps) {
   mnmt::RowArguments a{};
-  a.half = half(logits);
+  a.dtype = dtype(logits);
   a.passes = int(passes);
   a.teachers = int(temperature.size());
   a.steps = int(steps);
   a.tokens = gold.numel();
-  a.words = words;
+  a.vocab_size = vocab_size;
   a.pitch = logits.size(1);
-  const int64_t pack = a.half == mnmt::Half::none ? 4 : 8;
-  STD_TORCH_CHECK(passes >= 1 && passes <= 2 && a.teachers <= mnmt::MOST_TEACHERS, "too many passes or teachers");
+  const int64_t pack = a.dtype == mnmt::DType::float32 ? 4 : 8;
+  STD_TORCH_CHECK(passes >= 1 && passes <= 2 && a.teachers <= mnmt::MAX_TEACHERS, "too many passes or teachers");
   STD_TORCH_CHECK(logits.is_cuda() && logits.is_contiguous() && logits.dim() == 2 && a.pitch % pack == 0 &&
-                      a.pitch >= words && logits.size(0) >= passes * a.tokens,
+                      a.pitch >= vocab_size && logits.size(0) >= passes * a.tokens,
                   "logits: contiguous rows, 16-byte aligned, one a pass and token expected");
   STD_TORCH_CHECK(a.teachers == 0 || (teacher_logits.is_contiguous() && teacher_logits.size(1) == a.pitch &&
                                       teacher_logits.scalar_type() == logits.scalar_type() &&
@@ -58,21 +60,21 @@ void rows(Tensor logits, Tensor teacher_logits, int64_t passes, int64_t words, s
   a.teacher_logits = a.teachers ? teacher_logits.data_ptr() : nullptr;
   for (int j = 0; j < a.teachers; ++j) {
     STD_TORCH_CHECK(vocabulary[j].numel() == 0 || (vocabulary[j].is_cuda() && vocabulary[j].is_contiguous() &&
-                                                   vocabulary[j].numel() == words),
+                                                   vocabulary[j].numel() == vocab_size),
                     "a vocabulary mask of one bool a word on the GPU expected");
     a.vocabulary[j] = vocabulary[j].numel() ? static_cast<const bool*>(vocabulary[j].const_data_ptr()) : nullptr;
     a.temperature[j] = float(temperature[j]);
     a.rule[j] = {int(rules[4 * j]), int(rules[4 * j + 1]), float(rules[4 * j + 2]), float(rules[4 * j + 3])};
   }
   a.gold = static_cast<const int64_t*>(gold.const_data_ptr());
-  a.found = floats(found, (mnmt::PASS_ROWS * passes + a.teachers * mnmt::teacher_rows(int(passes))) * a.tokens);
-  a.diverging = floats(diverging, passes > 1 ? (1 + passes) * a.tokens : 0);
+  a.packed = floats(packed, (mnmt::PASS_ROWS * passes + a.teachers * mnmt::teacher_rows(int(passes))) * a.tokens);
+  a.divergences = floats(divergences, passes > 1 ? (1 + passes) * a.tokens : 0);
   a.weight = floats(weight, a.tokens);
   a.teacher_weight = floats(teacher_weight, a.teachers * a.tokens);
   a.gate = gate.numel() ? floats(gate, a.teachers * passes * a.tokens) : nullptr;
   a.smoothing = float(smoothing);
   a.divergence_weight = float(divergence_weight);
-  a.unit = float(unit);
+  a.gradient_scale = float(gradient_scale);
   const int32_t device = logits.get_device_index();
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream, "this torch has no CUDA");
@@ -81,9 +83,10 @@ void rows(Tensor logits, Tensor teacher_logits, int64_t passes, int64_t words, s
   STD_TORCH_CHECK(!error, error ? error : "");
 }
 
+// mnmt::fits_on_chip; bytes: of a logit.
 bool fits(int64_t passes, int64_t teachers, int64_t pitch, int64_t bytes, int64_t device) {
-  const auto kind = bytes == 4 ? mnmt::Half::none : mnmt::Half::bfloat16;
-  return mnmt::fits_on_chip(int(passes), int(teachers), pitch, kind, int(device));
+  const auto dtype = bytes == 4 ? mnmt::DType::float32 : mnmt::DType::bfloat16;
+  return mnmt::fits_on_chip(int(passes), int(teachers), pitch, dtype, int(device));
 }
 
 }  // namespace
@@ -91,9 +94,10 @@ bool fits(int64_t passes, int64_t teachers, int64_t pitch, int64_t bytes, int64_
 STABLE_TORCH_LIBRARY(mnmt_ds_cuda, m) {
   m.def("fits(int passes, int teachers, int pitch, int bytes, int device) -> bool");
   m.def(
-      "rows(Tensor(a!) logits, Tensor teacher_logits, int passes, int words, Tensor[] vocabulary, float[] temperature, "
-      "Tensor gold, Tensor(b!) found, Tensor(c!) diverging, Tensor weight, Tensor teacher_weight, Tensor gate, "
-      "float[] rules, float smoothing, float divergence_weight, float unit, int steps) -> ()");
+      "rows(Tensor(a!) logits, Tensor teacher_logits, int passes, int vocab_size, Tensor[] vocabulary, "
+      "float[] temperature, Tensor gold, Tensor(b!) packed, Tensor(c!) divergences, Tensor weight, "
+      "Tensor teacher_weight, Tensor gate, float[] rules, float smoothing, float divergence_weight, "
+      "float gradient_scale, int steps) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cuda, CompositeExplicitAutograd, m) { m.impl("fits", TORCH_BOX(&fits)); }
