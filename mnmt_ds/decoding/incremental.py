@@ -6,7 +6,7 @@ a few kilobytes where reordering moves the whole cache. The encoder's keys and v
 beams are query positions of one attention.
 
 Shape letters: B sentences, W beams (1 at the first step), N = B·W, S source positions, P slots, D width, H heads,
-E = D / H.
+Q = D / H.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ FOLD_COLUMNS = 512
 class LayerCache(NamedTuple):
     """Keys and values of one decoder layer; slots beyond those in use are not initialised."""
 
-    keys_BHPE: Tensor
-    values_BHPE: Tensor
-    source_keys_BHES: Tensor
-    source_values_BHSE: Tensor
+    keys_BHPQ: Tensor
+    values_BHPQ: Tensor
+    source_keys_BHQS: Tensor
+    source_values_BHSQ: Tensor
 
 
 class DecoderCache(NamedTuple):
@@ -66,10 +66,10 @@ def start_cache(model: Transformer, source_BS: Tensor, beams: int, longest: int)
     layers = []
     for layer in model.decoder:
         assert isinstance(layer, DecoderLayer)
-        keys_BHSE, values_BHSE = layer.cross.project_memory(memory_BSD)
-        keys_BHES = (keys_BHSE * head_width**-0.5).transpose(2, 3).contiguous()
-        keys_values_2BHPE = memory_BSD.new_empty(2, *size)
-        layers.append(LayerCache(keys_values_2BHPE[0], keys_values_2BHPE[1], keys_BHES, values_BHSE.contiguous()))
+        keys_BHSQ, values_BHSQ = layer.cross.project_memory(memory_BSD)
+        keys_BHQS = (keys_BHSQ * head_width**-0.5).transpose(2, 3).contiguous()
+        keys_values_2BHPQ = memory_BSD.new_empty(2, *size)
+        layers.append(LayerCache(keys_values_2BHPQ[0], keys_values_2BHPQ[1], keys_BHQS, values_BHSQ.contiguous()))
     mask_B11S = torch.zeros_like(mask_BS, dtype=memory_BSD.dtype).masked_fill_(~mask_BS, -torch.inf)[:, None, None]
     return DecoderCache(tuple(layers), memory_BSD.new_zeros(len(source_BS), 1, 0), mask_B11S, 0)
 
@@ -189,16 +189,16 @@ def select_sentences(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
     alive_BP = (ancestors_BWP == 0).any(1)
     slots = int(alive_BP.sum(1).max()) if len(row_B) else 0
     slot_BP = alive_BP.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :slots]
-    heads, size = cache.layers[0].keys_BHPE.shape[1:3]
+    heads, size = cache.layers[0].keys_BHPQ.shape[1:3]
     head_BH = row_B[:, None] * heads + torch.arange(heads, device=row_B.device)
     place = (head_BH[:, :, None] * size + slot_BP[:, None]).flatten()
     room = COMPACT_EVERY * ancestors_BWP.shape[1]
     layers = tuple(
         LayerCache(
-            _pick(layer.keys_BHPE, place, len(row_B), slots, room),
-            _pick(layer.values_BHPE, place, len(row_B), slots, room),
-            layer.source_keys_BHES[row_B],
-            layer.source_values_BHSE[row_B],
+            _pick(layer.keys_BHPQ, place, len(row_B), slots, room),
+            _pick(layer.values_BHPQ, place, len(row_B), slots, room),
+            layer.source_keys_BHQS[row_B],
+            layer.source_values_BHSQ[row_B],
         )
         for layer in cache.layers
     )
@@ -206,10 +206,10 @@ def select_sentences(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
     return DecoderCache(layers, ancestors_BWP, cache.source_mask_B11S[row_B], cache.steps)
 
 
-def _pick(full_BHPE: Tensor, place: Tensor, batch: int, slots: int, room: int) -> Tensor:
-    heads, width = full_BHPE.shape[1], full_BHPE.shape[3]
-    result = full_BHPE.new_empty(batch, heads, slots + room, width)
-    result[:, :, :slots] = full_BHPE.view(-1, width)[place].view(batch, heads, slots, width)
+def _pick(full_BHPQ: Tensor, place: Tensor, batch: int, slots: int, room: int) -> Tensor:
+    heads, width = full_BHPQ.shape[1], full_BHPQ.shape[3]
+    result = full_BHPQ.new_empty(batch, heads, slots + room, width)
+    result[:, :, :slots] = full_BHPQ.view(-1, width)[place].view(batch, heads, slots, width)
     return result
 
 
@@ -218,23 +218,23 @@ def _self_attention(
 ) -> Tensor:
     """Writes the new keys and values into their slots and attends to the beam's ancestors."""
     batch, beams, used = ancestors_BWP.shape
-    q_BHWE, k_BHWE, v_BHWE = (
+    q_BHWQ, k_BHWQ, v_BHWQ = (
         attention.qkv(x_ND).view(batch, beams, 3, attention.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     )
-    cache.keys_BHPE[:, :, slots:used] = k_BHWE
-    cache.values_BHPE[:, :, slots:used] = v_BHWE
-    score_BHWP = torch.matmul(q_BHWE * q_BHWE.shape[-1] ** -0.5, cache.keys_BHPE[:, :, :used].transpose(2, 3))
-    return attention.out(_mix(score_BHWP, ancestors_BWP[:, None], cache.values_BHPE[:, :, :used]))
+    cache.keys_BHPQ[:, :, slots:used] = k_BHWQ
+    cache.values_BHPQ[:, :, slots:used] = v_BHWQ
+    score_BHWP = torch.matmul(q_BHWQ * q_BHWQ.shape[-1] ** -0.5, cache.keys_BHPQ[:, :, :used].transpose(2, 3))
+    return attention.out(_mix(score_BHWP, ancestors_BWP[:, None], cache.values_BHPQ[:, :, :used]))
 
 
 def _cross_attention(attention: CrossAttention, x_ND: Tensor, cache: LayerCache, mask_B11S: Tensor) -> Tensor:
-    batch, heads, width, _ = cache.source_keys_BHES.shape
-    q_BHWE = attention.q(x_ND).view(batch, -1, heads, width).transpose(1, 2)
-    score_BHWS = torch.matmul(q_BHWE, cache.source_keys_BHES)
-    return attention.out(_mix(score_BHWS, mask_B11S, cache.source_values_BHSE))
+    batch, heads, width, _ = cache.source_keys_BHQS.shape
+    q_BHWQ = attention.q(x_ND).view(batch, -1, heads, width).transpose(1, 2)
+    score_BHWS = torch.matmul(q_BHWQ, cache.source_keys_BHQS)
+    return attention.out(_mix(score_BHWS, mask_B11S, cache.source_values_BHSQ))
 
 
-def _mix(score_BHWP: Tensor, mask: Tensor, values_BHPE: Tensor) -> Tensor:
+def _mix(score_BHWP: Tensor, mask: Tensor, values_BHPQ: Tensor) -> Tensor:
     """Attention's weighted mean of the values, heads merged: (N, D)."""
-    mixed_BHWE = torch.matmul(F.softmax(score_BHWP.add_(mask), -1), values_BHPE)
-    return mixed_BHWE.transpose(1, 2).flatten(2).flatten(0, 1)
+    mixed_BHWQ = torch.matmul(F.softmax(score_BHWP.add_(mask), -1), values_BHPQ)
+    return mixed_BHWQ.transpose(1, 2).flatten(2).flatten(0, 1)
