@@ -21,6 +21,14 @@ class _Formatter(logging.Formatter):
     """Writes time, level and rank before a message; nothing before a training report."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Formats a message.
+
+        Args:
+            record: the message.
+
+        Returns:
+            Its line; a traceback follows on further lines.
+        """
         text = super().format(record)
         if record.name == REPORT.name:
             return text
@@ -33,6 +41,11 @@ class _Handler(logging.Handler):
     """Writes to what ``sys.stderr`` is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Writes a message.
+
+        Args:
+            record: the message.
+        """
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()

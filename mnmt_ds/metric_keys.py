@@ -27,7 +27,7 @@ class Metric(str):
         metric.unit, metric.meaning = unit, meaning
         return metric
 
-    def __getnewargs__(self) -> tuple[str, str, str]:
+    def __getnewargs__(self) -> tuple[str, str, str]:  # type: ignore[override]
         """What copies and pickles are made from."""
         return str(self), self.unit, self.meaning
 

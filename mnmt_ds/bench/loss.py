@@ -142,7 +142,8 @@ def _problem(
 
 def _outcome(name: str, x: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     loss = PEERS[name](x)
-    return loss.detach(), *torch.autograd.grad(loss, (x.hidden_ND, x.projection_VD))
+    hidden_ND, projection_VD = torch.autograd.grad(loss, (x.hidden_ND, x.projection_VD))
+    return loss.detach(), hidden_ND, projection_VD
 
 
 def _assert_same(name: str, found: Any, expected: Any, x: Inputs, dtype: str) -> None:
@@ -194,9 +195,9 @@ def _measure_peak(args: argparse.Namespace, dtype: str) -> int:
     x = make_inputs(tokens, width, words, *TASKS[task], args.device, dtype)
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         _seconds(args.peak, x)
-        print(f"peak {(torch.cuda.max_memory_allocated() - before) / 2**20}")
+        print(f"peak {(torch.cuda.max_memory_allocated() - allocated) / 2**20}")
         return 0
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")

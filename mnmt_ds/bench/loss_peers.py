@@ -234,7 +234,7 @@ def _compiled(*arguments: object) -> Tensor:
     global _cache
     if _cache is None:
         _cache = torch.compile(_plain)
-    return _cache(*arguments)  # type: ignore[arg-type]
+    return _cache(*arguments)
 
 
-_cache: Loss | None = None
+_cache: Callable[..., Tensor] | None = None

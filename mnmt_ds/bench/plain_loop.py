@@ -13,6 +13,9 @@ from mnmt_ds.models.settings import ModelSettings
 class PlainTransformer(nn.Module):
     """torch.nn.Transformer, pre-norm, with one tied embedding."""
 
+    positions: Tensor
+    """Sinusoids, (positions, D)."""
+
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, settings.d_model, padding_idx=PAD)

@@ -208,7 +208,8 @@ def _turn(engine: Any, known: RandomText, lesson: StageTeachers | None) -> Stage
     def teach(batch: Batch) -> Batch:
         if lesson is None:
             return batch
-        teacher = Teacher(*lesson.pool.states(batch.pair + 1, batch), 1.0, Gate())
+        hidden_BTE, projection_VE = lesson.pool.states(batch.pair + 1, batch)
+        teacher = Teacher(hidden_BTE, projection_VE, 1.0, Gate())
         return batch._replace(teachers={"kd": teacher})
 
     def prefetch(slots: Sequence[Slot | None]) -> None:

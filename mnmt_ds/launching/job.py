@@ -155,6 +155,7 @@ def _start_watchdog(shell: RemoteShell, name: str, job: str, events: "queue.Queu
         raise UserError(f"node {name}: no watchdog can be started there; see the messages above")
 
     def wait() -> None:
+        """Reports the end of the connection."""
         process.wait()
         events.put(("lost", name, None))
 

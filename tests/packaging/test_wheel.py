@@ -1,6 +1,7 @@
 """The wheel, built from the sdist and installed outside the checkout, does everything; metadata and versions agree."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def test_commands_run_outside_the_checkout(installed: Path, tmp_path: Path) -> N
     output = run([sys.executable, "-c", COMMANDS, str(installed)], tmp_path, PYTHONPATH=str(installed))
     assert output.count("-> 0") == 6, output
     assert "valid 1 |" in output and (tmp_path / "run" / "best" / "model.safetensors").exists()
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO rank 0: run: translation, 1 pairs", output, re.MULTILINE)
+    assert re.search(r"^valid 1 \| epoch", output, re.MULTILINE), "reports have no prefix"
     config = f"deepspeed: {installed}/mnmt_ds/_shipped/ds_configs/zero1.json"
     assert config in (tmp_path / "run" / "recipe.yaml").read_text() and config in output
 

@@ -1,5 +1,6 @@
 """Messages: level, time and rank before each line; the training reports without them."""
 
+import ast
 import logging
 import re
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from mnmt_ds import log
+from tests.tiny import ROOT
 
 LOG = logging.getLogger("mnmt_ds.some.module")
 
@@ -64,8 +66,21 @@ def test_a_traceback_stays_with_its_message(capsys: pytest.CaptureFixture[str]) 
     assert lines[0].endswith("ERROR: failed") and lines[-1] == "KeyError: 'x'"
 
 
+def test_no_message_goes_around_the_log() -> None:
+    """Only the commands' own last word, a UserError, is printed on standard error."""
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "mnmt_ds").rglob("*.py"))
+        if path.parent.name not in ("cli", "bench")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and "stderr" in ast.unparse(node)
+    ]
+    assert not bare
+
+
 CODE = """
 from mnmt_ds import log
+from tests.tiny import ROOT
 log.set_up({level!r})
 log.set_up_deepspeed()
 from deepspeed.utils import logger
