@@ -1,6 +1,7 @@
 """What every entry is held to; each check raises AssertionError with the values that differ."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,8 @@ def of_the_machine(key: str) -> bool:
     Returns:
         Whether it is a time, a size or a speed.
     """
-    metric = metric_keys.metric_of(key)
-    return metric is not None and (
-        metric.startswith(("runtime/", "memory/")) or metric in (metric_keys.SEARCH_SHARE, metric_keys.TRIALS_ON_TOP)
+    return bool(re.search(r"(^|/)(runtime|memory)/", key)) or key.endswith(
+        (metric_keys.SEARCH_SHARE, metric_keys.TRIALS_ON_TOP)
     )
 
 

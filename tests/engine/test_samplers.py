@@ -92,7 +92,7 @@ def _measured(corpus: str, directory: str, stage: int) -> dict[str, Any]:
     other = Training(run_recipe(corpus, f"{directory}-plain", "multidds", stage, **settings), resume=False)
     steps(other, 5)
     return {
-        "found": results,
+        "measured": results,
         "wanted": expected,
         "unsure": unsure,
         "as before": _same(before, after),
@@ -108,8 +108,8 @@ def test_cosines_are_those_of_whole_gradients_and_leave_no_trace(tiny_corpus: Pa
     """Two ranks, two micro-batches each, ZeRO 0 to 3: rewards by shards against L^2 cosines of whole gradients."""
     ranks = on_ranks(2, _all_stages, str(tiny_corpus), str(tmp_path))
     for stage, results in enumerate(ranks[0]):
-        assert results["found"] == pytest.approx(results["wanted"], abs=1e-5), stage
-        assert results["found"] == ranks[1][stage]["found"], stage
+        assert results["measured"] == pytest.approx(results["wanted"], abs=1e-5), stage
+        assert results["measured"] == ranks[1][stage]["measured"], stage
         assert results["unsure"] == pytest.approx(ranks[0][0]["unsure"], rel=1e-5), stage
         assert results["as before"], stage
         assert results["goes on alike"], stage
@@ -210,7 +210,7 @@ def train_together(corpus: str, directory: str, stage: int) -> dict[str, list[di
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_they_combine_with_every_method_on_any_layout(tiny_corpus: Path, tmp_path: Path, stage: int) -> None:
-    """LSSD with remembered states, passes, students with samplers of their own, tasks: two ranks see what one sees."""
+    """LSSD with cached states, passes, students with samplers of their own, tasks: two ranks see what one sees."""
     alone = on_ranks(1, train_together, str(tiny_corpus), str(tmp_path / "alone"), 0)[0]
     spread = on_ranks(2, train_together, str(tiny_corpus), str(tmp_path / "spread"), stage)[0]
     for name, records in alone.items():

@@ -1,4 +1,7 @@
-"""Several tasks by hand: what counts on either side, divisors and weights, faults of the recipe."""
+"""Several tasks by hand: what counts on either side, divisors and weights, faults of the recipe.
+
+Shape letters: B sentences, S and T source and target positions, D width, V vocabulary.
+"""
 
 from typing import Any
 
@@ -71,19 +74,19 @@ def test_own_projection_and_weights() -> None:
 def test_divisors() -> None:
     """task: the update's loss is w_t * mean_t summed over tasks; shared: one sum over all 9 tokens."""
     model = student(0.0)
-    found = {}
+    losses = {}
     for divisor in ("task", "shared"):
         method = build(settings(divisor=divisor, weights={"cd": 0.5}), context(model, {}))
         total = 0.0
         for batch in (example()._replace(divisor=9, task_divisor=6), concurrent()):
             score = method.score(model(batch.source_BS, batch.decoder_BT), model.head.weight, batch)
             total += float(score.loss.detach()) / batch.divisor
-        found[divisor] = total
+        losses[divisor] = total
     translation = loss_by_definition(model, example(), model(example().source_BS, example().decoder_BT).decoder_BTD)
     states = model(concurrent().source_BS, concurrent().decoder_BT)
     denoised = sum(loss_by_definition(model, concurrent(), side) for side in (states.decoder_BTD, states.encoder_BSD))
-    assert found["task"] == pytest.approx(translation / 6 + 0.5 * denoised / 3, rel=1e-5)
-    assert found["shared"] == pytest.approx((translation + 0.5 * denoised) / 9, rel=1e-5)
+    assert losses["task"] == pytest.approx(translation / 6 + 0.5 * denoised / 3, rel=1e-5)
+    assert losses["shared"] == pytest.approx((translation + 0.5 * denoised) / 9, rel=1e-5)
 
 
 def test_tasks_are_spread_evenly() -> None:

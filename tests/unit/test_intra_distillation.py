@@ -1,4 +1,7 @@
-"""Intra-distillation by hand: the divergence, passes independent in encoder and decoder, one lesson for all passes."""
+"""Intra-distillation by hand: the divergence, passes independent in encoder and decoder, one request for all.
+
+Shape letters: B sentences, S and T source and target positions, D width, V vocabulary.
+"""
 
 import math
 
@@ -39,13 +42,13 @@ def test_divergence_by_hand(implementation: str) -> None:
     backward = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
     states = torch.tensor([[[math.log(3.0)]], [[-math.log(3.0)]]])  # logits (z, 0): p = sigmoid(z)
     projection = torch.tensor([[1.0], [0.0]])
-    found = ce_with_teacher(
+    sums = ce_with_teacher(
         states, projection, torch.tensor([[0]]), smoothing=0.0, passes=2, divergence_weight=ALPHA,
         implementation=implementation,
     )  # fmt: skip
-    assert float(found.divergence) == pytest.approx(forward + backward, rel=1e-6)
+    assert float(sums.divergence) == pytest.approx(forward + backward, rel=1e-6)
     nll = -(math.log(0.75) + math.log(0.25)) / 2
-    assert float(found.loss) == pytest.approx(nll + ALPHA * (forward + backward), rel=1e-6)
+    assert float(sums.loss) == pytest.approx(nll + ALPHA * (forward + backward), rel=1e-6)
 
 
 def loss_by_definition(model: Transformer, batch: Batch, states: Tensor) -> float:
@@ -79,9 +82,9 @@ def test_passes_are_independent_in_the_encoder_and_in_the_decoder() -> None:
     """With dropout on one side alone, the passes still differ; a second pass that took over the first's encoder states
     would have no divergence with dropout in the encoder only.
     """
-    for noisy, quiet in (("encoder", "decoder"), ("decoder", "encoder")):
+    for noisy, still in (("encoder", "decoder"), ("decoder", "encoder")):
         model = student()
-        for layer in getattr(model, quiet):
+        for layer in getattr(model, still):
             for part in layer.modules():
                 part.dropout = 0.0
         model.embedding.dropout = 0.0

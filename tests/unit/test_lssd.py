@@ -1,4 +1,7 @@
-"""LSSD by hand: Algorithm 1's switches and teachers, the loss, the settings that profiles differ in."""
+"""LSSD by hand: Algorithm 1's switches and teachers, the loss, the settings that profiles differ in.
+
+Shape letters: B sentences, T target positions, D width, V vocabulary.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,7 @@ def teacher_pool(*snapshots: dict[str, torch.Tensor], dtype: torch.dtype = torch
 
 def test_algorithm_1_by_hand() -> None:
     """Switch off and new teacher on improvement; on otherwise; pairs apart; a tie is no improvement."""
-    held = TeacherBank(PAIRS, teacher_pool())
+    bank = TeacherBank(PAIRS, teacher_pool())
     script = [  # dev of bs, fr -> switches, versions
         ((3.0, 4.0), (False, False), (1, 1)),
         ((2.5, 4.0), (False, True), (2, 1)),
@@ -54,35 +57,35 @@ def test_algorithm_1_by_hand() -> None:
         ((2.4, 3.9), (False, True), (5, 4)),
     ]
     for update, (dev, switches, versions) in enumerate(script, start=1):
-        held.update(ValidationReport(update, float(update), dict(zip(PAIRS, dev, strict=True))))
-        assert tuple(held.switch.values()) == switches, update
-        assert tuple(best.update for best in held.best.values()) == versions, update
-        assert held.snapshots() == set(versions)
-    assert {pair: best.value for pair, best in held.best.items()} == {"bs-en": 2.4, "fr-en": 3.8}
-    assert held.report(7)["teacher/bs-en/age"] == 2.0
+        bank.update(ValidationReport(update, float(update), dict(zip(PAIRS, dev, strict=True))))
+        assert tuple(bank.switch.values()) == switches, update
+        assert tuple(best.update for best in bank.best.values()) == versions, update
+        assert bank.snapshots() == set(versions)
+    assert {pair: best.value for pair, best in bank.best.items()} == {"bs-en": 2.4, "fr-en": 3.8}
+    assert bank.report(7)["teacher/bs-en/age"] == 2.0
 
 
 def test_teachers_are_shared_and_dropped() -> None:
     weights = [{k: v.detach() for k, v in model(seed).named_parameters()} for seed in range(3)]
-    held = TeacherBank(PAIRS, teacher_pool(*weights))
-    storage = held.pool.teachers.shard_storage
-    held.update(ValidationReport(1, 1.0, {"bs-en": 3.0, "fr-en": 3.0}))
-    one = storage.memory_bytes()
-    assert one == 2 * sum(p.numel() for p in model(0).parameters())
-    held.update(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 3.5}))
-    assert storage.memory_bytes() == 2 * one
-    held.update(ValidationReport(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
-    assert storage.memory_bytes() == one
+    bank = TeacherBank(PAIRS, teacher_pool(*weights))
+    storage = bank.pool.teachers.shard_storage
+    bank.update(ValidationReport(1, 1.0, {"bs-en": 3.0, "fr-en": 3.0}))
+    each = storage.memory_bytes()
+    assert each == 2 * sum(p.numel() for p in model(0).parameters())
+    bank.update(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 3.5}))
+    assert storage.memory_bytes() == 2 * each
+    bank.update(ValidationReport(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
+    assert storage.memory_bytes() == each
 
 
 def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: Any) -> MethodContext:
-    def quiet(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def eval_states(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return student(batch.source_BS, batch.decoder_BT).decoder_BTD.detach(), student.head.weight.detach()
 
     values: dict[str, Any] = dict(
         pairs=PAIRS, smoothing=0.1, implementation="auto",
         build_teacher_pool=lambda settings: teacher_pool(weights, dtype=getattr(torch, settings.dtype)),
-        eval_states=quiet,
+        eval_states=eval_states,
         target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
     )  # fmt: skip
     return MethodContext(**{**values, **changes})

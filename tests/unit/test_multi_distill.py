@@ -1,4 +1,7 @@
-"""MULTI-DISTILL and several methods together: losses by hand, thresholds, refusals, one real run."""
+"""MULTI-DISTILL and several methods together: losses by hand, thresholds, refusals, one real run.
+
+Shape letters: B sentences, T target positions, D width, V vocabulary.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -137,7 +140,7 @@ def _train(corpus: str, directory: str) -> list[list[dict[str, Any]]]:
     from mnmt_ds.tracking import read_records
     from tests.tiny import recipe
 
-    found = []
+    records = []
     expert = Path(directory) / "plain" / "best"
     experts = {"name": "multi_distill", "experts": dict.fromkeys(TINY, str(expert)), "rule": "fix", "alpha": 0.3}
     overall = {"name": "lssd", "teacher": "overall", "alpha": 1.0}
@@ -153,13 +156,13 @@ def _train(corpus: str, directory: str) -> list[list[dict[str, Any]]]:
             train={"max_steps": 18, "max_epochs": 9, "lr": 2e-2, "warmup_steps": 2},
         )  # fmt: skip
         train(made)
-        found.append(read_records(made.directory / "metrics.jsonl"))
+        records.append(read_records(made.directory / "metrics.jsonl"))
     other, description = load_model(expert)[0], describe_model(expert)
     save_model(expert.parent / "other", dict(other.named_parameters()), {**description, "tokenizer_hash": "0" * 64})
     with pytest.raises(UserError, match=r"its tokenizer \(000000000000\) is not this run's"):
         method = {**experts, "experts": dict.fromkeys(TINY, str(expert.parent / "other"))}
         train(recipe(Path(corpus), Path(directory) / "refused", method=method))
-    return found
+    return records
 
 
 def test_overall_best_and_experts_teach_together(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -183,5 +186,5 @@ def test_overall_best_and_experts_teach_together(tiny_corpus: Path, tmp_path: Pa
         assert best not in scored or expert == pytest.approx(best[f"valid/{pair}/bleu"])
         assert [f"expert/{pair}/bleu" in record for record in valid] == [False] + [True] * 5
         assert valid[0][f"expert/{pair}/share"] == 1.0
-        found = valid[-1][f"valid/{pair}/bleu"]
-        assert valid[-1][f"expert/{pair}/share"] == pytest.approx(expert_share("adaptive", found, expert))
+        bleu = valid[-1][f"valid/{pair}/bleu"]
+        assert valid[-1][f"expert/{pair}/share"] == pytest.approx(expert_share("adaptive", bleu, expert))

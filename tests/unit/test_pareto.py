@@ -1,4 +1,7 @@
-"""Pareto-MD by hand: the rules for the weights, the loss and its gradient, settings and profiles, what is refused."""
+"""Pareto-MD by hand: the rules for the weights, the loss and its gradient, settings and profiles, what is refused.
+
+Shape letters: B sentences, T target positions, D width, V vocabulary.
+"""
 
 import json
 import math
@@ -46,8 +49,8 @@ def test_figure_3_of_the_paper() -> None:
     space = alpha_rules.search_space(alpha, 1.0, "keep", 1.0)
     rows = [[2.9, 3.5, 3.7, 3.7], [2.6, 4.4, 4.5, 3.4], [3.1, 4.1, 4.5, 2.9]]  # keep, raise, lower
     losses = [dict(zip(alpha, row, strict=True)) for row in rows]
-    found = alpha_rules.best_of_each(space, losses)
-    assert [round(a, 2) for a in found.values()] == [0.76, 0.23, 0.79, 0.87]
+    best = alpha_rules.best_of_each(space, losses)
+    assert [round(a, 2) for a in best.values()] == [0.76, 0.23, 0.79, 0.87]
     assert alpha_rules.best_of_all(space, losses) == alpha  # means 3.45, 3.725, 3.65
 
 
@@ -152,17 +155,17 @@ def test_a_base_with_teachers_of_its_own_gives_way_as_a_whole() -> None:
     assert batch.gold_weight == 0.375 and batch.teachers["kd"].weight == 1.5 and batch.teachers["peer"].weight == 0.25
 
 
-def test_when_the_rules_speak() -> None:
+def test_when_the_rules_apply() -> None:
     """UNI waits for dev losses and its interval; ``start_epoch`` holds everything back; AUTO ends with the run."""
     settings = ParetoSettings(rule="uni", alpha=0.4, interval=2)
     method = build(settings, context(peers_of({"model_2": model(2)})))
     report = ValidationReport(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
-    held = method.state["weights"]
-    assert held.report(0)["alpha/bs-en"] == 0.0
+    weights = method.state["weights"]
+    assert weights.report(0)["alpha/bs-en"] == 0.0
     method.after_validation(report)
-    assert held.report(0)["alpha/bs-en"] == 0.0  # every second validation
+    assert weights.report(0)["alpha/bs-en"] == 0.0  # every second validation
     method.after_validation(report)
-    assert (held.report(0)["alpha/bs-en"], held.report(0)["alpha/fr-en"]) == (0.4, 0.0)
+    assert (weights.report(0)["alpha/bs-en"], weights.report(0)["alpha/fr-en"]) == (0.4, 0.0)
     asked: list[int] = []
 
     def trial(settings: TrialSettings, changes: Any) -> list[dict[str, float]]:
@@ -197,8 +200,8 @@ def test_profiles() -> None:
 
 def facts(**changes: Any) -> RunFacts:
     samplers = [TemperatureSettings(temperature=1), TemperatureSettings(temperature=5)]
-    found = RunFacts(PAIRS, {"bs-en": 60, "fr-en": 240}, ["model_1", "model_2"], samplers)
-    return found._replace(**changes)
+    known = RunFacts(PAIRS, {"bs-en": 60, "fr-en": 240}, ["model_1", "model_2"], samplers)
+    return known._replace(**changes)
 
 
 def test_refusals() -> None:

@@ -1,4 +1,7 @@
-"""Dynamic samplers against numbers worked out by hand; their states through JSON; bad baselines."""
+"""Dynamic samplers against numbers worked out by hand; their states through JSON; bad baselines.
+
+Shape letters: B sentences, T target positions, D width, V vocabulary.
+"""
 
 import json
 import math
