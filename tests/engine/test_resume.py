@@ -90,14 +90,14 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 def assert_same(run: Path, whole: Path) -> None:
     ours, theirs = checkpoint.complete(run)[0], checkpoint.complete(whole)[0]
-    state, expected = checkpoint.read_state(ours), checkpoint.read_state(theirs)
-    assert state == expected
+    state, expected_state = checkpoint.read_state(ours), checkpoint.read_state(theirs)
+    assert state == expected_state
     assert history(run) == history(whole)
     weights, expected = load_file(run / "last" / "model.safetensors"), load_file(whole / "last" / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     for file in sorted(theirs.rglob("*optim_states.pt")):
         assert same(load(file), load(ours / file.relative_to(theirs))), file
-    for version in expected["snapshots"]:
+    for version in expected_state["snapshots"]:
         left, right = (load_file(r / "snapshots" / str(version) / "model.safetensors") for r in (run, whole))
         assert all(torch.equal(left[name], right[name]) for name in right), version
 
