@@ -40,11 +40,13 @@ def run(args: argparse.Namespace) -> int:
         The exit code.
     """
     from mnmt_ds.evaluation.scores import ScoreSettings
-    from mnmt_ds.reporting import comparison, frontier
-    from mnmt_ds.reporting.gallery import pictures
-    from mnmt_ds.reporting.page import render
+    from mnmt_ds.reporting.comparison import compare_groups, group_runs
+    from mnmt_ds.reporting.frontier import find_experiments, frontier_markdown
+    from mnmt_ds.reporting.gallery import read_pictures
+    from mnmt_ds.reporting.metrics import with_resource_classes
+    from mnmt_ds.reporting.page import render_page
     from mnmt_ds.reporting.runs import read_runs, student_directories
-    from mnmt_ds.reporting.tables import compare_groups
+    from mnmt_ds.reporting.summary import pair_rows, run_rows, score_signatures, summary_markdown
 
     settings = ScoreSettings(samples=args.samples)
     directories = [directory for run in dict.fromkeys(args.runs) for directory in student_directories(run)]
@@ -52,18 +54,18 @@ def run(args: argparse.Namespace) -> int:
     limits = {"high": args.high, "very_low": args.very_low}
     if any(limit is not None for limit in limits.values()):
         limits = {name: limit for name, limit in limits.items() if limit is not None}
-        runs = [comparison.classified(run, settings.model_copy(update=limits)) for run in runs]
-    part = compare_groups(comparison.group(runs), settings)
-    drawn = pictures((run.directory for run in runs), "analysis/**/*.png")
-    table = comparison.markdown(part.groups, part.bootstraps, part.tests)
-    points = frontier.markdown(frontier.experiments(runs))
+        runs = [with_resource_classes(run, settings.model_copy(update=limits)) for run in runs]
+    part = compare_groups(group_runs(runs), settings)
+    pictures = read_pictures((run.directory for run in runs), "analysis/**/*.png")
+    table = summary_markdown(part)
+    points = frontier_markdown(find_experiments(runs))
     table += f"\n\n{points}" if points else ""
     args.output.mkdir(parents=True, exist_ok=True)
-    notes = "\n".join(f"- `{line}`" for line in comparison.signatures(runs))
+    notes = "\n".join(f"- `{line}`" for line in score_signatures(runs))
     write_text(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")
-    _write_csv(args.output / "runs.csv", comparison.run_rows(runs))
-    _write_csv(args.output / "pairs.csv", comparison.pair_rows(runs, part.sizes))
-    write_text(args.output / "compare.html", render(args.title, [part], pictures=drawn))
+    _write_csv(args.output / "runs.csv", run_rows(runs))
+    _write_csv(args.output / "pairs.csv", pair_rows(runs, part.sizes))
+    write_text(args.output / "compare.html", render_page(args.title, [part], pictures=pictures))
     print(table)
     waiting = [str(run.directory) for run in runs if run.report is None]
     if waiting:

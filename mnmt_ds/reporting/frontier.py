@@ -7,77 +7,125 @@ import numpy as np
 
 from mnmt_ds.reporting.runs import Run
 
+Point = tuple[float, float]
+"""Mean BLEU over high-resource pairs, mean BLEU over all others."""
 
-class Point(NamedTuple):
+
+class StudentPoint(NamedTuple):
     """A model's two aims."""
 
     label: str
-    experiment: str
-    """The run that it is a student of, or its own label where it was trained alone."""
     high: float
     """Mean BLEU over high-resource pairs."""
     low: float
     """Mean BLEU over all others."""
+
+    @property
+    def point(self) -> Point:
+        """The two means."""
+        return self.high, self.low
 
 
 class Experiment(NamedTuple):
     """What the students of one run reach together."""
 
     name: str
-    points: tuple[Point, ...]
+    points: tuple[StudentPoint, ...]
     hypervolume: float
     """BLEU squared: the area below and left of the points, from (0, 0)."""
     search_share: float
     """Part of the run's time that trials of weights took; nan where it has none."""
 
 
-def point_of(run: Run) -> Point | None:
-    """A run's point; None where it is not evaluated or its pairs are of one class."""
+def student_point(run: Run) -> StudentPoint | None:
+    """Takes the means of a run's BLEU over high-resource pairs and over all others.
+
+    Args:
+        run: of one model.
+
+    Returns:
+        The point; None where the run is not evaluated or its pairs are of one class.
+    """
     pairs: Mapping[str, Any] = (run.report or {}).get("pairs", {})
-    high = [facts["bleu"] for facts in pairs.values() if facts.get("class") == "high"]
-    low = [facts["bleu"] for facts in pairs.values() if facts.get("class") != "high"]
+    high = [scores["bleu"] for scores in pairs.values() if scores.get("class") == "high"]
+    low = [scores["bleu"] for scores in pairs.values() if scores.get("class") != "high"]
     if not high or not low:
         return None
-    return Point(run.label, experiment_of(run), float(np.mean(high)), float(np.mean(low)))
+    return StudentPoint(run.label, float(np.mean(high)), float(np.mean(low)))
 
 
-def experiment_of(run: Run) -> str:
-    """The name of the run that a student belongs to."""
+def experiment_name(run: Run) -> str:
+    """Names the run that a student belongs to.
+
+    Args:
+        run: a student's, or that of a model trained alone.
+
+    Returns:
+        The label of the whole run; its own where the model was trained alone.
+    """
     return run.label.rpartition(".")[0] if run.directory.parent.name == "students" else run.label
 
 
-def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other one beats on both aims, by rising first aim."""
-    kept: list[tuple[float, float]] = []
+def pareto_frontier(points: Sequence[Point]) -> list[Point]:
+    """Finds the points that no other one beats on both aims.
+
+    Args:
+        points: the models.
+
+    Returns:
+        The frontier without repeated points, by rising first aim.
+    """
+    frontier: list[Point] = []
     for x, y in sorted(set(points), reverse=True):
-        if not kept or y > kept[-1][1]:
-            kept.append((x, y))
-    return kept[::-1]
+        if not frontier or y > frontier[-1][1]:
+            frontier.append((x, y))
+    return frontier[::-1]
 
 
-def hypervolume(points: Sequence[tuple[float, float]]) -> float:
-    """Area that the points dominate, from (0, 0)."""
-    area, before = 0.0, 0.0
-    for x, y in frontier(points):
-        area += (x - before) * y
-        before = x
+def hypervolume(points: Sequence[Point]) -> float:
+    """Computes the area that the points dominate.
+
+    Args:
+        points: the models.
+
+    Returns:
+        The area, from (0, 0), in BLEU squared.
+    """
+    area, previous_x = 0.0, 0.0
+    for x, y in pareto_frontier(points):
+        area += (x - previous_x) * y
+        previous_x = x
     return area
 
 
-def experiments(runs: Sequence[Run]) -> list[Experiment]:
-    """All experiments with evaluated models, in the order of the runs; several seeds give several points."""
-    names = list(dict.fromkeys(experiment_of(run) for run in runs))
-    found = []
-    for name in names:
-        own = [run for run in runs if experiment_of(run) == name]
-        points = tuple(point for run in own if (point := point_of(run)) is not None)
+def find_experiments(runs: Sequence[Run]) -> list[Experiment]:
+    """Groups evaluated models by the run that they were students of.
+
+    Args:
+        runs: a run a model; several seeds of an experiment give several points.
+
+    Returns:
+        The experiments with at least one point, in the order of the runs.
+    """
+    experiments = []
+    for name in dict.fromkeys(experiment_name(run) for run in runs):
+        students = [run for run in runs if experiment_name(run) == name]
+        points = tuple(point for run in students if (point := student_point(run)) is not None)
         if points:
-            found.append(Experiment(name, points, hypervolume([(p.high, p.low) for p in points]), search_share(own)))
-    return found
+            area = hypervolume([point.point for point in points])
+            experiments.append(Experiment(name, points, area, search_share(students)))
+    return experiments
 
 
 def search_share(students: Sequence[Run]) -> float:
-    """The searches' part of the time of the runs that these are the students of; nan where nothing was searched."""
+    """Computes the part of the training time that trials of distillation weights took.
+
+    Args:
+        students: of one experiment.
+
+    Returns:
+        Between 0 and 1; nan where nothing was searched.
+    """
     searched = [run for run in students if run.search_seconds > 0 and run.seconds > 0]
     if not searched:
         return float("nan")
@@ -88,15 +136,22 @@ def search_share(students: Sequence[Run]) -> float:
     return sum(run.search_seconds / run.seconds for run in searched) / processes
 
 
-def markdown(found: Sequence[Experiment]) -> str:
-    """A table of experiments; empty where none has more than one model."""
-    if not any(len(experiment.points) > 1 for experiment in found):
+def frontier_markdown(experiments: Sequence[Experiment]) -> str:
+    """Writes experiments as a Markdown table.
+
+    Args:
+        experiments: from ``find_experiments``.
+
+    Returns:
+        A row a model; empty where no experiment has more than one.
+    """
+    if not any(len(experiment.points) > 1 for experiment in experiments):
         return ""
     lines = [
         "| experiment | model | BLEU high | BLEU others | hypervolume | search, share of time |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for name, points, area, share in found:
+    for name, points, area, share in experiments:
         for i, point in enumerate(points):
             first = i == 0
             cells = [name if first else "", point.label, f"{point.high:.2f}", f"{point.low:.2f}"]

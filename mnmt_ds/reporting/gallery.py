@@ -10,18 +10,26 @@ class Picture(NamedTuple):
     """An image as a page holds it."""
 
     title: str
-    """Where it was found: ``run: analysis/prune``."""
+    """Where it is: ``run: analysis/prune``."""
     uri: str
     """The file itself, as a data URI."""
 
 
-def pictures(places: Iterable[Path], below: str = "**/*.png") -> list[Picture]:
-    """Every PNG below the directories, in the order of its name."""
+def read_pictures(directories: Iterable[Path], pattern: str = "**/*.png") -> list[Picture]:
+    """Reads PNG files.
+
+    Args:
+        directories: where to look.
+        pattern: of the files, below each directory.
+
+    Returns:
+        The pictures, by directory and in the order of their names.
+    """
     return [
         Picture(
-            f"{place.name}: {path.relative_to(place).with_suffix('')}",
+            f"{directory.name}: {path.relative_to(directory).with_suffix('')}",
             "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"),
         )
-        for place in places
-        for path in sorted(place.glob(below))
+        for directory in directories
+        for path in sorted(directory.glob(pattern))
     ]

@@ -1,65 +1,71 @@
-"""Pictures of mutual distillation: the Pareto frontier (paper 2, Figure 4), searched weights over time (Figure 5)."""
+"""Charts of mutual distillation: the Pareto frontier (paper 2, Figure 4), searched weights over time (Figure 5).
 
-from collections.abc import Mapping, Sequence
+Shape letters: V validations of a run.
+"""
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
-from mnmt_ds.reporting.comparison import RunGroup
-from mnmt_ds.reporting.figures import FAINT, STYLE, WIDTH, arrow, colour, grid, svg, tag
-from mnmt_ds.reporting.frontier import experiments, frontier
+from mnmt_ds.reporting.comparison import ComparedRuns
+from mnmt_ds.reporting.drawing import FAINT_COLOUR, STYLE, WIDTH, Steps, draw_steps, group_colour, to_svg
+from mnmt_ds.reporting.frontier import find_experiments, pareto_frontier
 from mnmt_ds.reporting.runs import Run
 
 
 @matplotlib.rc_context(STYLE)
-def frontiers(groups: Sequence[RunGroup]) -> str | None:
-    """Each model a point, each experiment's frontier a staircase; the legend gives hypervolumes."""
-    found = experiments([run for group in groups for run in group.runs])
-    if not any(len(experiment.points) > 1 for experiment in found):
+def frontier_chart(part: ComparedRuns) -> str | None:
+    """Draws each model as a point and each experiment's frontier as a staircase; the legend gives hypervolumes.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        SVG; None where no experiment has several models.
+    """
+    experiments = find_experiments(part.runs)
+    if not any(len(experiment.points) > 1 for experiment in experiments):
         return None
     figure, ax = pyplot.subplots(figsize=(WIDTH * 0.62, 4.6), layout="constrained")
-    points = [(point.high, point.low) for experiment in found for point in experiment.points]
-    left, bottom = (min(values) - 0.08 * (np.ptp(values) or 1.0) for values in zip(*points, strict=True))
-    for index, experiment in enumerate(found):
-        own = [(point.high, point.low) for point in experiment.points]
-        front = frontier(own)
-        xs, ys = [left, *(x for x, _ in front), front[-1][0]], [front[0][1], *(y for _, y in front), bottom]
-        ax.step(xs, ys, where="pre", color=colour(index), lw=1.3, alpha=0.8)
+    all_points = [student.point for experiment in experiments for student in experiment.points]
+    left, bottom = (min(values) - 0.08 * (np.ptp(values) or 1.0) for values in zip(*all_points, strict=True))
+    for index, experiment in enumerate(experiments):
+        points = [student.point for student in experiment.points]
+        frontier = pareto_frontier(points)
+        xs = [left, *(x for x, _ in frontier), frontier[-1][0]]
+        ys = [frontier[0][1], *(y for _, y in frontier), bottom]
+        ax.step(xs, ys, where="pre", color=group_colour(index), lw=1.3, alpha=0.8)
         label = f"{experiment.name}  ({experiment.hypervolume:.1f})"
-        ax.plot(*zip(*own, strict=True), "o", color=colour(index), ms=6.5, label=label)
-        for point in experiment.points if len(own) > 1 else ():
-            name = point.label.removeprefix(experiment.name + ".")
-            ax.annotate(name, (point.high, point.low), (5, 4), textcoords="offset points", fontsize=7.5, color=FAINT)
+        ax.plot(*zip(*points, strict=True), "o", color=group_colour(index), ms=6.5, label=label)
+        for student in experiment.points if len(points) > 1 else ():
+            name = student.label.removeprefix(experiment.name + ".")
+            ax.annotate(name, student.point, (5, 4), textcoords="offset points", fontsize=7.5, color=FAINT_COLOUR)
     ax.set_xlim(left=left)
     ax.set_ylim(bottom=bottom)
     ax.set_xlabel("mean BLEU, high-resource pairs")
     ax.set_ylabel("mean BLEU, all others")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="experiment (hypervolume)", alignment="left")
-    return svg(figure)
+    return to_svg(figure)
 
 
 @matplotlib.rc_context(STYLE)
-def weights(groups: Sequence[RunGroup], sizes: Mapping[str, int]) -> str | None:
-    """A panel a student (a group's first seed): every pair's distillation weight over epochs."""
-    shown = [(i, group, run) for i, group in enumerate(groups) if (run := _weighted(group)) is not None]
-    if not shown:
+def weight_chart(part: ComparedRuns) -> str | None:
+    """Draws every pair's distillation weight over epochs, a panel a student (a group's first seed).
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        SVG; None where no run has weights.
+    """
+    weighted = part.first_runs(lambda run: bool(_weights(run)))
+    if not weighted:
         return None
-    pairs = [pair for pair in sizes if any("alpha" in run.by_pair.get(pair, {}) for _, _, run in shown)]
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.92, len(pairs)))
-    figure, axes = grid(len(shown), 2, WIDTH / 2, 2.5, sharey=True)
-    for ax, (index, group, run) in zip(axes, shown, strict=True):
-        for pair, shade in zip(pairs, shades, strict=True):
-            series = run.by_pair.get(pair, {}).get("alpha")
-            if series is not None:
-                tag(ax.step(run.epoch_V, series, where="post", color=shade, lw=1.5, label=arrow(pair)), index)
-        ax.set_title(group.label)
-        ax.set_xlabel("epoch")
-        ax.set_ylim(0, 1)
-    axes[0].set_ylabel("weight of the peer's lesson, α")
-    axes[0].legend(loc="upper left", ncols=2, fontsize=7.5, handlelength=1.2, columnspacing=1.0)
-    return svg(figure)
+    panels = [(chosen, _weights(chosen.run)) for chosen in weighted]
+    pairs = [pair for pair in part.sizes if any(pair in weights for _, weights in panels)]
+    return draw_steps(panels, pairs, "weight of the peer's lesson, α", 1)
 
 
-def _weighted(group: RunGroup) -> Run | None:
-    return next((run for run in group.runs if any("alpha" in series for series in run.by_pair.values())), None)
+def _weights(run: Run) -> Steps:
+    """α of each pair at the validations."""
+    return {pair: (run.epoch_V, metrics["alpha"]) for pair, metrics in run.pair_metrics.items() if "alpha" in metrics}

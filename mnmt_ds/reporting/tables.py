@@ -1,16 +1,18 @@
 """The papers' tables: BLEU by pair with gains, rows by settings, deficits, cost; as Markdown or CSV."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import Difference
-from mnmt_ds.reporting.comparison import Bootstrap, RunGroup, bootstraps, figures_of, number, seed_tests
-from mnmt_ds.reporting.runs import train_sizes
+from mnmt_ds.files import write_text
+from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
+from mnmt_ds.reporting.formatting import excludes_zero, format_number
+from mnmt_ds.reporting.metrics import metrics_of_run
 
 Cells = tuple[str, ...]
 
@@ -26,42 +28,39 @@ class Table(NamedTuple):
     rows: Sequence[Cells]
 
 
-class ComparedRuns(NamedTuple):
-    """Runs that were trained and tested on the same data; the first group is the baseline."""
+def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
+    """Makes all tables that these runs fill.
 
-    name: str
-    """Of the study's setting; empty where there is one part."""
-    groups: Sequence[RunGroup]
-    sizes: Mapping[str, int]
-    """Training sentences by pair, smallest first."""
-    bootstraps: Mapping[str, Bootstrap]
-    """Differences to the baseline over sentences, by label."""
-    tests: Mapping[str, Mapping[str, Any]]
-    """Differences to the baseline over seeds, by label and figure."""
-    score: ScoreSettings
+    Args:
+        parts: compared runs, a setting of the study each.
 
-
-def compare_groups(groups: Sequence[RunGroup], score: ScoreSettings, name: str = "") -> ComparedRuns:
-    """Groups with their differences."""
-    runs = [run for group in groups for run in group.runs]
-    return ComparedRuns(name, groups, train_sizes(runs), bootstraps(groups, score), seed_tests(groups), score)
-
-
-def tables(parts: Sequence[ComparedRuns]) -> list[Table]:
-    """All tables that these runs fill."""
-    made = [
-        over_settings(parts, "bleu", 2, "BLEU", "Macro average over pairs"),
-        over_settings(parts, "deficit", 3, "Performance deficit", "Dev loss that the overall best checkpoint loses"
-                      " against each pair's own best one, summed over pairs (paper 1, Table 3)"),
-        *(by_pair(part) for part in parts),
-        *(by_class(part) for part in parts),
-        *(cost(part) for part in parts),
+    Returns:
+        The tables, without those that would be empty.
+    """
+    tables = [
+        settings_table(parts, "bleu", 2, "BLEU", "Macro average over pairs"),
+        settings_table(parts, "deficit", 3, "Performance deficit", "Dev loss that the overall best checkpoint loses"
+                       " against each pair's own best one, summed over pairs (paper 1, Table 3)"),
+        *(bleu_by_pair(part) for part in parts),
+        *(bleu_by_class(part) for part in parts),
+        *(cost_table(part) for part in parts),
     ]  # fmt: skip
-    return [table for table in made if any(cell != "–" for row in table.rows for cell in row[1:])]
+    return [table for table in tables if any(cell != "–" for row in table.rows for cell in row[1:])]
 
 
-def over_settings(parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str) -> Table:
-    """A figure's mean and spread over seeds, a row a method, a column a setting; gains over each setting's baseline."""
+def settings_table(parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str) -> Table:
+    """Makes a table of a metric's mean and spread over seeds, with gains over each setting's baseline.
+
+    Args:
+        parts: compared runs, a setting of the study each.
+        key: of the metric in ``COMPARED_METRICS``.
+        digits: after the decimal point.
+        title: of the table.
+        note: what the metric is.
+
+    Returns:
+        The table: a row a method, a column a setting.
+    """
     labels = list(dict.fromkeys(group.label for part in parts for group in part.groups))
     rows = []
     for label in labels:
@@ -69,107 +68,151 @@ def over_settings(parts: Sequence[ComparedRuns], key: str, digits: int, title: s
         for part in parts:
             group = next((group for group in part.groups if group.label == label), None)
             values = _values(group, key) if group is not None else []
-            base = _values(part.groups[0], key)
-            gain = label != part.groups[0].label and values and base
-            sure = part.bootstraps.get(label, {}).get("bleu", {}).get("macro") if key == "bleu" else None
-            cells.append(_cell(values, digits, float(np.mean(values) - np.mean(base)) if gain else None, sure))
+            baseline = _values(part.baseline, key)
+            gain = float(np.mean(values) - np.mean(baseline)) if values and baseline else None
+            difference = part.bootstrap(label, "bleu", "macro") if key == "bleu" else None
+            cells.append(_cell(values, digits, gain if label != part.baseline.label else None, difference))
         rows.append((label, *cells))
     star = "; * a gain whose 95 % interval (paired bootstrap over sentences) excludes zero" if key == "bleu" else ""
-    gains = f"; in brackets the gain over {_base(parts)}" if len(labels) > 1 else ""
+    gains = f"; in brackets the gain over {_baseline_name(parts)}" if len(labels) > 1 else ""
     return Table(key, title, note + gains + star, ("", *(part.name or title for part in parts)), rows)
 
 
-def by_pair(part: ComparedRuns) -> Table:
-    """BLEU of every pair, from the least training text to the most, with gains over the baseline."""
+def bleu_by_pair(part: ComparedRuns) -> Table:
+    """Makes a table of every pair's BLEU, with gains over the baseline.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        The table: a row a group, a column a pair, from the least training text to the most.
+    """
     pairs = list(part.sizes)
-    rows = [(group.label, *(_gained(part, group, "pairs", pair) for pair in pairs)) for group in part.groups]
+    rows = [(group.label, *(_bleu_with_gain(part, group, "pairs", pair) for pair in pairs)) for group in part.groups]
     head = ("", *(f"{pair} ({part.sizes[pair]:,})" for pair in pairs))
-    note = f"Training sentences beside the pair; in brackets the gain over {part.groups[0].label}; * as above"
-    return Table(_file("pairs", part), f"BLEU by pair{_of(part)}", note, head, rows)
+    note = f"Training sentences beside the pair; in brackets the gain over {part.baseline.label}; * as above"
+    return Table(_file_name("pairs", part), f"BLEU by pair{_title_end(part)}", note, head, rows)
 
 
-def by_class(part: ComparedRuns) -> Table:
-    """Mean BLEU of high-, low- and very-low-resource pairs."""
-    reports = [run.report or {} for group in part.groups for run in group.runs]
+def bleu_by_class(part: ComparedRuns) -> Table:
+    """Makes a table of mean BLEU over high-, low- and very-low-resource pairs, with gains over the baseline.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        The table: a row a group, a column a class; no columns where all pairs are of one class.
+    """
+    reports = [run.report or {} for run in part.runs]
     classes = list(dict.fromkeys(name for report in reports for name in report.get("classes", {})))
     classes = classes if len(classes) > 1 else []
-    rows = [(group.label, *(_gained(part, group, "classes", name) for name in classes)) for group in part.groups]
-    note = f"Means over pairs; in brackets the gain over {part.groups[0].label}"
-    return Table(_file("classes", part), f"BLEU by resource class{_of(part)}", note, ("", *classes), rows)
+    rows = [(group.label, *(_bleu_with_gain(part, group, "classes", c) for c in classes)) for group in part.groups]
+    note = f"Means over pairs; in brackets the gain over {part.baseline.label}"
+    return Table(_file_name("classes", part), f"BLEU by resource class{_title_end(part)}", note, ("", *classes), rows)
 
 
-def cost(part: ComparedRuns) -> Table:
-    """Time and memory, and their ratio to the baseline's."""
-    base, rows = _costs(part.groups[0]), []
+def cost_table(part: ComparedRuns) -> Table:
+    """Makes a table of time and memory, and their ratio to the baseline's.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        The table: a row a group; speed in target tokens a second, memory in 1e9 bytes.
+    """
+    baseline, rows = _mean_costs(part.baseline), []
     for group in part.groups:
-        own = _costs(group)
-        ratios = [_ratio(base["tokens_per_sec"], own["tokens_per_sec"]), _ratio(own["memory_gb"], base["memory_gb"])]
-        ratios.append(_ratio(own["minutes"], base["minutes"]))
-        shown = [number(own["tokens_per_sec"], 0), number(own["memory_gb"], 2), number(own["minutes"], 1)]
-        rows.append((group.label, shown[0], ratios[0], shown[1], ratios[1], shown[2], ratios[2]))
+        costs = _mean_costs(group)
+        time_per_token = _ratio(baseline["tokens_per_sec"], costs["tokens_per_sec"])
+        memory = _ratio(costs["memory_gb"], baseline["memory_gb"])
+        time_in_all = _ratio(costs["minutes"], baseline["minutes"])
+        rows.append((
+            group.label,
+            format_number(costs["tokens_per_sec"], 0), time_per_token,
+            format_number(costs["memory_gb"], 2), memory,
+            format_number(costs["minutes"], 1), time_in_all,
+        ))  # fmt: skip
     head = ("", "tokens/s", "time a token ×", "peak GB", "memory ×", "minutes", "time in all ×")
-    note = f"× is the ratio to {part.groups[0].label}; median speed of the training reports, validation aside"
-    return Table(_file("cost", part), f"Cost{_of(part)}", note, head, rows)
+    note = f"× is the ratio to {part.baseline.label}; median speed of the training reports, validation aside"
+    return Table(_file_name("cost", part), f"Cost{_title_end(part)}", note, head, rows)
 
 
-def markdown(table: Table) -> str:
-    """With its title and note."""
+def table_markdown(table: Table) -> str:
+    """Writes a table as Markdown.
+
+    Args:
+        table: the table.
+
+    Returns:
+        Its title, note and rows.
+    """
     lines = [f"### {table.title}", "", f"{table.note}.", "", "| " + " | ".join(table.head) + " |"]
     lines.append("|---|" + "---:|" * (len(table.head) - 1))
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.rows)])
 
 
 def write_csv(table: Table, directory: Path) -> None:
-    """``<name>.csv``."""
-    with (directory / f"{table.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([table.head, *table.rows])
+    """Writes a table as ``<name>.csv``.
+
+    Args:
+        table: the table.
+        directory: where the file goes.
+    """
+    text = io.StringIO()
+    csv.writer(text).writerows([table.head, *table.rows])
+    write_text(directory / f"{table.name}.csv", text.getvalue())
 
 
 def _values(group: RunGroup, key: str) -> list[float]:
-    return [value for run in group.runs if np.isfinite(value := figures_of(run)[key])]
+    """A metric of the runs that have it."""
+    return [value for run in group.runs if np.isfinite(value := metrics_of_run(run)[key])]
 
 
-def _gained(part: ComparedRuns, group: RunGroup, section: str, name: str) -> str:
-    """The BLEU of a pair or class in a group's reports, with its gain over the baseline's."""
-    mine, base = (
-        [found["bleu"] for run in one.runs if (found := (run.report or {}).get(section, {}).get(name))]
-        for one in (group, part.groups[0])
-    )
-    gain = float(np.mean(mine) - np.mean(base)) if mine and base and group is not part.groups[0] else None
-    sure = part.bootstraps.get(group.label, {}).get("bleu", {}).get(name)
-    return _cell(mine, 2, gain, sure, spread=False)
+def _bleu_with_gain(part: ComparedRuns, group: RunGroup, section: str, name: str) -> str:
+    """The mean BLEU of a pair or class in a group's reports, with its gain over the baseline's."""
+    values, baseline = _bleu_values(group, section, name), _bleu_values(part.baseline, section, name)
+    gain = float(np.mean(values) - np.mean(baseline)) if values and baseline and group is not part.baseline else None
+    return _cell(values, 2, gain, part.bootstrap(group.label, "bleu", name), spread=False)
 
 
-def _cell(values: list[float], digits: int, gain: float | None, sure: Difference | None, spread: bool = True) -> str:
+def _bleu_values(group: RunGroup, section: str, name: str) -> list[float]:
+    scores = [(run.report or {}).get(section, {}).get(name) for run in group.runs]
+    return [score["bleu"] for score in scores if score]
+
+
+def _cell(
+    values: list[float], digits: int, gain: float | None, difference: Difference | None, spread: bool = True
+) -> str:
+    """Mean, spread and gain; the gain has a star where its difference's interval excludes zero."""
     if not values:
         return "–"
-    text = number(float(np.mean(values)), digits)
+    text = format_number(float(np.mean(values)), digits)
     if spread and len(values) > 1:
         text += f" ±{np.std(values, ddof=1):.{digits}f}"
     if gain is None:
         return text
-    star = "*" if sure is not None and (sure.low > 0 or sure.high < 0) else ""
+    star = "*" if difference is not None and excludes_zero(difference) else ""
     return f"{text} ({gain:+.{digits}f}{star})"
 
 
-def _costs(group: RunGroup) -> dict[str, float]:
-    rows = [figures_of(run) for run in group.runs]
+def _mean_costs(group: RunGroup) -> dict[str, float]:
+    rows = [metrics_of_run(run) for run in group.runs]
     keys = ("tokens_per_sec", "memory_gb", "minutes")
     return {key: float(np.mean([row[key] for row in rows])) for key in keys}
 
 
-def _ratio(own: float, base: float) -> str:
-    return number(own / base if base else float("nan"), 2)
+def _ratio(value: float, base: float) -> str:
+    return format_number(value / base if base else float("nan"), 2)
 
 
-def _base(parts: Sequence[ComparedRuns]) -> str:
-    names = list(dict.fromkeys(part.groups[0].label for part in parts))
+def _baseline_name(parts: Sequence[ComparedRuns]) -> str:
+    names = list(dict.fromkeys(part.baseline.label for part in parts))
     return names[0] if len(names) == 1 else "each setting's baseline"
 
 
-def _of(part: ComparedRuns) -> str:
+def _title_end(part: ComparedRuns) -> str:
     return f", {part.name}" if part.name else ""
 
 
-def _file(name: str, part: ComparedRuns) -> str:
+def _file_name(name: str, part: ComparedRuns) -> str:
     return f"{part.name}-{name}" if part.name else name

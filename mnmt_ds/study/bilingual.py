@@ -65,13 +65,12 @@ def _sources(entry: StudyEntry) -> dict[str, Any]:
 
 def _validation(runs: dict[str, Run]) -> dict[str, Any]:
     """One validation: each pair's dev loss at its own model's best; there is no deficit."""
-    dev_losses = {pair: float(run.dev[pair][run.best]) for pair, run in runs.items()}
-    epoch = sum(float(run.epoch_V[run.best]) for run in runs.values()) / len(runs)
+    dev_losses = {pair: float(run.dev_losses[pair][run.best_validation]) for pair, run in runs.items()}
+    epoch = sum(float(run.epoch_V[run.best_validation]) for run in runs.values()) / len(runs)
     values: dict[str, Any] = {metric_keys.VALID_LOSS.of(pair): dev for pair, dev in dev_losses.items()}
     for pair, run in runs.items():
-        values |= (
-            {metric_keys.DATA_PASSES.of(pair): float(run.by_pair[pair]["passes"][-1])} if run.by_pair[pair] else {}
-        )
+        metrics = run.pair_metrics[pair]
+        values |= {metric_keys.DATA_PASSES.of(pair): float(metrics["passes"][-1])} if metrics else {}
     values |= {metric_keys.VALID_MACRO: sum(dev_losses.values()) / len(dev_losses), metric_keys.VALID_DEFICIT: 0.0}
     seconds, memory = sum(run.seconds for run in runs.values()), max(run.memory_gb for run in runs.values())
     return {

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.files import write_text
-from mnmt_ds.reporting import comparison, frontier, tables
-from mnmt_ds.reporting.comparison import RunGroup
-from mnmt_ds.reporting.gallery import pictures
-from mnmt_ds.reporting.page import render
+from mnmt_ds.reporting.comparison import ComparedRuns, compare_groups, group_runs
+from mnmt_ds.reporting.frontier import find_experiments, frontier_markdown
+from mnmt_ds.reporting.gallery import read_pictures
+from mnmt_ds.reporting.page import render_page
 from mnmt_ds.reporting.runs import Run, read_run, student_directories
-from mnmt_ds.reporting.tables import ComparedRuns
+from mnmt_ds.reporting.summary import score_signatures, summary_markdown
+from mnmt_ds.reporting.tables import all_tables, table_markdown, write_csv
 from mnmt_ds.study.plan import Study, StudyEntry
 from mnmt_ds.study.scheduler import is_complete
 
@@ -30,19 +31,19 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     compared = [part for name in settings.settings or ("",) if (part := _compared(study, name, done)) is not None]
     if not compared:
         return None
-    shown = tables.tables(compared)
-    texts = [f"# {settings.title}", *(tables.markdown(table) for table in shown)]
+    tables = all_tables(compared)
+    texts = [f"# {settings.title}", *(table_markdown(table) for table in tables)]
     for part in compared:
-        runs = [run for group in part.groups for run in group.runs]
-        texts.append(f"## {part.name or 'Runs'}\n\n{comparison.markdown(part.groups, part.bootstraps, part.tests)}")
-        texts.append(frontier.markdown(frontier.experiments(runs)))
-        texts.append("\n".join(f"- `{line}`" for line in comparison.signatures(runs)))
+        texts.append(f"## {part.name or 'Runs'}\n\n{summary_markdown(part)}")
+        texts.append(frontier_markdown(find_experiments(part.runs)))
+        texts.append("\n".join(f"- `{line}`" for line in score_signatures(part.runs)))
     texts.append("\n".join(f"- {line}" for line in missing_runs(study, done, failed)))
     directory.mkdir(parents=True, exist_ok=True)
-    for table in shown:
-        tables.write_csv(table, directory)
+    for table in tables:
+        write_csv(table, directory)
     write_text(directory / "study.md", "\n\n".join(text for text in texts if text) + "\n")
-    write_text(directory / "study.html", render(settings.title, compared, shown, "study", pictures([directory])))
+    page = render_page(settings.title, compared, tables, "study", read_pictures([directory]))
+    write_text(directory / "study.html", page)
     return directory
 
 
@@ -74,12 +75,8 @@ def _compared(study: Study, setting: str, done: Sequence[StudyEntry]) -> Compare
     runs = [run for entry in entries for run in _runs(entry)]
     if not runs:
         return None
-    groups = [
-        RunGroup(label, tuple(run for run in runs if run.label == label))
-        for label in dict.fromkeys(run.label for run in runs)
-    ]
     score = ScoreSettings.model_validate({**(runs[0].report or {}).get("score", {}), "samples": study.settings.samples})
-    return tables.compare_groups(groups, score, setting)
+    return compare_groups(group_runs(runs), score, setting)
 
 
 def _place(study: Study, entry: StudyEntry, base: str) -> tuple[bool, int, int]:

@@ -11,7 +11,8 @@ from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import report_path
 from mnmt_ds.files import write_json
-from mnmt_ds.reporting.runs import flat, student_directories
+from mnmt_ds.reporting.run_settings import flatten_settings
+from mnmt_ds.reporting.runs import student_directories
 from mnmt_ds.run_files import read_recipe
 from mnmt_ds.study.plan import TrainingJob
 
@@ -81,7 +82,8 @@ def check_same_run(job: TrainingJob) -> None:
     Raises:
         UserError: names the setting that differs, with both values.
     """
-    written, wanted = flat(_resolved(read_recipe(job.directory))), flat(recipe_values(job.recipe))
+    written = flatten_settings(_resolved(read_recipe(job.directory)))
+    wanted = flatten_settings(recipe_values(job.recipe))
     if not written:
         return
     for key in [key for key in wanted if key not in written]:

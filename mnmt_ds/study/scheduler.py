@@ -15,7 +15,7 @@ from typing import IO, Any
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import lock
-from mnmt_ds.reporting.runs import at_work, student_directories
+from mnmt_ds.reporting.runs import is_running, student_directories
 from mnmt_ds.run_files import METRICS
 from mnmt_ds.shipped_files import shipped_file
 from mnmt_ds.study import run_state
@@ -199,7 +199,7 @@ def _lock_run(job: TrainingJob, processes: RunProcesses, say: Say) -> IO[str]:
     while True:
         with contextlib.suppress(BlockingIOError):
             file = file or lock(job.directory / "study.lock")
-            if not at_work(job.directory):
+            if not is_running(job.directory):
                 return file
         if processes.stopped:
             if file is not None:

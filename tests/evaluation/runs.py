@@ -17,6 +17,7 @@ from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.weights import save_model
+from mnmt_ds.run_files import METRICS, RECIPE
 
 SIZES = {"bs-en": 150, "hi-en": 450, "el-en": 900, "ko-en": 2600}
 
@@ -44,7 +45,7 @@ def model_run(run: Path, corpus: Path, seed: int = 0) -> Path:
     os.symlink("snapshots/7", run / "best")
     opened.tokenizer.save_to(run / "tokenizer")
     recipe = {"name": run.name, "data": {"directory": str(corpus)}, "train": {"seed": seed}}
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (run / RECIPE).write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return run
 
 
@@ -63,10 +64,10 @@ def curve_run(
         "train": {"seed": seed, "lr": 2e-3},
         "model": {"preset": "tiny"},
     }
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    (run / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     records = [{"kind": "run", "update": 0, "epoch": 0, "time": 1000.0, "world_size": 1}]
     records += _records(method["name"] == "lssd", random.Random(seed), epochs, sizes, updates)
-    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    (run / METRICS).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return run
 
 

@@ -71,7 +71,7 @@ def test_tables_by_hand(study: Study, tmp_path: Path, capsys: pytest.CaptureFixt
     assert (single.directory / "best_ko-en").readlink() == Path("pairs/ko-en/best")
     for job in single.jobs:
         own = read_run(job.directory)
-        assert whole.dev[job.directory.name][0] == own.dev[job.directory.name][own.best]
+        assert whole.dev_losses[job.directory.name][0] == own.dev_losses[job.directory.name][own.best_validation]
 
     directory = write_report(study, {entries["never", 1].directory: "no luck"})
     assert directory == tmp_path / "runs" / "report"

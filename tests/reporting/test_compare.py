@@ -1,7 +1,9 @@
-"""``mnmt-ds compare``: what it reads from runs, how it groups them, and the page that it writes."""
+"""``mnmt-ds compare``: what it reads from runs, how it groups them, and the page that it writes.
+
+Shape letters: V validations of a run.
+"""
 
 import csv
-import fcntl
 import html.parser
 import json
 import re
@@ -13,8 +15,13 @@ import pytest
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.evaluation.scores import ScoreSettings
-from mnmt_ds.reporting import comparison
-from mnmt_ds.reporting.runs import differing, read_run, read_runs, train_sizes
+from mnmt_ds.files import lock
+from mnmt_ds.reporting.comparison import group_runs
+from mnmt_ds.reporting.metrics import COMPARED_METRICS, metrics_of_run, with_resource_classes
+from mnmt_ds.reporting.run_settings import differing_settings
+from mnmt_ds.reporting.runs import read_run, read_runs, train_sizes
+from mnmt_ds.reporting.summary import format_with_spread, summarise_groups
+from mnmt_ds.run_files import LOCK, METRICS, RECIPE
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 
 PLAIN = {"name": "translation"}
@@ -25,8 +32,8 @@ WORSE = {pair: [line.replace("could not", "may") for line in lines] for pair, li
 
 def write(run: Path, records: list[dict[str, Any]], recipe: str = "name: r\n") -> Path:
     run.mkdir(parents=True)
-    (run / "recipe.yaml").write_text(recipe)
-    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (run / RECIPE).write_text(recipe)
+    (run / METRICS).write_text("".join(json.dumps(record) + "\n" for record in records))
     return run
 
 
@@ -40,9 +47,9 @@ def test_best_checkpoints_and_deficit_by_hand(tmp_path: Path) -> None:
     """Means 4.0, 3.0, 3.2: best is the second; a's own best is the first (0.5 lower), b's the third (0.7 lower)."""
     records = [valid(10, 5, a_en=2.5, b_en=5.5), valid(20, 6, a_en=3.0, b_en=3.0), valid(30, 7, a_en=4.1, b_en=2.3)]
     run = read_run(write(tmp_path / "r", records))
-    assert (run.best, run.best_of("a-en"), run.best_of("b-en")) == (1, 0, 2)
+    assert (run.best_validation, run.best_validation_of("a-en"), run.best_validation_of("b-en")) == (1, 0, 2)
     assert run.deficits() == pytest.approx({"a-en": 0.5, "b-en": 0.7})
-    row = comparison.figures_of(run)
+    row = metrics_of_run(run)
     assert (row["best_epoch"], row["dev"], row["epochs"]) == (2.0, 3.0, 3.0)
     assert row["deficit"] == pytest.approx(1.2) and np.isnan(row["bleu"])
 
@@ -50,7 +57,7 @@ def test_best_checkpoints_and_deficit_by_hand(tmp_path: Path) -> None:
 def test_the_runs_own_choice_of_best_counts(tmp_path: Path) -> None:
     """A run that selects by tokens logs which update it took."""
     records = [valid(10, 5, a_en=2.0), {**valid(20, 6, a_en=3.0), "valid/best/update": 20}]
-    assert read_run(write(tmp_path / "r", records)).best == 1
+    assert read_run(write(tmp_path / "r", records)).best_validation == 1
 
 
 def test_time_leaves_pauses_out(tmp_path: Path) -> None:
@@ -67,12 +74,11 @@ def test_time_leaves_pauses_out(tmp_path: Path) -> None:
 
 def test_killed_running_and_finished_runs(tmp_path: Path) -> None:
     run = write(tmp_path / "r", [{"kind": "run", "update": 0, "time": 1.0}, valid(10, 5, a_en=2.5)])
-    with (run / "metrics.jsonl").open("a") as file:
+    with (run / METRICS).open("a") as file:
         file.write('{"kind": "valid", "update": 20, "valid/a-en/lo')
-    found = read_run(run)
-    assert found.dev["a-en"].tolist() == [2.5] and found.status == "unfinished"
-    with (run / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    killed = read_run(run)
+    assert killed.dev_losses["a-en"].tolist() == [2.5] and killed.status == "unfinished"
+    with lock(run / LOCK):
         assert read_run(run).status == "running"
     (run / "last").mkdir()
     (run / "last" / "model.json").write_text("{}")
@@ -95,8 +101,8 @@ def test_labels_tell_experiments_apart(tmp_path: Path) -> None:
         ]
     )
     assert [run.label for run in runs] == ["plain", "plain", "lssd (l1)", "lssd (l2)"]
-    assert [group.label for group in comparison.group(runs)] == ["plain", "lssd (l1)", "lssd (l2)"]
-    assert differing(runs[2:]) == {"method.alpha": [2.0, 0.6]}
+    assert [group.label for group in group_runs(runs)] == ["plain", "lssd (l1)", "lssd (l2)"]
+    assert differing_settings([run.recipe for run in runs[2:]]) == {"method.alpha": [2.0, 0.6]}
     assert runs[3].method == "lssd whole α 0.6"
 
 
@@ -108,18 +114,21 @@ def test_resource_classes_by_other_thresholds(tmp_path: Path) -> None:
     run = run._replace(
         report={"pairs": pairs, "macro": {"bleu": 14.0, "chrf": 0.0}, "classes": {"low": {"bleu": 14.0}}}
     )
-    assert np.isnan(comparison.figures_of(run)["bleu_low"])
-    found = comparison.figures_of(comparison.classified(run, ScoreSettings(high=1000, very_low=200)))
-    assert (found["bleu_high"], found["bleu_low"], found["bleu_very_low"]) == (25.0, 5.0, 1.0)
+    assert np.isnan(metrics_of_run(run)["bleu_low"])
+    metrics = metrics_of_run(with_resource_classes(run, ScoreSettings(high=1000, very_low=200)))
+    assert (metrics["bleu_high"], metrics["bleu_low"], metrics["bleu_very_low"]) == (25.0, 5.0, 1.0)
 
 
-def test_group_rows_are_means_with_spread(tmp_path: Path) -> None:
+def test_summaries_are_means_with_spread(tmp_path: Path) -> None:
     runs = read_runs([curve_run(tmp_path / f"p{seed}", "plain", PLAIN, seed) for seed in (1, 2, 3)])
-    (row,) = comparison.group_rows(comparison.group(runs))
-    values = [comparison.figures_of(run)["dev"] for run in runs]
-    assert row["dev"] == pytest.approx(np.mean(values)) and row["dev_std"] == pytest.approx(np.std(values, ddof=1))
-    assert row["seeds"] == [1, 2, 3]
-    assert comparison.with_spread({"dev": 3.2, "dev_std": 0.051}, comparison.COLUMNS[1]) == "3.200 ±0.051"
+    (summary,) = summarise_groups(group_runs(runs))
+    values = [metrics_of_run(run)["dev"] for run in runs]
+    assert summary.mean["dev"] == pytest.approx(np.mean(values))
+    assert summary.spread["dev"] == pytest.approx(np.std(values, ddof=1))
+    assert summary.seeds == [1, 2, 3]
+    dev_loss = next(metric for metric in COMPARED_METRICS if metric.key == "dev")
+    rounded = summary._replace(mean={"dev": 3.2}, spread={"dev": 0.051})
+    assert format_with_spread(rounded, dev_loss) == "3.200 ±0.051"
 
 
 @pytest.fixture(scope="module")
@@ -206,17 +215,17 @@ def test_one_plain_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
 
 def test_a_moving_distribution_is_drawn(tmp_path: Path) -> None:
     run = curve_run(tmp_path / "uat", "uat", PLAIN, epochs=3)
-    recipe = (run / "recipe.yaml").read_text() + "sampler: {name: multiuat, reward: enteos}\n"
-    (run / "recipe.yaml").write_text(recipe)
+    recipe = (run / RECIPE).read_text() + "sampler: {name: multiuat, reward: enteos}\n"
+    (run / RECIPE).write_text(recipe)
     shares = [[0.1, 0.2, 0.3, 0.4], [0.2, 0.2, 0.2, 0.4]]
-    with (run / "metrics.jsonl").open("a") as file:
+    with (run / METRICS).open("a") as file:
         for epoch, row in zip((0.0, 1.5), shares, strict=True):
             probabilities = {f"data/{pair}/prob": p for pair, p in zip(SIZES, row, strict=True)}
             record = {"kind": "sampler", "update": 9, "epoch": epoch, "time": 1.0, **probabilities}
             file.write(json.dumps(record) + "\n")
-    found = read_run(run)
-    assert found.sampling["epoch"].tolist() == [0.0, 1.5] and found.method == "translation multiuat enteos"
-    assert [found.sampling[pair].tolist() for pair in SIZES] == np.transpose(shares).tolist()
+    dynamic = read_run(run)
+    assert dynamic.sampling["epoch"].tolist() == [0.0, 1.5] and dynamic.method == "translation multiuat enteos"
+    assert [dynamic.sampling[pair].tolist() for pair in SIZES] == np.transpose(shares).tolist()
     assert main(["compare", str(run), "-o", str(tmp_path / "out")]) == 0
     reader = Reader()
     reader.feed((tmp_path / "out" / "compare.html").read_text())

@@ -1,0 +1,190 @@
+"""Summaries of compared runs: a row a run, a group of seeds or a pair; the groups' table as Markdown.
+
+Shape letters: V validations of a run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
+from mnmt_ds.reporting.formatting import format_difference, format_number
+from mnmt_ds.reporting.metrics import COMPARED_METRICS, METRIC_TITLES, ComparedMetric, metrics_of_run
+from mnmt_ds.reporting.runs import Run
+
+
+class GroupSummary(NamedTuple):
+    """A group's metrics over its seeds."""
+
+    label: str
+    method: str
+    seeds: list[int]
+    status: str
+    """finished, or what the unfinished runs are: ``1 of 3 running``."""
+    mean: dict[str, float]
+    """By key in ``COMPARED_METRICS``; nan where no run has a value."""
+    spread: dict[str, float]
+    """Standard deviation; nan with fewer than two values."""
+
+
+def summarise_groups(groups: Sequence[RunGroup]) -> list[GroupSummary]:
+    """Takes each metric's mean and spread over a group's seeds.
+
+    Args:
+        groups: the groups.
+
+    Returns:
+        A summary a group.
+    """
+    summaries = []
+    for group in groups:
+        rows = [metrics_of_run(run) for run in group.runs]
+        values = {m.key: [row[m.key] for row in rows if np.isfinite(row[m.key])] for m in COMPARED_METRICS}
+        mean = {key: float(np.mean(v)) if v else float("nan") for key, v in values.items()}
+        spread = {key: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for key, v in values.items()}
+        seeds = [run.seed for run in group.runs]
+        summaries.append(GroupSummary(group.label, group.runs[0].method, seeds, _status(group.runs), mean, spread))
+    return summaries
+
+
+def _status(runs: Sequence[Run]) -> str:
+    unfinished = [run.status for run in runs if run.status != "finished"]
+    if not unfinished:
+        return "finished"
+    return unfinished[0] if len(unfinished) == len(runs) else f"{len(unfinished)} of {len(runs)} {unfinished[0]}"
+
+
+def filled_metrics(summaries: Sequence[GroupSummary]) -> list[ComparedMetric]:
+    """Lists the metrics that a summary table shows.
+
+    Args:
+        summaries: the table's rows.
+
+    Returns:
+        The main metrics of which any group has a value.
+    """
+    return [
+        metric
+        for metric in COMPARED_METRICS
+        if metric.main and any(np.isfinite(summary.mean[metric.key]) for summary in summaries)
+    ]
+
+
+def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Makes a row a run, for CSV.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        Values by column: directory, label, seed, method, status and all ``COMPARED_METRICS``.
+    """
+    return [
+        {"run": str(run.directory), "label": run.label, "seed": run.seed, "method": run.method, "status": run.status}
+        | metrics_of_run(run)
+        for run in runs
+    ]
+
+
+def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Makes a row a run and pair, for CSV.
+
+    Args:
+        runs: the runs.
+        sizes: training sentences by pair; their order is the rows'.
+
+    Returns:
+        Values by column: best epochs, dev losses, deficit, scores, share of the data; only what is known.
+    """
+    rows = []
+    for run in runs:
+        deficits = run.deficits()
+        for pair in [pair for pair in sizes if pair in run.pairs]:
+            scores = (run.report or {}).get("pairs", {}).get(pair, {})
+            row: dict[str, Any] = {"run": str(run.directory), "label": run.label, "seed": run.seed, "pair": pair}
+            row["train_sentences"] = sizes[pair] or ""
+            if pair in deficits:
+                best = run.best_validation_of(pair)
+                row["best_epoch"] = run.epoch_V[best]
+                row["dev_at_own_best"] = run.dev_losses[pair][best]
+                row["dev_at_overall_best"] = run.dev_losses[pair][run.best_validation]
+                row["deficit"] = deficits[pair]
+            row |= {key: scores[key] for key in ("bleu", "chrf", "bleu_signature", "chrf_signature") if key in scores}
+            for name in ("share", "passes"):
+                if name in run.pair_metrics.get(pair, {}):
+                    row[name] = run.pair_metrics[pair][name][-1]
+            rows.append(row)
+    return rows
+
+
+def score_signatures(runs: Sequence[Run]) -> list[str]:
+    """Lists the SacreBLEU signatures of the runs' scores.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        Each signature once, after the name of its metric.
+    """
+    signatures: dict[str, None] = {}
+    for run in runs:
+        for scores in (run.report or {}).get("pairs", {}).values():
+            signatures |= {f"BLEU {scores['bleu_signature']}": None, f"chrF {scores['chrf_signature']}": None}
+    return list(signatures)
+
+
+def format_with_spread(summary: GroupSummary, metric: ComparedMetric) -> str:
+    """Formats a group's mean and, over several seeds, its standard deviation.
+
+    Args:
+        summary: of the group.
+        metric: which mean.
+
+    Returns:
+        Such as ``14.57 ±0.21``; no spread for metrics that are neither better nor worse.
+    """
+    text, spread = format_number(summary.mean[metric.key], metric.digits), summary.spread[metric.key]
+    return f"{text} ±{spread:.{metric.digits}f}" if np.isfinite(spread) and metric.better else text
+
+
+def summary_markdown(part: ComparedRuns) -> str:
+    """Writes the groups' table as Markdown that reads well on a terminal, too.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        The table, then a line a t-test.
+    """
+    summaries = summarise_groups(part.groups)
+    metrics = filled_metrics(summaries)
+    delta = f"ΔBLEU to {part.baseline.label} [95 %]"
+    head = ["run", "method", "seeds", *(metric.title for metric in metrics)] + ([delta] if part.bootstraps else [])
+    table = [head]
+    for summary in summaries:
+        label = summary.label if summary.status == "finished" else f"{summary.label} ({summary.status})"
+        cells = [label, summary.method, ",".join(map(str, summary.seeds))]
+        cells += [format_with_spread(summary, metric) for metric in metrics]
+        if part.bootstraps:
+            difference = part.bootstrap(summary.label, "bleu", "macro")
+            cells.append(format_difference(difference) if difference is not None else "")
+        table.append(cells)
+    tests = [
+        f"{label}, {METRIC_TITLES[key]} over seeds (Welch's t-test): {format_difference(difference, 3)}"
+        for label, differences in part.t_tests.items()
+        for key, difference in differences.items()
+    ]
+    return "\n".join([*_aligned(table, text_columns=3), "", *tests])
+
+
+def _aligned(table: Sequence[Sequence[str]], text_columns: int) -> list[str]:
+    """Lines of a Markdown table whose cells are padded; the first columns to the left, all others to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    right = [i >= text_columns for i in range(len(widths))]
+    lines = [
+        "| " + " | ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)) + " |"
+        for row in table
+    ]
+    rule = "|" + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)) + "|"
+    return [lines[0], rule, *lines[1:]]
