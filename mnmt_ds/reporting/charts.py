@@ -199,11 +199,13 @@ def sampling_chart(part: ComparedRuns) -> str | None:
     Returns:
         SVG; None where no run has a dynamic sampler.
     """
-    moved = part.first_runs(lambda run: bool(run.sampling))
-    if not moved:
+    dynamic = part.first_runs(lambda run: bool(run.sampling))
+    if not dynamic:
         return None
-    pairs = [pair for pair in part.sizes if any(pair in chosen.run.sampling for chosen in moved)]
-    return draw_steps([(chosen, _percentages(chosen.run)) for chosen in moved], pairs, "sampling probability, %", None)
+    pairs = [pair for pair in part.sizes if any(pair in group_run.run.sampling for group_run in dynamic)]
+    return draw_steps(
+        [(group_run, _percentages(group_run.run)) for group_run in dynamic], pairs, "sampling probability, %", None
+    )
 
 
 def _percentages(run: Run) -> Steps:

@@ -40,7 +40,7 @@ def dev_loss_curves(part: ComparedRuns) -> str | None:
         part: compared runs.
 
     Returns:
-        SVG; None where no run was validated.
+        SVG; None where no run was validated_runs.
     """
     pairs = [pair for pair in part.sizes if any(pair in run.dev_losses for run in part.runs)]
     if not pairs:
@@ -121,17 +121,17 @@ def excess_maps(part: ComparedRuns) -> str | None:
         part: compared runs.
 
     Returns:
-        SVG; None where no run was validated.
+        SVG; None where no run was validated_runs.
     """
-    validated = part.first_runs(lambda run: run.best_validation >= 0)
-    pairs = [pair for pair in part.sizes if any(pair in chosen.run.dev_losses for chosen in validated)]
+    validated_runs = part.first_runs(lambda run: run.best_validation >= 0)
+    pairs = [pair for pair in part.sizes if any(pair in group_run.run.dev_losses for group_run in validated_runs)]
     if not pairs:
         return None
-    excesses = [_excess(chosen.run, pairs) for chosen in validated]
+    excesses = [_excess(group_run.run, pairs) for group_run in validated_runs]
     top = max(0.05, *(float(np.nanpercentile(e_PV[:, e_PV.shape[1] // 4 :], 97)) for e_PV in excesses))
-    figure, axes = make_panels(len(validated), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
-    for ax, chosen, excess_PV in zip(axes, validated, excesses, strict=True):
-        run = chosen.run
+    figure, axes = make_panels(len(validated_runs), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
+    for ax, group_run, excess_PV in zip(axes, validated_runs, excesses, strict=True):
+        run = group_run.run
         image = ax.pcolormesh(
             _edges(run.epoch_V), np.arange(len(pairs) + 1), excess_PV, cmap=EXCESS_COLOURS, vmin=0, vmax=top
         )
@@ -140,7 +140,7 @@ def excess_maps(part: ComparedRuns) -> str | None:
                 best_epoch = run.epoch_V[run.best_validation_of(pair)]
                 ax.plot(best_epoch, row + 0.5, "o", ms=5, mfc="white", mec="#ee6677", mew=1.6)
         ax.axvline(run.epoch_V[run.best_validation], color=TEXT_COLOUR, lw=1.2, ls=(0, (1, 1.5)))
-        _set_axes_of_map(ax, chosen, pairs, part.sizes, _last_epoch(validated))
+        _set_axes_of_map(ax, group_run, pairs, part.sizes, _last_epoch(validated_runs))
     figure.colorbar(image, ax=axes, label="above the pair's own best", shrink=0.8, pad=0.01, extend="max")
     return to_svg(figure)
 
@@ -167,25 +167,25 @@ def switch_maps(part: ComparedRuns) -> str | None:
     Returns:
         SVG; None where no run has teachers.
     """
-    taught = part.first_runs(lambda run: run.has_teachers)
-    if not taught:
+    with_teachers = part.first_runs(lambda run: run.has_teachers)
+    if not with_teachers:
         return None
-    ages = [_teacher_ages(chosen.run) for chosen in taught]
-    top = max(1.0, *(float(np.nan_to_num(list(by_pair.values())).max(initial=0)) for by_pair in ages))
-    pairs = [pair for pair in part.sizes if any(pair in by_pair for by_pair in ages)]
-    figure, axes = make_panels(len(taught), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
-    for ax, chosen, by_pair in zip(axes, taught, ages, strict=True):
-        run = chosen.run
-        age_PV = np.array([by_pair.get(pair, np.full_like(run.epoch_V, np.nan)) for pair in pairs])
+    ages_of_runs = [_teacher_ages(group_run.run) for group_run in with_teachers]
+    top = max(1.0, *(float(np.nan_to_num(list(ages_of_run.values())).max(initial=0)) for ages_of_run in ages_of_runs))
+    pairs = [pair for pair in part.sizes if any(pair in ages_of_run for ages_of_run in ages_of_runs)]
+    figure, axes = make_panels(len(with_teachers), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
+    for ax, group_run, ages_of_run in zip(axes, with_teachers, ages_of_runs, strict=True):
+        run = group_run.run
+        age_PV = np.array([ages_of_run.get(pair, np.full_like(run.epoch_V, np.nan)) for pair in pairs])
         image = ax.pcolormesh(
             _edges(run.epoch_V), np.arange(len(pairs) + 1), np.ma.masked_invalid(age_PV), cmap=AGE_COLOURS, vmin=0,
             vmax=top, edgecolors="white", linewidth=0.4,
         )  # fmt: skip
         for row, pair in enumerate(pairs):
-            if pair in by_pair:
+            if pair in ages_of_run:
                 replaced = run.epoch_V[np.diff(run.pair_metrics[pair]["version"], prepend=-1) != 0]
                 ax.plot(replaced, np.full(len(replaced), row + 0.5), "|", color=FAINT_COLOUR, ms=6, mew=1)
-        _set_axes_of_map(ax, chosen, pairs, part.sizes, _last_epoch(taught))
+        _set_axes_of_map(ax, group_run, pairs, part.sizes, _last_epoch(with_teachers))
     figure.colorbar(image, ax=axes, label="teacher's age in epochs", shrink=0.8, pad=0.01)
     return to_svg(figure)
 
@@ -200,17 +200,17 @@ def _teacher_ages(run: Run) -> dict[str, Series]:
     }
 
 
-def _last_epoch(chosen_runs: Sequence[GroupRun]) -> float:
-    return max(float(np.nanmax(chosen.run.epoch_V)) for chosen in chosen_runs)
+def _last_epoch(group_runs: Sequence[GroupRun]) -> float:
+    return max(float(np.nanmax(group_run.run.epoch_V)) for group_run in group_runs)
 
 
 def _set_axes_of_map(
-    ax: Axes, chosen: GroupRun, pairs: Sequence[str], sizes: Mapping[str, int], last_epoch: float
+    ax: Axes, group_run: GroupRun, pairs: Sequence[str], sizes: Mapping[str, int], last_epoch: float
 ) -> None:
     """Pairs from above to below, epochs from left to right, the group above."""
-    several = len(chosen.group.runs) > 1
+    several = len(group_run.group.runs) > 1
     ax.set_xlim(0.5, last_epoch + 0.5)
-    ax.set_title(chosen.group.label + (f" (seed {chosen.run.seed})" if several else ""))
+    ax.set_title(group_run.group.label + (f" (seed {group_run.run.seed})" if several else ""))
     ax.set_yticks(np.arange(len(pairs)) + 0.5, [pair_title(pair, sizes) for pair in pairs])
     ax.invert_yaxis()
     ax.grid(False)

@@ -178,12 +178,12 @@ def draw_steps(panels: Sequence[tuple[GroupRun, Steps]], pairs: Sequence[str], y
         SVG.
     """
     figure, axes = make_panels(len(panels), 2, WIDTH / 2, 2.5, sharey=True)
-    for ax, (chosen, steps) in zip(axes, panels, strict=True):
+    for ax, (group_run, steps) in zip(axes, panels, strict=True):
         for pair, colour in zip(pairs, pair_colours(len(pairs)), strict=True):
             if pair in steps:
                 lines = ax.step(*steps[pair], where="post", color=colour, lw=1.5, label=pair_name(pair))
-                set_group(lines, chosen.index)
-        ax.set_title(chosen.group.label)
+                set_group(lines, group_run.index)
+        ax.set_title(group_run.group.label)
         ax.set_xlabel("epoch")
         ax.set_ylim(0, top)
     axes[0].set_ylabel(ylabel)

@@ -58,10 +58,10 @@ def weight_chart(part: ComparedRuns) -> str | None:
     Returns:
         SVG; None where no run has weights.
     """
-    weighted = part.first_runs(lambda run: bool(_weights(run)))
-    if not weighted:
+    with_weights = part.first_runs(lambda run: bool(_weights(run)))
+    if not with_weights:
         return None
-    panels = [(chosen, _weights(chosen.run)) for chosen in weighted]
+    panels = [(group_run, _weights(group_run.run)) for group_run in with_weights]
     pairs = [pair for pair in part.sizes if any(pair in weights for _, weights in panels)]
     return draw_steps(panels, pairs, "weight of the peer's lesson, α", 1)
 

@@ -42,6 +42,23 @@ class DifferenceCells(NamedTuple):
     p: str
 
 
+class SummaryRow(NamedTuple):
+    """A group's row of the summary."""
+
+    group: GroupSummary
+    cells: list[SummaryCell]
+    difference: DifferenceCells | None
+
+
+class Chart(NamedTuple):
+    """A section of the page with its chart."""
+
+    section: PageSection
+    text: str
+    """Explains the chart, HTML."""
+    svg: str
+
+
 def render_page(
     title: str, parts: Sequence[ComparedRuns], tables: Sequence[Table] = (), command: str = "compare",
     pictures: Sequence[Picture] = (),
@@ -116,29 +133,25 @@ def part_values(part: ComparedRuns) -> dict[str, Any]:
     )
 
 
-def _charts(part: ComparedRuns) -> list[dict[str, Any]]:
+def _charts(part: ComparedRuns) -> list[Chart]:
     """The sections whose chart has something to show."""
-    charts = [(section, section.draw(part)) for section in SECTIONS]
-    return [
-        {"id": section.id, "title": section.title, "text": _text(section, part), "svg": svg, "folded": section.folded}
-        for section, svg in charts
-        if svg
-    ]
-
-
-def _text(section: PageSection, part: ComparedRuns) -> str:
-    return section.text + (section.bootstrap_text if part.bootstraps else "")
+    charts = []
+    for section in SECTIONS:
+        svg = section.draw(part)
+        if svg is not None:
+            charts.append(Chart(section, section.text + (section.bootstrap_text if part.bootstraps else ""), svg))
+    return charts
 
 
 def _summary_rows(
     part: ComparedRuns, summaries: Sequence[GroupSummary], metrics: Sequence[ComparedMetric]
-) -> list[dict[str, Any]]:
+) -> list[SummaryRow]:
     """A row a group: its summary, a cell a metric, and its difference to the baseline."""
     best = _best_values(summaries, metrics)
     return [
-        {
-            "group": summary,
-            "cells": [
+        SummaryRow(
+            summary,
+            [
                 SummaryCell(
                     metric.key,
                     format_number(summary.mean[metric.key], metric.digits),
@@ -147,8 +160,8 @@ def _summary_rows(
                 )
                 for metric in metrics
             ],
-            "difference": _difference_cells(part.bootstrap(summary.label, "bleu", "macro")),
-        }
+            _difference_cells(part.bootstrap(summary.label, "bleu", "macro")),
+        )
         for summary in summaries
     ]
 

@@ -58,18 +58,18 @@ def _samples_of_pair(
     sources: Sequence[str], references: Sequence[str], translations: Mapping[str, Sequence[str]]
 ) -> list[Sample]:
     """The samples of one pair; an experiment that lacks translations is left out."""
-    whole = {label: lines for label, lines in translations.items() if len(lines) == len(references)}
-    if not references or not whole:
+    complete = {label: lines for label, lines in translations.items() if len(lines) == len(references)}
+    if not references or not complete:
         return []
     chrf_MN = np.array([
         [sentence_chrf(hypothesis, reference) for hypothesis, reference in zip(lines, references, strict=True)]
-        for lines in whole.values()
+        for lines in complete.values()
     ])  # fmt: skip
-    interest_N = np.ptp(chrf_MN, 0) if len(whole) > 1 else -np.abs(chrf_MN[0] - np.median(chrf_MN[0]))
+    interest_N = np.ptp(chrf_MN, 0) if len(complete) > 1 else -np.abs(chrf_MN[0] - np.median(chrf_MN[0]))
     samples = []
     for i in np.argsort(-interest_N, kind="stable")[:SAMPLES_A_PAIR]:
         lines = [SampleLine("source", sources[i], "")] if i < len(sources) else []
         lines.append(SampleLine("reference", references[i], "ref"))
-        lines += [SampleLine(label, texts[i] or "(empty)", "") for label, texts in whole.items()]
+        lines += [SampleLine(label, texts[i] or "(empty)", "") for label, texts in complete.items()]
         samples.append(lines)
     return samples

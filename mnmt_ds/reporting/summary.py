@@ -4,7 +4,7 @@ Shape letters: V validations of a run.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
 from mnmt_ds.reporting.formatting import format_difference, format_number
 from mnmt_ds.reporting.metrics import COMPARED_METRICS, METRIC_TITLES, ComparedMetric, metrics_of_run
 from mnmt_ds.reporting.runs import Run
+
+Row = dict[str, str | float]
+"""Values by column of a CSV file."""
 
 
 class GroupSummary(NamedTuple):
@@ -71,7 +74,7 @@ def filled_metrics(summaries: Sequence[GroupSummary]) -> list[ComparedMetric]:
     ]
 
 
-def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def run_rows(runs: Sequence[Run]) -> list[Row]:
     """Makes a row a run, for CSV.
 
     Args:
@@ -87,7 +90,7 @@ def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[Row]:
     """Makes a row a run and pair, for CSV.
 
     Args:
@@ -102,7 +105,7 @@ def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[dict[str, A
         deficits = run.deficits()
         for pair in [pair for pair in sizes if pair in run.pairs]:
             scores = (run.report or {}).get("pairs", {}).get(pair, {})
-            row: dict[str, Any] = {"run": str(run.directory), "label": run.label, "seed": run.seed, "pair": pair}
+            row: Row = {"run": str(run.directory), "label": run.label, "seed": run.seed, "pair": pair}
             row["train_sentences"] = sizes[pair] or ""
             if pair in deficits:
                 best = run.best_validation_of(pair)
