@@ -25,7 +25,7 @@ class RunGroup(NamedTuple):
 class GroupRun(NamedTuple):
     """A run that stands for its group, with the group's place among all groups."""
 
-    index: int
+    group_index: int
     group: RunGroup
     run: Run
 

@@ -182,7 +182,7 @@ def draw_steps(panels: Sequence[tuple[GroupRun, Steps]], pairs: Sequence[str], y
         for pair, colour in zip(pairs, pair_colours(len(pairs)), strict=True):
             if pair in steps:
                 lines = ax.step(*steps[pair], where="post", color=colour, lw=1.5, label=pair_name(pair))
-                set_group(lines, group_run.index)
+                set_group(lines, group_run.group_index)
         ax.set_title(group_run.group.label)
         ax.set_xlabel("epoch")
         ax.set_ylim(0, top)

@@ -83,11 +83,11 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
     Returns:
         Values by column: directory, label, seed, method, status and all ``COMPARED_METRICS``.
     """
-    return [
-        {"run": str(run.directory), "label": run.label, "seed": run.seed, "method": run.method, "status": run.status}
-        | metrics_of_run(run)
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        row: Row = {"run": str(run.directory), "label": run.label, "seed": run.seed, "method": run.method}
+        rows.append(row | {"status": run.status} | metrics_of_run(run))
+    return rows
 
 
 def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[Row]:
