@@ -1,4 +1,7 @@
-"""Decoding speed: our beam search, transformers' generate and CTranslate2 on the same weights, taking turns."""
+"""Decoding speed: our beam search, transformers' generate and CTranslate2 on the same weights, taking turns.
+
+Letters: B sentences, S source tokens, T target tokens, D width.
+"""
 
 import os
 import tempfile
@@ -18,8 +21,8 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 
 
-class DecodingFigures(NamedTuple):
-    """What one decoder did; the best of the rounds."""
+class DecodingSpeed(NamedTuple):
+    """What one decoder did on one workload; the best of the rounds."""
 
     decoder: str
     workload: str
@@ -31,7 +34,7 @@ class DecodingFigures(NamedTuple):
 
 
 Decode = Callable[[Tensor, int, int], list[list[int]]]
-"""Framed sources, decoder start and length limit to the best translations' tokens."""
+"""From sources with tags and end symbols, the decoder's first token and a length limit to the best translations."""
 
 
 def measure_decoding(
@@ -42,12 +45,24 @@ def measure_decoding(
     rounds: int = 3,
     device: str = "cpu",
     peers: tuple[str, ...] = ("transformers", "ctranslate2"),
-) -> list[DecodingFigures]:
+) -> list[DecodingSpeed]:
     """Times beam 5 in alternating rounds on two workloads: all sentences run to the limit, or end at many lengths.
 
-    Uses as many threads as torch is set to. A peer that is not installed is left out.
+    Uses as many threads as torch is set to.
+
+    Args:
+        preset: of the model.
+        vocabulary: number of tokens.
+        batch: sentences that are translated together.
+        limit: most tokens of a translation.
+        rounds: rounds that are timed; one more warms up.
+        device: cpu or cuda.
+        peers: other decoders; one that is not installed is left out.
+
+    Returns:
+        A row a workload and decoder.
     """
-    figures = []
+    rows = []
     for workload in ("full length", "varied ends"):
         torch.manual_seed(0)
         model = initialise(Transformer(ModelSettings(preset=preset), vocabulary)).eval()
@@ -58,32 +73,38 @@ def measure_decoding(
         lengths: dict[str, int] = {}
         for round_number in range(rounds + 1):
             for name, decode in decoders.items():
-                begin = time.perf_counter()
+                began = time.perf_counter()
                 tokens = decode(source_BS, start, limit)
                 if round_number:
-                    seconds[name].append(time.perf_counter() - begin)
+                    seconds[name].append(time.perf_counter() - began)
                 lengths[name] = sum(map(len, tokens))
         best = {name: min(values) for name, values in seconds.items()}
         base = best.get("transformers", float("nan"))
-        figures += [
-            DecodingFigures(name, workload, batch / best[name], lengths[name] / best[name], base / best[name])
+        rows += [
+            DecodingSpeed(name, workload, batch / best[name], lengths[name] / best[name], base / best[name])
             for name in decoders
         ]
-    return figures
+    return rows
 
 
 def make_peaked(model: Transformer, sharpness: float = 3.0, end_pull: float | None = 3.0, around: int = 25) -> None:
     """Makes random weights behave more like trained ones: a peaked distribution, and sentences that end.
 
-    Random signs on the last norm break the copying that a tied embedding begets; the end symbol's embedding points
-    to the position sinusoids that grow until ``around``, by ``end_pull`` (0: sentences do not end; None: the end
-    symbol stays one random symbol among others).
+    Random signs on the last norm break the copying that a tied embedding causes. The end symbol's embedding points to
+    the position sinusoids that grow until ``around``.
+
+    Args:
+        model: its weights are changed.
+        sharpness: factor of the last norm's weights.
+        end_pull: length of the end symbol's embedding; 0: sentences do not end; None: the end symbol stays one random
+            symbol among others.
+        around: the position about which sentences end.
     """
     width = model.settings.d_model
     generator = torch.Generator().manual_seed(0)
     sign_D = torch.randint(0, 2, (width,), generator=generator) * 2.0 - 1
-    table = sinusoids(around, width)
-    grows_D = (table.diff(dim=0) > 0).all(0) & (table[-1] > 0.7)
+    positions = sinusoids(around, width)
+    grows_D = (positions.diff(dim=0) > 0).all(0) & (positions[-1] > 0.7)
     assert end_pull is None or bool(grows_D.any()), "no position sinusoid grows until there"
     with torch.no_grad():
         if end_pull is not None:
@@ -93,17 +114,34 @@ def make_peaked(model: Transformer, sharpness: float = 3.0, end_pull: float | No
 
 
 def random_sources(batch: int, vocabulary: int, seed: int = 0) -> Tensor:
-    """Framed sources of 5 to 14 random pieces, PAD on the right."""
+    """Draws sources with tags and end symbols.
+
+    Args:
+        batch: number of sentences.
+        vocabulary: number of tokens to draw from.
+        seed: of the draw.
+
+    Returns:
+        (B, S): 5 to 14 random tokens each, PAD on the right.
+    """
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(5, 15, (batch,), generator=generator)
     source_BS = torch.randint(4, vocabulary, (batch, int(lengths.max()) + 1), generator=generator)
-    column_S = torch.arange(source_BS.shape[1])
-    source_BS[column_S == lengths[:, None]] = EOS
-    return source_BS.masked_fill(column_S > lengths[:, None], PAD)
+    position_S = torch.arange(source_BS.shape[1])
+    source_BS[position_S == lengths[:, None]] = EOS
+    return source_BS.masked_fill(position_S > lengths[:, None], PAD)
 
 
 def hf_model(model: Transformer, start: int) -> Any:
-    """The same weights as transformers' M2M100ForConditionalGeneration."""
+    """Makes transformers' M2M100ForConditionalGeneration with the same weights.
+
+    Args:
+        model: ours.
+        start: the decoder's first token.
+
+    Returns:
+        The model, in eval mode, on the same device.
+    """
     from transformers import M2M100Config, M2M100ForConditionalGeneration
     from transformers.utils import logging
 
@@ -119,8 +157,8 @@ def hf_model(model: Transformer, start: int) -> Any:
 
 def _decoders(model: Transformer, start: int, peers: tuple[str, ...]) -> dict[str, Decode]:
     def ours(source_BS: Tensor, start: int, limit: int) -> list[list[int]]:
-        found = beam_search(model, source_BS, start, SearchSettings(), limit=[limit] * len(source_BS))
-        return [hypotheses[0].tokens for hypotheses in found]
+        hypotheses_B = beam_search(model, source_BS, start, SearchSettings(), limit=[limit] * len(source_BS))
+        return [hypotheses[0].tokens for hypotheses in hypotheses_B]
 
     decoders: dict[str, Decode] = {"mnmt-ds": ours}
     for name, build in (("transformers", _transformers), ("ctranslate2", _ctranslate2)):

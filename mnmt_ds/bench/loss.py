@@ -1,11 +1,13 @@
-"""The fused loss against its peers: time, peak memory, share of the floor; asserts equality before it times anything.
+"""The fused loss against its peers: time, peak memory, share of the lower bound.
 
-Peers take turns within each round, so that a busy machine slows all alike; memory is measured in a process a peer.
+Checks that all compute the same before it times anything. Peers take turns within each round, so that a busy machine
+slows all alike; memory is measured in a process a peer.
+
+Letters: N tokens, D width, V vocabulary.
 """
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import subprocess
@@ -18,17 +20,19 @@ from typing import Any
 import torch
 
 from mnmt_ds.bench.loss_peers import (
-    DIVERGENCES,
-    KNOW_PASSES,
+    FULL_MATRICES,
+    KL_PEERS,
     OURS,
     PEERS,
-    WHOLE,
+    WITH_PASSES,
     Inputs,
-    Missing,
+    Unsupported,
     make_inputs,
     teacher_entropy,
 )
+from mnmt_ds.bench.measuring import seconds_of, wait_for_device
 from mnmt_ds.errors import UserError
+from mnmt_ds.files import write_json, write_text
 
 HELP = "the fused cross-entropy with teacher against PyTorch, liger-kernel and others"
 TASKS = {
@@ -42,7 +46,11 @@ TASKS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``mnmt-ds bench loss``."""
+    """Adds the benchmark's arguments.
+
+    Args:
+        parser: the benchmark's parser.
+    """
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048], help="tokens N (1024 to 16384)")
     parser.add_argument("--width", type=int, nargs="+", default=[512], help="model width d")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32000], help="vocabulary V")
@@ -57,20 +65,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table; writes a dated file where asked to."""
+    """Measures, prints the figures, and writes a dated result file where ``--results`` says so.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        UserError: when there is no GPU, or a peer's loss or gradients differ from the baseline's.
+    """
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
     dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     if args.peak:
-        return _measure_peak(args, dtype)
+        return _print_peak(args, dtype)
     warnings.filterwarnings("ignore", message="linear_cross_entropy")
     floor = args.floor or _measured_flops(args.device, dtype)
     rows: list[dict[str, Any]] = []
     for tokens in args.tokens:
         for width in args.width:
-            for words in args.vocabulary:
+            for vocabulary in args.vocabulary:
                 for task in args.tasks:
-                    rows += _problem(args, dtype, tokens, width, words, task, floor)
+                    rows += _problem(args, dtype, tokens, width, vocabulary, task, floor)
     result = {
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "command": "mnmt-ds bench loss " + " ".join(sys.argv[3:]),
@@ -83,50 +101,53 @@ def run(args: argparse.Namespace) -> int:
         "rows": rows,
     }
     if args.results:
-        args.results.mkdir(parents=True, exist_ok=True)
         name = f"loss-{args.device}-{datetime.date.today().isoformat()}"
-        (args.results / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (args.results / f"{name}.md").write_text(_page(result))
+        write_json(args.results / f"{name}.json", result)
+        write_text(args.results / f"{name}.md", _page(result))
         print(f"written: {args.results / name}.json and .md")
     return 0
 
 
 def _problem(
-    args: argparse.Namespace, dtype: str, tokens: int, width: int, words: int, task: str, floor: float
+    args: argparse.Namespace, dtype: str, tokens: int, width: int, vocabulary: int, task: str, floor: float
 ) -> list[dict[str, Any]]:
-    x = make_inputs(tokens, width, words, *TASKS[task], args.device, dtype)
+    """Compares all peers on one problem, after checking that they compute the same."""
+    x = make_inputs(tokens, width, vocabulary, *TASKS[task], args.device, dtype)
     rows: list[dict[str, Any]] = []
-    able = []
-    print(f"\nN {tokens}, d {width}, V {words}, {task}, {dtype} on {args.device}")
-    room = _room(args.device)
-    yardstick = "eager" if _needs("eager", x) < room else "chunked"
-    expected = _outcome(yardstick, x)
+    able_peers = []
+    print(f"\nN {tokens}, d {width}, V {vocabulary}, {task}, {dtype} on {args.device}")
+    free_bytes = _free_bytes(args.device)
+    baseline = "eager" if _needed_bytes("eager", x) < free_bytes else "chunked"
+    expected = _loss_and_gradients(baseline, x)
     for name in args.peers:
         try:
-            if _needs(name, x) >= room:
-                raise Missing(f"would hold {_needs(name, x) / 2**30:.0f} GiB, {room / 2**30:.0f} are free")
-            if x.passes > 1 and name not in KNOW_PASSES:
-                raise Missing("no divergence of passes")
+            if _needed_bytes(name, x) >= free_bytes:
+                needed, free = _needed_bytes(name, x) / 2**30, free_bytes / 2**30
+                raise Unsupported(f"would hold {needed:.0f} GiB, {free:.0f} are free")
+            if x.passes > 1 and name not in WITH_PASSES:
+                raise Unsupported("no divergence of passes")
             if name == "ours_without_divergence":
                 PEERS[name](x)
-                able.append(name)
+                able_peers.append(name)
                 continue
-            _assert_same(name, _outcome(name, x), expected, x, dtype)
-            able.append(name)
-        except Missing as error:
+            _check_same(name, _loss_and_gradients(name, x), expected, x, dtype)
+            able_peers.append(name)
+        except Unsupported as error:
             print(f"  {name:22} left out: {error}")
-    seconds: dict[str, list[float]] = {name: [] for name in able}
+    seconds: dict[str, list[float]] = {name: [] for name in able_peers}
     for _ in range(args.rounds):
-        for name in able:
+        for name in able_peers:
             seconds[name].append(_seconds(name, x))
-    flops = (8 if x.weight else 6) * x.passes * tokens * width * words
+    flops = (8 if x.weight else 6) * x.passes * tokens * width * vocabulary
     del expected
-    for name in able:
+    for name in able_peers:
         ordered = sorted(seconds[name])
-        ratio = sorted(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)) if "ours" in able else [0.0]
-        peak = _peak_in_child(args, name, tokens, width, words, task, dtype)
+        ratio = [0.0]
+        if "ours" in able_peers:
+            ratio = sorted(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True))
+        peak = _peak_in_child(args, name, tokens, width, vocabulary, task, dtype)
         row = {
-            "tokens": tokens, "width": width, "vocabulary": words, "task": task, "peer": name,
+            "tokens": tokens, "width": width, "vocabulary": vocabulary, "task": task, "peer": name,
             "milliseconds": round(ordered[len(ordered) // 2] * 1e3, 2), "best": round(ordered[0] * 1e3, 2),
             "times_ours": round(ratio[len(ratio) // 2], 2), "peak_mib": round(peak, 1),
             "share_of_floor": round(flops / ordered[0] / 1e12 / floor, 3),
@@ -140,31 +161,32 @@ def _problem(
     return rows
 
 
-def _outcome(name: str, x: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _loss_and_gradients(name: str, x: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A peer's loss, and its gradients of states and projection."""
     loss = PEERS[name](x)
     hidden_ND, projection_VD = torch.autograd.grad(loss, (x.hidden_ND, x.projection_VD))
     return loss.detach(), hidden_ND, projection_VD
 
 
-def _assert_same(name: str, found: Any, expected: Any, x: Inputs, dtype: str) -> None:
-    """Loss (up to the teacher's entropy, where a peer has a KL divergence) and both gradients."""
+def _check_same(name: str, actual: Any, expected: Any, x: Inputs, dtype: str) -> None:
+    """UserError where loss (up to the teacher's entropy, where a peer has a KL divergence) or a gradient differs."""
     tolerance = 1e-4 if dtype == "float32" else 3e-2
-    entropy = teacher_entropy(x) if name in DIVERGENCES else 0.0
-    for what, a, b in zip(("loss", "hidden", "projection"), (found[0] + entropy, *found[1:]), expected, strict=True):
+    entropy = teacher_entropy(x) if name in KL_PEERS else 0.0
+    for what, a, b in zip(("loss", "hidden", "projection"), (actual[0] + entropy, *actual[1:]), expected, strict=True):
         worst, scale = float((a.float() - b.float()).abs().max()), float(b.float().abs().max())
         if not worst <= tolerance * scale:
             raise UserError(
-                f"bench loss: {name}'s {what} differs by {worst:.2e} of {scale:.2e} from the yardstick; nothing timed"
+                f"bench loss: {name}'s {what} differs by {worst:.2e} of {scale:.2e} from the baseline; nothing timed"
             )
 
 
-def _needs(name: str, x: Inputs) -> float:
+def _needed_bytes(name: str, x: Inputs) -> float:
     """Bytes of the (N, V) matrices that a peer holds at once."""
-    without, with_teacher = WHOLE.get(name, (0, 0))
+    without, with_teacher = FULL_MATRICES.get(name, (0, 0))
     return 4.0 * (with_teacher if x.weight else without) * x.hidden_ND.shape[0] * x.projection_VD.shape[0]
 
 
-def _room(device: str) -> float:
+def _free_bytes(device: str) -> float:
     """Bytes that are free, a tenth held back."""
     if device == "cuda":
         return 0.9 * float(torch.cuda.mem_get_info()[0])
@@ -173,26 +195,22 @@ def _room(device: str) -> float:
 
 
 def _seconds(name: str, x: Inputs) -> float:
+    """Times one forward and backward of a peer."""
     x.hidden_ND.grad = x.projection_VD.grad = None
-    _wait(x)
-    start = time.perf_counter()
+    wait_for_device()
+    began = time.perf_counter()
     PEERS[name](x).backward()  # type: ignore[no-untyped-call]
-    _wait(x)
-    return time.perf_counter() - start
+    wait_for_device()
+    return time.perf_counter() - began
 
 
-def _wait(x: Inputs) -> None:
-    if x.hidden_ND.is_cuda:
-        torch.cuda.synchronize()
-
-
-def _measure_peak(args: argparse.Namespace, dtype: str) -> int:
-    """In a process of its own: MiB above the inputs that one forward and backward needs."""
+def _print_peak(args: argparse.Namespace, dtype: str) -> int:
+    """In a process of its own: prints the MiB above the inputs that one forward and backward needs."""
     warnings.simplefilter("ignore")
-    tokens, width, words, task = args.tokens[0], args.width[0], args.vocabulary[0], args.tasks[0]
-    warm = make_inputs(64, 32, 128, *TASKS[task], args.device, dtype)
-    _seconds(args.peak, warm)  # imports, libraries and thread pools are no one's loss
-    x = make_inputs(tokens, width, words, *TASKS[task], args.device, dtype)
+    tokens, width, vocabulary, task = args.tokens[0], args.width[0], args.vocabulary[0], args.tasks[0]
+    small = make_inputs(64, 32, 128, *TASKS[task], args.device, dtype)
+    _seconds(args.peak, small)  # imports, libraries and thread pools are not counted
+    x = make_inputs(tokens, width, vocabulary, *TASKS[task], args.device, dtype)
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()
@@ -200,43 +218,43 @@ def _measure_peak(args: argparse.Namespace, dtype: str) -> int:
         print(f"peak {(torch.cuda.max_memory_allocated() - allocated) / 2**20}")
         return 0
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _status("VmRSS")
+    resident = _status("VmRSS")
     _seconds(args.peak, x)
-    print(f"peak {(_status('VmHWM') - before) / 1024}")
+    print(f"peak {(_status('VmHWM') - resident) / 1024}")
     return 0
 
 
 def _status(field: str) -> float:
+    """A figure of this process in KiB, from the kernel."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
     return float(line.split()[1])
 
 
 def _peak_in_child(
-    args: argparse.Namespace, name: str, tokens: int, width: int, words: int, task: str, dtype: str
+    args: argparse.Namespace, name: str, tokens: int, width: int, vocabulary: int, task: str, dtype: str
 ) -> float:
+    """Measures a peer's memory in a process of its own."""
     command = [sys.executable, "-m", "mnmt_ds.bench.loss", "--peak", name, "--tasks", task, "--device", args.device]
-    command += ["--tokens", str(tokens), "--width", str(width), "--vocabulary", str(words), "--dtype", dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("peak ")]
-    if not found:
-        raise UserError(f"bench loss: {name} failed alone: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return float(found[0])
+    command += ["--tokens", str(tokens), "--width", str(width), "--vocabulary", str(vocabulary), "--dtype", dtype]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    peaks = [line.split()[1] for line in process.stdout.splitlines() if line.startswith("peak ")]
+    if not peaks:
+        last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"bench loss: {name} failed alone: {last_line}")
+    return float(peaks[0])
 
 
 def _measured_flops(device: str, dtype: str) -> float:
-    """TFLOP/s of torch's own large product here, the best of five: the floor that shares are taken of."""
+    """TFLOP/s of torch's own large product here, the best of six: what "of floor" is a share of."""
     a = torch.randn(2048, 2048, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
     for _ in range(6):
-        start = time.perf_counter()
-        a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, seconds_of(lambda: a @ a))
     return 2 * 2048**3 / best / 1e12
 
 
 def _machine(device: str) -> str:
+    """Name of the GPU or the processor."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -244,6 +262,7 @@ def _machine(device: str) -> str:
 
 
 def _page(result: dict[str, Any]) -> str:
+    """The results as a page of Markdown."""
     head = [
         f"# Fused loss, {result['date']}", "",
         f"`{result['command']}`", "",

@@ -1,6 +1,6 @@
 """Other implementations of the loss, brought to one signature; each computes what ours computes, or says why it cannot.
 
-Letters: N tokens, D width, V vocabulary, C tokens of a chunk.
+Letters: N tokens, D width, V vocabulary, C tokens of a chunk, K passes, X either N or C, 1 one column.
 """
 
 from collections.abc import Callable
@@ -17,48 +17,77 @@ class Inputs(NamedTuple):
     """One problem: CE alone (weight 0), CE + weight * KD, or CE + X-divergence of two passes."""
 
     hidden_ND: Tensor
+    """Decoder states, differentiable; of all passes, one pass after another."""
     projection_VD: Tensor
+    """Output projection, differentiable."""
     target_N: Tensor
+    """int64, gold tokens."""
     teacher_ND: Tensor
+    """The teacher's decoder states."""
     teacher_VD: Tensor
+    """The teacher's output projection."""
     weight: float
+    """Of the distillation; 0: no teacher."""
     smoothing: float
+    """Label smoothing of the cross-entropy."""
     passes: int = 1
-    """Above 1: hidden states are pass after pass, and the X-divergence is added."""
+    """K; above 1 the passes' X-divergence is added."""
 
 
-class Missing(Exception):
-    """This peer does not do this task here; the message says why."""
+class Unsupported(Exception):
+    """A peer does not do this task here; the message says why."""
 
 
 Loss = Callable[[Inputs], Tensor]
 
 
 def make_inputs(
-    tokens: int, width: int, words: int, weight: float, smoothing: float, passes: int, device: str, dtype: str
+    tokens: int, width: int, vocabulary: int, weight: float, smoothing: float, passes: int, device: str, dtype: str
 ) -> Inputs:
-    """Random inputs whose logits have a deviation of about one."""
+    """Draws inputs whose logits have a standard deviation of about one.
+
+    Args:
+        tokens: N.
+        width: D.
+        vocabulary: V.
+        weight: of the distillation; 0: no teacher.
+        smoothing: label smoothing.
+        passes: K.
+        device: cpu or cuda.
+        dtype: name of torch's type.
+
+    Returns:
+        The inputs; the same in every process.
+    """
     generator = torch.Generator(device).manual_seed(0)
-    kind: torch.dtype = getattr(torch, dtype)
+    torch_dtype: torch.dtype = getattr(torch, dtype)
 
     def normal(rows: int, scale: float) -> Tensor:
-        return (torch.randn(rows, width, generator=generator, device=device) * scale).to(kind)
+        return (torch.randn(rows, width, generator=generator, device=device) * scale).to(torch_dtype)
 
-    target_N = torch.randint(2, words, (tokens,), generator=generator, device=device)
-    teacher = (normal(tokens if weight else 1, 1.0), normal(words if weight else 1, width**-0.5))
+    target_N = torch.randint(2, vocabulary, (tokens,), generator=generator, device=device)
+    teacher = (normal(tokens if weight else 1, 1.0), normal(vocabulary if weight else 1, width**-0.5))
     hidden_ND, projection_VD = (
         normal(passes * tokens, 1.0).requires_grad_(),
-        normal(words, width**-0.5).requires_grad_(),
+        normal(vocabulary, width**-0.5).requires_grad_(),
     )
     return Inputs(hidden_ND, projection_VD, target_N, *teacher, weight, smoothing, passes)
 
 
 def ours(x: Inputs, implementation: str = "auto") -> Tensor:
-    """Sentences of 32 tokens where that divides."""
-    long = 32 if len(x.target_N) % 32 == 0 else len(x.target_N)
+    """Our fused loss, on sentences of 32 tokens where N is a multiple of 32.
+
+    Args:
+        x: the problem.
+        implementation: auto, reference, chunked, cpu or cuda.
+
+    Returns:
+        The loss, ().
+    """
+    sentence_length = 32 if len(x.target_N) % 32 == 0 else len(x.target_N)
 
     def split(flat: Tensor) -> Tensor:
-        return flat.unflatten(0, (-1, long))  # type: ignore[no-any-return, no-untyped-call]
+        return flat.unflatten(0, (-1, sentence_length))  # type: ignore[no-any-return, no-untyped-call]
 
     teachers = [Teacher(split(x.teacher_ND), x.teacher_VD, x.weight)] if x.weight else []
     return ce_with_teacher(
@@ -68,21 +97,45 @@ def ours(x: Inputs, implementation: str = "auto") -> Tensor:
 
 
 def ours_without_divergence(x: Inputs) -> Tensor:
-    """The cross-entropy of all passes alone: what the divergence is to be measured by."""
+    """The cross-entropy of all passes alone: what the divergence is compared with.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when there is one pass.
+    """
     if x.passes == 1:
-        raise Missing("the yardstick of the divergence only")
+        raise Unsupported("compared with the divergence only")
     return ours(x._replace(passes=1, target_N=x.target_N.repeat(x.passes)))
 
 
 def eager(x: Inputs) -> Tensor:
-    """Everything held whole, as most trainers write it."""
+    """Everything held whole, as most trainers write it.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+    """
     if x.passes > 1:
         return _plain_divergence(x)
     return _plain(x.hidden_ND, x.projection_VD, x.target_N, x.teacher_ND, x.teacher_VD, x.weight, x.smoothing)
 
 
 def compiled_chunks(x: Inputs) -> Tensor:
-    """torch.compile over 512 tokens at a time, logits recomputed in the backward."""
+    """torch.compile over 512 tokens at a time, logits recomputed in the backward.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+    """
     from torch.utils.checkpoint import checkpoint
 
     total = x.hidden_ND.new_zeros((), dtype=torch.float32)
@@ -103,10 +156,20 @@ def compiled_chunks(x: Inputs) -> Tensor:
 
 
 def linear_cross_entropy(x: Inputs) -> Tensor:
-    """torch 2.13's F.linear_cross_entropy: chunked for hard targets, with the whole teacher distribution for KD."""
+    """torch 2.13's F.linear_cross_entropy: chunked for hard targets, with the whole teacher distribution for KD.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when torch is older than 2.13.
+    """
     function = getattr(F, "linear_cross_entropy", None)
     if function is None:
-        raise Missing("needs torch 2.13")
+        raise Unsupported("needs torch 2.13")
     if not x.weight:
         options = None if x.smoothing else torch.nn.LinearCrossEntropyOptions()
         return function(  # type: ignore[no-any-return]
@@ -122,13 +185,23 @@ def linear_cross_entropy(x: Inputs) -> Tensor:
 
 
 def liger(x: Inputs) -> Tensor:
-    """liger-kernel's chunked distillation loss (KL: the teacher's entropy is added back by nobody)."""
+    """liger-kernel's chunked distillation loss (KL: the teacher's entropy is added back by nobody).
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when there is label smoothing or no teacher, or the package is missing.
+    """
     if x.smoothing or not x.weight:
-        raise Missing("its chunked loss knows no label smoothing, and no CE without a teacher on a CPU")
+        raise Unsupported("its chunked loss knows no label smoothing, and no CE without a teacher on a CPU")
     try:
         from liger_kernel.chunked_loss.jsd_loss import LigerFusedLinearJSDFunction
     except ImportError as error:
-        raise Missing(str(error)) from None
+        raise Unsupported(str(error)) from None
     loss = LigerFusedLinearJSDFunction.apply(
         x.hidden_ND, x.projection_VD, x.teacher_ND, x.teacher_VD, x.target_N, None, None, 1.0, x.weight, 0.0, -100, 1.0,
         x.hidden_ND.is_cuda, 1024,
@@ -137,26 +210,46 @@ def liger(x: Inputs) -> Tensor:
 
 
 def cut_cross_entropy(x: Inputs) -> Tensor:
-    """cut-cross-entropy: CE alone, no smoothing."""
+    """cut-cross-entropy: CE alone, no smoothing.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when there is label smoothing or a teacher, or the package is missing.
+    """
     if x.smoothing or x.weight:
-        raise Missing("CE without smoothing and teacher only")
+        raise Unsupported("CE without smoothing and teacher only")
     try:
         from cut_cross_entropy import linear_cross_entropy as function
     except ImportError as error:
-        raise Missing(str(error)) from None
+        raise Unsupported(str(error)) from None
     # without its filter, which drops small gradients
     options = {"impl": "cce", "filter_eps": None} if x.hidden_ND.is_cuda else {"impl": "torch_compile"}
     return function(x.hidden_ND, x.projection_VD, x.target_N, reduction="sum", **options)  # type: ignore[no-any-return]
 
 
 def trl(x: Inputs) -> Tensor:
-    """trl's chunked divergence (KL), and eager CE beside it."""
+    """trl's chunked divergence (KL), and eager CE beside it.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when there is no teacher, or the package is missing.
+    """
     if not x.weight:
-        raise Missing("distillation only")
+        raise Unsupported("distillation only")
     try:
         from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
     except (ImportError, RuntimeError) as error:
-        raise Missing(str(error).splitlines()[0]) from None
+        raise Unsupported(str(error).splitlines()[0]) from None
     kl_N, _ = ChunkedDivergenceFunction.apply(x.hidden_ND, x.projection_VD, None, x.teacher_ND, x.teacher_VD, None, 0.0)
     logits_NV = F.linear(x.hidden_ND, x.projection_VD).float()
     ce = F.cross_entropy(logits_NV, x.target_N, label_smoothing=x.smoothing, reduction="sum")
@@ -164,13 +257,23 @@ def trl(x: Inputs) -> Tensor:
 
 
 def deepspeed_opsd(x: Inputs) -> Tensor:
-    """DeepSpeed's on-policy distillation loss on whole logits, plus CE."""
+    """DeepSpeed's on-policy distillation loss on whole logits, plus CE.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when there is no teacher, or DeepSpeed is older.
+    """
     if not x.weight:
-        raise Missing("distillation only")
+        raise Unsupported("distillation only")
     try:
         from deepspeed.runtime.rollout.opsd import generalized_jsd_loss
     except ImportError as error:
-        raise Missing(str(error)) from None
+        raise Unsupported(str(error)) from None
     logits_NV = F.linear(x.hidden_ND, x.projection_VD)
     with torch.no_grad():
         teacher_NV = F.linear(x.teacher_ND, x.teacher_VD)
@@ -181,7 +284,14 @@ def deepspeed_opsd(x: Inputs) -> Tensor:
 
 
 def teacher_entropy(x: Inputs) -> Tensor:
-    """What a KL divergence lacks of a cross-entropy, weighted; a constant."""
+    """What a KL divergence lacks of a cross-entropy, weighted; a constant.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The constant, ().
+    """
     with torch.no_grad():
         logp_NV = F.linear(x.teacher_ND, x.teacher_VD).float().log_softmax(-1)
         return -x.weight * (logp_NV.exp() * logp_NV).sum()
@@ -200,10 +310,12 @@ PEERS: dict[str, Loss] = {
     "deepspeed_opsd": deepspeed_opsd,
 }
 OURS = ("ours", "ours_without_divergence", "chunked")
-KNOW_PASSES = (*OURS, "eager")
-WHOLE = {"eager": (3, 4), "linear_cross_entropy": (0, 5), "trl": (0, 8), "deepspeed_opsd": (0, 8)}
+"""Our own implementations."""
+WITH_PASSES = (*OURS, "eager")
+"""Peers that compute the divergence of passes."""
+FULL_MATRICES = {"eager": (3, 4), "linear_cross_entropy": (0, 5), "trl": (0, 8), "deepspeed_opsd": (0, 8)}
 """Peers that hold (N, V) matrices of fp32: how many at once, without and with a teacher (measured, rounded up)."""
-DIVERGENCES = ("liger", "trl", "deepspeed_opsd")
+KL_PEERS = ("liger", "trl", "deepspeed_opsd")
 """Peers whose loss lacks the teacher's entropy."""
 
 
@@ -211,6 +323,7 @@ def _plain(
     hidden_XD: Tensor, projection_VD: Tensor, target_X: Tensor, teacher_XD: Tensor, teacher_VD: Tensor, weight: float,
     smoothing: float,
 ) -> Tensor:  # fmt: skip
+    """CE, and KD where there is a teacher, with whole logits."""
     logits_XV = F.linear(hidden_XD, projection_VD).float()
     if not weight:
         return F.cross_entropy(logits_XV, target_X, label_smoothing=smoothing, reduction="sum")
@@ -222,6 +335,7 @@ def _plain(
 
 
 def _plain_divergence(x: Inputs) -> Tensor:
+    """CE of all passes and their X-divergence, with whole logits."""
     logp_KNV = F.linear(x.hidden_ND, x.projection_VD).float().log_softmax(-1).unflatten(0, (x.passes, -1))
     target_KN1 = x.target_N.expand(x.passes, -1).unsqueeze(-1)
     gold = logp_KNV.gather(2, target_KN1).sum() * (1 - x.smoothing) + logp_KNV.mean(-1).sum() * x.smoothing
@@ -231,10 +345,11 @@ def _plain_divergence(x: Inputs) -> Tensor:
 
 
 def _compiled(*arguments: object) -> Tensor:
-    global _cache
-    if _cache is None:
-        _cache = torch.compile(_plain)
-    return _cache(*arguments)
+    """``_plain``, compiled on first use."""
+    global _compiled_plain
+    if _compiled_plain is None:
+        _compiled_plain = torch.compile(_plain)
+    return _compiled_plain(*arguments)
 
 
-_cache: Callable[..., Tensor] | None = None
+_compiled_plain: Callable[..., Tensor] | None = None

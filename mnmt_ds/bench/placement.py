@@ -2,7 +2,7 @@
 
 Starts its own ranks for every turn, round after round, and takes updates of the training loop: of a plain student alone
 (``plain``); of two that teach each other on its ranks (``together``); of the two on as many ranks each (``split``); and
-of two there that do not teach. Told are an update's time, its ratio to the plain student's, and a rank's processor
+of two there that do not teach. Reported are an update's time, its ratio to the plain student's, and a rank's processor
 time; the rest is its wait for others, and for messages. An update of both students is a step of each.
 """
 
@@ -12,12 +12,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from mnmt_ds.bench.methods import TWO
-from mnmt_ds.bench.pipeline import on_rank, started
+from mnmt_ds.bench.arguments import add_output, add_rank_result, add_recipe, add_rounds
+from mnmt_ds.bench.measuring import rotated, set_threads, wait_for_device
+from mnmt_ds.bench.methods import TWO_STUDENTS
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.bench.ranks import measure_on_rank, rows_of_ranks
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.recipe import load_recipe
 
@@ -26,55 +27,85 @@ TEACH = "method={name: pareto, rule: bi}"
 SPLIT = ("placement=split", "simultaneous=true")
 WAYS: dict[str, tuple[str, ...]] = {
     "plain": (),
-    "together": (TWO, TEACH, "simultaneous=true"),
-    "split": (TWO, TEACH, *SPLIT),
-    "split, not teaching": (TWO, *SPLIT),
+    "together": (TWO_STUDENTS, TEACH, "simultaneous=true"),
+    "split": (TWO_STUDENTS, TEACH, *SPLIT),
+    "split, not teaching": (TWO_STUDENTS, *SPLIT),
 }
 """Overrides of the recipe that make it each way."""
-WARM = 10
+WARM_UP = 10
 """Updates before any is timed."""
+Turn = Sequence[float]
+"""Of an update in one turn, in seconds: its time, the ranks' mean processor time, the busiest rank's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, nargs="?", default=Path("launchers/recipes/gettext_plain.yaml"))
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
+    """Adds the benchmark's arguments.
+
+    Args:
+        parser: the benchmark's parser.
+    """
+    add_recipe(parser, "launchers/recipes/gettext_plain.yaml")
     parser.add_argument("--ranks", type=int, default=1, help="of a student alone (default: 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: 3)")
+    add_rounds(parser, 3, "turns of each way")
     parser.add_argument("--updates", type=int, default=60, help="updates a turn (default: 60)")
-    parser.add_argument("--out", type=Path, help="JSON result file; default: runs/bench/placement-DATE-DEVICE.json")
+    add_output(parser, "placement")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    add_rank_result(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    """Starts ranks for each turn, prints the table and writes the result file.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code 0.
+    """
+    set_threads()
     if args.result is not None:
-        return on_rank(args, partial(measure, args))
-    Corpus.open(load_recipe(args.recipe, args.overrides).data.directory)  # if missing, said once, not by each rank
-    turns: dict[str, list[list[Any]]] = {way: [] for way in WAYS}
-    for number in range(args.rounds):
-        first = number % len(WAYS)
-        for way in [*list(WAYS)[first:], *list(WAYS)[:first]]:  # so that none always follows the same one
-            turns[way] += started(args.ranks * (2 if "placement=split" in WAYS[way] else 1), "--way", way)
-    rows = [row(way, done, turns["plain"]) for way, done in turns.items()]
+        return measure_on_rank(args, partial(measure, args))
+    Corpus.open(load_recipe(args.recipe, args.overrides).data.directory)  # if missing: one error, not one a rank
+    turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
+    for round_number in range(args.rounds):
+        for way in rotated(list(WAYS), round_number):
+            ranks = args.ranks * (2 if "placement=split" in WAYS[way] else 1)
+            turns[way] += rows_of_ranks(ranks, "--way", way)
+    rows = [row(way, turns[way], turns["plain"]) for way in WAYS]
     return publish("placement", table(rows), {"cores": os.cpu_count(), "rows": rows}, args.out)
 
 
-def row(way: str, turns: Sequence[Sequence[Any]], plain: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """A way's figures: medians over its turns, of medians over their updates."""
-    step = [1e3 * own[0] for own in turns]
+def row(way: str, turns: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, Any]:
+    """Takes medians over a way's turns.
+
+    Args:
+        way: name of the way.
+        turns: the way's.
+        plain: those of the plain student, in the same rounds.
+
+    Returns:
+        A row of the table; times in milliseconds.
+    """
+    milliseconds = [1e3 * turn[0] for turn in turns]
     return {
         "way": way,
-        "milliseconds": statistics.median(step),
-        "best": min(step),
-        "to_plain": statistics.median(own[0] / other[0] for own, other in zip(turns, plain, strict=True)),
-        "busy": 1e3 * statistics.median(own[1] for own in turns),
-        "longest": 1e3 * statistics.median(own[2] for own in turns),
+        "milliseconds": statistics.median(milliseconds),
+        "best": min(milliseconds),
+        "to_plain": statistics.median(turn[0] / other[0] for turn, other in zip(turns, plain, strict=True)),
+        "busy": 1e3 * statistics.median(turn[1] for turn in turns),
+        "longest": 1e3 * statistics.median(turn[2] for turn in turns),
     }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The figures as Markdown."""
+    """Writes the results as a table.
+
+    Args:
+        rows: one a way.
+
+    Returns:
+        Markdown.
+    """
     return "\n".join(
         [
             "| way | an update, ms | best turn | to plain | a rank's processor time, ms | of the busiest rank |",
@@ -89,7 +120,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def measure(args: argparse.Namespace) -> list[list[float]]:
-    """Of an update: its time, the mean over ranks of their processor time, and the longest of these."""
+    """Times the updates of one turn as one of the ranks; all of them call this together.
+
+    Args:
+        args: the rank's arguments, with ``way``.
+
+    Returns:
+        One ``Turn``: medians over its updates.
+    """
     import torch
 
     from mnmt_ds.distributed import job_ranks
@@ -97,14 +135,15 @@ def measure(args: argparse.Namespace) -> list[list[float]]:
     from mnmt_ds.engine.training import Training
 
     fixed = (f"directory={args.result.parent / 'run'}", "tracking.wandb=off")
-    work = Training(load_recipe(args.recipe, [*fixed, *args.overrides, *WAYS[args.way]]), resume=False)
-    loops, found = student_loops(work), []
-    for _ in range(WARM + args.updates):
-        advance(work, loops, stop=False)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append((time.perf_counter(), time.process_time()))
-    work.close()
-    spent = torch.tensor(job_ranks().gather(found[WARM - 1 :]), dtype=torch.float64).diff(dim=1)
-    busy = spent[:, :, 1]
-    return [[float(value) for value in (spent[0, :, 0].median(), busy.mean(0).median(), busy.amax(0).median())]]
+    training = Training(load_recipe(args.recipe, [*fixed, *args.overrides, *WAYS[args.way]]), resume=False)
+    loops, clocks = student_loops(training), []
+    for _ in range(WARM_UP + args.updates):
+        advance(training, loops, stop=False)
+        wait_for_device()
+        clocks.append((time.perf_counter(), time.process_time()))
+    training.close()
+    clocks_by_rank = torch.tensor(job_ranks().gather(clocks[WARM_UP - 1 :]), dtype=torch.float64)
+    seconds = clocks_by_rank.diff(dim=1)  # (ranks, updates, 2)
+    processor = seconds[:, :, 1]
+    medians = (seconds[0, :, 0].median(), processor.mean(0).median(), processor.amax(0).median())
+    return [[float(value) for value in medians]]

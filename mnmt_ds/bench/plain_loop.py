@@ -1,4 +1,9 @@
-"""The yardstick of ``bench throughput``: the same model shape and recipe in plain PyTorch, as anyone would write it."""
+"""The baseline of ``bench throughput``: the same model shape and recipe in plain PyTorch, as anyone would write it.
+
+Letters: B sentences, S source tokens, T target tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +22,12 @@ class PlainTransformer(nn.Module):
     """Sinusoids, (positions, D)."""
 
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
+        """Makes the model with random weights.
+
+        Args:
+            settings: the model's shape.
+            vocabulary_size: V.
+        """
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, settings.d_model, padding_idx=PAD)
         nn.init.normal_(self.embedding.weight, std=settings.d_model**-0.5)
@@ -25,9 +36,19 @@ class PlainTransformer(nn.Module):
             settings.dropout, batch_first=True, norm_first=True,
         )  # fmt: skip
         self.dropout = nn.Dropout(settings.dropout)
+        self.positions: Tensor
         self.register_buffer("positions", sinusoids(settings.max_positions, settings.d_model))
 
     def forward(self, source_BS: Tensor, decoder_BT: Tensor) -> Tensor:
+        """Runs the model.
+
+        Args:
+            source_BS: source tokens.
+            decoder_BT: the decoder's input tokens.
+
+        Returns:
+            Logits (B, T, V).
+        """
         padding_BS = source_BS == PAD
         causal_TT = nn.Transformer.generate_square_subsequent_mask(decoder_BT.shape[1], source_BS.device)
         hidden_BTD = self.transformer(
@@ -45,8 +66,20 @@ class PlainTransformer(nn.Module):
         return self.dropout(x + self.positions[: tokens.shape[1]])
 
 
-def make(settings: ModelSettings, train: TrainSettings, vocabulary_size: int, device: torch.device):  # type: ignore[no-untyped-def]
-    """A function that takes one training step on a batch."""
+def make(
+    settings: ModelSettings, train: TrainSettings, vocabulary_size: int, device: torch.device
+) -> Callable[[Batch], None]:
+    """Makes a model, and a function that trains it.
+
+    Args:
+        settings: the model's shape.
+        train: seed, Adam's settings, label smoothing, clipping.
+        vocabulary_size: V.
+        device: where the model is.
+
+    Returns:
+        Takes one training step on a batch.
+    """
     torch.manual_seed(train.seed)
     model = PlainTransformer(settings, vocabulary_size).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=train.adam_betas, eps=train.adam_eps)

@@ -32,7 +32,7 @@ from mnmt_ds.batch import Batch, Slot
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherServer, TeacherStates
-from mnmt_ds.teachers.teacher_source import TeacherSource
+from mnmt_ds.teachers.teacher_source import TeacherChoice
 
 
 class TeacherPool:
@@ -92,7 +92,7 @@ class TeacherPool:
         """
         self.server.keep_only(set(versions))
 
-    def prefetch(self, slots: Sequence[Slot | None], source: TeacherSource) -> None:
+    def prefetch(self, slots: Sequence[Slot | None], source: TeacherChoice) -> None:
         """Starts on the teacher states of the ranks' next micro-batches; does nothing where no rank has a teacher.
 
         Args:

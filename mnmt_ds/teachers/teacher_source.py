@@ -28,8 +28,8 @@ class DevResults(Protocol):
         ...
 
 
-class TeacherSource(Protocol):
-    """Chooses the teacher of each pair, from dev results; its state is in the checkpoint."""
+class TeacherChoice(Protocol):
+    """Says which teacher a pair has."""
 
     def teacher_of(self, pair: str) -> Version | None:
         """Gives the pair's present teacher.
@@ -41,6 +41,10 @@ class TeacherSource(Protocol):
             Its version; None while the pair is not distilled.
         """
         ...
+
+
+class TeacherSource(TeacherChoice, Protocol):
+    """Chooses the teacher of each pair, from dev results; its state is in the checkpoint."""
 
     def update(self, report: DevResults) -> None:
         """Chooses anew after a validation; all ranks call this together.

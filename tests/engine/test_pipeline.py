@@ -316,11 +316,11 @@ def test_a_stage_draws_the_plain_models_weights() -> None:
 
 
 @pytest.mark.parametrize(("count", "many"), [(1, 4), (2, 4), (4, 8), (4, 16)])
-def test_the_played_bubble_of_even_stages_is_the_ideal(count: int, many: int) -> None:
+def test_the_simulated_bubble_of_even_stages_is_the_ideal(count: int, many: int) -> None:
     """DeepSpeed's own order of passes, each of which takes as long: (m + p - 1) / m times a stage's own work."""
     from deepspeed.runtime.pipe import schedule
 
-    from mnmt_ds.bench.pipeline import StagePass, played
+    from mnmt_ds.bench.stage_timing import StagePass, simulated_step
 
     seconds = {schedule.ForwardPass: ("forward", 1.0), schedule.BackwardPass: ("backward", 2.0)}
     stages = []
@@ -330,4 +330,4 @@ def test_the_played_bubble_of_even_stages_is_the_ideal(count: int, many: int) ->
             [StagePass(*seconds[type(command)]) for step in steps for command in step if type(command) in seconds]
         )
         assert len(stages[-1]) == 2 * many
-    assert played(stages) == pytest.approx(3.0 * (many + count - 1))
+    assert simulated_step(stages) == pytest.approx(3.0 * (many + count - 1))

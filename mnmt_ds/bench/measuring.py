@@ -1,0 +1,92 @@
+"""What is measured, and how: threads, seconds, peak memory of a process of its own."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mnmt_ds import metric_keys
+from mnmt_ds.errors import UserError
+
+
+def set_threads() -> None:
+    """Lets torch use as many threads as OMP_NUM_THREADS says, here and in child processes: one where it is not set."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def wait_for_device() -> None:
+    """Waits until the GPU has done all that it was given; does nothing without one."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Times some work, on a GPU until it is done there.
+
+    Args:
+        work: the function to run.
+
+    Returns:
+        Wall-clock seconds.
+    """
+    began = time.perf_counter()
+    work()
+    wait_for_device()
+    return time.perf_counter() - began
+
+
+def rotated(names: list[str], round_number: int) -> list[str]:
+    """Changes the order of turns from round to round, so that none always follows the same one.
+
+    Args:
+        names: the participants.
+        round_number: number of the round.
+
+    Returns:
+        The names, beginning with another one in each round.
+    """
+    first = round_number % len(names)
+    return [*names[first:], *names[:first]]
+
+
+def peak_mib() -> float:
+    """Gives the peak memory of this process so far: on a GPU that of its tensors there.
+
+    Returns:
+        MiB.
+    """
+    from mnmt_ds.engine.monitoring.meter import memory
+
+    peak = memory()
+    return peak.get(metric_keys.MEMORY_GPU, peak[metric_keys.MEMORY_CPU]) / 2**20
+
+
+def peak_mib_in_child(benchmark: str, args: argparse.Namespace, name: str) -> float:
+    """Measures a participant's peak memory in a process of its own: this command with ``--memory-of``.
+
+    Args:
+        benchmark: name of the benchmark; with ``--memory-of`` it prints its ``peak_mib``.
+        args: the benchmark's arguments; recipe, overrides and updates are passed on.
+        name: the participant.
+
+    Returns:
+        MiB.
+
+    Raises:
+        UserError: when the process fails.
+    """
+    command = [sys.executable, "-m", "mnmt_ds.cli.main", "bench", benchmark, str(args.recipe), *args.overrides]
+    command += ["--memory-of", name, "--updates", str(args.updates)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"bench {benchmark}: {name} failed: {last_line}")
+    return float(process.stdout.strip().splitlines()[-1])

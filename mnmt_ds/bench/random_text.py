@@ -1,0 +1,85 @@
+"""Random sentences of several language pairs, in micro-batches as training has them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnmt_ds.batch import Batch
+from mnmt_ds.data.batching import Ints, PairLengths, fixed_batches
+from mnmt_ds.data.framing import Frame
+from mnmt_ds.data.loader import collate
+
+LONGEST = 24
+"""Most tokens of a sentence, without tags and end symbols."""
+
+
+class RandomSentences(NamedTuple):
+    """A pair's random sentences, as a prepared corpus holds them."""
+
+    sources: list[NDArray[np.int32]]
+    targets: list[NDArray[np.int32]]
+
+    def pieces(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Gives one sentence pair.
+
+        Args:
+            index: its number.
+
+        Returns:
+            Tokens of source and target.
+        """
+        return self.sources[index], self.targets[index]
+
+
+class RandomText(NamedTuple):
+    """Random text of some pairs, and micro-batches that go through all of it once."""
+
+    lengths: list[PairLengths]
+    """Of each pair."""
+    batch: Callable[[int, Ints], Batch]
+    """Makes a batch of some sentences (numbers) of a pair (number)."""
+    micro_batches: list[tuple[int, Ints]]
+    """Pair and sentences of each micro-batch."""
+
+
+def random_text(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> RandomText:
+    """Draws text for about so many micro-batches; the same on every rank.
+
+    Args:
+        pairs: number of language pairs.
+        batches: micro-batches, shared evenly among the pairs.
+        max_tokens: most padded tokens of a micro-batch.
+        vocabulary: number of tokens to draw from.
+
+    Returns:
+        The text, its micro-batches in random order.
+    """
+    generator = np.random.Generator(np.random.Philox(1))
+    frame = Frame((5,), (2,), 6)
+    sets: list[RandomSentences] = []
+    lengths: list[PairLengths] = []
+    for pair in range(pairs):
+        count = (batches // pairs + (pair < batches % pairs)) * (max_tokens // LONGEST)
+        sizes = generator.integers(LONGEST // 2, LONGEST - 1, (2, max(count, 1)))
+        sides = [[generator.integers(7, vocabulary, n).astype(np.int32) for n in side] for side in sizes]
+        sets.append(RandomSentences(*sides))
+        source, target = (side.astype(np.int64) for side in sizes)
+        lengths.append(PairLengths(np.arange(len(source)), source + 2, target + 1))
+    micro_batches = [
+        (pair, sentences)
+        for pair in range(pairs)
+        for sentences in fixed_batches(_with_blurred_lengths(lengths[pair], generator), max_tokens)
+    ]
+    order = generator.permutation(len(micro_batches))
+    return RandomText(
+        lengths,
+        lambda pair, sentences: collate(sets[pair], sentences, frame, pair, 1),
+        [micro_batches[index] for index in order],
+    )
+
+
+def _with_blurred_lengths(lengths: PairLengths, generator: np.random.Generator) -> PairLengths:
+    """The same sentences with other source lengths, so that training's batches are not the cache's blocks."""
+    return lengths._replace(source=lengths.source + generator.integers(0, 3, len(lengths.source)))
