@@ -3,11 +3,24 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Finished(Generic[Value]):
+    """What a job returned."""
+
+    value: Value
+    event: torch.cuda.Event | None
+    """When it is ready on the job's CUDA stream; None on a CPU."""
 
 
 class BackgroundWorker:
@@ -26,12 +39,12 @@ class BackgroundWorker:
         """
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any], Any]] = SimpleQueue()
-        self._last: Future[Any] | None = None
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._wait_for_last: Callable[[], object] | None = None
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, job: Callable[[], Any]) -> "Future[Any]":
+    def submit(self, job: Callable[[], Value]) -> "Future[Finished[Value]]":
         """Queues a job; on a GPU it starts after the work that the current CUDA stream was given so far.
 
         Args:
@@ -48,13 +61,13 @@ class BackgroundWorker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="teachers")
             self._thread.start()
-        future: Future[Any] = Future()
+        future: Future[Finished[Value]] = Future()
         event = torch.cuda.current_stream(self.device).record_event() if self._stream is not None else None
-        self._last = future
-        self._jobs.put((future, job, event))
+        self._wait_for_last = partial(self.result, future)
+        self._jobs.put(partial(self._run_job, job, event, future))
         return future
 
-    def result(self, future: "Future[Any]") -> Any:
+    def result(self, future: "Future[Finished[Value]]") -> Value:
         """Waits for a job; its tensors are ready for the current CUDA stream.
 
         Args:
@@ -66,10 +79,11 @@ class BackgroundWorker:
         Raises:
             BaseException: the job's error, or that of an earlier job.
         """
-        value, done = future.result()
-        if self._stream is not None:
+        finished = future.result()
+        value = finished.value
+        if finished.event is not None:
             current = torch.cuda.current_stream(self.device)
-            current.wait_event(done)
+            current.wait_event(finished.event)
             for tensor in value if isinstance(value, tuple) else (value,):
                 if isinstance(tensor, Tensor) and tensor.is_cuda:
                     tensor.record_stream(current)
@@ -81,28 +95,33 @@ class BackgroundWorker:
         Raises:
             BaseException: the error of the job that failed.
         """
-        if self._last is not None:
-            self.result(self._last)
+        if self._wait_for_last is not None:
+            self._wait_for_last()
 
     def _run(self) -> None:
         """Runs jobs for ever; the thread's main function."""
         while True:
-            future, job, event = self._jobs.get()
-            try:
-                if self._failure is not None:
-                    raise self._failure
-                with torch.no_grad():
-                    future.set_result(self._run_job(job, event))
-            except BaseException as error:  # it is raised in whoever waits for the job
-                self._failure = error
-                future.set_exception(error)
+            self._jobs.get()()
 
-    def _run_job(self, job: Callable[[], Any], event: Any) -> tuple[Any, Any]:
-        """Runs a job after an event; gives its result and the event of its end (None on a CPU)."""
-        if self._stream is None:
-            return job(), None
+    def _run_job(
+        self, job: Callable[[], Value], event: torch.cuda.Event | None, future: "Future[Finished[Value]]"
+    ) -> None:
+        """Runs a job after an event, and gives its value or its error to the future."""
+        try:
+            if self._failure is not None:
+                raise self._failure
+            with torch.no_grad():
+                future.set_result(self._finish(job, event))
+        except BaseException as error:  # it is raised in whoever waits for the job
+            self._failure = error
+            future.set_exception(error)
+
+    def _finish(self, job: Callable[[], Value], event: torch.cuda.Event | None) -> Finished[Value]:
+        """Runs a job, on a GPU on the stream of this worker."""
+        if self._stream is None or event is None:
+            return Finished(job(), None)
         torch.cuda.set_device(self.device)
         self._stream.wait_event(event)
         with torch.cuda.stream(self._stream):
             value = job()
-        return value, self._stream.record_event()
+        return Finished(value, self._stream.record_event())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from mnmt_ds.batch import Batch
+from mnmt_ds.teachers.background import Finished
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherStates
@@ -23,9 +24,9 @@ class PendingStates:
             teachers: the teachers whose background worker computes the states.
         """
         self._teachers = teachers
-        self._futures: dict[tuple[Version, int, bytes], deque[Future[TeacherStates]]] = {}
+        self._futures: dict[tuple[Version, int, bytes], deque[Future[Finished[TeacherStates | None]]]] = {}
 
-    def add(self, request: TeacherRequest | None, future: "Future[TeacherStates]") -> None:
+    def add(self, request: TeacherRequest | None, future: "Future[Finished[TeacherStates | None]]") -> None:
         """Stores the future that answers this rank's request.
 
         Args:
@@ -57,9 +58,10 @@ class PendingStates:
                 raise RuntimeError(f"teacher {version}: this micro-batch was not prefetched")
             prefetch([request])
         futures = self._futures[request.key]
-        states: TeacherStates = self._teachers.background.result(futures.popleft())
+        states = self._teachers.background.result(futures.popleft())
         if not futures:
             del self._futures[request.key]
+        assert states is not None, "this rank has a request"
         return states
 
     def clear(self) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.distributed import RankGroup
-from mnmt_ds.teachers.background import BackgroundWorker
+from mnmt_ds.teachers.background import BackgroundWorker, Finished
 from mnmt_ds.teachers.shard_exchange import BUCKET, all_to_all_shards
 from mnmt_ds.teachers.shard_layout import ShardLayout, buckets, fill_parameters
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
@@ -139,7 +139,8 @@ class ShardedTeachers:
         self._slots = SlotTable(ranks.size)
         self._models: dict[int, nn.Module] = {}
         self._parameters: dict[int, Mapping[str, Tensor]] = {}
-        self._fetched: OrderedDict[Version, Future[nn.Module]] = OrderedDict()  # the teachers in this rank's slots
+        # the teachers in this rank's slots, least recently used first
+        self._fetched: OrderedDict[Version, Future[Finished[nn.Module | None]]] = OrderedDict()
 
     def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops all other teachers, once the background work is done; all ranks call this together.
@@ -186,7 +187,8 @@ class ShardedTeachers:
             if self.ranks.size > 1:
                 raise RuntimeError(f"teacher {version} was not prefetched for this rank")
             self.prefetch([version])
-        model: nn.Module = self.background.result(self._fetched[version])
+        model = self.background.result(self._fetched[version])
+        assert model is not None, "this rank has asked for it"
         return model
 
     def models(self) -> list[nn.Module]:

@@ -112,7 +112,7 @@ class PipelineForward:
         self._ranks_per_stage = all_ranks.size // num_stages
         stage = all_ranks.rank // self._ranks_per_stage
         self.is_first_stage, self.is_last_stage = stage == 0, stage == num_stages - 1
-        self._sent: tuple[Any, Tensor] | None = None
+        self._sent: tuple[dist.Work, Tensor] | None = None
 
     def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
         """Receives the activations of the stage before, runs this stage's layers, and sends what comes out.
