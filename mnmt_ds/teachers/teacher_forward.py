@@ -112,7 +112,7 @@ class PipelineForward:
         self._ranks_per_stage = all_ranks.size // num_stages
         stage = all_ranks.rank // self._ranks_per_stage
         self.is_first_stage, self.is_last_stage = stage == 0, stage == num_stages - 1
-        self._sent: tuple[dist.Work, Tensor] | None = None
+        self._sent: tuple[dist.Work | None, Tensor] | None = None
 
     def states(self, teacher: nn.Module, batch: Batch) -> Tensor | None:
         """Receives the activations of the stage before, runs this stage's layers, and sends what comes out.
@@ -150,7 +150,7 @@ class PipelineForward:
 
     def _send(self, states_BLE: Tensor) -> None:
         """Sends to the next stage without waiting; the tensor is kept until it has been sent."""
-        if self._sent is not None:
+        if self._sent is not None and self._sent[0] is not None:
             self._sent[0].wait()
         self._sent = dist.isend(states_BLE, self._neighbour(1), group=self.all_ranks.group), states_BLE
 
