@@ -36,7 +36,6 @@ class PlainTransformer(nn.Module):
             settings.dropout, batch_first=True, norm_first=True,
         )  # fmt: skip
         self.dropout = nn.Dropout(settings.dropout)
-        self.positions: Tensor
         self.register_buffer("positions", sinusoids(settings.max_positions, settings.d_model))
 
     def forward(self, source_BS: Tensor, decoder_BT: Tensor) -> Tensor:
