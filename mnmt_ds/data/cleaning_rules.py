@@ -1,4 +1,7 @@
-"""Cleaning of blocks of rows, in worker processes: decode, repair, drop by rule, hash; everything counted."""
+"""Cleaning of blocks of rows, in worker processes: decode, repair, drop by rule, hash; everything counted.
+
+Letters: N rows that were kept.
+"""
 
 import re
 import unicodedata
@@ -76,6 +79,10 @@ class CleanedBlock(NamedTuple):
     """As many lines."""
     key: NDArray[np.uint64]
     """Hash of each row's normalised key."""
+    source_key: NDArray[np.uint64]
+    """Hash of each row's normalised source."""
+    target_key: NDArray[np.uint64]
+    """Hash of each row's normalised target."""
     pair: NDArray[np.uint64]
     """Hash of each row's two sides."""
     domain: int
@@ -108,7 +115,7 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
     counts: Counter[str] = Counter(read=len(block.rows))
     places: dict[str, str] = {}
     faults: list[str] = []
-    sources, targets, keys, pairs = [], [], [], []
+    sources, targets, keys, side_keys, pairs = [], [], [], [], []
     for number, raw_source, raw_target, raw_key in block.rows:
         repairs: list[str] = []
         sides: list[str] = []
@@ -138,15 +145,21 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             counts[kind] += 1
             places.setdefault(kind, f"{block.files[0]}:{number}")
         if failed_rule is None:
-            key = " ".join(raw_key.split()) if raw_key is not None else (source, target)[rules.key_side]
             sources.append(source)
             targets.append(target)
-            keys.append(hash64(normalise_key(key), rules.seed))
+            source_key = hash64(normalise_key(source), rules.seed)
+            target_key = source_key if rules.monolingual else hash64(normalise_key(target), rules.seed)
+            side_keys.append((source_key, target_key))
+            if raw_key is not None:
+                keys.append(hash64(normalise_key(" ".join(raw_key.split())), rules.seed))
+            else:
+                keys.append((source_key, target_key)[rules.key_side])
             pairs.append(hash64(f"{source}\n{target}"))
     counts["clean"] = len(sources)
+    side_keys_N2 = np.array(side_keys, np.uint64).reshape(-1, 2)
     return CleanedBlock(
-        _encode_lines(sources), _encode_lines(targets), np.array(keys, np.uint64), np.array(pairs, np.uint64),
-        block.domain, counts, places, faults,
+        _encode_lines(sources), _encode_lines(targets), np.array(keys, np.uint64), side_keys_N2[:, 0],
+        side_keys_N2[:, 1], np.array(pairs, np.uint64), block.domain, counts, places, faults,
     )  # fmt: skip
 
 

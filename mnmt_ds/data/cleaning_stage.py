@@ -1,4 +1,7 @@
-"""Stage 1: a pair's parts are read in this process, cleaned in the workers, and written as text and hashes."""
+"""Stage 1: a pair's parts are read in this process, cleaned in the workers, and written as text and hashes.
+
+Letters: N rows of a text.
+"""
 
 import fnmatch
 import logging
@@ -10,22 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnmt_ds.data import cleaning_rules
 from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block
+from mnmt_ds.data.dedup_keys import hash64, normalise_key
+from mnmt_ds.data.holdout import RowHashes
+from mnmt_ds.data.language_codes import key_side
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import block_rows, files_of_part, parts_identity
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.split_assignment import RowHashes
 from mnmt_ds.data.worker_pool import Progress, map_in_order
 from mnmt_ds.files import sha256
 
 LOG = logging.getLogger(__name__)
 LAYOUT = 1
 """Version of the stage's files."""
-CODE = ("cleaning_rules.py", "cleaning_stage.py", "dedup_keys.py", "scripts.py", "readers")
+CODE = ("cleaning_rules.py", "cleaning_stage.py", "dedup_keys.py", "language_codes.py", "scripts.py", "readers")
 """Files of this package that decide what the stage writes."""
 
 
@@ -41,9 +47,14 @@ def cleaning_rules_for(settings: DataSettings, name: str, given: bool) -> Cleani
         What a worker must know to clean it.
     """
     source, target = split_pair(name)
-    key_side = 0 if source == settings.split.key_language else 1
     return CleaningRules(
-        source, target or source, key_side, settings.clean, settings.split.seed, given, monolingual=not target
+        source,
+        target or source,
+        key_side(source, target or source, settings.split.key_language),
+        settings.clean,
+        settings.split.seed,
+        given,
+        monolingual=not target,
     )
 
 
@@ -68,7 +79,8 @@ def build_cleaned_stage(
         frozen: once read, the text stays what it is although its files (with a line that says so) or this code change.
 
     Returns:
-        The stage, with files ``source``, ``target``, ``key``, ``pair`` and ``domain``, and whether it had to be made.
+        The stage, with files ``source``, ``target``, ``key``, ``source_key``, ``target_key``, ``pair`` and ``domain``,
+        and whether it had to be made.
     """
     rules = cleaning_rules_for(settings, name, role in ("dev", "test"))
     relevant = settings.clean.model_dump(mode="json", exclude={"duplicates", "domain_cap"})
@@ -127,20 +139,33 @@ def is_dropped_domain(part: CorpusPart, rules: CleaningRules) -> bool:
     return not rules.given and any(fnmatch.fnmatch(part.domain, pattern) for pattern in rules.clean.drop_domains)
 
 
-def load_row_hashes(stage: BuildStage) -> RowHashes:
+def load_row_hashes(stage: BuildStage, seed: int) -> RowHashes:
     """Reads the hashes of a stage's rows.
 
     Args:
         stage: what ``build_cleaned_stage`` made.
+        seed: of the keys' hashes (``split.seed``).
 
     Returns:
         Hashes of its rows, in order.
     """
+    source_key_N = _side_keys(stage, "source", seed)
     return RowHashes(
         key=np.fromfile(stage.directory / "key", np.uint64),
+        source=source_key_N,
+        target=_side_keys(stage, "target", seed) if stage.record["files"]["target"]["size"] else source_key_N,
         pair=np.fromfile(stage.directory / "pair", np.uint64),
         domain=np.fromfile(stage.directory / "domain", np.uint16),
     )
+
+
+def _side_keys(stage: BuildStage, side: str, seed: int) -> NDArray[np.uint64]:
+    """Hashes of one side's normalised text; computed from the text where an earlier version read it."""
+    path = stage.directory / f"{side}_key"
+    if path.exists():
+        return np.fromfile(path, np.uint64)
+    with (stage.directory / side).open("rb") as lines:
+        return np.array([hash64(normalise_key(line[:-1].decode()), seed) for line in lines], np.uint64)
 
 
 def _write(
@@ -160,13 +185,17 @@ def _write(
         (directory / "source").open("wb") as source,
         (directory / "target").open("wb") as target,
         (directory / "key").open("wb") as key,
+        (directory / "source_key").open("wb") as source_key,
+        (directory / "target_key").open("wb") as target_key,
         (directory / "pair").open("wb") as pair,
         (directory / "domain").open("wb") as domain,
     ):
         for block in blocks:
             source.write(block.source)
+            source_key.write(block.source_key.tobytes())
             if not rules.monolingual:
                 target.write(block.target)
+                target_key.write(block.target_key.tobytes())
             key.write(block.key.tobytes())
             pair.write(block.pair.tobytes())
             domain.write(np.full(len(block.key), block.domain, np.uint16).tobytes())

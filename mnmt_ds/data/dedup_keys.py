@@ -9,7 +9,18 @@ PLACEHOLDER = re.compile(
     r"|%(?:\d+\$)?[sdiu]|%<\w+>|%\(\w+\)[sdifr]?|%%|\$?\{[\w.:!]*\}|\$\(?\w+\)?"
 )
 """printf, Python and shell placeholders."""
-_NOT_WORD = re.compile(r"[\W\d_]+")
+
+
+class _LettersOnly(dict[int, str]):
+    """Table for ``str.translate``: letters and combining marks stay, anything else becomes a space."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = kept = character if unicodedata.category(character)[0] in "LM" else " "
+        return kept
+
+
+_LETTERS = _LettersOnly()
 
 
 def normalise_key(text: str) -> str:
@@ -26,10 +37,8 @@ def normalise_key(text: str) -> str:
         where nothing of it is left.
     """
     bare = PLACEHOLDER.sub(" ", text).lower() if "%" in text or "{" in text or "$" in text else text.lower()
-    if bare.isascii():
-        return _NOT_WORD.sub(" ", bare).strip() or text.strip().lower()
-    letters = (c if unicodedata.category(c)[0] in "LM" else " " for c in unicodedata.normalize("NFKC", bare))
-    return " ".join("".join(letters).split()) or text.strip().lower()
+    letters = unicodedata.normalize("NFKC", bare).translate(_LETTERS)
+    return " ".join(letters.split()) or text.strip().lower()
 
 
 def hash64(text: str, seed: int = 0) -> int:

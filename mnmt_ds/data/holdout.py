@@ -1,13 +1,14 @@
 """Which rows are held out: dev, test and training sets by the hash of the normalised key; numpy arrays only.
 
-Every pair takes as dev (test) set the first sentences, in hash order, of those keys whose top bit is 0 (1). A key that
-is held out in ANY pair is in no pair's training set. A pair's choice depends on nothing but its own keys and the seed.
+Every pair takes as dev (test) set the first sentences, in hash order, of those keys whose top bit is 0 (1). A pair's
+choice depends on nothing but its own keys and the seed.
 
-Letters: N rows of a pair's text, M keys that are held out.
+Letters: N rows of a pair's text, M hashes to look among.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,21 @@ TRAIN, DEV, TEST, DROPPED = 0, 1, 2, 3
 SPLITS = ("train", "dev", "test")
 """Names of the splits, by number."""
 TOP_BIT = np.uint64(1 << 63)
+
+
+class RowHashes(NamedTuple):
+    """Hashes of the clean rows of a text, an element a row."""
+
+    key: Hashes
+    """Hash of the normalised key: of a side's text, or of a text in the key language that is neither side's."""
+    source: Hashes
+    """Hash of the normalised source."""
+    target: Hashes
+    """Hash of the normalised target."""
+    pair: Hashes
+    """Hash of both sides."""
+    domain: NDArray[np.uint16]
+    """Number of the row's domain."""
 
 
 def first_occurrences(pair_N: Hashes) -> Mask:
@@ -80,22 +96,24 @@ def choose_held_out_rows(key_N: Hashes, usable_N: Mask, dev: int, test: int) -> 
 
 
 def choose_training_rows(
-    key_N: Hashes, pair_N: Hashes, usable_N: Mask, held_out_M: Hashes, limit: int | None
+    pair_N: Hashes, usable_N: Mask, held_out: Mapping[str, Mask], limit: int | None
 ) -> tuple[Rows, Counter[str]]:
-    """Chooses the training set: no row whose key is held out; of too many, those whose hashes are lowest.
+    """Chooses the training set: no row whose text is held out; of too many, those whose hashes are lowest.
 
     Args:
-        key_N: hash of each row's normalised key.
         pair_N: hash of each row's two sides.
         usable_N: mask of the usable rows.
-        held_out_M: keys of all pairs' dev and test sets, sorted.
+        held_out: masks of the rows whose text is held out, by rule; a row is counted under the first one.
         limit: most sentence pairs; None: all.
 
     Returns:
         Rows of the training set, and how many usable rows were left out by which rule.
     """
-    free_N = usable_N & ~is_in_sorted(key_N, held_out_M)
-    counts = Counter({"held-out key": int(usable_N.sum() - free_N.sum())})
+    free_N = usable_N
+    counts: Counter[str] = Counter()
+    for rule, mask_N in held_out.items():
+        counts[rule] = int((free_N & mask_N).sum())
+        free_N = free_N & ~mask_N
     rows = np.flatnonzero(free_N)
     if limit is not None and len(rows) > limit:
         counts["over limit"] = len(rows) - limit

@@ -30,6 +30,8 @@ class BuiltCorpus(NamedTuple):
     """The tokenizer."""
     binaries: Mapping[str, BuildStage]
     """Ids by "PAIR.SPLIT"."""
+    overlap: BuildStage
+    """Counts of held-out text in training text."""
 
     def stages(self) -> list[BuildStage]:
         """Lists all of them.
@@ -38,7 +40,7 @@ class BuiltCorpus(NamedTuple):
             The stages that this corpus uses.
         """
         clean = [stage for by_split in self.clean.values() for stage in by_split.values()]
-        return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values()]
+        return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values(), self.overlap]
 
 
 def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
@@ -63,6 +65,7 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
         "languages": settings.languages,
         "pairs": {pair: _pair_entry(pair, built) for pair in settings.pairs},
         "monolingual": {lang: _monolingual_entry(f"mono.{lang}", built) for lang in settings.monolingual},
+        "held_out_overlap": built.overlap.record["overlap"],
         "files": files,
         "settings": settings.model_dump(mode="json"),
     }

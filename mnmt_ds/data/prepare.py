@@ -1,8 +1,6 @@
 """From a recipe's ``data:`` section to a corpus on disk; a second run redoes only what changed.
 
 Stages: 1 read and clean, 2 select (duplicates, held-out sets, limits), 3 tokenizer, 4 ids; then all is published.
-
-Letters: M keys that are held out.
 """
 
 import logging
@@ -14,19 +12,36 @@ from pathlib import Path
 
 from mnmt_ds.data import holdout, prepare_report
 from mnmt_ds.data.binarize_stage import ParallelText, build_binary_stage
-from mnmt_ds.data.build_cache import BuildStage, lock_corpus, remove_unused_stages
+from mnmt_ds.data.build_cache import (
+    BuildStage,
+    built_stage,
+    fingerprint_of,
+    load_stage,
+    lock_corpus,
+    new_stage,
+    remove_unused_stages,
+)
 from mnmt_ds.data.cleaning_stage import build_cleaned_stage, load_row_hashes
+from mnmt_ds.data.held_out_overlap import LanguageFile, count_overlap
+from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.manifest import BuiltCorpus, publish_corpus
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.selection_stage import build_monolingual_stage, build_selection_stage
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.split_assignment import assign_splits, catalog_shortage, held_out_keys, usable_rows
+from mnmt_ds.data.split_assignment import (
+    assign_splits,
+    catalog_shortage,
+    pairs_without_key_language,
+    usable_rows,
+)
 from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, build_tokenizer_stage
 from mnmt_ds.data.worker_pool import process_pool
 from mnmt_ds.errors import UserError
 
 LOG = logging.getLogger(__name__)
+OVERLAP_VERSION = 1
+"""Version of what ``held_out_overlap`` counts."""
 CleanStages = dict[str, dict[str, BuildStage]]
 """Cleaned text by pair (or "mono.fr") and split."""
 
@@ -72,19 +87,20 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
 def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     """All stages, one after another."""
     origin, clean = _clean_from_best_origin(settings, work, pool)
-    assignments, held_out = {}, []
+    if message := pairs_without_key_language(settings):
+        LOG.info("prepare: %s", message)
+    assignments, parts = {}, []
     for pair in settings.pairs:
-        hashes = {split: load_row_hashes(stage) for split, stage in clean[pair].items()}
+        hashes = {split: load_row_hashes(stage, settings.split.seed) for split, stage in clean[pair].items()}
         assignments[pair] = assign_splits(settings, hashes)
-        held_out.append(held_out_keys(hashes, assignments[pair]))
-    held_out_M = holdout.union_of_keys(held_out)
+        parts.append(held_out_text(pair, hashes, assignments[pair].held_out))
+    held_out = join_held_out(parts)
     texts: dict[str, BuildStage] = {}
     for pair in settings.pairs:
-        selection = build_selection_stage(work, settings, pair, clean[pair], assignments.pop(pair), held_out_M)
+        selection = build_selection_stage(work, settings, pair, clean[pair], assignments.pop(pair), held_out)
         texts[pair] = _announce(f"select {pair}", *selection)
     for lang in settings.monolingual:
-        pair_stages = [texts[pair] for pair in settings.pairs]
-        selection = build_monolingual_stage(work, settings, lang, clean[f"mono.{lang}"]["train"], pair_stages)
+        selection = build_monolingual_stage(work, settings, lang, clean[f"mono.{lang}"]["train"], held_out)
         texts[f"mono.{lang}"] = _announce(f"select mono.{lang}", *selection)
     training_texts = list(_tokenizer_texts(settings, texts))
     tokenizer = _announce("tokenizer", *build_tokenizer_stage(work, pool, settings, training_texts))
@@ -92,7 +108,19 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
         name: _announce(f"tokenise {name}", *build_binary_stage(work, pool, name, text, tokenizer))
         for name, text in _texts_to_tokenise(texts)
     }
-    return BuiltCorpus(origin, clean, texts, tokenizer, binaries)
+    return BuiltCorpus(origin, clean, texts, tokenizer, binaries, _overlap(work, pool, texts))
+
+
+def _overlap(work: Path, pool: Executor, texts: dict[str, BuildStage]) -> BuildStage:
+    """The stage whose record says how much held-out text the training texts hold."""
+    by_name = dict(_texts_to_tokenise(texts))
+    fingerprint = fingerprint_of({name: text.hashes for name, text in by_name.items()}, OVERLAP_VERSION)
+    if not load_stage(work, "overlap", fingerprint):
+        with new_stage(work, "overlap", fingerprint) as (_, record):
+            files = {name: list(map(LanguageFile, text.paths, text.languages)) for name, text in by_name.items()}
+            counts = count_overlap(pool, files)
+            record["overlap"] = {name: overlap._asdict() for name, overlap in counts.items()}
+    return built_stage(work, "overlap", fingerprint)
 
 
 def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanStages]:
@@ -105,7 +133,7 @@ def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) 
             raise UserError(f"data.corpora: no train files for {', '.join(missing)}; add them, or set data.source")
         return "files", _clean(settings, work, pool, "files")
     stages = _clean(settings, work, pool, "gettext")
-    hashes = {pair: load_row_hashes(stages[pair]["train"]) for pair in settings.pairs}
+    hashes = {pair: load_row_hashes(stages[pair]["train"], settings.split.seed) for pair in settings.pairs}
     usable_counts = {pair: int(usable_rows(settings, hashes[pair])[0].sum()) for pair in settings.pairs}
     if not (reason := catalog_shortage(settings, usable_counts)):
         return "gettext", stages

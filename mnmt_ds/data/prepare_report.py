@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.cleaning_rules import RULES
+from mnmt_ds.data.held_out_overlap import Overlap, overlap_line
 
-SELECTION_RULES = ("duplicate", "domain cap", "held-out key", "over limit")
+SELECTION_RULES = ("duplicate", "domain cap", "held-out key", "held-out source", "held-out target", "over limit")
 """Rules by which clean rows are left out of the training set."""
 DROP_RULES = ("name list", *RULES, *SELECTION_RULES)
 """All rules by which a row is dropped, in the order in which they are applied."""
@@ -25,6 +26,7 @@ def corpus_statistics(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "origin": manifest["origin"],
         "hash": manifest["hash"],
+        "held_out_overlap": manifest["held_out_overlap"],
         "pairs": {
             pair: {**_counts(entry), "splits": entry["splits"], "given": entry["given"]}
             for pair, entry in manifest["pairs"].items()
@@ -49,6 +51,7 @@ def summary_table(path: Path) -> str:
     header, *rows = _table_rows(manifest)
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    lines.append(f"{path.parent}: {overlap_line(_overlaps(manifest))}")
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
 
 
@@ -62,6 +65,7 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         What ``report.md`` holds.
     """
     header, *rows = _table_rows(manifest)
+    overlaps = _overlaps(manifest)
     lines = [
         "# Prepared corpus",
         "",
@@ -72,8 +76,16 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "|" + "---|" * len(header),
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
-        "All columns between `read` and `train` are dropped rows; `held-out key` are those whose normalised key stands",
-        "in some pair's dev or test set, `over limit` those above `max_train`.",
+        "All columns between `read` and `train` are dropped rows. `held-out key`: the text by which held-out rows are",
+        "chosen (a side, or the key language's text) stands in some pair's dev or test set. `held-out source` and",
+        "`held-out target`: further rows with a side that is a held-out sentence of its language. `over limit`: those",
+        "above `max_train`.",
+        "",
+        f"{overlap_line(overlaps).capitalize()}.",
+        "",
+        "| training text | rows | exact | normalised | near-duplicates |",
+        "|---|---|---|---|---|",
+        *(f"| {name} | {x.rows:,} | {x.exact:,} | {x.normalised:,} | {x.near:,} |" for name, x in overlaps.items()),
     ]
     for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
         lines += ["", f"## {pair}", ""]
@@ -88,6 +100,10 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         if entry["left_out"]:
             lines.append("- left out: " + ", ".join(entry["left_out"]))
     return "\n".join(lines) + "\n"
+
+
+def _overlaps(manifest: Mapping[str, Any]) -> dict[str, Overlap]:
+    return {name: Overlap(**counts) for name, counts in manifest["held_out_overlap"].items()}
 
 
 def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:

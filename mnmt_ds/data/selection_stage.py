@@ -1,6 +1,6 @@
 """Stage 2: every pair's train, dev and test text, and monolingual text without any of it.
 
-Letters: N rows of a text, M keys that are held out.
+Letters: N rows of a text.
 """
 
 import hashlib
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from mnmt_ds.data import holdout
 from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.cleaning_stage import load_row_hashes
-from mnmt_ds.data.dedup_keys import hash64, normalise_key
-from mnmt_ds.data.holdout import Hashes
-from mnmt_ds.data.language_pairs import split_pair
+from mnmt_ds.data.held_out_text import HeldOutText
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.split_assignment import SplitAssignment, check_script, check_split_sizes, split_of_rows, usable_rows
+from mnmt_ds.data.split_assignment import (
+    SplitAssignment,
+    check_script,
+    check_split_sizes,
+    split_of_rows,
+    usable_rows,
+)
 from mnmt_ds.data.worker_pool import Progress
 from mnmt_ds.errors import UserError
 
@@ -36,7 +40,7 @@ def build_selection_stage(
     pair: str,
     clean: Mapping[str, BuildStage],
     assignment: SplitAssignment,
-    held_out_M: Hashes,
+    held_out: HeldOutText,
 ) -> tuple[BuildStage, bool]:
     """Writes a pair's splits, unless that was done before.
 
@@ -46,7 +50,7 @@ def build_selection_stage(
         pair: the pair's name.
         clean: cleaned stages of the training text and of the given sets, by split.
         assignment: usable and held-out rows of the training text.
-        held_out_M: keys of all pairs' dev and test sets, sorted.
+        held_out: what no row may be trained on.
 
     Returns:
         The stage, with ``train.src``, ``train.tgt`` and so on, and whether it had to be made.
@@ -54,11 +58,12 @@ def build_selection_stage(
     Raises:
         UserError: when a split is empty.
     """
-    split_N, counts = split_of_rows(settings, pair, load_row_hashes(clean["train"]), assignment, held_out_M)
+    hashes = load_row_hashes(clean["train"], settings.split.seed)
+    split_N, counts = split_of_rows(settings, pair, hashes, assignment, held_out)
     given = {split: stage.record["counts"]["clean"] for split, stage in clean.items() if split != "train"}
     check_split_sizes(settings, pair, split_N, given, Counter(clean["train"].record["counts"]) + counts)
     contents = {split: [stage.sha256(side) for side, _ in SIDES] for split, stage in clean.items()}
-    fingerprint = fingerprint_of(contents, _digest(split_N))
+    fingerprint = fingerprint_of(contents, _digest(split_N), dict(counts))
     stage_name = f"select.{pair}"
     if stage := load_stage(work, stage_name, fingerprint):
         return stage, False
@@ -79,7 +84,7 @@ def build_selection_stage(
 
 
 def build_monolingual_stage(
-    work: Path, settings: DataSettings, lang: str, clean: BuildStage, pair_stages: list[BuildStage]
+    work: Path, settings: DataSettings, lang: str, clean: BuildStage, held_out: HeldOutText
 ) -> tuple[BuildStage, bool]:
     """Writes a language's monolingual text without sentences of any dev or test set in that language.
 
@@ -88,7 +93,7 @@ def build_monolingual_stage(
         settings: the recipe's ``data`` section.
         lang: the language.
         clean: the cleaned stage of its text.
-        pair_stages: what ``build_selection_stage`` made of every pair.
+        held_out: what no row may be trained on.
 
     Returns:
         The stage, with ``train.src``, and whether it had to be made.
@@ -97,34 +102,23 @@ def build_monolingual_stage(
         UserError: when no sentence is left, or most lines are in another script.
     """
     check_script(lang, clean.record["counts"])
-    held_out_M = holdout.union_of_keys([_held_out_keys_in(stage, lang, settings.split.seed) for stage in pair_stages])
-    hashes = load_row_hashes(clean)
+    hashes = load_row_hashes(clean, settings.split.seed)
     usable_N, counts = usable_rows(settings, hashes)
-    rows, training_counts = holdout.choose_training_rows(hashes.key, hashes.pair, usable_N, held_out_M, None)
+    masks = {"held-out source": held_out.in_language(lang, hashes.source)}
+    rows, training_counts = holdout.choose_training_rows(hashes.pair, usable_N, masks, None)
+    counts += training_counts
     if not len(rows):
         raise UserError(f"data.monolingual.{lang}: no sentence is left; give more text, or change data.clean")
     split_N = np.full(len(usable_N), holdout.DROPPED, np.uint8)
     split_N[rows] = holdout.TRAIN
-    fingerprint = fingerprint_of(clean.sha256("source"), _digest(split_N))
+    fingerprint = fingerprint_of(clean.sha256("source"), _digest(split_N), dict(counts))
     stage_name = f"select.mono.{lang}"
     if stage := load_stage(work, stage_name, fingerprint):
         return stage, False
     with new_stage(work, stage_name, fingerprint) as (directory, record):
         _distribute_lines(clean.directory / "source", {holdout.TRAIN: directory / "train.src"}, split_N)
-        record.update(sentences={"train": len(rows)}, counts=dict(counts + training_counts), pair=lang)
+        record.update(sentences={"train": len(rows)}, counts=dict(counts), pair=lang)
     return built_stage(work, stage_name, fingerprint), True
-
-
-def _held_out_keys_in(stage: BuildStage, lang: str, seed: int) -> Hashes:
-    """Keys of a pair's dev and test sentences on the side that is in a language."""
-    sides = zip(split_pair(stage.record["pair"]), ("src", "tgt"), strict=True)
-    names = [f"{split}.{suffix}" for side, suffix in sides if side == lang for split in ("dev", "test")]
-    keys = []
-    for name in names:
-        if name in stage.record["files"]:
-            with (stage.directory / name).open("rb") as stream:
-                keys += [hash64(normalise_key(line[:-1].decode()), seed) for line in stream]
-    return np.array(keys, np.uint64)
 
 
 def _distribute_lines(text: Path, paths: Mapping[int, Path], split_N: NDArray[np.uint8]) -> None:

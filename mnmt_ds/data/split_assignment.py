@@ -1,6 +1,6 @@
 """Which row of a pair's text trains, which is held out and which is dropped: decided from hashes, without the text.
 
-Letters: N rows of a pair's text, M keys that are held out.
+Letters: N rows of a pair's text.
 """
 
 from collections import Counter
@@ -12,20 +12,12 @@ from numpy.typing import NDArray
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.cleaning_rules import CleanedBlock
-from mnmt_ds.data.holdout import Hashes, Mask, Rows
+from mnmt_ds.data.held_out_text import HeldOutText, held_out_masks
+from mnmt_ds.data.holdout import Mask, RowHashes, Rows
+from mnmt_ds.data.language_codes import key_side, same_language
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.errors import UserError
-
-
-class RowHashes(NamedTuple):
-    """Hashes of the clean rows of a text, an element a row."""
-
-    key: Hashes
-    """Hash of the normalised key."""
-    pair: Hashes
-    """Hash of both sides."""
-    domain: NDArray[np.uint16]
-    """Number of the row's domain."""
 
 
 class SplitAssignment(NamedTuple):
@@ -39,6 +31,11 @@ class SplitAssignment(NamedTuple):
     """Rows held out as test set; none where a test set is given."""
     counts: Counter[str]
     """Rows that may not be used, by rule."""
+
+    @property
+    def held_out(self) -> Rows:
+        """Rows of the dev and of the test set."""
+        return np.concatenate([self.dev, self.test])
 
 
 def concatenate_hashes(blocks: list[CleanedBlock]) -> RowHashes:
@@ -54,6 +51,8 @@ def concatenate_hashes(blocks: list[CleanedBlock]) -> RowHashes:
     empty = np.zeros(0, np.uint64)
     return RowHashes(
         np.concatenate([empty, *(block.key for block in blocks)]),
+        np.concatenate([empty, *(block.source_key for block in blocks)]),
+        np.concatenate([empty, *(block.target_key for block in blocks)]),
         np.concatenate([empty, *(block.pair for block in blocks)]),
         np.concatenate([np.zeros(0, np.uint16), *domains]),
     )
@@ -97,23 +96,32 @@ def assign_splits(settings: DataSettings, hashes: Mapping[str, RowHashes]) -> Sp
     return SplitAssignment(usable_N, *holdout.choose_held_out_rows(hashes["train"].key, usable_N, dev, test), counts)
 
 
-def held_out_keys(hashes: Mapping[str, RowHashes], assignment: SplitAssignment) -> Hashes:
-    """Lists the keys of a pair's dev and test sentences, given or held out.
+def pairs_without_key_language(settings: DataSettings) -> str | None:
+    """Says which pairs have no side in the key language, and by which side their rows are held out then.
 
     Args:
-        hashes: of the training text under "train", and of the given sets under "dev" and "test".
-        assignment: what ``assign_splits`` made of them.
+        settings: the recipe's ``data`` section.
 
     Returns:
-        Distinct keys, sorted.
+        A message of one line; None where every pair has a side in the key language.
     """
-    key_N = hashes["train"].key
-    given = [hashes[split].key for split in ("dev", "test") if split in hashes]
-    return holdout.union_of_keys([key_N[assignment.dev], key_N[assignment.test], *given])
+    language, sides = settings.split.key_language, {}
+    for pair in settings.pairs:
+        languages = split_pair(pair)
+        side = languages[key_side(*languages, language)]
+        if not same_language(side, language):
+            sides[pair] = side
+    if not sides:
+        return None
+    where = "none of the pairs" if len(sides) == len(settings.pairs) else f"no side of {', '.join(sides)}"
+    return (
+        f"split.key_language {language} is {where}; where no reader gives a text in it, dev and test rows are chosen by"
+        f" the side in {', '.join(dict.fromkeys(sides.values()))}"
+    )
 
 
 def split_of_rows(
-    settings: DataSettings, pair: str, train: RowHashes, assignment: SplitAssignment, held_out_M: Hashes
+    settings: DataSettings, pair: str, train: RowHashes, assignment: SplitAssignment, held_out: HeldOutText
 ) -> tuple[NDArray[np.uint8], Counter[str]]:
     """Decides for every row of a pair's training text in which split it is, if in any.
 
@@ -122,16 +130,16 @@ def split_of_rows(
         pair: the pair's name.
         train: hashes of its training text.
         assignment: its usable and held-out rows.
-        held_out_M: keys of all pairs' dev and test sets, sorted.
+        held_out: what no row may be trained on.
 
     Returns:
         For each row ``holdout.TRAIN``, ``DEV``, ``TEST`` or ``DROPPED``; and how many rows were dropped by which rule.
     """
-    rows, training_counts = holdout.choose_training_rows(
-        train.key, train.pair, assignment.usable, held_out_M, settings.limit_of(pair)
-    )
+    masks = held_out_masks(pair, settings.split.key_language, train, held_out)
+    candidates_N = assignment.usable.copy()
+    candidates_N[assignment.held_out] = False
+    rows, training_counts = holdout.choose_training_rows(train.pair, candidates_N, masks, settings.limit_of(pair))
     counts = assignment.counts + training_counts
-    counts["held-out key"] -= len(assignment.dev) + len(assignment.test)
     split_N = np.full(len(train.key), holdout.DROPPED, np.uint8)
     for split, split_rows in ((holdout.TRAIN, rows), (holdout.DEV, assignment.dev), (holdout.TEST, assignment.test)):
         split_N[split_rows] = split

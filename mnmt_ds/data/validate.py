@@ -1,6 +1,6 @@
 """Every fault of a recipe's text and of the prepared corpus, listed; nothing is written.
 
-Letters: N rows of a pair's training text, M keys that are held out.
+Letters: N rows of a pair's training text.
 """
 
 import json
@@ -13,17 +13,19 @@ from pathlib import Path
 from mnmt_ds.data import holdout
 from mnmt_ds.data.cleaning_stage import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
 from mnmt_ds.data.corpus import MANIFEST, Corpus, changed_settings
+from mnmt_ds.data.held_out_overlap import corpus_texts, count_overlap, overlap_faults, overlap_line
+from mnmt_ds.data.held_out_text import held_out_text, join_held_out
+from mnmt_ds.data.holdout import RowHashes
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import (
-    RowHashes,
     assign_splits,
     catalog_shortage,
     check_script,
     check_split_sizes,
     concatenate_hashes,
-    held_out_keys,
+    pairs_without_key_language,
     split_of_rows,
     usable_rows,
 )
@@ -62,12 +64,14 @@ def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
         if reason := catalog_shortage(settings, usable_counts):
             LOG.warning("validate: %s", reason)
             hashes, counts, faulty = _read_all(settings, pool, "cldr", faults)
+    if message := pairs_without_key_language(settings):
+        LOG.info("validate: %s", message)
     assignments = {pair: assign_splits(settings, hashes[pair]) for pair in settings.pairs}
-    held_out_M = holdout.union_of_keys([held_out_keys(hashes[pair], assignments[pair]) for pair in settings.pairs])
+    held_out = join_held_out([held_out_text(pair, hashes[pair], assignments[pair].held_out) for pair in settings.pairs])
     for pair in settings.pairs:
         if pair in faulty:
             continue
-        split_N, split_counts = split_of_rows(settings, pair, hashes[pair]["train"], assignments[pair], held_out_M)
+        split_N, split_counts = split_of_rows(settings, pair, hashes[pair]["train"], assignments[pair], held_out)
         given = {role: len(role_hashes.key) for role, role_hashes in hashes[pair].items() if role != "train"}
         try:
             check_split_sizes(settings, pair, split_N, given, counts[pair] + split_counts)
@@ -152,6 +156,9 @@ def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
             progress.add(1)
             if digest != entry["sha256"]:
                 yield f"{directory / name}: its content changed since it was prepared; run mnmt-ds prepare --fresh"
+    overlaps = count_overlap(pool, corpus_texts(directory, corpus.manifest))
+    print(f"{directory}: {overlap_line(overlaps)}")
+    yield from overlap_faults(directory, overlaps)
     if changed := changed_settings(corpus.manifest, settings):
         yield f"{directory / MANIFEST}: prepared with other settings ({', '.join(changed)}); run mnmt-ds prepare again"
     try:

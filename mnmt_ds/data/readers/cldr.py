@@ -3,12 +3,14 @@
 Stands in where a machine has no catalogs, so that every command can be tried; it is no evidence for any method.
 """
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
+from mnmt_ds.data.language_codes import canonical_language
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.errors import UserError
 
@@ -59,12 +61,12 @@ def _render_items(language: str) -> dict[str, str]:
     """Every item that the language can say, by the item's name."""
     from babel import Locale, UnknownLocaleError
 
-    try:
-        locale = Locale.parse(language)
-    except (UnknownLocaleError, ValueError):
-        raise UserError(
-            f"language '{language}': Babel's CLDR data does not know it; give files in data.corpora"
-        ) from None
+    locale = None
+    for code in (language, canonical_language(language)):
+        with contextlib.suppress(UnknownLocaleError, ValueError):
+            locale = locale or Locale.parse(code)
+    if locale is None:
+        raise UserError(f"language '{language}': Babel's CLDR data does not know it; give files in data.corpora")
     texts: dict[str, str] = {}
     for kind, table in (("l", locale.languages), ("t", locale.territories), ("s", locale.scripts),
                         ("c", locale.currencies), ("v", locale.variants)):  # fmt: skip

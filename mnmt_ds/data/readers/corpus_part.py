@@ -31,7 +31,7 @@ class ReadRequest(NamedTuple):
     codes: Mapping[str, str] = {}
     """What a language is called in the file where that differs from its name in the recipe."""
     key_language: str = "en"
-    """Language whose text is hashed to keep held-out sentences out of every training set."""
+    """Language whose text is hashed to choose held-out rows; as the pair names it where a side is in it."""
     max_line_bytes: int = 1_000_000
     """Longest line, in bytes; a longer one is yielded as None."""
     catalog_roots: tuple[str, ...] = ()

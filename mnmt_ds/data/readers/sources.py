@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mnmt_ds.data.language_codes import code_in_pair
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import CorpusPart, ReadRequest, Row
 from mnmt_ds.data.readers.registry import READERS, ReaderEntry
@@ -127,7 +128,7 @@ def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) 
         split=entry.split,
         role=role,
         codes=entry.codes,
-        key_language=settings.split.key_language,
+        key_language=code_in_pair(source, target or source, settings.split.key_language),
         max_line_bytes=settings.clean.max_line_bytes,
         catalog_roots=settings.catalogs,
     )
