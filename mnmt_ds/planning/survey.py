@@ -16,7 +16,6 @@ from mnmt_ds.methods import registry
 from mnmt_ds.methods.peers import TrialSettings
 from mnmt_ds.planning.activations import FP32_BYTES, Shape
 from mnmt_ds.planning.memory import HALF_BYTES, FrozenTeachers, PlannedLayout, PlannedStudents
-from mnmt_ds.requirements import Requirements
 
 
 class Survey(NamedTuple):
@@ -130,9 +129,9 @@ def student_passes(recipe: Recipe) -> int:
         recipe: the recipe.
 
     Returns:
-        K, as the outermost method declares it.
+        K, the greatest that the recipe's method or one inside it declares.
     """
-    return _outermost_requirements(recipe).passes
+    return registry.requirements(recipe.method).passes
 
 
 def planned_students(
@@ -240,20 +239,16 @@ def frozen_teachers(recipe: Recipe, training_data: TrainingData, data_parallel_s
     settings = registry.teacher_settings(recipe.method)
     if not settings:
         return FrozenTeachers()
-    versions = 1 if _outermost_requirements(recipe).shared_teacher else len(recipe.data.pairs)
+    needs = [registry.entry_of(section).requires(section) for section in registry.all_sections(recipe.method)]
+    versions = sum(1 if part.shared_teacher else len(recipe.data.pairs) for part in needs if part.teachers)
     layer_streaming = settings[0].on_device == "layers"
     plan = None if layer_streaming else cache_plan(recipe, settings[0], training_data, data_parallel_size)
     cached_states = 0 if plan is None else min(plan.memory_bytes, plan.cached_bytes() // data_parallel_size)
     return FrozenTeachers(
-        versions=versions * len(settings),
+        versions=versions,
         dtype_bytes=FP32_BYTES if settings[0].dtype == "float32" else HALF_BYTES,
         max_shard_bytes=int(sum(section.weights_gib for section in settings) * 2**30),
         cached_states=cached_states,
         per_batch=len(settings),
         layer_streaming=layer_streaming,
     )
-
-
-def _outermost_requirements(recipe: Recipe) -> Requirements:
-    """What the recipe's method declares by itself, without the methods inside it."""
-    return registry.entry_of(recipe.method).requires(recipe.method)

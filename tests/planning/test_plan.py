@@ -20,7 +20,14 @@ from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStuden
 from mnmt_ds.planning.parameters import count_parameters
 from mnmt_ds.planning.pipeline_stages import bubble, plan_stages, slowdown
 from mnmt_ds.planning.plan import layer_costs, stage_contents, stage_memories
-from mnmt_ds.planning.survey import frozen_teachers, largest_shapes, planned_students, shapes_of, survey
+from mnmt_ds.planning.survey import (
+    frozen_teachers,
+    largest_shapes,
+    planned_students,
+    shapes_of,
+    student_passes,
+    survey,
+)
 from tests.tiny import PAIRS, ROOT, recipe
 
 N = 1_000_000
@@ -230,6 +237,29 @@ def test_a_cut_of_another_depth_is_not_taken(tiny_corpus: Path, tmp_path: Path) 
         (tmp_path / "pipeline.json").write_text(json.dumps({"seconds": [0.5] * count}))
         costs = layer_costs(run_recipe, corpus, on_cpu=True)()
         assert len(costs) == places and (list(costs) == [0.5] * places) == (count == places)
+
+
+@pytest.mark.parametrize(("recipe_name", "passes"), [("row8_cd_id", 2), ("row6_cd", 1), ("row5_dae_id", 2)])
+def test_passes_of_methods_inside_another_count(recipe_name: str, passes: int) -> None:
+    run_recipe = load_recipe(ROOT / "launchers" / "recipes" / "cd_id" / f"{recipe_name}.yaml")
+    assert student_passes(run_recipe) == passes
+
+
+def test_teachers_of_methods_inside_another_count(tiny_corpus: Path, tmp_path: Path) -> None:
+    """A shared teacher is one, whatever method is around it; others are one a pair."""
+
+    def versions(method: dict[str, Any]) -> int:
+        run_recipe = recipe(tiny_corpus, tmp_path, method=method)
+        training_data = open_training_data(run_recipe, open_corpus(run_recipe)[0], ParallelLayout())[0]
+        return frozen_teachers(run_recipe, training_data, 1).versions
+
+    def around(method: dict[str, Any]) -> dict[str, Any]:
+        return {"name": "intra_distillation", "passes": 2, "base": method}
+
+    shared, by_pair = {"name": "lssd", "teacher": "overall"}, {"name": "lssd"}
+    assert versions(shared) == versions(around(shared)) == 1
+    assert versions(by_pair) == versions(around(by_pair)) == len(PAIRS)
+    assert versions(around({"name": "translation"})) == 0
 
 
 def survey_of(training_data: TrainingData) -> list[Shape]:
