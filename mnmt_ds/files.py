@@ -10,10 +10,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+_TEMPORARY_FILE = re.compile(r"\..+\.\d+\.tmp")
+"""Names of temporary files: the final name, and the number of the process that writes it."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -144,6 +148,17 @@ def publish_file(source: Path, target: Path) -> None:
         temporary.unlink()  # rename() of two links to one file would leave both
     else:
         os.replace(temporary, target)
+
+
+def remove_temporary_files(directory: Path) -> None:
+    """Removes the temporary files of this module that killed processes left in a directory (not in those inside it).
+
+    Args:
+        directory: a directory in which no other process writes at present; it may be missing.
+    """
+    for path in directory.glob(".*.tmp"):
+        if _TEMPORARY_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def remove_directory(directory: Path) -> None:

@@ -38,6 +38,7 @@ from mnmt_ds.data.split_assignment import (
 from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, build_tokenizer_stage
 from mnmt_ds.data.worker_pool import process_pool
 from mnmt_ds.errors import UserError
+from mnmt_ds.files import remove_temporary_files
 
 LOG = logging.getLogger(__name__)
 OVERLAP_VERSION = 1
@@ -64,6 +65,8 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     if settings.unused:
         LOG.warning("prepare: not among the pairs, unused: %s", ", ".join(settings.unused))
     with lock_corpus(directory), process_pool(processes) as pool:
+        for written in (directory, *(directory / name for name in ("text", "bin", "tokenizer"))):
+            remove_temporary_files(written)  # of a prepare that was killed; the lock keeps others out
         if fresh:
             remove_unused_stages(directory / "work", [])
         try:

@@ -155,6 +155,19 @@ def test_an_interrupted_exchange_of_files_is_not_trusted_and_is_mended(
     assert len(Corpus.open(settings.directory).split("bs-en", "train")) > 50
 
 
+def test_temporary_files_of_a_killed_prepare_are_removed(moses: Moses, settings_of: Make) -> None:
+    settings = three_pairs(moses, settings_of)
+    prepare(settings)
+    root = Path(settings.directory)
+    left = [root / ".manifest.json.4242.tmp", root / "text" / ".bs-en.train.src.17.tmp", root / "bin" / ".a.bin.1.tmp"]
+    others = [root / ".notes.tmp", root / "text" / "a.17.tmp"]
+    for path in [*left, *others]:
+        path.write_text("half")
+    prepare(settings)
+    assert [path.exists() for path in left] == [False] * 3
+    assert [path.exists() for path in others] == [True] * 2
+
+
 def wait_until_free(lock: Path) -> None:
     """Waits, a few seconds at most, until nobody holds the lock."""
     deadline = time.monotonic() + 10
