@@ -22,6 +22,8 @@ RULES = (
 )  # fmt: skip
 """Names of this file's rules in the order in which they are applied; duplicates, domains and held-out text follow
 later."""
+EMPTY_SIDE = "empty side"
+"""Rows of a given dev or test set that lack a side; they are counted under this name, and kept."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 _SEPARATOR = re.compile("[\r\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
@@ -48,7 +50,7 @@ class CleaningRules(NamedTuple):
     seed: int
     """Of the key's hash."""
     given: bool = False
-    """A given dev or test set: repaired and decoded, but dropped only where a side is empty."""
+    """A given dev or test set: repaired and decoded, but no row is dropped, so that it lines up with its files."""
     monolingual: bool = False
     """One language: both sides of a row are the same text."""
     list_faults: bool = False
@@ -141,6 +143,8 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             if rules.clean.unicode == "NFC":
                 source, target = unicodedata.normalize("NFC", source), unicodedata.normalize("NFC", target)
             failed_rule = first_failed_rule(source, target, rules)
+            if rules.given and not (source and target):
+                repairs.append(EMPTY_SIDE)
         for kind in [*dict.fromkeys(repairs), *([failed_rule] if failed_rule else [])]:
             counts[kind] += 1
             places.setdefault(kind, f"{block.files[0]}:{number}")
@@ -175,10 +179,10 @@ def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | N
         Name of the first rule that drops the pair (one of ``RULES``), or None.
     """
     clean = rules.clean
-    if not source or not target:
-        return "empty"
     if rules.given:
         return None
+    if not source or not target:
+        return "empty"
     source_words, target_words = source.count(" ") + 1, target.count(" ") + 1
     if max(source_words, target_words) > clean.max_words:
         return "words"

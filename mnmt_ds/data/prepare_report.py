@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.cleaning_rules import RULES
+from mnmt_ds.data.cleaning_rules import EMPTY_SIDE, RULES
 from mnmt_ds.data.held_out_overlap import Overlap, overlap_line
 
 SELECTION_RULES = ("duplicate", "domain cap", "held-out key", "held-out source", "held-out target", "over limit")
@@ -51,6 +51,7 @@ def summary_table(path: Path) -> str:
     header, *rows = _table_rows(manifest)
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    lines += _incomplete_rows(manifest)
     lines.append(f"{path.parent}: {overlap_line(_overlaps(manifest))}")
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
 
@@ -87,6 +88,7 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
         *(f"| {name} | {x.rows:,} | {x.exact:,} | {x.normalised:,} | {x.near:,} |" for name, x in overlaps.items()),
     ]
+    lines += [f"\n{line}." for line in _incomplete_rows(manifest)]
     for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
         lines += ["", f"## {pair}", ""]
         for kind, count in _repairs(entry["counts"]).items():
@@ -104,6 +106,17 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
 
 def _overlaps(manifest: Mapping[str, Any]) -> dict[str, Overlap]:
     return {name: Overlap(**counts) for name, counts in manifest["held_out_overlap"].items()}
+
+
+def _incomplete_rows(manifest: Mapping[str, Any]) -> list[str]:
+    """Lines that say which given sets have rows with an empty side."""
+    return [
+        f"{pair} {split}: {counts[EMPTY_SIDE]:,} of {counts['clean']:,} given rows have an empty side (first:"
+        f" {entry['places'][split][EMPTY_SIDE]}); kept, so that the rows line up with the given files"
+        for pair, entry in manifest["pairs"].items()
+        for split, counts in entry["given"].items()
+        if counts.get(EMPTY_SIDE)
+    ]
 
 
 def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.cleaning_rules import EMPTY_SIDE
 from mnmt_ds.data.cleaning_stage import load_row_hashes
 from mnmt_ds.data.held_out_text import HeldOutText
 from mnmt_ds.data.settings import DataSettings
@@ -61,7 +62,8 @@ def build_selection_stage(
     hashes = load_row_hashes(clean["train"], settings.split.seed)
     split_N, counts = split_of_rows(settings, pair, hashes, assignment, held_out)
     given = {split: stage.record["counts"]["clean"] for split, stage in clean.items() if split != "train"}
-    check_split_sizes(settings, pair, split_N, given, Counter(clean["train"].record["counts"]) + counts)
+    complete = {split: count - clean[split].record["counts"].get(EMPTY_SIDE, 0) for split, count in given.items()}
+    check_split_sizes(settings, pair, split_N, complete, Counter(clean["train"].record["counts"]) + counts)
     contents = {split: [stage.sha256(side) for side, _ in SIDES] for split, stage in clean.items()}
     fingerprint = fingerprint_of(contents, _digest(split_N), dict(counts))
     stage_name = f"select.{pair}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.cleaning_rules import CleanedBlock
+from mnmt_ds.data.dedup_keys import hash64
 from mnmt_ds.data.held_out_text import HeldOutText, held_out_masks
 from mnmt_ds.data.holdout import Mask, RowHashes, Rows
 from mnmt_ds.data.language_codes import key_side, same_language
@@ -146,6 +147,20 @@ def split_of_rows(
     return split_N, counts
 
 
+def complete_rows(hashes: RowHashes, seed: int) -> int:
+    """Counts the rows that have both sides.
+
+    Args:
+        hashes: of a given dev or test set.
+        seed: of the keys' hashes (``split.seed``).
+
+    Returns:
+        Rows whose source and target are not empty.
+    """
+    empty = np.uint64(hash64("", seed))
+    return int(((hashes.source != empty) & (hashes.target != empty)).sum())
+
+
 def check_split_sizes(
     settings: DataSettings, pair: str, split_N: NDArray[np.uint8], given: Mapping[str, int], counts: Counter[str]
 ) -> None:
@@ -155,7 +170,7 @@ def check_split_sizes(
         settings: the recipe's ``data`` section.
         pair: the pair's name.
         split_N: split of each row of its training text.
-        given: sentences of the given sets, by "dev" and "test".
+        given: complete sentence pairs of the given sets, by "dev" and "test".
         counts: rows of the training text by what became of them.
 
     Raises:

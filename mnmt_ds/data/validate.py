@@ -24,6 +24,7 @@ from mnmt_ds.data.split_assignment import (
     catalog_shortage,
     check_script,
     check_split_sizes,
+    complete_rows,
     concatenate_hashes,
     pairs_without_key_language,
     split_of_rows,
@@ -72,7 +73,9 @@ def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
         if pair in faulty:
             continue
         split_N, split_counts = split_of_rows(settings, pair, hashes[pair]["train"], assignments[pair], held_out)
-        given = {role: len(role_hashes.key) for role, role_hashes in hashes[pair].items() if role != "train"}
+        given = {
+            role: complete_rows(texts, settings.split.seed) for role, texts in hashes[pair].items() if role != "train"
+        }
         try:
             check_split_sizes(settings, pair, split_N, given, counts[pair] + split_counts)
         except UserError as fault:

@@ -51,7 +51,7 @@ def cleaned(
         ("12:30", "12.30", {}, "no letters"),
         ("12:30", "12.30", {"min_script": 0}, None),
         ("Home", "home", {"given": True}, None),
-        ("", "home", {"given": True}, "empty"),
+        ("", "home", {"given": True}, None),
         ("Дома", "Дома", {"monolingual": True, "target": "mk"}, None),
     ],
 )

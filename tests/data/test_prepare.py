@@ -12,6 +12,7 @@ from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.dedup_keys import normalise_key
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.data.validate import validate
 from mnmt_ds.errors import UserError
 from tests.data.conftest import ENGLISH, three_pairs, translated
 
@@ -81,6 +82,29 @@ def test_given_sets_are_taken_whole_and_kept_out_of_every_pair(moses: Moses, set
         normalise_key(line) for split_name in ("dev", "test") for line in corpus.split("en-mr", split_name).text()[0]
     }
     assert len(corpus.split("bs-en", "test")) == 10
+
+
+def test_given_rows_with_an_empty_side_are_kept_and_said(
+    moses: Moses, settings_of: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    test_set = moses("bs-en", ["red bird", "", "song", "stone"], "test")
+    english = Path(test_set["target_path"])
+    english.write_text("red bird\n\nsong\n\n", encoding="utf-8")
+    corpora = {"bs-en": {"train": [moses("bs-en", ENGLISH)], "test": [test_set]}}
+    settings = settings_of(pairs=["bs-en"], corpora=corpora)
+    prepare(settings)
+    line = (
+        f"bs-en test: 2 of 4 given rows have an empty side (first: {test_set['path']}:2); kept, so that the rows line up"
+        " with the given files"
+    )
+    assert line in capfd.readouterr().out.splitlines()
+    assert line in (Path(settings.directory) / "report.md").read_text()
+    split = Corpus.open(settings.directory).split("bs-en", "test")
+    assert split.text() == ([translated(text, "bs") for text in ("red bird", "", "song", "stone")],
+                            ["red bird", "", "song", ""])  # fmt: skip
+    assert (split.source_lengths > 0).tolist() == [True, False, True, True]
+    assert (split.target_lengths > 0).tolist() == [True, False, True, False]
+    assert validate(settings) == []
 
 
 def test_many_to_many_and_limits(moses: Moses, settings_of: Make) -> None:
