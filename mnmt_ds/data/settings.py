@@ -89,10 +89,12 @@ class CleanSettings(Settings):
 
 
 class SplitSettings(Settings):
-    """Held-out sets, chosen by a hash of the normalised English side so that none of it occurs in any training set."""
+    """Held-out sets, chosen by a hash of the normalised English side. No dev or test sentence, held out or given, on
+    either side of any pair, occurs in any training set in its language, whatever the language is called there."""
 
     key_language: str = "en"
-    """The language whose text is hashed; a pair without it is hashed on its target side."""
+    """The language (any code of it) whose text is hashed. A pair without it is hashed on the side whose two-letter code
+    (three letters where there is none) comes first in the alphabet, in both directions of the pair."""
     dev: int = Field(default=1000, ge=1)
     """Sentence pairs of a dev set (at most a quarter of a pair's text)."""
     test: int = Field(default=1000, ge=0)

@@ -94,8 +94,8 @@ def test_given_rows_with_an_empty_side_are_kept_and_said(
     settings = settings_of(pairs=["bs-en"], corpora=corpora)
     prepare(settings)
     line = (
-        f"bs-en test: 2 of 4 given rows have an empty side (first: {test_set['path']}:2); kept, so that the rows line up"
-        " with the given files"
+        f"bs-en test: 2 of 4 given rows have an empty side (first: {test_set['path']}:2); kept, so that the rows line"
+        " up with the given files"
     )
     assert line in capfd.readouterr().out.splitlines()
     assert line in (Path(settings.directory) / "report.md").read_text()
