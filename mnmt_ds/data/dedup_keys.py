@@ -37,8 +37,8 @@ def normalise_key(text: str) -> str:
         where nothing of it is left.
     """
     bare = PLACEHOLDER.sub(" ", text).lower() if "%" in text or "{" in text or "$" in text else text.lower()
-    letters = unicodedata.normalize("NFKC", bare).translate(_LETTERS)
-    return " ".join(letters.split()) or text.strip().lower()
+    words = unicodedata.normalize("NFKC", bare).translate(_LETTERS)
+    return " ".join(words.split()) or text.strip().lower()
 
 
 def hash64(text: str, seed: int = 0) -> int:

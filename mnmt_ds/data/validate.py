@@ -154,14 +154,17 @@ def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
         return
     files = corpus.manifest["files"]
     paths = [directory / name for name in files]
+    is_whole = True
     with Progress("check hashes", "files", len(files)) as progress:
         for digest, (name, entry) in zip(map_in_order(pool, sha256, paths), files.items(), strict=True):
             progress.add(1)
             if digest != entry["sha256"]:
+                is_whole = False
                 yield f"{directory / name}: its content changed since it was prepared; run mnmt-ds prepare --fresh"
-    overlaps = count_overlap(pool, corpus_texts(directory, corpus.manifest))
-    print(f"{directory}: {overlap_line(overlaps)}")
-    yield from overlap_faults(directory, overlaps)
+    if is_whole:
+        overlaps = count_overlap(pool, corpus_texts(directory, corpus.manifest))
+        print(f"{directory}: {overlap_line(overlaps)}")
+        yield from overlap_faults(directory, overlaps)
     if changed := changed_settings(corpus.manifest, settings):
         yield f"{directory / MANIFEST}: prepared with other settings ({', '.join(changed)}); run mnmt-ds prepare again"
     try:

@@ -184,7 +184,7 @@ def test_short_frequent_sentences_are_dropped_in_sight(
     settings = settings_of(pairs=["de-en"], corpora=corpora, clean={"min_script": 0, "max_ratio": 50})
     prepare(settings, processes=1)
     header, row = (line.split("  ") for line in capfd.readouterr().out.splitlines()[:2])
-    cells = dict(zip([c.strip() for c in header if c], [c.strip() for c in row if c.strip()], strict=True))
+    cells = dict(zip([c.strip() for c in header if c.strip()], [c.strip() for c in row if c.strip()], strict=True))
     assert cells["held-out key"] == "50" and cells["train"] == "280"
 
 
