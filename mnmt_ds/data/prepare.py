@@ -65,11 +65,11 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     if settings.unused:
         LOG.warning("prepare: not among the pairs, unused: %s", ", ".join(settings.unused))
     with lock_corpus(directory), process_pool(processes) as pool:
-        for written in (directory, *(directory / name for name in ("text", "bin", "tokenizer"))):
-            remove_temporary_files(written)  # of a prepare that was killed; the lock keeps others out
         if fresh:
             remove_unused_stages(directory / "work", [])
         try:
+            for written in (directory, *(directory / name for name in ("text", "bin", "tokenizer"))):
+                remove_temporary_files(written)  # of a prepare that was killed; the lock keeps others out
             built = _build(settings, directory / "work", pool)
             path = publish_corpus(directory, settings, built)
         except BrokenProcessPool:
