@@ -71,9 +71,9 @@ class Runs:
         return directory_of(self.folder, entry, ALONE), directory_of(self.folder, entry, ALONE, resumed=True)
 
 
-def reasons_against(entry: Entry, layout: Layout) -> list[str]:
+def reasons_against(entry: Entry, layout: Layout, folder: Path) -> list[str]:
     """The declared reasons why a layout does not carry an entry's example."""
-    recipe = make_recipe("corpus", "run", sections_of(entry, "plain"), layout)
+    recipe = make_recipe("corpus", str(folder / "run"), sections_of(entry, "plain"), layout)
     asked = run_layout(recipe, {"zero_optimization": {"stage": layout.zero}}, layout.ranks)
     return [str(refusal) for refusal in refusals(requirements_of(recipe), asked)]
 
@@ -112,9 +112,9 @@ def test_losses_do_not_depend_on_the_layout(runs: Runs, entry: Entry, layout: La
         if layout.name != "split" or "students" in sections_of(entry, "")
     ],
 )
-def test_further_layouts(runs: Runs, entry: Entry, layout: Layout) -> None:
+def test_further_layouts(runs: Runs, entry: Entry, layout: Layout, tmp_path: Path) -> None:
     """The same losses where the entry's requirements allow the layout, and the declared refusal where they do not."""
-    outcome, reasons = runs.outcome(entry, layout), reasons_against(entry, layout)
+    outcome, reasons = runs.outcome(entry, layout), reasons_against(entry, layout, tmp_path)
     if reasons:
         assert outcome.refused in reasons, (outcome.refused or outcome.failed or "it trained", reasons)
     else:
