@@ -86,7 +86,7 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for run in runs:
         row: Row = {"run": str(run.directory), "label": run.label, "seed": run.seed, "method": run.method}
-        rows.append(row | {"status": run.status} | metrics_of_run(run))
+        rows.append({**row, "status": run.status, **metrics_of_run(run)})
     return rows
 
 
