@@ -68,18 +68,18 @@ class _Hashed(NamedTuple):
     """Hash of each normalised line."""
     words: Hashes
     """Hashes of the words of all lines."""
-    count: np.ndarray
+    word_count: np.ndarray
     """Words of each line."""
 
     def word_sums(self) -> Hashes:
         """A number for each line's words in any order: the sum of their hashes, modulo 2^64."""
-        ends_N = np.cumsum(self.count)
+        ends_N = np.cumsum(self.word_count)
         sums_W = np.append(np.uint64(0), np.cumsum(self.words, dtype=np.uint64))
-        return sums_W[ends_N] - sums_W[ends_N - self.count]
+        return sums_W[ends_N] - sums_W[ends_N - self.word_count]
 
     def word_sums_without_one(self) -> Hashes:
         """That number without one of the line's words, an element a word."""
-        return np.repeat(self.word_sums(), self.count) - self.words
+        return np.repeat(self.word_sums(), self.word_count) - self.words
 
 
 class _HeldOut:
@@ -90,8 +90,8 @@ class _HeldOut:
         self.normalised = holdout.union_of_keys([block.normalised for block in blocks])
         word_sums = []
         for block in blocks:
-            long_N = block.count >= MIN_WORDS
-            word_sums += [block.word_sums()[long_N], block.word_sums_without_one()[np.repeat(long_N, block.count)]]
+            long_N = block.word_count >= MIN_WORDS
+            word_sums += [block.word_sums()[long_N], block.word_sums_without_one()[np.repeat(long_N, block.word_count)]]
         self._word_sums = holdout.union_of_keys(word_sums)
         bits = max(16, min(26, int(16 * len(self._word_sums)).bit_length()))
         self._shift = np.uint64(64 - bits)
@@ -101,7 +101,7 @@ class _HeldOut:
     def near(self, block: _Hashed) -> Mask:
         """Lines whose words are those of a held-out sentence, but for one."""
         near_N = self._occurs(block.word_sums())
-        line_W = np.repeat(np.arange(len(block.count)), block.count)
+        line_W = np.repeat(np.arange(len(block.word_count)), block.word_count)
         near_N[line_W[self._occurs(block.word_sums_without_one())]] = True
         return near_N
 

@@ -51,7 +51,7 @@ def held_out_text(pair: str, hashes: Mapping[str, RowHashes], rows: Rows) -> Hel
     Returns:
         Hashes of the sentences, and of the rows' keys.
     """
-    held_out = [RowHashes(*(hash_N[rows] for hash_N in hashes["train"]))]
+    held_out = [hashes["train"].of_rows(rows)]
     held_out += [hashes[split] for split in ("dev", "test") if split in hashes]
     source, target = map(canonical_language, split_pair(pair))
     sources, targets = [part.source for part in held_out], [part.target for part in held_out]

@@ -39,6 +39,17 @@ class RowHashes(NamedTuple):
     domain: NDArray[np.uint16]
     """Number of the row's domain."""
 
+    def of_rows(self, rows: Rows) -> "RowHashes":
+        """Picks some rows.
+
+        Args:
+            rows: their numbers.
+
+        Returns:
+            The hashes of these rows, in that order.
+        """
+        return RowHashes(self.key[rows], self.source[rows], self.target[rows], self.pair[rows], self.domain[rows])
+
 
 def first_occurrences(pair_N: Hashes) -> Mask:
     """Marks the rows whose sentence pair did not occur before.
