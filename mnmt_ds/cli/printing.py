@@ -9,6 +9,14 @@ class PrintAction(argparse.Action):
     """An option that prints what a function makes of its value, and ends the program."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, make: Callable[[str], str], **options: Any) -> None:
+        """Makes the option; argparse calls this.
+
+        Args:
+            option_strings: as it is written on the command line.
+            dest: its name among the arguments.
+            make: makes the text that is printed from the option's value.
+            options: argparse's others, such as ``help``.
+        """
         super().__init__(option_strings, dest, **options)
         self.make = make
 

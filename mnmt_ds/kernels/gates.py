@@ -1,4 +1,7 @@
-"""The three gates of LSSD, on probabilities that are already per sentence or per token."""
+"""The three gates of LSSD, on probabilities that are already per sentence or per token.
+
+Shape letters: X any shape.
+"""
 
 import torch
 from torch import Tensor
