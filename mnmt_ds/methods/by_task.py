@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import Batch, Slot
@@ -36,21 +36,17 @@ class ByTaskSettings(Settings):
     """Method of each task: translation, and cd, dae, mlm or mass as in ``denoising.tasks``."""
     weights: dict[str, float] = Field(default_factory=dict, examples=[{"cd": 1.0}])
     """Weight of each task's loss; 1 where none is given."""
-    divisor: Literal["task", "shared"] = "task"
-    """task: each loss is a mean over its own task's tokens of the update, so that the tasks' means are summed;
-    shared: one sum over all tokens of the update (released)."""
+    divisor: Literal["task", "shared"] = "shared"
+    """shared: one sum over all tokens of the update, as in the released code (the paper leaves it open); task: each
+    loss is a mean over its own task's tokens of the update, so that the tasks' means are summed."""
 
+    @field_validator("divisor", mode="before")
     @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Lists what ``profile: released`` sets.
-
-        Args:
-            given: the section's values as they were given.
-
-        Returns:
-            Values by name.
-        """
-        return {"divisor": "shared"}
+    def _null_in_older_recipes(cls, value: Any, info: ValidationInfo) -> Any:
+        """null was "as the profile has it" in version 0.1.0: task, or shared under ``profile: released``."""
+        if value is None:
+            return "shared" if info.data.get("profile") == "released" else "task"
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

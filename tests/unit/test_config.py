@@ -143,7 +143,7 @@ def methods_of(recipe: Recipe) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(
-    ("profile", "expected"), [("paper", ("task", "own", 2.0, 1.0)), ("released", ("shared", "first", 2.5, 0.5))]
+    ("profile", "expected"), [("paper", ("shared", "own", 2.0, 1.0)), ("released", ("shared", "first", 2.5, 0.5))]
 )
 def test_a_recipe_holds_what_is_used(profile: str, expected: tuple[Any, ...]) -> None:
     made = Recipe.model_validate({**CD_ID, "profile": profile})
@@ -159,9 +159,10 @@ def test_a_value_that_is_given_wins_over_the_profile() -> None:
     assert methods_of(Recipe.model_validate({**CD_ID, "profile": "released", "method": method}))[0].divisor == "task"
 
 
-@pytest.mark.parametrize("profile", ["paper", "released"])
-def test_older_recipes_and_checkpoints_with_nulls_mean_the_same(profile: str) -> None:
-    made = Recipe.model_validate({**CD_ID, "profile": profile})
+@pytest.mark.parametrize(("profile", "divisor"), [("paper", "task"), ("released", "shared")])
+def test_older_recipes_and_checkpoints_with_nulls_mean_the_same(profile: str, divisor: str) -> None:
+    """Where nothing is given, ``divisor`` is now "shared"; an older recipe's null stays what it was."""
+    made = Recipe.model_validate({**CD_ID, "profile": profile, "method": {**CD_ID["method"], "divisor": divisor}})
     old = json.loads(made.model_dump_json())
     passes = old["method"]["tasks"]["translation"]
     old["method"]["divisor"] = passes["memory"] = passes["base"]["alpha"] = None
