@@ -16,6 +16,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "id_cd": {  # ID(LSSD) for translation, ID(CD) beside it, a projection of its own
         "method": {
             "name": "by_task",
+            "divisor": "task",
             "tasks": {
                 "translation": {**PASSES, "base": {"name": "lssd"}},
                 "cd": {**PASSES, "alpha": 2.0, "base": {"name": "denoising"}},

@@ -39,6 +39,7 @@ ID_CD: Sections = {
     "model": {"encoder_projection": "own"},
     "method": {
         "name": "by_task",
+        "divisor": "task",
         "tasks": {
             "translation": {**PASSES, "base": {"name": "lssd"}},
             "cd": {**PASSES, "alpha": 2.0, "base": {"name": "denoising"}},
@@ -121,8 +122,8 @@ CASES: dict[str, Case] = {
         "denoising": {"tasks": [{"name": "dae"}, {"name": "mlm"}], "ratio": 0.5},
     }),
     "mass": Case({
-        "method": {"name": "by_task", "tasks": {"translation": {"name": "translation"},
-                                                "mass": {"name": "denoising"}}},
+        "method": {"name": "by_task", "divisor": "task", "tasks": {"translation": {"name": "translation"},
+                                                                   "mass": {"name": "denoising"}}},
         "denoising": {"tasks": [{"name": "mass"}]},
     }),
     "multi_distill": Case({"method": EXPERTS}),
@@ -135,8 +136,8 @@ CASES: dict[str, Case] = {
     "pareto_released": Case(pareto("auto", method={"profile": "released", "start_epoch": 1, "trials": {"rho": 0.3}})),
     "pareto_cd": Case({
         **pareto("bi", **CD),
-        "method": {"name": "by_task", "tasks": {"translation": {"name": "pareto", "rule": "bi"},
-                                                "cd": {"name": "denoising"}}},
+        "method": {"name": "by_task", "divisor": "task", "tasks": {"translation": {"name": "pareto", "rule": "bi"},
+                                                                   "cd": {"name": "denoising"}}},
     }),
     "temperature": Case({**sampler("temperature", temperature=5.0), "train": {"workers": 1}}),
     "multidds": Case(sampler("multidds", every=3, lr=1e-2, steps=20)),
