@@ -17,6 +17,7 @@ LAUNCHERS = ROOT / "launchers"
 Values = dict[str, tuple[Any, str]]
 """{dotted key: (value, where it is from)}."""
 
+NO_CLIPPING: Values = {"train.clip_norm": (0, "no paper names one; fairseq's default; scripts of 3: --clip-norm 0.0")}
 TAG_AT_BOTH_ENDS: Values = {
     "framing.encoder_langtok": ("tgt", "3, 4.1: one token on both sides; scripts: the target's"),
     "framing.encoder_langtok_position": ("end", "3, 4.1: appended on the source side"),
@@ -26,11 +27,11 @@ INTO_ENGLISH: Values = {"framing.encoder_langtok": ("src", "scripts; 1, 2.2 asks
 OUT_OF_ENGLISH: Values = {"framing.encoder_langtok": ("tgt", "1, 2.2; 2, 2.2; scripts")}
 
 RECIPES: dict[str, Values] = {
-    "papers/m8": TAG_AT_BOTH_ENDS,
-    "papers/m15": TAG_AT_BOTH_ENDS,
-    "papers/ted8_diverse": INTO_ENGLISH,
-    "papers/ted8_related": INTO_ENGLISH,
-    "papers/wmt6": INTO_ENGLISH,
+    "papers/m8": TAG_AT_BOTH_ENDS | NO_CLIPPING,
+    "papers/m15": TAG_AT_BOTH_ENDS | NO_CLIPPING,
+    "papers/ted8_diverse": INTO_ENGLISH | NO_CLIPPING,
+    "papers/ted8_related": INTO_ENGLISH | NO_CLIPPING,
+    "papers/wmt6": INTO_ENGLISH | NO_CLIPPING,
     "cd_id/row1_mmt": TAG_AT_BOTH_ENDS,
     "cd_id/row8_cd_id": TAG_AT_BOTH_ENDS,
 }
