@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
@@ -50,7 +50,7 @@ class LssdSettings(Settings):
     selective_strict: bool = False
     """Selective: the teacher must be better, not merely as good (released true)."""
     gate_level: Literal["sentence", "token"] = "sentence"
-    """Over what gold probabilities are compared (released, TED scripts: token)."""
+    """Over what gold probabilities are compared (released, selective: token, as on TED; adaptive: sentence)."""
     gate_student: Literal["train", "eval"] = "train"
     """The student's probability in the gate: from its training pass (with dropout), or from a pass of its own
     without."""
@@ -66,12 +66,21 @@ class LssdSettings(Settings):
         """Lists what ``profile: released`` sets, where the authors' TED-8 scripts depart from their paper.
 
         Args:
-            given: the section's values as they were given.
+            given: the section's values as they were given; ``gate_level`` depends on ``variant``.
 
         Returns:
             Values by name.
         """
-        return dict(halve_total=True, selective_below=0.2, selective_strict=True, gate_level="token", cap=1.0)
+        level = {} if given.get("variant") == "adaptive" else {"gate_level": "token"}
+        return {"halve_total": True, "selective_below": 0.2, "selective_strict": True, "cap": 1.0, **level}
+
+    @field_validator("gate_level", mode="before")
+    @classmethod
+    def _null_in_older_recipes(cls, value: Any, info: ValidationInfo) -> Any:
+        """null was "as the profile has it" in version 0.1.0: sentence, or token under ``profile: released``."""
+        if value is None:
+            return "token" if info.data.get("profile") == "released" else "sentence"
+        return value
 
     def resolved(self, pairs: Sequence[str]) -> Self:
         """Fills alpha by the language pairs.

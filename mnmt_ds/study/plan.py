@@ -184,8 +184,9 @@ def _entry(
         return str(needed)
 
     recipe_path, changes = base_recipe(path, settings, setting, row_settings.recipe)
-    changes = [*changes, *as_overrides(_filled(row_settings.set, run_of)), *_cap(settings, row_settings.times), *common]
-    if clash := {"train.max_epochs", "train.max_steps"} & row_settings.set.keys():
+    keys = settings.keys_of(row, setting)
+    changes = [*changes, *as_overrides(_filled(keys, run_of)), *_cap(settings, row_settings.times), *common]
+    if clash := {"train.max_epochs", "train.max_steps"} & keys.keys():
         raise UserError(f"{place}: {clash.pop()}: a row's budget is 'times', a multiple of the study's 'cap'")
     changes += as_overrides({"name": row, "train.seed": seed, "directory": str(directory)})
     whole = _resolved(recipe_path, changes, place)
@@ -295,9 +296,8 @@ def _corpora(
             wanted = job.recipe.data
             if wanted.directory not in corpora:
                 base, changes = base_recipe(path, settings, entry.setting, row.recipe)
-                data_keys = as_overrides(
-                    {key: value for key, value in row.set.items() if key.partition(".")[0] == "data"}
-                )
+                keys = settings.keys_of(entry.row, entry.setting)
+                data_keys = as_overrides({key: value for key, value in keys.items() if key.partition(".")[0] == "data"})
                 changes = [*changes, *data_keys, *common]
                 corpora[wanted.directory] = (base, tuple(changes), _resolved(base, changes, place).data, place)
             *_, data, earlier_place = corpora[wanted.directory]

@@ -38,6 +38,8 @@ class PartSettings(Settings):
     """Its base recipe; none: the study's."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes."""
+    rows: dict[str, Keys] = Field(default_factory=dict)
+    """Keys of the recipe that single rows change in this setting, after the row's own: {row: {key: value}}."""
     seeds: tuple[int, ...] | None = None
     """The seeds of rows that have none of their own; none: the study's."""
     baseline: str | None = None
@@ -115,6 +117,10 @@ class StudySettings(Settings):
         for base in [self.baseline, *(part.baseline for part in parts)]:
             if base is not None and base not in self.rows:
                 raise ValueError(f"baseline: '{base}' is not a row; rows are {', '.join(self.rows)}")
+        for name, part in self.settings.items():
+            for row in part.rows:
+                if row not in self.rows:
+                    raise ValueError(f"settings.{name}.rows: '{row}' is not a row; rows are {', '.join(self.rows)}")
         seeds = [self.seeds, *(part.seeds for part in parts), *(row.seeds for row in self.rows.values())]
         if () in seeds:
             raise ValueError("seeds: give at least one")
@@ -123,6 +129,21 @@ class StudySettings(Settings):
                 known = ", ".join(self.settings) or "none"
                 raise ValueError(f"rows.{name}.settings: {', '.join(odd)} not among the study's ({known})")
         return self
+
+    def keys_of(self, row: str, setting: str) -> Keys:
+        """Lists the keys of the recipe that a row changes in a setting.
+
+        Args:
+            row: name of the row.
+            setting: name of the setting, or "".
+
+        Returns:
+            The row's own keys, then those that the setting gives to this row.
+        """
+        part = self.settings.get(setting)
+        special = part.rows.get(row, {}) if part else {}
+        own = {key: value for key, value in self.rows[row].set.items() if key not in special}
+        return {**own, **special}
 
     def with_same_seeds(self) -> "StudySettings":
         """Gives every row the study's own seeds, whatever rows and settings say.

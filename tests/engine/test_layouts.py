@@ -17,7 +17,13 @@ from tests.tiny import recipe, zero
 VARIANTS: dict[str, dict[str, Any]] = {
     "adaptive": {"name": "lssd", "variant": "adaptive"},
     "eval_gate": {"name": "lssd", "variant": "selective", "gate_student": "eval"},
-    "released": {"name": "lssd", "variant": "adaptive", "profile": "released", "teacher_vocabulary": "language"},
+    "released": {
+        "name": "lssd",
+        "variant": "adaptive",
+        "profile": "released",
+        "gate_level": "token",
+        "teacher_vocabulary": "language",
+    },
     "two_passes": {"name": "intra_distillation", "base": {"name": "lssd", "variant": "adaptive"}},
 }
 KEYS = ("train/loss", "train/nll_loss", "train/kd_loss", "train/kd_gate", "valid/avg/macro")

@@ -105,6 +105,21 @@ def test_what_is_refused(
         assert errors[0].startswith("mnmt-ds study: ") and expected in errors[0]
 
 
+def test_a_setting_changes_single_rows(tmp_path: Path) -> None:
+    """After the row's own keys, and in that setting alone."""
+    rows = ROWS.replace("plain:", "plain: {set: {train.patience: 2, method: {name: lssd, cap: 1.5}}}")
+    part = "small: {rows: {plain: {train.patience: 4, method.alpha: 0.3}}}"
+    study = read_study(write(tmp_path, HEAD.replace("small: {}", part) + rows))
+    small, large = (study.entries[find(study, "plain", name, 1)].jobs[0].recipe for name in ("small", "large"))
+    assert (small.train.patience, small.method.alpha, small.method.cap) == (4, 0.3, 1.5)
+    assert (large.train.patience, large.method.alpha, large.method.cap) == (2, 2.0, 1.5)
+    assert study.entries[find(study, "student", "small", 1)].jobs[0].recipe.train.patience == 0
+    with pytest.raises(UserError, match=r"settings\.small\.rows: 'plane' is not a row; rows are student, plain"):
+        read_study(write(tmp_path, HEAD.replace("small: {}", part.replace("plain", "plane")) + rows))
+    with pytest.raises(UserError, match="a row's budget is 'times'"):
+        read_study(write(tmp_path, HEAD.replace("small: {}", part.replace("patience", "max_steps")) + rows))
+
+
 def test_seeds_of_the_command_line_are_every_rows(tmp_path: Path) -> None:
     path = write(tmp_path, (HEAD + ROWS).replace("small: {}", "small: {seeds: [4]}"))
     assert {(e.row, e.seed) for e in read_study(path).entries if e.setting == "small"} == {
@@ -221,8 +236,14 @@ def test_shipped_studies_are_well_formed(name: str) -> None:
 @pytest.mark.parametrize("name", ["paper1", "paper2", "paper3"])
 def test_the_released_studies_differ_by_profile(name: str) -> None:
     paper, released = (read_study(STUDIES / f"{name}{end}.yaml") for end in ("", "_released"))
-    assert [(e.row, e.setting) for e in paper.entries] == [(e.row, e.setting) for e in released.entries]
-    for ours, theirs in zip(paper.entries, released.entries, strict=True):
+    ours_of, theirs_of = ({(e.row, e.setting): e for e in study.entries} for study in (paper, released))
+    searched = {
+        row for row, _ in ours_of.keys() ^ theirs_of.keys()
+    }  # alpha: searched by the paper, given by its scripts
+    sweep = {f"{rule}-0.{digit}" for rule in ("uni", "bi") for digit in (2, 4, 6, 8)}
+    assert searched == (sweep | {"uni", "bi"} if name == "paper2" else set())
+    for key in ours_of.keys() & theirs_of.keys():
+        ours, theirs = ours_of[key], theirs_of[key]
         assert (ours.jobs[0].recipe.profile, theirs.jobs[0].recipe.profile) == ("paper", "released")
         assert theirs.jobs[0].recipe.validation.selection == "tokens"
         for method, profile in ((ours.jobs[0].recipe.method, "paper"), (theirs.jobs[0].recipe.method, "released")):

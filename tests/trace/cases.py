@@ -97,7 +97,9 @@ CASES: dict[str, Case] = {
     "lssd_whole": Case(lssd(variant="whole")),
     "lssd_adaptive": Case(lssd(variant="adaptive")),
     "lssd_selective": Case(lssd(variant="selective", gate_student="eval")),
-    "lssd_released": Case(lssd(profile="released", variant="adaptive", teacher_vocabulary="language")),
+    "lssd_released": Case(
+        lssd(profile="released", variant="adaptive", gate_level="token", teacher_vocabulary="language")
+    ),
     "lssd_cache_off": Case(lssd(variant="adaptive", teachers={"cache": "off"})),
     "lssd_cache_ram": Case(lssd(variant="adaptive", teachers={"cache": "ram", "cache_dtype": "fp8"}), zero=2),
     "lssd_cache_disk": Case(

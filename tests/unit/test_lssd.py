@@ -24,6 +24,7 @@ from mnmt_ds.teachers.teacher_pool import TeacherPool
 from mnmt_ds.teachers.teacher_server import WholeTeachers
 
 PAIRS = ["bs-en", "fr-en"]
+VARIANTS = ("whole", "selective", "adaptive")
 SHAPE = ModelSettings(preset="tiny", d_model=16, ffn=32, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
 
 
@@ -161,6 +162,16 @@ def test_default_alpha() -> None:
     assert (default_alpha(paper, PAIRS), default_alpha(paper, out)) == (2.0, 0.6)
     assert (default_alpha(released, PAIRS), default_alpha(released, out)) == (2.5, 0.6)
     assert default_alpha(LssdSettings(profile="released", variant="selective"), PAIRS) == 1.2
+
+
+def test_what_the_released_gates_compare() -> None:
+    """Tokens in the selective scripts of TED, sentences in all adaptive ones; an older recipe's null was tokens."""
+    levels = {v: LssdSettings.model_validate({"profile": "released", "variant": v}).gate_level for v in VARIANTS}
+    assert levels["selective"] == "token" and levels["adaptive"] == "sentence"
+    for variant in VARIANTS:
+        older = {"profile": "released", "variant": variant, "gate_level": None}
+        assert LssdSettings.model_validate(older).gate_level == "token"
+        assert LssdSettings.model_validate({**older, "profile": "paper"}).gate_level == "sentence"
 
 
 def test_a_run_replays_algorithm_1_from_its_log(tiny_corpus: Path, tmp_path: Path) -> None:
