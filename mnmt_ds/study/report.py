@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mnmt_ds.evaluation.scores import ScoreSettings
+from mnmt_ds.evaluation.scores import RESOURCE_CLASSES, ScoreSettings, resource_class
 from mnmt_ds.files import write_text
 from mnmt_ds.reporting.comparison import ComparedRuns, compare_groups, group_runs
 from mnmt_ds.reporting.frontier import find_experiments, frontier_markdown
@@ -35,6 +35,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     texts = [f"# {settings.title}", *(table_markdown(table) for table in tables)]
     for part in compared:
         texts.append(f"## {part.name or 'Runs'}\n\n{summary_markdown(part)}")
+        texts.append(resource_classes(part.sizes, part.score))
         texts.append(frontier_markdown(find_experiments(part.runs)))
         texts.append("\n".join(f"- `{line}`" for line in score_signatures(part.runs)))
     texts.append("\n".join(f"- {line}" for line in missing_runs(study, done, failed)))
@@ -45,6 +46,35 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     page = render_page(settings.title, compared, tables, "study", read_pictures([directory]))
     write_text(directory / "study.html", page)
     return directory
+
+
+def resource_classes(sizes: Mapping[str, int], score: ScoreSettings) -> str:
+    """Says which pairs are of which resource class, and where the classes leave no Pareto frontier.
+
+    Args:
+        sizes: training sentences of each pair.
+        score: the classes' bounds.
+
+    Returns:
+        One line of text; empty where the sizes are not known.
+    """
+    if not sizes:
+        return ""
+    members = {name: [p for p in sizes if resource_class(sizes[p], score) == name] for name in RESOURCE_CLASSES}
+    bounds = {
+        "high": f"high (from {score.high:,} training sentences)",
+        "low": "low",
+        "very low": f"very low (under {score.very_low:,})",
+    }
+    text = "Resource classes: " + "; ".join(f"{bounds[name]}: {', '.join(members[name]) or 'none'}" for name in members)
+    if members["high"] and len(members["high"]) < len(sizes):
+        return f"{text}."
+    which = "every pair is" if members["high"] else "no pair is"
+    return (
+        f"{text}. **No Pareto frontier: {which} high-resource.** The pairs have {min(sizes.values()):,} to"
+        f' {max(sizes.values()):,} training sentences; give a bound between, such as "--high N", in the study\'s'
+        " `evaluate`."
+    )
 
 
 def missing_runs(study: Study, done: Sequence[StudyEntry], failed: Mapping[Path, str]) -> list[str]:

@@ -9,10 +9,11 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.evaluation.report import read_lines, read_report, write_lines
+from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.reporting.runs import read_run
 from mnmt_ds.study import run_state
 from mnmt_ds.study.plan import Study, TrainingJob, read_study
-from mnmt_ds.study.report import write_report
+from mnmt_ds.study.report import resource_classes, write_report
 from mnmt_ds.study.scheduler import is_complete, run_all
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 from tests.tiny import recipe
@@ -43,6 +44,17 @@ def finish(job: TrainingJob, hypotheses: list[str]) -> None:
     facts = ("data_hash", "search", "dtype", "tokenizer_hash", "score")
     path.write_text(json.dumps(read_report(path) | {fact: {} for fact in facts} | {"model": str(job.directory)}))
     run_state.write_mark(job.directory, recipe=run_state.recipe_values(job.recipe), evaluate="")
+
+
+def test_resource_classes_are_named_and_an_empty_frontier_is_explained() -> None:
+    sizes = {"bs-en": 90, "fr-en": 2600}
+    assert resource_classes(sizes, ScoreSettings(high=1000, very_low=100)) == (
+        "Resource classes: high (from 1,000 training sentences): fr-en; low: none; very low (under 100): bs-en."
+    )
+    for high, which in ((5000, "no pair is"), (50, "every pair is")):
+        text = resource_classes(sizes, ScoreSettings(high=high, very_low=0))
+        assert f"**No Pareto frontier: {which} high-resource.** The pairs have 90 to 2,600" in text and "--high" in text
+    assert resource_classes({}, ScoreSettings()) == ""
 
 
 @pytest.fixture

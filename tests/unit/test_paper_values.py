@@ -4,6 +4,7 @@ Sources: "1, 2.2" is paper 1 (LSSD), section 2.2; "scripts" are the authors' rel
 gives no value.
 """
 
+import argparse
 from functools import cache
 from typing import Any
 
@@ -352,3 +353,26 @@ def test_a_slip_is_seen() -> None:
 def test_the_paper_sweeps_alpha() -> None:
     rows = {row for row, _ in recipes("paper2")}
     assert {f"{rule}-{alpha}" for rule in ("uni", "bi") for alpha in (0.2, 0.4, 0.6, 0.8)} <= rows
+
+
+TRAINING_SENTENCES = {
+    "diverse": (5664, 9840, 18798, 25335, 134327, 174444, 192304, 205640),
+    "related": (4509, 5946, 10017, 61470, 103093, 182470, 184755, 208458),
+    "wmt": (5000, 10000, 80000, 400000, 1500000, 3000000),
+}
+"""1, A: Tables 5 and 6, by corpus."""
+
+
+@pytest.mark.parametrize("study", ["paper1", "paper1_released", "paper2", "paper2_released"])
+def test_resource_classes_divide_every_corpus(study: str) -> None:
+    """Else there is no Pareto frontier: each corpus has pairs that are high-resource, and others."""
+    settings = read_study(LAUNCHERS / "studies" / f"{study}.yaml").settings
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--high", type=int)
+    parser.add_argument("--very-low", type=int)
+    options, _ = parser.parse_known_args(settings.evaluate.split())
+    for setting in settings.settings:
+        sizes = next(sizes for corpus, sizes in TRAINING_SENTENCES.items() if setting.startswith(corpus))
+        high = sum(size >= options.high for size in sizes)
+        assert options.high == 100_000 and 0 < high < len(sizes), setting
+        assert not any(size < options.very_low for size in sizes)
