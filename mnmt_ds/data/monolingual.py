@@ -165,5 +165,5 @@ class DenoisingSources:
             seed = seed_of(self.seed, "noise", source.name, epoch, index)
             random = np.random.Generator(np.random.Philox(seed))
             rows.append(apply_noise(source.pool.pieces(index), source.task, self.words, random))
-        batch = collate_noised(rows, source.frame, self.settings.cut_to_shortest)
+        batch = collate_noised(rows, source.frame, self.settings.cut_to_shortest, self.settings.cut_counts_tag)
         return batch._replace(pair=number, task=source.task.name)  # type: ignore[attr-defined]

@@ -171,6 +171,19 @@ def test_a_concurrent_batch_has_the_same_targets_on_both_sides_at_the_same_place
     assert int((cut.target_BT != PAD).sum()) == int(hit[:, :4].sum()) < batch.tokens
 
 
+def test_the_cut_may_count_the_tag() -> None:
+    """Sentences of 4 and 8 pieces that all count: 4 + 4 places up to the shortest's end, 4 + 5 with its tag."""
+    rows = []
+    for size in (4, 8):
+        pieces = np.tile(ids("▁the ▁cat"), size // 2)
+        rows.append(NoisedSentence(pieces, pieces, np.append(pieces, PAD), pieces))
+    for counts_tag, expected in ((False, 4 + 4), (True, 4 + 5)):
+        batch = collate_noised(rows, FRAME, cut_to_shortest=True, cut_counts_tag=counts_tag)
+        assert batch.encoder_target_BS is not None
+        assert int((batch.target_BT != PAD).sum()) == int((batch.encoder_target_BS != PAD).sum()) == expected
+        assert batch.tokens == expected
+
+
 def test_a_tag_at_the_start_moves_the_encoders_targets() -> None:
     frame = frame_of(FramingSettings(encoder_langtok_position="start"), MASK + 1, MASK + 1)
     batch = collate_noised([apply_noise(ids("▁the ▁cat s ▁the"), ConcurrentTask(ratio=0.9), WORDS, random())], frame)

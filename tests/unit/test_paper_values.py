@@ -276,8 +276,23 @@ def own_released_values(study: str, row: str, setting: str) -> Values:
         }
     if study == "paper2" and row.startswith("vanilla"):
         return own_values(study, row, setting)
+    if study == "paper3" and row == "mass":
+        return {
+            "denoising.tasks.0.ratio": (0.3, "scripts: MASK_RATIO"),
+            "denoising.tasks.0.keep": (0, "code: every place is <mask>"),
+            "denoising.tasks.0.random": (0, "code: every place is <mask>"),
+            "denoising.cut_counts_tag": (True, "code"),
+        }
+    if study == "paper3" and row.startswith("dae"):
+        mlm: Values = {"denoising.tasks.1.ratio": (0.3, "scripts: --mask-prob")} if row == "dae_mlm" else {}
+        return mlm | {
+            "denoising.tasks.0.mask": (0.3, "scripts: --mask 0.30 --mask-whole-words"),
+            "denoising.tasks.0.infill": (0, "scripts: no spans"),
+            "denoising.cut_counts_tag": (True, "code"),
+        }
     if study == "paper3" and row == "cd_id":
         return {
+            "denoising.cut_counts_tag": (True, "code"),
             "method.divisor": ("shared", "code"),
             "method.tasks.translation.memory": ("first", "code"),
             "method.tasks.cd.base.divergence_share": (0.5, "code"),
