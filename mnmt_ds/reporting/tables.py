@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,8 +40,10 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
     """
     tables = [
         settings_table(parts, "bleu", 2, "BLEU", "Macro average over pairs"),
-        settings_table(parts, "deficit", 3, "Performance deficit", "Dev loss that the overall best checkpoint loses"
-                       " against each pair's own best one, summed over pairs (paper 1, Table 3)"),
+        settings_table(parts, "deficit", 3, "Performance deficit, nats", "Dev loss that the overall best checkpoint"
+                       " loses against each pair's own best one, summed over pairs (paper 1, Table 3)"),
+        settings_table(parts, "deficit", 3, "Performance deficit, bits", "The same in the unit of paper 1's Table 3:"
+                       " nats times 1.4427", name="deficit_bits", scale=1 / math.log(2)),
         *(bleu_by_pair(part) for part in parts),
         *(bleu_by_class(part) for part in parts),
         *(cost_table(part) for part in parts),
@@ -48,7 +51,9 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
     return [table for table in tables if any(cell != "–" for row in table.rows for cell in row[1:])]
 
 
-def settings_table(parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str) -> Table:
+def settings_table(
+    parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str, name: str = "", scale: float = 1.0
+) -> Table:
     """Makes a table of a metric's mean and spread over seeds, with gains over each setting's baseline.
 
     Args:
@@ -57,6 +62,8 @@ def settings_table(parts: Sequence[ComparedRuns], key: str, digits: int, title: 
         digits: after the decimal point.
         title: of the table.
         note: what the metric is.
+        name: of the CSV file; empty: the key.
+        scale: factor of all values.
 
     Returns:
         The table: a row a method, a column a setting.
@@ -67,15 +74,15 @@ def settings_table(parts: Sequence[ComparedRuns], key: str, digits: int, title: 
         cells = []
         for part in parts:
             group = next((group for group in part.groups if group.label == label), None)
-            values = _values(group, key) if group is not None else []
-            baseline = _values(part.baseline, key)
+            values = [scale * value for value in _values(group, key)] if group is not None else []
+            baseline = [scale * value for value in _values(part.baseline, key)]
             gain = float(np.mean(values) - np.mean(baseline)) if values and baseline else None
             difference = part.bootstrap(label, "bleu", "macro") if key == "bleu" else None
             cells.append(_cell(values, digits, gain if label != part.baseline.label else None, difference))
         rows.append((label, *cells))
     star = "; * a gain whose 95 % interval (paired bootstrap over sentences) excludes zero" if key == "bleu" else ""
     gains = f"; in brackets the gain over {_baseline_name(parts)}" if len(labels) > 1 else ""
-    return Table(key, title, note + gains + star, ("", *(part.name or title for part in parts)), rows)
+    return Table(name or key, title, note + gains + star, ("", *(part.name or title for part in parts)), rows)
 
 
 def bleu_by_pair(part: ComparedRuns) -> Table:

@@ -99,7 +99,14 @@ def test_tables_by_hand(study: Study, tmp_path: Path, capsys: pytest.CaptureFixt
         table = list(csv.reader(file))
     assert table[0][1:] == ["bs-en (150)", "hi-en (450)", "el-en (900)", "ko-en (2,600)"]
     assert table[3][1] == f"{low:.2f} (+0.00)" and table[3][3].startswith(f"{high:.2f} ({high - low:+.2f}")
+    tables_of_deficit = [
+        (directory / f"{name}.csv").read_text().splitlines()[1] for name in ("deficit", "deficit_bits")
+    ]
+    nats, bits = (float(line.split(",")[1].split()[0]) for line in tables_of_deficit)
+    assert nats > 0.1 and bits == pytest.approx(1.4427 * nats, abs=1e-3)
     text = (directory / "study.md").read_text()
+    assert "### Performance deficit, bits" in text and "Resource classes: high (from 1,000,000" in text
+    assert "**No Pareto frontier: no pair is high-resource.**" in text
     assert "- never, seed 1: failed: no luck" in text and "Welch's t-test" in text
     page = (directory / "study.html").read_text()
     assert "BLEU by pair" in page and 'src="http' not in page and 'href="http' not in page
