@@ -10,7 +10,9 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.evaluation.report import read_lines, read_report, write_lines
 from mnmt_ds.evaluation.scores import ScoreSettings
+from mnmt_ds.reporting.comparison import compare_groups, group_runs
 from mnmt_ds.reporting.runs import read_run
+from mnmt_ds.reporting.tables import all_tables
 from mnmt_ds.study import run_state
 from mnmt_ds.study.plan import Study, TrainingJob, read_study
 from mnmt_ds.study.report import resource_classes, write_report
@@ -57,6 +59,14 @@ def test_resource_classes_are_named_and_an_empty_frontier_is_explained() -> None
     assert resource_classes({}, ScoreSettings()) == ""
 
 
+def test_the_deficit_in_both_units(tmp_path: Path) -> None:
+    run = read_run(curve_run(tmp_path / "run", "plain", {"name": "translation"}, 1, 30, SIZES))
+    tables = {table.name: table for table in all_tables([compare_groups(group_runs([run]), ScoreSettings())])}
+    nats, bits = (float(tables[name].rows[0][1].split()[0]) for name in ("deficit", "deficit_bits"))
+    assert nats == pytest.approx(run.deficit_V[-1], abs=1e-3) and nats > 0.1
+    assert bits == pytest.approx(1.4427 * nats, abs=2e-3)
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     base = recipe(tmp_path / "data", tmp_path / "run", data={"directory": "nowhere", "pairs": list(SIZES)})
@@ -99,11 +109,6 @@ def test_tables_by_hand(study: Study, tmp_path: Path, capsys: pytest.CaptureFixt
         table = list(csv.reader(file))
     assert table[0][1:] == ["bs-en (150)", "hi-en (450)", "el-en (900)", "ko-en (2,600)"]
     assert table[3][1] == f"{low:.2f} (+0.00)" and table[3][3].startswith(f"{high:.2f} ({high - low:+.2f}")
-    tables_of_deficit = [
-        (directory / f"{name}.csv").read_text().splitlines()[1] for name in ("deficit", "deficit_bits")
-    ]
-    nats, bits = (float(line.split(",")[1].split()[0]) for line in tables_of_deficit)
-    assert nats > 0.1 and bits == pytest.approx(1.4427 * nats, abs=1e-3)
     text = (directory / "study.md").read_text()
     assert "### Performance deficit, bits" in text and "Resource classes: high (from 1,000,000" in text
     assert "**No Pareto frontier: no pair is high-resource.**" in text

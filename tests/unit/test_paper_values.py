@@ -329,7 +329,10 @@ def differences(recipe: Recipe, expected: Values) -> list[str]:
     for key, (value, source) in expected.items():
         found: Any = recipe
         for name in key.split("."):
-            found = found[int(name)] if name.isdigit() else getattr(found, name, "no such setting")
+            if isinstance(found, dict | tuple):
+                found = found[int(name) if name.isdigit() else name]
+            else:
+                found = getattr(found, name, "no such setting")
         if found != value:
             texts.append(f"{key} is {found!r}, not {value!r} ({source})")
     return texts
