@@ -145,6 +145,20 @@ def step_size(schedule: int, update: int, last: int) -> float:
     return math.sqrt(max(last - speed * update, 0.0) / last)
 
 
+def step_size_by_epoch(coming: float, last: float, first: float) -> float:
+    """Computes mu as the released code does: sqrt((E - e) / (E - e_0)).
+
+    Args:
+        coming: e, the epoch that is about to begin, counted from 1.
+        last: E, epochs of the whole run.
+        first: e_0, the epoch in which distillation starts.
+
+    Returns:
+        mu; 1 in the first epoch of the search, 0 once it is over.
+    """
+    return math.sqrt(max(last - coming, 0.0) / (last - first)) if last > first else 0.0
+
+
 def read_weights(path: Path, pairs: Sequence[str], names: Sequence[str]) -> dict[str, Weights]:
     """Reads every student's weights (LSMD) from a file, or from the last record of an AUTO-PMD run.
 

@@ -262,7 +262,8 @@ def own_released_values(study: str, row: str, setting: str) -> Values:
             values["method.gate_level"] = ("sentence" if setting.startswith("wmt") else "token", "scripts")
         return values
     if study == "paper2" and row in ("uni", "bi"):
-        return {
+        timing: Values = {"method.interval_counts": ("coming", "code: before epochs 6, 9, 12")} if row == "uni" else {}
+        return timing | {
             "method.alpha": (PARETO_SCRIPTS[setting][("uni", "bi").index(row)], "scripts"),
             "method.start_epoch": (5, "code"),
             "method.peer_dropout": (True, "code"),
@@ -271,6 +272,7 @@ def own_released_values(study: str, row: str, setting: str) -> Values:
     if study == "paper2" and row == "auto":
         return {
             "method.interval": (2 if setting == "wmt6-m2o" else 1, "scripts"),
+            "method.schedule_unit": ("epoch", "code: sqrt((E - e) / (E - 5))"),
             "method.trials.rho": (0.2 if setting.endswith("o2m") else 0.1, "scripts"),
             "method.trials.after": ("keep", "code"),
         }

@@ -41,6 +41,9 @@ def test_actions_and_schedules_by_hand() -> None:
     assert quarter == pytest.approx([1.0, 0.8944272, 0.8366600, 0.8660254], abs=1e-7)
     assert [alpha_rules.step_size(s, 90, 100) for s in (3, 4)] == pytest.approx([0.0, 0.3162278], abs=1e-7)
     assert alpha_rules.step_size(4, 100, 100) == 0.0
+    by_epoch = [alpha_rules.step_size_by_epoch(coming, 70, 5) for coming in (5, 20, 70)]
+    assert by_epoch == pytest.approx([1.0, 0.8770580, 0.0], abs=1e-7)  # sqrt(50 / 65)
+    assert alpha_rules.step_size_by_epoch(2, 3.5, 5) == 0.0  # a run that ends before distillation starts
 
 
 def test_figure_3_of_the_paper() -> None:
@@ -185,6 +188,32 @@ def test_when_the_rules_apply() -> None:
     extra = build(ParetoSettings(rule="bi", extra_updates=True), context(peers_of({"model_2": model(2)}, trial)))
     extra.after_validation(report)
     assert asked == [3, 3] and set(extra.state["weights"].state()["alpha"].values()) == {0.4}
+
+
+def test_epochs_as_the_released_code_counts_them() -> None:
+    """Changes before epochs 6, 9 and 12; the step size before epoch 20 of 70 is sqrt(50 / 65)."""
+    began: list[int] = []
+
+    def trial(settings: TrialSettings, changes: Any) -> list[dict[str, float]]:
+        began.append(epoch + 1)
+        return [{"bs-en": 3.0, "fr-en": 1.0}, {"bs-en": 2.0, "fr-en": 1.5}, {"bs-en": 2.5, "fr-en": 0.5}]
+
+    peers = peers_of({"model_2": model(2)}, trial, last=700)
+    report = ValidationReport(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
+    for counts, expected in (("past", [7, 10, 13]), ("coming", [6, 9, 12])):
+        bi = {"rule": "bi", "extra_updates": True, "interval": 3, "start_epoch": 5, "interval_counts": counts}
+        method = build(ParetoSettings.model_validate(bi), context(peers))
+        began.clear()
+        for epoch in range(1, 13):
+            method.after_validation(report._replace(update=10 * epoch, epoch=float(epoch)))
+        assert began == expected
+    method = build(ParetoSettings(start_epoch=5, schedule_unit="epoch"), context(peers))
+    epoch = 19
+    method.after_validation(report._replace(update=190, epoch=19.0))
+    mu = 0.8770580193
+    found = method.state["weights"].state()["alpha"]
+    assert found["bs-en"] == pytest.approx(alpha_rules.raise_(0.1, mu), abs=1e-9)
+    assert found["fr-en"] == pytest.approx(alpha_rules.lower(0.1, mu), abs=1e-9)
 
 
 def test_profiles() -> None:
