@@ -118,9 +118,9 @@ class StudySettings(Settings):
             if base is not None and base not in self.rows:
                 raise ValueError(f"baseline: '{base}' is not a row; rows are {', '.join(self.rows)}")
         for name, part in self.settings.items():
-            for row in part.rows:
-                if row not in self.rows:
-                    raise ValueError(f"settings.{name}.rows: '{row}' is not a row; rows are {', '.join(self.rows)}")
+            if unknown := sorted(part.rows.keys() - self.rows.keys()):
+                known = ", ".join(self.rows)
+                raise ValueError(f"settings.{name}.rows: '{unknown[0]}' is not a row; rows are {known}")
         seeds = [self.seeds, *(part.seeds for part in parts), *(row.seeds for row in self.rows.values())]
         if () in seeds:
             raise ValueError("seeds: give at least one")

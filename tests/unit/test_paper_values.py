@@ -240,6 +240,8 @@ LSSD_SCRIPTS: dict[str, tuple[tuple[float, bool], tuple[float, bool], tuple[floa
     "wmt-o2m": ((0.6, True), (0.8, True), (0.8, True)),
 }
 """Scripts of LSSD, whole, selective and adaptive: weight, and whether the teacher's vocabulary is the language's."""
+RHO = {"wmt6-m2o": 0.1, "wmt6-o2m": 0.2, "diverse-m2o": 0.05, "diverse-o2m": 0.2}
+"""Scripts of Pareto-MD: --trial-dataset-ratio of AUTO."""
 PARETO_SCRIPTS = {"wmt6-m2o": (0.6, 0.6), "wmt6-o2m": (0.2, 0.4), "diverse-m2o": (0.6, 0.8), "diverse-o2m": (0.4, 0.4)}
 """Scripts of Pareto-MD: --distillation-weight of UNI and BI."""
 
@@ -273,7 +275,7 @@ def own_released_values(study: str, row: str, setting: str) -> Values:
         return {
             "method.interval": (2 if setting == "wmt6-m2o" else 1, "scripts"),
             "method.schedule_unit": ("epoch", "code: sqrt((E - e) / (E - 5))"),
-            "method.trials.rho": (0.2 if setting.endswith("o2m") else 0.1, "scripts"),
+            "method.trials.rho": (RHO[setting], "scripts; options' default"),
             "method.trials.after": ("keep", "code"),
         }
     if study == "paper2" and row.startswith("vanilla"):
@@ -331,8 +333,10 @@ def differences(recipe: Recipe, expected: Values) -> list[str]:
     for key, (value, source) in expected.items():
         found: Any = recipe
         for name in key.split("."):
-            if isinstance(found, dict | tuple):
-                found = found[int(name) if name.isdigit() else name]
+            if isinstance(found, tuple):
+                found = found[int(name)]
+            elif isinstance(found, dict):
+                found = found[name]
             else:
                 found = getattr(found, name, "no such setting")
         if found != value:
