@@ -1,207 +1,24 @@
-"""Everything private of other packages that this one touches: what, why, and in which versions it was seen.
+"""Every use of a private part of another package stands here, so that a person who upgrades reads one file.
 
-Such parts may change with any release. All uses go through this file or are declared in it, so that a person who
-upgrades reads one page. ``tests/unit/test_private_apis.py`` looks every entry of ``PRIVATE_APIS`` up in the installed
-packages and names what has vanished; ``docs/deepspeed_internals.md`` is written from it (``private_apis_page``).
+Such parts may change with any release. ``private_api_list`` says of each why it is needed and in which versions it was
+seen; ``docs/deepspeed_internals.md`` is written from that list.
 """
 
 import datetime
 import importlib
-import inspect
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-TESTED = {
-    "torch": (">=2.11,<2.14", "2.13.0"),
-    "deepspeed": (">=0.19,<0.20", "0.19.8"),
-    "megatron-core": (">=0.16,<0.17", "0.16.1"),
-}
-"""The range of versions that pyproject.toml declares, and the version that the tests ran with last."""
 Number = int | float | bool
 Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-class PrivateApi(NamedTuple):
-    """Private names of one module or class of another package."""
-
-    owner: str
-    """``module``, ``module:Class``."""
-    names: tuple[str, ...]
-    """Its attributes; also such as its code sets on objects."""
-    use: str
-    """What is done with them."""
-    reason: str
-    """Why no public interface does."""
-    used_in: str
-    """The file of mnmt_ds that needs them."""
-
-    @property
-    def seen(self) -> str:
-        """The version of the package with which the tests last ran."""
-        package = self.owner.split(":")[0].split(".")[0]
-        return TESTED.get({"megatron": "megatron-core"}.get(package, package), ("", "Python 3.11"))[1]
-
-    def missing(self) -> list[str]:
-        """The names that the installed package does not have.
-
-        Returns:
-            A subset of ``names``.
-        """
-        module_name, _, class_name = self.owner.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError:
-            return list(self.names)
-        owner = getattr(module, class_name, None) if class_name else module
-        return [name for name in self.names if not _has(owner, name)]
-
-
-def _has(owner: Any, name: str) -> bool:
-    """Whether a module or class has an attribute, or its own code sets it on objects."""
-    text = f"{'self' if inspect.isclass(owner) else ''}.{name}"
-    return owner is not None and (hasattr(owner, name) or text in inspect.getsource(owner))
-
-
-PIPELINE, ZERO = "deepspeed.runtime.pipe", "deepspeed.runtime.zero"
-PRIVATE_APIS = (
-    PrivateApi(
-        "deepspeed.ops", ("__compatible_ops__",), "the entry of deepspeed_shm_comm is set to False on a CPU",
-        "that op serves inference alone, and init_distributed would take most of a minute to build it",
-        "distributed.py",
-    ),
-    PrivateApi(
-        "deepspeed.utils.groups", ("mpu",), "set to None before a run forms its groups",
-        "the groups of a run before it in the same process would be taken for the new one's", "parallel_layout.py",
-    ),
-    PrivateApi(
-        "torch.distributed.distributed_c10d", ("default_pg_timeout", "default_pg_nccl_timeout"),
-        "set to train.timeout_minutes within a job",
-        "DeepSpeed forms its groups with torch's defaults (10 minutes under NCCL), whatever the job asks for",
-        "distributed.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.partition_parameters", ("assert_ints_same_as_other_ranks",),
-        "replaced by a comparison within a student's team, for as long as a split run lasts",
-        "ZeRO-3 compares orders of modules over all ranks of the job, also where an engine has some alone",
-        "engine/training.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.partitioned_param_coordinator", ("assert_ints_same_as_other_ranks",),
-        "replaced as in partition_parameters", "it is imported by name there", "engine/training.py",
-    ),
-    PrivateApi(
-        f"{PIPELINE}.engine:PipelineEngine", ("_INSTRUCTION_MAP", "_exec_optimizer_step"),
-        "an engine's own map, in which OptimizerStep does nothing (it is called later) and benchmarks time passes",
-        "train_batch does forward, backward and step in one call; ours are separate calls, as on any engine",
-        "engine/parallel/pipeline_engine.py",
-    ),
-    PrivateApi(
-        f"{PIPELINE}.module:PipelineModule",
-        ("_partition_layers", "_set_bounds", "_local_start", "_local_stop", "parts"),
-        "the first is overridden, the others are called and read",
-        "stages are cut by measured times, which no partition_method offers", "engine/parallel/pipeline_module.py",
-    ),
-    PrivateApi(
-        f"{PIPELINE}.module:PipelineModule", ("_build", "tied_modules", "forward_funcs", "tied_weight_attrs"),
-        "the first is overridden, the others are set",
-        "layers keep the plain model's names, so that weights and checkpoints are the same on any layout; a tied"
-        " matrix must not get a second name",
-        "engine/parallel/pipeline_module.py",
-    ),
-    PrivateApi(
-        f"{PIPELINE}.module:PipelineModule", ("_synchronize_tied_weights",), "overridden to run without autograd",
-        "autograd would record the broadcast", "engine/parallel/pipeline_module.py",
-    ),
-    PrivateApi(
-        "deepspeed.runtime.engine:DeepSpeedEngine", ("_config", "load_universal_checkpoint"),
-        "_config.load_universal_checkpoint is set while a checkpoint is loaded",
-        "it is a setting of the whole engine; whether a checkpoint moves is known only when it is loaded",
-        "engine/parallel/loading.py",
-    ),
-    PrivateApi(
-        "deepspeed.runtime.engine:DeepSpeedEngine", ("_is_gradient_accumulation_boundary",),
-        "set back to None after passes that serve no update",
-        "set_gradient_accumulation_boundary cannot give the decision back to the engine",
-        "engine/parallel/gradients.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.stage_1_and_2:DeepSpeedZeroOptimizer", ("averaged_gradients", "micro_step_id", "reset_cpu_buffers"),
-        "emptied, set to -1 and called after passes that serve no update",
-        "zero_grad leaves gradients there until a step, and what comes next would be added to them",
-        "engine/parallel/gradients.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.stage3:DeepSpeedZeroOptimizer_Stage3",
-        ("averaged_gradients", "micro_step_id", "reset_cpu_buffers", "grad_partitions_flat_buffer"),
-        "as at stages 1 and 2; the buffer is copied before such passes and put back",
-        "a pass writes the parameters that it uses into it", "engine/parallel/gradients.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.stage3:DeepSpeedZeroOptimizer_Stage3", ("checkpoint_event_prologue", "checkpoint_event_epilogue"),
-        "called around a write of weights in place",
-        "small parameters are whole on every rank and must be gathered anew", "engine/parallel/state_snapshot.py",
-    ),
-    PrivateApi(
-        "deepspeed.utils.mixed_precision_linkage", ("_hp_mapping", "_index_in_param_group"),
-        "read: a parameter's reduced gradient at ZeRO 1 and 2",
-        "safe_get_full_grad would gather it, safe_get_local_grad is for ZeRO-3 alone", "engine/parallel/gradients.py",
-    ),
-    PrivateApi(
-        "deepspeed.utils.tensor_fragment:tensor_fragment", ("get_lp_grad_fragment",), "called, with _hp_mapping",
-        "as _hp_mapping", "engine/parallel/gradients.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.partition_parameters", ("ds_id", "ds_tensor", "ds_numel"),
-        "read: this rank's partition of a ZeRO-3 parameter",
-        "a rank copies its own shard of a teacher, and puts its weights back, without gathering them",
-        "engine/parallel/zero_engine.py, state_snapshot.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.stage_1_and_2:DeepSpeedZeroOptimizer", ("single_partition_of_fp32_groups",),
-        "copied and put back: fp32 masters of ZeRO 1 and 2", "no public call restores them in place",
-        "engine/parallel/state_snapshot.py",
-    ),
-    PrivateApi(
-        f"{ZERO}.stage3:DeepSpeedZeroOptimizer_Stage3", ("fp32_partitioned_groups_flat",),
-        "copied and put back: fp32 masters of ZeRO-3", "as above", "engine/parallel/state_snapshot.py",
-    ),
-    PrivateApi(
-        "deepspeed.runtime.bf16_optimizer:BF16_Optimizer", ("fp32_groups_flat_partition",),
-        "copied and put back: fp32 masters of bf16 without ZeRO", "as above", "engine/parallel/state_snapshot.py",
-    ),
-    PrivateApi(
-        "deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer", ("fp32_groups_flat",),
-        "copied and put back: fp32 masters of fp16 without ZeRO", "as above", "engine/parallel/state_snapshot.py",
-    ),
-    PrivateApi(
-        "torch._C._autograd", ("_get_current_graph_task_keep_graph",), "asked in a backward",
-        "gradients that are known already are scaled in place only where the graph is not kept", "kernels/autograd.py",
-    ),
-    PrivateApi(
-        "megatron.core.datasets.indexed_dataset", ("_IndexWriter",), "one method is overridden",
-        "its own adds offsets up in Python, in a list of as many numbers as the corpus has sentences",
-        "data/indexed.py",
-    ),
-    PrivateApi(
-        "argparse:ArgumentParser", ("parse_known_args",), "replaced on one parser",
-        "a subcommand's parser is called by it, and only parse_known_intermixed_args takes files after options",
-        "cli/translate.py",
-    ),
-)  # fmt: skip
-"""All of them, in the order of the files that use them."""
-
-
-def vanished() -> list[str]:
-    """Private names that the installed packages do not have, each with the file that needs it.
-
-    Returns:
-        One line each; empty where all are there.
-    """
-    return [f"{api.owner}: {name} (for {api.used_in}: {api.use})" for api in PRIVATE_APIS for name in api.missing()]
 
 
 def leave_out_shared_memory_op() -> None:
@@ -498,3 +315,67 @@ def reduced_gradient_shard(parameter: Any, rank: int, size: int) -> Tensor | Non
     length = -(-parameter.numel() // size)
     whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return whole.flatten()[rank * length : (rank + 1) * length]
+
+
+def keeps_graph() -> bool:
+    """Says, within a backward pass, whether the graph is kept for another one.
+
+    Returns:
+        True where ``backward(retain_graph=True)`` runs.
+    """
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def has_onednn_linear() -> bool:
+    """Says whether this build of torch has oneDNN's linear layers.
+
+    Returns:
+        True where ``onednn_linear`` can be called.
+    """
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False, add: Tensor | None = None
+) -> Tensor:
+    """Computes x W' + b, then ReLU or plus ``add``, by oneDNN: up to twice as fast as the BLAS that torch would call.
+
+    Args:
+        x: float32 rows, (N, D).
+        weight: (V, D).
+        bias: (V,); None: 0.
+        relu: whether negative results become 0; not with ``add``.
+        add: (N, V), added to the result.
+
+    Returns:
+        (N, V).
+    """
+    ops: Any = torch.ops.mkldnn._linear_pointwise
+    if add is not None:
+        return ops.binary(x, add, weight, bias, "add")
+    return ops(x, weight, bias, "relu" if relu else "none", [], "")
+
+
+def write_megatron_index(
+    path: Path, dtype: type[np.integer], lengths: "array[int]", modes: Any, documents: "array[int]"
+) -> None:
+    """Writes the index of a megatron-core dataset, byte for byte as megatron's own writer, with offsets by numpy.
+
+    Args:
+        path: the .idx file.
+        dtype: type of the ids in the .bin file.
+        lengths: tokens of each sequence.
+        modes: as the builder has them.
+        documents: first sequence of each document, and their number at the end.
+    """
+    from megatron.core.datasets.indexed_dataset import _IndexWriter
+
+    class IndexWriter(_IndexWriter):
+        """Megatron's own adds the offsets up in Python, into a list of as many numbers."""
+
+        def _sequence_pointers(self, sequence_lengths: "array[int]") -> NDArray[np.int64]:
+            sizes = np.asarray(sequence_lengths, np.int64) * np.dtype(dtype).itemsize
+            return np.cumsum(sizes) - sizes
+
+    with IndexWriter(str(path), dtype) as writer:
+        writer.write(lengths, modes, documents)

@@ -1,6 +1,6 @@
-"""The list of ``private_apis`` as a page: ``python -m mnmt_ds.private_apis_page > docs/deepspeed_internals.md``."""
+"""The list of ``private_api_list`` as a page: ``python -m mnmt_ds.private_apis_page > docs/deepspeed_internals.md``."""
 
-from mnmt_ds.private_apis import PRIVATE_APIS, TESTED
+from mnmt_ds.private_api_list import PRIVATE_APIS, TESTED
 
 
 def as_markdown() -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.private_apis import write_megatron_index
 
 HEADER = b"MMIDIDX\x00\x00"
 DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
@@ -47,14 +48,7 @@ def write_indexed_dataset(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, _IndexWriter
-
-    class IndexWriter(_IndexWriter):
-        """Megatron's own adds the offsets up in Python, into a list of as many numbers."""
-
-        def _sequence_pointers(self, sequence_lengths: array) -> np.ndarray:  # type: ignore[type-arg]
-            sizes = np.asarray(sequence_lengths, np.int64) * np.dtype(dtype).itemsize
-            return np.cumsum(sizes) - sizes
+        from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
     builder.sequence_lengths = array("i")  # 4 bytes a number instead of a list's 36
@@ -65,8 +59,8 @@ def write_indexed_dataset(
         builder.sequence_lengths.frombytes(lengths_NS.astype(np.int32).tobytes())
         builder.document_indices.frombytes(bounds.astype(np.int64).tobytes())
     builder.data_file.close()
-    with IndexWriter(f"{prefix}.idx", dtype) as writer:
-        writer.write(builder.sequence_lengths, builder.sequence_modes, builder.document_indices)
+    index = Path(f"{prefix}.idx")
+    write_megatron_index(index, dtype, builder.sequence_lengths, builder.sequence_modes, builder.document_indices)
 
 
 class IndexedDataset:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mnmt_ds.kernels import build
 from mnmt_ds.models.layers import DecoderLayer
 from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.private_apis import has_onednn_linear, onednn_linear
 
 SOURCE = Path(__file__).parent / "csrc" / "decode.cpp"
 MAX_HEAD_WIDTH = 512
@@ -63,7 +64,7 @@ def is_supported(model: Transformer) -> bool:
         True where all functions of this file work.
     """
     weight = model.embedding.weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not _has_onednn():
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not has_onednn_linear():
         return False
     head = model.settings.d_model // model.settings.heads
     if head > MAX_HEAD_WIDTH or head % 8:
@@ -146,7 +147,7 @@ def top_continuations(
         Summed log-probability (float32), beam and token (int64), each (B, C), best first.
     """
     weight_VD = model.head.weight
-    logits_NV = torch.ops.mkldnn._linear_pointwise(hidden_ND, weight_VD, None, "none", [], "")
+    logits_NV = onednn_linear(hidden_ND, weight_VD)
     (batch, beams), vocabulary = score_BW.shape, len(weight_VD)
     count, score_BW = min(count, beams * vocabulary), score_BW.contiguous()
     value_BC = torch.empty(batch, count)
@@ -203,15 +204,7 @@ def _norm(x_ND: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 def _linear(x_ND: Tensor, module: nn.Linear, relu: bool = False, add: Tensor | None = None) -> Tensor:
-    """x W' + b, then ReLU or plus ``add``; by oneDNN, up to twice as fast as the BLAS that torch would call."""
-    ops: Any = torch.ops.mkldnn._linear_pointwise
-    if add is not None:
-        return ops.binary(x_ND, add, module.weight, module.bias, "add")
-    return ops(x_ND, module.weight, module.bias, "relu" if relu else "none", [], "")
-
-
-def _has_onednn() -> bool:
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return onednn_linear(x_ND, module.weight, module.bias, relu, add)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from mnmt_ds.kernels.chunk_loop import LossResults, compute_chunks, sum_results
 from mnmt_ds.kernels.implementations import resolve_implementation, select_implementation
 from mnmt_ds.kernels.loss_inputs import LossInputs, check_arguments, flatten
 from mnmt_ds.kernels.types import LossOptions, LossSums, Teacher
+from mnmt_ds.private_apis import keeps_graph
 
 
 def gradients_needed(hidden_BTD: Tensor, projection_VD: Tensor) -> tuple[bool, bool]:
@@ -107,7 +108,7 @@ class _PrecomputedGradients(torch.autograd.Function):
         In place unless the graph is kept for another backward; on a CPU, where a look at it is free, not times 1.
         """
         is_one = scale.device.type == "cpu" and float(scale) == 1
-        keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()  # declared in private_apis.py
+        keep_graph = keeps_graph()
         dhidden, dprojection = (
             None
             if gradient is None

@@ -5,7 +5,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    ("best_values", "metric_keys", "run_files", "errors", "files", "log", "shipped_files", "private_apis"),
+    (
+        "best_values",
+        "metric_keys",
+        "run_files",
+        "errors",
+        "files",
+        "log",
+        "shipped_files",
+        "private_api_list",
+        "private_apis",
+    ),
     ("config", "kernels", "requirements", "private_apis_page"),
     ("batch", "distributed", "tracking"),
     ("parallel_layout",),

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from mnmt_ds import private_apis
-from mnmt_ds.private_apis import PRIVATE_APIS, TESTED, PrivateApi, vanished
+from mnmt_ds.private_api_list import PRIVATE_APIS, TESTED, PrivateApi, vanished
 from mnmt_ds.private_apis_page import as_markdown
 
 ROOT = Path(__file__).parents[2]
