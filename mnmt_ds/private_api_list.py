@@ -1,7 +1,7 @@
 """What is private of other packages and used by this one: what, why, and in which versions it was seen.
 
 ``tests/unit/test_private_apis.py`` looks every entry of ``PRIVATE_APIS`` up in the installed packages and names what
-has vanished; ``docs/deepspeed_internals.md`` is written from it (``private_apis_page``). The uses are in ``private_apis``.
+has vanished; ``docs/deepspeed_internals.md`` is written from it (``private_apis_page``). ``private_apis`` has the uses.
 """
 
 import importlib
