@@ -89,7 +89,8 @@ def make(
             logits_BTV.flatten(0, 1), batch.target_BT.flatten(), ignore_index=PAD, label_smoothing=train.label_smoothing
         )
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        if train.clip_norm > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
 
