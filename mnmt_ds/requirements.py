@@ -183,7 +183,7 @@ def _pipeline(needs: Requirements, layout: RunLayout) -> Reasons:
         ),
         (
             f"{layout.ranks} rank(s) cannot form {count} stages; start a multiple of {count}",
-            layout.ranks > 1 and layout.ranks % count != 0,
+            layout.ranks % count != 0,
         ),
         (f"DeepSpeed's pipelines go with ZeRO 0 and 1, not {zero}; set 'deepspeed' to zero1.json", zero > 1),
         (

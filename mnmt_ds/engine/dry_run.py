@@ -4,12 +4,11 @@ from mnmt_ds.distributed import is_main, world_size
 from mnmt_ds.engine.build import open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.engine.parallel.run_layout import ALL, check_layout, plan_run_layout
+from mnmt_ds.engine.parallel.run_layout import check_layout, plan_run_layout, rank_multiple
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.models.transformer import Transformer, parameter_count
-from mnmt_ds.requirements import PIPELINE, VOCABULARY
 
 
 def check(recipe: Recipe) -> None:
@@ -22,8 +21,9 @@ def check(recipe: Recipe) -> None:
         UserError: where training would stop before it starts.
     """
     written = ds_config.read(recipe.deepspeed)
-    # one process says nothing of the ranks that split students will have
-    check_layout(recipe, written, settings=ALL if world_size() > 1 else (PIPELINE, VOCABULARY))
+    multiple = rank_multiple(recipe)
+    # one process says nothing of the ranks that training will have
+    check_layout(recipe, written, ranks=world_size() if world_size() > 1 else multiple)
     layout = plan_run_layout(recipe)
     config = ds_config.resolve(written, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
     corpus, pairs = open_corpus(recipe)
@@ -39,6 +39,8 @@ def check(recipe: Recipe) -> None:
         print(f"{'pair':8} {'sentences':>10} {'probability':>12} {'an epoch':>10} {'dev tokens':>11}")
         for pair, size, share, count in zip(pairs, data.sizes, data.sampler.probabilities, data.counts, strict=True):
             print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
+    if world_size() % multiple:
+        print(f"training needs a multiple of {multiple} ranks, this dry run has {world_size()}")
     plan = training_data[0].plan(0)
     implementation = resolve_implementation(recipe.train.loss_implementation, layout.device)
     print(

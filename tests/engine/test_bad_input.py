@@ -96,6 +96,24 @@ def test_refusals_before_training(
     assert "recipe.yaml" in dry_run(capfd, good, "train.batches_per_update=3", "train.update_freq=2")
 
 
+@pytest.mark.parametrize(
+    ("override", "refusal"),
+    [
+        ("pipeline.stages=2", "pipeline: 1 rank(s) cannot form 2 stages; start a multiple of 2"),
+        ("tensor.vocabulary=2", "tensor.vocabulary: 1 rank(s) cannot share a vocabulary by 2; start a multiple of 2"),
+    ],
+)
+def test_one_process_cannot_hold_parts_of_a_model(
+    good: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, override: str, refusal: str
+) -> None:
+    assert main(["train", str(good), override]) == 2
+    assert f"mnmt-ds train: {refusal}\n" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["train", str(good), "--dry-run", override]) == 0
+    assert "training needs a multiple of 2 ranks, this dry run has 1\n" in capfd.readouterr().out
+    assert "give 1 to 4 stages" in dry_run(capfd, good, "pipeline.stages=5")
+
+
 def test_a_tokenizer_that_is_not_the_datas(
     good: Path, capfd: pytest.CaptureFixture[str], tiny_corpus: Path, tmp_path: Path
 ) -> None:

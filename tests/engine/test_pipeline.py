@@ -262,10 +262,11 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path) -> None:
+def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mnmt_ds.engine.parallel import ds_config
     from mnmt_ds.engine.parallel.run_layout import check_layout
 
+    monkeypatch.setenv("WORLD_SIZE", "2")
     sections, stage = REFUSED[text]
     model = {"encoder_layers": 2, "decoder_layers": 2}
     run_recipe = recipe(

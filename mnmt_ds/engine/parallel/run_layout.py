@@ -1,5 +1,6 @@
 """From a recipe to the layout of its run: what is refused, and the ranks' groups."""
 
+import math
 from collections.abc import Sequence
 
 from mnmt_ds import requirements
@@ -97,6 +98,18 @@ def form_run_layout(recipe: Recipe) -> ParallelLayout:
         The layout seen from this rank.
     """
     return form_layout(*_sizes(recipe))
+
+
+def rank_multiple(recipe: Recipe) -> int:
+    """Computes of what number a job's ranks must be a multiple: teams x stages x ranks that share a vocabulary.
+
+    Args:
+        recipe: of the run.
+
+    Returns:
+        The number; 1: any number of ranks will do.
+    """
+    return math.prod(_sizes(recipe))
 
 
 def _sizes(recipe: Recipe) -> tuple[int, int, int]:
