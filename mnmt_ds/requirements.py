@@ -121,8 +121,8 @@ def refusals(needs: Requirements, layout: RunLayout) -> list[Refusal]:
         layout: how the recipe spreads its students over ranks.
 
     Returns:
-        The reasons: those of split students first, then of pipeline stages, then of a shared vocabulary; empty where
-        the run can start.
+        The reasons: those of split students first, then of pipeline stages, then of vocabulary-parallel ranks; empty
+        where the run can start.
     """
     return [
         *(Refusal(PLACEMENT, text) for text, wrong in _placement(needs, layout) if wrong),
@@ -214,7 +214,7 @@ def _vocabulary(needs: Requirements, layout: RunLayout) -> Reasons:
     reasons = [
         ("teachers.on_device: layers is not done with it; set it to whole", needs.layer_streaming),
         (
-            f"{layout.ranks} rank(s) cannot share a vocabulary by {count}{staged}; start a multiple of"
+            f"{layout.ranks} rank(s) cannot be vocabulary-parallel by {count}{staged}; start a multiple of"
             f" {count * stages}",
             layout.ranks % (count * stages) != 0,
         ),

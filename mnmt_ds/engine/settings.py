@@ -85,8 +85,8 @@ class TensorSettings(Settings):
     """Matrices split over several ranks (tensor parallelism), whose groups are megatron-core's."""
 
     vocabulary: int = Field(default=1, ge=1)
-    """Neighbouring ranks that share embedding, output projection and loss, each with its own words; the job's ranks
-    must be a multiple."""
+    """Vocabulary-parallel ranks: so many neighbours split embedding, output projection and loss by words, each has its
+    own; the job's ranks must be a multiple."""
 
 
 class ValidationSettings(Settings):

@@ -41,8 +41,8 @@ class LssdSettings(Settings):
     teacher: Literal["pair", "overall"] = "pair"
     """pair: each pair's own best checkpoint; overall: the overall best one teaches all pairs (STSD, the ablation)."""
     alpha: float | None = None
-    """Weight of the distillation. null: by the pairs: 2.0 into one language, else 0.6 (released 2.5, selective 1.2;
-    0.6)."""
+    """Weight of the distillation. null: 2.0 if all pairs share one target language, else 0.6; profile released: 2.5
+    (selective 1.2), else 0.6."""
     cap: float = 2.0
     """Adaptive gate's greatest value (the paper's sigma; released 1.0)."""
     selective_below: float = 0.0

@@ -74,9 +74,9 @@ def recipe_layout(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLay
 def candidate_layouts(recipe: Recipe, layout: PlannedLayout) -> Iterator[tuple[PlannedLayout, int, bool]]:
     """Lists what is tried on a number of ranks; what costs least time comes first.
 
-    Sharding more costs traffic, pipeline stages their bubble (the more the more), a shared vocabulary all of the work
-    that is done alike, both together both; offloading costs most (and saves nothing on a CPU), recomputing a third of a
-    step; smaller micro-batches fill a device less well. Split students stay split.
+    Sharding more costs traffic, pipeline stages their bubble (the more the more), vocabulary-parallel ranks all of the
+    work that is done alike, both together both; offloading costs most (and saves nothing on a CPU), recomputing a third
+    of a step; smaller micro-batches fill a device less well. Split students stay split.
 
     Args:
         recipe: the recipe.
@@ -102,7 +102,7 @@ def candidate_layouts(recipe: Recipe, layout: PlannedLayout) -> Iterator[tuple[P
 
 
 def model_parallel_splits(ranks: int) -> list[tuple[int, int]]:
-    """Lists ways to hold a model over several of the ranks: stages alone, a shared vocabulary alone, both together.
+    """Lists ways to hold a model over several of the ranks: stages alone, vocabulary-parallel alone, both together.
 
     Args:
         ranks: ranks of the job.

@@ -64,7 +64,7 @@ def make_plan(
     if layout.ranks % multiple:
         uses = [
             (layout.stages, "form {} pipeline stages"),
-            (layout.vocabulary_shards, "share a vocabulary by {}"),
+            (layout.vocabulary_shards, "be vocabulary-parallel by {}"),
             (layout.teams, "be shared by {} students"),
         ]
         what = " and ".join(text.format(count) for count, text in uses if count > 1)

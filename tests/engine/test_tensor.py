@@ -201,7 +201,7 @@ def test_lookup_by_hand() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], int]] = {
-    "4 rank.s. cannot share a vocabulary by 3; start a multiple of 3": ({"tensor": {"vocabulary": 3}}, 1),
+    "4 rank.s. cannot be vocabulary-parallel by 3; start a multiple of 3": ({"tensor": {"vocabulary": 3}}, 1),
     "ZeRO 0 and 1, not 2": ({}, 2),
     "by 2 in 3 stages; start a multiple of 6": ({"pipeline": {"stages": 3}}, 1),
     "not done in fp16": ({"train": {"precision": "fp16"}}, 1),

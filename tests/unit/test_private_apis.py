@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from mnmt_ds import private_apis
+from mnmt_ds.cli.reference import generated
 from mnmt_ds.private_api_list import PRIVATE_APIS, TESTED, PrivateApi, vanished
-from mnmt_ds.private_apis_page import as_markdown
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,8 @@ def test_private_names_are_touched_where_they_are_declared() -> None:
 
 
 def test_the_page_is_written_from_the_list() -> None:
-    page = (ROOT / "docs" / "deepspeed_internals.md").read_text(encoding="utf-8")
-    assert page == as_markdown(), "run: python -m mnmt_ds.private_apis_page > docs/deepspeed_internals.md"
+    path = ROOT / "docs" / "deepspeed_internals.md"
+    page = path.read_text(encoding="utf-8")
+    assert page == generated(ROOT)[path], "run python -m mnmt_ds.cli.reference"
     assert len(re.findall(r"^\| `", page, re.M)) == len(PRIVATE_APIS)
     assert private_apis.__doc__ and "docs/deepspeed_internals.md" in private_apis.__doc__

@@ -122,7 +122,7 @@ def load(path: Path, engines: Engines, written: JobLayout, present: JobLayout, m
         return _load(path, engines)
     if max(written.shards, present.shards) > 1:
         raise UserError(
-            f"{path}: written by {written.describe()}, this is {present.describe()}; a split vocabulary's checkpoints"
+            f"{path}: written by {written.describe()}, this is {present.describe()}; vocabulary-parallel checkpoints"
             " go on at the same ranks, ZeRO stage and tensor.vocabulary alone (its best and last models are plain ones)"
         )
     if FAMILY[written.zero_stage] != FAMILY[present.zero_stage] or 0 in (written.zero_stage, present.zero_stage):

@@ -14,6 +14,11 @@ from mnmt_ds.parallel_layout import ParallelLayout
 
 KEYS = {"loss": metric_keys.TRAIN_LOSS, "ce": metric_keys.TRAIN_CE, "nll": metric_keys.TRAIN_NLL}
 """Metric keys of what every method reports; others have their own name in theirs."""
+STAGE_KEYS = {
+    metric_keys.MEMORY_CPU: metric_keys.MEMORY_CPU_STAGE,
+    metric_keys.MEMORY_GPU: metric_keys.MEMORY_GPU_STAGE,
+}
+"""Metric keys of the same figure of each pipeline stage."""
 
 
 class Meter:
@@ -97,9 +102,12 @@ def memory(layout: ParallelLayout | None = None) -> dict[str, float]:
         values[metric_keys.MEMORY_GPU] = float(torch.cuda.max_memory_allocated())
     if layout is None or layout.pipeline_parallel_size == 1:
         return values
-    for name, size in list(values.items()):
+    stage_values: dict[str, float] = {}
+    for name, key in STAGE_KEYS.items():
+        if name not in values:
+            continue
         most = torch.zeros(layout.pipeline_parallel_size, dtype=torch.float64, device=layout.device)
-        most[layout.pipeline_parallel_rank] = size
+        most[layout.pipeline_parallel_rank] = values[name]
         dist.all_reduce(most, dist.ReduceOp.MAX)
-        values |= {f"{name}/stage_{number}": value for number, value in enumerate(most.tolist())}
-    return values
+        stage_values |= {key.of(str(number)): value for number, value in enumerate(most.tolist())}
+    return values | stage_values
