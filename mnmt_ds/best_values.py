@@ -9,9 +9,10 @@ NO_UPDATE = -1
 
 
 class BestValue(NamedTuple):
-    """A lowest value."""
+    """The lowest value so far of one quantity, such as a pair's dev loss, and when it was reached."""
 
     value: float = math.inf
+    """Infinite where it was never set."""
     update: int = NO_UPDATE
     """The update at which it was reached."""
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from mnmt_ds.bench.loss_peers import (
+from mnmt_ds.bench.loss_baselines import (
+    BASELINES,
     FULL_MATRICES,
-    KL_PEERS,
+    KL_BASELINES,
     OURS,
-    PEERS,
     WITH_PASSES,
     Inputs,
     Unsupported,
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[512], help="model width d")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32000], help="vocabulary V")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--peers", nargs="+", default=list(BASELINES), choices=list(BASELINES))
     parser.add_argument("--rounds", type=int, default=3, help="rounds in which every peer has its turn")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16", "float16"], help="default: by device")
@@ -127,7 +127,7 @@ def _problem(
             if x.passes > 1 and name not in WITH_PASSES:
                 raise Unsupported("no divergence of passes")
             if name == "ours_without_divergence":
-                PEERS[name](x)
+                BASELINES[name](x)
                 able_peers.append(name)
                 continue
             _check_same(name, _loss_and_gradients(name, x), expected, x, dtype)
@@ -163,7 +163,7 @@ def _problem(
 
 def _loss_and_gradients(name: str, x: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A peer's loss, and its gradients of states and projection."""
-    loss = PEERS[name](x)
+    loss = BASELINES[name](x)
     hidden_ND, projection_VD = torch.autograd.grad(loss, (x.hidden_ND, x.projection_VD))
     return loss.detach(), hidden_ND, projection_VD
 
@@ -171,7 +171,7 @@ def _loss_and_gradients(name: str, x: Inputs) -> tuple[torch.Tensor, torch.Tenso
 def _check_same(name: str, actual: Any, expected: Any, x: Inputs, dtype: str) -> None:
     """UserError where loss (up to the teacher's entropy, where a peer has a KL divergence) or a gradient differs."""
     tolerance = 1e-4 if dtype == "float32" else 3e-2
-    entropy = teacher_entropy(x) if name in KL_PEERS else 0.0
+    entropy = teacher_entropy(x) if name in KL_BASELINES else 0.0
     for what, a, b in zip(("loss", "hidden", "projection"), (actual[0] + entropy, *actual[1:]), expected, strict=True):
         worst, scale = float((a.float() - b.float()).abs().max()), float(b.float().abs().max())
         if not worst <= tolerance * scale:
@@ -199,7 +199,7 @@ def _seconds(name: str, x: Inputs) -> float:
     x.hidden_ND.grad = x.projection_VD.grad = None
     wait_for_device()
     began = time.perf_counter()
-    PEERS[name](x).backward()  # type: ignore[no-untyped-call]
+    BASELINES[name](x).backward()  # type: ignore[no-untyped-call]
     wait_for_device()
     return time.perf_counter() - began
 

@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise UserError("--jobs: at least 1")
     study = read_study(args.study, _study_overrides(args), args.overrides)
-    entries = chosen(study, args.only, args.settings)
+    entries = select_entries(study, args.only, args.settings)
     if args.dry_run:
-        print("\n".join(grid(study, entries)))
+        print("\n".join(grid_lines(study, entries)))
         return 0
     failed: dict[Path, str] = {}
     study.settings.directory.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
         done = [entry for entry in study.entries if is_complete(study, entry)]
         if written is not None:
             print((written / "study.md").read_text(encoding="utf-8"))
-            if not args.report and (commands := closing(study, entries, done, written)):
-                failed |= _after(commands)
+            if not args.report and (commands := runnable_post_commands(study, entries, done, written)):
+                failed |= run_post_commands(commands)
                 write_report(study, failed)  # once more, with the pictures that were drawn
             print(f"written: {written / 'study.html'}")
         else:
@@ -109,7 +109,7 @@ def _help_study(section: str) -> str:
     return help_yaml(StudySettings, section, what="study")
 
 
-def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] | None) -> "list[StudyEntry]":
+def select_entries(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] | None) -> "list[StudyEntry]":
     """Picks the entries of some rows and settings, and those that they need.
 
     Args:
@@ -139,7 +139,7 @@ def chosen(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] |
     return [entry for entry in study.entries if entry.directory in wanted]
 
 
-def grid(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
+def grid_lines(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
     """Formats the grid with the state of every run.
 
     Args:
@@ -202,16 +202,16 @@ def _prepare(study: "Study", entries: "Sequence[StudyEntry]") -> None:
                 raise UserError(f"{directory}: preparing it failed; see above")
 
 
-def closing(
+def runnable_post_commands(
     study: "Study", entries: "Sequence[StudyEntry]", done: "Sequence[StudyEntry]", report: Path
 ) -> list[list[str]]:
-    """Picks the closing commands that can be run: all runs that they name are done, and some of them were chosen.
+    """Picks the commands of the study's ``after`` that can be run: all runs that they name are done.
 
-    One that names no run waits for the whole study.
+    Some of these runs must be among the selected entries. A command that names no run waits for the whole study.
 
     Args:
         study: the study.
-        entries: the chosen entries.
+        entries: the selected entries.
         done: all entries that are complete.
         report: the report's directory.
 
@@ -229,8 +229,15 @@ def closing(
     return commands
 
 
-def _after(commands: Sequence[Sequence[str]]) -> dict[Path, str]:
-    """Runs the closing commands; {command: reason} of those that failed."""
+def run_post_commands(commands: Sequence[Sequence[str]]) -> dict[Path, str]:
+    """Runs the commands of the study's ``after``, one after another; a failure is logged and does not stop the others.
+
+    Args:
+        commands: arguments of ``mnmt-ds``, a list for each command.
+
+    Returns:
+        Why a command failed, by its name; those that did not fail are left out.
+    """
     from mnmt_ds.study.scheduler import cli_command
 
     failed = {}

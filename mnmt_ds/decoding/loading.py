@@ -13,8 +13,8 @@ from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model, load_model
 from mnmt_ds.run_files import data_directory
 
-CHECKPOINTS = ("best", "last_model", "last")
-"""What a run's directory is taken for where no checkpoint is named; the first that is there."""
+MODEL_NAMES = ("best", "last_model", "last")
+"""Subdirectories of a run that are tried, in order, when no model is named."""
 
 
 class Translator(NamedTuple):
@@ -59,7 +59,7 @@ def model_directory(path: Path) -> Path:
     """
     if (path / "model.json").exists():
         return path
-    for name in CHECKPOINTS:
+    for name in MODEL_NAMES:
         if (path / name / "model.json").exists():
             return path / name
     raise UserError(f"{path}: holds no model; give a run, or its best, best_<pair> or last directory")

@@ -4,7 +4,7 @@ from mnmt_ds.distributed import is_main, world_size
 from mnmt_ds.engine.build import open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.engine.parallel.run_layout import check_layout, plan_run_layout, rank_multiple
+from mnmt_ds.engine.parallel.run_layout import check_run_layout, plan_parallel_layout, rank_multiple
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
@@ -23,8 +23,8 @@ def check(recipe: Recipe) -> None:
     written = ds_config.read(recipe.deepspeed)
     multiple = rank_multiple(recipe)
     # one process says nothing of the ranks that training will have
-    check_layout(recipe, written, ranks=world_size() if world_size() > 1 else multiple)
-    layout = plan_run_layout(recipe)
+    check_run_layout(recipe, written, ranks=world_size() if world_size() > 1 else multiple)
+    layout = plan_parallel_layout(recipe)
     config = ds_config.resolve(written, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
     corpus, pairs = open_corpus(recipe)
     training_data = open_training_data(recipe, corpus, layout)

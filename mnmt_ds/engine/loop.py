@@ -123,7 +123,7 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
         for student in training.students:
             if student.data_iterator.epoch_ended:
                 student.data_iterator.next_epoch()
-        training.agree()
+        training.sync_progress()
         training.log_samplers()
         if training.finished():
             training.keep_last()
@@ -151,7 +151,7 @@ def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) ->
             loop.student.data_iterator.update_done(result.losses)
             norms[loop.student.name], stop = result.norm, stop or result.stop
     training.measure()
-    return norms, training.agree(stop)
+    return norms, training.sync_progress(stop)
 
 
 class ReadyGradient(NamedTuple):

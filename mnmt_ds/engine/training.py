@@ -12,7 +12,7 @@ from mnmt_ds.engine.checkpointing.fingerprint import check_fingerprint, run_fing
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.monitoring.progress import RunProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.engine.parallel.run_layout import check_layout, form_run_layout
+from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.run_log import RunLog, introduction
 from mnmt_ds.engine.students import records
@@ -28,7 +28,10 @@ from mnmt_ds.tracking import Tracker
 
 
 class Training:
-    """What the loop works on. The first student's epochs are the run's; all students take equally many updates."""
+    """State of a run: students, data, logs.
+
+    The first student's epochs are the run's; all students take equally many updates.
+    """
 
     def __init__(self, recipe: Recipe, resume: bool) -> None:
         """Builds everything; all ranks of the job call this together.
@@ -42,8 +45,8 @@ class Training:
         """
         self.recipe, self.directory = recipe, recipe.directory
         config = ds_config.read(recipe.deepspeed)
-        check_layout(recipe, config)
-        self.layout = form_run_layout(recipe)
+        check_run_layout(recipe, config)
+        self.layout = form_parallel_layout(recipe)
         self.peer_group = PeerGroup(recipe, self.layout)
         with ExitStack() as at_end, self.peer_group.failures_shared():
             if self.peer_group.is_split:
@@ -54,7 +57,7 @@ class Training:
     def _build(self, config: ds_config.Json, resume: bool) -> None:
         recipe, layout = self.recipe, self.layout
         config = ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
-        self.peer_group.meet()
+        self.peer_group.barrier()
         self.corpus, self.pairs = open_corpus(recipe)
         training_data = open_training_data(recipe, self.corpus, layout, resume)
         self.dev, dev_tokens = dev_batches(
@@ -78,8 +81,8 @@ class Training:
         for student in self.students:
             self._describe(student.recipe, config, layout.ranks)
         if recipe.students:
-            self._describe(recipe, config, self.peer_group.meet())
-        self.agree()
+            self._describe(recipe, config, self.peer_group.barrier())
+        self.sync_progress()
         line = introduction(recipe, self.corpus, self.peer_group, self.first, self.job_layout, implementation)
         self.tracker.info(line)
         facts = {"loss_implementation": implementation, "world_size": layout.job.size}
@@ -92,7 +95,7 @@ class Training:
 
     def _open_directory(self, resume: bool) -> Tracker:
         """Locks the run's directory, refuses another run's, opens the log."""
-        job = self.peer_group.meet()
+        job = self.peer_group.barrier()
         self.lock = _claim_on_main(self.recipe, job)
         if not resume:
             job.on_main_first(run_directory.refuse_used, self.directory)
@@ -121,7 +124,7 @@ class Training:
         names = self.peer_group.student_names
         return [names] if self.recipe.simultaneous else [[name] for name in names]
 
-    def agree(self, stop: bool = False) -> bool:
+    def sync_progress(self, stop: bool = False) -> bool:
         """Sets the run's progress on all ranks; they call this together.
 
         Args:
@@ -139,7 +142,7 @@ class Training:
         return any(row[5] for row in rows)
 
     def _resume(self) -> None:
-        newest = checkpoint.newest(self.directory, self.tracker.warning, self.peer_group.meet())
+        newest = checkpoint.newest(self.directory, self.tracker.warning, self.peer_group.barrier())
         if newest is None:
             self.tracker.info(f"{self.directory}: no checkpoint yet; starting from the beginning")
             for tracker in self._trackers():
@@ -150,7 +153,7 @@ class Training:
         path, state = newest
         check_fingerprint(state["fingerprint"], self.fingerprint, path)
         written = checkpoint.JobLayout(*state["layout"])
-        checkpoint.load(path, self._engines(), written, self.job_layout, self.peer_group.meet)
+        checkpoint.load(path, self._engines(), written, self.job_layout, self.peer_group.barrier)
         for student in self.students:
             records.restore_state(student, checkpoint.student_state(state, student.name))
         self.sampler_updates.resumed()
@@ -168,7 +171,7 @@ class Training:
         if self.recipe.students:
             state["seconds"] = self.time_spent.state()
         keep = self.recipe.train.keep_checkpoints
-        checkpoint.save(self.directory, self._engines(), state, keep, self.peer_group.meet)
+        checkpoint.save(self.directory, self._engines(), state, keep, self.peer_group.barrier)
         if self.layout.is_main:
             for student in self.students:
                 records.remove_unused_snapshots(self.directory, student)
@@ -188,7 +191,7 @@ class Training:
         return next_change(student, self.recipe.validation.every, self.progress.epoch_end)
 
     def finished(self) -> bool:
-        """Whether the recipe's budget is spent, or patience lost.
+        """Whether ``max_steps``, ``max_epochs`` or ``patience`` is reached.
 
         Returns:
             True where the run is over.
@@ -201,7 +204,7 @@ class Training:
         )
 
     def measure(self) -> None:
-        """Lets the students' samplers measure whose turn it is."""
+        """Runs the samplers' measurements that are due at this update."""
         self.sampler_updates.measure(self.update)
 
     def log_samplers(self) -> None:

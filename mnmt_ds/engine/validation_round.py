@@ -55,7 +55,7 @@ def validate_students(training: Training) -> None:
         record |= training.time_spent.report() if training.recipe.students else {}
         line = records.validation_line(student, report, record)
         training.run_log.log(student, "valid", training.update, training.progress, record, line)
-    training.agree()
+    training.sync_progress()
     training.log_samplers()
     training.run_log.flush()
 

@@ -34,7 +34,9 @@ SPM_FILES = {
     "flores101": "sacrebleu_tokenizer_spm.model",
     "flores200": "flores200sacrebleuspm",
 }
+"""BLEU tokenizers that need a SentencePiece model: its file in sacreBLEU's directory ``models``."""
 NEEDS = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
+"""BLEU tokenizers that need another package: the module to look for, and what to install with pip."""
 
 ResourceClass = Literal["high", "low", "very low"]
 RESOURCE_CLASSES: tuple[ResourceClass, ...] = ("high", "low", "very low")
@@ -47,9 +49,9 @@ class ScoreSettings(Settings):
     """BLEU tokenizers; the first is the main one. auto: by target language (zh, ja-mecab or char, else 13a). none: text
     that is tokenised already ("tokenised BLEU"). spm is flores101."""
     high: int = Field(default=1_000_000, ge=0)
-    """Training pairs from which a language pair counts as high-resource (paper 3)."""
+    """Training sentence pairs from which a language pair counts as high-resource (paper 3)."""
     very_low: int = Field(default=100_000, ge=0)
-    """Training pairs below which it counts as very low; those are not part of low."""
+    """Training sentence pairs below which it counts as very low; those are not part of low."""
     samples: int = Field(default=1000, ge=1)
     """Resamples of the paired bootstrap."""
     seed: int = 12345
@@ -66,7 +68,7 @@ class MetricScore(NamedTuple):
 
 
 def resource_class(sentences: int, settings: ScoreSettings) -> ResourceClass:
-    """Classes a pair by its training text.
+    """Assigns a language pair its resource class by its number of training sentence pairs.
 
     Args:
         sentences: training sentence pairs.
@@ -162,18 +164,19 @@ def score_pair(
         settings: BLEU tokenizers.
 
     Returns:
-        What the evaluation file holds of a pair: main BLEU, chrF, their signatures, other BLEUs, length ratio.
+        What the evaluation file holds of a pair: main BLEU, chrF, their signatures, other BLEUs, length ratio
+        (system / reference, in BLEU tokens).
     """
     main, *others = (bleu_tokenizer(name, target) for name in settings.tokenizers)
-    score, characters = bleu(hypotheses, references, main), chrf(hypotheses, references)
+    score, chrf_score = bleu(hypotheses, references, main), chrf(hypotheses, references)
     sums_K = score.stats_NK.sum(0)
     report = {
         "sentences": len(hypotheses),
         "bleu": score.value,
         "bleu_signature": score.signature,
         "bleu_tokenizer": main,
-        "chrf": characters.value,
-        "chrf_signature": characters.signature,
+        "chrf": chrf_score.value,
+        "chrf_signature": chrf_score.signature,
         "length_ratio": float(sums_K[0] / max(sums_K[1], 1)),
     }
     if others:

@@ -28,27 +28,27 @@ class RemoteShell(NamedTuple):
     ssh_port: int | None = None
     """Port of the nodes' ssh; None: ssh's own default."""
 
-    def command(self, node: str, words: Sequence[str], variables: Mapping[str, str]) -> list[str]:
+    def command(self, node: str, argv: Sequence[str], variables: Mapping[str, str]) -> list[str]:
         """Makes the command that runs another one on a node.
 
         Args:
             node: the node's name, as in the hostfile.
-            words: program and arguments to run there, in this process's working directory.
+            argv: program and arguments to run there, in this process's working directory.
             variables: environment variables to set for it.
 
         Returns:
             Program and arguments to run here.
         """
         if is_local(node):
-            return ["env", *(f"{name}={value}" for name, value in variables.items()), *words]
+            return ["env", *(f"{name}={value}" for name, value in variables.items()), *argv]
         exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-        line = f"cd {shlex.quote(os.getcwd())} && exec env {exports} {shlex.join(words)}"
+        line = f"cd {shlex.quote(os.getcwd())} && exec env {exports} {shlex.join(argv)}"
         if self.launcher == "slurm":
             return ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", "bash", "-c", line]
         port = [] if self.ssh_port is None else ["-p", str(self.ssh_port)]
         extra = shlex.split(os.environ.get("PDSH_SSH_ARGS_APPEND", ""))  # what pdsh gives to its ssh, too
-        alive = ["-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=10"]
-        return ["ssh", "-x", "-o", "BatchMode=yes", *alive, *port, *extra, node, line]
+        keepalive_options = ["-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=10"]
+        return ["ssh", "-x", "-o", "BatchMode=yes", *keepalive_options, *port, *extra, node, line]
 
     def unreachable(self, code: int) -> bool:
         """Tells whether an exit code is ssh's or srun's own: the node was not reached, or was lost.
@@ -108,14 +108,14 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 def run_on_node(
-    shell: RemoteShell, node: str, words: Sequence[str], timeout: float
+    shell: RemoteShell, node: str, argv: Sequence[str], timeout: float
 ) -> "subprocess.CompletedProcess[str]":
     """Runs a command on a node to its end.
 
     Args:
         shell: how nodes are reached.
         node: the node's name.
-        words: program and arguments.
+        argv: program and arguments.
         timeout: seconds at most.
 
     Returns:
@@ -124,5 +124,5 @@ def run_on_node(
     Raises:
         subprocess.TimeoutExpired: when it takes longer.
     """
-    command = shell.command(node, words, forwarded_variables())
+    command = shell.command(node, argv, forwarded_variables())
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mnmt_ds.batch import PAD
-from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, Projection
+from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, OutputProjection
 from mnmt_ds.models.settings import ModelSettings
 
 TIED = "embedding"
@@ -61,7 +61,7 @@ def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEn
     ]
     entries += [LayerEntry("decoder_norm", "decoder_norm", norm)]
     if settings.encoder_projection == "own":
-        entries += [LayerEntry("projection", "encoder_projection", lambda: Projection(settings, vocabulary_size))]
+        entries += [LayerEntry("projection", "encoder_projection", lambda: OutputProjection(settings, vocabulary_size))]
     return [*entries, LayerEntry("head", TIED, embedding)]
 
 

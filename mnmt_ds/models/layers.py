@@ -1,6 +1,7 @@
 """The layers of M2M100's Transformer: pre-norm, ReLU, sinusoidal positions, scaled embeddings.
 
-Letters: B sentences, S source, T target positions, D width, H heads, Q = D / H the width of one head, V vocabulary.
+Letters: B sentences, S source, T target positions, L source or target positions, D width, H heads,
+Q = D / H the width of one head, V vocabulary.
 Self-attention's three projections are one matrix here (q, k, v in that order), cross-attention's k and v another.
 """
 
@@ -78,7 +79,7 @@ class Embedding(VocabParallelModule):
         return dropout(x_BTD, self.dropout, self.training)
 
 
-class Head(VocabParallelModule):
+class TiedOutputProjection(VocabParallelModule):
     """The output projection, tied to an embedding. A loss that works from hidden states runs inside its forward.
 
     Under ZeRO-3 a parameter is whole only within the forward of a module that owns it; so the loss, which needs
@@ -105,8 +106,8 @@ class Head(VocabParallelModule):
         return loss(hidden_BTD, self.weight) if loss is not None else F.linear(hidden_BTD, self.weight)
 
 
-class Projection(VocabParallelModule):
-    """An output projection of its own; it is handed to a loss as ``Head``'s is.
+class OutputProjection(VocabParallelModule):
+    """An output projection with weights of its own; a loss gets it as it gets that of ``TiedOutputProjection``.
 
     Args:
         settings: the model's shape.
@@ -286,8 +287,8 @@ class EncoderLayer(nn.Module):
         x_BSD = x_BSD + self._drop(self.attention(self.attention_norm(x_BSD), mask_BS, causal=False))
         return x_BSD + self._drop(self.ffn(self.ffn_norm(x_BSD)))
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+    def _drop(self, x_BLD: Tensor) -> Tensor:
+        return dropout(x_BLD, self.dropout, self.training)
 
 
 class DecoderLayer(nn.Module):
@@ -323,5 +324,5 @@ class DecoderLayer(nn.Module):
         x_BTD = x_BTD + self._drop(self.cross(self.cross_norm(x_BTD), memory, mask_BS))
         return x_BTD + self._drop(self.ffn(self.ffn_norm(x_BTD)))
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+    def _drop(self, x_BLD: Tensor) -> Tensor:
+        return dropout(x_BLD, self.dropout, self.training)

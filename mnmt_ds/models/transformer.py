@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mnmt_ds.batch import PAD
-from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, Head, Projection
+from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, OutputProjection, TiedOutputProjection
 from mnmt_ds.models.settings import ModelSettings
 
 
@@ -42,9 +42,9 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(settings.d_model)
         self.decoder = nn.ModuleList([DecoderLayer(settings) for _ in range(settings.decoder_layers)])
         self.decoder_norm = nn.LayerNorm(settings.d_model)
-        self.head = Head(self.embedding)
+        self.head = TiedOutputProjection(self.embedding)
         own_projection = settings.encoder_projection == "own"
-        self.encoder_projection = Projection(settings, vocabulary_size) if own_projection else None
+        self.encoder_projection = OutputProjection(settings, vocabulary_size) if own_projection else None
 
     def encode(self, source_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the encoder.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.engine.parallel.run_layout import check_layout
+from mnmt_ds.engine.parallel.run_layout import check_run_layout
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, batches_per_update
 from mnmt_ds.errors import UserError
@@ -131,7 +131,7 @@ def is_allowed(recipe: Recipe, layout: PlannedLayout) -> bool:
     sections = {"pipeline": pipeline, "tensor": TensorSettings(vocabulary=layout.vocabulary_shards)}
     changed, config = recipe.model_copy(update=sections), {"zero_optimization": {"stage": layout.zero_stage}}
     try:
-        check_layout(changed, config, layout.ranks, (PIPELINE, VOCABULARY))
+        check_run_layout(changed, config, layout.ranks, (PIPELINE, VOCABULARY))
     except UserError:
         return False
     return True

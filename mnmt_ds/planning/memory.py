@@ -20,7 +20,7 @@ from mnmt_ds.planning import activations
 from mnmt_ds.planning.activations import FP32_BYTES, Shape
 from mnmt_ds.planning.parameters import count_parameters
 from mnmt_ds.planning.pipeline_stages import StageContents, plan_stages
-from mnmt_ds.teachers.shard_exchange import BUCKET as FETCH
+from mnmt_ds.teachers.shard_exchange import MAX_ELEMENTS_PER_EXCHANGE as FETCH
 from mnmt_ds.teachers.sharded_teachers import ON_DEVICE
 
 HALF_BYTES = 2

@@ -10,7 +10,7 @@ import torch
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.build import open_corpus, open_training_data
 from mnmt_ds.engine.parallel import ds_config, stage_balance
-from mnmt_ds.engine.parallel.run_layout import check_layout
+from mnmt_ds.engine.parallel.run_layout import check_run_layout
 from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import layer_entries
@@ -70,7 +70,7 @@ def make_plan(
         what = " and ".join(text.format(count) for count, text in uses if count > 1)
         raise UserError(f"{path}: {devices} devices cannot {what}; give --devices a multiple of {multiple}")
     config = ds_config.read(recipe.deepspeed)
-    check_layout(recipe, config, layout.ranks, (PIPELINE, VOCABULARY))
+    check_run_layout(recipe, config, layout.ranks, (PIPELINE, VOCABULARY))
     ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
     base = process_bytes(path, overrides) if measure and on_cpu else 0
     corpus, _ = open_corpus(recipe)

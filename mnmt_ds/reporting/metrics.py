@@ -1,6 +1,6 @@
 """The metrics that runs are compared by.
 
-Shape letters: V validations of a run.
+Shape letters: V validations of a run (not the vocabulary, as in models and kernels).
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class ComparedMetric(NamedTuple):
     title: str
     digits: int
     """After the decimal point."""
-    better: int
+    direction: int
     """1: more is better, -1: less, 0: neither."""
     main: bool = True
     """Whether the summary shows it, too."""
@@ -38,6 +38,8 @@ COMPARED_METRICS = (
     ComparedMetric("tokens_per_sec", "tokens/s", 0, 0),
     ComparedMetric("memory_gb", "peak GB", 2, 0, False),
 )
+"""Units: dev loss and deficit in nats a token, BLEU and chrF from 0 to 100, minutes of the whole run, tokens/s in
+target tokens a second, peak GB of a device's memory in 1e9 bytes."""
 METRIC_TITLES = {metric.key: metric.title for metric in COMPARED_METRICS}
 
 

@@ -63,7 +63,7 @@ def weight_chart(part: ComparedRuns) -> str | None:
         return None
     panels = [(group_run, _weights(group_run.run)) for group_run in with_weights]
     pairs = [pair for pair in part.sizes if any(pair in weights for _, weights in panels)]
-    return draw_steps(panels, pairs, "weight of the peer's lesson, α", 1)
+    return draw_steps(panels, pairs, "distillation weight α", 1)
 
 
 def _weights(run: Run) -> Steps:

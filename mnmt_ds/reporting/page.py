@@ -155,7 +155,7 @@ def _summary_rows(
                 SummaryCell(
                     metric.key,
                     format_number(summary.mean[metric.key], metric.digits),
-                    format_number(summary.spread[metric.key], metric.digits).strip("–") if metric.better else "",
+                    format_number(summary.spread[metric.key], metric.digits).strip("–") if metric.direction else "",
                     summary.mean[metric.key] == best.get(metric.key),
                 )
                 for metric in metrics
@@ -171,8 +171,8 @@ def _best_values(summaries: Sequence[GroupSummary], metrics: Sequence[ComparedMe
     best = {}
     for metric in metrics:
         values = [summary.mean[metric.key] for summary in summaries if np.isfinite(summary.mean[metric.key])]
-        if metric.better and len(values) > 1:
-            best[metric.key] = max(values) if metric.better > 0 else min(values)
+        if metric.direction and len(values) > 1:
+            best[metric.key] = max(values) if metric.direction > 0 else min(values)
     return best
 
 

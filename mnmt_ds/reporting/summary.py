@@ -148,7 +148,7 @@ def format_with_spread(summary: GroupSummary, metric: ComparedMetric) -> str:
         Such as ``14.57 ±0.21``; no spread for metrics that are neither better nor worse.
     """
     text, spread = format_number(summary.mean[metric.key], metric.digits), summary.spread[metric.key]
-    return f"{text} ±{spread:.{metric.digits}f}" if np.isfinite(spread) and metric.better else text
+    return f"{text} ±{spread:.{metric.digits}f}" if np.isfinite(spread) and metric.direction else text
 
 
 def summary_markdown(part: ComparedRuns) -> str:

@@ -100,7 +100,7 @@ def _compared(study: Study, setting: str, done: Sequence[StudyEntry]) -> Compare
     """A setting's groups (the baseline first), their differences, tests over seeds, and how they were scored."""
     base = study.baseline(setting)
     entries = sorted(
-        (entry for entry in done if entry.setting == setting), key=lambda entry: _place(study, entry, base)
+        (entry for entry in done if entry.setting == setting), key=lambda entry: _sort_key(study, entry, base)
     )
     runs = [run for entry in entries for run in _runs(entry)]
     if not runs:
@@ -109,14 +109,14 @@ def _compared(study: Study, setting: str, done: Sequence[StudyEntry]) -> Compare
     return compare_groups(group_runs(runs), score, setting)
 
 
-def _place(study: Study, entry: StudyEntry, base: str) -> tuple[bool, int, int]:
-    """The baseline, then the rows as the study has them, each with its seeds."""
+def _sort_key(study: Study, entry: StudyEntry, base: str) -> tuple[bool, int, int]:
+    """Sorts the baseline first, then the rows as the study has them, each with its seeds."""
     return entry.row != base, list(study.settings.rows).index(entry.row), entry.seed
 
 
 def _runs(entry: StudyEntry) -> list[Run]:
     """An entry as one run, or each of its students, named by its row."""
-    runs = [read_run(place) for place in student_directories(entry.directory)]
+    runs = [read_run(directory) for directory in student_directories(entry.directory)]
     if runs[0].directory == entry.directory:
         return [runs[0]._replace(name=entry.row, label=entry.row)]
     return [run._replace(label=f"{entry.row}.{run.directory.name}") for run in runs]

@@ -16,7 +16,7 @@ from mnmt_ds.batch import PAD, Batch, to_device
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.teachers.cache_blocks import Ints
 from mnmt_ds.teachers.pending_states import PendingStates
-from mnmt_ds.teachers.shard_exchange import BUCKET, all_to_all_shards
+from mnmt_ds.teachers.shard_exchange import MAX_ELEMENTS_PER_EXCHANGE, all_to_all_shards
 from mnmt_ds.teachers.shard_layout import ShardPiece, buckets, fill_parameters
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import ON_DEVICE, ShardedTeachers
@@ -131,7 +131,7 @@ class LayerStreamedTeachers:
         targets = {
             piece.name: parameters[layer + piece.name.split(".", 2)[-1] if layer else piece.name] for piece in pieces
         }
-        for start, stop in buckets(pieces, BUCKET // teachers.ranks.size):
+        for start, stop in buckets(pieces, MAX_ELEMENTS_PER_EXCHANGE // teachers.ranks.size):
             received_RC = all_to_all_shards(
                 teachers.shard_storage, teachers.ranks, teachers.device, versions, start, stop
             )

@@ -1,4 +1,4 @@
-"""How teachers' weights travel: an all-to-all of shards in which every rank receives the teacher that it needs.
+"""How teachers' weights are sent: an all-to-all of shards in which every rank receives the teacher that it needs.
 
 Letters: R ranks, C elements of a shard's range.
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
 
-BUCKET = 16 << 20
-"""Elements that travel at once, over all ranks: what a fetch takes on the device beside the teacher itself."""
+MAX_ELEMENTS_PER_EXCHANGE = 16 << 20
+"""Elements that are sent at once, over all ranks: what a fetch takes on the device beside the teacher itself."""
 
 
 def all_to_all_shards(
@@ -29,9 +29,9 @@ def all_to_all_shards(
     Args:
         storage: this rank's shards.
         ranks: the ranks that hold the shards.
-        device: where the shards travel.
+        device: that sends and receives the shards.
         versions: the teacher that each rank needs, equal on all ranks; None: none.
-        start: first element of the range that travels, in every shard.
+        start: first element of the range that is sent, in every shard.
         stop: end of the range.
 
     Returns:

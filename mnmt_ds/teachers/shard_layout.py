@@ -129,7 +129,7 @@ def fill_parameters(
 
 
 def buckets(pieces: Sequence[ShardPiece], max_elements: int) -> list[tuple[int, int]]:
-    """Cuts a sequence of pieces into ranges of a shard that travel at once.
+    """Cuts a sequence of pieces into ranges of a shard that are sent at once.
 
     Args:
         pieces: the pieces, in their order.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mnmt_ds.batch import Batch
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.teachers.background import BackgroundWorker, Finished
-from mnmt_ds.teachers.shard_exchange import BUCKET, all_to_all_shards
+from mnmt_ds.teachers.shard_exchange import MAX_ELEMENTS_PER_EXCHANGE, all_to_all_shards
 from mnmt_ds.teachers.shard_layout import ShardLayout, buckets, fill_parameters
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
 
@@ -223,7 +223,7 @@ class ShardedTeachers:
         stop = max((transfer.stop for transfer in transfers if transfer), default=0)
         projection_length = self.layout.projection_length
         for pieces in (self.layout.between(0, projection_length), self.layout.between(projection_length, stop)):
-            for first, last in buckets(pieces, BUCKET // self.ranks.size):
+            for first, last in buckets(pieces, MAX_ELEMENTS_PER_EXCHANGE // self.ranks.size):
                 self._exchange([t if t and t.start <= first < t.stop else None for t in transfers], first, last)
         own_request = requests[self.ranks.rank]
         return None if own_request is None else self._models[self._slots.slot(self.ranks.rank, own_request.version)]

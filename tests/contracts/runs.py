@@ -170,9 +170,9 @@ def _outcome(corpus: str, folder: str, entry: Entry, layout: Layout) -> Outcome:
 def _empty_micro_batches(made: Any) -> int:
     """Slots of the first epoch's last update that hold nothing."""
     from mnmt_ds.engine.build import open_corpus, open_training_data
-    from mnmt_ds.engine.parallel.run_layout import plan_run_layout
+    from mnmt_ds.engine.parallel.run_layout import plan_parallel_layout
 
-    data = open_training_data(made, open_corpus(made)[0], plan_run_layout(made), resume=True)
+    data = open_training_data(made, open_corpus(made)[0], plan_parallel_layout(made), resume=True)
     plan = data[0].plan(0)
     return int(plan.updates * plan.batches_per_update - len(plan.pair))
 

@@ -264,7 +264,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mnmt_ds.engine.parallel import ds_config
-    from mnmt_ds.engine.parallel.run_layout import check_layout
+    from mnmt_ds.engine.parallel.run_layout import check_run_layout
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     sections, stage = REFUSED[text]
@@ -274,7 +274,7 @@ def test_what_a_pipeline_does_not_do_is_refused(text: str, tmp_path: Path, monke
         **{"pipeline": {"stages": 2}, **sections},
     )  # fmt: skip
     with pytest.raises(UserError, match=text):
-        check_layout(run_recipe, ds_config.read(run_recipe.deepspeed))
+        check_run_layout(run_recipe, ds_config.read(run_recipe.deepspeed))
 
 
 def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:

@@ -262,16 +262,16 @@ def test_students_move_between_ranks_and_placements(family: int, tiny_corpus: Pa
 
 
 def test_what_cannot_be_split_is_refused(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnmt_ds.engine.parallel.run_layout import check_layout
+    from mnmt_ds.engine.parallel.run_layout import check_run_layout
 
     case, where = ("auto", 0, AT_ONCE), (str(tiny_corpus), str(tmp_path / "run"))
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match=r"3 rank\(s\) cannot be shared by 2 students; start a multiple of 2"):
-        check_layout(given(*where, case, "split"), {})
+        check_run_layout(given(*where, case, "split"), {})
     monkeypatch.setenv("WORLD_SIZE", "4")
-    check_layout(given(*where, case, "split"), {})
+    check_run_layout(given(*where, case, "split"), {})
     with pytest.raises(UserError, match="extra_updates beside a searched rule"):
-        check_layout(given(*where, case, "split", extra_updates=True), {})
+        check_run_layout(given(*where, case, "split", extra_updates=True), {})
     with pytest.raises(ValueError, match="placement: split is for several students"):
         recipe(tiny_corpus, tmp_path / "run", placement="split")
 

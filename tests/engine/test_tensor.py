@@ -221,7 +221,7 @@ def test_what_a_split_vocabulary_does_not_do_is_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mnmt_ds.engine.parallel import ds_config
-    from mnmt_ds.engine.parallel.run_layout import check_layout
+    from mnmt_ds.engine.parallel.run_layout import check_run_layout
     from mnmt_ds.requirements import VOCABULARY
 
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -229,7 +229,7 @@ def test_what_a_split_vocabulary_does_not_do_is_refused(
     path = zero(stage, tmp_path / "run")
     run_recipe = recipe(tmp_path, tmp_path / "run", deepspeed=path, **{"tensor": {"vocabulary": 2}, **sections})
     with pytest.raises(UserError, match=f"tensor.vocabulary: .*{text}"):
-        check_layout(run_recipe, ds_config.read(run_recipe.deepspeed), settings=(VOCABULARY,))
+        check_run_layout(run_recipe, ds_config.read(run_recipe.deepspeed), settings=(VOCABULARY,))
 
 
 def test_a_checkpoint_of_another_split_is_refused(tmp_path: Path) -> None:

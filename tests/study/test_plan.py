@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds.cli.main import main
-from mnmt_ds.cli.study import chosen, closing, device_names
+from mnmt_ds.cli.study import device_names, runnable_post_commands, select_entries
 from mnmt_ds.config import dump
 from mnmt_ds.engine.recipe import students_of
 from mnmt_ds.errors import UserError
@@ -70,7 +70,7 @@ def test_a_model_a_pair_and_who_needs_it(tmp_path: Path) -> None:
     assert entry.jobs[0].recipe.train.max_epochs == 8  # 2.5 times 3, rounded up
     assert study.entries[student].needs == (entry.directory,)  # of seed 1: it has no other
     assert study.entries[student].jobs[0].recipe.method.experts == entry.directory  # type: ignore[union-attr]
-    picked = chosen(study, ["student"], ["small"])
+    picked = select_entries(study, ["student"], ["small"])
     assert [(e.row, e.seed) for e in picked] == [("pairs", 1), ("student", 1), ("student", 2)]
 
 
@@ -166,11 +166,11 @@ def test_closing_commands_wait_for_the_runs_that_they_name(tmp_path: Path) -> No
         study.entries[find(study, row, "small", 1)] for row in ("plain", "pairs", "student")
     )  # fmt: skip
     one = ["one", str(plain.directory), str(pairs.directory)]
-    assert closing(study, [plain], [plain, pairs], tmp_path) == [one]
-    assert closing(study, [plain], [plain, student], tmp_path) == []
-    assert closing(study, [student], [plain, pairs], tmp_path) == []  # not now
+    assert runnable_post_commands(study, [plain], [plain, pairs], tmp_path) == [one]
+    assert runnable_post_commands(study, [plain], [plain, student], tmp_path) == []
+    assert runnable_post_commands(study, [student], [plain, pairs], tmp_path) == []  # not now
     two = ["two", str(student.directory), f"{tmp_path}/x"]
-    assert closing(study, study.entries, study.entries, tmp_path) == [one, two, ["three"]]
+    assert runnable_post_commands(study, study.entries, study.entries, tmp_path) == [one, two, ["three"]]
 
 
 def test_a_run_goes_on_with_a_larger_budget_but_not_as_another(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ State = dict[str, Any]
 Engines = Mapping[str, Engine]
 """This rank's engines by their students' names."""
 
-FAMILY = {0: "whole", 1: "sharded optimizer", 2: "sharded optimizer", 3: "sharded parameters"}
-"""ZeRO stages between which DeepSpeed's universal checkpoints can be moved."""
+CONVERTIBLE_GROUP = {0: "whole", 1: "sharded optimizer", 2: "sharded optimizer", 3: "sharded parameters"}
+"""What each ZeRO stage (0 to 3) spreads over ranks: universal checkpoints move only between stages of equal value."""
 
 
 class JobLayout(NamedTuple):
-    """How a student's training state is spread, as a checkpoint remembers it."""
+    """How a student's training state is spread, as a checkpoint records it."""
 
     ranks: int
     """Ranks of a student."""
@@ -62,7 +62,7 @@ def job_layout(engine: Engine) -> JobLayout:
     return JobLayout(layout.ranks.size, engine.zero_stage, tuple(engine.stage_bounds), layout.vocab_parallel_size)
 
 
-def save(run: Path, engines: Engines, state: State, keep: int, meet: Callable[[], RankGroup]) -> Path:
+def save(run: Path, engines: Engines, state: State, keep: int, barrier_and_ranks: Callable[[], RankGroup]) -> Path:
     """Writes ``step_<update>``; called by all ranks together. Old checkpoints go only after the new one stands.
 
     Args:
@@ -70,17 +70,17 @@ def save(run: Path, engines: Engines, state: State, keep: int, meet: Callable[[]
         engines: of this rank's students.
         state: what ``state.json`` will hold; its "update" names the checkpoint.
         keep: checkpoints that stay on disk.
-        meet: waits for all ranks of the job and returns them, whatever teams they form.
+        barrier_and_ranks: a barrier over all ranks of the job, whatever teams they form; returns these ranks.
 
     Returns:
         The checkpoint's directory.
     """
     final = run / "checkpoints" / f"step_{state['update']}"
     temporary = final.with_name(final.name + ".tmp")
-    meet().on_main_first(_make_empty, temporary)
+    barrier_and_ranks().on_main_first(_make_empty, temporary)
     for name, engine in engines.items():
         engine.save_checkpoint(temporary, name)
-    ranks = meet()
+    ranks = barrier_and_ranks()
     ranks.barrier()
     ranks.on_main_first(_finish, temporary, final, state, keep)
     return final
@@ -104,7 +104,9 @@ def newest(run: Path, warn: Callable[[str], None], ranks: RankGroup) -> tuple[Pa
     return (path, read_state(path)) if path is not None else None
 
 
-def load(path: Path, engines: Engines, written: JobLayout, present: JobLayout, meet: Callable[[], RankGroup]) -> None:
+def load(
+    path: Path, engines: Engines, written: JobLayout, present: JobLayout, barrier_and_ranks: Callable[[], RankGroup]
+) -> None:
     """Fills the engines (weights, optimizer, loss scale, counters) from a checkpoint, of this layout or another.
 
     Args:
@@ -112,7 +114,7 @@ def load(path: Path, engines: Engines, written: JobLayout, present: JobLayout, m
         engines: of this rank's students.
         written: the layout of the job that wrote it.
         present: the layout of this job.
-        meet: waits for all ranks of the job and returns them, whatever teams they form.
+        barrier_and_ranks: a barrier over all ranks of the job, whatever teams they form; returns these ranks.
 
     Raises:
         UserError: where a checkpoint cannot be moved from that layout to this one.
@@ -125,18 +127,19 @@ def load(path: Path, engines: Engines, written: JobLayout, present: JobLayout, m
             f"{path}: written by {written.describe()}, this is {present.describe()}; vocabulary-parallel checkpoints"
             " go on at the same ranks, ZeRO stage and tensor.vocabulary alone (its best and last models are plain ones)"
         )
-    if FAMILY[written.zero_stage] != FAMILY[present.zero_stage] or 0 in (written.zero_stage, present.zero_stage):
+    stages = (written.zero_stage, present.zero_stage)
+    if len({CONVERTIBLE_GROUP[stage] for stage in stages}) > 1 or 0 in stages:
         raise UserError(
             f"{path}: written by {written.describe()}, this is {present.describe()};"
             " any number of ranks may go on, but only from ZeRO 0 to 0 with the same pipeline stages, 1 or 2 to 1 or 2,"
             " 3 to 3"
         )
     universal = path.with_name(path.name + ".universal")
-    meet().on_main_first(_make_empty, universal)
+    barrier_and_ranks().on_main_first(_make_empty, universal)
     for name, engine in engines.items():
         engine.layout.ranks.on_main_first(_make_universal, path / name, universal / name)
     _load(universal, engines, universal=True)
-    ranks = meet()
+    ranks = barrier_and_ranks()
     ranks.barrier()
     ranks.on_main_first(shutil.rmtree, universal)
 

@@ -1,4 +1,4 @@
-"""A student's way through its data: where it stands, what comes next, and what it was trained on so far."""
+"""A student's iterator over its updates: where it stands, what comes next, and what it was trained on so far."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple

@@ -26,7 +26,7 @@ class RunProgress(NamedTuple):
         """The progress of one student.
 
         Args:
-            data_iterator: its way through its data.
+            data_iterator: its iterator over its updates.
             since_better: validations since its best dev loss.
 
         Returns:

@@ -58,7 +58,7 @@ def run_layout(recipe: Recipe, config: ds_config.Json, ranks: int) -> RunLayout:
     )
 
 
-def check_layout(
+def check_run_layout(
     recipe: Recipe, config: ds_config.Json, ranks: int | None = None, settings: Sequence[str] = ALL
 ) -> None:
     """Refuses a run that its layout cannot carry.
@@ -76,7 +76,7 @@ def check_layout(
     requirements.check_layout(requirements_of(recipe), layout, settings)
 
 
-def plan_run_layout(recipe: Recipe) -> ParallelLayout:
+def plan_parallel_layout(recipe: Recipe) -> ParallelLayout:
     """The layout of a recipe's run over this job's ranks, without groups.
 
     Args:
@@ -88,11 +88,11 @@ def plan_run_layout(recipe: Recipe) -> ParallelLayout:
     return plan_layout(*_sizes(recipe))
 
 
-def form_run_layout(recipe: Recipe) -> ParallelLayout:
+def form_parallel_layout(recipe: Recipe) -> ParallelLayout:
     """The layout of a recipe's run over this job's ranks, with its groups; all ranks call this together.
 
     Args:
-        recipe: of the run, which ``check_layout`` has not refused.
+        recipe: of the run, which ``check_run_layout`` has not refused.
 
     Returns:
         The layout seen from this rank.

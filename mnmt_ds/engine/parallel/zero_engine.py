@@ -154,11 +154,11 @@ class ZeroEngine:
     def _states(self, batch: Batch) -> DecoderStates:
         """Decoder states and projection of a pass in the present mode."""
 
-        def hand_out(states: ModelStates, projection_VD: Tensor, batch: Batch) -> DecoderStates:
+        def return_states(states: ModelStates, projection_VD: Tensor, batch: Batch) -> DecoderStates:
             whole_VD = projection_VD.clone() if self.zero_stage == 3 else projection_VD.detach()
             return states.decoder_BTD, whole_VD
 
-        hidden_BTD, projection_VD = self.deepspeed_engine(batch, hand_out)
+        hidden_BTD, projection_VD = self.deepspeed_engine(batch, return_states)
         return hidden_BTD, projection_VD
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The ranks through which students talk to one another: one rank of each student, or this rank alone.
+"""The ranks through which students exchange states and headers: one rank of each student, or this rank alone.
 
 Where students are split, each on a team of ranks of its own, the ranks with one index in their teams form a peer group.
 All that students send one another goes through peer groups and begins with a header from every member: so a team that
@@ -32,8 +32,8 @@ class Kind(IntEnum):
     """It requests states, for the last time before the others may go on."""
     NO_REQUEST = 2
     """It has nothing to request."""
-    MEET = 3
-    """All members are to meet."""
+    BARRIER = 3
+    """It is at a point that all members reach together, such as a barrier."""
     FAILED = 4
     """It has failed."""
 
@@ -95,7 +95,7 @@ class PeerGroup:
         dist.all_gather(received, sent, group=self._header_group)
         headers: list[Header] = [header.tolist() for header in received]
         self._raise_failures(headers)
-        if len({header[0] == Kind.MEET for header in headers}) > 1:
+        if len({header[0] == Kind.BARRIER for header in headers}) > 1:
             raise RuntimeError(f"students out of step with one another: {headers}")
         return headers
 
@@ -109,7 +109,7 @@ class PeerGroup:
             All students' values, by name, in order.
         """
         if self.is_split:
-            self.exchange_headers(Kind.MEET)
+            self.exchange_headers(Kind.BARRIER)
             gathered: list[Any] = [None] * len(self.members)
             dist.all_gather_object(gathered, dict(values), group=self._header_group)
             values = {name: value for part in gathered for name, value in part.items()}
@@ -127,7 +127,7 @@ class PeerGroup:
         if not self.is_split:
             return [list(row) for row in rows]
         bits = torch.tensor(rows[0], dtype=torch.float64).view(torch.int64).tolist()
-        headers = self.exchange_headers(Kind.MEET, *bits)
+        headers = self.exchange_headers(Kind.BARRIER, *bits)
         return [torch.tensor(header[1:]).view(torch.float64).tolist() for header in headers]
 
     def exchange_requests(self, kind: Kind, encoded: Tensor) -> tuple[list[int], list[Tensor]]:
@@ -166,14 +166,14 @@ class PeerGroup:
         operations = [*sending, *receiving]
         return list(dist.batch_isend_irecv(operations)) if operations else []
 
-    def meet(self) -> RankGroup:
+    def barrier(self) -> RankGroup:
         """Waits for the other members (so for all ranks of the job), if there are any.
 
         Returns:
             All ranks of the job.
         """
         if self.is_split:
-            self.exchange_headers(Kind.MEET)
+            self.exchange_headers(Kind.BARRIER)
         return self.layout.job
 
     @contextmanager

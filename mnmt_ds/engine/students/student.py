@@ -24,13 +24,13 @@ class Student:
     engine: Engine
     """Its model, optimizer and ranks."""
     method: Method
-    """What it is trained by."""
+    """Its training method."""
     best: BestCheckpoints
     """Its best dev losses."""
     recipe: Recipe
     """As this student follows it: with its own sampler, seed and directory."""
     data_iterator: DataIterator
-    """Its way through its training data."""
+    """Iterator over the updates of its training data."""
     tracker: Tracker
     """Its own log; the run's where it is alone."""
     eval_states: MethodEvalStates

@@ -17,7 +17,7 @@ class TeacherPrefetcher:
 
         Args:
             method: of the student.
-            data_iterator: its way through its data.
+            data_iterator: its iterator over its updates.
             next_change: the updates that will be done when the next validation or change comes.
         """
         self._method, self._data_iterator, self._next_change = method, data_iterator, next_change

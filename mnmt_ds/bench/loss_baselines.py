@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
 
 
 class Unsupported(Exception):
-    """A peer does not do this task here; the message says why."""
+    """An implementation does not do this task here; the message says why."""
 
 
 Loss = Callable[[Inputs], Tensor]
@@ -297,7 +297,7 @@ def teacher_entropy(x: Inputs) -> Tensor:
         return -x.weight * (logp_NV.exp() * logp_NV).sum()
 
 
-PEERS: dict[str, Loss] = {
+BASELINES: dict[str, Loss] = {
     "ours": ours,
     "ours_without_divergence": ours_without_divergence,
     "chunked": lambda x: ours(x, "chunked"),
@@ -315,7 +315,7 @@ WITH_PASSES = (*OURS, "eager")
 """Peers that compute the divergence of passes."""
 FULL_MATRICES = {"eager": (3, 4), "linear_cross_entropy": (0, 5), "trl": (0, 8), "deepspeed_opsd": (0, 8)}
 """Peers that hold (N, V) matrices of fp32: how many at once, without and with a teacher (measured, rounded up)."""
-KL_PEERS = ("liger", "trl", "deepspeed_opsd")
+KL_BASELINES = ("liger", "trl", "deepspeed_opsd")
 """Peers whose loss lacks the teacher's entropy."""
 
 
