@@ -1,4 +1,17 @@
-"""What happens at a validation: dev losses of every student, and all that follows from them."""
+"""What happens at a validation: dev losses of every student, and all that follows from them, in this order.
+
+1. dev losses of all students;
+2. dev BLEU and chrF, where ``validation.bleu_every`` asks for them;
+3. of each student: the bests, overall and of each pair; then the method's ``on_validation`` (teachers, switches); then
+   the snapshot of its weights and the links to it;
+4. the samplers' ``on_validation``;
+5. the method's ``after_validation`` (searches of weights);
+6. the record and its line in the log.
+
+Patience (``Training.finished``) and checkpoints (``Training.save``) are asked for in loop.py. With ``validation.every``
+no checkpoint follows a validation unless ``save_every``, the end of an epoch or of the run, or a request to stop asks
+for it; without, one follows each.
+"""
 
 import math
 import time

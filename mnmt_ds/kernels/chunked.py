@@ -112,8 +112,16 @@ def gradients(
 ) -> None:
     """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk).
 
-    A logit's gradient is c * p_student - q. The constant part of q, weight * smoothing / V for every word, is cheaper
-    as a product of two vectors than as a pass over the matrix.
+    dL/dlogits of a token, divided by the passes K, is the sum of these terms (p: the student's probabilities, gold: 1
+    at the gold token, q_j: teacher j's probabilities at its temperature T_j, p_Tj: the student's at T_j)::
+
+        CE          weight * (p - (1 - smoothing) * gold - smoothing / V)
+        KD_j        T_j * weight_j * gate_j * (p_Tj - q_j)
+        divergence  divergence_weight * (p * (d - <p, d>) + p - mean of p over passes),
+                    d = log p - mean of log p over passes
+
+    All p at temperature 1 are multiplied at once, by the weight plus the sum of weight_j * gate_j. The last part of CE,
+    equal for every word, is cheaper as a product of two vectors than as a pass over the matrix.
 
     Args:
         inputs: the loss's arguments as rows.
