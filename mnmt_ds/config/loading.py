@@ -3,21 +3,19 @@
 An unknown key, a duplicate key or a value of the wrong kind is a UserError that names file, line and remedy.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from mnmt_ds.config.settings import Settings, merged, settings_classes, tag
+from mnmt_ds.config.faults import KeyPath, explain
+from mnmt_ds.config.settings import Settings, merged
 from mnmt_ds.config.yaml_values import YamlLoader, format_document, parse_yaml
 from mnmt_ds.errors import UserError
 
 S = TypeVar("S", bound=Settings)
-KeyPath = tuple[str | int, ...]
-"""Keys and list positions from the root of a recipe to a value."""
 
 
 def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
@@ -41,7 +39,7 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(kind, error, where, path)) from None
+        raise UserError(explain(kind, error, where, path)) from None
 
 
 def key_locations(path: Path) -> dict[KeyPath, str]:
@@ -98,8 +96,11 @@ def _read(path: Path, where: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict
     base = values.pop("extends", None)
     if base is None:
         return values
+    base_path = path.parent / str(base)
+    if not base_path.exists():
+        raise UserError(f"{where['extends',]}: extends: {base}: no such file; give its path as seen from this recipe")
     inherited: dict[KeyPath, str] = {}
-    result = merged(_read(path.parent / str(base), inherited, (*seen, path)), values)
+    result = merged(_read(base_path, inherited, (*seen, path)), values)
     for keys, place in inherited.items():
         where.setdefault(keys, place)
     return result
@@ -138,50 +139,8 @@ def _apply(values: dict[str, Any], override: str, where: dict[KeyPath, str]) -> 
         values = values[parent]
     values[last] = value
     keys = tuple(name.split("."))
+    for replaced in [other for other in where if other[: len(keys)] == keys]:
+        del where[replaced]
     where[keys] = f"override '{override}'"
     for n in range(1, len(keys)):
         where.setdefault(keys[:n], f"override '{override}'")
-
-
-def _explain(kind: type[Settings], error: ValidationError, where: dict[KeyPath, str], path: Path | None) -> str:
-    """One line for the first fault, with a count of the others."""
-    faults = error.errors()
-    fault = faults[0]
-    keys = _without_tags(tuple(fault["loc"]), where)
-    if keys not in where and keys[-1:] == keys[-2:-1]:  # a tag that is the name of the field below it
-        keys = keys[:-1]
-    place = next((where[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in where), str(path or "settings"))
-    name = ".".join(map(str, keys))
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(kind, tuple(fault["loc"])[:-1])
-        near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
-        remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
-        message = f"{place}: unknown key '{name}'; {remedy}"
-    else:
-        reason = fault["msg"].removeprefix("Value error, ")
-        message = f"{place}: {name + ': ' if name else ''}{reason}"
-        if "input" in fault and not isinstance(fault["input"], dict | list | BaseModel) and fault["type"] != "missing":
-            message += f" (got {fault['input']!r})"
-    return message + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
-
-
-def _without_tags(loc: KeyPath, where: dict[KeyPath, str]) -> KeyPath:
-    """A fault's path without the tags that pydantic adds for a union's chosen member."""
-    keys: KeyPath = ()
-    for n, key in enumerate(loc):
-        if (*keys, key) in where or n == len(loc) - 1:
-            keys = (*keys, key)
-    return keys
-
-
-def _known_keys(kind: type[Settings], loc: KeyPath) -> list[str]:
-    """The fields of the settings class that a fault's path leads to."""
-    choices: list[type[Settings]] = [kind]
-    for key in loc:
-        tagged = [choice for choice in choices if tag(choice) == key]
-        fields = [choice.model_fields[key] for choice in choices if key in choice.model_fields]  # type: ignore[index]
-        if tagged:
-            choices = tagged
-        elif fields:
-            choices = settings_classes(fields[0].annotation) or choices
-    return [name for choice in choices for name in choice.model_fields]

@@ -93,7 +93,7 @@ def test_refusals_before_training(
     assert "no training sentence within 3 tokens" in dry_run(capfd, good, "train.max_tokens=3")
     assert "did you mean 'max_tokens'" in dry_run(capfd, good, "train.max_token=3")
     assert "cannot be read" in dry_run(capfd, good, f"deepspeed={tmp_path}/none.json")
-    assert "recipe.yaml" in dry_run(capfd, good, "train.batches_per_update=3", "train.update_freq=2")
+    assert "override 'train." in dry_run(capfd, good, "train.batches_per_update=3", "train.update_freq=2")
 
 
 @pytest.mark.parametrize(

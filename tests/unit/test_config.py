@@ -35,7 +35,22 @@ def fault(tmp_path: Path, text: str, *overrides: str) -> str:
         (DATA + "train:\n  lr: 1\n  lr: 2\n", "recipe.yaml:5: key 'lr' is given twice; keep one"),
         (DATA + "train: {lr: fast}\n", "recipe.yaml:3: train.lr: Input should be a valid number"),
         (DATA + "model: {dropout: 1.5}\n", "recipe.yaml:3: model: dropout must lie in [0, 1)"),
-        (DATA + "method: {name: lsd}\n", "recipe.yaml:3: method"),
+        (
+            DATA + "method:\n  name: lsd\n",
+            "recipe.yaml:4: no such method 'lsd'; did you mean 'lssd'? (known: by_task, denoising, intra_distillation,"
+            " lssd, multi_distill, multi_teacher, pareto, translation)",
+        ),
+        (
+            DATA + "students:\n- {}\n- sampler: {name: cl_m}\n",
+            "recipe.yaml:5: no such sampler 'cl_m'; did you mean 'ccl_m'? (known: temperature,",
+        ),
+        (
+            DATA + "placement: splt\n",
+            "recipe.yaml:3: placement: no such value 'splt'; did you mean 'split'? (known: to",
+        ),
+        (DATA + "method: lssd\n", "recipe.yaml:3: method: takes keys and values, not 'lssd'"),
+        (DATA + "method:\n  name: lssd\n  alpha: -1\n", "recipe.yaml:5: method: alpha must not be negative"),
+        (DATA + "extends: none.yaml\n", "recipe.yaml:3: extends: none.yaml: no such file; give its path as seen from"),
         ("data: [\n", "recipe.yaml:2: not valid YAML"),
         ("- a\n", "recipe.yaml:1: a recipe is a mapping"),
         ("extends: recipe.yaml\n", "'extends' leads back to this file"),
@@ -48,6 +63,17 @@ def test_faults_name_the_line_and_the_remedy(tmp_path: Path, text: str, expected
 def test_overrides_are_named_in_their_faults(tmp_path: Path) -> None:
     assert "override 'train.max_tokns=4': unknown key" in fault(tmp_path, DATA, "train.max_tokns=4")
     assert "not of the form" in fault(tmp_path, DATA, "train.max_tokens")
+    text = DATA + "method:\n  name: pareto\n"
+    expected = "override 'method.name=lsd': no such method 'lsd'; did you mean 'lssd'? (known: by_task,"
+    assert fault(tmp_path, text, "method.name=lsd").startswith(expected)
+    assert fault(tmp_path, text, "method={name: lsd}").startswith(
+        "override 'method={name: lsd}': no such method 'lsd';"
+    )
+    expected = "override 'sampler.name=invers_size': no such sampler 'invers_size'; (known: temperature,"
+    assert fault(tmp_path, text, "sampler.name=invers_size").startswith(expected)
+    text = DATA + "method:\n  name: lssd\n  alpha: 1\n"
+    expected = "override 'method.alpha=-1': method: alpha must not be negative"
+    assert fault(tmp_path, text, "method.alpha=-1") == expected
 
 
 def test_not_utf8(tmp_path: Path) -> None:
