@@ -5,7 +5,7 @@ from mnmt_ds.engine.build import open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, plan_parallel_layout, rank_multiple
-from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.engine.recipe import Recipe, students_of, unused_sampler
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.models.transformer import Transformer, parameter_count
@@ -39,6 +39,8 @@ def check(recipe: Recipe) -> None:
         print(f"{'pair':8} {'sentences':>10} {'probability':>12} {'an epoch':>10} {'dev tokens':>11}")
         for pair, size, share, count in zip(pairs, data.sizes, data.sampler.probabilities, data.counts, strict=True):
             print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
+    if warning := unused_sampler(recipe):
+        print(f"warning: {warning}")
     if world_size() % multiple:
         print(f"training needs a multiple of {multiple} ranks, this dry run has {world_size()}")
     plan = training_data[0].plan(0)

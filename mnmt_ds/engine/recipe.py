@@ -180,6 +180,24 @@ def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
     return result
 
 
+def unused_sampler(recipe: Recipe) -> str:
+    """Says where a recipe sets a sampler that none of its students follows.
+
+    Args:
+        recipe: of the run.
+
+    Returns:
+        One line; empty where the sampler is used, or is the default.
+    """
+    samplers = [student.sampler for student in recipe.students]
+    if not samplers or recipe.sampler == TemperatureSettings() or recipe.sampler in samplers:
+        return ""
+    return (
+        f"sampler: {recipe.sampler.name} is not used, since each of the students has its own; set it in the entries of"
+        " 'students'"
+    )
+
+
 def resolved_method(values: dict[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
     """Completes a method's settings as an older version wrote them, with null for what profile or pairs decide.
 

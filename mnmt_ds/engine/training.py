@@ -13,7 +13,7 @@ from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.monitoring.progress import RunProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
-from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.engine.recipe import Recipe, unused_sampler
 from mnmt_ds.engine.run_log import RunLog, introduction
 from mnmt_ds.engine.students import records
 from mnmt_ds.engine.students.peer_exchange import PeerExchange
@@ -85,6 +85,8 @@ class Training:
         self.sync_progress()
         line = introduction(recipe, self.corpus, self.peer_group, self.first, self.job_layout, implementation)
         self.tracker.info(line)
+        if warning := unused_sampler(recipe):
+            self.tracker.warning(warning)
         facts = {"loss_implementation": implementation, "world_size": layout.job.size}
         for tracker in self._trackers():
             tracker.log("run", self.update, self.progress.epoch, facts)
