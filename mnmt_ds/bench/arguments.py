@@ -20,7 +20,7 @@ def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
         default: path of the recipe that is measured where none is given.
     """
     parser.add_argument("recipe", type=Path, nargs="?", default=Path(default))
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
 
 
 def add_random_training(parser: argparse.ArgumentParser) -> None:

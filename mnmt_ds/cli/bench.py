@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name in BENCHMARKS:
         module = importlib.import_module(f"mnmt_ds.bench.{name}")
-        sub = benchmarks.add_parser(name, help=module.HELP, description=module.__doc__)
+        sub = benchmarks.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(sub)
         sub.set_defaults(measure=module.run)
 

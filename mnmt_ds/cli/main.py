@@ -1,10 +1,12 @@
 """``mnmt-ds COMMAND``: each command is a module here with HELP, add_arguments(parser) and run(args)."""
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mnmt_ds import __version__, log
@@ -26,13 +28,14 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
         A parser with a sub-parser a command, which sets ``run`` to the command's function.
     """
     parser = argparse.ArgumentParser(
-        prog="mnmt-ds", description="Train, distil and measure multilingual translation models with DeepSpeed."
-    )
+        prog="mnmt-ds", description="Train, distil and measure multilingual translation models with DeepSpeed.",
+        allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"mnmt-ds {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = importlib.import_module(f"mnmt_ds.cli.{name}")
-        sub = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        sub = commands.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
         if command in (None, name):
             module.add_arguments(sub)
             sub.add_argument(
@@ -55,10 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "")
     parser = make_parser(command)
+    if command and command not in COMMANDS:
+        parser.error(f"no such command '{command}'; {_nearest(command, COMMANDS) or 'known: ' + ', '.join(COMMANDS)}")
     try:
         args, rest = parser.parse_known_args(words)
         if rest := _take_late_words(args, rest):
-            parser.error(f"unknown arguments: {' '.join(rest)}")
+            hints = [hint for word in rest if (hint := _nearest(word, _options(parser, command)))]
+            parser.error("; ".join([f"unknown arguments: {' '.join(rest)}", *hints[:1]]))
         log.set_up(args.log_level)
         return int(args.run(args))
     except UserError as error:
@@ -67,6 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """A question with the known word that is nearest; empty where none is near."""
+    near = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else ""
+
+
+def _options(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """The options of a command, from its usage."""
+    choices = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+    return re.findall(r"--[\w-]+", choices[command].format_help())
 
 
 def _take_late_words(args: argparse.Namespace, words: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser.
     """
     parser.add_argument("recipe", type=Path, help="YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("-H", "--hostfile", type=Path, help="lines HOST slots=N; default: this node alone")
     parser.add_argument("--launcher", default="pdsh", help="slurm: reach nodes by srun; otherwise by ssh")
     parser.add_argument("--ssh-port", "--ssh_port", type=int, help="default: ssh's own")

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser.
     """
     parser.add_argument("recipe", type=Path, help="YAML recipe")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that replace the recipe's")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("--processes", type=int, help="worker processes (default: one for each processor)")
     parser.add_argument("--fresh", action="store_true", help="redo everything, also what did not change")
 

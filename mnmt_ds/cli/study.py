@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser.
     """
     parser.add_argument("study", type=Path, help="YAML file of the study")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="recipe settings for all runs, after the rows'")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="recipe settings for all runs, after the rows'"
+    )
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
     parser.add_argument("--max-epochs", type=int, metavar="N", help="the cap of every row, instead of the study's")
     parser.add_argument("--max-updates", type=int, metavar="N", help="the same in updates")

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser.
     """
     parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
-    parser.add_argument("files", type=Path, nargs="*", help="UTF-8 text, one sentence a line (default: standard input)")
+    parser.add_argument(
+        "files", type=Path, nargs="*", default=[], help="UTF-8 text, one sentence a line (default: standard input)"
+    )
     parser.add_argument("--pair", required=True, help="source-target, such as bs-en")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     parser.add_argument(
@@ -79,8 +81,10 @@ def run(args: argparse.Namespace) -> int:
     if args.nbest > search.beam:
         raise UserError(f"--nbest {args.nbest}: a beam of {search.beam} has no more hypotheses; raise --beam")
     for path in args.files:
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path}: no such file; give text files, or nothing for standard input")
+        if path.is_dir() or not os.access(path, os.R_OK):
+            raise UserError(f"{path}: cannot be read; give text files, or nothing for standard input")
     translator = open_model(args)
     translator.frame(args.pair)
     cut = 0

@@ -1,6 +1,7 @@
 """The sections of a recipe by their dotted paths, such as ``train``, ``method.lssd`` or ``data.corpora``."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
@@ -81,7 +82,8 @@ def member_of(kind: type[Settings], keys: list[str], path: str) -> tuple[FieldIn
     """
     name, *rest = keys
     if name not in kind.model_fields:
-        raise unknown_section(path, list(kind.model_fields))
+        deeper = [section.path for section in sections(kind)] if path == ".".join(keys) else []
+        raise unknown_section(path, list(kind.model_fields), deeper)
     field = kind.model_fields[name]
     members = settings_classes(field.annotation)
     if not members or not rest:
@@ -96,16 +98,18 @@ def member_of(kind: type[Settings], keys: list[str], path: str) -> tuple[FieldIn
     return field, by_tag[rest[0]], rest[1:]
 
 
-def unknown_section(path: str, known: list[str]) -> UserError:
+def unknown_section(path: str, known: list[str], deeper: Sequence[str] = ()) -> UserError:
     """Makes the error for a path that leads nowhere.
 
     Args:
         path: what the user gave.
         known: names that would be right at that place.
+        deeper: paths of sections whose last key may be what was meant.
 
     Returns:
         The error, with the nearest name or all of them.
     """
-    near = difflib.get_close_matches(path.rpartition(".")[2], known, n=1, cutoff=0.5)
-    remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+    names = {**{section.rpartition(".")[2]: section for section in reversed(deeper)}, **{name: name for name in known}}
+    near = difflib.get_close_matches(path.rpartition(".")[2], names, n=1, cutoff=0.5)
+    remedy = f"did you mean '{names[near[0]]}'?" if near else f"known here: {', '.join(known)}"
     return UserError(f"--help-config {path}: no such section; {remedy}")

@@ -35,6 +35,30 @@ def test_a_mistake_of_the_user_is_one_line(tmp_path: Path, capsys: pytest.Captur
         assert ended.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian", "r.yaml"], "no such command 'trian'; did you mean 'train'?"),
+        (["train", "r.yaml", "--resum"], "unknown arguments: --resum; did you mean '--resume'?"),
+        (["bench", "loss", "--output-direct", "x"], "unknown arguments: --output-direct"),
+        (["train"], "the following arguments are required: recipe\n"),
+        (["translate", "model"], "the following arguments are required: --pair\n"),
+    ],
+)
+def test_words_are_not_guessed(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_any_readable_path_is_translated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, expected in ((tmp_path, f"{tmp_path}: cannot be read"), (Path("/dev/null"), "none")):
+        assert main(["translate", str(tmp_path / "none"), str(path), "--pair", "bs-en"]) == 2
+        error = capsys.readouterr().err
+        assert expected in error and "no such file" not in error
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     assert len(make_parser(command).format_help()) > 200

@@ -101,6 +101,8 @@ def test_a_commented_section_can_be_uncommented(capsys: pytest.CaptureFixture[st
 def test_one_key_and_what_is_no_section(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed_by(["train", "--help-config", "train.max_tokens"], capsys)
     assert parse_yaml(text) == {"train": {"max_tokens": 4096}} and "# Padded tokens" in text
+    with pytest.raises(UserError, match=r"--help-config lssd: no such section; did you mean 'method.lssd'\?"):
+        help_yaml(Recipe, "lssd")
     with pytest.raises(UserError, match=r"--help-config trian: no such section; did you mean 'train'\?"):
         help_yaml(Recipe, "trian")
     with pytest.raises(UserError, match=r"method\.lsd: no such section; known here: method\.by_task, "):
