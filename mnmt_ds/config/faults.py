@@ -66,8 +66,8 @@ def explain(kind: type[Settings], error: ValidationError, where: Mapping[KeyPath
 def _no_such(noun: str, given: str, known: Sequence[str]) -> str:
     """The message about a name that is not known, with the nearest one."""
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"no such {noun} '{given}'; {hint}(known: {', '.join(known)})"
+    names = f"known: {', '.join(known)}"
+    return f"no such {noun} '{given}'; " + (f"did you mean '{near[0]}'? ({names})" if near else names)
 
 
 def _quoted(text: str) -> list[str]:

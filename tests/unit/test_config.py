@@ -69,7 +69,7 @@ def test_overrides_are_named_in_their_faults(tmp_path: Path) -> None:
     assert fault(tmp_path, text, "method={name: lsd}").startswith(
         "override 'method={name: lsd}': no such method 'lsd';"
     )
-    expected = "override 'sampler.name=invers_size': no such sampler 'invers_size'; (known: temperature,"
+    expected = "override 'sampler.name=invers_size': no such sampler 'invers_size'; known: temperature,"
     assert fault(tmp_path, text, "sampler.name=invers_size").startswith(expected)
     text = DATA + "method:\n  name: lssd\n  alpha: 1\n"
     expected = "override 'method.alpha=-1': method: alpha must not be negative"
