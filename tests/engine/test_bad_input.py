@@ -100,7 +100,10 @@ def test_refusals_before_training(
     ("override", "refusal"),
     [
         ("pipeline.stages=2", "pipeline: 1 rank(s) cannot form 2 stages; start a multiple of 2"),
-        ("tensor.vocabulary=2", "tensor.vocabulary: 1 rank(s) cannot share a vocabulary by 2; start a multiple of 2"),
+        (
+            "tensor.vocabulary=2",
+            "tensor.vocabulary: 1 rank(s) cannot be vocabulary-parallel by 2; start a multiple of 2",
+        ),
     ],
 )
 def test_one_process_cannot_hold_parts_of_a_model(
