@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     """Weight of the K passes' X-divergence."""
 
 
-class Slot(NamedTuple):
+class MicroBatchContent(NamedTuple):
     """What a micro-batch will hold, known on every rank before any reads it."""
 
     pair: int

@@ -171,7 +171,7 @@ def _train(engine: Any, text: "RandomText", pool: "TeacherPool | None") -> Stage
     """Takes one update over all of the text, on all stages together."""
     import torch.distributed as dist
 
-    from mnmt_ds.batch import Slot
+    from mnmt_ds.batch import MicroBatchContent
     from mnmt_ds.bench.teacher_pools import TeacherOfEachPair
     from mnmt_ds.engine.parallel.engine import Update
     from mnmt_ds.kernels.types import Gate, Teacher
@@ -188,13 +188,13 @@ def _train(engine: Any, text: "RandomText", pool: "TeacherPool | None") -> Stage
         hidden_BTE, projection_VE = pool.states(batch.pair + 1, batch)
         return batch._replace(teachers={"kd": Teacher(hidden_BTE, projection_VE, 1.0, Gate())})
 
-    def prefetch(slots: Sequence[Slot | None]) -> None:
+    def prefetch(contents: Sequence[MicroBatchContent | None]) -> None:
         if pool is not None:
-            pool.prefetch(slots, TeacherOfEachPair())
+            pool.prefetch(contents, TeacherOfEachPair())
 
     update = Update(
         [batch._replace(divisor=tokens) for batch in batches],
-        lambda: [[Slot(*micro_batch)] for micro_batch in text.micro_batches],
+        lambda: [[MicroBatchContent(*micro_batch)] for micro_batch in text.micro_batches],
         Method(scorer(0.1, "auto"), teach=teach, prefetch=prefetch),
         lambda index: None,
         seed=0,

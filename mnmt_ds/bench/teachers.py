@@ -18,7 +18,7 @@ from mnmt_ds.bench.measuring import seconds_of, set_threads, wait_for_device
 from mnmt_ds.bench.publish import publish
 
 if TYPE_CHECKING:  # imported when the benchmark runs: DeepSpeed takes seconds
-    from mnmt_ds.batch import Batch, Slot
+    from mnmt_ds.batch import Batch, MicroBatchContent
     from mnmt_ds.engine.parallel.engine import Engine
     from mnmt_ds.teachers.teacher_pool import TeacherPool
 
@@ -88,7 +88,7 @@ class BenchSetup(NamedTuple):
     """What all ways share."""
 
     engine: "Engine"
-    updates: Sequence[tuple["Batch", Sequence["Slot"]]]
+    updates: Sequence[tuple["Batch", Sequence["MicroBatchContent"]]]
     """Of each update this rank's micro-batch, and what every rank's micro-batch holds."""
     pools: Mapping[str, "TeacherPool"]
     """By way; ``cold`` and ``warm`` have the same one, ``plain`` has none."""
@@ -141,7 +141,7 @@ def _set_up(args: argparse.Namespace, pairs: int) -> BenchSetup:
     """Makes the student, its text, and a pool for each way that has teachers."""
     import torch
 
-    from mnmt_ds.batch import Slot
+    from mnmt_ds.batch import MicroBatchContent
     from mnmt_ds.bench.random_text import random_text
     from mnmt_ds.bench.teacher_pools import new_teacher_pool
     from mnmt_ds.distributed import rank, world_size
@@ -162,7 +162,9 @@ def _set_up(args: argparse.Namespace, pairs: int) -> BenchSetup:
     updates = []
     for first in range(0, len(text.micro_batches) // world_size() * world_size(), world_size()):
         micro_batches = text.micro_batches[first : first + world_size()]
-        updates.append((text.batch(*micro_batches[rank()]), [Slot(*micro_batch) for micro_batch in micro_batches]))
+        updates.append(
+            (text.batch(*micro_batches[rank()]), [MicroBatchContent(*micro_batch) for micro_batch in micro_batches])
+        )
     return BenchSetup(engine, updates, {"online": online, "cold": cached, "warm": cached})
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.batch import Batch, MicroBatchContent
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods.entry import MethodEntry
@@ -109,9 +109,11 @@ def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[s
         for method in methods.values():
             method.after_validation(report)
 
-    def prefetch(slots: Sequence[Slot | None]) -> None:
-        """Teachers are those of language pairs: slots of other tasks need none."""
-        of_pairs = [slot if slot is not None and slot.pair < len(context.pairs) else None for slot in slots]
+    def prefetch(contents: Sequence[MicroBatchContent | None]) -> None:
+        """Teachers are those of language pairs: micro-batches of other tasks need none."""
+        of_pairs = [
+            content if content is not None and content.pair < len(context.pairs) else None for content in contents
+        ]
         methods[TRANSLATION].prefetch(of_pairs)
 
     state: dict[str, Stateful] = {}

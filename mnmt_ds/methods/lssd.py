@@ -171,7 +171,7 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
     return Method(
         scorer(context.smoothing, context.implementation, context.group),
         teach=teach,
-        prefetch=lambda slots: pool.prefetch(slots, source),
+        prefetch=lambda contents: pool.prefetch(contents, source),
         on_validation=source.update,
         state={"teachers": source},
     )

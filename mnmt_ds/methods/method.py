@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 from torch import distributed as dist
 
-from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.batch import Batch, MicroBatchContent
 from mnmt_ds.distributed import ALONE, RankGroup
 from mnmt_ds.methods.peers import Peers
 from mnmt_ds.teachers.settings import TeacherSettings
@@ -124,11 +124,11 @@ def ignore_report(report: ValidationReport) -> None:
     """
 
 
-def ignore_slots(slots: Sequence[Slot | None]) -> None:
+def ignore_contents(contents: Sequence[MicroBatchContent | None]) -> None:
     """Does nothing: the ``prefetch`` of a method without frozen teachers.
 
     Args:
-        slots: what each rank's next micro-batch will hold.
+        contents: what each rank's next micro-batch will hold.
     """
 
 
@@ -141,7 +141,7 @@ class Method(NamedTuple):
     """Shapes a batch before the model sees it, such as repeating its rows."""
     teach: Callable[[Batch], Batch] = identity
     """Adds the teachers' states to a prepared batch, and may change the weight of gold; without gradient."""
-    prefetch: Callable[[Sequence[Slot | None]], None] = ignore_slots
+    prefetch: Callable[[Sequence[MicroBatchContent | None]], None] = ignore_contents
     """Called on all ranks alike, one micro-batch ahead and never beyond a validation, with what each rank will hold
     (None: nothing), so that teachers' weights and states are fetched while the present micro-batch is trained on."""
     on_validation: Callable[[ValidationReport], None] = ignore_report

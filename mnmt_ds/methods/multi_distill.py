@@ -114,7 +114,7 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
     return Method(
         scorer(context.smoothing, context.implementation, context.group),
         teach=teach,
-        prefetch=lambda slots: pool.prefetch(slots, experts),
+        prefetch=lambda contents: pool.prefetch(contents, experts),
         on_validation=experts.update,
         state={"experts": experts},
     )

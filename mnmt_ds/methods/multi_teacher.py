@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.batch import Batch, MicroBatchContent
 from mnmt_ds.config import Settings
 from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import Method, MethodContext, ValidationReport
@@ -62,9 +62,9 @@ def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside
             batch = method.teach(batch)
         return batch
 
-    def prefetch(slots: Sequence[Slot | None]) -> None:
+    def prefetch(contents: Sequence[MicroBatchContent | None]) -> None:
         for method in methods:
-            method.prefetch(slots)
+            method.prefetch(contents)
 
     def on_validation(report: ValidationReport) -> None:
         for method in methods:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds import metric_keys
-from mnmt_ds.batch import Batch, Slot
+from mnmt_ds.batch import Batch, MicroBatchContent
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherServer, TeacherStates
@@ -92,18 +92,18 @@ class TeacherPool:
         """
         self.server.keep_only(set(versions))
 
-    def prefetch(self, slots: Sequence[Slot | None], source: TeacherChoice) -> None:
+    def prefetch(self, contents: Sequence[MicroBatchContent | None], source: TeacherChoice) -> None:
         """Starts on the teacher states of the ranks' next micro-batches; does nothing where no rank has a teacher.
 
         Args:
-            slots: the micro-batch of each data-parallel rank, equal on all of them; None: it has none.
+            contents: the micro-batch of each data-parallel rank, equal on all of them; None: it has none.
             source: says which teacher each pair has.
         """
         requests: list[TeacherRequest | None] = []
-        for slot in slots:
-            version = None if slot is None else source.teacher_of(self.pairs[slot.pair])
+        for content in contents:
+            version = None if content is None else source.teacher_of(self.pairs[content.pair])
             requests.append(
-                None if slot is None or version is None else TeacherRequest(version, slot.pair, slot.sentence)
+                None if content is None or version is None else TeacherRequest(version, content.pair, content.sentence)
             )
         if any(request is not None for request in requests):
             self.server.prefetch(requests)

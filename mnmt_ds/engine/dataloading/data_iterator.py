@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import EpochPlan
-from mnmt_ds.engine.dataloading.slots import Slots, update_slots
+from mnmt_ds.engine.dataloading.contents import RankContents, update_contents
 from mnmt_ds.engine.dataloading.training_data import EpochSegment, TrainingData
 from mnmt_ds.samplers.sampler import Losses
 
@@ -107,13 +107,13 @@ class DataIterator:
             self._updates = self.training_data.iterate_updates(self.plan, self.position.update_in_segment)
         return next(self._updates)
 
-    def next_slots(self) -> list[Slots]:
+    def next_contents(self) -> list[RankContents]:
         """What every rank's micro-batches of the update that ``next_update`` gave hold.
 
         Returns:
             One entry a micro-batch.
         """
-        return update_slots(self.plan, self.position.update_in_segment, self.training_data.layout)
+        return update_contents(self.plan, self.position.update_in_segment, self.training_data.layout)
 
     def sentences(self, updates: int) -> list[int]:
         """Counts sentences in the next updates of the epoch under way.

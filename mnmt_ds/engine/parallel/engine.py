@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mnmt_ds.batch import Batch, Slot, to_device
+from mnmt_ds.batch import Batch, MicroBatchContent, to_device
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.methods.method import Method, ModelStates
@@ -41,7 +41,7 @@ class Update(NamedTuple):
 
     micro_batches: Sequence[Batch]
     """This rank's; equally many on every rank."""
-    slots: Callable[[], Sequence[Sequence[Slot | None]]]
+    contents: Callable[[], Sequence[Sequence[MicroBatchContent | None]]]
     """Tells of each micro-batch what every data-parallel rank holds; None for a rank that has nothing left."""
     method: Method
     """Prepares, teaches and scores each micro-batch."""

@@ -122,8 +122,8 @@ class PipelineEngine:
             Each micro-batch's metric sums, on the last stage; empty on the others.
         """
         method, metrics = update.method, list[Metrics]()
-        for slots in update.slots():
-            method.prefetch(slots)
+        for contents in update.contents():
+            method.prefetch(contents)
             for teachers in self.module.pipeline_teachers:
                 teachers.schedule()
 

@@ -88,7 +88,7 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
     number = student.updates + 1
     return Update(
         micro_batches,
-        student.data_iterator.next_slots,
+        student.data_iterator.next_contents,
         student.method,
         prefetch,
         student.recipe.train.seed,

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from mnmt_ds.data.batching import EpochPlan
+from mnmt_ds.engine.dataloading.contents import micro_batch_contents, micro_batches_of
 from mnmt_ds.engine.dataloading.data_iterator import DataIterator
-from mnmt_ds.engine.dataloading.slots import micro_batch_slots, micro_batches_of
 from mnmt_ds.methods.method import Method
 
 
@@ -38,5 +38,5 @@ class TeacherPrefetcher:
             self._plan, self._next = plan, done * count
         last = min(plan.updates, done + self._next_change() - position.update) * count - 1
         while self._next <= min(done * count + index + 1, last):
-            self._method.prefetch(micro_batch_slots(plan, self._next, layout))
+            self._method.prefetch(micro_batch_contents(plan, self._next, layout))
             self._next += 1

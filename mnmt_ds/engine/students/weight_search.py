@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import EpochPlan
+from mnmt_ds.engine.dataloading.contents import update_contents
 from mnmt_ds.engine.dataloading.data_iterator import DataIterator, Position
-from mnmt_ds.engine.dataloading.slots import update_slots
 from mnmt_ds.engine.dataloading.training_data import EpochSegment, TrainingData
 from mnmt_ds.engine.monitoring.validation import validate
 from mnmt_ds.engine.parallel.engine import Update
@@ -136,12 +136,12 @@ def _trial_updates(student: Student, ranges: Sequence[UpdateRange]) -> Iterator[
 
 
 def _trial_update(student: Student, micro_batches: Sequence[Batch], plan: EpochPlan, number: int, key: str) -> Update:
-    slots = update_slots(plan, number, student.engine.layout)
+    contents = update_contents(plan, number, student.engine.layout)
     return Update(
         micro_batches,
-        lambda: slots,
+        lambda: contents,
         student.method,
-        lambda index: student.method.prefetch(slots[index]),
+        lambda index: student.method.prefetch(contents[index]),
         student.recipe.train.seed,
         number=student.updates,
         key=key,

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from mnmt_ds.batch import Slot
+from mnmt_ds.batch import MicroBatchContent
 from mnmt_ds.data.batching import EpochPlan
 from mnmt_ds.parallel_layout import ParallelLayout
 
-Slots = Sequence[Slot | None]
+RankContents = Sequence[MicroBatchContent | None]
 """Of one micro-batch: what every data-parallel rank holds; None for a rank that has nothing left."""
 
 
@@ -23,7 +23,7 @@ def micro_batches_of(plan: EpochPlan, layout: ParallelLayout) -> int:
     return plan.batches_per_update // layout.data_parallel_size
 
 
-def update_slots(plan: EpochPlan, update: int, layout: ParallelLayout) -> list[Slots]:
+def update_contents(plan: EpochPlan, update: int, layout: ParallelLayout) -> list[RankContents]:
     """What each rank holds in every micro-batch of one update.
 
     Args:
@@ -35,10 +35,10 @@ def update_slots(plan: EpochPlan, update: int, layout: ParallelLayout) -> list[S
         One entry a micro-batch.
     """
     count = micro_batches_of(plan, layout)
-    return [micro_batch_slots(plan, update * count + index, layout) for index in range(count)]
+    return [micro_batch_contents(plan, update * count + index, layout) for index in range(count)]
 
 
-def micro_batch_slots(plan: EpochPlan, number: int, layout: ParallelLayout) -> Slots:
+def micro_batch_contents(plan: EpochPlan, number: int, layout: ParallelLayout) -> RankContents:
     """What each rank holds in one micro-batch.
 
     Args:
@@ -52,6 +52,8 @@ def micro_batch_slots(plan: EpochPlan, number: int, layout: ParallelLayout) -> S
     update, index = divmod(number, micro_batches_of(plan, layout))
     first = update * plan.batches_per_update + index * layout.data_parallel_size
     return [
-        Slot(int(plan.pair[k]), plan.sentence[plan.start[k] : plan.start[k + 1]]) if k < len(plan.pair) else None
+        MicroBatchContent(int(plan.pair[k]), plan.sentence[plan.start[k] : plan.start[k + 1]])
+        if k < len(plan.pair)
+        else None
         for k in range(first, first + layout.data_parallel_size)
     ]
