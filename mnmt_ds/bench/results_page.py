@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 1 where ``--check`` finds the page out of date.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("page", type=Path, help="Markdown page, such as docs/benchmarks.md")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the page is out of date")
     args = parser.parse_args(arguments)
