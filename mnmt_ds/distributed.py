@@ -297,7 +297,7 @@ def seed_of(*parts: int | str) -> int:
     """A seed that is a function of its parts alone, never of the rank or of what was drawn before.
 
     Args:
-        *parts: such as (seed, update, slot).
+        *parts: such as (seed, update, index).
 
     Returns:
         63 bits.

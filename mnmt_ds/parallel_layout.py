@@ -158,8 +158,8 @@ class ParallelLayout:
         """This rank among those with data of their own."""
         return self.ranks.rank // self.vocab_parallel_size % self.data_parallel_size
 
-    def slot(self, micro_batch: int) -> int:
-        """The place of one of this rank's micro-batches among those of the whole update.
+    def update_index(self, micro_batch: int) -> int:
+        """The index of one of this rank's micro-batches among those of the whole update.
 
         Args:
             micro_batch: index among this rank's micro-batches of the update.

@@ -1,4 +1,4 @@
-"""Run a study: rows x seeds x settings of recipes, several at a time, then evaluation and the papers' tables.
+"""Run a study: rows x seeds x conditions of recipes, several at a time, then evaluation and the papers' tables.
 
 Safe to stop and to start again: what is finished is passed over, what was cut off goes on from its last checkpoint.
 A run that fails is reported and holds up only what needs it.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mnmt_ds.study.plan import Study, StudyEntry
 
 LOG = logging.getLogger(__name__)
-HELP = "train, evaluate and tabulate a grid of methods, seeds and settings"
+HELP = "train, evaluate and tabulate a grid of methods, seeds and conditions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-updates", type=int, metavar="N", help="the same in updates")
     parser.add_argument("--seeds", help="1,2,3: of every row (default: as the study says)")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, and what they need")
-    parser.add_argument("--settings", nargs="+", metavar="NAME", help="these of the study's settings alone")
+    parser.add_argument("--conditions", nargs="+", metavar="NAME", help="these of the study's conditions alone")
     parser.add_argument("--directory", type=Path, help="for runs and report, instead of the study's")
     parser.add_argument("--dry-run", action="store_true", help="print the grid with the state of every run, do nothing")
     parser.add_argument("--report", action="store_true", help="train nothing; tables of what is complete")
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise UserError("--jobs: at least 1")
     study = read_study(args.study, _study_overrides(args), args.overrides)
-    entries = select_entries(study, args.only, args.settings)
+    entries = select_entries(study, args.only, args.conditions)
     if args.dry_run:
         print("\n".join(grid_lines(study, entries)))
         return 0
@@ -111,13 +111,13 @@ def _help_study(section: str) -> str:
     return help_yaml(StudySettings, section, what="study")
 
 
-def select_entries(study: "Study", rows: Sequence[str] | None, settings: Sequence[str] | None) -> "list[StudyEntry]":
-    """Picks the entries of some rows and settings, and those that they need.
+def select_entries(study: "Study", rows: Sequence[str] | None, conditions: Sequence[str] | None) -> "list[StudyEntry]":
+    """Picks the entries of some rows and conditions, and those that they need.
 
     Args:
         study: the study.
         rows: names of rows; None: all.
-        settings: names of the study's settings; None: all.
+        conditions: names of the study's conditions; None: all.
 
     Returns:
         Entries, in the study's order.
@@ -127,13 +127,16 @@ def select_entries(study: "Study", rows: Sequence[str] | None, settings: Sequenc
     """
     from mnmt_ds.errors import UserError
 
-    for what, names, known in (("row", rows, study.settings.rows), ("setting", settings, study.settings.settings)):
+    for what, names, known in (
+        ("row", rows, study.settings.rows),
+        ("condition", conditions, study.settings.conditions),
+    ):
         if odd := [name for name in names or () if name not in known]:
             raise UserError(f"{study.path}: no {what} '{odd[0]}'; there are {', '.join(known) or 'none'}")
     wanted = {
         entry.directory
         for entry in study.entries
-        if (rows is None or entry.row in rows) and (settings is None or entry.setting in settings)
+        if (rows is None or entry.row in rows) and (conditions is None or entry.condition in conditions)
     }
     for entry in reversed(study.entries):
         if entry.directory in wanted:
@@ -171,7 +174,7 @@ def grid_lines(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
         lines += [f"    needs {need}" for need in entry.needs]
         lines.append(f"    {shlex.join(train_command(entry.jobs[0]))}")
     runs = sum(len(entry.jobs) for entry in entries)
-    return [*lines, f"{len(entries)} rows with seeds and settings, {runs} runs; all recipes are well formed"]
+    return [*lines, f"{len(entries)} rows with seeds and conditions, {runs} runs; all recipes are well formed"]
 
 
 def _study_overrides(args: argparse.Namespace) -> list[str]:

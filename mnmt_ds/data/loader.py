@@ -97,7 +97,7 @@ def empty_batch(pair: int, frame: Frame, divisor: int) -> Batch:
 
 
 class RankBatches(Dataset[Batch]):
-    """This rank's micro-batches of an epoch: step j of an update takes its slot j·world_size + rank."""
+    """This rank's micro-batches of an epoch: step j of an update takes its micro-batch j·world_size + rank."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class RankBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         update, step = divmod(index, self.steps)
-        slot = update * self.plan.batches_per_update + step * self.world_size + self.rank
+        number = update * self.plan.batches_per_update + step * self.world_size + self.rank
         divisor = self.plan.divisor(update)
-        if slot >= len(self.plan.pair):
+        if number >= len(self.plan.pair):
             pair = min(int(self.plan.pair[-1]), len(self.frames) - 1)
             return empty_batch(pair, self.frames[pair], divisor)
-        pair = int(self.plan.pair[slot])
-        chosen = self.plan.sentence[self.plan.start[slot] : self.plan.start[slot + 1]]
+        pair = int(self.plan.pair[number])
+        chosen = self.plan.sentence[self.plan.start[number] : self.plan.start[number + 1]]
         if pair >= len(self.frames) and self.make_denoising_batch is not None:
             return self.make_denoising_batch(pair, chosen)
         return collate(self.sentences[pair], chosen, self.frames[pair], pair, divisor)

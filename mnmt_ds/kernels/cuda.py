@@ -186,7 +186,7 @@ def _launch(
 
 
 def _gradient_scale(inputs: LossInputs) -> float:
-    """float16 cannot hold gradients of 1e-6; they travel 256 times as large."""
+    """float16 cannot hold gradients of 1e-6; they are passed on 256 times as large."""
     return 256.0 if inputs.projection_VD.dtype == torch.float16 else 1.0
 
 

@@ -47,7 +47,7 @@ class LossAndMetrics(NamedTuple):
     loss: Tensor
     """() sum over the batch's tokens, differentiable; the caller divides by the update's token count."""
     metrics: dict[str, Tensor]
-    """Detached (2,) each: a sum and what it is to be divided by; both travel, the mean is taken once, at the report."""
+    """Detached (2,) each: a sum and what it is to be divided by; both are kept; the report takes the mean once."""
 
 
 class ValidationReport(NamedTuple):

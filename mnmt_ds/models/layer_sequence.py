@@ -95,7 +95,7 @@ class StageActivations:
 class LayerSegment(nn.Module):
     """The layers ``start`` to before ``stop`` of a sequence, under the plain model's names.
 
-    Between segments the states travel as ONE tensor, so that one gradient comes back: (B, S, D) in the encoder,
+    Between segments the states are passed as ONE tensor, so that one gradient comes back: (B, S, D) in the encoder,
     (B, S + T, D) with the encoder's states first in the decoder.
 
     Args:

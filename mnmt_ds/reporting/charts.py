@@ -84,9 +84,9 @@ def _scores(run: Run, metric: str) -> dict[str, float]:
     return {pair: scores[metric] for pair, scores in report["pairs"].items()} | {MACRO: report["macro"][metric]}
 
 
-def _place(row: int, slot: int, slots: int) -> float:
-    """Where the bar of a slot lies on the axis of rows; a row is 1 high, its bars fill 0.8."""
-    return row + (slot - (slots - 1) / 2) * (0.8 / slots)
+def _place(row: int, bar: int, bars: int) -> float:
+    """Where one of a row's bars lies on the axis of rows; a row is 1 high, its bars fill 0.8."""
+    return row + (bar - (bars - 1) / 2) * (0.8 / bars)
 
 
 def _draw_differences(ax: Axes, part: ComparedRuns, rows: Sequence[str], metric: str) -> None:
@@ -172,8 +172,8 @@ def data_share_chart(part: ComparedRuns) -> str | None:
     for ax, name in zip(axes[0], titles, strict=True):
         alike = len({tuple(_last_values(run, pairs, name)) for _, run in firsts}) == 1
         drawn = firsts[:1] if alike else firsts
-        for slot, (index, run) in enumerate(drawn):
-            y_P = np.array([_place(row, slot, len(drawn)) for row in range(len(pairs))])
+        for bar, (index, run) in enumerate(drawn):
+            y_P = np.array([_place(row, bar, len(drawn)) for row in range(len(pairs))])
             colour = FAINT_COLOUR if alike else group_colour(index)
             bars = ax.barh(y_P, _last_values(run, pairs, name), 0.8 / len(drawn) * 0.86, color=colour)
             set_group(bars, -1 if alike else index)

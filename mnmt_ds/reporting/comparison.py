@@ -34,7 +34,7 @@ class ComparedRuns(NamedTuple):
     """Runs that were trained and tested on the same data, one part of a report; the first group is the baseline."""
 
     name: str
-    """Of the study's setting; empty where there is one part."""
+    """Of the study's condition; empty where there is one part."""
     groups: Sequence[RunGroup]
     sizes: Mapping[str, int]
     """Training sentences by pair, smallest first."""
@@ -106,7 +106,7 @@ def compare_groups(groups: Sequence[RunGroup], score: ScoreSettings, name: str =
     Args:
         groups: the first is the baseline.
         score: resamples, seed and BLEU tokenizer of the bootstrap.
-        name: of the study's setting; empty where there is one part.
+        name: of the study's condition; empty where there is one part.
 
     Returns:
         The groups with their differences over sentences and over seeds.

@@ -1,4 +1,4 @@
-"""The papers' tables: BLEU by pair with gains, rows by settings, deficits, cost; as Markdown or CSV."""
+"""The papers' tables: BLEU by pair with gains, rows by conditions, deficits, cost; as Markdown or CSV."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
     """Makes all tables that these runs fill.
 
     Args:
-        parts: compared runs, a setting of the study each.
+        parts: compared runs, a condition of the study each.
 
     Returns:
         The tables, without those that would be empty.
@@ -54,10 +54,10 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
 def settings_table(
     parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str, name: str = "", scale: float = 1.0
 ) -> Table:
-    """Makes a table of a metric's mean and spread over seeds, with gains over each setting's baseline.
+    """Makes a table of a metric's mean and spread over seeds, with gains over each condition's baseline.
 
     Args:
-        parts: compared runs, a setting of the study each.
+        parts: compared runs, a condition of the study each.
         key: of the metric in ``COMPARED_METRICS``.
         digits: after the decimal point.
         title: of the table.
@@ -66,7 +66,7 @@ def settings_table(
         scale: factor of all values.
 
     Returns:
-        The table: a row a method, a column a setting.
+        The table: a row a method, a column a condition.
     """
     labels = list(dict.fromkeys(group.label for part in parts for group in part.groups))
     rows = []
@@ -214,7 +214,7 @@ def _ratio(value: float, base: float) -> str:
 
 def _baseline_name(parts: Sequence[ComparedRuns]) -> str:
     names = list(dict.fromkeys(part.baseline.label for part in parts))
-    return names[0] if len(names) == 1 else "each setting's baseline"
+    return names[0] if len(names) == 1 else "each condition's baseline"
 
 
 def _title_end(part: ComparedRuns) -> str:

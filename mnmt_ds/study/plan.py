@@ -32,10 +32,10 @@ class TrainingJob(NamedTuple):
 
 
 class StudyEntry(NamedTuple):
-    """A row in one setting with one seed: a run, or one for each pair, scored together."""
+    """A row in one condition with one seed: a run, or one for each pair, scored together."""
 
     row: str
-    setting: str
+    condition: str
     """Empty where the study names none."""
     seed: int
     directory: Path
@@ -46,7 +46,7 @@ class StudyEntry(NamedTuple):
     @property
     def name(self) -> str:
         """What progress lines call it."""
-        return f"{self.setting + ' ' if self.setting else ''}{self.row}, seed {self.seed}"
+        return f"{self.condition + ' ' if self.condition else ''}{self.row}, seed {self.seed}"
 
     @property
     def per_pair(self) -> bool:
@@ -64,16 +64,16 @@ class Study(NamedTuple):
     corpora: dict[str, tuple[Path, tuple[str, ...]]]
     """{data directory: recipe and overrides that ``prepare`` makes it from}."""
 
-    def baseline(self, setting: str) -> str:
+    def baseline(self, condition: str) -> str:
         """Says which row gains are over.
 
         Args:
-            setting: a setting of the study; "" where it names none.
+            condition: a condition of the study; "" where it names none.
 
         Returns:
-            Name of the row: the setting's baseline, else the study's, else the first row.
+            Name of the row: the condition's baseline, else the study's, else the first row.
         """
-        part = self.settings.settings.get(setting)
+        part = self.settings.conditions.get(condition)
         return (part.baseline if part else None) or self.settings.baseline or next(iter(self.settings.rows))
 
 
@@ -103,30 +103,30 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
         except ValueError as error:
             raise UserError(f"{where.get(('after', n), path)}: '{command}': {error}") from None
     entries: dict[Path, StudyEntry] = {}
-    for setting in settings.settings or ("",):
+    for condition in settings.conditions or ("",):
         for row, row_settings in settings.rows.items():
-            if not setting or row_settings.settings is None or setting in row_settings.settings:
-                for seed in settings.seeds_of(row, setting):
+            if not condition or row_settings.conditions is None or condition in row_settings.conditions:
+                for seed in settings.seeds_of(row, condition):
                     place = where.get(("rows", row), str(path))
-                    entry = _entry(path, settings, row, setting, seed, common, place)
+                    entry = _entry(path, settings, row, condition, seed, common, place)
                     entries[entry.directory] = entry
     ordered = tuple(_in_order(entries, path))
     return Study(path, settings, ordered, _corpora(path, settings, ordered, common, where))
 
 
-def run_directory(settings: StudySettings, row: str, setting: str, seed: int) -> Path:
+def run_directory(settings: StudySettings, row: str, condition: str, seed: int) -> Path:
     """Says where a row's run is.
 
     Args:
         settings: the study's settings.
         row: name of the row.
-        setting: name of the setting, or "".
+        condition: name of the condition, or "".
         seed: the run's seed.
 
     Returns:
         The directory.
     """
-    return settings.directory / setting / f"{row}-seed{seed}"
+    return settings.directory / condition / f"{row}-seed{seed}"
 
 
 def closing_command(settings: StudySettings, text: str, report: str, place: str = "") -> tuple[list[str], list[Path]]:
@@ -145,12 +145,12 @@ def closing_command(settings: StudySettings, text: str, report: str, place: str 
         UserError: where there is no row of a name.
         ValueError: where the command is empty or its quotes do not close.
     """
-    setting = next(iter(settings.settings), "")
+    condition = next(iter(settings.conditions), "")
     runs: list[Path] = []
 
     def run_of(name: str) -> str:
-        _check_run(settings, name, setting, place)
-        runs.append(run_directory(settings, name, setting, settings.seeds_of(name, setting)[0]))
+        _check_run(settings, name, condition, place)
+        runs.append(run_directory(settings, name, condition, settings.seeds_of(name, condition)[0]))
         return str(runs[-1])
 
     words = [str(_filled(word, run_of)).replace("{report}", report) for word in shlex.split(text)]
@@ -159,32 +159,34 @@ def closing_command(settings: StudySettings, text: str, report: str, place: str 
     return words, runs
 
 
-def _check_run(settings: StudySettings, name: str, setting: str, place: str) -> None:
-    """UserError where "{run.NAME}" stands for no run of the setting."""
+def _check_run(settings: StudySettings, name: str, condition: str, place: str) -> None:
+    """UserError where "{run.NAME}" stands for no run of the condition."""
     other = settings.rows.get(name)
     if other is None:
         near = difflib.get_close_matches(name, settings.rows, n=1, cutoff=0.5)
         remedy = f"did you mean '{near[0]}'?" if near else f"rows are {', '.join(settings.rows)}"
         raise UserError(f"{place}: '{{run.{name}}}': no such row; {remedy}")
-    if setting and other.settings is not None and setting not in other.settings:
-        raise UserError(f"{place}: '{{run.{name}}}' is not run in setting {setting}; add it to that row's settings")
+    if condition and other.conditions is not None and condition not in other.conditions:
+        raise UserError(
+            f"{place}: '{{run.{name}}}' is not run in condition {condition}; add it to that row's conditions"
+        )
 
 
 def _entry(
-    path: Path, settings: StudySettings, row: str, setting: str, seed: int, common: Sequence[str], place: str
+    path: Path, settings: StudySettings, row: str, condition: str, seed: int, common: Sequence[str], place: str
 ) -> StudyEntry:
-    row_settings, directory = settings.rows[row], run_directory(settings, row, setting, seed)
+    row_settings, directory = settings.rows[row], run_directory(settings, row, condition, seed)
     needs: dict[Path, None] = {}
 
     def run_of(name: str) -> str:
-        _check_run(settings, name, setting, place)
-        seeds = settings.seeds_of(name, setting)
-        needed = run_directory(settings, name, setting, seed if seed in seeds else seeds[0])
+        _check_run(settings, name, condition, place)
+        seeds = settings.seeds_of(name, condition)
+        needed = run_directory(settings, name, condition, seed if seed in seeds else seeds[0])
         needs[needed] = None
         return str(needed)
 
-    recipe_path, changes = base_recipe(path, settings, setting, row_settings.recipe)
-    keys = settings.keys_of(row, setting)
+    recipe_path, changes = base_recipe(path, settings, condition, row_settings.recipe)
+    keys = settings.keys_of(row, condition)
     changes = [*changes, *as_overrides(_filled(keys, run_of)), *_cap(settings, row_settings.times), *common]
     if clash := {"train.max_epochs", "train.max_steps"} & keys.keys():
         raise UserError(f"{place}: {clash.pop()}: a row's budget is 'times', a multiple of the study's 'cap'")
@@ -199,19 +201,19 @@ def _entry(
             alone = directory / "pairs" / pair
             single = [*changes[:-1], *as_overrides({"directory": str(alone), "data.pairs": [pair]})]
             jobs.append(TrainingJob(alone, recipe_path, tuple(single), _resolved(recipe_path, single, place), launch))
-    return StudyEntry(row, setting, seed, directory, tuple(jobs), tuple(needs))
+    return StudyEntry(row, condition, seed, directory, tuple(jobs), tuple(needs))
 
 
 def base_recipe(
-    path: Path, settings: StudySettings, setting: str, recipe: Path | None = None
+    path: Path, settings: StudySettings, condition: str, recipe: Path | None = None
 ) -> tuple[Path, list[str]]:
-    """Finds the base recipe of a row, and what study and setting change of it.
+    """Finds the base recipe of a row, and what study and condition change of it.
 
     Args:
         path: the study's YAML file.
         settings: the study's settings.
-        setting: name of the setting, or "".
-        recipe: the row's own base recipe; None: the setting's, else the study's.
+        condition: name of the condition, or "".
+        recipe: the row's own base recipe; None: the condition's, else the study's.
 
     Returns:
         The recipe's path and the overrides ``a.b=c``.
@@ -219,10 +221,10 @@ def base_recipe(
     Raises:
         UserError: where no recipe is given anywhere.
     """
-    part = settings.settings.get(setting)
+    part = settings.conditions.get(condition)
     base = recipe or (part.recipe if part else None) or settings.recipe
     if base is None:
-        raise UserError(f"{path}: setting '{setting}' has no base recipe; give 'recipe' there or at the top")
+        raise UserError(f"{path}: condition '{condition}' has no base recipe; give 'recipe' there or at the top")
     changes = as_overrides(settings.set) + as_overrides(part.set if part else {})
     return Path(os.path.normpath(path.parent / base)), changes
 
@@ -276,15 +278,19 @@ def _in_order(entries: dict[Path, StudyEntry], path: Path) -> Iterator[StudyEntr
 def _corpora(
     path: Path, settings: StudySettings, entries: Sequence[StudyEntry], common: Sequence[str], where: dict[Any, str]
 ) -> dict[str, tuple[Path, tuple[str, ...]]]:
-    """What is to be prepared: for each setting its first row's base, then what rows want in a directory of their own.
+    """What is to be prepared: for each condition its first row's base, then what rows want in a directory of their own.
 
-    UserError where two settings, or two rows, want different corpora in one directory.
+    UserError where two conditions, or two rows, want different corpora in one directory.
     """
     corpora: dict[str, tuple[Path, tuple[str, ...], Any, str]] = {}
-    for setting in settings.settings or ("",):
-        place = where.get(("settings", setting), str(path))
-        rows = [row for row in settings.rows.values() if not setting or row.settings is None or setting in row.settings]
-        bases = [base_recipe(path, settings, setting, row.recipe) for row in rows[:1]]
+    for condition in settings.conditions or ("",):
+        place = where.get(("conditions", condition), str(path))
+        rows = [
+            row
+            for row in settings.rows.values()
+            if not condition or row.conditions is None or condition in row.conditions
+        ]
+        bases = [base_recipe(path, settings, condition, row.recipe) for row in rows[:1]]
         for base, changes in bases:
             data = _resolved(base, [*changes, *common], place).data
             earlier = corpora.setdefault(data.directory, (base, (*changes, *common), data, place))
@@ -295,8 +301,8 @@ def _corpora(
         for job in entry.jobs:
             wanted = job.recipe.data
             if wanted.directory not in corpora:
-                base, changes = base_recipe(path, settings, entry.setting, row.recipe)
-                keys = settings.keys_of(entry.row, entry.setting)
+                base, changes = base_recipe(path, settings, entry.condition, row.recipe)
+                keys = settings.keys_of(entry.row, entry.condition)
                 data_keys = as_overrides({key: value for key, value in keys.items() if key.partition(".")[0] == "data"})
                 changes = [*changes, *data_keys, *common]
                 corpora[wanted.directory] = (base, tuple(changes), _resolved(base, changes, place).data, place)

@@ -28,7 +28,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     """
     settings, directory = study.settings, study.settings.directory / "report"
     done = [entry for entry in study.entries if is_complete(study, entry)]
-    compared = [part for name in settings.settings or ("",) if (part := _compared(study, name, done)) is not None]
+    compared = [part for name in settings.conditions or ("",) if (part := _compared(study, name, done)) is not None]
     if not compared:
         return None
     tables = all_tables(compared)
@@ -96,17 +96,17 @@ def missing_runs(study: Study, done: Sequence[StudyEntry], failed: Mapping[Path,
     ]
 
 
-def _compared(study: Study, setting: str, done: Sequence[StudyEntry]) -> ComparedRuns | None:
-    """A setting's groups (the baseline first), their differences, tests over seeds, and how they were scored."""
-    base = study.baseline(setting)
+def _compared(study: Study, condition: str, done: Sequence[StudyEntry]) -> ComparedRuns | None:
+    """A condition's groups (the baseline first), their differences, tests over seeds, and how they were scored."""
+    base = study.baseline(condition)
     entries = sorted(
-        (entry for entry in done if entry.setting == setting), key=lambda entry: _sort_key(study, entry, base)
+        (entry for entry in done if entry.condition == condition), key=lambda entry: _sort_key(study, entry, base)
     )
     runs = [run for entry in entries for run in _runs(entry)]
     if not runs:
         return None
     score = ScoreSettings.model_validate({**(runs[0].report or {}).get("score", {}), "samples": study.settings.samples})
-    return compare_groups(group_runs(runs), score, setting)
+    return compare_groups(group_runs(runs), score, condition)
 
 
 def _sort_key(study: Study, entry: StudyEntry, base: str) -> tuple[bool, int, int]:

@@ -105,7 +105,7 @@ def run_all(
     waiting = {entry.directory: entry for entry in entries if not is_complete(study, entry)}
     jobs = {d: [job for job in entry.jobs if not _run_is_done(study, job)] for d, entry in waiting.items()}
     total, finished, started = sum(map(len, jobs.values())), 0, time.monotonic()
-    slots, under_way = list(range(at_once)), dict[Future[None], tuple[StudyEntry, TrainingJob, int, float]]()
+    places, under_way = list(range(at_once)), dict[Future[None], tuple[StudyEntry, TrainingJob, int, float]]()
     last_report = time.monotonic()
 
     def settle() -> None:
@@ -131,15 +131,15 @@ def run_all(
             while waiting or under_way:
                 free = [entry for entry in waiting.values() if waiting.keys().isdisjoint(entry.needs)]
                 ready = [(entry, job) for entry in free for job in jobs[entry.directory]]
-                for entry, job in ready[: len(slots)]:
-                    slot = slots.pop(0)
+                for entry, job in ready[: len(places)]:
+                    place = places.pop(0)
                     jobs[entry.directory].remove(job)
-                    future = pool.submit(_make_run, study, job, processes, say, device_variables(job, slot, devices))
-                    under_way[future] = (entry, job, slot, time.monotonic())
+                    future = pool.submit(_make_run, study, job, processes, say, device_variables(job, place, devices))
+                    under_way[future] = (entry, job, place, time.monotonic())
                 done, _ = wait(under_way, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
-                    entry, job, slot, start = under_way.pop(future)
-                    slots.append(slot)
+                    entry, job, place, start = under_way.pop(future)
+                    places.append(place)
                     finished += 1
                     what = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
                     try:
@@ -164,7 +164,7 @@ def is_complete(study: Study, entry: StudyEntry) -> bool:
 
     Args:
         study: the study.
-        entry: a row in one setting with one seed.
+        entry: a row in one condition with one seed.
 
     Returns:
         True where nothing is left to do.
@@ -262,12 +262,12 @@ def cli_command(command: str) -> list[str]:
     return [sys.executable, "-m", "mnmt_ds.cli.main", command]
 
 
-def device_variables(job: TrainingJob, slot: int, devices: Sequence[str]) -> dict[str, str]:
+def device_variables(job: TrainingJob, place: int, devices: Sequence[str]) -> dict[str, str]:
     """Gives a run its threads and its share of the GPUs.
 
     Args:
         job: the run.
-        slot: number of the run among those under way.
+        place: number of the run among those under way.
         devices: GPUs of this machine; empty: none.
 
     Returns:
@@ -277,7 +277,7 @@ def device_variables(job: TrainingJob, slot: int, devices: Sequence[str]) -> dic
     if not devices or job.launch.hostfile is not None:
         return threads
     ranks = min(job.launch.ranks, len(devices))
-    share = sorted({(slot * ranks + i) % len(devices) for i in range(ranks)})
+    share = sorted({(place * ranks + i) % len(devices) for i in range(ranks)})
     return {**threads, "CUDA_VISIBLE_DEVICES": ",".join(devices[i] for i in share)}
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from mnmt_ds.config import Settings
 
@@ -31,15 +31,15 @@ class CapSettings(Settings):
     """Updates at most; none: the recipe's."""
 
 
-class PartSettings(Settings):
-    """One of the study's ``settings``, in which every row is run: a corpus, a direction, a dropout."""
+class ConditionSettings(Settings):
+    """One of the study's ``conditions``, in which every row is run: a corpus, a direction, a dropout."""
 
     recipe: Path | None = None
     """Its base recipe; none: the study's."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes."""
     rows: dict[str, Keys] = Field(default_factory=dict)
-    """Keys of the recipe that single rows change in this setting, after the row's own: {row: {key: value}}."""
+    """Keys of the recipe that single rows change in this condition, after the row's own: {row: {key: value}}."""
     seeds: tuple[int, ...] | None = None
     """The seeds of rows that have none of their own; none: the study's."""
     baseline: str | None = None
@@ -47,17 +47,17 @@ class PartSettings(Settings):
 
 
 class RowSettings(Settings):
-    """A row of the tables: one way to train, in every setting and with every seed."""
+    """A row of the tables: one way to train, in every condition and with every seed."""
 
     recipe: Path | None = None
-    """Its base recipe, from the study's folder; none: the setting's, else the study's."""
+    """Its base recipe, from the study's folder; none: the condition's, else the study's."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
-    """Keys of the recipe that it changes. "{run.ROW}" in a value stands for that row's run of the same setting and
+    """Keys of the recipe that it changes. "{run.ROW}" in a value stands for that row's run of the same condition and
     seed (its first seed where it has not this one), which is then made first."""
     seeds: tuple[int, ...] | None = None
-    """Its seeds; none: the setting's, else the study's."""
-    settings: tuple[str, ...] | None = None
-    """The settings that it is run in; none: all."""
+    """Its seeds; none: the condition's, else the study's."""
+    conditions: tuple[str, ...] | None = Field(None, validation_alias=AliasChoices("settings"))
+    """The conditions that it is run in; none: all."""
     per_pair: bool = False
     """One model a language pair, each a run of its own; together they are the row (BILINGUAL)."""
     times: float = Field(default=1.0, gt=0)
@@ -67,7 +67,7 @@ class RowSettings(Settings):
 
 
 class StudySettings(Settings):
-    """A grid of rows, settings and seeds over prepared corpora."""
+    """A grid of rows, conditions and seeds over prepared corpora."""
 
     title: str = "Study"
     """Heading of the report."""
@@ -76,19 +76,19 @@ class StudySettings(Settings):
     recipe: Path | None = None
     """Base recipe of every row, from the study's folder."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
-    """Keys of the recipe that all rows change; a setting's, then a row's keys come after."""
+    """Keys of the recipe that all rows change; a condition's, then a row's keys come after."""
     seeds: tuple[int, ...] = (1,)
     """A run each."""
     cap: CapSettings = CapSettings()
     """The budget of every row."""
-    settings: dict[str, PartSettings] = Field(default_factory=dict)
+    conditions: dict[str, ConditionSettings] = Field(default_factory=dict, validation_alias=AliasChoices("settings"))
     """Corpora, directions or values under which every row is run and compared; empty: the base recipe alone."""
     rows: dict[str, RowSettings] = Field(examples=[{"plain": {}}])
     """The rows, in the order of the tables."""
     baseline: str | None = None
     """The row that gains are over; none: the first."""
     prepare: bool = True
-    """Run ``mnmt-ds prepare`` for every setting first (quick where nothing changed)."""
+    """Run ``mnmt-ds prepare`` for every condition first (quick where nothing changed)."""
     evaluate: str = ""
     """Options of ``mnmt-ds evaluate``, such as "--tokenizers spm --beam 5"."""
     samples: int = Field(default=1000, ge=1)
@@ -97,7 +97,7 @@ class StudySettings(Settings):
     """How runs are started."""
     after: tuple[str, ...] = ()
     """``mnmt-ds`` commands for the end, such as "analyse sensitivity {run.plain} -o {report}/analysis"; "{run.ROW}" is
-    the row's first seed in the first setting. One is run where all runs that it names are complete; one that names
+    the row's first seed in the first condition. One is run where all runs that it names are complete; one that names
     none, where all of the study is."""
 
     @field_validator("rows", mode="before", json_schema_input_type=dict[str, RowSettings | None])
@@ -110,60 +110,60 @@ class StudySettings(Settings):
     def _check(self) -> "StudySettings":
         if not self.rows:
             raise ValueError("rows: name at least one")
-        for name in [*self.rows, *self.settings]:
+        for name in [*self.rows, *self.conditions]:
             if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] in ".-":
                 raise ValueError(f"'{name}' is no name for a directory; use letters, digits, '-', '_' and '.'")
-        parts = list(self.settings.values())
+        parts = list(self.conditions.values())
         for base in [self.baseline, *(part.baseline for part in parts)]:
             if base is not None and base not in self.rows:
                 raise ValueError(f"baseline: '{base}' is not a row; rows are {', '.join(self.rows)}")
-        for name, part in self.settings.items():
+        for name, part in self.conditions.items():
             if unknown := sorted(part.rows.keys() - self.rows.keys()):
                 known = ", ".join(self.rows)
-                raise ValueError(f"settings.{name}.rows: '{unknown[0]}' is not a row; rows are {known}")
+                raise ValueError(f"conditions.{name}.rows: '{unknown[0]}' is not a row; rows are {known}")
         seeds = [self.seeds, *(part.seeds for part in parts), *(row.seeds for row in self.rows.values())]
         if () in seeds:
             raise ValueError("seeds: give at least one")
         for name, row in self.rows.items():
-            if odd := sorted(set(row.settings or ()) - set(self.settings)):
-                known = ", ".join(self.settings) or "none"
-                raise ValueError(f"rows.{name}.settings: {', '.join(odd)} not among the study's ({known})")
+            if odd := sorted(set(row.conditions or ()) - set(self.conditions)):
+                known = ", ".join(self.conditions) or "none"
+                raise ValueError(f"rows.{name}.conditions: {', '.join(odd)} not among the study's ({known})")
         return self
 
-    def keys_of(self, row: str, setting: str) -> Keys:
-        """Lists the keys of the recipe that a row changes in a setting.
+    def keys_of(self, row: str, condition: str) -> Keys:
+        """Lists the keys of the recipe that a row changes in a condition.
 
         Args:
             row: name of the row.
-            setting: name of the setting, or "".
+            condition: name of the condition, or "".
 
         Returns:
-            The row's own keys, then those that the setting gives to this row.
+            The row's own keys, then those that the condition gives to this row.
         """
-        part = self.settings.get(setting)
+        part = self.conditions.get(condition)
         special = part.rows.get(row, {}) if part else {}
         own = {key: value for key, value in self.rows[row].set.items() if key not in special}
         return {**own, **special}
 
     def with_same_seeds(self) -> "StudySettings":
-        """Gives every row the study's own seeds, whatever rows and settings say.
+        """Gives every row the study's own seeds, whatever rows and conditions say.
 
         Returns:
             The changed settings.
         """
         rows = {name: row.model_copy(update={"seeds": None}) for name, row in self.rows.items()}
-        parts = {name: part.model_copy(update={"seeds": None}) for name, part in self.settings.items()}
-        return self.model_copy(update={"rows": rows, "settings": parts})
+        parts = {name: part.model_copy(update={"seeds": None}) for name, part in self.conditions.items()}
+        return self.model_copy(update={"rows": rows, "conditions": parts})
 
-    def seeds_of(self, row: str, setting: str) -> tuple[int, ...]:
+    def seeds_of(self, row: str, condition: str) -> tuple[int, ...]:
         """Says with which seeds a row is run.
 
         Args:
             row: name of the row.
-            setting: name of the setting, or "".
+            condition: name of the condition, or "".
 
         Returns:
             The seeds.
         """
-        part = self.settings.get(setting)
+        part = self.conditions.get(condition)
         return self.rows[row].seeds or (part.seeds if part else None) or self.seeds

@@ -1,4 +1,4 @@
-"""From cached blocks to the states of a micro-batch: rows travel from their owners and are put in the batch's order.
+"""From cached blocks to the states of a micro-batch: rows are sent by their owners and put in the batch's order.
 
 Letters: B sentences, T target tokens, E width, R rows (one a target token, sentence after sentence), W bytes of a row.
 """
@@ -72,7 +72,7 @@ def exchange_rows(
         lookups: every data-parallel rank's request, equal on all of them.
         blocks: this rank's blocks that are needed.
         ranks: the data-parallel ranks, with a group that nothing else uses.
-        device: where the rows travel.
+        device: of the rows while they are sent.
 
     Returns:
         uint8 (R, W) on the CPU, by the rank that sent them, in the order of this rank's sentences.

@@ -3,8 +3,8 @@
 All stages learn before an update which teacher each of its micro-batches has. What a micro-batch needs is prefetched
 while the stage works on the micro-batch before it.
 
-Not cached (``PipelineTeachers``): the teacher's layers run beside the student's, and its activations travel in the
-pipeline's own tuple of tensors. Cached (``CachedPipelineTeachers``): nothing of a teacher travels there; the stages'
+Not cached (``PipelineTeachers``): the teacher's layers run beside the student's, and its activations are sent in the
+pipeline's own tuple of tensors. Cached (``CachedPipelineTeachers``): nothing of a teacher is sent there; the stages'
 caches bring the states to the last stage in the background.
 
 Letters: B sentences, T target tokens, E width, V vocabulary.

@@ -38,7 +38,7 @@ class ShardTransfer(NamedTuple):
     """A range of a teacher's shards that one rank has to receive."""
 
     version: Version
-    slot: int
+    buffer: int
     """Which of the receiving rank's models is filled."""
     start: int
     """First element of the range, in every shard."""
@@ -46,24 +46,24 @@ class ShardTransfer(NamedTuple):
     """End of the range."""
 
 
-class SlotTable:
-    """Which teachers are in the slots of every rank; each rank computes this for all, so that no message is needed."""
+class BufferTable:
+    """Which teachers are in every rank's buffers; each rank computes this for all, so that no message is needed."""
 
     def __init__(self, ranks: int) -> None:
-        """Starts with empty slots.
+        """Starts with empty buffers.
 
         Args:
             ranks: number of data-parallel ranks.
         """
-        # of each rank, least recently used slot first: slot -> (teacher, elements of its shards that are there)
-        self._slots: list[OrderedDict[int, tuple[Version | None, int]]] = [
-            OrderedDict((slot, (None, 0)) for slot in range(ON_DEVICE)) for _ in range(ranks)
+        # of each rank, least recently used buffer first: buffer -> (teacher, elements of its shards that are there)
+        self._buffers: list[OrderedDict[int, tuple[Version | None, int]]] = [
+            OrderedDict((buffer, (None, 0)) for buffer in range(ON_DEVICE)) for _ in range(ranks)
         ]
 
     def plan_transfers(
         self, requests: Sequence[FetchRequest | None], layout: ShardLayout
     ) -> list[ShardTransfer | None]:
-        """Gives every requested teacher a slot; a new one takes the least recently used slot.
+        """Gives every requested teacher a buffer; a new one takes the least recently used buffer.
 
         Args:
             requests: one entry a rank; None: nothing is needed.
@@ -73,44 +73,44 @@ class SlotTable:
             What each rank has to receive; None: nothing.
         """
         return [
-            None if request is None else self._plan_transfer(slots, request, layout)
-            for slots, request in zip(self._slots, requests, strict=True)
+            None if request is None else self._plan_transfer(buffers, request, layout)
+            for buffers, request in zip(self._buffers, requests, strict=True)
         ]
 
-    def slot(self, rank: int, version: Version) -> int:
-        """Finds a teacher's slot.
+    def index_of(self, rank: int, version: Version) -> int:
+        """Finds a teacher's buffer.
 
         Args:
             rank: the rank that holds it.
             version: the teacher.
 
         Returns:
-            The slot's number.
+            The buffer's number.
         """
-        return next(slot for slot, (held, _) in self._slots[rank].items() if held == version)
+        return next(buffer for buffer, (held, _) in self._buffers[rank].items() if held == version)
 
     def keep_only(self, versions: Iterable[Version]) -> None:
-        """Empties the slots of all other teachers.
+        """Empties the buffers of all other teachers.
 
         Args:
             versions: the teachers to keep.
         """
         kept = set(versions)
-        for slots in self._slots:
-            for slot, (version, _) in slots.items():
+        for buffers in self._buffers:
+            for buffer, (version, _) in buffers.items():
                 if version not in kept:
-                    slots[slot] = (None, 0)
+                    buffers[buffer] = (None, 0)
 
     def _plan_transfer(
-        self, slots: "OrderedDict[int, tuple[Version | None, int]]", request: FetchRequest, layout: ShardLayout
+        self, buffers: "OrderedDict[int, tuple[Version | None, int]]", request: FetchRequest, layout: ShardLayout
     ) -> ShardTransfer | None:
-        """Chooses the slot of one rank's teacher, and what of the teacher is not there yet."""
+        """Chooses the buffer of one rank's teacher, and what of the teacher is not there yet."""
         stop = layout.projection_length if request.projection_only else layout.length
-        slot = next((s for s, (version, _) in slots.items() if version == request.version), next(iter(slots)))
-        present = slots[slot][1] if slots[slot][0] == request.version else 0
-        slots[slot] = (request.version, max(present, stop))
-        slots.move_to_end(slot)
-        return ShardTransfer(request.version, slot, present, stop) if present < stop else None
+        buffer = next((s for s, (version, _) in buffers.items() if version == request.version), next(iter(buffers)))
+        present = buffers[buffer][1] if buffers[buffer][0] == request.version else 0
+        buffers[buffer] = (request.version, max(present, stop))
+        buffers.move_to_end(buffer)
+        return ShardTransfer(request.version, buffer, present, stop) if present < stop else None
 
 
 class ShardedTeachers:
@@ -136,10 +136,10 @@ class ShardedTeachers:
         self.shard_storage, self.layout, self.ranks, self.device = shard_storage, layout, ranks, device
         self.background = BackgroundWorker(device)
         self._blank_model = blank_model
-        self._slots = SlotTable(ranks.size)
+        self._buffers = BufferTable(ranks.size)
         self._models: dict[int, nn.Module] = {}
         self._parameters: dict[int, Mapping[str, Tensor]] = {}
-        # the teachers in this rank's slots, least recently used first
+        # the teachers in this rank's buffers, least recently used first
         self._fetched: OrderedDict[Version, Future[Finished[nn.Module | None]]] = OrderedDict()
 
     def keep_only(self, versions: Iterable[Version]) -> None:
@@ -151,7 +151,7 @@ class ShardedTeachers:
         self.background.wait_all()
         versions = set(versions)
         self.shard_storage.keep_only(versions)
-        self._slots.keep_only(versions)
+        self._buffers.keep_only(versions)
         for version in [v for v in self._fetched if v not in versions]:
             del self._fetched[version]
 
@@ -161,7 +161,7 @@ class ShardedTeachers:
         Args:
             versions: one entry a rank, equal on all of them; None: the rank needs no teacher.
         """
-        self.allocate_slots()
+        self.allocate_buffers()
         requests = [None if version is None else FetchRequest(version) for version in versions]
         future = self.background.submit(lambda: self.fetch(requests))
         own_version = versions[self.ranks.rank]
@@ -195,20 +195,20 @@ class ShardedTeachers:
         """Lists the models on this rank's device.
 
         Returns:
-            None before the first teacher, then as many as there are slots.
+            None before the first teacher, then as many as there are buffers.
         """
         return list(self._models.values())
 
-    def allocate_slots(self) -> None:
+    def allocate_buffers(self) -> None:
         """Makes the models that teachers' weights are written into, once.
 
         Making a model draws random numbers. A thread would take these from the dropout of the present step; so this is
         called in the main thread, which puts the random state back.
         """
-        for slot in range(ON_DEVICE if not self._models else 0):
+        for buffer in range(ON_DEVICE if not self._models else 0):
             with torch.random.fork_rng():
-                self._models[slot] = self._blank_model()
-            self._parameters[slot] = dict(self._models[slot].named_parameters())
+                self._models[buffer] = self._blank_model()
+            self._parameters[buffer] = dict(self._models[buffer].named_parameters())
 
     def fetch(self, requests: Sequence[FetchRequest | None]) -> nn.Module | None:
         """Brings every rank what it needs and does not have yet; runs in the background, on all ranks alike.
@@ -219,14 +219,16 @@ class ShardedTeachers:
         Returns:
             The model of this rank's teacher; None where it needs none.
         """
-        transfers = self._slots.plan_transfers(requests, self.layout)
+        transfers = self._buffers.plan_transfers(requests, self.layout)
         stop = max((transfer.stop for transfer in transfers if transfer), default=0)
         projection_length = self.layout.projection_length
         for pieces in (self.layout.between(0, projection_length), self.layout.between(projection_length, stop)):
             for first, last in buckets(pieces, MAX_ELEMENTS_PER_EXCHANGE // self.ranks.size):
                 self._exchange([t if t and t.start <= first < t.stop else None for t in transfers], first, last)
         own_request = requests[self.ranks.rank]
-        return None if own_request is None else self._models[self._slots.slot(self.ranks.rank, own_request.version)]
+        return (
+            None if own_request is None else self._models[self._buffers.index_of(self.ranks.rank, own_request.version)]
+        )
 
     def _exchange(self, transfers: Sequence[ShardTransfer | None], start: int, stop: int) -> None:
         """Moves one bucket, ``start`` to ``stop`` of the shards, of every transfer, and writes it into the model."""
@@ -234,7 +236,7 @@ class ShardedTeachers:
         received_RC = all_to_all_shards(self.shard_storage, self.ranks, self.device, versions, start, stop)
         own_transfer = transfers[self.ranks.rank]
         if own_transfer and received_RC is not None:
-            parameters = self._parameters[own_transfer.slot]
+            parameters = self._parameters[own_transfer.buffer]
             fill_parameters(self.layout.between(start, stop), received_RC, start, parameters)
 
 

@@ -77,7 +77,7 @@ class StateCache:
         Args:
             requests: one entry a data-parallel rank, equal on all of them; None: no teacher.
         """
-        self.teachers.allocate_slots()
+        self.teachers.allocate_buffers()
         future = self.teachers.background.submit(lambda: self._prepare(requests))
         if self._forward.is_last_stage:
             self._pending.add(requests[self.teachers.ranks.rank], future)

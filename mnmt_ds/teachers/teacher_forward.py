@@ -1,6 +1,6 @@
 """A teacher's forward pass of whole sentences: at once where a rank has all its layers, else from stage to stage.
 
-Letters: B sentences, T target tokens, L tokens of what travels between stages, E width, V vocabulary.
+Letters: B sentences, T target tokens, L tokens of what is sent between stages, E width, V vocabulary.
 """
 
 from typing import Any, Protocol

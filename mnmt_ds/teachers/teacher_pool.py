@@ -3,19 +3,19 @@
 Who holds what, on R data-parallel ranks::
 
     each rank, always        1/R of the weights of every teacher in use   ShardStorage: CPU memory, then files
-    each rank, while needed  two teachers on the device, each whole       ShardedTeachers: two slots
+    each rank, while needed  two teachers on the device, each whole       ShardedTeachers: two buffers
                              (pipeline: its own stage's layers of them)
     each rank, with a cache  decoder states of some training sentences    StateStorage: CPU memory, then files
                              (pipeline: ranks of the last stage only)
 
-What travels, and when::
+What is sent, and when::
 
     at a validation     nothing: each rank copies its own shard of the student (``take_snapshot``)
     during a step       what the next micro-batch needs (``prefetch``), in a background thread:
       fetch             all-to-all of shards; each rank receives its next teacher, whole
       cache             teacher forward pass of the sentences that no rank has cached; then an all-to-all of cached
                         states, from the ranks that own them to the ranks that need them
-      pipeline          not cached: the teacher's activations travel with the student's, stage to stage, in the step;
+      pipeline          not cached: the teacher's activations are sent with the student's, stage to stage, in the step;
                         cached: the forward pass goes from stage to stage, and the last stages exchange states
     in the next step    nothing: ``states`` waits for what was prefetched and hands it to the loss
 

@@ -21,7 +21,7 @@ rows:
   student: {set: {method: {name: multi_distill, rule: fix, experts: "{run.pairs}"}}}
   plain:
   pairs: {per_pair: true, times: 2.5, seeds: [1]}
-  lssd: {set: {method: {name: lssd}}, settings: [large]}
+  lssd: {set: {method: {name: lssd}}, conditions: [large]}
 """
 HEAD = """
 directory: DIR/runs
@@ -31,7 +31,7 @@ baseline: plain
 seeds: [1, 2]
 cap: {max_epochs: 3}
 set: {model.dropout: 0.3, train.lr: 0.01}
-settings:
+conditions:
   small: {}
   large: {set: {sampler.temperature: 5, train.lr: 0.02}, baseline: lssd}
 """
@@ -44,9 +44,18 @@ def write(tmp_path: Path, text: str = HEAD + ROWS) -> Path:
     return path
 
 
-def find(study: Study, row: str, setting: str, seed: int) -> int:
-    names = [(entry.row, entry.setting, entry.seed) for entry in study.entries]
-    return names.index((row, setting, seed))
+def find(study: Study, row: str, condition: str, seed: int) -> int:
+    names = [(entry.row, entry.condition, entry.seed) for entry in study.entries]
+    return names.index((row, condition, seed))
+
+
+def test_conditions_under_their_old_name(tmp_path: Path) -> None:
+    new, old = (
+        read_study(write(tmp_path)),
+        read_study(write(tmp_path, (HEAD + ROWS).replace("conditions:", "settings:"))),
+    )
+    assert new.settings == old.settings and "conditions" in new.settings.model_dump()
+    assert [entry.name for entry in new.entries] == [entry.name for entry in old.entries]
 
 
 def test_the_grid(tmp_path: Path) -> None:
@@ -82,7 +91,7 @@ def test_a_model_a_pair_and_who_needs_it(tmp_path: Path) -> None:
         ("plain:", "plain: {set: {train.max_epochs: 9}}", ":15: train.max_epochs: a row's budget is 'times'"),
         ("plain:", 'plain: {set: {name: "{run.student}"}}', None),
         ("per_pair: true", 'set: {name: "{run.student}"}', "student, pairs need one another; break the circle"),
-        ("settings: [large]", "settings: [huge]", "huge not among the study's (small, large)"),
+        ("conditions: [large]", "conditions: [huge]", "huge not among the study's (small, large)"),
         ("recipe: base.yaml", "recipe: basis.yaml", "basis.yaml: cannot be read"),
         ("baseline: plain", "baseline: plane", "'plane' is not a row; rows are student, plain, pairs, lssd"),
         ("times: 2.5", "times: 0", "rows.pairs.times: Input should be greater than 0"),
@@ -122,7 +131,7 @@ def test_a_setting_changes_single_rows(tmp_path: Path) -> None:
 
 def test_seeds_of_the_command_line_are_every_rows(tmp_path: Path) -> None:
     path = write(tmp_path, (HEAD + ROWS).replace("small: {}", "small: {seeds: [4]}"))
-    assert {(e.row, e.seed) for e in read_study(path).entries if e.setting == "small"} == {
+    assert {(e.row, e.seed) for e in read_study(path).entries if e.condition == "small"} == {
         ("student", 4), ("plain", 4), ("pairs", 1)
     }  # fmt: skip
     found = read_study(path, ["seeds=[7,8]"]).entries
@@ -132,7 +141,7 @@ def test_seeds_of_the_command_line_are_every_rows(tmp_path: Path) -> None:
 def test_every_corpus_of_the_rows_is_prepared(tmp_path: Path) -> None:
     text = (HEAD + ROWS).replace("plain:", "plain: {set: {data.directory: mine, train.patience: 9}}")
     (tmp_path / "other.yaml").write_text(dump(recipe(tmp_path / "others", tmp_path / "run")))
-    study = read_study(write(tmp_path, text.replace("settings: [large]", "recipe: other.yaml, settings: [large]")))
+    study = read_study(write(tmp_path, text.replace("conditions: [large]", "recipe: other.yaml, conditions: [large]")))
     base, mine = tmp_path / "base.yaml", study.corpora["mine"]
     assert list(study.corpora) == [str(tmp_path / "data"), "mine", str(tmp_path / "others")]
     assert mine[0] == base and 'data.directory="mine"' in mine[1] and "train.patience=9" not in mine[1]
@@ -202,9 +211,9 @@ def test_several_ranks_start_through_the_launcher(tmp_path: Path) -> None:
     lone = study.entries[find(study, "lssd", "large", 1)].jobs[0]
     assert train_command(lone)[1:4] == ["-m", "mnmt_ds.cli.main", "train"]
     two = lone._replace(launch=lone.launch.model_copy(update={"ranks": 2}))
-    listed = [device_variables(lone, slot, device_names(2, "4, 5"))["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
+    listed = [device_variables(lone, place, device_names(2, "4, 5"))["CUDA_VISIBLE_DEVICES"] for place in range(3)]
     assert listed == ["4", "5", "4"]
-    shares = [device_variables(two, slot, device_names(4, ""))["CUDA_VISIBLE_DEVICES"] for slot in range(2)]
+    shares = [device_variables(two, place, device_names(4, ""))["CUDA_VISIBLE_DEVICES"] for place in range(2)]
     assert shares == ["0,1", "2,3"] and "CUDA_VISIBLE_DEVICES" not in device_variables(two, 0, device_names(0, "-1"))
     assert train_command(two, {"CUDA_VISIBLE_DEVICES": "2,3"})[2:4] == ["--include", "localhost:2,3"]
 
@@ -216,8 +225,8 @@ STUDIES = ROOT / "launchers" / "studies"
 def test_shipped_studies_are_well_formed(name: str) -> None:
     """Every recipe is whole, and its method takes the students and pairs that it would get."""
     study = read_study(STUDIES / f"{name}.yaml")
-    assert study.entries and study.settings.title != "Study"
-    for command in study.settings.after:
+    assert study.entries and study.conditions.title != "Study"
+    for command in study.conditions.after:
         assert command.split()[0] == "analyse"
     for entry in study.entries:
         for job in entry.jobs:
@@ -236,7 +245,7 @@ def test_shipped_studies_are_well_formed(name: str) -> None:
 @pytest.mark.parametrize("name", ["paper1", "paper2", "paper3"])
 def test_the_released_studies_differ_by_profile(name: str) -> None:
     paper, released = (read_study(STUDIES / f"{name}{end}.yaml") for end in ("", "_released"))
-    ours_of, theirs_of = ({(e.row, e.setting): e for e in study.entries} for study in (paper, released))
+    ours_of, theirs_of = ({(e.row, e.condition): e for e in study.entries} for study in (paper, released))
     searched = {
         row for row, _ in ours_of.keys() ^ theirs_of.keys()
     }  # alpha: searched by the paper, given by its scripts
@@ -253,7 +262,7 @@ def test_the_released_studies_differ_by_profile(name: str) -> None:
 def test_rows_and_settings_of_the_papers() -> None:
     """As the tables have them; sizes of updates and models from the papers' settings."""
     one, two, three = (read_study(STUDIES / f"paper{n}.yaml") for n in (1, 2, 3))
-    lssd = {(e.row, e.setting): e.jobs[0].recipe for e in one.entries}
+    lssd = {(e.row, e.condition): e.jobs[0].recipe for e in one.entries}
     assert {setting for _, setting in lssd} == {
         f"{c}-{d}" for c in ("diverse", "related", "wmt") for d in ("m2o", "o2m")
     }
@@ -268,7 +277,7 @@ def test_rows_and_settings_of_the_papers() -> None:
     for entry in three.entries:
         made = entry.jobs[0].recipe
         assert made.method == gettext[entry.row].method and made.denoising == gettext[entry.row].denoising
-        assert made.model.encoder_layers == (12 if entry.setting.startswith("m15") else 6)
-        assert len(made.data.pairs) == (15 if entry.setting.startswith("m15") else 8)
-        english = {pair.split("-")[1 if entry.setting.endswith("xxx-eng") else 0] for pair in made.data.pairs}
+        assert made.model.encoder_layers == (12 if entry.condition.startswith("m15") else 6)
+        assert len(made.data.pairs) == (15 if entry.condition.startswith("m15") else 8)
+        english = {pair.split("-")[1 if entry.condition.endswith("xxx-eng") else 0] for pair in made.data.pairs}
         assert english == {"eng"}

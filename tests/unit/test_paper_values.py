@@ -324,7 +324,7 @@ def expected_values(study: str, row: str, setting: str) -> Values:
 def recipes(study: str) -> dict[tuple[str, str], list[Recipe]]:
     """Recipes of a study's first seeds, by row and setting; a row of bilingual models has one a pair."""
     entries = read_study(LAUNCHERS / "studies" / f"{study}.yaml").entries
-    return {(entry.row, entry.setting): [job.recipe for job in entry.jobs] for entry in entries}
+    return {(entry.row, entry.condition): [job.recipe for job in entry.jobs] for entry in entries}
 
 
 def differences(recipe: Recipe, expected: Values) -> list[str]:
@@ -395,7 +395,7 @@ def test_resource_classes_divide_every_corpus(study: str) -> None:
     parser.add_argument("--high", type=int)
     parser.add_argument("--very-low", type=int)
     options, _ = parser.parse_known_args(settings.evaluate.split())
-    for setting in settings.settings:
+    for setting in settings.conditions:
         sizes = next(sizes for corpus, sizes in TRAINING_SENTENCES.items() if setting.startswith(corpus))
         high = sum(size >= options.high for size in sizes)
         assert options.high == 100_000 and 0 < high < len(sizes), setting

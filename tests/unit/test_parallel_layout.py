@@ -30,10 +30,10 @@ def test_ranks_are_deepspeeds(stages: int, shards: int, data: int) -> None:
     assert len(places) == size
 
 
-def test_slots_of_an_update_are_taken_once() -> None:
+def test_micro_batch_indices_of_an_update_are_taken_once() -> None:
     """On two data-parallel ranks of three micro-batches each; stages share theirs."""
-    slots = [[layout.slot(index) for index in range(3)] for layout in layouts(4, 2, 1)]
-    assert slots == [[0, 2, 4], [1, 3, 5]] * 2
+    indices = [[layout.update_index(index) for index in range(3)] for layout in layouts(4, 2, 1)]
+    assert indices == [[0, 2, 4], [1, 3, 5]] * 2
 
 
 def test_data_is_padded_to_equally_many_steps() -> None:

@@ -54,17 +54,17 @@ class Update(NamedTuple):
     key: int | str
     """What is drawn in the update is seeded by it: its number, "12+3" for the fourth of a trial after update 12."""
 
-    def drawn_seed(self, purpose: str, slot: int) -> int:
+    def drawn_seed(self, purpose: str, update_index: int) -> int:
         """The seed of what is drawn for a micro-batch: the same on any number of ranks, nothing to save for a resume.
 
         Args:
             purpose: "teach" or "dropout".
-            slot: the micro-batch's place in the whole update (``ParallelLayout.slot``).
+            update_index: the micro-batch's in the whole update (``ParallelLayout.update_index``).
 
         Returns:
-            63 bits, a function of (seed, purpose, key, slot) alone.
+            63 bits, a function of (seed, purpose, key, update_index) alone.
         """
-        return seed_of(self.seed, purpose, self.key, slot)
+        return seed_of(self.seed, purpose, self.key, update_index)
 
     def on_device(self, index: int, device: torch.device) -> Batch:
         """One of the micro-batches with its place in the run filled in.

@@ -72,7 +72,7 @@ def make_pipeline_engine(
     initialise_stage(module.model, vocab_shard)
     clip_norm = float(config.get("gradient_clipping", 0.0))
     if vocab_shard is not None:
-        # the states that travel are whole on each rank: DeepSpeed would cut them up between those of a vocabulary
+        # the states that are sent are whole on each rank: DeepSpeed would cut them up between those of a vocabulary
         config = {**config, "pipeline": {"pipe_partitioned": False, "grad_partitioned": False}}
     if ds_config.zero_stage(config) == 0:
         config = {**config, "gradient_clipping": 0.0}  # ours: see ``clip_gradients``
@@ -136,7 +136,7 @@ class PipelineEngine:
         def inputs() -> Iterator[PipelineInput]:
             for index in range(len(update.micro_batches)):
                 batch = method.prepare(update.on_device(index, self.layout.device))
-                yield as_pipeline_input(batch, update.drawn_seed("dropout", self.layout.slot(index)))
+                yield as_pipeline_input(batch, update.drawn_seed("dropout", self.layout.update_index(index)))
 
         self.run_train_schedule(inputs(), score)
         return metrics if self.layout.vocab_parallel_rank == 0 else []

@@ -1,10 +1,10 @@
 """The model as DeepSpeed's PipelineModule: a rank builds the layers of its own stage alone, under the plain names.
 
-What travels from stage to stage is a tuple of tensors: the states as one float tensor (DeepSpeed wants a gradient of
-every float that travels), source and decoder tokens, a ``MicroBatchNote``, the state of the random generator, so that
+What is sent from stage to stage is a tuple of tensors: the states as one float tensor (DeepSpeed wants a gradient of
+every float that is sent), source and decoder tokens, a ``MicroBatchNote``, the state of the random generator, so that
 dropout draws what the plain model draws, and teachers' states as int32, since they have no gradient.
 
-Shape letters: B sentences, S source positions, T target positions, L positions of the states that travel, D model
+Shape letters: B sentences, S source positions, T target positions, L positions of the states that are sent, D model
 width, E teacher's width, V words.
 """
 
@@ -34,10 +34,10 @@ StageScorer = Callable[["PipelineStates", Tensor, Batch], Tensor]
 
 
 class MicroBatchNote(NamedTuple):
-    """What every stage must know of a micro-batch; travels as int64."""
+    """What every stage must know of a micro-batch; sent as int64."""
 
     seed: int
-    """Of dropout; set by the first stage, then the generator's state travels."""
+    """Of dropout; set by the first stage, then the generator's state is sent along."""
     passes: int
     """``Batch.passes``."""
     shared_memory: int
@@ -145,7 +145,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
                 the tuple that the stage before returned.
 
         Returns:
-            From the last stage its ``PipelineStates``; from the others the tuple that travels on.
+            From the last stage its ``PipelineStates``; from the others the tuple that is sent on.
         """
         is_first, is_last = self.layer_range[0] == 0, self.layer_range[1] == len(self.entries)
         if is_first:
@@ -170,8 +170,8 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
             assert activations.x_BLD is not None and activations.memory_BSD is not None
             teachers_BTE = tuple(None if teacher is None else teacher.x_BLD for teacher in taught)
             return PipelineStates(activations.x_BLD, activations.memory_BSD, teachers_BTE=teachers_BTE)
-        travel = [as_integers(self.model.pack(teacher)) for teacher in taught if teacher is not None]
-        return (self.model.pack(activations), source_BS, decoder_BT, numbers, random, *travel)
+        teacher_states = [as_integers(self.model.pack(teacher)) for teacher in taught if teacher is not None]
+        return (self.model.pack(activations), source_BS, decoder_BT, numbers, random, *teacher_states)
 
     @torch.no_grad()
     def _teacher_passes(

@@ -100,11 +100,11 @@ class ZeroEngine:
 
     def _forward_backward_micro_batch(self, update: Update, index: int) -> Metrics:
         """Forward and backward of one micro-batch; returns its metric sums."""
-        method, slot = update.method, self.layout.slot(index)
+        method, update_index = update.method, self.layout.update_index(index)
         batch = update.on_device(index, self.layout.device)
-        torch.manual_seed(update.drawn_seed("teach", slot))  # for teachers with dropout
+        torch.manual_seed(update.drawn_seed("teach", update_index))  # for teachers with dropout
         batch = method.teach(method.prepare(batch))
-        torch.manual_seed(update.drawn_seed("dropout", slot))
+        torch.manual_seed(update.drawn_seed("dropout", update_index))
         loss, metrics = self.deepspeed_engine(batch, method.score)
         self._backward(loss, batch)
         return metrics  # type: ignore[no-any-return]

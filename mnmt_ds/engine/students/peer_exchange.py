@@ -149,8 +149,8 @@ class PeerExchange:
         self._states = cache.states.setdefault(update.key, {}) if cache is not None and is_kept else {}
         wanted = []
         for index, batch in enumerate(update.micro_batches):
-            slot = student.engine.layout.slot(index)
-            seed = update.drawn_seed("teach", slot) if has_dropout else EVAL_MODE
+            update_index = student.engine.layout.update_index(index)
+            seed = update.drawn_seed("teach", update_index) if has_dropout else EVAL_MODE
             wanted.append(self._wanted_states(student, batch, index, seed))
         if not self.peer_group.is_split:
             self._compute(wanted)

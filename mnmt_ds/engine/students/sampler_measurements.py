@@ -1,7 +1,7 @@
 """What samplers ask of a student, measured between two updates; the student is left as it was, bit for bit.
 
 A measurement's batch of a pair is as large as an update: as many micro-batches, of random sentences to translate, with
-dropout seeded by (seed, update, pair, slot). So the number of ranks and their accumulation change nothing.
+dropout seeded by (seed, update, pair, index). So the number of ranks and their accumulation change nothing.
 
 Shape letters: N elements of this rank's gradient shard, L language pairs, V words, D model width.
 """
@@ -91,8 +91,8 @@ class StudentMeasurements:
         with engine.without_side_effects():
             for pair in range(len(self.dev)):
                 for number in range(passes):
-                    for slot, batch in self._batches("dev", pair, max_tokens):
-                        self._seed("uncertainty", pair, number, slot)
+                    for index, batch in self._batches("dev", pair, max_tokens):
+                        self._seed("uncertainty", pair, number, index)
                         values = engine.train_mode_pass(batch, statistics)
                         if batch.tokens:
                             sums_L2[pair] += REWARDS[reward](TokenStatistics(*values)).double().cpu()
@@ -102,22 +102,22 @@ class StudentMeasurements:
     def _gradient(self, side: str, pair: int, max_tokens: int) -> Tensor:
         """This rank's shard of the gradient of the mean over a batch's tokens."""
         total_N: Tensor | None = None
-        for slot, batch in self._batches(side, pair, max_tokens):
-            self._seed("gradient", side, pair, slot)
+        for index, batch in self._batches(side, pair, max_tokens):
+            self._seed("gradient", side, pair, index)
             shard_N = self.student.engine.gradient_shard(batch, self.score)
             total_N = shard_N if total_N is None else total_N.add_(shard_N)
         assert total_N is not None
         return total_N
 
     def _batches(self, side: str, pair: int, max_tokens: int) -> Sequence[tuple[int, Batch]]:
-        """This rank's micro-batches of a pair's random batch, with their slots in it."""
+        """This rank's micro-batches of a pair's random batch, with their indices in it."""
         training_data, layout = self.student.training_data, self.student.engine.layout
         plan = self._plan(side, pair, max_tokens)
         splits = self.dev if side == "dev" else training_data.splits
         batches = RankBatches(
             plan, splits, training_data.frames, layout.data_parallel_rank, layout.data_parallel_size
         )  # fmt: skip
-        return [(layout.slot(step), to_device(batches[step], layout.device)) for step in range(batches.steps)]
+        return [(layout.update_index(step), to_device(batches[step], layout.device)) for step in range(batches.steps)]
 
     def _plan(self, side: str, pair: int, max_tokens: int) -> EpochPlan:
         train, training_data = self.student.recipe.train, self.student.training_data
