@@ -96,7 +96,7 @@ def test_a_model_a_pair_and_who_needs_it(tmp_path: Path) -> None:
         ("baseline: plain", "baseline: plane", "'plane' is not a row; rows are student, plain, pairs, lssd"),
         ("times: 2.5", "times: 0", "rows.pairs.times: Input should be greater than 0"),
         ("prepare: false", "after: ['report {run.plane}']", ":4: '{run.plane}': no such row; did you mean 'plain'?"),
-        ("prepare: false", "after: ['report {run.lssd}']", ":4: '{run.lssd}' is not run in setting small"),
+        ("prepare: false", "after: ['report {run.lssd}']", ":4: '{run.lssd}' is not run in condition small"),
         ("prepare: false", "after: ['report \"']", ":4: 'report \"': No closing quotation"),
         ("prepare: false", "after: ['']", ":4: '': name a command of mnmt-ds"),
         ("sampler.temperature: 5", "data.tokenizer.size: 99", "is prepared otherwise for"),
@@ -225,8 +225,8 @@ STUDIES = ROOT / "launchers" / "studies"
 def test_shipped_studies_are_well_formed(name: str) -> None:
     """Every recipe is whole, and its method takes the students and pairs that it would get."""
     study = read_study(STUDIES / f"{name}.yaml")
-    assert study.entries and study.conditions.title != "Study"
-    for command in study.conditions.after:
+    assert study.entries and study.settings.title != "Study"
+    for command in study.settings.after:
         assert command.split()[0] == "analyse"
     for entry in study.entries:
         for job in entry.jobs:
