@@ -114,8 +114,8 @@ def test_what_is_refused(
         assert errors[0].startswith("mnmt-ds study: ") and expected in errors[0]
 
 
-def test_a_setting_changes_single_rows(tmp_path: Path) -> None:
-    """After the row's own keys, and in that setting alone."""
+def test_a_condition_changes_single_rows(tmp_path: Path) -> None:
+    """After the row's own keys, and in that condition alone."""
     rows = ROWS.replace("plain:", "plain: {set: {train.patience: 2, method: {name: lssd, cap: 1.5}}}")
     part = "small: {rows: {plain: {train.patience: 4, method.alpha: 0.3}}}"
     study = read_study(write(tmp_path, HEAD.replace("small: {}", part) + rows))
@@ -123,7 +123,7 @@ def test_a_setting_changes_single_rows(tmp_path: Path) -> None:
     assert (small.train.patience, small.method.alpha, small.method.cap) == (4, 0.3, 1.5)
     assert (large.train.patience, large.method.alpha, large.method.cap) == (2, 2.0, 1.5)
     assert study.entries[find(study, "student", "small", 1)].jobs[0].recipe.train.patience == 0
-    with pytest.raises(UserError, match=r"settings\.small\.rows: 'plane' is not a row; rows are student, plain"):
+    with pytest.raises(UserError, match=r"conditions\.small\.rows: 'plane' is not a row; rows are student, plain"):
         read_study(write(tmp_path, HEAD.replace("small: {}", part.replace("plain", "plane")) + rows))
     with pytest.raises(UserError, match="a row's budget is 'times'"):
         read_study(write(tmp_path, HEAD.replace("small: {}", part.replace("patience", "max_steps")) + rows))
