@@ -19,6 +19,9 @@ class Settings(BaseModel):
     )
     example: ClassVar[dict[str, Any]] = {}
     """Values with which ``--help-config`` shows a section whose defaults alone are not valid."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Settings of the profile that came after version 0.1.0. A section that has a value for every other key was written
+    out by a run, which goes on with their defaults."""
 
     @model_validator(mode="before")
     @classmethod
@@ -41,7 +44,21 @@ class Settings(BaseModel):
         if not isinstance(values, dict) or not (released := cls.released(values)):
             return values
         values = {name: value for name, value in values.items() if value is not None or name not in released}
-        return merged(released, values) if values.get("profile") == "released" else values
+        return cls.with_released(values) if values.get("profile") == "released" else values
+
+    @classmethod
+    def with_released(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Fills what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            These, and the profile's where none is given.
+        """
+        written_out = cls.model_fields.keys() - set(cls.later) <= given.keys()
+        released = cls.released(given)
+        return merged({k: v for k, v in released.items() if not (written_out and k in cls.later)}, given)
 
     @classmethod
     def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:

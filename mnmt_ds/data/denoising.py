@@ -32,8 +32,22 @@ class ConcurrentTask(MaskSettings):
 class DaeTask(NoiseSettings):
     """Denoising auto-encoder."""
 
+    later = ("random",)
+
     name: Literal["dae"] = "dae"
     """The task's name."""
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"infill": 0.0, "mask": 0.3, "random": 0.1}
 
 
 class MlmTask(MaskSettings):
@@ -44,14 +58,42 @@ class MlmTask(MaskSettings):
     ratio: float = Field(default=0.15, gt=0, lt=1)
     """Share of the words that is chosen."""
 
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"ratio": 0.3}
+
 
 class MassTask(MaskSettings):
     """Masked sequence to sequence."""
 
+    later = ("hides",)
+
     name: Literal["mass"] = "mass"
     """The task's name."""
     ratio: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the sentence that the fragment takes."""
+    """Share of the sentence that the fragment takes, or of its words."""
+    hides: Literal["fragment", "words"] = "fragment"
+    """fragment: consecutive pieces (Song et al. 2019); words: whole words anywhere."""
+
+    @classmethod
+    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Lists what ``profile: released`` sets.
+
+        Args:
+            given: the section's values as they were given.
+
+        Returns:
+            Values by name.
+        """
+        return {"hides": "words", "ratio": 0.3, "keep": 0.0, "random": 0.0}
 
 
 Task = Annotated[ConcurrentTask | DaeTask | MlmTask | MassTask, Field(discriminator="name")]
@@ -59,6 +101,8 @@ Task = Annotated[ConcurrentTask | DaeTask | MlmTask | MassTask, Field(discrimina
 
 class DenoisingSettings(Settings):
     """Text of one language beside the pairs: where it comes from, how much of it, and for which tasks."""
+
+    later = ("cut_counts_tag", "end_is_word")
 
     tasks: tuple[Task, ...] = (ConcurrentTask(),)
     """Each drawn sentence takes part in every one of them."""
@@ -75,8 +119,11 @@ class DenoisingSettings(Settings):
     cut_to_shortest: bool = False
     """Nothing counts beyond the length of the batch's shortest sentence (what the released code does)."""
     cut_counts_tag: bool = False
-    """The shortest sentence's language tag is part of its length, so that the cut comes one place later (the released
-    code; not set by ``profile``, whose older runs go on without it)."""
+    """The shortest sentence's language tag is part of its length, so that the cut comes one place later (what the
+    released code does)."""
+    end_is_word: bool = False
+    """cd, mlm: the end symbol of a sentence is a word of its own, which may be drawn and is predicted then (what the
+    released code does)."""
 
     @classmethod
     def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +135,7 @@ class DenoisingSettings(Settings):
         Returns:
             Values by name.
         """
-        return {"unit": "block", "cut_to_shortest": True}
+        return {"unit": "block", "cut_to_shortest": True, "cut_counts_tag": True, "end_is_word": True}
 
     @model_validator(mode="after")
     def _once(self) -> "DenoisingSettings":
@@ -96,6 +143,27 @@ class DenoisingSettings(Settings):
         if not names or len(set(names)) < len(names):
             raise ValueError("tasks: name at least one, and each once (cd, dae, mlm, mass)")
         return self
+
+
+TASKS: dict[str, type[Settings]] = {"cd": ConcurrentTask, "dae": DaeTask, "mlm": MlmTask, "mass": MassTask}
+
+
+def with_released_tasks(section: dict[str, Any]) -> dict[str, Any]:
+    """Fills what ``profile: released`` sets in a ``denoising`` section and in its tasks.
+
+    Args:
+        section: its values as they were given.
+
+    Returns:
+        These, and the profile's where none is given.
+    """
+    filled = DenoisingSettings.with_released(section)
+    if isinstance(tasks := filled.get("tasks"), list | tuple):
+        filled["tasks"] = [
+            TASKS[task["name"]].with_released(task) if isinstance(task, dict) and task.get("name") in TASKS else task
+            for task in tasks
+        ]
+    return filled
 
 
 class NoisedSentence(NamedTuple):
@@ -108,10 +176,12 @@ class NoisedSentence(NamedTuple):
     target: Ints
     """One longer than ``decoder``: the last place is the end symbol's."""
     encoder_target: Ints | None = None
-    """As long as ``source``."""
+    """As long as ``source``, or one longer: the last place is then that of the symbol behind the source."""
 
 
-def apply_noise(pieces_T: Ints, task: Settings, words: WordBoundaries, random: np.random.Generator) -> NoisedSentence:
+def apply_noise(
+    pieces_T: Ints, task: Settings, words: WordBoundaries, random: np.random.Generator, end_is_word: bool = False
+) -> NoisedSentence:
     """Applies a task's noise to a sentence.
 
     Args:
@@ -119,6 +189,7 @@ def apply_noise(pieces_T: Ints, task: Settings, words: WordBoundaries, random: n
         task: one of ``Task``.
         words: what the pieces say about words.
         random: source of the noise.
+        end_is_word: cd, mlm: the end of a sentence may be drawn as a word.
 
     Returns:
         Inputs and targets of the sentence.
@@ -126,15 +197,23 @@ def apply_noise(pieces_T: Ints, task: Settings, words: WordBoundaries, random: n
     if isinstance(task, DaeTask):
         return NoisedSentence(add_noise(pieces_T, words, task, random), pieces_T, np.append(pieces_T, EOS))
     if isinstance(task, MassTask):
-        noisy_T, chosen_T = mask_fragment(pieces_T, words, task, random)
+        mask = mask_fragment if task.hides == "fragment" else mask_words
+        noisy_T, chosen_T = mask(pieces_T, words, task, random)
         decoder_T = np.where(chosen_T, pieces_T, words.mask)
         return NoisedSentence(noisy_T, decoder_T, np.append(np.where(chosen_T, pieces_T, PAD), PAD))
     assert isinstance(task, MaskSettings)
-    noisy_T, chosen_T = mask_words(pieces_T, words, task, random)
-    target_T = np.where(chosen_T, pieces_T, PAD)
+    size = len(pieces_T)
+    if end_is_word:  # behind the source stands what the frame has there, whether or not the end is drawn
+        ended_T = np.append(pieces_T, EOS)
+        noisy_T, chosen_T = mask_words(ended_T, words, task, random, end_is_word)
+        target_T = np.where(chosen_T, ended_T, PAD)
+    else:
+        noisy_T, chosen_T = mask_words(pieces_T, words, task, random)
+        target_T = np.where(chosen_T, pieces_T, PAD)
     if isinstance(task, MlmTask):
-        return NoisedSentence(noisy_T, pieces_T[:0], np.full(1, PAD), target_T)
-    return NoisedSentence(noisy_T, pieces_T, np.append(target_T, PAD), target_T)
+        return NoisedSentence(noisy_T[:size], pieces_T[:0], np.full(1, PAD), target_T)
+    decoder_target = target_T if end_is_word else np.append(target_T, PAD)
+    return NoisedSentence(noisy_T[:size], pieces_T, decoder_target, target_T)
 
 
 def collate_noised(
@@ -162,7 +241,7 @@ def collate_noised(
         decoder[i, : len(row.target)] = [frame.decoder_start, *row.decoder]
         target[i, : len(row.target)] = row.target
         if row.encoder_target is not None:
-            encoder_target[i, prefix_size : prefix_size + size] = row.encoder_target
+            encoder_target[i, prefix_size : prefix_size + len(row.encoder_target)] = row.encoder_target
     if cut_to_shortest:
         shortest += cut_counts_tag
         target[:, shortest:] = PAD

@@ -33,7 +33,11 @@ class MaskSettings(Settings):
 
 
 def mask_words(
-    pieces_T: Ints, words: WordBoundaries, settings: MaskSettings, random: np.random.Generator
+    pieces_T: Ints,
+    words: WordBoundaries,
+    settings: MaskSettings,
+    random: np.random.Generator,
+    end_is_word: bool = False,
 ) -> tuple[Ints, Bools]:
     """Chooses whole words, and masks them.
 
@@ -44,11 +48,12 @@ def mask_words(
         words: what the pieces say about words.
         settings: how much is chosen, and what becomes of it.
         random: source of the noise.
+        end_is_word: </s> is a word of its own.
 
     Returns:
         The masked sentence, and which of its pieces were chosen (those that stay included).
     """
-    word_T = words.numbers(pieces_T)
+    word_T = words.numbers(pieces_T, end_is_word)
     count = int(word_T.max(initial=-1)) + 1
     chosen = int(settings.ratio * count + random.random())
     action_W = np.full(count, NOT_CHOSEN, np.int64)

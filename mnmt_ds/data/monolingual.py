@@ -164,6 +164,7 @@ class DenoisingSources:
         for index in chosen.tolist():
             seed = seed_of(self.seed, "noise", source.name, epoch, index)
             random = np.random.Generator(np.random.Philox(seed))
-            rows.append(apply_noise(source.pool.pieces(index), source.task, self.words, random))
+            pieces = source.pool.pieces(index)
+            rows.append(apply_noise(pieces, source.task, self.words, random, self.settings.end_is_word))
         batch = collate_noised(rows, source.frame, self.settings.cut_to_shortest, self.settings.cut_counts_tag)
         return batch._replace(pair=number, task=source.task.name)  # type: ignore[attr-defined]

@@ -22,6 +22,8 @@ class NoiseSettings(Settings):
     """Mean length of a span in words (Poisson; a span of 0 words inserts a <mask>)."""
     mask: float = Field(default=0.0, ge=0, lt=1)
     """Probability of each word to become <mask>, one a piece (Wang et al. 2020: word blanking)."""
+    random: float = Field(default=0.0, ge=0, le=1)
+    """Share of those words whose pieces become random pieces instead of <mask>."""
     delete: float = Field(default=0.0, ge=0, lt=1)
     """Probability of each word to be left out."""
     permute: float = Field(default=0.0, ge=0)
@@ -58,10 +60,12 @@ def _noise_sentence(
         sentence = infill_spans(sentence, words.mask, settings, random)
     if settings.mask:
         masked = random.random(len(sentence)) < settings.mask
+        replaced = masked & (random.random(len(sentence)) < settings.random) if settings.random else masked & False
         sentence = [
-            np.full_like(word, words.mask) if is_masked else word
-            for word, is_masked in zip(sentence, masked, strict=True)
-        ]
+            random.choice(words.pieces_V, len(word)) if is_replaced
+            else np.full_like(word, words.mask) if is_masked else word
+            for word, is_masked, is_replaced in zip(sentence, masked, replaced, strict=True)
+        ]  # fmt: skip
     if settings.delete and len(sentence) > 1:
         deleted = random.random(len(sentence)) < settings.delete
         deleted[random.integers(len(sentence))] &= not deleted.all()  # something stays

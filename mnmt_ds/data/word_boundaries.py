@@ -12,6 +12,7 @@ import unicodedata
 import numpy as np
 from numpy.typing import NDArray
 
+from mnmt_ds.batch import EOS
 from mnmt_ds.data.tokenizer import SPECIALS, Tokenizer
 
 Ints = NDArray[np.int64]
@@ -54,11 +55,12 @@ class WordBoundaries:
         self.pieces_V = np.flatnonzero(ordinary)
         """Ids of the ordinary pieces: what random words are made of."""
 
-    def numbers(self, pieces_T: Ints) -> Ints:
+    def numbers(self, pieces_T: Ints, end_is_word: bool = False) -> Ints:
         """Numbers the words of a sentence.
 
         Args:
             pieces_T: ids of a sentence, or of several joined by </s>.
+            end_is_word: </s> is a word of its own.
 
         Returns:
             For each piece the number of its word, from 0; -1 for a special symbol (which is part of no word).
@@ -69,6 +71,9 @@ class WordBoundaries:
         special_T = self.special_V[pieces_T]
         start_T |= np.roll(special_T, 1)
         start_T[:1] = True
+        if end_is_word:
+            end_T = pieces_T == EOS
+            start_T, special_T = start_T | end_T, special_T & ~end_T
         number_T = np.cumsum(start_T & ~special_T) - 1
         return np.where(special_T, -1, number_T)
 

@@ -1,6 +1,6 @@
 """From a recipe and a prepared corpus to students that can train."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -150,12 +150,15 @@ def make_students(
             log = Tracker(student_recipe.directory, settings, layout.is_main, {}, student_recipe.name)
             peers = exchange.peers_of(name, last, run_trials)
         eval_states = engine.method_eval_states(student_recipe.data.pairs)
-        context = make_context(student_recipe, engine, corpus, training_data, tracker.info, peers, eval_states)
+        best = BestCheckpoints(student_recipe.data.pairs, student_recipe.validation.selection, dev_tokens)
+        context = make_context(
+            student_recipe, engine, corpus, training_data, tracker.info, peers, eval_states, best.overall_loss
+        )
         exchange.students[name] = Student(
             name,
             engine,
             build(student_recipe.method, context),
-            BestCheckpoints(student_recipe.data.pairs, student_recipe.validation.selection, dev_tokens),
+            best,
             student_recipe,
             DataIterator(training_data),
             log,
@@ -167,7 +170,7 @@ def make_students(
 
 def make_context(
     recipe: Recipe, engine: Engine, corpus: Corpus, training_data: TrainingData, log: Callable[[str], None],
-    peers: Peers | None, eval_states: MethodEvalStates,
+    peers: Peers | None, eval_states: MethodEvalStates, overall_loss: Callable[[Mapping[str, float]], float],
 ) -> MethodContext:  # fmt: skip
     """What a student's method may use of the run.
 
@@ -179,6 +182,7 @@ def make_context(
         log: hears on the main rank what is set up.
         peers: the run's other students; None: the student is alone.
         eval_states: the student's own states without dropout.
+        overall_loss: the dev loss that selects the overall best checkpoint.
 
     Returns:
         The context.
@@ -206,6 +210,7 @@ def make_context(
         target_vocabulary=target_vocabulary,
         request_eval_states=eval_states.request,
         partitioned=engine.eval_states_gather_weights,
+        overall_loss=overall_loss,
         total_updates=lambda: last_update(recipe, training_data),
         group=vocab_shard.group if vocab_shard is not None else None,
         peers=peers,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mnmt_ds.config import Settings, load, merged
-from mnmt_ds.data.denoising import DenoisingSettings
+from mnmt_ds.config import Settings, load
+from mnmt_ds.data.denoising import DenoisingSettings, with_released_tasks
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, TrainSettings, ValidationSettings
@@ -91,10 +91,10 @@ class Recipe(Settings):
         if not isinstance(values, dict) or values.get("profile") != "released":
             return values
         filled = dict(values)
-        for name, kind in (("validation", ValidationSettings), ("denoising", DenoisingSettings)):
-            section = filled.get(name, {} if name == "validation" else None)
-            if isinstance(section, dict):
-                filled[name] = merged(kind.released(section), section)
+        if isinstance(section := filled.get("validation", {}), dict):
+            filled["validation"] = ValidationSettings.with_released(section)
+        if isinstance(section := filled.get("denoising"), dict):
+            filled["denoising"] = with_released_tasks(section)
         if "method" in filled:
             filled["method"] = _with_profile(filled["method"])
         return filled
@@ -148,6 +148,8 @@ class Recipe(Settings):
 
 def _with_profile(method: Any) -> Any:
     """A method's section with ``profile: released`` wherever it, or a method inside it, has profiles and names none."""
+    if isinstance(method, list | tuple):
+        return [_with_profile(inner) for inner in method]
     if not isinstance(method, dict):
         return method
     filled = {key: _with_profile(value) for key, value in method.items()}

@@ -39,7 +39,8 @@ class LssdSettings(Settings):
     variant: Literal["whole", "selective", "adaptive"] = "whole"
     """Sentence weight G: 1; 1 where the teacher is at least as sure of gold; min(ratio of the two, cap)."""
     teacher: Literal["pair", "overall"] = "pair"
-    """pair: each pair's own best checkpoint; overall: the overall best one teaches all pairs (STSD, the ablation)."""
+    """pair: each pair's own best checkpoint; overall: the overall best one, as ``validation.selection`` has it, teaches
+    all pairs (STSD, the ablation)."""
     alpha: float | None = None
     """Weight of the distillation. null: 2.0 if all pairs share one target language, else 0.6; profile released: 2.5
     (selective 1.2), else 0.6."""
@@ -131,7 +132,9 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
         raise ValueError("alpha is not resolved; take the settings of a recipe")
     alpha = settings.alpha
     pool = context.build_teacher_pool(settings.teachers)
-    source: TeacherSource = TeacherBank(context.pairs, pool) if settings.teacher == "pair" else OverallBest(pool)
+    source: TeacherSource = (
+        TeacherBank(context.pairs, pool) if settings.teacher == "pair" else OverallBest(pool, context.overall_loss)
+    )
     gate = Gate(
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
     )

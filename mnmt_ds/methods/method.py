@@ -18,6 +18,7 @@ from torch import distributed as dist
 from mnmt_ds.batch import Batch, MicroBatchContent
 from mnmt_ds.distributed import ALONE, RankGroup
 from mnmt_ds.methods.peers import Peers
+from mnmt_ds.teachers.overall_best import mean_loss
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 
@@ -173,6 +174,8 @@ class MethodContext:
     for ``eval_states``, as things are at the time. Along pipeline stages they are made before the update."""
     partitioned: bool = False
     """ZeRO-3: the student's passes gather its weights, so that all ranks must make them together."""
+    overall_loss: Callable[[Mapping[str, float]], float] = mean_loss
+    """From the pairs' dev losses to the one that the overall best checkpoint is selected by, nats a token."""
     total_updates: Callable[[], int] = lambda: 0
     """Updates that the run's budget allows; schedules are fractions of it."""
     group: dist.ProcessGroup | None = None

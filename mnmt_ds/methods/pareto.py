@@ -40,6 +40,8 @@ TRIALS = 3
 class ParetoSettings(Settings):
     """Who learns how much from whom. ``profile`` fills whatever is not given."""
 
+    later = ("interval_counts", "schedule_unit")
+
     name: Literal["pareto"] = "pareto"
     """The method's name."""
     profile: Literal["paper", "released"] = "paper"
@@ -49,6 +51,9 @@ class ParetoSettings(Settings):
     for all pairs; lsmd: fixed ``weights``; vanilla: bi between students with one sampler."""
     alpha: float = 0.4
     """Weight of uni, bi and vanilla (the paper searches 0.2, 0.4, 0.6, 0.8)."""
+    fixed_start: Literal["at_once", "after_interval"] = "at_once"
+    """bi and vanilla. at_once: alpha counts from the first update; after_interval: it is 0 until the weights are set
+    after the first ``interval`` (paper 2, Algorithm 1; the papers' studies)."""
     initial: float = 0.1
     """First weight of auto and dynamic."""
     weights: Path | None = None
@@ -57,7 +62,7 @@ class ParetoSettings(Settings):
     """Validations from one adjustment of the weights to the next (released, uni: 3)."""
     interval_counts: Literal["past", "coming"] = "past"
     """past: the weights change after every ``interval``-th validation; coming: a validation earlier, that is, before
-    epochs 3, 6, 9 for 3 (the released code; not set by ``profile``, whose older runs go on without it)."""
+    epochs 3, 6, 9 for 3 (released coming)."""
     start_epoch: int = 1
     """The epoch, counted from 1, in which distillation starts (released 5)."""
     tolerance_bits: float = 0.0
@@ -67,8 +72,8 @@ class ParetoSettings(Settings):
     schedule: Literal[1, 2, 3, 4] = 4
     """Step size mu: 1: 1; 2: sqrt((T - 0.8 t) / T); 3: sqrt(max(T - 1.2 t, 0) / T); 4: sqrt((T - t) / T)."""
     schedule_unit: Literal["update", "epoch"] = "update"
-    """What schedule 4 counts. epoch: sqrt((E - e) / (E - start_epoch)), e the coming one of E epochs (the released
-    code; not set by ``profile``)."""
+    """What schedule 4 counts. epoch: sqrt((E - e) / (E - start_epoch)), e the coming one of E epochs (released
+    epoch)."""
     ties: Literal["keep", "raise", "lower"] = "keep"
     """The action that wins where trials are equally good (the paper does not say; released raise)."""
     clip: float = 1.0
@@ -86,14 +91,17 @@ class ParetoSettings(Settings):
         """Lists what ``profile: released`` sets, where the authors' code departs from their paper.
 
         Args:
-            given: the section's values as they were given; ``interval`` depends on ``rule``.
+            given: the section's values as they were given; ``interval`` depends on ``rule``, ``schedule_unit`` on
+                ``schedule``.
 
         Returns:
             Values by name.
         """
         return {
             "peer_dropout": True, "start_epoch": 5, "tolerance_bits": 0.05, "ties": "raise", "clip": 0.98,
-            "interval": 3 if given.get("rule") == "uni" else 1, "trials": {"data": "coming", "after": "keep"},
+            "interval": 3 if given.get("rule") == "uni" else 1, "interval_counts": "coming",
+            "trials": {"data": "coming", "after": "keep"},
+            **({"schedule_unit": "epoch"} if given.get("schedule") in (None, 4) else {}),
         }  # fmt: skip
 
     @model_validator(mode="after")
@@ -183,7 +191,9 @@ def pareto(settings: ParetoSettings, context: MethodContext, inside: Mapping[str
         if counted % settings.interval or not weights.active or report.update >= peers.last_update:
             return
         began = time.monotonic()
-        if settings.rule == "uni":
+        if settings.rule in ("bi", "vanilla"):
+            weights.teachers = {pair: list(peers.others) for pair in context.pairs}
+        elif settings.rule == "uni":
             weights.teachers = better_peers(report.dev, report.others, settings.tolerance_bits * math.log(2))
         elif settings.searched:
             search(settings, weights, peers, report)
@@ -216,7 +226,7 @@ def search(settings: ParetoSettings, weights: PeerWeights, peers: Peers, report:
 
 
 def first_weights(settings: ParetoSettings, pairs: Sequence[str], peers: Peers) -> PeerWeights:
-    """Makes the weights of the first update: uni waits for dev losses (Algorithm 1 starts at 0), others know theirs.
+    """Makes the weights of the first update: 0 (nobody teaches) until the first adjustment, where they wait for that.
 
     Args:
         settings: the method's settings.
@@ -230,8 +240,9 @@ def first_weights(settings: ParetoSettings, pairs: Sequence[str], peers: Peers) 
         alpha = read_weights(settings.weights, pairs, [peers.name, *peers.others])[peers.name]
     else:
         alpha = dict.fromkeys(pairs, settings.initial if settings.searched else settings.alpha)
-    nobody: list[str] = []
-    teachers = dict.fromkeys(pairs, nobody if settings.rule == "uni" else list(peers.others))
+    is_fixed = settings.rule in ("bi", "vanilla")
+    waits = settings.rule == "uni" or (is_fixed and settings.fixed_start == "after_interval")
+    teachers = dict.fromkeys(pairs, [] if waits else list(peers.others))
     return PeerWeights(alpha, teachers, settings.start_epoch <= 1)
 
 

@@ -1,6 +1,6 @@
 """One teacher for all pairs: the overall best checkpoint so far (STSD, the ablation of paper 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mnmt_ds import metric_keys
@@ -10,17 +10,19 @@ from mnmt_ds.teachers.teacher_source import DevResults
 
 
 class OverallBest:
-    """The checkpoint of the lowest mean dev loss; it teaches after a validation that was no better."""
+    """The checkpoint of the lowest overall dev loss; it teaches after a validation that was no better."""
 
-    def __init__(self, pool: TeacherPool) -> None:
+    def __init__(self, pool: TeacherPool, overall_loss: Callable[[Mapping[str, float]], float]) -> None:
         """Starts without a teacher.
 
         Args:
             pool: holds the teacher.
+            overall_loss: from the pairs' dev losses to the one that checkpoints are selected by, nats a token.
         """
         self.pool = pool
+        self.overall_loss = overall_loss
         self.best = BestValue()
-        """Lowest mean dev loss over pairs; its update is the teacher's version."""
+        """Lowest overall dev loss; its update is the teacher's version."""
         self.switch = False
         """Whether the pairs are distilled."""
 
@@ -41,9 +43,9 @@ class OverallBest:
         Args:
             report: the validation's results.
         """
-        mean = sum(report.dev.values()) / len(report.dev)
-        if mean < self.best.value:
-            self.best, self.switch = BestValue(mean, report.update), False
+        loss = self.overall_loss(report.dev)
+        if loss < self.best.value:
+            self.best, self.switch = BestValue(loss, report.update), False
             self.pool.keep_only([report.update])
             self.pool.take_snapshot(report.update)
         else:
@@ -76,10 +78,12 @@ class OverallBest:
         """Gives the state for a checkpoint.
 
         Returns:
-            ``best`` (mean dev loss, nats a token), ``version`` (None: no teacher) and ``switch``.
+            ``best`` (overall dev loss, nats a token), ``version`` (None: no teacher), ``switch``, and ``mean`` (whether
+            the overall loss is the mean over pairs whatever selects checkpoints, as in version 0.1.0).
         """
         version = self.best.update if self.best.is_set else None
-        return {"best": self.best.value, "version": version, "switch": self.switch}
+        is_mean = self.overall_loss is mean_loss
+        return {"best": self.best.value, "version": version, "switch": self.switch, "mean": is_mean}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint's state.
@@ -90,6 +94,20 @@ class OverallBest:
         Raises:
             UserError: when the teacher's file is missing or altered.
         """
+        if state.get("mean", True):
+            self.overall_loss = mean_loss
         version = state["version"]
         self.best, self.switch = BestValue(state["best"], NO_UPDATE if version is None else version), state["switch"]
         self.pool.restore(self.snapshots())
+
+
+def mean_loss(dev: Mapping[str, float]) -> float:
+    """Mean over pairs: what selected the teacher in version 0.1.0.
+
+    Args:
+        dev: dev loss of each pair, nats a token.
+
+    Returns:
+        Nats a token.
+    """
+    return sum(dev.values()) / len(dev)

@@ -74,6 +74,49 @@ def test_words_by_hand(text: str, numbers: list[int]) -> None:
     assert WORDS.numbers(ids(text)).tolist() == numbers
 
 
+def test_the_end_symbol_may_be_a_word() -> None:
+    assert WORDS.numbers(ids("▁cat s </s> OME s </s>"), end_is_word=True).tolist() == [0, 0, 1, 2, 2, 3]
+    assert WORDS.numbers(ids("</s> 新 </s> </s>"), end_is_word=True).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("task", [ConcurrentTask(), MlmTask(ratio=0.3)])
+def test_the_end_of_a_sentence_is_predicted_as_often_as_any_word(task: Any) -> None:
+    """As in the released code: 30 % of the words, ends among them; the tag stands where the drawn end was."""
+    pieces, ends = ids("▁the ▁cat s </s> ▁the ▁GN"), 0  # 6 words with both ends
+    for seed in range(600):
+        row = apply_noise(pieces, task, WORDS, random(seed), end_is_word=True)
+        assert row.encoder_target is not None and len(row.source) == 6 and len(row.encoder_target) == 7
+        ends += int(row.encoder_target[6] == EOS)
+        batch = collate_noised([row], FRAME)
+        assert batch.encoder_target_BS is not None
+        assert batch.source_BS[0].tolist() == [*row.source, MASK + 1]
+        assert batch.encoder_target_BS[0].tolist() == row.encoder_target.tolist()
+        if isinstance(task, ConcurrentTask):
+            assert batch.target_BT.tolist() == batch.encoder_target_BS.tolist()
+            assert batch.decoder_BT[0].tolist() == [MASK + 1, *pieces]
+    assert ends / 600 == pytest.approx(0.3, abs=0.05)
+    plain = [apply_noise(pieces, task, WORDS, random(seed)) for seed in range(50)]
+    assert not any(row.target[-1] == EOS for row in plain)
+
+
+def test_the_cut_at_the_shortest_with_ends_by_the_authors_rule() -> None:
+    """Their items end in </s>: min over sentences of (pieces + 1) places count, on both sides."""
+    rows, losses = [], []
+    for size in (3, 6):
+        ended = np.append(np.arange(4, 4 + size), EOS)
+        rows.append(NoisedSentence(ended[:-1], ended[:-1], ended, ended))
+        losses.append(np.linspace(0.5, 0.5 + 0.25 * size, size + 1))  # a made-up loss of each place
+    theirs = sum(float(row[: min(len(row) for row in losses)].sum()) for row in losses)
+    found = {}
+    for counts_tag in (False, True):
+        batch = collate_noised(rows, FRAME, cut_to_shortest=True, cut_counts_tag=counts_tag)
+        assert batch.encoder_target_BS is not None
+        counted = (batch.target_BT != PAD).numpy()
+        assert (counted == (batch.encoder_target_BS != PAD).numpy()).all()
+        found[counts_tag] = sum(float(row[counted[i, : len(row)]].sum()) for i, row in enumerate(losses))
+    assert theirs == pytest.approx(7.0) and found == pytest.approx({True: 7.0, False: 4.5})
+
+
 def test_masking_takes_whole_words_at_the_rates() -> None:
     """10,000 words of two pieces: 30 % chosen; of those 10 % stay, 10 % random, 80 % <mask>; both pieces alike."""
     pieces = np.tile(ids("▁cat s ▁the s"), 10)
@@ -206,10 +249,26 @@ def test_what_the_other_tasks_predict() -> None:
     assert (mass.decoder == np.where(hit, pieces, MASK)).all()
 
 
+def test_noise_of_paper_3s_scripts() -> None:
+    """DAE: 30 % of the words, of which 10 % become random pieces; MASS: whole words anywhere, all of them <mask>."""
+    words = np.tile(ids("▁cat s"), 2000)
+    noisy = apply_noise(words, DaeTask(infill=0.0, mask=0.3, random=0.1), WORDS, random()).source
+    masked, other = (noisy == MASK).reshape(-1, 2), ((noisy != MASK) & (noisy != words)).reshape(-1, 2)
+    assert (masked[:, 0] == masked[:, 1]).all() and masked[:, 0].mean() == pytest.approx(0.27, abs=0.02)
+    assert other.any(1).mean() == pytest.approx(0.03, abs=0.01)
+    mass = apply_noise(words, MassTask(hides="words", ratio=0.3, keep=0, random=0), WORDS, random())
+    hit = mass.target[:-1] != PAD
+    assert hit.mean() == pytest.approx(0.3, abs=0.001) and (mass.source == np.where(hit, MASK, words)).all()
+    assert (mass.decoder == np.where(hit, words, MASK)).all()
+    assert np.flatnonzero(hit)[-1] - np.flatnonzero(hit)[0] > 2 * hit.sum()  # no fragment
+
+
 def test_empty_and_tiny_sentences() -> None:
     for pieces in (ids("▁the"), np.zeros(0, np.int64)):
         for task in (ConcurrentTask(), MlmTask()):
-            assert isinstance(apply_noise(pieces, task, WORDS, random()), NoisedSentence)
+            for end_is_word in (False, True):
+                row = apply_noise(pieces, task, WORDS, random(), end_is_word)
+                assert isinstance(row, NoisedSentence) and len(row.source) == len(pieces)
     for task in (DaeTask(), MassTask()):
         assert isinstance(apply_noise(ids("▁the"), task, WORDS, random()), NoisedSentence)
 

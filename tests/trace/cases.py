@@ -29,6 +29,11 @@ LSSD: Sections = {"name": "lssd", "variant": "adaptive"}
 PASSES: Sections = {"name": "intra_distillation", "passes": 2}
 TRIALS: Sections = {"rho": 0.2}
 EXPERTS: Sections = {"name": "multi_distill", "rule": "fix", "experts": dict.fromkeys(PAIRS, "{runs}/translation/best")}
+RELEASED: Sections = {
+    "peer_dropout": True, "tolerance_bits": 0.05, "ties": "raise", "clip": 0.98,
+    "trials": {"data": "coming", "after": "keep", "rho": 0.3},
+}  # fmt: skip
+"""Pareto-MD as its released code has it, in settings of version 0.1.0 alone, so that older traces can be compared."""
 STUDENTS = [{"sampler": {"temperature": 1}}, {"sampler": {"temperature": 5}}]
 CD: Sections = {
     "denoising": {"tasks": [{"name": "cd"}], "unit": "block", "block_tokens": 30},
@@ -114,14 +119,16 @@ CASES: dict[str, Case] = {
     "id_lssd": Case({"method": {**PASSES, "schedule": "adaptive", "base": LSSD}}),
     "id_cd": Case(ID_CD),
     "dae_mlm": Case({
-        "profile": "released",
+        "validation": {"selection": "tokens"},
         "method": {
             "name": "by_task",
+            "divisor": "shared",
             "tasks": {"translation": {"name": "translation"}, "dae": {"name": "denoising"},
                       "mlm": {"name": "denoising"}},
             "weights": {"mlm": 0.5},
         },
-        "denoising": {"tasks": [{"name": "dae"}, {"name": "mlm"}], "ratio": 0.5},
+        "denoising": {"tasks": [{"name": "dae"}, {"name": "mlm"}], "ratio": 0.5, "unit": "block",
+                      "cut_to_shortest": True},
     }),
     "mass": Case({
         "method": {"name": "by_task", "divisor": "task", "tasks": {"translation": {"name": "translation"},
@@ -135,7 +142,7 @@ CASES: dict[str, Case] = {
     "pareto_auto": Case(pareto("auto")),
     "pareto_dynamic": Case(pareto("dynamic", method={"base": {**LSSD, "gate_student": "eval"}},
                                   train={"max_steps": 8})),
-    "pareto_released": Case(pareto("auto", method={"profile": "released", "start_epoch": 1, "trials": {"rho": 0.3}})),
+    "pareto_released": Case(pareto("auto", method=RELEASED)),
     "pareto_cd": Case({
         **pareto("bi", **CD),
         "method": {"name": "by_task", "divisor": "task", "tasks": {"translation": {"name": "pareto", "rule": "bi"},

@@ -11,6 +11,7 @@ from mnmt_ds.config import dump, load, parse_yaml
 from mnmt_ds.engine.recipe import Recipe, resolved_method, students_of
 from mnmt_ds.engine.settings import TrainSettings
 from mnmt_ds.errors import UserError
+from mnmt_ds.methods.registry import all_sections
 from mnmt_ds.tracking import TrackingSettings
 
 DATA = "data:\n  pairs: [bs-en]\n"
@@ -195,6 +196,71 @@ def test_older_recipes_and_checkpoints_with_nulls_mean_the_same(profile: str, di
     old["method"]["tasks"]["cd"]["divergence_share"] = old["train"]["gradient_accumulation_steps"] = None
     assert Recipe.model_validate(old) == made
     assert resolved_method(old["method"], made.data.pairs) == json.loads(made.model_dump_json())["method"]
+
+
+IN_A_LIST: dict[str, Any] = {
+    "name": "multi_teacher",
+    "methods": [{"name": "lssd", "cap": 1.5}, {"name": "pareto", "base": {"name": "lssd", "variant": "adaptive"}}],
+}
+DEEP: list[dict[str, Any]] = [
+    IN_A_LIST,
+    {"name": "intra_distillation", "base": IN_A_LIST},
+    {
+        "name": "by_task",
+        "tasks": {"translation": {"name": "intra_distillation", "base": IN_A_LIST}, "cd": {"name": "denoising"}},
+    },
+]
+
+
+@pytest.mark.parametrize("method", DEEP, ids=["list", "in a wrapper", "in a task"])
+def test_the_profile_reaches_every_method_at_any_depth(method: dict[str, Any]) -> None:
+    denoising = {"denoising": {}} if method["name"] == "by_task" else {}
+    made = Recipe.model_validate({"data": {"pairs": ["bs-en"]}, "profile": "released", "method": method, **denoising})
+    sections = list(all_sections(made.method))
+    assert {section.profile for section in sections if "profile" in type(section).model_fields} == {"released"}  # type: ignore[attr-defined]
+    lssd, pareto, base = [section for section in sections if section.name in ("lssd", "pareto")]  # type: ignore[attr-defined]
+    assert (lssd.halve_total, lssd.cap, base.halve_total, base.cap) == (True, 1.5, True, 1.0)  # type: ignore[attr-defined]
+    assert pareto.peer_dropout and base.gate_level == "sentence"  # type: ignore[attr-defined]
+    one = {**IN_A_LIST, "methods": [{"name": "lssd", "profile": "paper"}, {"name": "pareto"}]}
+    kept = Recipe.model_validate({"data": {"pairs": ["bs-en"]}, "profile": "released", "method": one}).method.methods
+    assert (kept[0].profile, kept[0].cap, kept[1].profile) == ("paper", 2.0, "released")
+
+
+def test_the_profile_reaches_the_tasks_of_denoising() -> None:
+    tasks = [{"name": "cd"}, {"name": "dae"}, {"name": "mlm"}, {"name": "mass", "ratio": 0.4}]
+    method = {
+        "name": "by_task",
+        "tasks": {"translation": {"name": "translation"}, **{task["name"]: {"name": "denoising"} for task in tasks}},
+    }
+    values = {"data": {"pairs": ["bs-en"]}, "method": method, "denoising": {"tasks": tasks}}
+    paper, released = (Recipe.model_validate({**values, "profile": name}).denoising for name in ("paper", "released"))
+    assert paper is not None and released is not None
+    cd, dae, mlm, mass = (task.model_dump() for task in released.tasks)
+    assert released.end_is_word and released.cut_counts_tag
+    assert (cd["ratio"], cd["keep"], cd["random"]) == (0.3, 0.1, 0.1)
+    assert (dae["infill"], dae["mask"], dae["random"], mlm["ratio"]) == (0.0, 0.3, 0.1, 0.3)
+    assert (mass["hides"], mass["ratio"], mass["keep"], mass["random"]) == ("words", 0.4, 0.0, 0.0)
+    assert not paper.end_is_word and paper.tasks[3].hides == "fragment"  # type: ignore[union-attr]
+
+
+def test_what_an_older_run_wrote_out_stays_what_it_was() -> None:
+    """Settings that came to the profile later have their defaults in a section with a value for every other key."""
+    values = {
+        "data": {"pairs": ["bs-en"]},
+        "profile": "released",
+        "method": {"name": "by_task", "tasks": {"translation": {"name": "translation"}, "dae": {"name": "denoising"}}},
+        "denoising": {"tasks": [{"name": "dae"}]},
+    }
+    old = json.loads(Recipe.model_validate(values).model_dump_json())
+    del old["denoising"]["end_is_word"], old["denoising"]["cut_counts_tag"], old["denoising"]["tasks"][0]["random"]
+    made = Recipe.model_validate(old).denoising
+    assert made is not None and made.unit == "block" and not made.end_is_word and not made.cut_counts_tag
+    assert made.tasks[0].random == 0.0  # type: ignore[union-attr]
+    students = {"data": {"pairs": ["bs-en"]}, "profile": "released", "students": [{}, {}]}
+    pareto = json.loads(Recipe.model_validate({**students, "method": {"name": "pareto"}}).model_dump_json())
+    del pareto["method"]["schedule_unit"], pareto["method"]["interval_counts"]
+    method = Recipe.model_validate(pareto).method
+    assert (method.schedule_unit, method.interval_counts, method.peer_dropout) == ("update", "past", True)
 
 
 def test_a_methods_settings_of_another_version_stay_as_they_are() -> None:

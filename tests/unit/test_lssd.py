@@ -12,10 +12,12 @@ from torch import nn
 
 from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.distributed import RankGroup
+from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
 from mnmt_ds.methods.lssd import LssdSettings, default_alpha, lssd
 from mnmt_ds.methods.method import MethodContext, ValidationReport
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.teachers.overall_best import OverallBest
 from mnmt_ds.teachers.shard_layout import extract_shard, shard_layout
 from mnmt_ds.teachers.shard_storage import ShardStorage
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
@@ -77,6 +79,33 @@ def test_teachers_are_shared_and_dropped() -> None:
     assert storage.memory_bytes() == 2 * each
     bank.update(ValidationReport(3, 3.0, {"bs-en": 1.0, "fr-en": 1.0}))
     assert storage.memory_bytes() == each
+
+
+TOKENS = {"bs-en": 900, "fr-en": 100}
+"""Dev tokens: by the mean over pairs the second validation is better, over tokens the third."""
+DEVS = ((3.0, 3.0), (3.1, 2.0), (2.8, 3.5))
+
+
+@pytest.mark.parametrize(("selection", "teacher"), [("pairs", 2), ("tokens", 3)])
+def test_stsd_is_taught_by_the_checkpoint_that_is_selected(selection: Any, teacher: int) -> None:
+    best = BestCheckpoints(PAIRS, selection, TOKENS)
+    overall = OverallBest(teacher_pool(), best.overall_loss)
+    for update, dev in enumerate(DEVS, start=1):
+        report = ValidationReport(update, float(update), dict(zip(PAIRS, dev, strict=True)))
+        best.update(report)
+        overall.update(report)
+    assert overall.best == best.overall and overall.best.update == teacher
+    again = OverallBest(teacher_pool(), best.overall_loss)
+    again.restore(overall.state())
+    assert again.best == overall.best and again.overall_loss(report.dev) == best.overall_loss(report.dev)
+
+
+def test_stsd_of_an_older_run_goes_on_with_the_mean_over_pairs() -> None:
+    overall = OverallBest(teacher_pool(), BestCheckpoints(PAIRS, "tokens", TOKENS).overall_loss)
+    overall.restore({"best": 2.55, "version": 2, "switch": True})
+    overall.update(ValidationReport(3, 3.0, {"bs-en": 2.0, "fr-en": 4.0}))  # 2.2 over tokens, 3.0 over pairs
+    assert overall.best.update == 2 and overall.teacher_of("fr-en") == 2
+    assert overall.state()["mean"]
 
 
 def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: Any) -> MethodContext:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mnmt_ds.engine.recipe import Recipe, load_recipe
+from mnmt_ds.planning.parameters import count_parameters
 from mnmt_ds.study.plan import read_study
 from tests.tiny import ROOT
 
@@ -198,9 +199,11 @@ def own_values(study: str, row: str, setting: str) -> Values:
         }
     if study == "paper2" and row.startswith("vanilla"):
         tau = int(row[-1])
-        return {f"students.{n}.sampler.temperature": (tau, "2, Table 2") for n in (0, 1)}
+        return START_AT_0 | {f"students.{n}.sampler.temperature": (tau, "2, Table 2") for n in (0, 1)}
     if study == "paper2" and row.startswith(("uni", "bi-0")):
-        return {"method.alpha": (float(row.split("-")[1]), "2, 4.1: searched among 0.2, 0.4, 0.6, 0.8"), **EACH_EPOCH}
+        start = START_AT_0 if row.startswith("bi") else {}
+        alpha = float(row.split("-")[1])
+        return {"method.alpha": (alpha, "2, 4.1: searched among 0.2, 0.4, 0.6, 0.8"), **EACH_EPOCH, **start}
     if study == "paper2" and row == "auto":
         return {
             "method.initial": (0.1, "2, 3.4"),
@@ -231,6 +234,7 @@ EACH_EPOCH: Values = {
     "method.start_epoch": (1, "2, Algorithm 1"),
     "method.peer_dropout": (False, "2, Equation 4"),
 }
+START_AT_0: Values = {"method.fixed_start": ("after_interval", "2, Algorithm 1: alpha = 0 until t % T = 0")}
 LSSD_SCRIPTS: dict[str, tuple[tuple[float, bool], tuple[float, bool], tuple[float, bool]]] = {
     "diverse-m2o": ((2.5, False), (1.0, False), (2.5, False)),
     "diverse-o2m": ((0.6, True), (0.5, False), (0.5, True)),
@@ -264,8 +268,8 @@ def own_released_values(study: str, row: str, setting: str) -> Values:
             values["method.gate_level"] = ("sentence" if setting.startswith("wmt") else "token", "scripts")
         return values
     if study == "paper2" and row in ("uni", "bi"):
-        timing: Values = {"method.interval_counts": ("coming", "code: before epochs 6, 9, 12")} if row == "uni" else {}
-        return timing | {
+        return {
+            "method.interval_counts": ("coming", "code: before epochs 6, 9, 12"),
             "method.alpha": (PARETO_SCRIPTS[setting][("uni", "bi").index(row)], "scripts"),
             "method.start_epoch": (5, "code"),
             "method.peer_dropout": (True, "code"),
@@ -285,25 +289,33 @@ def own_released_values(study: str, row: str, setting: str) -> Values:
             "denoising.tasks.0.ratio": (0.3, "scripts: MASK_RATIO"),
             "denoising.tasks.0.keep": (0, "code: every place is <mask>"),
             "denoising.tasks.0.random": (0, "code: every place is <mask>"),
-            "denoising.cut_counts_tag": (True, "code"),
+            "denoising.tasks.0.hides": ("words", "scripts: whole words"),
+            **CD_ID_CODE,
         }
     if study == "paper3" and row.startswith("dae"):
         mlm: Values = {"denoising.tasks.1.ratio": (0.3, "scripts: --mask-prob")} if row == "dae_mlm" else {}
         return mlm | {
             "denoising.tasks.0.mask": (0.3, "scripts: --mask 0.30 --mask-whole-words"),
             "denoising.tasks.0.infill": (0, "scripts: no spans"),
-            "denoising.cut_counts_tag": (True, "code"),
+            "denoising.tasks.0.random": (0.1, "code: 10 % random words"),
+            **CD_ID_CODE,
         }
     if study == "paper3" and row == "cd_id":
-        return {
-            "denoising.cut_counts_tag": (True, "code"),
-            "method.divisor": ("shared", "code"),
+        return CD_ID_CODE | {
             "method.tasks.translation.memory": ("first", "code"),
             "method.tasks.cd.base.divergence_share": (0.5, "code"),
-            "denoising.unit": ("block", "code"),
-            "denoising.cut_to_shortest": (True, "code"),
         }
-    return {}
+    return CD_ID_CODE if study == "paper3" and row.startswith("cd") else {}
+
+
+CD_ID_CODE: Values = {
+    "method.divisor": ("shared", "code"),
+    "denoising.unit": ("block", "code"),
+    "denoising.block_tokens": (511, "code"),
+    "denoising.cut_to_shortest": (True, "code"),
+    "denoising.cut_counts_tag": (True, "code: the item's length has the tag"),
+    "denoising.end_is_word": (True, "code: special symbols begin words"),
+}
 
 
 def expected_values(study: str, row: str, setting: str) -> Values:
@@ -372,6 +384,27 @@ def test_a_slip_is_seen() -> None:
     assert differences(recipe, BIG_PAPER | M8) == [
         "framing.encoder_langtok is 'src', not 'tgt' (3, 4.1: one token on both sides; scripts: the target's)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("study", "setting", "millions"),
+    [
+        ("paper3", "m8-xxx-eng", 242),  # 3, 5.4
+        ("paper3", "m15-xxx-eng", 418),  # 3, 5.4
+        ("paper3_released", "m8-xxx-eng", 209),  # scripts: --share-all-embeddings
+        ("paper3_released", "m15-eng-xxx", 385),
+    ],
+)
+def test_sizes_of_paper_3s_models(study: str, setting: str, millions: int) -> None:
+    """Counted from the shape: D width, F feed-forward, V words, an attention 4 D (D + 1), a norm 2 D."""
+    recipe = recipes(study)["mmt", setting][0]
+    d, f, v = recipe.model.d_model, recipe.model.ffn, recipe.data.tokenizer.size
+    attention, ffn, norm = 4 * d * (d + 1), 2 * d * f + f + d, 2 * d
+    encoder = recipe.model.encoder_layers * (attention + ffn + 2 * norm) + norm
+    decoder = recipe.model.decoder_layers * (2 * attention + ffn + 3 * norm) + norm
+    total = {"all": 1, "decoder": 2}[recipe.model.share_embeddings] * v * d + encoder + decoder
+    assert round(total / 1e6) == millions
+    assert count_parameters(recipe.model, v).total == total
 
 
 def test_the_paper_sweeps_alpha() -> None:

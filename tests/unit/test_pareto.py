@@ -190,6 +190,23 @@ def test_when_the_rules_apply() -> None:
     assert asked == [3, 3] and set(extra.state["weights"].state()["alpha"].values()) == {0.4}
 
 
+@pytest.mark.parametrize("rule", ["bi", "vanilla"])
+def test_algorithm_1_starts_at_0(rule: Any) -> None:
+    """Until the weights are set after the first interval the loss is plain; a resumed run knows which it is."""
+    report = ValidationReport(10, 1.0, {"bs-en": 3.0, "fr-en": 2.0}, {"model_2": {"bs-en": 2.5, "fr-en": 2.5}})
+    peers = peers_of({"model_2": model(2)})
+    at_once = build(ParetoSettings(rule=rule), context(peers))
+    assert at_once.teach(example()).teachers
+    method = build(ParetoSettings(rule=rule, fixed_start="after_interval", interval=2), context(peers))
+    for _ in range(2):
+        assert not method.teach(example()).teachers and method.teach(example()).gold_weight == 1.0
+        method.after_validation(report)
+    assert method.teach(example()).teachers["peer"].weight == 0.4
+    again = build(ParetoSettings(rule=rule, fixed_start="after_interval", interval=2), context(peers))
+    again.state["weights"].restore(json.loads(json.dumps(method.state["weights"].state())))
+    assert again.teach(example()).teachers["peer"].weight == 0.4
+
+
 def test_epochs_as_the_released_code_counts_them() -> None:
     """Changes before epochs 6, 9 and 12; the step size before epoch 20 of 70 is sqrt(50 / 65)."""
     began: list[int] = []
@@ -223,6 +240,9 @@ def test_profiles() -> None:
     assert (released.peer_dropout, released.start_epoch, released.tolerance_bits) == (True, 5, 0.05)
     assert (released.interval, released.ties, released.clip) == (3, "raise", 0.98)
     assert (released.trials.after, released.trials.data) == ("keep", "coming")
+    assert (paper.interval_counts, paper.schedule_unit) == ("past", "update")
+    assert (released.interval_counts, released.schedule_unit) == ("coming", "epoch")
+    assert ParetoSettings(profile="released", schedule=2).schedule_unit == "update"
     mixed = ParetoSettings(profile="released", ties="keep", trials={"after": "restore"})  # type: ignore[arg-type]
     assert (mixed.ties, mixed.trials.after, mixed.trials.data, mixed.interval) == ("keep", "restore", "coming", 1)
 

@@ -35,12 +35,23 @@ class BestCheckpoints:
         Returns:
             Whether the overall best is new, and which pairs improved.
         """
-        value = overall_loss(report.dev, self.selection, self.tokens)
+        value = self.overall_loss(report.dev)
         is_better = value < self.overall.value
         self.since_better = 0 if is_better else self.since_better + 1
         if is_better:
             self.overall, self.dev_at_overall = BestValue(value, report.update), dict(report.dev)
         return is_better, self.pair.update_lowest(report.dev, report.update)
+
+    def overall_loss(self, dev: Mapping[str, float]) -> float:
+        """The dev loss that the overall best checkpoint is selected by.
+
+        Args:
+            dev: dev loss of each pair, in nats a token.
+
+        Returns:
+            Nats a token.
+        """
+        return overall_loss(dev, self.selection, self.tokens)
 
     def deficit(self) -> float:
         """sum_l [dev_l(overall best checkpoint) - dev_l(best checkpoint of l)], at least 0 (paper 1, Section 2).
