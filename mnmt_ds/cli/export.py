@@ -37,13 +37,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: when the directory is not empty, or the model cannot be written exactly.
     """
-    from mnmt_ds.decoding.loading import open_translator
+    from mnmt_ds.decoding.loading import open_translator, warn_untrained_pair
     from mnmt_ds.errors import UserError
     from mnmt_ds.files import publish_directory
 
-    translator = open_translator(args.model)
+    translator = open_translator(args.model, pair=args.pair or "")
     pair = args.pair or translator.description["pairs"][0]
     translator.frame(pair)
+    warn_untrained_pair(translator, pair)
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"{args.out}: exists and is not empty; give a new directory")
     temporary = args.out.with_name(args.out.name + ".tmp")

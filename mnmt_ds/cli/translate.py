@@ -55,6 +55,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=int, default=default.beam, help="hypotheses kept (default: %(default)s)")
     parser.add_argument("--length-penalty", type=float, default=default.length_penalty, help="default: %(default)s")
     parser.add_argument("--patient", action="store_true", help="search on until no running hypothesis looks better")
+    parser.add_argument("--ban-unknown", action="store_true", help='never generate the unknown piece, written " ⁇ "')
     parser.add_argument(
         "--batch-tokens", type=int, default=1024, help="padded source tokens a batch (default: %(default)s)"
     )
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         The exit code.
     """
     from mnmt_ds.data.worker_pool import Progress
+    from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.errors import UserError
 
     search = search_settings(args)
@@ -85,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{path}: no such file; give text files, or nothing for standard input")
         if path.is_dir() or not os.access(path, os.R_OK):
             raise UserError(f"{path}: cannot be read; give text files, or nothing for standard input")
-    translator = open_model(args)
+    translator = open_model(args, pair=args.pair)
     translator.frame(args.pair)
+    warn_untrained_pair(translator, args.pair)
     cut = 0
     with _output(args.output) as output, Progress(f"translate {args.pair}", "lines") as progress:
         for first, lines in _windows(args.files):
@@ -113,16 +116,22 @@ def search_settings(args: argparse.Namespace) -> "SearchSettings":
 
     if args.beam < 1 or args.batch_tokens < 1:
         raise UserError(f"--beam {args.beam} --batch-tokens {args.batch_tokens}: must be at least 1")
-    return SearchSettings(beam=args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient)
+    return SearchSettings(
+        beam=args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient,
+        ban_unknown=args.ban_unknown,
+    )  # fmt: skip
 
 
-def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | None = None) -> "Translator":
+def open_model(
+    args: argparse.Namespace, path: Path | None = None, data: Path | None = None, pair: str = ""
+) -> "Translator":
     """Opens the model that the arguments name, on their device.
 
     Args:
         args: the parsed arguments.
         path: model directory or run; None: ``args.model``.
         data: prepared corpus with the tokenizer; None: as the run's recipe says.
+        pair: what the model is wanted for, where a run has several.
 
     Returns:
         The model with its tokenizer.
@@ -139,7 +148,7 @@ def open_model(args: argparse.Namespace, path: Path | None = None, data: Path | 
         raise UserError("--device cuda: no GPU that torch can use; take --device cpu")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
-    return open_translator(path or args.model, device, dtype, data)
+    return open_translator(path or args.model, device, dtype, data, pair)
 
 
 def processes(args: argparse.Namespace, translator: "Translator", sentences: int) -> int:

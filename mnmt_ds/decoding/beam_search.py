@@ -40,6 +40,8 @@ class SearchSettings(Settings):
     """Longest translation in tokens: this times the source's tokens, plus max_length_plus."""
     max_length_plus: int = Field(default=20, ge=1)
     """See max_length_ratio."""
+    ban_unknown: bool = False
+    """Never generate the unknown piece, which is written " ⁇ "; the best translation without it is searched for."""
 
 
 class Hypothesis(NamedTuple):
@@ -151,10 +153,13 @@ def _advance(
     """One token further: the search, each new running beam's parent, and its token. ``length`` counts that token."""
     beam = settings.beam
     score_BC, parent_BC, token_BC = candidates
+    if (missing := beam - score_BC.shape[1]) > 0:  # a beam wider than the vocabulary, at the first step
+        score_BC = F.pad(score_BC, (0, missing), value=-math.inf)
+        parent_BC, token_BC = F.pad(parent_BC, (0, missing)), F.pad(token_BC, (0, missing))
     ends_BC = (token_BC == EOS) | (length >= search.limit_B)[:, None]
     if bool(ends_BC.any()):
         search = _finish(search, score_BC, parent_BC, token_BC, ends_BC, length, settings)
-        score_BC, choice_BW = score_BC.masked_fill(ends_BC, NO_HYPOTHESIS).topk(beam)
+        score_BC, choice_BW = score_BC.masked_fill(ends_BC, -math.inf).topk(beam)
         parent_BC, token_BC = parent_BC.gather(1, choice_BW), token_BC.gather(1, choice_BW)
     score_BW, parent_BW, token_BW = score_BC[:, :beam], parent_BC[:, :beam], token_BC[:, :beam]
     full_B = search.final_score_BW[:, -1] > NO_HYPOTHESIS

@@ -1,5 +1,6 @@
 """A trained model with the tokenizer that it was trained with."""
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model, load_model
 from mnmt_ds.run_files import data_directory
 
+LOG = logging.getLogger(__name__)
 MODEL_NAMES = ("best", "last_model", "last")
 """Subdirectories of a run that are tried, in order, when no model is named."""
 
@@ -45,28 +47,58 @@ class Translator(NamedTuple):
         return frame_of(framing, self.tokenizer.tag(source), self.tokenizer.tag(target))
 
 
-def model_directory(path: Path) -> Path:
+def model_directory(path: Path, pair: str = "") -> Path:
     """Finds the model that a path means.
 
     Args:
         path: a model directory, or a run.
+        pair: what the model is wanted for; it decides between several students, and between models of single pairs.
 
     Returns:
-        The directory itself, or the run's best (failing that, its last) model.
+        The directory itself, or the run's best (failing that, its last) model. Of a run with several students: the best
+        model of the one whose dev loss on the pair is lowest (on the mean over pairs where no pair is given or known),
+        which is logged. Of a run of single pairs' models: that of the pair.
 
     Raises:
         UserError: where there is no model.
     """
     if (path / "model.json").exists():
         return path
-    for name in MODEL_NAMES:
+    for name in (*MODEL_NAMES, f"best_{pair}"):
         if (path / name / "model.json").exists():
             return path / name
+    students = sorted(place.parent.parent for place in path.glob("students/*/best/model.json"))
+    if students:
+        losses = {student: _dev_loss(student / "best", pair) for student in students}
+        best = min(students, key=losses.__getitem__)
+        others = ", ".join(f"{student.name} {losses[student]:.4f}" for student in students)
+        LOG.info("%s: student %s, whose dev loss%s is the lowest (%s); name another one as %s", path, best.name,
+                 f" on {pair}" if pair else "", others, path / "students" / "NAME")  # fmt: skip
+        return best / "best"
     raise UserError(f"{path}: holds no model; give a run, or its best, best_<pair> or last directory")
 
 
+def _dev_loss(model: Path, pair: str) -> float:
+    """A best model's dev loss on a pair, or its mean over pairs where it has none of that pair."""
+    losses = describe_model(model).get("dev") or {}
+    return float(losses.get(pair, sum(losses.values()) / len(losses) if losses else "inf"))
+
+
+def warn_untrained_pair(translator: Translator, pair: str) -> None:
+    """Warns where a model was never trained on a pair although it knows the languages; once, before any work.
+
+    Args:
+        translator: the model.
+        pair: source and target language.
+    """
+    trained = translator.description.get("pairs") or [pair]
+    if pair not in trained:
+        LOG.warning("%s: not trained on %s (its pairs: %s); going on, but expect little of it", translator.directory,
+                    pair, ", ".join(trained))  # fmt: skip
+
+
 def open_translator(
-    path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, data: Path | None = None
+    path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, data: Path | None = None, pair: str = ""
 ) -> Translator:
     """Loads a model and the tokenizer that it was trained with.
 
@@ -75,6 +107,7 @@ def open_translator(
         device: torch device of the model.
         dtype: type of its weights.
         data: prepared corpus whose tokenizer is tried first; None: the model's directory and its run are searched.
+        pair: what it is wanted for, where a run has several models (``model_directory``).
 
     Returns:
         The model in eval mode, with tokenizer and description.
@@ -82,7 +115,7 @@ def open_translator(
     Raises:
         UserError: where the model or its tokenizer is missing or another one.
     """
-    directory = model_directory(path)
+    directory = model_directory(path, pair)
     tokenizer = find_tokenizer(directory, describe_model(directory)["tokenizer_hash"], data)
     model, description = load_model(directory, device)
     return Translator(directory, model.to(dtype), description, tokenizer)

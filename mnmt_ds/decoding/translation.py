@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from mnmt_ds.batch import BOS, PAD
+from mnmt_ds.batch import BOS, PAD, UNK
 from mnmt_ds.data.framing import frame_source
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.decoding.beam_search import Hypothesis, SearchSettings, beam_search
@@ -72,16 +72,18 @@ def make_batches(translator: Translator, pair: str, pieces: Sequence[Pieces], ba
     return batches
 
 
-def untranslatable_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Lists the ids that no translation may hold: start symbol, padding, mask and tags.
+def untranslatable_ids(tokenizer: Tokenizer, settings: SearchSettings) -> tuple[int, ...]:
+    """Lists the ids that no translation may hold: start symbol, padding, mask and tags; the unknown piece if so set.
 
     Args:
         tokenizer: the model's tokenizer.
+        settings: whether the unknown piece is banned.
 
     Returns:
         The ids, as ``beam_search`` bans them.
     """
-    return (BOS, PAD, *range(tokenizer.mask, tokenizer.size))
+    unknown = (UNK,) if settings.ban_unknown else ()
+    return (BOS, PAD, *unknown, *range(tokenizer.mask, tokenizer.size))
 
 
 def decode_batch(
@@ -128,7 +130,7 @@ def open_decoder(translator: Translator, settings: SearchSettings, processes: in
     Yields:
         A function from batches to (batch, hypotheses), in any order.
     """
-    banned = untranslatable_ids(translator.tokenizer)
+    banned = untranslatable_ids(translator.tokenizer, settings)
     if processes <= 1:
         with _threads(useful_threads(translator.model)):
             yield lambda batches: (

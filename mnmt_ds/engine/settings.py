@@ -106,6 +106,8 @@ class ValidationSettings(Settings):
     """Sentences of each dev set that are translated then, the first ones; 0: all."""
     bleu_beam: int = Field(default=5, ge=1)
     """Beam of those translations; 1: greedy search."""
+    bleu_ban_unknown: bool = False
+    """Those translations never hold the unknown piece (written " ⁇ ")."""
 
     @classmethod
     def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def _scores(
     for pair, split in splits.items():
         pieces = [split.pieces(i)[0] for i in range(counts[pair])]
         jobs += make_batches(translator, pair, pieces, settings.max_tokens)
-    search, banned = SearchSettings(beam=settings.bleu_beam), untranslatable_ids(corpus.tokenizer)
+    search = SearchSettings(beam=settings.bleu_beam, ban_unknown=settings.bleu_ban_unknown)
+    banned = untranslatable_ids(corpus.tokenizer, search)
     hypotheses: Hypotheses = {pair: {} for pair in pairs}
     model.eval()
     with torch.no_grad():
