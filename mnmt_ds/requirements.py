@@ -140,12 +140,11 @@ def check_layout(needs: Requirements, layout: RunLayout, settings: Iterable[str]
         settings: whose refusals count, of ``PLACEMENT``, ``PIPELINE`` and ``VOCABULARY``.
 
     Raises:
-        UserError: the first reason.
+        UserError: all reasons.
     """
     wanted = set(settings)
-    for refusal in refusals(needs, layout):
-        if refusal.setting in wanted:
-            raise UserError(str(refusal))
+    if refused := [str(refusal) for refusal in refusals(needs, layout) if refusal.setting in wanted]:
+        raise UserError(*refused)
 
 
 Reasons = list[tuple[str, bool]]

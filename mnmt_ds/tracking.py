@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.files import write_text
@@ -32,8 +34,8 @@ class TrackingSettings(Settings):
     """wandb entity (user or team); empty: your default."""
     group: str = ""
     """wandb group, such as a study's name."""
-    log_every: int = 50
-    """Updates between two reports."""
+    log_every: int = Field(50, ge=1)
+    """Updates between two reports; a large number: none."""
 
 
 class Tracker:

@@ -6,9 +6,10 @@ Shape letters: L languages (or pairs), M parameters of a matrix, N all parameter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mnmt_ds.analysis import batches, files, pictures, pruning, specificity
@@ -35,19 +36,19 @@ TASKS = ("translation", "cd")
 class AnalysisSettings(Settings):
     """What the analyses leave open."""
 
-    batches: int = 500
+    batches: int = Field(500, ge=1)
     """Random batches a language (paper 3); fewer where it has no more."""
-    max_tokens: int = 1024
+    max_tokens: int = Field(1024, ge=1, le=10**9)
     """Padded tokens of a batch, on its longer side."""
-    smoothing: float = 0.1
+    smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing of the loss."""
-    top: float = 0.1
+    top: float = Field(0.1, gt=0, lt=1)
     """Share of the parameters that counts as highly sensitive."""
-    ratios: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    ratios: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     """Shares of all parameters that are pruned in turn."""
-    batch_tokens: int = 1024
+    batch_tokens: int = Field(1024, ge=1)
     """Padded source tokens of a decoding batch."""
-    seed: int = 1
+    seed: int = Field(1, ge=0)
     """Of the choice of batches, and of the masks."""
 
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words of the command line after the program's name; None: this process's.
 
     Returns:
-        The exit code; 2 after a UserError, which is printed as one line on standard error.
+        The exit code; 2 after a UserError, which is printed as a line a fault on standard error.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.set_up(args.log_level)
         return int(args.run(args))
     except UserError as error:
-        print(f"mnmt-ds {command}: {error}", file=sys.stderr)
+        for fault in error.faults:
+            print(f"mnmt-ds {command}: {fault}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

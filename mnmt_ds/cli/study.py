@@ -167,7 +167,7 @@ def grid_lines(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
                 if not run_state.is_trained(job):
                     run_state.check_same_run(job)
         except UserError as error:
-            state = f"refused: {error}"
+            state = f"refused: {error.faults[0]}"
         lines.append(f"{entry.name}: {state}")
         if len(entry.jobs) > 1:
             lines.append(f"    {len(entry.jobs)} runs, one a pair; the first:")

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from mnmt_ds.config.ranges import LARGE, range_text
 from mnmt_ds.config.sections import instance_of, member_of
 from mnmt_ds.config.settings import Settings, aliases, settings_classes, tag
 from mnmt_ds.config.yaml_values import format_value
@@ -169,7 +170,7 @@ def description_of(field: FieldInfo) -> str:
         field: a field of a settings class.
 
     Returns:
-        One paragraph, which ends with "Required." where the field must be given.
+        One paragraph with the range of a number, which ends with "Required." where the field must be given.
     """
     text = " ".join((field.description or "").split())
     if not text and (members := settings_classes(field.annotation)):
@@ -177,6 +178,8 @@ def description_of(field: FieldInfo) -> str:
     values = [str(value) for value in _literals(field.annotation)]
     if len(values) > 1 and not set(values) <= set(re.findall(r"[\w.-]*\w", text)):
         text += f" One of {', '.join(values)}."
+    allowed = range_text(field, below=LARGE)
+    text += f" {allowed[0].upper()}{allowed[1:]}." if allowed else ""
     others = aliases("", field)[1:]
     text += f" Also called {', '.join(others)}." if others else ""
     return text + (" Required." if field.is_required() else "")

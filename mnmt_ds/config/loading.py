@@ -3,19 +3,21 @@
 An unknown key, a duplicate key or a value of the wrong kind is a UserError that names file, line and remedy.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
-from mnmt_ds.config.faults import KeyPath, explain
+from mnmt_ds.config.faults import Fault, KeyPath, find_faults, in_order
 from mnmt_ds.config.settings import Settings, merged
-from mnmt_ds.config.yaml_values import YamlLoader, format_document, parse_yaml
+from mnmt_ds.config.yaml_values import MAX_CHARACTERS, format_document, parse_yaml, read_yaml
 from mnmt_ds.errors import UserError
 
 S = TypeVar("S", bound=Settings)
+MAX_FAULTS = 200
+"""Faults that are listed; a file with more is another file."""
 
 
 def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
@@ -30,16 +32,25 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
         The settings.
 
     Raises:
-        UserError: for the first fault, with file, line and remedy.
+        UserError: lists every fault, a line each, with file, line and remedy.
     """
     where: dict[KeyPath, str] = {}
-    values: dict[str, Any] = _read(path, where, ()) if path is not None else {}
+    faults: list[Fault] = []
+    values: dict[str, Any] = _read(path, where, (), faults) if path is not None else {}
     for override in overrides:
-        _apply(values, override, where)
+        try:
+            _apply(values, override, where)
+        except ValueError as error:
+            faults.append(Fault(f"override '{override}'", str(error)))
     try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise UserError(explain(kind, error, where, path)) from None
+        settings = kind.model_validate(values)
+    except ValidationError:
+        faults += find_faults(kind, values, where, path)
+    if not faults:
+        return settings
+    lines = in_order(faults, path)
+    more = [f"{path or 'settings'}: {len(lines) - MAX_FAULTS} more faults"] if len(lines) > MAX_FAULTS else []
+    raise UserError(*lines[:MAX_FAULTS], *more)
 
 
 def key_locations(path: Path) -> dict[KeyPath, str]:
@@ -55,7 +66,7 @@ def key_locations(path: Path) -> dict[KeyPath, str]:
         UserError: when a file cannot be read.
     """
     where: dict[KeyPath, str] = {}
-    _read(path, where, ())
+    _read(path, where, (), [])
     return where
 
 
@@ -71,67 +82,60 @@ def dump(settings: Settings) -> str:
     return format_document(settings.model_dump(mode="json"))
 
 
-def _read(path: Path, where: dict[KeyPath, str], seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A file's values on top of those that it extends; ``where`` gets the places of all keys."""
+def _read(path: Path, where: dict[KeyPath, str], seen: tuple[Path, ...], faults: list[Fault]) -> dict[str, Any]:
+    """A file's values on top of those that it extends; ``where`` gets the places of all keys, ``faults`` what is wrong.
+
+    UserError where the file as a whole cannot be read.
+    """
     path = path.resolve()
     if path in seen:
         raise UserError(f"{path}:1: 'extends' leads back to this file; remove the cycle")
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML recipe") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from None
-    try:
-        root = yaml.compose(text, Loader=YamlLoader)
-        values = _build(root, path, (), where) if root is not None else {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1
-        raise UserError(f"{path}:{line}: not valid YAML ({error.problem}); mend that line") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    places: dict[KeyPath, int] = {}
+    known = len(faults)
+    values = read_yaml(_text(path), lambda line, message: faults.append(Fault(f"{path}:{line}", message)), places)
+    where.update({keys: f"{path}:{line}" for keys, line in places.items()})
+    if values is None and len(faults) > known:
+        raise UserError(*in_order(faults, path))
+    if values is None:
+        values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path}:1: a recipe is a mapping of sections, this is a {type(values).__name__}")
     base = values.pop("extends", None)
     if base is None:
         return values
     base_path = path.parent / str(base)
-    if not base_path.exists():
+    if not os.path.exists(base_path):  # false for any name that cannot be one
         raise UserError(f"{where['extends',]}: extends: {base}: no such file; give its path as seen from this recipe")
     inherited: dict[KeyPath, str] = {}
-    result = merged(_read(base_path, inherited, (*seen, path)), values)
+    result = merged(_read(base_path, inherited, (*seen, path), faults), values)
     for keys, place in inherited.items():
         where.setdefault(keys, place)
     return result
 
 
-def _build(node: yaml.Node, path: Path, keys: KeyPath, where: dict[KeyPath, str]) -> Any:
-    """YAML node to plain values, remembering where each key stood; duplicate keys are refused."""
-    where[keys] = f"{path}:{node.start_mark.line + 1}"
-    if isinstance(node, yaml.MappingNode):
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            if key in result:
-                raise UserError(f"{path}:{key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
-            result[key] = _build(value_node, path, (*keys, key), where)
-            where[(*keys, key)] = f"{path}:{key_node.start_mark.line + 1}"
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        return [_build(child, path, (*keys, i), where) for i, child in enumerate(node.value)]
-    return YamlLoader("").construct_object(node)
+def _text(path: Path) -> str:
+    """A recipe's text; UserError where it cannot be read, or is none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(4 * MAX_CHARACTERS + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML recipe") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: byte {error.start} is not UTF-8; save the recipe as UTF-8") from None
 
 
 def _apply(values: dict[str, Any], override: str, where: dict[KeyPath, str]) -> None:
-    """Puts an override's value into the tree."""
+    """Puts an override's value into the tree; ValueError where it is none."""
     name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise UserError(f"override '{override}': not of the form section.key=value")
+    if not separator or not all(name.split(".")):
+        raise ValueError("not of the form section.key=value")
     try:
         value = parse_yaml(text) if text else None
-    except yaml.YAMLError:
-        raise UserError(f"override '{override}': the value is not valid YAML; quote it") from None
+    except ValueError as error:
+        raise ValueError(f"the value: {error}; quote it where it is text") from None
     *parents, last = name.split(".")
     for parent in parents:
         if not isinstance(values.get(parent), dict):

@@ -15,8 +15,9 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, validate_default=True
-    )
+        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, validate_default=True,
+        allow_inf_nan=False,
+    )  # fmt: skip
     example: ClassVar[dict[str, Any]] = {}
     """Values with which ``--help-config`` shows a section whose defaults alone are not valid."""
     later: ClassVar[tuple[str, ...]] = ()
@@ -35,6 +36,16 @@ class Settings(BaseModel):
                 if values.get(name) is not None:
                     raise ValueError(f"'{alias}' is another name of '{name}'; give one of them")
                 values[name] = values.pop(alias)
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values_as_numbers(cls, values: Any) -> Any:
+        """pydantic takes true for 1; a person who writes it means something else."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if field is not None and _holds_truth_value(value) and _is_number(field.annotation):
+                raise ValueError(f"{name} takes a number, not true or false")
         return values
 
     @model_validator(mode="before")
@@ -83,6 +94,27 @@ class Settings(BaseModel):
         """
         changes = {name: _resolved(value, pairs) for name, value in self}
         return self.model_copy(update=changes)
+
+
+def _holds_truth_value(value: Any) -> bool:
+    """Whether a value is true or false, or a list or dict with one inside."""
+    if isinstance(value, dict | list | tuple):
+        return any(map(_holds_truth_value, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool)
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether an annotation takes numbers, alone or in a list or dict, and neither truth values nor settings."""
+    if get_args(annotation):
+        kinds = {part for argument in get_args(annotation) for part in _leaves(argument)}
+        return bool(kinds & {int, float}) and bool not in kinds and not settings_classes(annotation)
+    return annotation in (int, float)
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """The plain types in an annotation."""
+    inner = get_args(annotation)
+    return [leaf for argument in inner for leaf in _leaves(argument)] if inner else [annotation]
 
 
 def _resolved(value: Any, pairs: Sequence[str]) -> Any:

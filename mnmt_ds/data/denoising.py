@@ -106,15 +106,15 @@ class DenoisingSettings(Settings):
 
     tasks: tuple[Task, ...] = (ConcurrentTask(),)
     """Each drawn sentence takes part in every one of them."""
-    ratio: float = Field(default=1.0, gt=0)
+    ratio: float = Field(default=1.0, gt=0, le=1000)
     """Sentences of a task for each parallel sentence of an epoch (paper: half and half)."""
-    temperature: float = Field(default=10 / 7, gt=0)
+    temperature: float = Field(default=10 / 7, ge=0.05)
     """T in p proportional to n^(1/T) over languages."""
     bitext: bool = True
     """Both sides of the pairs' training sets count as text, beside ``data.monolingual``."""
     unit: Literal["sentence", "block"] = "sentence"
     """block: whole sentences joined by </s> (the released code)."""
-    block_tokens: int = Field(default=511, gt=1)
+    block_tokens: int = Field(default=511, ge=2, le=1_048_576)
     """Most tokens of a block."""
     cut_to_shortest: bool = False
     """Nothing counts beyond the length of the batch's shortest sentence (what the released code does)."""

@@ -18,7 +18,7 @@ class NoiseSettings(Settings):
     """Sentences of a block in random order."""
     infill: float = Field(default=0.35, ge=0, lt=1)
     """Share of the words that goes into spans, each of which becomes one <mask>."""
-    infill_length: float = Field(default=3.5, gt=0)
+    infill_length: float = Field(default=3.5, gt=0, le=1000)
     """Mean length of a span in words (Poisson; a span of 0 words inserts a <mask>)."""
     mask: float = Field(default=0.0, ge=0, lt=1)
     """Probability of each word to become <mask>, one a piece (Wang et al. 2020: word blanking)."""
@@ -26,7 +26,7 @@ class NoiseSettings(Settings):
     """Share of those words whose pieces become random pieces instead of <mask>."""
     delete: float = Field(default=0.0, ge=0, lt=1)
     """Probability of each word to be left out."""
-    permute: float = Field(default=0.0, ge=0)
+    permute: float = Field(default=0.0, ge=0, le=10**6)
     """Words are ordered by their place + U(0, permute + 1): none moves farther than this (Lample et al. 2018)."""
 
 

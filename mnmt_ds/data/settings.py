@@ -1,6 +1,6 @@
 """Settings of a prepared corpus: which pairs, from which files, how cleaned, split and tokenised."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,13 @@ class Files(Settings):
     codes: dict[str, str] = Field(default_factory=dict, examples=[{"bs": "bos_Latn"}])
     """What a language is called in there where that differs, such as {bs: bos_Latn}."""
 
+    @field_validator("columns")
+    @classmethod
+    def _from_one(cls, value: tuple[int | str, int | str] | None) -> tuple[int | str, int | str] | None:
+        if any(isinstance(column, int) and column < 1 for column in value or ()):
+            raise ValueError("columns are numbered from 1")
+        return value
+
     @model_validator(mode="after")
     def _complete(self) -> "Files":
         needs = READERS[self.format].needs
@@ -62,13 +69,13 @@ class CleanSettings(Settings):
 
     bad_lines: Literal["error", "drop"] = "error"
     """Lines that are not UTF-8, hold a NUL byte or exceed ``max_line_bytes``: stop, or drop the pair and count it."""
-    max_line_bytes: int = Field(default=1_000_000, gt=0)
+    max_line_bytes: int = Field(default=1_000_000, ge=1)
     """Longest line, in bytes."""
-    max_words: int = Field(default=250, gt=0)
+    max_words: int = Field(default=250, ge=1)
     """Longest side, in words between spaces."""
-    max_key_words: int | None = Field(default=None, gt=0)
+    max_key_words: int | None = Field(default=None, ge=1)
     """Longest side in the key language (English), in words."""
-    max_characters: int = Field(default=2000, gt=0)
+    max_characters: int = Field(default=2000, ge=1)
     """Longest side, in characters."""
     max_ratio: float = Field(default=4.0, ge=1)
     """Largest ratio of the sides' lengths in characters (15 added to each, so that short pairs may differ)."""
@@ -82,7 +89,7 @@ class CleanSettings(Settings):
     """Pairs that occurred before in the same pair's text."""
     drop_domains: tuple[str, ...] = ("iso_*",)
     """Domains (catalog or file names, shell patterns) that are left out: lists of names."""
-    domain_cap: int | None = Field(default=None, gt=0)
+    domain_cap: int | None = Field(default=None, ge=1)
     """Most sentence pairs of one domain, in each pair."""
     unicode: Literal["NFC", "keep"] = "NFC"
     """Unicode normal form of the kept text."""
@@ -99,7 +106,7 @@ class SplitSettings(Settings):
     """Sentence pairs of a dev set (at most a quarter of a pair's text)."""
     test: int = Field(default=1000, ge=0)
     """Sentence pairs of a test set (at most a quarter of a pair's text)."""
-    seed: int = 1
+    seed: int = Field(1, ge=0)
     """Another seed, another choice."""
 
 
@@ -108,21 +115,21 @@ class TokenizerSettings(Settings):
 
     kind: Literal["joint", "per_language"] = "joint"
     """One model on all training text, or one a language on its own training side."""
-    size: int = Field(default=32000, ge=8)
+    size: int = Field(default=32000, ge=8, le=10_000_000)
     """Pieces of the model (of each language's model), special symbols included."""
     model: Literal["unigram", "bpe"] = "unigram"
     """SentencePiece's model type."""
-    coverage: float = Field(default=0.9995, gt=0.9, le=1)
-    """Share of characters that get a piece of their own."""
+    coverage: float = Field(default=0.9995, ge=0.98, le=1)
+    """Share of characters that get a piece of their own (SentencePiece takes 0.98 to 1)."""
     hard_limit: bool = True
     """False: a small corpus may give fewer pieces than ``size``, without an error."""
     normalization: Literal["nmt_nfkc", "nfkc", "identity"] = "nmt_nfkc"
     """SentencePiece's normalisation rule."""
     byte_fallback: bool = False
     """Unknown characters become byte pieces (joint only)."""
-    sample: int = Field(default=500_000, gt=0)
+    sample: int = Field(default=500_000, ge=1)
     """Most sentences that train a model; SentencePiece holds them all in memory (some 1 to 3 KB each)."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.05)
     """The sample's share of a text of n sentences is proportional to n^(1/temperature)."""
 
     @model_validator(mode="after")
@@ -151,9 +158,11 @@ class DataSettings(Settings):
     """Text in one language, by language."""
     catalogs: tuple[str, ...] = ("/usr/share/locale", "/usr/share/locale-langpack", "/usr/local/share/locale")
     """Where gettext looks for LANGUAGE/LC_MESSAGES/*.mo."""
-    min_catalog_pairs: int = 300
+    min_catalog_pairs: int = Field(300, ge=0)
     """With source auto: a pair with fewer clean sentence pairs from catalogs makes every pair fall back to cldr."""
-    max_train: dict[str, int] = Field(default_factory=dict, examples=[{"*": 100000, "bs-en": 5000}])
+    max_train: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, examples=[{"*": 100000, "bs-en": 5000}]
+    )
     """Most training sentences by pair (either direction's name, or "*"), chosen by hash."""
     clean: CleanSettings = CleanSettings()
     split: SplitSettings = SplitSettings()

@@ -79,7 +79,7 @@ def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
         try:
             check_split_sizes(settings, pair, split_N, given, counts[pair] + split_counts)
         except UserError as fault:
-            faults.append(str(fault))
+            faults += fault.faults
     return faults
 
 
@@ -97,7 +97,7 @@ def _read_all(
         try:
             parts = corpus_parts(settings, name, role, origin)
         except UserError as fault:
-            faults.append(str(fault))
+            faults += fault.faults
         if not parts and role == "train" and origin == "files":
             faults.append(f"data.corpora: no train files for {name}; add them, or set data.source")
         text_hashes, text_counts = _read(settings, pool, name, role, parts, faults)
@@ -105,7 +105,7 @@ def _read_all(
             try:
                 check_script(name, text_counts)
             except UserError as fault:
-                faults.append(str(fault))
+                faults += fault.faults
         if len(faults) > faults_before:
             faulty.add(name)
         if role == "train":
@@ -135,7 +135,7 @@ def _read(
                 part_faults += block.faults
                 blocks.append(block._replace(source=b"", target=b"", faults=[]))
         except UserError as fault:
-            part_faults.append(str(fault))
+            part_faults += fault.faults
         faults += part_faults[:MAX_LISTED_FAULTS]
         if len(part_faults) > MAX_LISTED_FAULTS:
             faults.append(f"{part.files[0]}: {len(part_faults) - MAX_LISTED_FAULTS} more lines like these")
@@ -150,7 +150,7 @@ def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
     try:
         corpus = Corpus.open(directory)
     except UserError as fault:
-        yield str(fault)
+        yield from fault.faults
         return
     files = corpus.manifest["files"]
     paths = [directory / name for name in files]

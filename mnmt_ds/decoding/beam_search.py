@@ -30,15 +30,15 @@ FILLER = -1
 class SearchSettings(Settings):
     """How translations are searched for; the defaults are the papers' (beam 5, length penalty 1.0)."""
 
-    beam: int = Field(default=5, ge=1)
+    beam: int = Field(default=5, ge=1, le=1000)
     """Hypotheses kept a sentence; 1: greedy search."""
-    length_penalty: float = 1.0
+    length_penalty: float = Field(1.0, ge=-10, le=10)
     """Exponent of the length that scores are divided by; above 1 favours long translations, 0 compares plain sums."""
     early_stopping: bool = True
     """true: a sentence ends with its beam-th finished hypothesis (fairseq); false: once no running one looks better."""
-    max_length_ratio: float = Field(default=2.0, ge=0)
+    max_length_ratio: float = Field(default=2.0, ge=0, le=1000)
     """Longest translation in tokens: this times the source's tokens, plus max_length_plus."""
-    max_length_plus: int = Field(default=20, ge=1)
+    max_length_plus: int = Field(default=20, ge=1, le=1_048_576)
     """See max_length_ratio."""
     ban_unknown: bool = False
     """Never generate the unknown piece, which is written " ⁇ "; the best translation without it is searched for."""

@@ -38,7 +38,7 @@ class StudentSettings(Settings):
     """Its directory in ``students/`` and its prefix in logs; empty: model_1, model_2, …"""
     sampler: SamplerSettings = TemperatureSettings()
     """Its shares of the language pairs (the recipe's ``sampler`` is for a student that is alone)."""
-    seed: int | None = None
+    seed: int | None = Field(None, ge=0)
     """Of its weights, data order and dropout; none: train.seed, for every further student 1000 more."""
 
 

@@ -1,60 +1,64 @@
 """Settings of training itself: budget, optimizer, validation, checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
 from mnmt_ds.config import Settings
 
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+"""Of a moving average."""
+
 
 class TrainSettings(Settings):
     """How a student is trained."""
 
-    max_tokens: int = 4096
+    max_tokens: int = Field(4096, ge=1, le=10**9)
     """Padded tokens of a micro-batch, on its longer side."""
     gradient_accumulation_steps: int | None = Field(
-        None, validation_alias=AliasChoices("gradient_accumulation_steps", "update_freq")
+        None, ge=1, le=10**6, validation_alias=AliasChoices("gradient_accumulation_steps", "update_freq")
     )
     """Micro-batches of an update on each rank: 1, unless batches_per_update is given; not both."""
-    batches_per_update: int | None = None
+    batches_per_update: int | None = Field(None, ge=1, le=10**6)
     """Micro-batches of an update over all ranks: then runs on any number of ranks see the same updates."""
-    max_epochs: int = 30
-    """Epochs at most; an epoch is as many sentences as all training sets hold."""
-    max_steps: int = Field(0, validation_alias=AliasChoices("max_steps", "max_update"))
+    max_epochs: int = Field(30, ge=1)
+    """Epochs at most; a large number: max_steps alone decides. An epoch is as many sentences as all training sets
+    hold."""
+    max_steps: int = Field(0, ge=0, validation_alias=AliasChoices("max_steps", "max_update"))
     """Updates at most; 0: no limit."""
-    patience: int = 0
+    patience: int = Field(0, ge=0)
     """Stop after this many validations without a better overall dev loss; 0: never."""
-    lr: float = 2e-3
+    lr: float = Field(2e-3, gt=0, le=100)
     """Peak learning rate, reached after the warm-up; then it falls with the inverse square root of the update."""
-    warmup_steps: int = 4000
-    """Updates of linear warm-up."""
-    warmup_init_lr: float = 1e-7
+    warmup_steps: int = Field(4000, ge=1)
+    """Updates of linear warm-up; 1: none."""
+    warmup_init_lr: float = Field(1e-7, ge=0, le=100)
     """Learning rate that the warm-up starts from."""
-    adam_betas: tuple[float, float] = (0.9, 0.98)
+    adam_betas: tuple[DecayRate, DecayRate] = (0.9, 0.98)
     """Adam's decay rates."""
-    adam_eps: float = 1e-6
+    adam_eps: float = Field(1e-6, gt=0, le=1)
     """Adam's epsilon."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    clip_norm: float = 1.0
+    weight_decay: float = Field(0.0, ge=0, le=100)
+    """Decoupled weight decay; 0: none."""
+    clip_norm: float = Field(1.0, ge=0)
     """Largest norm of an update's gradient; 0: no clipping."""
-    label_smoothing: float = 0.1
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Epsilon of the label-smoothed cross-entropy."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of weights and activations; masters of bf16 and fp16 stay fp32."""
-    seed: int = 1
+    seed: int = Field(1, ge=0)
     """Of initial weights, order of the data and dropout."""
-    workers: int = 0
+    workers: int = Field(0, ge=0, le=1024)
     """Processes a rank that read batches ahead; 0: the training process reads."""
     loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda"] = "auto"
     """Which fused loss runs; auto: the fastest that this machine has."""
-    save_every: int = 0
+    save_every: int = Field(0, ge=0)
     """Updates between two checkpoints; 0: at validations alone."""
-    keep_checkpoints: int = 2
-    """Checkpoints that stay on disk."""
-    timeout_minutes: float = 30.0
-    """How long a rank waits for its peers before the job ends with an error."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints that stay on disk; a large number: all."""
+    timeout_minutes: float = Field(30.0, gt=0, le=525_600)
+    """How long a rank waits for its peers before the job ends with an error; 525600: a year."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSettings":
@@ -64,18 +68,13 @@ class TrainSettings(Settings):
             self.__dict__["gradient_accumulation_steps"] = None
         elif self.gradient_accumulation_steps is not None and self.batches_per_update is not None:
             raise ValueError("give gradient_accumulation_steps or batches_per_update, not both")
-        for name in ("max_tokens", "max_epochs", "keep_checkpoints", "warmup_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError("label_smoothing must lie in [0, 1)")
         return self
 
 
 class PipelineSettings(Settings):
     """The model's layers over several ranks, a stage each (DeepSpeed's PipelineModule)."""
 
-    stages: int = Field(default=2, ge=1)
+    stages: int = Field(default=2, ge=1, le=4096)
     """Stages; the job's ranks must be a multiple, each stage then has as many data-parallel ranks."""
     balance: Literal["time", "parameters"] = "time"
     """How layers are shared out: by the time that each kind takes on the first rank's device, or by parameters."""
@@ -84,7 +83,7 @@ class PipelineSettings(Settings):
 class TensorSettings(Settings):
     """Matrices split over several ranks (tensor parallelism), whose groups are megatron-core's."""
 
-    vocabulary: int = Field(default=1, ge=1)
+    vocabulary: int = Field(default=1, ge=1, le=4096)
     """Vocabulary-parallel ranks: so many neighbours split embedding, output projection and loss by words, each has its
     own; the job's ranks must be a multiple."""
 
@@ -92,9 +91,9 @@ class TensorSettings(Settings):
 class ValidationSettings(Settings):
     """When dev losses are taken and what they select."""
 
-    every: int = 0
+    every: int = Field(0, ge=0)
     """Updates between two validations; 0: at each epoch's end (paper 1)."""
-    max_tokens: int = 4096
+    max_tokens: int = Field(4096, ge=1, le=10**9)
     """Padded tokens of a dev batch."""
     selection: Literal["pairs", "tokens"] = "pairs"
     """Overall best checkpoint by the mean over pairs (the papers) or over all dev tokens (the released code)."""
@@ -104,7 +103,7 @@ class ValidationSettings(Settings):
     """Validations between two at which the dev sets are also translated, for BLEU and chrF; 0: never."""
     bleu_sentences: int = Field(default=0, ge=0)
     """Sentences of each dev set that are translated then, the first ones; 0: all."""
-    bleu_beam: int = Field(default=5, ge=1)
+    bleu_beam: int = Field(default=5, ge=1, le=1000)
     """Beam of those translations; 1: greedy search."""
     bleu_ban_unknown: bool = False
     """Those translations never hold the unknown piece (written " ⁇ ")."""

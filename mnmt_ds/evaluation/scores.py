@@ -52,9 +52,9 @@ class ScoreSettings(Settings):
     """Training sentence pairs from which a language pair counts as high-resource (paper 3)."""
     very_low: int = Field(default=100_000, ge=0)
     """Training sentence pairs below which it counts as very low; those are not part of low."""
-    samples: int = Field(default=1000, ge=1)
+    samples: int = Field(default=1000, ge=1, le=10**6)
     """Resamples of the paired bootstrap."""
-    seed: int = 12345
+    seed: int = Field(12345, ge=0)
     """Seed of the resamples."""
 
 

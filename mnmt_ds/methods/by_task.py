@@ -4,7 +4,7 @@ Shape letters: B sentences, S source positions, D model width, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -34,7 +34,7 @@ class ByTaskSettings(Settings):
     """paper: the equations; released: what the authors' code does."""
     tasks: "dict[str, TaskSettings]"
     """Method of each task: translation, and cd, dae, mlm or mass as in ``denoising.tasks``."""
-    weights: dict[str, float] = Field(default_factory=dict, examples=[{"cd": 1.0}])
+    weights: dict[str, Annotated[float, Field(ge=0, le=10**6)]] = Field(default_factory=dict, examples=[{"cd": 1.0}])
     """Weight of each task's loss; 1 where none is given."""
     divisor: Literal["task", "shared"] = "shared"
     """shared: one sum over all tokens of the update, as in the released code (the paper leaves it open); task: each
@@ -54,8 +54,6 @@ class ByTaskSettings(Settings):
             raise ValueError("tasks: give translation and at least one of cd, dae, mlm, mass")
         if unknown := set(self.weights) - set(self.tasks):
             raise ValueError(f"weights: {sorted(unknown)[0]} is not among the tasks {', '.join(self.tasks)}")
-        if any(weight < 0 for weight in self.weights.values()):
-            raise ValueError("weights must not be negative")
         for name, settings in self.tasks.items():
             inner: Any = getattr(settings, "base", settings)
             if (inner.name == "denoising") != (name != TRANSLATION):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import PAD, Batch
@@ -29,11 +29,11 @@ class DenoisingLossSettings(Settings):
 
     profile: Literal["paper", "released"] = "paper"
     """paper: the equations; released: what the authors' code does."""
-    encoder_weight: float = 1.0
+    encoder_weight: float = Field(1.0, ge=0, le=10**6)
     """Weight of L_e, the encoder's loss."""
-    decoder_weight: float = 1.0
+    decoder_weight: float = Field(1.0, ge=0, le=10**6)
     """Weight of L_d, the decoder's loss."""
-    divergence_share: float = 1.0
+    divergence_share: float = Field(1.0, ge=0, le=10**6)
     """Under intra-distillation, the factor of both sides' divergences (released 0.5)."""
 
     @classmethod
@@ -50,8 +50,8 @@ class DenoisingLossSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.encoder_weight < 0 or self.decoder_weight < 0 or self.encoder_weight + self.decoder_weight == 0:
-            raise ValueError("encoder_weight and decoder_weight must not be negative, and not both 0")
+        if self.encoder_weight + self.decoder_weight == 0:
+            raise ValueError("encoder_weight and decoder_weight must not both be 0")
         return self
 
 

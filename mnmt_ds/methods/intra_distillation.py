@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
@@ -33,17 +33,17 @@ class IntraDistillationSettings(Settings):
 
     profile: Literal["paper", "released"] = "paper"
     """paper: the equations; released: what the authors' code does."""
-    passes: int = 2
+    passes: int = Field(2, ge=2, le=64)
     """K, passes of each batch; a micro-batch costs K times the activations of a plain one."""
-    alpha: float = 5.0
+    alpha: float = Field(5.0, ge=0, le=10**4)
     """Weight of the X-divergence."""
     memory: Literal["own", "first"] = "own"
     """Encoder states that a pass's decoder looks at: its own pass's, or the first's (released first)."""
     schedule: Literal["fixed", "adaptive"] = "fixed"
     """adaptive: alpha grows as in Intra-Distillation: alpha * (p n / N)^gamma before update n = N / p, then alpha."""
-    p: float = 2.0
+    p: float = Field(2.0, gt=0)
     """adaptive: alpha is reached after 1 / p of the run's N updates."""
-    q: float = 5.0
+    q: float = Field(5.0, gt=0)
     """adaptive: the weight is 1 after 1 / q of them."""
     base: "BaseSettings" = {"name": "translation"}  # noqa: RUF012 (pydantic validates it into settings of its own)
     """The method that is wrapped, with its own settings."""
@@ -62,10 +62,6 @@ class IntraDistillationSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.passes < 2:
-            raise ValueError("passes must be at least 2; one pass has nothing to be compared with")
-        if not 0 <= self.alpha < math.inf:
-            raise ValueError("alpha must be a number, not negative")
         if self.schedule == "adaptive" and not (0 < self.p < self.q and self.alpha > 1):
             raise ValueError("schedule: adaptive needs 0 < p < q and alpha above 1")
         return self

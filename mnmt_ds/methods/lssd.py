@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
@@ -39,14 +39,19 @@ class LssdSettings(Settings):
     variant: Literal["whole", "selective", "adaptive"] = "whole"
     """Sentence weight G: 1; 1 where the teacher is at least as sure of gold; min(ratio of the two, cap)."""
     teacher: Literal["pair", "overall"] = "pair"
+<<<<<<< HEAD
     """pair: each pair's own best checkpoint; overall: the overall best one, as ``validation.selection`` has it, teaches
     all pairs (STSD, the ablation)."""
     alpha: float | None = None
+=======
+    """pair: each pair's own best checkpoint; overall: the overall best one teaches all pairs (STSD, the ablation)."""
+    alpha: float | None = Field(None, ge=0, le=10**4)
+>>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """Weight of the distillation. null: 2.0 if all pairs share one target language, else 0.6; profile released: 2.5
     (selective 1.2), else 0.6."""
-    cap: float = 2.0
+    cap: float = Field(2.0, gt=0, le=10**4)
     """Adaptive gate's greatest value (the paper's sigma; released 1.0)."""
-    selective_below: float = 0.0
+    selective_below: float = Field(0.0, ge=0, le=1)
     """Selective gate where the teacher is worse (released 0.2)."""
     selective_strict: bool = False
     """Selective: the teacher must be better, not merely as good (released true)."""
@@ -99,8 +104,6 @@ class LssdSettings(Settings):
     def _check(self) -> "LssdSettings":
         if self.needs_eval_states and self.gate_level == "token":
             raise ValueError("gate_student: eval compares whole sentences; set gate_level: sentence")
-        if self.alpha is not None and self.alpha < 0:
-            raise ValueError("alpha must not be negative")
         return self
 
     @property

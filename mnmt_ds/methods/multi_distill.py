@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
@@ -26,11 +26,11 @@ class MultiDistillSettings(Settings):
     experts: dict[str, Path] | Path = Field({}, examples=[{"bs-en": "runs/expert-bs-en/best"}])
     """A model directory (such as another run's best) for every pair; same tokenizer and shape as the student. Or one
     run (such as a study's bilingual row), whose best_<pair> are the experts."""
-    alpha: float = 0.9
+    alpha: float = Field(0.9, ge=0, le=1)
     """Weight of the distillation; the cross-entropy with gold has 1 - alpha."""
-    temperature: float = 0.6
+    temperature: float = Field(0.6, ge=0.01, le=1000)
     """T of both distributions; the term is multiplied by T^2."""
-    top_k: int = 4
+    top_k: int = Field(4, ge=0, le=10_000_000)
     """Words of an expert's distribution that count at each token, its most probable ones; 0: all."""
     rule: Literal["fix", "threshold", "adaptive"] = "threshold"
     """How much of alpha an expert has, from BLEU on dev. fix: all, to the end; threshold: all, until the student is 1
@@ -38,16 +38,6 @@ class MultiDistillSettings(Settings):
     taken every ``validation.bleu_every`` validations (Tan et al.: 3), of the experts once."""
     teachers: TeacherSettings = TeacherSettings()
     """How experts are kept and their states cached."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "MultiDistillSettings":
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is a share, from 0 to 1, not {self.alpha}")
-        if self.temperature <= 0:
-            raise ValueError("temperature must be more than 0")
-        if self.top_k < 0:
-            raise ValueError("top_k is a number of words; 0: all")
-        return self
 
 
 def check(settings: MultiDistillSettings, facts: RunFacts) -> None:

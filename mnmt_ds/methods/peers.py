@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from pydantic import model_validator
+from pydantic import Field
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
@@ -13,7 +13,7 @@ from mnmt_ds.config import Settings
 class TrialSettings(Settings):
     """On what a student tries weights, and what becomes of the trained copies."""
 
-    rho: float = 0.1
+    rho: float = Field(0.1, gt=0, le=1)
     """Share of every pair's training sentences in the trial set."""
     data: Literal["sample", "coming"] = "sample"
     """sample: one sample of every pair for the whole run (paper); coming: the first batches of the coming epoch, for
@@ -21,15 +21,9 @@ class TrialSettings(Settings):
     after: Literal["restore", "keep"] = "restore"
     """restore: the trained copies are thrown away (paper); keep: every trial goes on from the one before and trains
     the student for good, as the released code does in effect."""
-    cache_gib: float = 4.0
+    cache_gib: float = Field(4.0, ge=0, le=10**6)
     """CPU memory a rank may spend on the peers' states of the trial set; where they need more, each trial makes them
     anew."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "TrialSettings":
-        if not 0 < self.rho <= 1:
-            raise ValueError(f"rho is a share of the training set, more than 0 and at most 1, not {self.rho}")
-        return self
 
 
 RunTrials = Callable[[TrialSettings, Sequence[Callable[[], None]]], list[dict[str, float]]]

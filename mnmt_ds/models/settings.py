@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mnmt_ds.config import Settings
 
@@ -21,27 +21,27 @@ class ModelSettings(Settings):
 
     preset: Literal["tiny", "ted", "base", "big", "m15"] = "base"
     """Fills the shapes that are not given: tiny (2+2 layers of 128), ted (LSSD's scripts), base, big, m15 (12+12)."""
-    d_model: int = 0
+    d_model: int = Field(0, ge=0, le=65_536)
     """Width of embeddings and layers; 0: the preset's."""
-    ffn: int = 0
+    ffn: int = Field(0, ge=0, le=1_048_576)
     """Width of the feed-forward layers; 0: the preset's."""
-    heads: int = 0
+    heads: int = Field(0, ge=0, le=4096)
     """Attention heads; 0: the preset's."""
-    encoder_layers: int = 0
+    encoder_layers: int = Field(0, ge=0, le=1000)
     """Encoder layers; 0: the preset's."""
-    decoder_layers: int = 0
+    decoder_layers: int = Field(0, ge=0, le=1000)
     """Decoder layers; 0: the preset's."""
-    dropout: float = 0.1
+    dropout: float = Field(0.1, ge=0, lt=1)
     """Probability on embeddings and on every sub-layer's output."""
-    attention_dropout: float = 0.0
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
     """Probability on attention weights."""
-    activation_dropout: float = 0.0
+    activation_dropout: float = Field(0.0, ge=0, lt=1)
     """Probability after the feed-forward activation."""
     share_embeddings: Literal["all", "decoder"] = "all"
     """all: encoder, decoder and output projection share one matrix (M2M100); decoder: the encoder has its own."""
     encoder_projection: Literal["shared", "own"] = "shared"
     """What the encoder predicts by, in denoising tasks: the decoder's projection (paper 3), or one of its own."""
-    max_positions: int = 1024
+    max_positions: int = Field(1024, ge=4, le=1_048_576)
     """Longest sequence in tokens."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
@@ -51,14 +51,11 @@ class ModelSettings(Settings):
     def _fill(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        preset = PRESETS.get(values.get("preset", "base"), {})
+        preset = PRESETS.get(str(values.get("preset", "base")), {})
         return {**values, **{key: value for key, value in preset.items() if not values.get(key)}}
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSettings":
         if self.d_model % self.heads or self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads {self.heads}")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1)")
         return self

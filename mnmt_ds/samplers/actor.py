@@ -20,15 +20,15 @@ from mnmt_ds.samplers.temperature import probabilities
 class ActorSettings(Settings):
     """How a distribution learns from rewards."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.05)
     """T of the shares that it starts with, p proportional to n^(1/T)."""
     every: int = Field(default=1000, ge=1)
     """Updates between two measurements of the rewards."""
-    steps: int = Field(default=200, ge=1)
+    steps: int = Field(default=200, ge=1, le=10**6)
     """Adam steps on psi after each."""
-    lr: float = Field(default=1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0, le=100)
     """Adam's rate of these steps."""
-    max_tokens: int = Field(default=0, ge=0)
+    max_tokens: int = Field(default=0, ge=0, le=10**9)
     """Padded tokens of a measurement's micro-batch (an update's number of them a pair); 0: train.max_tokens."""
 
 

@@ -27,7 +27,7 @@ class CclMSettings(Settings):
 
     name: Literal["ccl_m"] = "ccl_m"
     """ccl_m: an approximation of CCL-M, from its abstract."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.05)
     """T of p proportional to n^(1/T)."""
     high: int = Field(default=0, ge=0)
     """Sentences from which on a pair is high-resource and trained from the start; 0: the mean over pairs."""
@@ -37,7 +37,7 @@ class CclMSettings(Settings):
     """How much more of it every further one needs."""
     latest: int = Field(default=10, ge=0)
     """Validations after which all have joined; 0: all join at once."""
-    strength: float = Field(default=1.0, ge=0)
+    strength: float = Field(default=1.0, ge=0, le=20)
     """Exponent of 1 - c_l; 0: temperature sampling over the pairs that have joined."""
 
 

@@ -27,7 +27,7 @@ class ChiIbrSettings(Settings):
 
     name: Literal["chi_ibr"] = "chi_ibr"
     """chi_ibr: iterated best response in a chi-square ball."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.05)
     """T of the shares around which the ball lies, p proportional to n^(1/T) (the paper's: 1)."""
     baseline: Path = Field(examples=["runs/plain"])
     """Training losses of a converged plain run: its directory, or JSON {pair: loss}."""

@@ -18,7 +18,7 @@ class MultiUatSettings(ActorSettings):
     reward: Literal["pretp", "exptp", "vartp", "comtp", "enttp", "enteos", "xentropy"] = "enteos"
     """pretp, exptp, vartp, comtp: of the most probable words' log-probabilities; enttp, enteos: of the distributions'
     entropy; xentropy: dev cross-entropy. Their formulas are in samplers/uncertainty.py."""
-    passes: int = Field(default=5, ge=1)
+    passes: int = Field(default=5, ge=1, le=1000)
     """K passes with dropout over each dev batch."""
 
 

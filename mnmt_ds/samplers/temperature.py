@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import Field
 
 from mnmt_ds.config import Settings
 from mnmt_ds.samplers.sampler import Distribution, Sampler, SamplerEntry
@@ -14,15 +14,8 @@ class TemperatureSettings(Settings):
 
     name: Literal["temperature"] = "temperature"
     """temperature: fixed shares from the pairs' sizes."""
-    temperature: float = 1.0
+    temperature: float = Field(1.0, ge=0.05)
     """T in p proportional to n^(1/T): 1 follows the sizes, larger favours small pairs."""
-
-    @field_validator("temperature")
-    @classmethod
-    def _positive(cls, value: float) -> float:
-        if not value > 0:
-            raise ValueError("temperature must be above 0; 1 follows the sizes")
-        return value
 
 
 def temperature(settings: TemperatureSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:

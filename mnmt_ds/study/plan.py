@@ -259,7 +259,7 @@ def _resolved(recipe: Path, overrides: Sequence[str], place: str) -> Recipe:
     try:
         return load_recipe(recipe, overrides)
     except UserError as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(*(f"{place}: {fault}" for fault in error.faults)) from None
 
 
 def _in_order(entries: dict[Path, StudyEntry], path: Path) -> Iterator[StudyEntry]:

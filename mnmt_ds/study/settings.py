@@ -1,7 +1,7 @@
 """Settings of a study: its rows, and what all of them share."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
@@ -10,13 +10,16 @@ from mnmt_ds.config import Settings
 Keys = dict[str, Any]
 """{dotted key of the recipe: value that replaces the recipe's}, as ``a.b=c`` on a command line."""
 
+Seed = Annotated[int, Field(ge=0)]
+"""Of a run."""
+
 
 class LaunchSettings(Settings):
     """How each run is started."""
 
-    ranks: int = Field(default=1, ge=1)
+    ranks: int = Field(default=1, ge=1, le=65_536)
     """Processes of a run; several start through the deepspeed launcher, one starts by itself."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=4096)
     """CPU threads of each (OMP_NUM_THREADS)."""
     hostfile: Path | None = None
     """DeepSpeed's hostfile, for runs over several nodes; ``ranks`` is then processes a node."""
@@ -25,10 +28,10 @@ class LaunchSettings(Settings):
 class CapSettings(Settings):
     """One budget for all rows; a row's ``times`` multiplies it."""
 
-    max_epochs: int | None = None
+    max_epochs: int | None = Field(None, ge=1)
     """Epochs at most; none: the recipe's."""
-    max_steps: int | None = None
-    """Updates at most; none: the recipe's."""
+    max_steps: int | None = Field(None, ge=0)
+    """Updates at most; 0: no limit; none: the recipe's."""
 
 
 class ConditionSettings(Settings):
@@ -39,8 +42,13 @@ class ConditionSettings(Settings):
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes."""
     rows: dict[str, Keys] = Field(default_factory=dict)
+<<<<<<< HEAD
     """Keys of the recipe that single rows change in this condition, after the row's own: {row: {key: value}}."""
     seeds: tuple[int, ...] | None = None
+=======
+    """Keys of the recipe that single rows change in this setting, after the row's own: {row: {key: value}}."""
+    seeds: tuple[Seed, ...] | None = None
+>>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """The seeds of rows that have none of their own; none: the study's."""
     baseline: str | None = None
     """The row that gains are over; none: the study's."""
@@ -54,13 +62,20 @@ class RowSettings(Settings):
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes. "{run.ROW}" in a value stands for that row's run of the same condition and
     seed (its first seed where it has not this one), which is then made first."""
+<<<<<<< HEAD
     seeds: tuple[int, ...] | None = None
     """Its seeds; none: the condition's, else the study's."""
     conditions: tuple[str, ...] | None = Field(None, validation_alias=AliasChoices("settings"))
     """The conditions that it is run in; none: all."""
+=======
+    seeds: tuple[Seed, ...] | None = None
+    """Its seeds; none: the setting's, else the study's."""
+    settings: tuple[str, ...] | None = None
+    """The settings that it is run in; none: all."""
+>>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     per_pair: bool = False
     """One model a language pair, each a run of its own; together they are the row (BILINGUAL)."""
-    times: float = Field(default=1.0, gt=0)
+    times: float = Field(default=1.0, gt=0, le=10**6)
     """Its budget as a multiple of the study's cap."""
     launch: LaunchSettings | None = None
     """How its runs are started; none: as the study says."""
@@ -76,8 +91,13 @@ class StudySettings(Settings):
     recipe: Path | None = None
     """Base recipe of every row, from the study's folder."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
+<<<<<<< HEAD
     """Keys of the recipe that all rows change; a condition's, then a row's keys come after."""
     seeds: tuple[int, ...] = (1,)
+=======
+    """Keys of the recipe that all rows change; a setting's, then a row's keys come after."""
+    seeds: tuple[Seed, ...] = (1,)
+>>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """A run each."""
     cap: CapSettings = CapSettings()
     """The budget of every row."""
@@ -91,7 +111,7 @@ class StudySettings(Settings):
     """Run ``mnmt-ds prepare`` for every condition first (quick where nothing changed)."""
     evaluate: str = ""
     """Options of ``mnmt-ds evaluate``, such as "--tokenizers spm --beam 5"."""
-    samples: int = Field(default=1000, ge=1)
+    samples: int = Field(default=1000, ge=1, le=10**6)
     """Resamples of the paired bootstrap."""
     launch: LaunchSettings = LaunchSettings()
     """How runs are started."""

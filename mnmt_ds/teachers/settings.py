@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mnmt_ds.config import Settings
 
@@ -16,7 +16,7 @@ class TeacherSettings(Settings):
     on_device: Literal["whole", "layers"] = "whole"
     """whole: two whole teachers are on a device at a time; layers: their layers pass through it one by one, for models
     of which two would not fit beside the student. With layers nothing is cached."""
-    weights_gib: float = 64.0
+    weights_gib: float = Field(64.0, ge=0, le=10**6)
     """CPU memory a rank may use for its shards of teachers, in GiB; further shards go to files in ``disk``."""
     read: Literal["auto", "mapped"] = "auto"
     """auto: such files are read past the page cache by DeepSpeed's asynchronous I/O where it builds (libaio); mapped:
@@ -27,18 +27,15 @@ class TeacherSettings(Settings):
     they fit."""
     cache_dtype: Literal["half", "fp8"] = "half"
     """Type of cached states. half: float16; fp8: 8 bits with a scale for each token."""
-    memory_gib: float = 4.0
+    memory_gib: float = Field(4.0, ge=0, le=10**6)
     """CPU memory a rank may use for cached states, in GiB; of a pipeline, a rank of the last stage."""
     disk: Path | None = None
     """Directory on each node's own disk for what memory does not hold; null: no disk."""
-    disk_gib: float = 64.0
+    disk_gib: float = Field(64.0, ge=0, le=10**6)
     """Disk space a rank may use for cached states, in GiB."""
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherSettings":
-        for name in ("weights_gib", "memory_gib", "disk_gib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
         if self.on_device == "layers" and self.cache in ("ram", "disk"):
             raise ValueError(f"cache: {self.cache} needs on_device: whole; with layers leave cache to auto or off")
         return self
