@@ -39,14 +39,9 @@ class LssdSettings(Settings):
     variant: Literal["whole", "selective", "adaptive"] = "whole"
     """Sentence weight G: 1; 1 where the teacher is at least as sure of gold; min(ratio of the two, cap)."""
     teacher: Literal["pair", "overall"] = "pair"
-<<<<<<< HEAD
     """pair: each pair's own best checkpoint; overall: the overall best one, as ``validation.selection`` has it, teaches
     all pairs (STSD, the ablation)."""
-    alpha: float | None = None
-=======
-    """pair: each pair's own best checkpoint; overall: the overall best one teaches all pairs (STSD, the ablation)."""
     alpha: float | None = Field(None, ge=0, le=10**4)
->>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """Weight of the distillation. null: 2.0 if all pairs share one target language, else 0.6; profile released: 2.5
     (selective 1.2), else 0.6."""
     cap: float = Field(2.0, gt=0, le=10**4)

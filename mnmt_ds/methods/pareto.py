@@ -51,14 +51,10 @@ class ParetoSettings(Settings):
     for all pairs; lsmd: fixed ``weights``; vanilla: bi between students with one sampler."""
     alpha: float = Field(0.4, ge=0, le=1)
     """Weight of uni, bi and vanilla (the paper searches 0.2, 0.4, 0.6, 0.8)."""
-<<<<<<< HEAD
     fixed_start: Literal["at_once", "after_interval"] = "at_once"
     """bi and vanilla. at_once: alpha counts from the first update; after_interval: it is 0 until the weights are set
     after the first ``interval`` (paper 2, Algorithm 1; the papers' studies)."""
-    initial: float = 0.1
-=======
     initial: float = Field(0.1, ge=0, le=1)
->>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """First weight of auto and dynamic."""
     weights: Path | None = None
     """lsmd: the directory of an AUTO-PMD run (its last weights), or JSON {student: {pair: alpha}}."""
@@ -66,13 +62,8 @@ class ParetoSettings(Settings):
     """Validations from one adjustment of the weights to the next (released, uni: 3)."""
     interval_counts: Literal["past", "coming"] = "past"
     """past: the weights change after every ``interval``-th validation; coming: a validation earlier, that is, before
-<<<<<<< HEAD
     epochs 3, 6, 9 for 3 (released coming)."""
-    start_epoch: int = 1
-=======
-    epochs 3, 6, 9 for 3 (the released code; not set by ``profile``, whose older runs go on without it)."""
     start_epoch: int = Field(1, ge=1)
->>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """The epoch, counted from 1, in which distillation starts (released 5)."""
     tolerance_bits: float = Field(0.0, ge=0)
     """uni: dev losses that differ by less, in bits a token, count as equal, and both learn (released 0.05)."""

@@ -42,13 +42,8 @@ class ConditionSettings(Settings):
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes."""
     rows: dict[str, Keys] = Field(default_factory=dict)
-<<<<<<< HEAD
     """Keys of the recipe that single rows change in this condition, after the row's own: {row: {key: value}}."""
-    seeds: tuple[int, ...] | None = None
-=======
-    """Keys of the recipe that single rows change in this setting, after the row's own: {row: {key: value}}."""
     seeds: tuple[Seed, ...] | None = None
->>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """The seeds of rows that have none of their own; none: the study's."""
     baseline: str | None = None
     """The row that gains are over; none: the study's."""
@@ -62,17 +57,10 @@ class RowSettings(Settings):
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes. "{run.ROW}" in a value stands for that row's run of the same condition and
     seed (its first seed where it has not this one), which is then made first."""
-<<<<<<< HEAD
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     """Its seeds; none: the condition's, else the study's."""
     conditions: tuple[str, ...] | None = Field(None, validation_alias=AliasChoices("settings"))
     """The conditions that it is run in; none: all."""
-=======
-    seeds: tuple[Seed, ...] | None = None
-    """Its seeds; none: the setting's, else the study's."""
-    settings: tuple[str, ...] | None = None
-    """The settings that it is run in; none: all."""
->>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     per_pair: bool = False
     """One model a language pair, each a run of its own; together they are the row (BILINGUAL)."""
     times: float = Field(default=1.0, gt=0, le=10**6)
@@ -91,13 +79,8 @@ class StudySettings(Settings):
     recipe: Path | None = None
     """Base recipe of every row, from the study's folder."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
-<<<<<<< HEAD
     """Keys of the recipe that all rows change; a condition's, then a row's keys come after."""
-    seeds: tuple[int, ...] = (1,)
-=======
-    """Keys of the recipe that all rows change; a setting's, then a row's keys come after."""
     seeds: tuple[Seed, ...] = (1,)
->>>>>>> 475f4af (Every number of a recipe has its range; every fault of a recipe is listed; YAML that is read is bounded)
     """A run each."""
     cap: CapSettings = CapSettings()
     """The budget of every row."""

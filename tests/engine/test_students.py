@@ -361,7 +361,7 @@ def test_refused_before_training(tiny_corpus: Path, tmp_path: Path, capfd: pytes
     assert "one alone is what 'sampler'" in refused("students=[{sampler: {temperature: 1}}]")
     assert "names must differ" in refused("students=[{name: a}, {name: a}]")
     assert "leaves bs-en's trial set empty" in refused("method.trials.rho=0.01")
-    assert "initial must lie in [0, 1], not 1.5" in refused("method.initial=1.5")
+    assert "method.initial: must be at least 0 and at most 1, not 1.5" in refused("method.initial=1.5")
     other = tmp_path / "weights.json"
     other.write_text(json.dumps({name: {"ko-en": 0.1} for name in ("model_1", "model_2")}))
     assert "weights for other pairs" in refused("method.rule=lsmd", f"method.weights={other}")

@@ -94,7 +94,7 @@ def test_a_model_a_pair_and_who_needs_it(tmp_path: Path) -> None:
         ("conditions: [large]", "conditions: [huge]", "huge not among the study's (small, large)"),
         ("recipe: base.yaml", "recipe: basis.yaml", "basis.yaml: cannot be read"),
         ("baseline: plain", "baseline: plane", "'plane' is not a row; rows are student, plain, pairs, lssd"),
-        ("times: 2.5", "times: 0", "rows.pairs.times: Input should be greater than 0"),
+        ("times: 2.5", "times: 0", "rows.pairs.times: must be more than 0 and at most 1,000,000, not 0"),
         ("prepare: false", "after: ['report {run.plane}']", ":4: '{run.plane}': no such row; did you mean 'plain'?"),
         ("prepare: false", "after: ['report {run.lssd}']", ":4: '{run.lssd}' is not run in condition small"),
         ("prepare: false", "after: ['report \"']", ":4: 'report \"': No closing quotation"),

@@ -254,9 +254,9 @@ def facts(**changes: Any) -> RunFacts:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match="alpha"):
         ParetoSettings(rule="bi", alpha=1.2)
-    with pytest.raises(ValueError, match="rho is a share"):
+    with pytest.raises(ValueError, match="rho"):
         TrialSettings(rho=0.0)
     with pytest.raises(UserError, match="one student only; list two or more under 'students'"):
         check(ParetoSettings(), facts(students=["student"]))

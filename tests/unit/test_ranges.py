@@ -36,7 +36,7 @@ def test_the_walk_sees_what_it_should() -> None:
     names = {f"{kind.__name__}.{name}" for kind, name, _ in numeric_fields()}
     assert len(names) > 95
     assert {"TrainSettings.adam_betas", "DataSettings.max_train", "ByTaskSettings.weights", "MlmTask.ratio"} <= names
-    assert {"PartSettings.seeds", "LaunchSettings.ranks", "MultiUatSettings.passes", "TrialSettings.rho"} <= names
+    assert {"ConditionSettings.seeds", "LaunchSettings.ranks", "MultiUatSettings.passes", "TrialSettings.rho"} <= names
 
 
 @pytest.mark.parametrize(("kind", "name", "field"), numeric_fields(), ids=lambda value: getattr(value, "__name__", ""))
