@@ -78,21 +78,21 @@ def find_faults(
     Returns:
         The faults, each once.
     """
-    found: list[Fault] = []
+    faults: list[Fault] = []
     left_out: set[KeyPath] = set()
     for _ in range(MAX_ROUNDS):
         try:
             kind.model_validate(values)
             break
         except ValidationError as error:
-            faults = list(_explained(kind, error, where, path))
-        found += [fault for fault in faults if not _follows(fault, left_out)]
-        concerned = {keys for fault in faults for keys in fault.concerns} - left_out
+            new = list(_explained(kind, error, where, path))
+        faults += [fault for fault in new if not _follows(fault, left_out)]
+        concerned = {keys for fault in new for keys in fault.concerns} - left_out
         values = _without(values, concerned)
         left_out |= concerned
         if not concerned:
             break
-    return found
+    return faults
 
 
 def _follows(fault: Fault, left_out: Iterable[KeyPath]) -> bool:

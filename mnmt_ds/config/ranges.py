@@ -87,7 +87,7 @@ def number_ranges(annotation: Any, metadata: Iterable[Any] = ()) -> list[NumberR
         bounds = {type(part).__name__.lower(): getattr(part, type(part).__name__.lower())
                   for part in flat if isinstance(part, Ge | Gt | Le | Lt)}  # fmt: skip
         return [NumberRange(annotation, **bounds)]
-    return [found for argument in get_args(annotation) for found in number_ranges(argument, metadata)]
+    return [number for argument in get_args(annotation) for number in number_ranges(argument, metadata)]
 
 
 def ranges_of(field: FieldInfo) -> list[NumberRange]:

@@ -38,7 +38,7 @@ class Files(Settings):
     @field_validator("columns")
     @classmethod
     def _from_one(cls, value: tuple[int | str, int | str] | None) -> tuple[int | str, int | str] | None:
-        if any(isinstance(column, int) and column < 1 for column in value or ()):
+        if any(isinstance(name, int) and name < 1 for name in value or ()):
             raise ValueError("columns are numbered from 1")
         return value
 
