@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.config import parse_yaml
+from mnmt_ds.config.ranges import number_option
 from mnmt_ds.models.settings import ModelSettings
 
 SMALL_MODEL: dict[str, Any] = {"preset": "base", "d_model": 256, "ffn": 1024, "heads": 4}
@@ -29,8 +30,10 @@ def add_random_training(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the benchmark's parser.
     """
-    parser.add_argument("--max-tokens", type=int, default=512, help="padded tokens of a micro-batch")
-    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument(
+        "--max-tokens", type=number_option(int, ge=1), default=512, help="padded tokens of a micro-batch"
+    )
+    parser.add_argument("--vocabulary", type=number_option(int, ge=1), default=4000)
     parser.add_argument("--deepspeed", type=Path, default=Path("ds_configs/zero1.json"))
     shape = " ".join(f"{name}={value}" for name, value in SMALL_MODEL.items())
     parser.add_argument("model", nargs="*", metavar="a=b", help=f"model settings (default: {shape})")
@@ -44,7 +47,7 @@ def add_rounds(parser: argparse.ArgumentParser, default: int, what: str) -> None
         default: rounds where none are given; one more warms up.
         what: help text, such as "turns of each method".
     """
-    parser.add_argument("--rounds", type=int, default=default, help=f"{what} (default: {default})")
+    parser.add_argument("--rounds", type=number_option(int, ge=1), default=default, help=f"{what} (default: {default})")
 
 
 def add_output(parser: argparse.ArgumentParser, benchmark: str) -> None:

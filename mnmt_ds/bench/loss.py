@@ -31,6 +31,7 @@ from mnmt_ds.bench.loss_baselines import (
     teacher_entropy,
 )
 from mnmt_ds.bench.measuring import seconds_of, wait_for_device
+from mnmt_ds.config.ranges import number_option
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_json, write_text
 
@@ -51,15 +52,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the benchmark's parser.
     """
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048], help="tokens N (1024 to 16384)")
-    parser.add_argument("--width", type=int, nargs="+", default=[512], help="model width d")
-    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32000], help="vocabulary V")
+    parser.add_argument(
+        "--tokens", type=number_option(int, ge=1), nargs="+", default=[1024, 2048], help="tokens N (1024 to 16384)"
+    )
+    parser.add_argument("--width", type=number_option(int, ge=1), nargs="+", default=[512], help="model width d")
+    parser.add_argument("--vocabulary", type=number_option(int, ge=1), nargs="+", default=[32000], help="vocabulary V")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--peers", nargs="+", default=list(BASELINES), choices=list(BASELINES))
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in which every peer has its turn")
+    parser.add_argument(
+        "--rounds", type=number_option(int, ge=1), default=3, help="rounds in which every peer has its turn"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16", "float16"], help="default: by device")
-    parser.add_argument("--floor", type=float, default=None, help="TFLOP/s of the machine, for the share of the floor")
+    parser.add_argument(
+        "--floor",
+        type=number_option(float, gt=0),
+        default=None,
+        help="TFLOP/s of the machine, for the share of the floor",
+    )
     parser.add_argument("--results", type=Path, default=None, help="directory of the dated result file; default: none")
     parser.add_argument("--peak", metavar="PEER", help=argparse.SUPPRESS)  # a child that measures one peer's memory
 

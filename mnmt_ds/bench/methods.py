@@ -17,6 +17,7 @@ from typing import Any
 from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds
 from mnmt_ds.bench.measuring import peak_mib, peak_mib_in_child, rotated, seconds_of, set_threads
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.config.ranges import number_option
 
 HELP = "time a step and peak memory of every method, as ratios to plain training"
 INTRA_DISTILLATION = "{{name: intra_distillation, passes: {}, alpha: 5, base: {}}}"
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD",
                         help=f"which, of: {'; '.join(METHODS)} (default: all)")  # fmt: skip
     add_rounds(parser, 5, "turns of each method")
-    parser.add_argument("--updates", type=int, default=20, help="updates a turn (default: 20)")
+    parser.add_argument("--updates", type=number_option(int, ge=1), default=20, help="updates a turn (default: 20)")
     add_output(parser, "methods")
     parser.add_argument("--memory-of", choices=list(METHODS), help=argparse.SUPPRESS)
 

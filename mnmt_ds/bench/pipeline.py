@@ -23,6 +23,7 @@ from mnmt_ds.bench.measuring import set_threads
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.bench.ranks import measure_on_rank, rows_of_ranks
 from mnmt_ds.bench.stage_timing import StagePass, median_passes, record_passes, simulated_step
+from mnmt_ds.config.ranges import number_option
 
 if TYPE_CHECKING:  # imported when the benchmark runs: DeepSpeed takes seconds
     from torch import Tensor
@@ -39,8 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the benchmark's parser.
     """
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4], help="p (default: 1 2 4)")
-    parser.add_argument("--micro-batches", type=int, nargs="+", default=[4, 8, 16], help="m (default: 4 8 16)")
+    parser.add_argument(
+        "--stages", type=number_option(int, ge=1), nargs="+", default=[1, 2, 4], help="p (default: 1 2 4)"
+    )
+    parser.add_argument(
+        "--micro-batches", type=number_option(int, ge=1), nargs="+", default=[4, 8, 16], help="m (default: 4 8 16)"
+    )
     add_rounds(parser, 5, "steps that are timed, of which medians are reported")
     add_random_training(parser)
     add_output(parser, "pipeline")

@@ -19,6 +19,7 @@ from mnmt_ds.bench.measuring import rotated, set_threads, wait_for_device
 from mnmt_ds.bench.methods import TWO_STUDENTS
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.bench.ranks import measure_on_rank, rows_of_ranks
+from mnmt_ds.config.ranges import number_option
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.recipe import load_recipe
 
@@ -45,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the benchmark's parser.
     """
     add_recipe(parser, "launchers/recipes/gettext_plain.yaml")
-    parser.add_argument("--ranks", type=int, default=1, help="of a student alone (default: 1)")
+    parser.add_argument("--ranks", type=number_option(int, ge=1), default=1, help="of a student alone (default: 1)")
     add_rounds(parser, 3, "turns of each way")
-    parser.add_argument("--updates", type=int, default=60, help="updates a turn (default: 60)")
+    parser.add_argument("--updates", type=number_option(int, ge=1), default=60, help="updates a turn (default: 60)")
     add_output(parser, "placement")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     add_rank_result(parser)

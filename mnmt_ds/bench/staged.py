@@ -21,6 +21,7 @@ from mnmt_ds.bench.measuring import set_threads, wait_for_device
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.bench.ranks import measure_on_rank, rows_of_ranks
 from mnmt_ds.bench.stage_timing import StagePass, median_passes, record_passes, simulated_step
+from mnmt_ds.config.ranges import number_option
 
 if TYPE_CHECKING:  # imported when the benchmark runs: DeepSpeed takes seconds
     from mnmt_ds.batch import Batch
@@ -39,9 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the benchmark's parser.
     """
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4], help="p (default: 1 2 4)")
-    parser.add_argument("--batches", type=int, default=8, help="micro-batches of an update (default: 8)")
-    parser.add_argument("--pairs", type=int, default=4, help="pairs, each with its own teacher (default: 4)")
+    parser.add_argument(
+        "--stages", type=number_option(int, ge=1), nargs="+", default=[1, 2, 4], help="p (default: 1 2 4)"
+    )
+    parser.add_argument(
+        "--batches", type=number_option(int, ge=1), default=8, help="micro-batches of an update (default: 8)"
+    )
+    parser.add_argument(
+        "--pairs", type=number_option(int, ge=1), default=4, help="pairs, each with its own teacher (default: 4)"
+    )
     add_rounds(parser, 3, "turns of each way, of which medians are reported")
     add_random_training(parser)
     add_output(parser, "staged")

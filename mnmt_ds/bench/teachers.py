@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mnmt_ds.bench.arguments import add_output, add_random_training, add_rounds, model_settings
 from mnmt_ds.bench.measuring import seconds_of, set_threads, wait_for_device
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.config.ranges import number_option
 
 if TYPE_CHECKING:  # imported when the benchmark runs: DeepSpeed takes seconds
     from mnmt_ds.batch import Batch, MicroBatchContent
@@ -34,9 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the benchmark's parser.
     """
-    parser.add_argument("--pairs", type=int, nargs="+", default=[1, 8, 15], help="teachers (default: 1 8 15)")
+    parser.add_argument(
+        "--pairs", type=number_option(int, ge=1), nargs="+", default=[1, 8, 15], help="teachers (default: 1 8 15)"
+    )
     add_rounds(parser, 3, "turns of each way")
-    parser.add_argument("--batches", type=int, default=16, help="micro-batches a turn (default: 16)")
+    parser.add_argument(
+        "--batches", type=number_option(int, ge=1), default=16, help="micro-batches a turn (default: 16)"
+    )
     add_random_training(parser)
     add_output(parser, "teachers")
 

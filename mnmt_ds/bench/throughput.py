@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds
 from mnmt_ds.bench.measuring import peak_mib, peak_mib_in_child, rotated, seconds_of, set_threads
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.config.ranges import number_option
 
 if TYPE_CHECKING:  # imported when the benchmark runs: DeepSpeed takes seconds
     from mnmt_ds.batch import Batch
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add_recipe(parser, "launchers/recipes/bench.yaml")
     add_rounds(parser, 7, "turns of each trainer")
-    parser.add_argument("--updates", type=int, default=20, help="updates a turn (default: 20)")
+    parser.add_argument("--updates", type=number_option(int, ge=1), default=20, help="updates a turn (default: 20)")
     parser.add_argument("--skip-decoding", action="store_true", help="training alone")
     add_output(parser, "throughput")
     parser.add_argument("--memory-of", choices=TRAINERS, help=argparse.SUPPRESS)

@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import number_option
+
     parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, shown beside each other")
     parser.add_argument(
@@ -36,15 +38,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="best", help="best, best_<pair>, last… (default: %(default)s)")
     parser.add_argument("--task", choices=("translation", "cd"), default="translation", help="whose loss")
     parser.add_argument("--data", type=Path, help="prepared corpus (default: the recipe's)")
-    parser.add_argument("--batches", type=int, default=500, help="random batches a language (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=1024, help="padded tokens of a batch (default: %(default)s)")
     parser.add_argument(
-        "--top", type=float, default=0.1, help="share that counts as most sensitive (default: %(default)s)"
+        "--batches", type=number_option(int, ge=1), default=500, help="random batches a language (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=number_option(int, ge=1),
+        default=1024,
+        help="padded tokens of a batch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--top",
+        type=number_option(float, gt=0, lt=1),
+        default=0.1,
+        help="share that counts as most sensitive (default: %(default)s)",
     )
     parser.add_argument("--ratios", help="shares to prune, such as 0,0.2,0.4 (default: 0 to 0.8 by 0.1)")
     parser.add_argument("--split", default="test", help="prune: dev or test (default: %(default)s)")
-    parser.add_argument("--beam", type=int, default=5, help="prune: beam size (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the batches (default: %(default)s)")
+    parser.add_argument(
+        "--beam", type=number_option(int, ge=1, le=1000), default=5, help="prune: beam size (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=number_option(int, ge=0), default=1, help="of the batches (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

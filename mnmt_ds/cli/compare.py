@@ -18,16 +18,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import setting_option
+    from mnmt_ds.evaluation.scores import ScoreSettings
+
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories; the first is the baseline")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--checkpoint", default="best", help="whose evaluation is shown (default: %(default)s)")
     parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
     parser.add_argument(
-        "--high", type=int, help="training pairs of a high-resource pair, at least (default: as evaluated)"
+        "--high",
+        type=setting_option(ScoreSettings, "high"),
+        help="training pairs of a high-resource pair, at least (default: as evaluated)",
     )
-    parser.add_argument("--very-low", type=int, help="training pairs of very low ones, below (default: as evaluated)")
+    parser.add_argument(
+        "--very-low",
+        type=setting_option(ScoreSettings, "very_low"),
+        help="training pairs of very low ones, below (default: as evaluated)",
+    )
     parser.add_argument("--title", default="Runs compared", help="heading of the page")
-    parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument(
+        "--samples",
+        type=setting_option(ScoreSettings, "samples"),
+        default=1000,
+        help="bootstrap resamples (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import setting_option
     from mnmt_ds.evaluation.scores import TOKENIZERS, ScoreSettings
 
     default = ScoreSettings()
@@ -28,13 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizers", default=",".join(default.tokenizers),
                         help=f"BLEU tokenizers, the first is the main one: {', '.join(TOKENIZERS)}")  # fmt: skip
     parser.add_argument(
-        "--high", type=int, default=default.high, help="training pairs of a high-resource pair, at least"
+        "--high",
+        type=setting_option(ScoreSettings, "high"),
+        default=default.high,
+        help="training pairs of a high-resource pair, at least",
     )
-    parser.add_argument("--very-low", type=int, default=default.very_low, help="training pairs of very low ones, below")
     parser.add_argument(
-        "--samples", type=int, default=default.samples, help="bootstrap resamples (default: %(default)s)"
+        "--very-low",
+        type=setting_option(ScoreSettings, "very_low"),
+        default=default.very_low,
+        help="training pairs of very low ones, below",
     )
-    parser.add_argument("--seed", type=int, default=default.seed, help="of the resamples (default: %(default)s)")
+    parser.add_argument(
+        "--samples",
+        type=setting_option(ScoreSettings, "samples"),
+        default=default.samples,
+        help="bootstrap resamples (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=setting_option(ScoreSettings, "seed"),
+        default=default.seed,
+        help="of the resamples (default: %(default)s)",
+    )
     parser.add_argument("--fresh", action="store_true", help="translate anew even where nothing changed")
     add_search_arguments(parser)
 

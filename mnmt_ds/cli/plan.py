@@ -13,12 +13,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import number_option
+
     parser.add_argument("recipe", type=Path, help="YAML recipe; its corpus must be prepared")
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument(
-        "--devices", type=int, metavar="N", help="ranks, one a device (default: as few as the recipe allows)"
+        "--devices",
+        type=number_option(int, ge=1, le=1_000_000),
+        metavar="N",
+        help="ranks, one a device (default: as few as the recipe allows)",
     )
-    parser.add_argument("--memory", type=float, metavar="GB", help="GB (1e9 bytes) of a device: list layouts that fit")
+    parser.add_argument(
+        "--memory",
+        type=number_option(float, gt=0),
+        metavar="GB",
+        help="GB (1e9 bytes) of a device: list layouts that fit",
+    )
     parser.add_argument("--gpu", action="store_true", help="plan for GPUs, also on a machine without one")
     parser.add_argument("--no-probe", action="store_true", help="do not measure the process's own memory")
     parser.add_argument("--calibrate", action="store_true", help="train ten updates on one rank to predict hours")

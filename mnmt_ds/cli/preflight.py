@@ -12,11 +12,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import number_option
+
     parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("-H", "--hostfile", type=Path, help="lines HOST slots=N; default: this node alone")
     parser.add_argument("--launcher", default="pdsh", help="slurm: reach nodes by srun; otherwise by ssh")
-    parser.add_argument("--ssh-port", "--ssh_port", type=int, help="default: ssh's own")
+    parser.add_argument("--ssh-port", "--ssh_port", type=number_option(int, ge=1, le=65_535), help="default: ssh's own")
     parser.add_argument("--rehash", action="store_true", help="read all prepared data again and compare its hashes")
     parser.add_argument("--node", metavar="TOKEN", help=argparse.SUPPRESS)
 

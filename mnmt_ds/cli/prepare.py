@@ -12,9 +12,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import number_option
+
     parser.add_argument("recipe", type=Path, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
-    parser.add_argument("--processes", type=int, help="worker processes (default: one for each processor)")
+    parser.add_argument(
+        "--processes", type=number_option(int, ge=1, le=4096), help="worker processes (default: one for each processor)"
+    )
     parser.add_argument("--fresh", action="store_true", help="redo everything, also what did not change")
 
 

@@ -30,13 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import number_option
+
     parser.add_argument("study", type=Path, help="YAML file of the study")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="recipe settings for all runs, after the rows'"
     )
-    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
-    parser.add_argument("--max-epochs", type=int, metavar="N", help="the cap of every row, instead of the study's")
-    parser.add_argument("--max-updates", type=int, metavar="N", help="the same in updates")
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=number_option(int, ge=1),
+        default=1,
+        metavar="N",
+        help="runs at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-epochs", type=number_option(int, ge=1), metavar="N", help="the cap of every row, instead of the study's"
+    )
+    parser.add_argument("--max-updates", type=number_option(int, ge=0), metavar="N", help="the same in updates")
     parser.add_argument("--seeds", help="1,2,3: of every row (default: as the study says)")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, and what they need")
     parser.add_argument("--conditions", nargs="+", metavar="NAME", help="these of the study's conditions alone")
@@ -65,8 +76,6 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.study.report import missing_runs, write_report
     from mnmt_ds.study.scheduler import is_complete, run_all
 
-    if args.jobs < 1:
-        raise UserError("--jobs: at least 1")
     study = read_study(args.study, _study_overrides(args), args.overrides)
     entries = select_entries(study, args.only, args.conditions)
     if args.dry_run:

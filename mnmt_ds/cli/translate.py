@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import number_option
+
     parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument(
         "files", type=Path, nargs="*", default=[], help="UTF-8 text, one sentence a line (default: standard input)"
@@ -38,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pair", required=True, help="source-target, such as bs-en")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     parser.add_argument(
-        "--nbest", type=int, default=0, metavar="N", help="write N hypotheses as 'line ||| text ||| score'"
+        "--nbest",
+        type=number_option(int, ge=0),
+        default=0,
+        metavar="N",
+        help="write N hypotheses as 'line ||| text ||| score'",
     )
     add_search_arguments(parser)
 
@@ -49,17 +55,35 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
+    from mnmt_ds.config.ranges import number_option, setting_option
     from mnmt_ds.decoding.beam_search import SearchSettings
 
     default = SearchSettings()
-    parser.add_argument("--beam", type=int, default=default.beam, help="hypotheses kept (default: %(default)s)")
-    parser.add_argument("--length-penalty", type=float, default=default.length_penalty, help="default: %(default)s")
+    parser.add_argument(
+        "--beam",
+        type=setting_option(SearchSettings, "beam"),
+        default=default.beam,
+        help="hypotheses kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--length-penalty",
+        type=setting_option(SearchSettings, "length_penalty"),
+        default=default.length_penalty,
+        help="default: %(default)s",
+    )
     parser.add_argument("--patient", action="store_true", help="search on until no running hypothesis looks better")
     parser.add_argument("--ban-unknown", action="store_true", help='never generate the unknown piece, written " ⁇ "')
     parser.add_argument(
-        "--batch-tokens", type=int, default=1024, help="padded source tokens a batch (default: %(default)s)"
+        "--batch-tokens",
+        type=number_option(int, ge=1),
+        default=1024,
+        help="padded source tokens a batch (default: %(default)s)",
     )
-    parser.add_argument("--jobs", type=int, help="processes on a CPU (default: by the number of sentences)")
+    parser.add_argument(
+        "--jobs",
+        type=number_option(int, ge=1, le=4096),
+        help="processes on a CPU (default: by the number of sentences)",
+    )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one"
     )
@@ -107,15 +131,9 @@ def search_settings(args: argparse.Namespace) -> "SearchSettings":
 
     Returns:
         The settings.
-
-    Raises:
-        UserError: when a number is too small.
     """
     from mnmt_ds.decoding.beam_search import SearchSettings
-    from mnmt_ds.errors import UserError
 
-    if args.beam < 1 or args.batch_tokens < 1:
-        raise UserError(f"--beam {args.beam} --batch-tokens {args.batch_tokens}: must be at least 1")
     return SearchSettings(
         beam=args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient,
         ban_unknown=args.ban_unknown,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from mnmt_ds.config.faults import Fault, KeyPath, find_faults, in_order
+from mnmt_ds.config.paths import expanded
 from mnmt_ds.config.settings import Settings, merged
 from mnmt_ds.config.yaml_values import MAX_CHARACTERS, format_document, parse_yaml, read_yaml
 from mnmt_ds.errors import UserError
@@ -103,7 +104,10 @@ def _read(path: Path, where: dict[KeyPath, str], seen: tuple[Path, ...], faults:
     base = values.pop("extends", None)
     if base is None:
         return values
-    base_path = path.parent / str(base)
+    try:
+        base_path = path.parent / str(expanded(base))
+    except ValueError as error:
+        raise UserError(f"{where['extends',]}: extends: {error}") from None
     if not os.path.exists(base_path):  # false for any name that cannot be one
         raise UserError(f"{where['extends',]}: extends: {base}: no such file; give its path as seen from this recipe")
     inherited: dict[KeyPath, str] = {}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mnmt_ds.config import Settings
+from mnmt_ds.config import PathText, Settings
 from mnmt_ds.data.language_pairs import is_pair, reverse_pair, split_pair
 from mnmt_ds.data.readers.registry import READERS, describe_formats, formats_with_target_path
 
@@ -21,9 +21,9 @@ class Files(Settings):
     example = {"format": "tsv", "path": "corpora/{pair}.tsv"}  # noqa: RUF012 (a class variable of the base)
 
     format: Format = Field(description=f"{describe_formats()}.")
-    path: str = ""
+    path: PathText = ""
     """File or directory; with moses the source side. .gz, .xz and .zst are read as they are."""
-    target_path: str = ""
+    target_path: PathText = ""
     """With moses: the file of the target side."""
     columns: tuple[int | str, int | str] | None = None
     """Source and target column: numbers from 1 in a TSV without header (default 1, 2), names in a TED file or a
@@ -142,7 +142,7 @@ class TokenizerSettings(Settings):
 class DataSettings(Settings):
     """Everything that ``mnmt-ds prepare`` needs; paths are relative to the working directory."""
 
-    directory: str = "data"
+    directory: PathText = "data"
     """Where the prepared corpus is."""
     pairs: tuple[str, ...] = Field(examples=[["bs-en", "mr-en"]])
     """Language pairs, source-target: a list, or "bs-en,mr-en"."""
@@ -156,7 +156,7 @@ class DataSettings(Settings):
         default_factory=dict, examples=[{"en": [{"format": "text", "path": "corpora/en.txt"}]}]
     )
     """Text in one language, by language."""
-    catalogs: tuple[str, ...] = ("/usr/share/locale", "/usr/share/locale-langpack", "/usr/local/share/locale")
+    catalogs: tuple[PathText, ...] = ("/usr/share/locale", "/usr/share/locale-langpack", "/usr/local/share/locale")
     """Where gettext looks for LANGUAGE/LC_MESSAGES/*.mo."""
     min_catalog_pairs: int = Field(300, ge=0)
     """With source auto: a pair with fewer clean sentence pairs from catalogs makes every pair fall back to cldr."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mnmt_ds.config import Settings, load
+from mnmt_ds.config import FilePath, Settings, load
 from mnmt_ds.data.denoising import DenoisingSettings, with_released_tasks
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
@@ -47,7 +47,7 @@ class Recipe(Settings):
 
     name: str = "run"
     """Name of the run in pictures and on dashboards."""
-    directory: Path = Path("runs/run")
+    directory: FilePath = Path("runs/run")
     """Where the run is written."""
     profile: Literal["paper", "released"] = "paper"
     """paper: the equations; released: what the authors' code does, wherever a setting is not given."""
@@ -80,7 +80,7 @@ class Recipe(Settings):
     """The vocabulary over several ranks; none: every rank holds all words."""
     validation: ValidationSettings = ValidationSettings()
     """Dev losses and checkpoint selection."""
-    deepspeed: Path = Path("ds_configs/zero1.json")
+    deepspeed: FilePath = Path("ds_configs/zero1.json")
     """DeepSpeed's own JSON; "auto" values are filled from this recipe."""
     tracking: TrackingSettings = TrackingSettings()
     """Logs and wandb."""

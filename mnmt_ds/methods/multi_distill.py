@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.config import Settings
+from mnmt_ds.config import FilePath, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.entry import MethodEntry, RunFacts
@@ -23,7 +23,7 @@ class MultiDistillSettings(Settings):
 
     name: Literal["multi_distill"] = "multi_distill"
     """The method's name."""
-    experts: dict[str, Path] | Path = Field({}, examples=[{"bs-en": "runs/expert-bs-en/best"}])
+    experts: dict[str, FilePath] | FilePath = Field({}, examples=[{"bs-en": "runs/expert-bs-en/best"}])
     """A model directory (such as another run's best) for every pair; same tokenizer and shape as the student. Or one
     run (such as a study's bilingual row), whose best_<pair> are the experts."""
     alpha: float = Field(0.9, ge=0, le=1)

@@ -7,13 +7,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.config import Settings
+from mnmt_ds.config import FilePath, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.alpha_rules import (
@@ -56,7 +55,7 @@ class ParetoSettings(Settings):
     after the first ``interval`` (paper 2, Algorithm 1; the papers' studies)."""
     initial: float = Field(0.1, ge=0, le=1)
     """First weight of auto and dynamic."""
-    weights: Path | None = None
+    weights: FilePath | None = None
     """lsmd: the directory of an AUTO-PMD run (its last weights), or JSON {student: {pair: alpha}}."""
     interval: int = Field(1, ge=1)
     """Validations from one adjustment of the weights to the next (released, uni: 3)."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mnmt_ds import metric_keys
-from mnmt_ds.config import Settings
+from mnmt_ds.config import FilePath, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.run_files import METRICS
 from mnmt_ds.samplers.sampler import Distribution, Losses, Sampler, SamplerEntry, SamplerMemory
@@ -29,7 +29,7 @@ class ChiIbrSettings(Settings):
     """chi_ibr: iterated best response in a chi-square ball."""
     temperature: float = Field(default=1.0, ge=0.05)
     """T of the shares around which the ball lies, p proportional to n^(1/T) (the paper's: 1)."""
-    baseline: Path = Field(examples=["runs/plain"])
+    baseline: FilePath = Field(examples=["runs/plain"])
     """Training losses of a converged plain run: its directory, or JSON {pair: loss}."""
     rho: float = Field(default=0.05, gt=0)
     """Size of the ball: 1/2 sum_l p_l (q_l / p_l - 1)^2."""

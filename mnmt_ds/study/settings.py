@@ -1,11 +1,10 @@
 """Settings of a study: its rows, and what all of them share."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
-from mnmt_ds.config import Settings
+from mnmt_ds.config import FilePath, Settings
 
 Keys = dict[str, Any]
 """{dotted key of the recipe: value that replaces the recipe's}, as ``a.b=c`` on a command line."""
@@ -21,7 +20,7 @@ class LaunchSettings(Settings):
     """Processes of a run; several start through the deepspeed launcher, one starts by itself."""
     threads: int = Field(default=1, ge=1, le=4096)
     """CPU threads of each (OMP_NUM_THREADS)."""
-    hostfile: Path | None = None
+    hostfile: FilePath | None = None
     """DeepSpeed's hostfile, for runs over several nodes; ``ranks`` is then processes a node."""
 
 
@@ -37,7 +36,7 @@ class CapSettings(Settings):
 class ConditionSettings(Settings):
     """One of the study's ``conditions``, in which every row is run: a corpus, a direction, a dropout."""
 
-    recipe: Path | None = None
+    recipe: FilePath | None = None
     """Its base recipe; none: the study's."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes."""
@@ -52,7 +51,7 @@ class ConditionSettings(Settings):
 class RowSettings(Settings):
     """A row of the tables: one way to train, in every condition and with every seed."""
 
-    recipe: Path | None = None
+    recipe: FilePath | None = None
     """Its base recipe, from the study's folder; none: the condition's, else the study's."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes. "{run.ROW}" in a value stands for that row's run of the same condition and
@@ -74,9 +73,9 @@ class StudySettings(Settings):
 
     title: str = "Study"
     """Heading of the report."""
-    directory: Path = Field(examples=["runs/study"])
+    directory: FilePath = Field(examples=["runs/study"])
     """Where runs and report are written; paths are relative to the working directory."""
-    recipe: Path | None = None
+    recipe: FilePath | None = None
     """Base recipe of every row, from the study's folder."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that all rows change; a condition's, then a row's keys come after."""

@@ -1,11 +1,10 @@
 """Settings of frozen teachers: where their weights and their cached states are; the same for every method."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mnmt_ds.config import Settings
+from mnmt_ds.config import FilePath, Settings
 
 
 class TeacherSettings(Settings):
@@ -29,7 +28,7 @@ class TeacherSettings(Settings):
     """Type of cached states. half: float16; fp8: 8 bits with a scale for each token."""
     memory_gib: float = Field(4.0, ge=0, le=10**6)
     """CPU memory a rank may use for cached states, in GiB; of a pipeline, a rank of the last stage."""
-    disk: Path | None = None
+    disk: FilePath | None = None
     """Directory on each node's own disk for what memory does not hold; null: no disk."""
     disk_gib: float = Field(64.0, ge=0, le=10**6)
     """Disk space a rank may use for cached states, in GiB."""

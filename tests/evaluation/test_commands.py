@@ -81,7 +81,6 @@ def test_translate_files_to_a_file(run: Path, tmp_path: Path, capfd: pytest.Capt
             "/no/file: no such file; give text files, or nothing for standard input",
         ),
         (["--pair", "bs-en", "--nbest", "9"], b"", "--nbest 9: a beam of 5 has no more hypotheses; raise --beam"),
-        (["--pair", "bs-en", "--beam", "0"], b"", "--beam 0 --batch-tokens 1024: must be at least 1"),
     ],
 )
 def test_translate_mistakes(

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from mnmt_ds.config import dump, load, parse_yaml
+from mnmt_ds.config.sections import sections
 from mnmt_ds.engine.recipe import Recipe, resolved_method, students_of
 from mnmt_ds.engine.settings import TrainSettings
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods.registry import all_sections
+from mnmt_ds.study.settings import StudySettings
 from mnmt_ds.tracking import TrackingSettings
 
 DATA = "data:\n  pairs: [bs-en]\n"
@@ -340,3 +342,37 @@ def test_micro_batches_of_an_update(given: dict[str, int], expected: tuple[int |
     assert (made.gradient_accumulation_steps, made.batches_per_update) == expected
     with pytest.raises(ValueError, match="not both"):
         TrainSettings(gradient_accumulation_steps=2, batches_per_update=4)
+
+
+def test_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPORA", "/corpora")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("SCRATCH", raising=False)
+    monkeypatch.setenv("BASE", str(tmp_path))
+    (tmp_path / "base.yaml").write_text("data: {directory: ~/data, catalogs: [$CORPORA/mo]}\n")
+    corpora = "corpora: {'*': {train: [{format: tsv, path: '${CORPORA}/{pair}.tsv'}]}}"
+    (tmp_path / "r.yaml").write_text(f"extends: $BASE/base.yaml\ndata: {{pairs: [bs-en], {corpora}}}\n")
+    made = load(Recipe, tmp_path / "r.yaml", ["directory=~/runs/a", "deepspeed=$CORPORA/z.json"])
+    assert (made.directory, made.deepspeed) == (Path("/home/me/runs/a"), Path("/corpora/z.json"))
+    assert (made.data.directory, made.data.catalogs) == ("/home/me/data", ("/corpora/mo",))
+    assert made.data.files_of("bs-en").train[0].path == "/corpora/{pair}.tsv"
+    assert load(Recipe, None, ["data={pairs: [bs-en]}", "directory=a~b"]).directory == Path("a~b")
+    assert fault(
+        tmp_path, DATA + "directory: $SCRATCH/run\nmethod: {name: pareto, rule: lsmd, weights: ~nobody-x/w}\n"
+    ) == (
+        "recipe.yaml:3: directory: $SCRATCH is not set in the environment; export it, or write the path out"
+        " (got '$SCRATCH/run')\nrecipe.yaml:4: method.weights: there is no home directory for '~nobody-x'; write the"
+        " path out (got '~nobody-x/w')"
+    )
+    assert "recipe.yaml:3: extends: $SCRATCH is not set" in fault(tmp_path, DATA + "extends: $SCRATCH/b.yaml\n")
+    (tmp_path / "$SCRATCH").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load(Recipe, None, ["data={pairs: [bs-en]}", "directory=$SCRATCH"]).directory == Path("$SCRATCH")
+
+
+def test_every_path_is_one_that_is_expanded() -> None:
+    names = re.compile(r"(^|_)(path|directory|disk|hostfile|recipe|catalogs)$")
+    for kind in {section.kind for root in (Recipe, StudySettings) for section in sections(root)}:
+        for name, field in kind.model_fields.items():
+            if "Path" in str(field.annotation) or names.search(name):
+                assert "expanded" in f"{field.annotation}{field.metadata}", f"{kind.__name__}.{name}: take FilePath"

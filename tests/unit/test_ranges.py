@@ -1,5 +1,6 @@
 """Every number of every settings class has a range, and what lies outside is refused in one line."""
 
+import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from mnmt_ds.analysis.analyses import AnalysisSettings
+from mnmt_ds.cli.main import make_parser
 from mnmt_ds.config import load
 from mnmt_ds.config.ranges import NumberRange, number_option, range_text, ranges_of, setting_option
 from mnmt_ds.config.sections import example_of, sections
@@ -69,8 +71,6 @@ def wrong_values(allowed: NumberRange) -> list[Any]:
 
 
 def number_option_refuses(allowed: NumberRange, bad: Any) -> bool:
-    import argparse
-
     with pytest.raises(argparse.ArgumentTypeError, match="must be "):
         number_option(**allowed._asdict())(str(bad))
     return True
@@ -99,12 +99,45 @@ def test_options_of_settings_have_their_range() -> None:
 def test_numbers_inside_values_are_found() -> None:
     beta = ranges_of(sections(Recipe)[0].kind.model_fields["train"].annotation.model_fields["adam_betas"])  # type: ignore[union-attr]
     assert beta == [NumberRange(float, ge=0, lt=1)] * 2
-    assert range_text(TrackingLike.model_fields["every"], below=10) == "at least 1"
+    assert range_text(SearchSettings.model_fields["beam"], below=10) == "at least 1"
 
 
-class TrackingLike(Settings):
-    """A class with an upper bound that only catches slips."""
+def test_every_option_that_is_a_number_has_a_range() -> None:
+    bare = [
+        (command, action.dest)
+        for command, parser in parsers(make_parser(), "")
+        for action in parser._actions
+        if action.type in (int, float) and action.dest != "local_rank"  # what launchers give
+    ]
+    assert not bare
 
-    from pydantic import Field
 
-    every: int = Field(5, ge=1, le=1000)
+def parsers(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for choice, sub in action.choices.items():
+                if isinstance(sub, argparse.ArgumentParser):
+                    yield from parsers(sub, f"{name} {choice}")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("translate m --pair a-b --beam 0", "--beam: must be at least 1 and at most 1,000, not 0"),
+        (
+            "translate m --pair a-b --length-penalty nan",
+            "--length-penalty: must be at least -10 and at most 10",
+        ),
+        ("translate m --pair a-b --jobs -1", "--jobs: must be at least 1 and at most 4,096, not -1"),
+        ("evaluate r --seed -1", "--seed: must be at least 0, not -1"),
+        ("compare r --samples 1.5", "--samples: must be a whole number, not '1.5'"),
+        ("plan r --memory inf", "--memory: must be more than 0, not inf"),
+        ("bench loss --rounds 0", "--rounds: must be at least 1, not 0"),
+    ],
+)
+def test_options_out_of_range(capsys: pytest.CaptureFixture[str], words: str, expected: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        make_parser(words.split()[0]).parse_args(words.split())
+    assert stopped.value.code == 2
+    assert expected in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""Paths in settings: ``~`` and ``$VARIABLES`` in them are expanded when a recipe is read."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w*)\})")
+
+
+def expanded(value: Any) -> Any:
+    """Expands ``~``, ``~user``, ``$NAME`` and ``${NAME}`` as a shell does.
+
+    A path that exists as it is written stays as it is. The result names no variable, so it means the same when a
+    run's own copy of its recipe is read again.
+
+    Args:
+        value: a path; what is none is given back, for pydantic to refuse.
+
+    Returns:
+        The path, as text.
+
+    Raises:
+        ValueError: names a variable that is not set, or a user that there is not.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not ("$" in value or value.startswith("~")) or os.path.exists(value):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            raise ValueError(f"${name} is not set in the environment; export it, or write the path out")
+        return os.environ[name]
+
+    path = os.path.expanduser(VARIABLE.sub(variable, value))
+    if path.startswith("~"):
+        raise ValueError(f"there is no home directory for '{path.split('/')[0]}'; write the path out")
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(expanded)]
+"""A path in a recipe."""
+PathText = Annotated[str, BeforeValidator(expanded)]
+"""A path in a recipe that may hold placeholders, or that stays text."""
