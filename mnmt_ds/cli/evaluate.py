@@ -84,6 +84,7 @@ def evaluate_model(args: argparse.Namespace) -> None:
         UserError: when there is no such run, checkpoint or corpus.
     """
     from mnmt_ds.data.worker_pool import Progress
+    from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.evaluation import report as reports
     from mnmt_ds.evaluation.scores import ScoreSettings
 
@@ -93,11 +94,15 @@ def evaluate_model(args: argparse.Namespace) -> None:
         seed=args.seed,
     )  # fmt: skip
     directory = _checkpoint(args.directory, args.checkpoint)
-    if args.against is not None:
-        _check_other_report(args)
+    other = _other_report(args) if args.against is not None else None
     translator = open_model(args, directory, args.data)
     corpus = reports.open_evaluation_corpus(args.directory, args.data, translator)
     pairs = args.pairs.split(",") if args.pairs else list(translator.description["pairs"])
+    for pair in pairs:
+        warn_untrained_pair(translator, pair)
+    if other is not None:
+        planned = {**reports.decoding_facts(search, translator), "pairs": {}}
+        reports.check_translated_alike(planned, other, pairs, _other_path(args))
     sentences = sum(len(corpus.split(pair, args.split)) for pair in pairs)
     path = reports.report_path(args.directory, args.checkpoint, args.split)
     if args.fresh:
@@ -127,17 +132,21 @@ def table(report: dict[str, Any], path: Path) -> str:
         Lines: a table of the pairs, signatures, speed, and where the report is.
     """
     against = report.get("against", {}).get("bleu", {})
-    head = f"{'pair':<12}{'train':>10}{'sentences':>11}{'BLEU':>8}{'chrF':>8}"
+    head = f"{'pair':<12}{'train':>10}{'sentences':>11}{'BLEU':>8}{'ceiling':>9}{'chrF':>8}"
     lines = [head + (f"   BLEU - {report['against']['run']}" if against else "")]
     rows = [(pair, facts["train_sentences"], facts["sentences"], facts) for pair, facts in report["pairs"].items()]
     rows.sort(key=lambda row: row[1])
     total = sum(row[2] for row in rows)
     for name, size, count, facts in [*rows, ("macro", sum(row[1] for row in rows), total, report["macro"])]:
-        line = f"{name:<12}{size:>10,}{count:>11,}{facts['bleu']:>8.2f}{facts['chrf']:>8.2f}"
+        line = (
+            f"{name:<12}{size:>10,}{count:>11,}{facts['bleu']:>8.2f}{facts['bleu_ceiling']:>9.2f}{facts['chrf']:>8.2f}"
+        )
         lines.append(line + (f"   {difference_text(against[name])}" if name in against else ""))
+    if missing := [pair for pair in report["pairs"] if against and pair not in against]:
+        lines.append(f"the difference of macro is without {', '.join(missing)}, which the other run does not have")
     if len(report["classes"]) > 1:
         for name, facts in report["classes"].items():
-            lines.append(f"{name + ' resource':<33}{facts['bleu']:>8.2f}{facts['chrf']:>8.2f}")
+            lines.append(f"{name + ' resource':<33}{facts['bleu']:>8.2f}{'':>9}{facts['chrf']:>8.2f}")
     signatures = {
         facts[f"{metric}_signature"]: metric for metric in ("bleu", "chrf") for facts in report["pairs"].values()
     }
@@ -173,11 +182,19 @@ def _checkpoint(run: Path, name: str) -> Path:
     return run / name
 
 
-def _check_other_report(args: argparse.Namespace) -> None:
-    """UserError where the other run is not evaluated yet: before anything is translated here."""
-    from mnmt_ds.errors import UserError
+def _other_path(args: argparse.Namespace) -> Path:
+    """Where the scores of the other run are."""
     from mnmt_ds.evaluation.report import report_path
 
-    path = report_path(args.against, args.against_checkpoint or args.checkpoint, args.split)
+    return report_path(args.against, args.against_checkpoint or args.checkpoint, args.split)
+
+
+def _other_report(args: argparse.Namespace) -> dict[str, Any]:
+    """The other run's report; UserError where it is not evaluated yet: before anything is translated here."""
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.report import read_report
+
+    path = _other_path(args)
     if not path.exists():
         raise UserError(f"{path}: not evaluated yet; run mnmt-ds evaluate {args.against} --split {args.split} first")
+    return read_report(path)

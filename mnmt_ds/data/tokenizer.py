@@ -137,6 +137,21 @@ class Tokenizer:
             return str(self._models[JOINT].decode(piece_ids))
         return "".join(" ⁇ " if i == UNK else self._pieces[i] for i in piece_ids).replace("▁", " ").strip()
 
+    def round_trip(self, texts: Sequence[str], lang: str, without_unknown: bool = False) -> list[str]:
+        """Encodes sentences and decodes them again: the best that a model of these pieces could write.
+
+        Args:
+            texts: the sentences.
+            lang: their language.
+            without_unknown: unknown pieces are left out, not written " ⁇ ".
+
+        Returns:
+            What comes back.
+        """
+        return [
+            self.decode(i for i in ids if not (without_unknown and i == UNK)) for ids in self.encode_many(texts, lang)
+        ]
+
     def piece(self, id_: int) -> str:
         """Looks up the symbol of an id.
 

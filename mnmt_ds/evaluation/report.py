@@ -4,7 +4,9 @@
 ``<pair>.src``, ``<pair>.hyp`` and ``<pair>.ref``, one sentence a line.
 """
 
+import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +19,16 @@ from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
+from mnmt_ds.evaluation.comparability import unlike_translations
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
+from mnmt_ds.evaluation.tokenised_text import tokenised_lines
 from mnmt_ds.files import write_json
 from mnmt_ds.run_files import RECIPE, data_directory
 
+LOG = logging.getLogger(__name__)
+INSENSITIVE = ("none", "char")
+"""BLEU tokenizers to which it is all the same whether the text is tokenised."""
 Texts = dict[str, list[str]]
 """Lines by language pair."""
 
@@ -64,6 +71,12 @@ def open_evaluation_corpus(run: Path, given: Path | None, translator: Translator
             f"{directory}: its tokenizer ({corpus.tokenizer.hash[:12]}) is not the model's ({wanted[:12]});"
             " give the corpus that the model was trained on"
         )
+    trained_on = translator.description.get("data_hash", corpus.hash)
+    if trained_on != corpus.hash:
+        LOG.warning(
+            "%s: not the text that %s was trained on (%s, not %s), though of the same tokenizer: the model may have"
+            " been trained on sentences of this test set", directory, run, corpus.hash[:12], trained_on[:12]
+        )  # fmt: skip
     return corpus
 
 
@@ -96,8 +109,7 @@ def evaluate(
         "model": translator.description.get("sha256"),
         "update": translator.description.get("update"),
         "data_hash": corpus.hash,
-        "search": task.search.model_dump(mode="json"),
-        "dtype": str(translator.model.embedding.weight.dtype).removeprefix("torch."),
+        **decoding_facts(task.search, translator),
     }
     report: dict[str, Any] = {"checkpoint": task.checkpoint, "split": task.split, **identity, "seconds": 0.0}
     path = report_path(task.run, task.checkpoint, task.split)
@@ -116,9 +128,9 @@ def evaluate(
         progress(sum(map(len, hypotheses.values())))
     report["tokenizer_hash"] = corpus.tokenizer.hash
     report["pairs"] = {
-        pair: score_report_of_pair(hypotheses[pair], texts[pair][1], pair, corpus, task.score) for pair in task.pairs
+        pair: score_report_of_pair(hypotheses[pair], texts[pair], pair, corpus, task) for pair in task.pairs
     }
-    report["macro"] = scores.macro_averages(report["pairs"])
+    report["macro"] = scores.macro_averages(report["pairs"], scores.AVERAGED)
     report["classes"] = scores.class_averages(report["pairs"])
     report["score"] = task.score.model_dump(mode="json")
     for old in path.with_suffix("").glob("*"):
@@ -127,27 +139,98 @@ def evaluate(
     write_lines(path.with_suffix(""), "ref", {pair: text[1] for pair, text in texts.items()})
     write_lines(path.with_suffix(""), "hyp", hypotheses)
     write_report(path, report)
+    for line in text_warnings(report, path):
+        LOG.warning("%s", line)
     return report
 
 
+def decoding_facts(search: SearchSettings, translator: Translator) -> dict[str, Any]:
+    """Says how a model's translations are made, as it stands in a report.
+
+    Args:
+        search: beam, length penalty and limits.
+        translator: the model.
+
+    Returns:
+        ``search`` and ``dtype``.
+    """
+    dtype = str(translator.model.embedding.weight.dtype).removeprefix("torch.")
+    return {"search": search.model_dump(mode="json"), "dtype": dtype}
+
+
+def text_warnings(report: Mapping[str, Any], path: Path) -> list[str]:
+    """Says which texts of an evaluation make its scores hard to compare with others'.
+
+    Args:
+        report: the report.
+        path: its file; the texts are beside it.
+
+    Returns:
+        A line a pair and kind of fault.
+    """
+    lines = []
+    for pair, facts in report["pairs"].items():
+        counts = facts.get("tokenised") or {}
+        for kind in (kind for kind in ("ref", "hyp") if counts.get(kind)):
+            what = {"ref": "references", "hyp": "translations"}[kind]
+            lines.append(
+                f"{path.with_suffix('') / f'{pair}.{kind}'}: {counts[kind]:,} of {facts['sentences']:,} {what} of"
+                f" {pair} look tokenised ('word .'): BLEU by {facts['bleu_tokenizer']} of tokenised text is not"
+                " comparable with published scores; give text as people write it, or take --tokenizers none"
+            )
+        if facts.get("empty_sides"):
+            lines.append(
+                f"{path.with_suffix('') / pair}.*: {facts['empty_sides']:,} of {facts['sentences']:,} sentences of"
+                f" {pair} have an empty source or reference; kept, so that the lines are those of the test set"
+            )
+    return lines
+
+
 def score_report_of_pair(
-    hypotheses: Sequence[str], references: Sequence[str], pair: str, corpus: Corpus, settings: ScoreSettings
-) -> dict[str, Any]:
-    """Scores one pair and adds how much it was trained on.
+    hypotheses: Sequence[str], texts: tuple[Sequence[str], Sequence[str]], pair: str, corpus: Corpus,
+    task: EvaluationTask,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores one pair, and adds how much it was trained on, what its tokenizer can reach, and what its texts are.
 
     Args:
         hypotheses: translations, one a sentence.
-        references: their references.
+        texts: sources and references.
         pair: source and target language, such as ``bs-en``.
         corpus: its manifest knows the pair's training sentences.
-        settings: tokenizers and bounds of the resource classes.
+        task: how it is scored.
 
     Returns:
-        What ``scores.score_pair`` gives, with train_sentences and class.
+        What ``scores.score_pair`` gives, with train_sentences and class, ceilings (the references' own scores after the
+        tokenizer's round trip), hashes of both texts, and counts of lines that look tokenised or have an empty side.
     """
+    (sources, references), target, settings = texts, split_pair(pair)[1], task.score
     size = int(corpus.manifest["pairs"][pair]["splits"].get("train", {}).get("sentences", 0))
-    facts = scores.score_pair(hypotheses, references, split_pair(pair)[1], settings)
-    return {**facts, "train_sentences": size, "class": scores.resource_class(size, settings)}
+    facts = scores.score_pair(hypotheses, references, target, settings)
+    reachable = corpus.tokenizer.round_trip(references, target, without_unknown=task.search.ban_unknown)
+    counts = {"ref": tokenised_lines(references), "hyp": tokenised_lines(hypotheses)}
+    return {
+        **facts,
+        "bleu_ceiling": min(100.0, scores.bleu(reachable, references, facts["bleu_tokenizer"]).value),
+        "chrf_ceiling": min(100.0, scores.chrf(reachable, references).value),
+        "train_sentences": size,
+        "class": scores.resource_class(size, settings),
+        "source_hash": text_hash(sources),
+        "reference_hash": text_hash(references),
+        "tokenised": {} if facts["bleu_tokenizer"] in INSENSITIVE else {k: n for k, n in counts.items() if n},
+        "empty_sides": sum(not (source and reference) for source, reference in zip(sources, references, strict=True)),
+    }
+
+
+def text_hash(lines: Sequence[str]) -> str:
+    """Hashes a text.
+
+    Args:
+        lines: its sentences.
+
+    Returns:
+        SHA-256 of the file that ``write_lines`` makes of them.
+    """
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def bootstrap_against(
@@ -167,7 +250,7 @@ def bootstrap_against(
         The other run, samples, seed, and for bleu and chrf the differences by pair and ``macro``.
 
     Raises:
-        UserError: where the other run has no such evaluation, or other test sentences.
+        UserError: where the other run has no such evaluation, or other test sentences, or was translated otherwise.
     """
     path = report_path(other, other_checkpoint or checkpoint, split)
     if not path.exists():
@@ -182,11 +265,33 @@ def bootstrap_against(
             + (f" ({', '.join(differing)})" if differing else "")
             + "; compare runs on the same data"
         )
+    check_translated_alike(read_report(report_path(run, checkpoint, split)), read_report(path), shared, path)
     differences = paired_bootstrap(
         [read_lines(ours, "hyp")], [read_lines(theirs, "hyp")], {pair: references[pair] for pair in shared}, settings
     )
     tables = {metric: {pair: row._asdict() for pair, row in rows.items()} for metric, rows in differences.items()}
     return {"run": str(other), "samples": settings.samples, "seed": settings.seed, **tables}
+
+
+def check_translated_alike(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], pairs: Sequence[str], path: Path
+) -> None:
+    """Refuses to compare translations that were not searched for alike.
+
+    Args:
+        ours: a report, or what will stand in one: ``search``, ``dtype`` and ``pairs``.
+        theirs: the report of the run that it is compared with.
+        pairs: to compare.
+        path: the other report's file, for messages.
+
+    Raises:
+        UserError: names what differs.
+    """
+    for pair in pairs:
+        if reasons := unlike_translations(ours, theirs, pair):
+            raise UserError(
+                f"{path}: not comparable, here: {'; '.join(reasons)} as there; evaluate both runs with the same options"
+            )
 
 
 def report_path(run: Path, checkpoint: str, split: str) -> Path:
@@ -263,7 +368,8 @@ def _earlier_hypotheses(path: Path, identity: Mapping[str, Any], pairs: Sequence
     if not path.exists() or identity["model"] is None:
         return None
     report = read_report(path)
-    if any(report.get(key) != value for key, value in identity.items()):
+    search = {**SearchSettings().model_dump(mode="json"), **(report.get("search") or {})}  # what came later: default
+    if any({**report, "search": search}.get(key) != value for key, value in identity.items()):
         return None
     texts = read_lines(path.with_suffix(""), "hyp")
     counts = {pair: facts.get("sentences") for pair, facts in report.get("pairs", {}).items()}

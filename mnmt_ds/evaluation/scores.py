@@ -38,6 +38,8 @@ SPM_FILES = {
 NEEDS = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
 """BLEU tokenizers that need another package: the module to look for, and what to install with pip."""
 
+AVERAGED = ("bleu", "chrf", "bleu_ceiling", "chrf_ceiling")
+"""Figures of a pair whose mean over pairs a report has."""
 ResourceClass = Literal["high", "low", "very low"]
 RESOURCE_CLASSES: tuple[ResourceClass, ...] = ("high", "low", "very low")
 
@@ -193,9 +195,10 @@ def macro_averages(pairs: Mapping[str, Mapping[str, Any]], keys: Sequence[str] =
         keys: figures to average.
 
     Returns:
-        The mean of each figure.
+        The mean of each figure that every pair has.
     """
-    return {key: float(np.mean([facts[key] for facts in pairs.values()])) for key in keys}
+    known = [key for key in keys if all(key in facts for facts in pairs.values())]
+    return {key: float(np.mean([facts[key] for facts in pairs.values()])) for key in known}
 
 
 def class_averages(pairs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -98,9 +98,14 @@ def _evaluation(directory: Path, runs: dict[str, Run]) -> None:
         texts = {pair: read_lines(report_path(run.directory, "best", "test").with_suffix(""), kind)[pair]
                  for pair, run in runs.items()}  # fmt: skip
         write_lines(path.with_suffix(""), kind, texts)
-    pairs = {pair: report["pairs"][pair] for pair, report in reports.items()}
-    whole = {"seconds": sum(report["seconds"] for report in reports.values()), "pairs": pairs,
-             "macro": scores.macro_averages(pairs), "classes": scores.class_averages(pairs)}  # fmt: skip
+    decoding = {pair: {key: report[key] for key in ("search", "dtype")} for pair, report in reports.items()}
+    pairs = {pair: {**report["pairs"][pair], **decoding[pair]} for pair, report in reports.items()}
+    whole = {
+        "seconds": sum(report["seconds"] for report in reports.values()),
+        "pairs": pairs,
+        "macro": scores.macro_averages(pairs, scores.AVERAGED),
+        "classes": scores.class_averages(pairs),
+    }
     first = next(iter(reports.values()))
     names = ("checkpoint", "split", "data_hash", "search", "dtype", "tokenizer_hash", "score")
     shared = {name: first[name] for name in names}

@@ -1,0 +1,186 @@
+"""What makes two scores, or two dev losses, comparable: all who set figures side by side ask here.
+
+Each function takes what two sides say of themselves and gives reasons, short texts such as ``beam 1, not 5``; none: the
+figures are comparable. What a side does not say (an older report) is not held against it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mnmt_ds.config import Settings
+from mnmt_ds.decoding.beam_search import SearchSettings
+
+Report = Mapping[str, Any]
+"""What ``mnmt-ds evaluate`` wrote about a model."""
+Reasons = tuple[str, ...]
+"""Why two figures are not comparable; empty: they are."""
+DATA_PLACES = ("directory", "pairs")
+"""Settings of ``data`` that change no text of a pair."""
+
+
+class DevLossFacts(NamedTuple):
+    """What a run's dev losses depend on, and what it was trained on; None or empty where the run does not say."""
+
+    tokenizer: str | None
+    """Hash of the tokenizer: a loss in nats a token depends on what a token is."""
+    sentencepiece: str | None
+    """Version of SentencePiece that trained the tokenizer."""
+    label_smoothing: float | None
+    """Of the dev loss, too."""
+    dev_sets: Mapping[str, str]
+    """Hash of each pair's dev text."""
+    data: str | None
+    """Hash of the prepared corpus."""
+    data_settings: Mapping[str, Any]
+    """The recipe's ``data`` section."""
+    pairs: Sequence[str]
+    """Pairs that have a dev loss."""
+
+
+def unlike_translations(ours: Report, theirs: Report, pair: str) -> Reasons:
+    """Compares how two models translated a pair's test set: same sentences, same search.
+
+    Args:
+        ours: the report of one model.
+        theirs: the report of the model that it is compared with.
+        pair: in both reports.
+
+    Returns:
+        Reasons against comparing.
+    """
+    our_facts, their_facts = (report["pairs"].get(pair, {}) for report in (ours, theirs))
+    reasons = [
+        f"other {what} of {pair}"
+        for what, key in (("references", "reference_hash"), ("sources", "source_hash"))
+        if _differ(our_facts.get(key), their_facts.get(key))
+    ]
+    searches = [_search(report, facts) for report, facts in ((ours, our_facts), (theirs, their_facts))]
+    if all(searches):
+        reasons += _differing(*searches)
+    dtypes = [facts.get("dtype", report.get("dtype")) for report, facts in ((ours, our_facts), (theirs, their_facts))]
+    if _differ(*dtypes):
+        reasons.append(f"decoded in {dtypes[0]}, not {dtypes[1]}")
+    return tuple(reasons)
+
+
+def unlike_scores(ours: Report, theirs: Report, metric: str, pairs: Sequence[str] | None = None) -> Reasons:
+    """Compares what two models' scores, or the means of them over pairs, were made from.
+
+    Args:
+        ours: the report of one model.
+        theirs: the report of the model that it is compared with.
+        metric: bleu or chrf.
+        pairs: over which the mean is taken; None: over all pairs of each report.
+
+    Returns:
+        Reasons against comparing, each once.
+    """
+    evaluated = [[p for p in report.get("pairs", {}) if pairs is None or p in pairs] for report in (ours, theirs)]
+    reasons: dict[str, None] = {}
+    if set(evaluated[0]) != set(evaluated[1]):
+        reasons[f"over {_listed(evaluated[0])}, not {_listed(evaluated[1])}"] = None
+    for pair in evaluated[0]:
+        if pair in evaluated[1]:
+            signatures = [str(report["pairs"][pair].get(f"{metric}_signature", "")) for report in (ours, theirs)]
+            if all(signatures):
+                reasons |= dict.fromkeys(unlike_signatures(*signatures))
+            reasons |= dict.fromkeys(unlike_translations(ours, theirs, pair))
+    return tuple(reasons)
+
+
+def unlike_signatures(ours: str, theirs: str) -> Reasons:
+    """Compares two of sacreBLEU's signatures.
+
+    Args:
+        ours: such as ``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0``.
+        theirs: the signature that it is compared with.
+
+    Returns:
+        One reason a field.
+    """
+    first, second = (dict(part.partition(":")[::2] for part in text.split("|")) for text in (ours, theirs))
+    return tuple(
+        f"{key}:{first.get(key, '')}, not {key}:{second.get(key, '')}"
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key) != second.get(key)
+    )
+
+
+def unlike_dev_losses(ours: DevLossFacts, theirs: DevLossFacts, pairs: Sequence[str] | None = None) -> Reasons:
+    """Compares what two runs' dev losses, or their means or sums over pairs, were made from.
+
+    Args:
+        ours: one run.
+        theirs: the run that it is compared with.
+        pairs: which losses; None: all pairs of each run.
+
+    Returns:
+        Reasons against comparing.
+    """
+    reasons = []
+    if _differ(ours.tokenizer, theirs.tokenizer):
+        versions = _sentencepiece(ours, theirs)
+        reasons.append("a token is another unit: another tokenizer" + (f" ({versions})" if versions else ""))
+    if _differ(ours.label_smoothing, theirs.label_smoothing):
+        reasons.append(f"label smoothing {ours.label_smoothing:g}, not {theirs.label_smoothing:g}")
+    validated = [[p for p in side.pairs if pairs is None or p in pairs] for side in (ours, theirs)]
+    if all(validated) and set(validated[0]) != set(validated[1]):
+        reasons.append(f"over {_listed(validated[0])}, not {_listed(validated[1])}")
+    shared = [pair for pair in validated[0] if pair in validated[1]]
+    if ours.dev_sets and theirs.dev_sets:
+        other = [pair for pair in shared if _differ(ours.dev_sets.get(pair), theirs.dev_sets.get(pair))]
+        reasons += [f"other dev sets of {_listed(other)}"] if other else []
+    elif _differ(ours.data, theirs.data):
+        reasons.append(_other_corpus(ours, theirs) + ", maybe other dev sets")
+    return tuple(reasons)
+
+
+def unlike_training_text(ours: DevLossFacts, theirs: DevLossFacts) -> Reasons:
+    """Finds out whether what should be one corpus changed between two runs: equal settings of data, other text.
+
+    Args:
+        ours: one run.
+        theirs: the run that it is compared with.
+
+    Returns:
+        Reasons against crediting a difference to the method; none where the recipes want different data anyway.
+    """
+    wanted = [{k: v for k, v in side.data_settings.items() if k not in DATA_PLACES} for side in (ours, theirs)]
+    if not _differ(ours.data, theirs.data) or wanted[0] != wanted[1]:
+        return ()
+    versions = _sentencepiece(ours, theirs)
+    return (_other_corpus(ours, theirs) + " by the same settings" + (f" ({versions})" if versions else ""),)
+
+
+def _other_corpus(ours: DevLossFacts, theirs: DevLossFacts) -> str:
+    return f"trained on other prepared text ({str(ours.data)[:12]}, not {str(theirs.data)[:12]})"
+
+
+def _sentencepiece(ours: DevLossFacts, theirs: DevLossFacts) -> str:
+    """What to say of SentencePiece's versions; empty where they are equal or not known."""
+    if not _differ(ours.sentencepiece, theirs.sentencepiece):
+        return ""
+    return f"SentencePiece {ours.sentencepiece}, not {theirs.sentencepiece}"
+
+
+def _search(report: Report, facts: Mapping[str, Any]) -> Settings | None:
+    """How a pair was translated; a setting that came later had its default then."""
+    values = facts.get("search") or report.get("search")
+    known = {key: value for key, value in (values or {}).items() if key in SearchSettings.model_fields}
+    return SearchSettings.model_validate(known) if values else None
+
+
+def _differing(ours: Settings, theirs: Settings) -> list[str]:
+    first, second = ours.model_dump(), theirs.model_dump()
+    return [f"{key.replace('_', ' ')} {first[key]}, not {second[key]}" for key in first if first[key] != second[key]]
+
+
+def _differ(ours: object, theirs: object) -> bool:
+    """Whether both sides say something, and not the same."""
+    return ours is not None and theirs is not None and ours != theirs
+
+
+def _listed(names: Sequence[str]) -> str:
+    """A few names; of many the number, too."""
+    names = sorted(names)
+    return ", ".join(names[:6]) + (f" … ({len(names)} in all)" if len(names) > 6 else "") if names else "no pair"
