@@ -7,7 +7,6 @@ figures are comparable. What a side does not say (an older report) is not held a
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mnmt_ds.config import Settings
 from mnmt_ds.decoding.beam_search import SearchSettings
 
 Report = Mapping[str, Any]
@@ -54,9 +53,9 @@ def unlike_translations(ours: Report, theirs: Report, pair: str) -> Reasons:
         for what, key in (("references", "reference_hash"), ("sources", "source_hash"))
         if _differ(our_facts.get(key), their_facts.get(key))
     ]
-    searches = [_search(report, facts) for report, facts in ((ours, our_facts), (theirs, their_facts))]
-    if all(searches):
-        reasons += _differing(*searches)
+    our_search, their_search = _search(ours, our_facts), _search(theirs, their_facts)
+    if our_search is not None and their_search is not None:
+        reasons += _differing(our_search, their_search)
     dtypes = [facts.get("dtype", report.get("dtype")) for report, facts in ((ours, our_facts), (theirs, their_facts))]
     if _differ(*dtypes):
         reasons.append(f"decoded in {dtypes[0]}, not {dtypes[1]}")
@@ -163,14 +162,14 @@ def _sentencepiece(ours: DevLossFacts, theirs: DevLossFacts) -> str:
     return f"SentencePiece {ours.sentencepiece}, not {theirs.sentencepiece}"
 
 
-def _search(report: Report, facts: Mapping[str, Any]) -> Settings | None:
+def _search(report: Report, facts: Mapping[str, Any]) -> SearchSettings | None:
     """How a pair was translated; a setting that came later had its default then."""
     values = facts.get("search") or report.get("search")
     known = {key: value for key, value in (values or {}).items() if key in SearchSettings.model_fields}
     return SearchSettings.model_validate(known) if values else None
 
 
-def _differing(ours: Settings, theirs: Settings) -> list[str]:
+def _differing(ours: SearchSettings, theirs: SearchSettings) -> list[str]:
     first, second = ours.model_dump(), theirs.model_dump()
     return [f"{key.replace('_', ' ')} {first[key]}, not {second[key]}" for key in first if first[key] != second[key]]
 
