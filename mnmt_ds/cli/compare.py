@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     part = compare_groups(group_runs(runs), settings)
     pictures = read_pictures((run.directory for run in runs), "analysis/**/*.png")
     table = summary_markdown(part)
-    points = frontier_markdown(find_experiments(runs))
+    points = frontier_markdown(find_experiments(runs), runs)
     table += f"\n\n{points}" if points else ""
     args.output.mkdir(parents=True, exist_ok=True)
     notes = "\n".join(f"- `{line}`" for line in score_signatures(runs))

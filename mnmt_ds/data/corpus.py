@@ -202,6 +202,19 @@ class Corpus:
             raise UserError(f"{self.directory}: pair {pair} has no {name} set; set data.split.{name} or give files")
         return Split(self.directory, pair, name)
 
+    def text_hash(self, pair: str, name: str) -> str:
+        """Looks up the hash of a split's text.
+
+        Args:
+            pair: name such as ``bs-en``.
+            name: train, dev or test.
+
+        Returns:
+            The first 16 digits of each side's SHA-256.
+        """
+        files = self.manifest["files"]
+        return "".join(files[f"text/{pair}.{name}.{side}"]["sha256"][:16] for side in ("src", "tgt"))
+
     def monolingual_sentences(self, lang: str) -> MonolingualSentences:
         """Opens a language's monolingual text.
 

@@ -221,6 +221,25 @@ def score_report_of_pair(
     }
 
 
+def with_text_hashes(report: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Adds the hashes of sources and references that an older report lacks, from the texts beside it.
+
+    Args:
+        report: a report.
+        path: its file.
+
+    Returns:
+        The report; as it is where it has hashes, or the texts are not there.
+    """
+    for kind, key in (("src", "source_hash"), ("ref", "reference_hash")):
+        if any(key not in facts for facts in report.get("pairs", {}).values()):
+            texts = read_lines(path.with_suffix(""), kind)
+            for pair, facts in report["pairs"].items():
+                if pair in texts:
+                    facts.setdefault(key, text_hash(texts[pair]))
+    return report
+
+
 def text_hash(lines: Sequence[str]) -> str:
     """Hashes a text.
 

@@ -6,6 +6,7 @@ Shape letters: N sentences, K sufficient statistics of a metric, R resamples.
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,11 @@ def significance_of(delta: float, samples_R: NDArray[np.float64]) -> Difference:
 
 
 def paired_bootstrap(
-    ours: Sequence[Texts], theirs: Sequence[Texts], references: Texts, settings: ScoreSettings
+    ours: Sequence[Texts],
+    theirs: Sequence[Texts],
+    references: Texts,
+    settings: ScoreSettings,
+    tokenizers: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, dict[str, Difference]]:
     """Compares two groups of systems on every pair that all of them translated.
 
@@ -89,6 +94,7 @@ def paired_bootstrap(
         theirs: the same of the other group.
         references: references by pair.
         settings: resamples, seed and BLEU tokenizer.
+        tokenizers: BLEU tokenizer by pair, as from ``bleu_tokenizer``; where a pair is missing, that of the settings.
 
     Returns:
         {"bleu": {pair: Difference, "macro": Difference}, "chrf": …}; empty where no pair is common.
@@ -101,7 +107,7 @@ def paired_bootstrap(
         samples: list[NDArray[np.float64]] = []
         differences[metric] = {}
         for pair in pairs:
-            tokenizer = scores.bleu_tokenizer(settings.tokenizers[0], split_pair(pair)[1])
+            tokenizer = tokenizers.get(pair) or scores.bleu_tokenizer(settings.tokenizers[0], split_pair(pair)[1])
             scored = [
                 [_score(metric, side[pair], references[pair], tokenizer) for side in system] for system in systems
             ]

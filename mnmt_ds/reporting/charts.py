@@ -67,7 +67,9 @@ def score_chart(part: ComparedRuns, metric: str) -> str | None:
                 set_group(ax.barh(y, np.mean(values), bar * 0.86, color=group_colour(index)), index)
                 if len(values) > 1:
                     set_group(ax.plot(values, [y] * len(values), ".", color=TEXT_COLOUR, ms=3.5), index)
-                set_group(label_beside(ax, 0, y, f"{np.mean(values):.1f}", fontsize=7.5, color="white"), index)
+                unlike = part.unlike(part.groups[index], metric, None if pair == MACRO else [pair])
+                text = f"{np.mean(values):.1f}" + (" †" if unlike else "")
+                set_group(label_beside(ax, 0, y, text, fontsize=7.5, color="white"), index)
     ax.set_title(title)
     _label_rows(ax, rows, part.sizes)
     if compared:
@@ -134,7 +136,8 @@ def deficit_chart(part: ComparedRuns) -> str | None:
         axes[0].barh(bars, deficit_G, left=left_G, color=colour, height=0.62, label=pair_name(pair), lw=0)
         left_G += deficit_G
     for row, total in enumerate(left_G):
-        label_beside(axes[0], total, row, f"{total:.3f}", fontweight="bold")
+        unlike = part.unlike(part.groups[validated[row][0]], "deficit")
+        label_beside(axes[0], total, row, f"{total:.3f}" + (" †" if unlike else ""), fontweight="bold")
     axes[0].set_yticks(range(len(validated)), [label for _, label, _ in validated])
     axes[0].tick_params(axis="y", colors=TEXT_COLOUR)
     axes[0].invert_yaxis()

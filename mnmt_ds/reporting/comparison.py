@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnmt_ds.evaluation.comparability import Reasons, unlike_translations
 from mnmt_ds.evaluation.report import read_lines
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import Difference, paired_bootstrap, welch_t_test
 from mnmt_ds.reporting.metrics import metrics_of_run
 from mnmt_ds.reporting.runs import Run, train_sizes
+from mnmt_ds.reporting.unlike import TRAINING, Footnotes, unlike_runs
 
 BootstrapDifferences = Mapping[str, Mapping[str, Difference]]
 """{"bleu" or "chrf": {pair or "macro": difference}}."""
@@ -67,6 +69,42 @@ class ComparedRuns(NamedTuple):
         """
         return self.bootstraps.get(label, {}).get(metric, {}).get(pair)
 
+    def unlike(self, group: RunGroup, metric: str, pairs: Sequence[str] | None = None) -> Reasons:
+        """Says why a group's metric is not comparable with the baseline's.
+
+        Args:
+            group: one of the groups, the baseline itself included: its seeds may be unlike each other.
+            metric: a key of ``COMPARED_METRICS``, or ``TRAINING``.
+            pairs: of which pairs; None: the metric is over all pairs.
+
+        Returns:
+            Reasons; empty where it is comparable.
+        """
+        return unlike_runs(group.runs, self.runs, metric, pairs)
+
+    def is_comparable(self, group: RunGroup, metric: str, pairs: Sequence[str] | None = None) -> bool:
+        """Says whether a group's metric may be held against the baseline's: called best, better or significant.
+
+        Args:
+            group: one of the groups.
+            metric: a key of ``COMPARED_METRICS``.
+            pairs: of which pairs; None: the metric is over all pairs.
+
+        Returns:
+            Whether nothing that the metric depends on differs, in the group, the baseline and between them.
+        """
+        return not any(
+            self.unlike(side, figure, pairs) for side in (group, self.baseline) for figure in (metric, TRAINING)
+        )
+
+    def footnotes(self) -> Footnotes:
+        """Starts the footnotes of a table.
+
+        Returns:
+            Footnotes that name the baseline.
+        """
+        return Footnotes(self.baseline.label)
+
     def first_runs(self, condition: Callable[[Run], bool]) -> list[GroupRun]:
         """Picks from each group the first run (by seed) that meets a condition.
 
@@ -111,62 +149,86 @@ def compare_groups(groups: Sequence[RunGroup], score: ScoreSettings, name: str =
     Returns:
         The groups with their differences over sentences and over seeds.
     """
-    runs = [run for group in groups for run in group.runs]
-    bootstraps = bootstrap_against_baseline(groups, score)
-    return ComparedRuns(name, groups, train_sizes(runs), bootstraps, t_tests_against_baseline(groups), score)
+    part = ComparedRuns(name, groups, train_sizes([run for group in groups for run in group.runs]), {}, {}, score)
+    return part._replace(bootstraps=bootstrap_against_baseline(part), t_tests=t_tests_against_baseline(part))
 
 
-def bootstrap_against_baseline(
-    groups: Sequence[RunGroup], settings: ScoreSettings
-) -> dict[str, dict[str, dict[str, Difference]]]:
-    """Compares the translations of each group with those of the first group by paired bootstrap.
+def bootstrap_against_baseline(part: ComparedRuns) -> dict[str, dict[str, dict[str, Difference]]]:
+    """Compares the translations of each group with those of the baseline by paired bootstrap.
 
-    Over several seeds, the i-th run of one group is held against the i-th of the other.
+    Over several seeds, the i-th run of one group is held against the i-th of the other. BLEU is by the tokenizer that
+    the baseline's report names.
 
     Args:
-        groups: the first is the baseline.
-        settings: resamples, seed and BLEU tokenizer.
+        part: compared runs.
 
     Returns:
-        {label: {"bleu" or "chrf": {pair or "macro": difference}}}, over pairs whose references are the same in all
-        runs; without the groups that share no translated pair with the baseline.
+        {label: {"bleu" or "chrf": {pair or "macro": difference}}}, over the pairs whose scores are comparable in all
+        runs; ``macro`` only where all pairs' are. Without the groups that share no such pair with the baseline.
     """
-    baseline = groups[0]
     differences = {}
-    for group in groups[1:]:
-        directories = [
-            (run.translations, baseline_run.translations)
-            for run, baseline_run in zip(group.runs, baseline.runs, strict=False)
+    for group in part.groups[1:]:
+        sides = [
+            (run, baseline_run)
+            for run, baseline_run in zip(group.runs, part.baseline.runs, strict=False)
             if run.translations is not None and baseline_run.translations is not None
         ]
-        if not directories:
+        if not sides:
             continue
-        references = [read_lines(directory, "ref") for run_pair in directories for directory in run_pair]
-        shared = {
-            pair: lines
-            for pair, lines in references[0].items()
-            if lines and all(other.get(pair) == lines for other in references)
-        }
+        shared = _shared_references(sides)
         if shared:
-            ours, theirs = ([read_lines(run_pair[side], "hyp") for run_pair in directories] for side in (0, 1))
-            differences[group.label] = paired_bootstrap(ours, theirs, shared, settings)
-    return differences
+            ours, theirs = (
+                [read_lines(run.translations, "hyp") for run in runs if run.translations is not None]
+                for runs in zip(*sides, strict=True)
+            )
+            evaluated = (part.baseline.runs[0].report or {}).get("pairs", {})
+            tokenizers = {
+                pair: facts["bleu_tokenizer"] for pair, facts in evaluated.items() if "bleu_tokenizer" in facts
+            }
+            found = paired_bootstrap(ours, theirs, shared, part.score, tokenizers)
+            kept = {
+                metric: {
+                    pair: difference
+                    for pair, difference in rows.items()
+                    if part.is_comparable(group, metric, None if pair == "macro" else [pair])
+                }
+                for metric, rows in found.items()
+            }
+            differences[group.label] = {metric: rows for metric, rows in kept.items() if rows}
+    return {label: rows for label, rows in differences.items() if rows}
 
 
-def t_tests_against_baseline(groups: Sequence[RunGroup]) -> dict[str, dict[str, Difference]]:
-    """Compares the seeds of each group with those of the first group by Welch's t-test.
+def _shared_references(sides: Sequence[tuple[Run, Run]]) -> dict[str, list[str]]:
+    """References by pair, of the pairs that all these runs translated from the same test set in the same way."""
+    references = [
+        read_lines(run.translations, "ref") for pair_of_runs in sides for run in pair_of_runs if run.translations
+    ]
+    return {
+        pair: lines
+        for pair, lines in references[0].items()
+        if lines
+        and all(other.get(pair) == lines for other in references)
+        and not any(unlike_translations(ours.report or {}, theirs.report or {}, pair) for ours, theirs in sides)
+    }
+
+
+def t_tests_against_baseline(part: ComparedRuns) -> dict[str, dict[str, Difference]]:
+    """Compares the seeds of each group with those of the baseline by Welch's t-test.
 
     Args:
-        groups: the first is the baseline.
+        part: compared runs.
 
     Returns:
-        {label: {metric: difference}} for dev loss, deficit, BLEU and chrF, where both groups have two seeds or more.
+        {label: {metric: difference}} for dev loss, deficit, BLEU and chrF, where both groups have two seeds or more and
+        the metric is comparable.
     """
     differences: dict[str, dict[str, Difference]] = {}
-    baseline_rows = [metrics_of_run(run) for run in groups[0].runs]
-    for group in groups[1:]:
+    baseline_rows = [metrics_of_run(run) for run in part.baseline.runs]
+    for group in part.groups[1:]:
         rows = [metrics_of_run(run) for run in group.runs]
         for key in ("dev", "deficit", "bleu", "chrf"):
+            if not part.is_comparable(group, key):
+                continue
             ours, theirs = ([row[key] for row in side if np.isfinite(row[key])] for side in (rows, baseline_rows))
             test = welch_t_test(ours, theirs)
             if test is not None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnmt_ds.reporting.runs import Run
+from mnmt_ds.reporting.unlike import Footnotes, unlike_runs
 
 Point = tuple[float, float]
 """Mean BLEU over high-resource pairs, mean BLEU over all others."""
@@ -136,14 +137,16 @@ def search_share(students: Sequence[Run]) -> float:
     return sum(run.search_seconds / run.seconds for run in searched) / processes
 
 
-def frontier_markdown(experiments: Sequence[Experiment]) -> str:
+def frontier_markdown(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
     """Writes experiments as a Markdown table.
 
     Args:
         experiments: from ``find_experiments``.
+        runs: all compared runs, the baseline's first.
 
     Returns:
-        A row a model; empty where no experiment has more than one.
+        A row a model, marked where its BLEU is not comparable with the baseline's; empty where no experiment has more
+        than one.
     """
     if not any(len(experiment.points) > 1 for experiment in experiments):
         return ""
@@ -151,10 +154,13 @@ def frontier_markdown(experiments: Sequence[Experiment]) -> str:
         "| experiment | model | BLEU high | BLEU others | hypervolume | search, share of time |",
         "|---|---|---:|---:|---:|---:|",
     ]
+    footnotes = Footnotes(runs[0].label)
+    unlike = {run.label: unlike_runs([run], runs, "bleu") for run in runs}
     for name, points, area, share in experiments:
         for i, point in enumerate(points):
-            first = i == 0
-            cells = [name if first else "", point.label, f"{point.high:.2f}", f"{point.low:.2f}"]
+            first, mark = i == 0, footnotes.mark(unlike.get(point.label, ()))
+            cells = [name if first else "", point.label + mark, f"{point.high:.2f}", f"{point.low:.2f}"]
             cells += [f"{area:.1f}" if first else "", f"{share:.1%}" if first and np.isfinite(share) else ""]
             lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    notes = footnotes.lines()
+    return "\n".join([*lines, *(["", *notes] if notes else [])])

@@ -29,6 +29,7 @@ COMPARED_METRICS = (
     ComparedMetric("dev", "dev loss", 3, -1),
     ComparedMetric("deficit", "deficit", 3, -1),
     ComparedMetric("bleu", "BLEU", 2, 1),
+    ComparedMetric("bleu_ceiling", "ceiling", 2, 0),
     ComparedMetric("chrf", "chrF", 2, 1),
     ComparedMetric("bleu_high", "BLEU high", 2, 1),
     ComparedMetric("bleu_low", "BLEU low", 2, 1),
@@ -38,8 +39,9 @@ COMPARED_METRICS = (
     ComparedMetric("tokens_per_sec", "tokens/s", 0, 0),
     ComparedMetric("memory_gb", "peak GB", 2, 0, False),
 )
-"""Units: dev loss and deficit in nats a token, BLEU and chrF from 0 to 100, minutes of the whole run, tokens/s in
-target tokens a second, peak GB of a device's memory in 1e9 bytes."""
+"""The ceiling: the references' own BLEU after the tokenizer's round trip. Units: dev loss and deficit in nats a token,
+BLEU and chrF from 0 to 100, minutes of the whole run, tokens/s in target tokens a second, peak GB of a device's memory
+in 1e9 bytes."""
 METRIC_TITLES = {metric.key: metric.title for metric in COMPARED_METRICS}
 
 
@@ -61,6 +63,7 @@ def metrics_of_run(run: Run) -> dict[str, float]:
         "dev": float(run.mean_dev_loss_V[run.best_validation]) if validated else nan,
         "deficit": sum(run.deficits().values()) if validated else nan,
         "bleu": scores.get("bleu", nan),
+        "bleu_ceiling": scores.get("bleu_ceiling", nan),
         "chrf": scores.get("chrf", nan),
         **{f"bleu_{name.replace(' ', '_')}": classes.get(name, {}).get("bleu", nan) for name in RESOURCE_CLASSES},
         "epochs": float(np.nanmax(run.epoch_V)) if validated else nan,

@@ -18,8 +18,17 @@ from mnmt_ds.reporting.metrics import COMPARED_METRICS, METRIC_TITLES, ComparedM
 from mnmt_ds.reporting.run_settings import count_equal_settings, differing_settings
 from mnmt_ds.reporting.samples import sample_translations
 from mnmt_ds.reporting.sections import SECTIONS, PageSection
-from mnmt_ds.reporting.summary import GroupSummary, filled_metrics, run_rows, score_signatures, summarise_groups
+from mnmt_ds.reporting.summary import (
+    GroupSummary,
+    filled_metrics,
+    run_rows,
+    score_signatures,
+    summarise_groups,
+    text_notes,
+    unlike_metric,
+)
 from mnmt_ds.reporting.tables import Table
+from mnmt_ds.reporting.unlike import TRAINING, as_html
 
 
 class SummaryCell(NamedTuple):
@@ -31,6 +40,8 @@ class SummaryCell(NamedTuple):
     """Standard deviation over seeds; empty where there is none."""
     best: bool
     """Whether this is the best group."""
+    mark: str
+    """Footnote mark; empty where the metric is comparable with the baseline's."""
 
 
 class DifferenceCells(NamedTuple):
@@ -46,6 +57,8 @@ class SummaryRow(NamedTuple):
     """A group's row of the summary."""
 
     group: GroupSummary
+    mark: str
+    """Footnote mark at its name."""
     cells: list[SummaryCell]
     difference: DifferenceCells | None
 
@@ -101,9 +114,9 @@ def part_values(part: ComparedRuns) -> dict[str, Any]:
     Returns:
         Values by their names in ``page.html``.
     """
-    summaries = summarise_groups(part.groups)
-    metrics = filled_metrics(summaries)
+    metrics = filled_metrics(summarise_groups(part.groups))
     recipes = [group.runs[0].recipe for group in part.groups]
+    rows, footnotes = summary_rows(part)
     return dict(
         name=part.name,
         id_prefix=f"{part.name}-" if part.name else "",
@@ -112,7 +125,8 @@ def part_values(part: ComparedRuns) -> dict[str, Any]:
         groups=part.groups,
         colours=[group_colour(i) for i in range(len(part.groups))],
         metrics=metrics,
-        summary=_summary_rows(part, summaries, metrics),
+        summary=rows,
+        footnotes=[*footnotes, *text_notes(part.runs)],
         has_bootstrap=bool(part.bootstraps),
         bootstrap_samples=part.score.samples,
         t_tests=[
@@ -139,38 +153,67 @@ def _charts(part: ComparedRuns) -> list[Chart]:
     for section in SECTIONS:
         svg = section.draw(part)
         if svg is not None:
-            charts.append(Chart(section, section.text + (section.bootstrap_text if part.bootstraps else ""), svg))
+            text = section.text + (section.bootstrap_text if part.bootstraps else "")
+            charts.append(Chart(section, text + _unlike_in_chart(part, section.metric), svg))
     return charts
 
 
-def _summary_rows(
-    part: ComparedRuns, summaries: Sequence[GroupSummary], metrics: Sequence[ComparedMetric]
-) -> list[SummaryRow]:
-    """A row a group: its summary, a cell a metric, and its difference to the baseline."""
-    best = _best_values(summaries, metrics)
-    return [
+def _unlike_in_chart(part: ComparedRuns, metric: str) -> str:
+    """HTML that names the groups whose metric is not comparable with the baseline's, and why."""
+    reasons = {group.label: part.unlike(group, metric) for group in part.groups} if metric else {}
+    return as_html(
+        [
+            f"{label}: not comparable with {part.baseline.label}: {'; '.join(found)}"
+            for label, found in reasons.items()
+            if found
+        ]
+    )
+
+
+def summary_rows(part: ComparedRuns) -> tuple[list[SummaryRow], tuple[str, ...]]:
+    """Makes the rows of the summary.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        A row a group: its summary, a cell a metric, and its difference to the baseline; and the footnotes.
+    """
+    summaries, footnotes = summarise_groups(part.groups), part.footnotes()
+    metrics = filled_metrics(summaries)
+    best = _best_values(part, summaries, metrics)
+    rows = [
         SummaryRow(
             summary,
+            footnotes.mark(part.unlike(group, TRAINING)),
             [
                 SummaryCell(
                     metric.key,
                     format_number(summary.mean[metric.key], metric.digits),
                     format_number(summary.spread[metric.key], metric.digits).strip("–") if metric.direction else "",
-                    summary.mean[metric.key] == best.get(metric.key),
+                    summary.mean[metric.key] == best.get(metric.key) and part.is_comparable(group, metric.key),
+                    footnotes.mark(unlike_metric(part, group, metric.key)),
                 )
                 for metric in metrics
             ],
             _difference_cells(part.bootstrap(summary.label, "bleu", "macro")),
         )
-        for summary in summaries
+        for summary, group in zip(summaries, part.groups, strict=True)
     ]
+    return rows, footnotes.lines()
 
 
-def _best_values(summaries: Sequence[GroupSummary], metrics: Sequence[ComparedMetric]) -> Mapping[str, float]:
-    """The best mean by metric, of those that can be better and that two groups or more have."""
+def _best_values(
+    part: ComparedRuns, summaries: Sequence[GroupSummary], metrics: Sequence[ComparedMetric]
+) -> Mapping[str, float]:
+    """The best mean by metric, of those that can be better and that two groups or more have, comparably."""
     best = {}
     for metric in metrics:
-        values = [summary.mean[metric.key] for summary in summaries if np.isfinite(summary.mean[metric.key])]
+        values = [
+            summary.mean[metric.key]
+            for summary, group in zip(summaries, part.groups, strict=True)
+            if np.isfinite(summary.mean[metric.key]) and part.is_comparable(group, metric.key)
+        ]
         if metric.direction and len(values) > 1:
             best[metric.key] = max(values) if metric.direction > 0 else min(values)
     return best

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
-from mnmt_ds.evaluation.report import read_report, report_path
+from mnmt_ds.evaluation.comparability import DevLossFacts
+from mnmt_ds.evaluation.report import read_report, report_path, with_text_hashes
 from mnmt_ds.files import is_locked
 from mnmt_ds.reporting.run_settings import describe_method, differing_settings
 from mnmt_ds.run_files import LOCK, METRICS, data_directory, read_recipe
@@ -79,6 +80,8 @@ class Run(NamedTuple):
     """The evaluation of the checkpoint and split that are compared."""
     translations: Path | None
     """Directory of the evaluation's texts."""
+    dev_loss_facts: DevLossFacts
+    """What its dev losses depend on, and what it was trained on."""
 
     def best_validation_of(self, pair: str) -> int:
         """Finds the validation where a pair's own dev loss is lowest.
@@ -174,6 +177,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
     pairs = _pairs(valid, recipe)
     dev_losses = {pair: _series(valid, metric_keys.VALID_LOSS.of(pair)) for pair in pairs}
     search_shares = [float(r[metric_keys.SEARCH_SHARE]) for r in valid if metric_keys.SEARCH_SHARE in r]
+    dev_losses = {pair: series for pair, series in dev_losses.items() if np.isfinite(series).any()}
     report = report_path(directory, checkpoint, split)
     name = SEED_SUFFIX.sub("", str(recipe.get("name") or directory.name)) or directory.name
     return Run(
@@ -186,7 +190,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         pairs=pairs,
         epoch_V=_series(valid, "epoch"),
         update_V=_series(valid, "update"),
-        dev_losses={pair: series for pair, series in dev_losses.items() if np.isfinite(series).any()},
+        dev_losses=dev_losses,
         mean_dev_loss_V=_series(valid, metric_keys.VALID_MACRO),
         best_validation=_best_validation(valid),
         deficit_V=_series(valid, metric_keys.VALID_DEFICIT),
@@ -203,9 +207,42 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         search_share=search_shares[-1] if search_shares else float("nan"),
         memory_gb=_peak_memory_gb(records),
         status=_status(directory),
-        report=read_report(report) if report.exists() else None,
+        report=with_text_hashes(read_report(report), report) if report.exists() else None,
         translations=report.with_suffix("") if report.exists() else None,
+        dev_loss_facts=_dev_loss_facts(directory, recipe, tuple(dev_losses)),
     )
+
+
+def _dev_loss_facts(directory: Path, recipe: Mapping[str, Any], pairs: tuple[str, ...]) -> DevLossFacts:
+    """What the run's models and recipe say; of models of single pairs, put together, what all of them say."""
+    models = [path for path in (directory / "best" / "model.json", *sorted(directory.glob("best_*/model.json")))]
+    written = [values for path in models if (values := _json(path))]
+    if _json(models[0]):
+        written = written[:1]
+    smoothing = (recipe.get("train") or {}).get("label_smoothing")
+
+    def shared(key: str) -> str | None:
+        values = {str(model[key]) for model in written if model.get(key) is not None}
+        return "+".join(sorted(values)) or None
+
+    return DevLossFacts(
+        tokenizer=shared("tokenizer_hash"),
+        sentencepiece=shared("sentencepiece"),
+        label_smoothing=float(smoothing) if isinstance(smoothing, int | float) else None,
+        dev_sets={pair: digest for model in written for pair, digest in (model.get("dev_sets") or {}).items()},
+        data=shared("data_hash"),
+        data_settings=recipe.get("data") or {},
+        pairs=pairs,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def train_sizes(runs: Sequence[Run]) -> dict[str, int]:

@@ -21,6 +21,8 @@ class PageSection(NamedTuple):
     """Added where differences over sentences are shown."""
     folded: bool = False
     """Whether the reader opens it."""
+    metric: str = ""
+    """What must be comparable for the experiments to be compared here; footnotes say where it is not."""
 
 
 SECTIONS = (
@@ -30,6 +32,7 @@ SECTIONS = (
         " pair's own best checkpoint; <b>◇</b> with its dashed line: the run's overall best one. A pair whose ● and ◇"
         " lie apart converges out of step with the rest; the height between them is its part of the deficit. With"
         " several seeds, thin lines are seeds and the bold one their mean; marks belong to the first seed.",
+        metric="dev",
     ),
     PageSection(
         "convergence", "Convergence, pair by epoch", convergence.excess_maps,
@@ -39,21 +42,25 @@ SECTIONS = (
     PageSection(
         "deficit", "Performance deficit", charts.deficit_chart,
         "What the overall best checkpoint loses against each pair's own best checkpoint, summed over pairs.",
+        metric="dev",
     ),
     PageSection(
         "bleu", "BLEU by language pair", partial(charts.score_chart, metric="bleu"),
         "Test sets, overall best checkpoints.",
         " Right: difference to the first experiment with its 95 % interval; filled where the interval excludes zero.",
+        metric="bleu",
     ),
     PageSection(
         "chrf", "chrF by language pair", partial(charts.score_chart, metric="chrf"),
         "The same by chrF.",
         folded=True,
+        metric="chrf",
     ),
     PageSection(
         "frontier", "Pareto frontier", mutual_distillation.frontier_chart,
         "Each point a model: mean BLEU over its high-resource pairs against the mean over all others. A line joins what"
         " an experiment's students reach together; its hypervolume is the area below it, from (0, 0).",
+        metric="bleu",
     ),
     PageSection(
         "weights", "Distillation weights", mutual_distillation.weight_chart,

@@ -4,14 +4,19 @@ Shape letters: V validations of a run.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from mnmt_ds.evaluation.comparability import Reasons
+from mnmt_ds.evaluation.report import text_warnings
+from mnmt_ds.evaluation.scores import AVERAGED, RESOURCE_CLASSES
 from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
 from mnmt_ds.reporting.formatting import format_difference, format_number
 from mnmt_ds.reporting.metrics import COMPARED_METRICS, METRIC_TITLES, ComparedMetric, metrics_of_run
 from mnmt_ds.reporting.runs import Run
+from mnmt_ds.reporting.unlike import FIGURES, TRAINING, unlike_runs
 
 Row = dict[str, str | float]
 """Values by column of a CSV file."""
@@ -81,13 +86,21 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
         runs: the runs.
 
     Returns:
-        Values by column: directory, label, seed, method, status and all ``COMPARED_METRICS``.
+        Values by column: directory, label, seed, method, status, all ``COMPARED_METRICS``, and what of them is not
+        comparable with the first run's.
     """
     rows = []
     for run in runs:
         row: Row = {"run": str(run.directory), "label": run.label, "seed": run.seed, "method": run.method}
-        rows.append({**row, "status": run.status, **metrics_of_run(run)})
+        rows.append({**row, "status": run.status, **metrics_of_run(run), "not_comparable": _unlike(run, runs, None)})
     return rows
+
+
+def _unlike(run: Run, runs: Sequence[Run], pair: str | None) -> str:
+    """What of a run's figures is not comparable with those of the first run that has them, and why."""
+    pairs = None if pair is None else [pair]
+    found = {figure: unlike_runs([run], runs, figure, pairs) for figure in dict.fromkeys(FIGURES.values())}
+    return "; ".join(f"{figure}: {', '.join(reasons)}" for figure, reasons in found.items() if reasons)
 
 
 def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[Row]:
@@ -113,7 +126,8 @@ def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[Row]:
                 row["dev_at_own_best"] = run.dev_losses[pair][best]
                 row["dev_at_overall_best"] = run.dev_losses[pair][run.best_validation]
                 row["deficit"] = deficits[pair]
-            row |= {key: scores[key] for key in ("bleu", "chrf", "bleu_signature", "chrf_signature") if key in scores}
+            row |= {key: scores[key] for key in (*AVERAGED, "bleu_signature", "chrf_signature") if key in scores}
+            row["not_comparable"] = _unlike(run, runs, pair)
             for name in ("share", "passes"):
                 if name in run.pair_metrics.get(pair, {}):
                     row[name] = run.pair_metrics[pair][name][-1]
@@ -160,15 +174,21 @@ def summary_markdown(part: ComparedRuns) -> str:
     Returns:
         The table, then a line a t-test.
     """
-    summaries = summarise_groups(part.groups)
+    summaries, footnotes = summarise_groups(part.groups), part.footnotes()
     metrics = filled_metrics(summaries)
     delta = f"ΔBLEU to {part.baseline.label} [95 %]"
     head = ["run", "method", "seeds", *(metric.title for metric in metrics)] + ([delta] if part.bootstraps else [])
     table = [head]
-    for summary in summaries:
+    for summary, group in zip(summaries, part.groups, strict=True):
         label = summary.label if summary.status == "finished" else f"{summary.label} ({summary.status})"
-        cells = [label, summary.method, ",".join(map(str, summary.seeds))]
-        cells += [format_with_spread(summary, metric) for metric in metrics]
+        cells = [
+            label + footnotes.mark(part.unlike(group, TRAINING)),
+            summary.method,
+            ",".join(map(str, summary.seeds)),
+        ]
+        for metric in metrics:
+            mark = footnotes.mark(unlike_metric(part, group, metric.key))
+            cells.append(format_with_spread(summary, metric) + mark)
         if part.bootstraps:
             difference = part.bootstrap(summary.label, "bleu", "macro")
             cells.append(format_difference(difference) if difference is not None else "")
@@ -178,7 +198,43 @@ def summary_markdown(part: ComparedRuns) -> str:
         for label, differences in part.t_tests.items()
         for key, difference in differences.items()
     ]
-    return "\n".join([*_aligned(table, text_columns=3), "", *tests])
+    return "\n".join([*_aligned(table, text_columns=3), "", *footnotes.lines(), *text_notes(part.runs), *tests])
+
+
+def unlike_metric(part: ComparedRuns, group: RunGroup, key: str) -> Reasons:
+    """Says why a group's metric, as the summary shows it, is not comparable with the baseline's.
+
+    Args:
+        part: compared runs.
+        group: one of them.
+        key: of the metric.
+
+    Returns:
+        Reasons; of the mean over a resource class, over the pairs that any run has in that class.
+    """
+    name = key.removeprefix("bleu_").replace("_", " ")
+    if name not in RESOURCE_CLASSES:
+        return part.unlike(group, key)
+    reports = [run.report or {} for run in part.runs]
+    members = {pair for report in reports for pair in report.get("classes", {}).get(name, {}).get("pairs", ())}
+    return part.unlike(group, key, sorted(members))
+
+
+def text_notes(runs: Sequence[Run]) -> list[str]:
+    """Says which evaluated texts make scores hard to compare with published ones.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        A line a run, pair and kind of fault.
+    """
+    return [
+        line
+        for run in runs
+        if run.report is not None and run.translations is not None
+        for line in text_warnings(run.report, Path(f"{run.translations}.json"))
+    ]
 
 
 def _aligned(table: Sequence[Sequence[str]], text_columns: int) -> list[str]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from mnmt_ds.files import write_text
 from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
 from mnmt_ds.reporting.formatting import excludes_zero, format_number
 from mnmt_ds.reporting.metrics import metrics_of_run
+from mnmt_ds.reporting.unlike import TRAINING, Footnotes
 
 Cells = tuple[str, ...]
 
@@ -27,6 +28,8 @@ class Table(NamedTuple):
     note: str
     head: Cells
     rows: Sequence[Cells]
+    footnotes: Sequence[str] = ()
+    """What the marks in its cells mean."""
 
 
 def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
@@ -40,11 +43,14 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
     """
     tables = [
         settings_table(parts, "bleu", 2, "BLEU", "Macro average over pairs"),
+        settings_table(parts, "bleu_ceiling", 2, "Ceiling of BLEU", "BLEU of the references themselves after the"
+                       " tokenizer's round trip, macro average over pairs: more cannot be reached"),
         settings_table(parts, "deficit", 3, "Performance deficit, nats", "Dev loss that the overall best checkpoint"
                        " loses against each pair's own best one, summed over pairs (paper 1, Table 3)"),
         settings_table(parts, "deficit", 3, "Performance deficit, bits", "The same in the unit of paper 1's Table 3:"
                        " nats times 1.4427", name="deficit_bits", scale=1 / math.log(2)),
         *(bleu_by_pair(part) for part in parts),
+        *(ceiling_by_pair(part) for part in parts),
         *(bleu_by_class(part) for part in parts),
         *(cost_table(part) for part in parts),
     ]  # fmt: skip
@@ -69,7 +75,7 @@ def settings_table(
         The table: a row a method, a column a condition.
     """
     labels = list(dict.fromkeys(group.label for part in parts for group in part.groups))
-    rows = []
+    rows, footnotes = [], Footnotes(_baseline_name(parts))
     for label in labels:
         cells = []
         for part in parts:
@@ -78,11 +84,16 @@ def settings_table(
             baseline = [scale * value for value in _values(part.baseline, key)]
             gain = float(np.mean(values) - np.mean(baseline)) if values and baseline else None
             difference = part.bootstrap(label, "bleu", "macro") if key == "bleu" else None
-            cells.append(_cell(values, digits, gain if label != part.baseline.label else None, difference))
+            reasons = (*part.unlike(group, key), *part.unlike(group, TRAINING)) if group is not None else ()
+            comparable = group is not None and part.is_comparable(group, key)
+            gain = gain if label != part.baseline.label and comparable else None
+            cells.append(_cell(values, digits, gain, difference) + (footnotes.mark(reasons) if values else ""))
         rows.append((label, *cells))
     star = "; * a gain whose 95 % interval (paired bootstrap over sentences) excludes zero" if key == "bleu" else ""
     gains = f"; in brackets the gain over {_baseline_name(parts)}" if len(labels) > 1 else ""
-    return Table(name or key, title, note + gains + star, ("", *(part.name or title for part in parts)), rows)
+    return Table(
+        name or key, title, note + gains + star, ("", *(part.name or title for part in parts)), rows, footnotes.lines()
+    )
 
 
 def bleu_by_pair(part: ComparedRuns) -> Table:
@@ -94,11 +105,34 @@ def bleu_by_pair(part: ComparedRuns) -> Table:
     Returns:
         The table: a row a group, a column a pair, from the least training text to the most.
     """
-    pairs = list(part.sizes)
-    rows = [(group.label, *(_bleu_with_gain(part, group, "pairs", pair) for pair in pairs)) for group in part.groups]
+    pairs, footnotes = list(part.sizes), part.footnotes()
+    members = {pair: [pair] for pair in pairs}
+    rows = [_bleu_row(part, group, "pairs", members, footnotes) for group in part.groups]
     head = ("", *(f"{pair} ({part.sizes[pair]:,})" for pair in pairs))
     note = f"Training sentences beside the pair; in brackets the gain over {part.baseline.label}; * as above"
-    return Table(_file_name("pairs", part), f"BLEU by pair{_title_end(part)}", note, head, rows)
+    return Table(_file_name("pairs", part), f"BLEU by pair{_title_end(part)}", note, head, rows, footnotes.lines())
+
+
+def ceiling_by_pair(part: ComparedRuns) -> Table:
+    """Makes a table of what BLEU the references themselves reach after the tokenizer's round trip.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        The table: a row a group, a column a pair.
+    """
+    rows = []
+    for group in part.groups:
+        reports = [(run.report or {}).get("pairs", {}) for run in group.runs]
+        ceilings = {
+            pair: [facts[pair]["bleu_ceiling"] for facts in reports if "bleu_ceiling" in facts.get(pair, {})]
+            for pair in part.sizes
+        }
+        rows.append((group.label, *(_cell(values, 2, None, None, spread=False) for values in ceilings.values())))
+    note = "BLEU of the references after the tokenizer has encoded and decoded them: more cannot be reached"
+    title = f"Ceiling of BLEU by pair{_title_end(part)}"
+    return Table(_file_name("ceilings", part), title, note, ("", *part.sizes), rows)
 
 
 def bleu_by_class(part: ComparedRuns) -> Table:
@@ -112,10 +146,15 @@ def bleu_by_class(part: ComparedRuns) -> Table:
     """
     reports = [run.report or {} for run in part.runs]
     classes = list(dict.fromkeys(name for report in reports for name in report.get("classes", {})))
-    classes = classes if len(classes) > 1 else []
-    rows = [(group.label, *(_bleu_with_gain(part, group, "classes", c) for c in classes)) for group in part.groups]
+    classes, footnotes = classes if len(classes) > 1 else [], part.footnotes()
+    members = {
+        name: sorted({pair for report in reports for pair in report.get("classes", {}).get(name, {}).get("pairs", ())})
+        for name in classes
+    }
+    rows = [_bleu_row(part, group, "classes", members, footnotes) for group in part.groups]
     note = f"Means over pairs; in brackets the gain over {part.baseline.label}"
-    return Table(_file_name("classes", part), f"BLEU by resource class{_title_end(part)}", note, ("", *classes), rows)
+    title = f"BLEU by resource class{_title_end(part)}"
+    return Table(_file_name("classes", part), title, note, ("", *classes), rows, footnotes.lines())
 
 
 def cost_table(part: ComparedRuns) -> Table:
@@ -151,22 +190,23 @@ def table_markdown(table: Table) -> str:
         table: the table.
 
     Returns:
-        Its title, note and rows.
+        Its title, note, rows and footnotes.
     """
     lines = [f"### {table.title}", "", f"{table.note}.", "", "| " + " | ".join(table.head) + " |"]
     lines.append("|---|" + "---:|" * (len(table.head) - 1))
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.rows)])
+    notes = [line for footnote in table.footnotes for line in ("", footnote)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.rows), *notes])
 
 
 def write_csv(table: Table, directory: Path) -> None:
-    """Writes a table as ``<name>.csv``.
+    """Writes a table as ``<name>.csv``, its footnotes as last rows.
 
     Args:
         table: the table.
         directory: where the file goes.
     """
     text = io.StringIO()
-    csv.writer(text).writerows([table.head, *table.rows])
+    csv.writer(text).writerows([table.head, *table.rows, *((footnote,) for footnote in table.footnotes)])
     write_text(directory / f"{table.name}.csv", text.getvalue())
 
 
@@ -175,11 +215,18 @@ def _values(group: RunGroup, key: str) -> list[float]:
     return [value for run in group.runs if np.isfinite(value := metrics_of_run(run)[key])]
 
 
-def _bleu_with_gain(part: ComparedRuns, group: RunGroup, section: str, name: str) -> str:
-    """The mean BLEU of a pair or class in a group's reports, with its gain over the baseline's."""
-    values, baseline = _bleu_values(group, section, name), _bleu_values(part.baseline, section, name)
-    gain = float(np.mean(values) - np.mean(baseline)) if values and baseline and group is not part.baseline else None
-    return _cell(values, 2, gain, part.bootstrap(group.label, "bleu", name), spread=False)
+def _bleu_row(
+    part: ComparedRuns, group: RunGroup, section: str, members: Mapping[str, Sequence[str]], footnotes: Footnotes
+) -> Cells:
+    """A group's mean BLEU of each pair or class in its reports, with the gain over the baseline's where comparable."""
+    cells = [group.label + footnotes.mark(part.unlike(group, TRAINING))]
+    for name, pairs in members.items():
+        values, baseline = _bleu_values(group, section, name), _bleu_values(part.baseline, section, name)
+        has_gain = values and baseline and group is not part.baseline and part.is_comparable(group, "bleu", pairs)
+        gain = float(np.mean(values) - np.mean(baseline)) if has_gain else None
+        cell = _cell(values, 2, gain, part.bootstrap(group.label, "bleu", name), spread=False)
+        cells.append(cell + (footnotes.mark(part.unlike(group, "bleu", pairs)) if values else ""))
+    return tuple(cells)
 
 
 def _bleu_values(group: RunGroup, section: str, name: str) -> list[float]:

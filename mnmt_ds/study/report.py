@@ -36,7 +36,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     for part in compared:
         texts.append(f"## {part.name or 'Runs'}\n\n{summary_markdown(part)}")
         texts.append(resource_classes(part.sizes, part.score))
-        texts.append(frontier_markdown(find_experiments(part.runs)))
+        texts.append(frontier_markdown(find_experiments(part.runs), part.runs))
         texts.append("\n".join(f"- `{line}`" for line in score_signatures(part.runs)))
     texts.append("\n".join(f"- {line}" for line in missing_runs(study, done, failed)))
     directory.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,8 @@ def model_description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
         "pairs": list(recipe.data.pairs),
         "tokenizer_hash": corpus.tokenizer.hash,
         "data_hash": corpus.hash,
+        "dev_sets": {pair: corpus.text_hash(pair, "dev") for pair in recipe.data.pairs},
+        "sentencepiece": corpus.manifest.get("sentencepiece"),
     }
 
 

@@ -1,0 +1,94 @@
+"""Which of the compared runs' figures are not comparable with the baseline's, and the footnotes that say why."""
+
+import html
+from collections.abc import Sequence
+
+from mnmt_ds.evaluation.comparability import Reasons, unlike_dev_losses, unlike_scores, unlike_training_text
+from mnmt_ds.reporting.runs import Run
+
+TRAINING = "training"
+"""The figure that stands for the training text: a mark at the row's name."""
+FIGURES = {"dev": "dev", "deficit": "dev", "bleu": "bleu", "chrf": "chrf", TRAINING: TRAINING} | {
+    f"bleu_{name}": "bleu" for name in ("high", "low", "very_low")
+}
+"""What must be alike for a metric to be comparable, by the metric's key; other metrics always are."""
+
+
+def unlike_runs(runs: Sequence[Run], others: Sequence[Run], metric: str, pairs: Sequence[str] | None = None) -> Reasons:
+    """Compares what some runs' metric was made from with the first of others that has it.
+
+    Args:
+        runs: runs of one group.
+        others: all compared runs, the baseline's first.
+        metric: a key of ``COMPARED_METRICS``, or ``TRAINING``.
+        pairs: language pairs; None: the metric is over all pairs of each run.
+
+    Returns:
+        Reasons against comparing, each once; empty: comparable, or nothing to compare.
+    """
+    figure = FIGURES.get(metric)
+    having = [run for run in others if figure is not None and _has(run, figure)]
+    reasons: dict[str, None] = {}
+    for run in runs if having else ():
+        if run is not having[0] and figure is not None and _has(run, figure):
+            reasons |= dict.fromkeys(_reasons(run, having[0], figure, pairs))
+    return tuple(reasons)
+
+
+def _has(run: Run, figure: str) -> bool:
+    return run.report is not None if figure in ("bleu", "chrf") else bool(run.dev_losses)
+
+
+def _reasons(run: Run, other: Run, figure: str, pairs: Sequence[str] | None) -> Reasons:
+    if figure == "dev":
+        return unlike_dev_losses(run.dev_loss_facts, other.dev_loss_facts, pairs)
+    if figure == TRAINING:
+        return unlike_training_text(run.dev_loss_facts, other.dev_loss_facts)
+    assert run.report is not None and other.report is not None
+    return unlike_scores(run.report, other.report, figure, pairs)
+
+
+class Footnotes:
+    """Numbers the reasons of one table: cells get a mark, and below the table stands what each mark means.
+
+    Args:
+        baseline: label of the group that all others are compared with.
+    """
+
+    def __init__(self, baseline: str) -> None:
+        self._baseline = baseline
+        self._numbers: dict[Reasons, int] = {}
+
+    def mark(self, reasons: Reasons) -> str:
+        """Makes the mark of a cell.
+
+        Args:
+            reasons: against comparing it with the baseline's.
+
+        Returns:
+            Such as `` †1``; empty where there is no reason.
+        """
+        return f" †{self._numbers.setdefault(reasons, len(self._numbers) + 1)}" if reasons else ""
+
+    def lines(self) -> tuple[str, ...]:
+        """Writes the footnotes.
+
+        Returns:
+            A line a mark.
+        """
+        return tuple(
+            f"†{number} not comparable with {self._baseline}: {'; '.join(reasons)}"
+            for reasons, number in self._numbers.items()
+        )
+
+
+def as_html(lines: Sequence[str]) -> str:
+    """Writes footnotes below a chart.
+
+    Args:
+        lines: the footnotes.
+
+    Returns:
+        HTML; empty where there are none.
+    """
+    return "".join(f"<br><b>{html.escape(line)}.</b>" for line in lines)
