@@ -185,14 +185,14 @@ def bootstrap_against_baseline(part: ComparedRuns) -> dict[str, dict[str, dict[s
             tokenizers = {
                 pair: facts["bleu_tokenizer"] for pair, facts in evaluated.items() if "bleu_tokenizer" in facts
             }
-            found = paired_bootstrap(ours, theirs, shared, part.score, tokenizers)
+            all_differences = paired_bootstrap(ours, theirs, shared, part.score, tokenizers)
             kept = {
                 metric: {
                     pair: difference
                     for pair, difference in rows.items()
                     if part.is_comparable(group, metric, None if pair == "macro" else [pair])
                 }
-                for metric, rows in found.items()
+                for metric, rows in all_differences.items()
             }
             differences[group.label] = {metric: rows for metric, rows in kept.items() if rows}
     return {label: rows for label, rows in differences.items() if rows}

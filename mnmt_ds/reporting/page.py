@@ -163,9 +163,9 @@ def _unlike_in_chart(part: ComparedRuns, metric: str) -> str:
     reasons = {group.label: part.unlike(group, metric) for group in part.groups} if metric else {}
     return as_html(
         [
-            f"{label}: not comparable with {part.baseline.label}: {'; '.join(found)}"
-            for label, found in reasons.items()
-            if found
+            f"{label}: not comparable with {part.baseline.label}: {'; '.join(why)}"
+            for label, why in reasons.items()
+            if why
         ]
     )
 

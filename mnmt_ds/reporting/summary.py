@@ -99,8 +99,8 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
 def _unlike(run: Run, runs: Sequence[Run], pair: str | None) -> str:
     """What of a run's figures is not comparable with those of the first run that has them, and why."""
     pairs = None if pair is None else [pair]
-    found = {figure: unlike_runs([run], runs, figure, pairs) for figure in dict.fromkeys(FIGURES.values())}
-    return "; ".join(f"{figure}: {', '.join(reasons)}" for figure, reasons in found.items() if reasons)
+    unlike_figures = {figure: unlike_runs([run], runs, figure, pairs) for figure in dict.fromkeys(FIGURES.values())}
+    return "; ".join(f"{figure}: {', '.join(reasons)}" for figure, reasons in unlike_figures.items() if reasons)
 
 
 def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[Row]:
