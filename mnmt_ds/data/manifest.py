@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from mnmt_ds.data.corpus import FORMAT, MANIFEST
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.files import publish_file, write_json, write_text
 
+LOG = logging.getLogger(__name__)
 PREVIOUS = ".manifest.previous.json"
 """Name of the old manifest while files are exchanged."""
 
@@ -32,6 +34,8 @@ class BuiltCorpus(NamedTuple):
     """Ids by "PAIR.SPLIT"."""
     overlap: BuildStage
     """Counts of held-out text in training text."""
+    coverage: BuildStage
+    """What the tokenizer cannot say of the texts."""
 
     def stages(self) -> list[BuildStage]:
         """Lists all of them.
@@ -40,7 +44,7 @@ class BuiltCorpus(NamedTuple):
             The stages that this corpus uses.
         """
         clean = [stage for by_split in self.clean.values() for stage in by_split.values()]
-        return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values(), self.overlap]
+        return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values(), self.overlap, self.coverage]
 
 
 def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
@@ -61,16 +65,19 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
         "hash": _corpus_hash(files),
         "tokenizer_hash": built.tokenizer.record["hash"],
         "vocabulary_size": built.tokenizer.record["size"],
+        "sentencepiece": built.tokenizer.record.get("sentencepiece"),
         "origin": built.origin,
         "languages": settings.languages,
         "pairs": {pair: _pair_entry(pair, built) for pair in settings.pairs},
         "monolingual": {lang: _monolingual_entry(f"mono.{lang}", built) for lang in settings.monolingual},
         "held_out_overlap": built.overlap.record["overlap"],
+        "tokenizer_coverage": built.coverage.record["coverage"],
         "files": files,
         "settings": settings.model_dump(mode="json"),
     }
     path, previous = directory / MANIFEST, directory / PREVIOUS
     old = _read_manifest(path) or _read_manifest(previous)
+    _warn_of_other_sentencepiece(directory, old, manifest)
     if old.get("files") != files or not path.exists():
         if path.exists():
             os.replace(path, previous)
@@ -83,6 +90,16 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
     write_json(path, manifest)
     previous.unlink(missing_ok=True)
     return path
+
+
+def _warn_of_other_sentencepiece(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Says that the vocabulary is another one only because SentencePiece is."""
+    versions = [manifest.get("sentencepiece") for manifest in (old, new)]
+    if all(versions) and versions[0] != versions[1] and old.get("tokenizer_hash") != new["tokenizer_hash"]:
+        LOG.warning(
+            "%s: its tokenizer was trained by SentencePiece %s, and is now by %s: another vocabulary; runs on the old"
+            " one cannot go on, and dev losses are not comparable", directory, *versions
+        )  # fmt: skip
 
 
 def _published_files(built: BuiltCorpus) -> dict[str, tuple[BuildStage, str]]:

@@ -35,12 +35,15 @@ from mnmt_ds.data.split_assignment import (
     pairs_without_key_language,
     usable_rows,
 )
+from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_values
 from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, build_tokenizer_stage
 from mnmt_ds.data.worker_pool import process_pool
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import remove_temporary_files
 
 LOG = logging.getLogger(__name__)
+COVERAGE_VERSION = 1
+"""Version of what ``tokenizer_coverage`` counts."""
 OVERLAP_VERSION = 1
 """Version of what ``held_out_overlap`` counts."""
 CleanStages = dict[str, dict[str, BuildStage]]
@@ -111,7 +114,8 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
         name: _announce(f"tokenise {name}", *build_binary_stage(work, pool, name, text, tokenizer))
         for name, text in _texts_to_tokenise(texts)
     }
-    return BuiltCorpus(origin, clean, texts, tokenizer, binaries, _overlap(work, pool, texts))
+    return BuiltCorpus(origin, clean, texts, tokenizer, binaries, _overlap(work, pool, texts),
+                       _coverage(work, pool, texts, tokenizer))  # fmt: skip
 
 
 def _overlap(work: Path, pool: Executor, texts: dict[str, BuildStage]) -> BuildStage:
@@ -120,10 +124,26 @@ def _overlap(work: Path, pool: Executor, texts: dict[str, BuildStage]) -> BuildS
     fingerprint = fingerprint_of({name: text.hashes for name, text in by_name.items()}, OVERLAP_VERSION)
     if not load_stage(work, "overlap", fingerprint):
         with new_stage(work, "overlap", fingerprint) as (_, record):
-            files = {name: list(map(LanguageFile, text.paths, text.languages)) for name, text in by_name.items()}
-            counts = count_overlap(pool, files)
+            counts = count_overlap(pool, _language_files(by_name))
             record["overlap"] = {name: overlap._asdict() for name, overlap in counts.items()}
     return built_stage(work, "overlap", fingerprint)
+
+
+def _coverage(work: Path, pool: Executor, texts: dict[str, BuildStage], tokenizer: BuildStage) -> BuildStage:
+    """The stage whose record says what the tokenizer cannot say of the texts."""
+    by_name = dict(_texts_to_tokenise(texts))
+    hashes = {name: (text.hashes, text.languages) for name, text in by_name.items()}
+    fingerprint = fingerprint_of(hashes, tokenizer.record["hash"], COVERAGE_VERSION)
+    if not load_stage(work, "coverage", fingerprint):
+        with new_stage(work, "coverage", fingerprint) as (_, record):
+            files = _language_files(by_name)
+            counts = count_coverage(pool, files, tokenizer.directory)
+            record["coverage"] = coverage_values(counts)
+    return built_stage(work, "coverage", fingerprint)
+
+
+def _language_files(by_name: dict[str, ParallelText]) -> dict[str, list[LanguageFile]]:
+    return {name: list(map(LanguageFile, text.paths, text.languages)) for name, text in by_name.items()}
 
 
 def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanStages]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mnmt_ds.data.cleaning_rules import EMPTY_SIDE, RULES
 from mnmt_ds.data.held_out_overlap import Overlap, overlap_line
+from mnmt_ds.data.tokenizer_coverage import coverage_lines, coverage_rows, read_coverage
 
 SELECTION_RULES = ("duplicate", "domain cap", "held-out key", "held-out source", "held-out target", "over limit")
 """Rules by which clean rows are left out of the training set."""
@@ -27,6 +28,8 @@ def corpus_statistics(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "origin": manifest["origin"],
         "hash": manifest["hash"],
         "held_out_overlap": manifest["held_out_overlap"],
+        "tokenizer_coverage": manifest["tokenizer_coverage"],
+        "sentencepiece": manifest["sentencepiece"],
         "pairs": {
             pair: {**_counts(entry), "splits": entry["splits"], "given": entry["given"]}
             for pair, entry in manifest["pairs"].items()
@@ -53,6 +56,7 @@ def summary_table(path: Path) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
     lines += _incomplete_rows(manifest)
     lines.append(f"{path.parent}: {overlap_line(_overlaps(manifest))}")
+    lines += [f"{path.parent}: {line}" for line in coverage_lines(read_coverage(manifest["tokenizer_coverage"]))]
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
 
 
@@ -71,7 +75,7 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "# Prepared corpus",
         "",
         f"Text from {manifest['origin']}; corpus `{manifest['hash'][:12]}`,"
-        f" tokenizer `{manifest['tokenizer_hash'][:12]}`.",
+        f" tokenizer `{manifest['tokenizer_hash'][:12]}` (SentencePiece {manifest['sentencepiece'] or 'not known'}).",
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
@@ -87,6 +91,10 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "| training text | rows | exact | normalised | near-duplicates |",
         "|---|---|---|---|---|",
         *(f"| {name} | {x.rows:,} | {x.exact:,} | {x.normalised:,} | {x.near:,} |" for name, x in overlaps.items()),
+        "",
+        "What the tokenizer cannot say: unknown pieces; lines that encoding and decoding change (white space aside).",
+        "",
+        *_markdown_table(coverage_rows(read_coverage(manifest["tokenizer_coverage"]))),
     ]
     lines += [f"\n{line}." for line in _incomplete_rows(manifest)]
     for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
@@ -104,6 +112,11 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _markdown_table(rows: list[list[str]]) -> list[str]:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return [head, "|" + "---|" * len(rows[0]), *body]
+
+
 def _overlaps(manifest: Mapping[str, Any]) -> dict[str, Overlap]:
     return {name: Overlap(**counts) for name, counts in manifest["held_out_overlap"].items()}
 
@@ -111,12 +124,29 @@ def _overlaps(manifest: Mapping[str, Any]) -> dict[str, Overlap]:
 def _incomplete_rows(manifest: Mapping[str, Any]) -> list[str]:
     """Lines that say which given sets have rows with an empty side."""
     return [
-        f"{pair} {split}: {counts[EMPTY_SIDE]:,} of {counts['clean']:,} given rows have an empty side (first:"
-        f" {entry['places'][split][EMPTY_SIDE]}); kept, so that the rows line up with the given files"
+        incomplete_rows_line(pair, split, counts, entry["places"][split][EMPTY_SIDE])
         for pair, entry in manifest["pairs"].items()
         for split, counts in entry["given"].items()
         if counts.get(EMPTY_SIDE)
     ]
+
+
+def incomplete_rows_line(pair: str, split: str, counts: Mapping[str, int], place: str) -> str:
+    """Says how many rows of a given set have an empty side.
+
+    Args:
+        pair: the pair's name.
+        split: dev or test.
+        counts: of the set's rows.
+        place: FILE:NUMBER of the first such row.
+
+    Returns:
+        The line.
+    """
+    return (
+        f"{pair} {split}: {counts[EMPTY_SIDE]:,} of {counts['clean']:,} given rows have an empty side (first: {place});"
+        " kept, so that the rows line up with the given files"
+    )
 
 
 def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:

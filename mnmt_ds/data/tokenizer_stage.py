@@ -7,6 +7,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
+import sentencepiece
+
 from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.settings import DataSettings, TokenizerSettings
 from mnmt_ds.data.tokenizer import JOINT, Tokenizer
@@ -57,6 +59,7 @@ def build_tokenizer_stage(
     """
     tokenizer_settings = settings.tokenizer
     fingerprint = fingerprint_of(
+        sentencepiece.__version__,  # versions train different models of the same text
         tokenizer_settings.model_dump(mode="json"),
         settings.languages,
         THREADS,
@@ -82,7 +85,7 @@ def build_tokenizer_stage(
             progress.add(1)
         tokenizer = Tokenizer(settings.languages, models)
         tokenizer.save_to(path)
-        record.update(hash=tokenizer.hash, size=tokenizer.size)
+        record.update(hash=tokenizer.hash, size=tokenizer.size, sentencepiece=sentencepiece.__version__)
     return built_stage(work, "tokenizer", fingerprint), True
 
 
@@ -100,8 +103,6 @@ def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, 
     Raises:
         UserError: when the text cannot fill the vocabulary.
     """
-    import sentencepiece
-
     model = io.BytesIO()
     sentencepiece.set_min_log_level(2)
     try:

@@ -11,11 +11,13 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from mnmt_ds.data import holdout
+from mnmt_ds.data.cleaning_rules import EMPTY_SIDE
 from mnmt_ds.data.cleaning_stage import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
 from mnmt_ds.data.corpus import MANIFEST, Corpus, changed_settings
 from mnmt_ds.data.held_out_overlap import corpus_texts, count_overlap, overlap_faults, overlap_line
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.holdout import RowHashes
+from mnmt_ds.data.prepare_report import incomplete_rows_line
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.settings import DataSettings
@@ -30,6 +32,7 @@ from mnmt_ds.data.split_assignment import (
     split_of_rows,
     usable_rows,
 )
+from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_lines
 from mnmt_ds.data.worker_pool import Progress, map_in_order, process_pool
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
@@ -124,7 +127,7 @@ def _read(
     rules = cleaning_rules_for(settings, name, role in ("dev", "test"))
     rules = rules._replace(list_faults=rules.given or settings.clean.bad_lines == "error")
     counts: Counter[str] = Counter()
-    blocks = []
+    blocks, places = [], dict[str, str]()
     for part in parts:
         if is_dropped_domain(part, rules):
             continue
@@ -132,6 +135,7 @@ def _read(
         try:
             for block in read_cleaned_blocks(pool, rules, [part], f"check {name} {role} {part.domain}"):
                 counts += block.counts
+                places = {**block.places, **places}
                 part_faults += block.faults
                 blocks.append(block._replace(source=b"", target=b"", faults=[]))
         except UserError as fault:
@@ -139,6 +143,8 @@ def _read(
         faults += part_faults[:MAX_LISTED_FAULTS]
         if len(part_faults) > MAX_LISTED_FAULTS:
             faults.append(f"{part.files[0]}: {len(part_faults) - MAX_LISTED_FAULTS} more lines like these")
+    if counts[EMPTY_SIDE]:
+        print(incomplete_rows_line(name, role, counts, places[EMPTY_SIDE]))
     return concatenate_hashes(blocks), counts
 
 
@@ -165,6 +171,8 @@ def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
         overlaps = count_overlap(pool, corpus_texts(directory, corpus.manifest))
         print(f"{directory}: {overlap_line(overlaps)}")
         yield from overlap_faults(directory, overlaps)
+        coverage = count_coverage(pool, corpus_texts(directory, corpus.manifest), directory / "tokenizer")
+        print("\n".join(f"{directory}: {line}" for line in coverage_lines(coverage)))
     if changed := changed_settings(corpus.manifest, settings):
         yield f"{directory / MANIFEST}: prepared with other settings ({', '.join(changed)}); run mnmt-ds prepare again"
     try:

@@ -10,6 +10,8 @@ import sacrebleu
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.prepare import prepare
+from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.evaluation.comparability import (
     DevLossFacts,
     unlike_dev_losses,
@@ -107,51 +109,64 @@ def run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_run(tmp_path_factory.mktemp("runs") / "one", tiny_corpus)
 
 
-def change_texts(corpus: Path, change: dict[int, tuple[str, str]], pair: str = "bs-en") -> None:
-    """Other lines in a prepared test set, of the same ids and number."""
-    for side, column in (("src", 0), ("tgt", 1)):
-        path = corpus / "text" / f"{pair}.test.{side}"
-        lines = path.read_text().splitlines()
-        for row, texts in change.items():
-            lines[row] = texts[column]
-        path.write_text("".join(f"{line}\n" for line in lines))
-    manifest = json.loads((corpus / "manifest.json").read_text())
-    for name, entry in manifest["files"].items():
-        entry["size"] = (corpus / name).stat().st_size
-    (corpus / "manifest.json").write_text(json.dumps(manifest))
+def odd_corpus(folder: Path) -> Path:
+    """bs-en has a given test set that its tokenizer cannot write, tokenised, with an empty side; hi-en is held out."""
+    words = ["the", "red", "cat", "sees", "old", "house", "new", "tree", "and"]
+    rows = [[words[(i // 9**k + k * i) % 9] for k in range(4)] for i in range(60)]
+    for pair in ("bs-en", "hi-en"):
+        lines = [f"{' '.join(word[::-1] for word in row)} {pair[:2]}.\t{' '.join(row)}.\n" for row in rows]
+        (folder / f"{pair}.tsv").write_text("".join(lines))
+    (folder / "given.bs").write_text("eht der tac bs .\n" * 12)
+    given = [f"the ❤ cat sees {words[i]} the red house and the new tree ." for i in range(9)]
+    (folder / "given.en").write_text("".join(f"{line}\n" for line in [*given, "the cat", "", "the tree"]))
+    train = {"train": [{"format": "tsv", "path": str(folder / "{pair}.tsv")}]}
+    test = {"format": "moses", "path": str(folder / "given.bs"), "target_path": str(folder / "given.en")}
+    settings = DataSettings.model_validate(
+        {
+            "directory": str(folder / "data"),
+            "pairs": ["bs-en", "hi-en"],
+            "corpora": {"bs-en": {**train, "test": [test]}, "*": train},
+            "clean": {"min_script": 0.0},
+            "split": {"dev": 5, "test": 5},
+            "tokenizer": {"size": 60, "hard_limit": False},
+        }
+    )
+    prepare(settings, processes=1)
+    return folder / "data"
 
 
 def test_ceiling_tokenised_references_and_empty_sides(
-    run: Path, tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """References that no translation can reach have a ceiling below 100; each fault is a line with pair and file."""
-    corpus = tmp_path / "data"
-    shutil.copytree(tiny_corpus, corpus)
-    text = {row: ("x", f"the ❤ cat {row} sees the old red house, the new tree .") for row in range(9)}
-    change_texts(corpus, {**text, 10: ("x", "")})
-    assert main(["evaluate", str(run), "--data", str(corpus), "--pairs", "bs-en,hi-en"]) == 0
+    corpus = odd_corpus(tmp_path)
+    run = model_run(tmp_path / "run", corpus)
+    capfd.readouterr()
+    assert main(["evaluate", str(run)]) == 0
     table = capfd.readouterr().out.splitlines()
-    found = json.loads((run / "evaluation" / "best.test.json").read_text())
-    pair = found["pairs"]["bs-en"]
+    written = json.loads((run / "evaluation" / "best.test.json").read_text())
+    pair = written["pairs"]["bs-en"]
     references = Corpus.open(corpus).split("bs-en", "test").text()[1]
     tokenizer = Corpus.open(corpus).tokenizer
     back = [tokenizer.decode(tokenizer.encode(line, "en")) for line in references]
-    assert pair["bleu_ceiling"] == sacrebleu.BLEU(force=True).corpus_score(back, [references]).score < 70
+    assert pair["bleu_ceiling"] == sacrebleu.BLEU(force=True).corpus_score(back, [references]).score < 85
     assert "⁇" in back[0] and 0 < pair["chrf_ceiling"] < 100
-    assert found["pairs"]["hi-en"]["bleu_ceiling"] == pytest.approx(100) and pair["empty_sides"] == 1
-    assert found["macro"]["bleu_ceiling"] == pytest.approx((pair["bleu_ceiling"] + 100) / 2)
+    assert written["pairs"]["hi-en"]["bleu_ceiling"] == pytest.approx(100) and pair["empty_sides"] == 1
+    assert written["macro"]["bleu_ceiling"] == pytest.approx((pair["bleu_ceiling"] + 100) / 2)
     assert table[0].split() == ["pair", "train", "sentences", "BLEU", "ceiling", "chrF"]
     assert f"{pair['bleu_ceiling']:.2f}" in next(line for line in table if line.startswith("bs-en")).split()
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len((run / "evaluation" / "best.test" / "bs-en.hyp").read_text().splitlines()) == 12
     files = run / "evaluation" / "best.test"
-    assert any(f"{files}/bs-en.ref: 9 of 12 references of bs-en look tokenised" in line for line in warnings)
-    assert any(
-        f"{files}/bs-en.*: 1 of 12 sentences of bs-en have an empty source or reference" in line for line in warnings
-    )
+    warnings = [record.getMessage() for record in caplog.records if record.name == "mnmt_ds.evaluation.report"]
     assert len(warnings) == 2, warnings
+    assert f"{files}/bs-en.ref: 9 of 12 references of bs-en look tokenised" in warnings[0]
+    assert f"{files}/bs-en.*: 1 of 12 sentences of bs-en have an empty source or reference" in warnings[1]
     caplog.clear()
-    assert main(["evaluate", str(run), "--data", str(corpus), "--pairs", "bs-en", "--tokenizers", "none"]) == 0
-    assert not [record for record in caplog.records if "look tokenised" in record.getMessage()]
+    assert main(["evaluate", str(run), "--tokenizers", "none", "--ban-unknown"]) == 0
+    assert "look tokenised" not in caplog.text
+    banned = json.loads((run / "evaluation" / "best.test.json").read_text())["pairs"]["bs-en"]
+    again = [line.replace(" ⁇ ", " ").replace("  ", " ") for line in back]
+    assert banned["chrf_ceiling"] == pytest.approx(sacrebleu.corpus_chrf(again, [references]).score, abs=0.5)
 
 
 def test_against_refuses_another_search_before_translating(
