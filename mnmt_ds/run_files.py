@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mnmt_ds.config.yaml_values import parse_yaml
 
 RECIPE = "recipe.yaml"
 """The resolved recipe."""
 METRICS = "metrics.jsonl"
 """Every record, one JSON object a line."""
+SECTIONS = ("data", "model", "train", "method", "sampler", "validation", "denoising", "tracking", "framing")
+"""Sections of a recipe that are mappings; what is none is left out."""
 LOCK = "lock"
 """Locked by the process that trains."""
 
@@ -23,10 +25,12 @@ def read_recipe(run: Path) -> dict[str, Any]:
         Plain values by section; empty where there is no recipe or none that can be read.
     """
     try:
-        values = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        values = parse_yaml((run / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
+    if not isinstance(values, dict):
+        return {}
+    return {name: value for name, value in values.items() if name not in SECTIONS or isinstance(value, dict)}
 
 
 def data_directory(run: Path) -> Path | None:

@@ -4,6 +4,7 @@ Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``
 ``valid/bs-en/nll``.
 """
 
+import contextlib
 import json
 import logging
 import secrets
@@ -16,6 +17,7 @@ from pydantic import Field
 from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.files import write_text
+from mnmt_ds.json_files import parse_json
 from mnmt_ds.log import REPORT
 from mnmt_ds.run_files import METRICS
 
@@ -167,12 +169,8 @@ def read_records(path: Path) -> list[Record]:
     """
     records = []
     for line in path.read_bytes().split(b"\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
+        with contextlib.suppress(ValueError):
+            records.append(parse_json(line))
     return records
 
 

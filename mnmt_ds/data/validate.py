@@ -3,7 +3,6 @@
 Letters: N rows of a pair's training text.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_lines
 from mnmt_ds.data.worker_pool import Progress, map_in_order, process_pool
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
+from mnmt_ds.json_files import read_json
 
 LOG = logging.getLogger(__name__)
 MAX_LISTED_FAULTS = 20
@@ -176,6 +176,6 @@ def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
     if changed := changed_settings(corpus.manifest, settings):
         yield f"{directory / MANIFEST}: prepared with other settings ({', '.join(changed)}); run mnmt-ds prepare again"
     try:
-        json.loads((directory / "report.json").read_text(encoding="utf-8"))
+        read_json(directory / "report.json")
     except (OSError, ValueError):
         yield f"{directory / 'report.json'}: missing or not JSON; run mnmt-ds prepare again"

@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,12 @@ from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.comparability import unlike_translations
+from mnmt_ds.evaluation.report_shape import ReportShape
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
 from mnmt_ds.evaluation.tokenised_text import tokenised_lines
 from mnmt_ds.files import write_json
+from mnmt_ds.json_files import read_json, reason
 from mnmt_ds.run_files import RECIPE, data_directory
 
 LOG = logging.getLogger(__name__)
@@ -340,9 +341,9 @@ def read_report(path: Path) -> dict[str, Any]:
         UserError: where it cannot be read.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path, ReportShape))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable report ({error}); evaluate again with --fresh") from None
+        raise UserError(f"{path}: not a readable report ({reason(error)}); evaluate again with --fresh") from None
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:

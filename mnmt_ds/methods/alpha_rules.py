@@ -3,13 +3,14 @@
 A rule is a few lines from dev losses to weights; ``methods/pareto.py`` decides when it is applied.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
+from mnmt_ds.json_files import read_json, reason
 from mnmt_ds.run_files import METRICS
 from mnmt_ds.tracking import read_records
 
@@ -194,14 +195,9 @@ def read_weights(path: Path, pairs: Sequence[str], names: Sequence[str]) -> dict
 def _of_file(path: Path, remedy: str) -> dict[str, Weights]:
     """Reads weights by student from JSON."""
     try:
-        students = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except ValueError:
-        raise UserError(f"{path}: not JSON; {remedy}") from None
-    if not isinstance(students, dict) or not all(isinstance(weights, dict) for weights in students.values()):
-        raise UserError(f"{path}: not of the form {{student: {{pair: alpha}}}}; {remedy}")
-    return students
+        return dict(read_json(path, dict[str, dict[str, Any]]))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not of the form {{student: {{pair: alpha}}}} ({reason(error)}); {remedy}") from None
 
 
 def _of_run(run: Path, names: Sequence[str]) -> dict[str, Weights]:

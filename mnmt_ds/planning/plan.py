@@ -1,6 +1,5 @@
 """A recipe's plan: its data surveyed, its memory counted, and what cannot be counted measured."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -180,7 +179,7 @@ def layer_costs(recipe: Recipe, corpus: Corpus, on_cpu: bool) -> LayerCosts:
         if by_parameters or not (on_cpu or torch.cuda.is_available()):
             return stage_balance.by_parameters(entries)
         if recipe.pipeline is not None and file.exists():
-            seconds = [float(value) for value in json.loads(file.read_text(encoding="utf-8"))["seconds"]]
+            seconds = stage_balance.read_times(file)
             if len(seconds) == len(entries):  # else of a model of another depth
                 return seconds
         return stage_balance.by_time(recipe.model, size, recipe.train.max_tokens, recipe.train.loss_implementation)

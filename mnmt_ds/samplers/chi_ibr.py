@@ -4,7 +4,6 @@ Iterated best response: each epoch is drawn from the worst distribution within a
 sentence shares, worst by the losses of the epoch before it above those of a converged plain run.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pydantic import Field
 from mnmt_ds import metric_keys
 from mnmt_ds.config import FilePath, Settings
 from mnmt_ds.errors import UserError
+from mnmt_ds.json_files import read_json, reason
 from mnmt_ds.run_files import METRICS
 from mnmt_ds.samplers.sampler import Distribution, Losses, Sampler, SamplerEntry, SamplerMemory
 from mnmt_ds.samplers.temperature import probabilities
@@ -183,17 +183,12 @@ def read_baseline(path: Path, pairs: Sequence[str]) -> list[float]:
 
 def _of_file(path: Path) -> dict[str, Any]:
     try:
-        losses = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return dict(read_json(path))
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); sampler.baseline is the directory of a finished plain run, or"
+            f"{path}: cannot be read ({reason(error)}); sampler.baseline is the directory of a finished plain run, or"
             " JSON {pair: loss}"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); write {{pair: loss}}") from None
-    if not isinstance(losses, dict):
-        raise UserError(f"{path}:1: not of the form {{pair: loss}}; mend it")
-    return losses
 
 
 def _of_run(run: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import report_path
 from mnmt_ds.files import write_json
+from mnmt_ds.json_files import read_json
 from mnmt_ds.reporting.run_settings import flatten_settings
 from mnmt_ds.reporting.runs import student_directories
 from mnmt_ds.run_files import read_recipe
@@ -135,10 +136,9 @@ def read_mark(run: Path) -> dict[str, Any]:
         Its values; empty where there is no mark that can be read.
     """
     try:
-        mark = json.loads((run / MARK).read_text(encoding="utf-8"))
+        return dict(read_json(run / MARK))
     except (OSError, ValueError):
         return {}
-    return mark if isinstance(mark, dict) else {}
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from mnmt_ds.batch import PAD
 from mnmt_ds.distributed import device, on_main_first
 from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_text
+from mnmt_ds.json_files import read_json
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.models.layer_sequence import LayerEntry, LayerSegment, StageActivations, layer_entries
 from mnmt_ds.models.settings import ModelSettings
@@ -84,6 +87,10 @@ def by_time(model: ModelSettings, vocabulary_size: int, max_tokens: int, impleme
     return [seconds[entry.kind] for entry in entries]
 
 
+class _Times(TypedDict):
+    seconds: list[float]
+
+
 def read_times(path: Path) -> list[float]:
     """Reads the times that a run has kept.
 
@@ -92,8 +99,14 @@ def read_times(path: Path) -> list[float]:
 
     Returns:
         Seconds of each layer.
+
+    Raises:
+        UserError: where the file holds none.
     """
-    return [float(value) for value in json.loads(path.read_text(encoding="utf-8"))["seconds"]]
+    try:
+        return [float(value) for value in read_json(path, _Times)["seconds"]]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no times of layers ({error}); remove it, they are measured again") from None
 
 
 def _seconds(segment: LayerSegment, token_BT: Tensor, implementation: str) -> float:
