@@ -380,7 +380,17 @@ def read_lines(directory: Path, kind: str) -> Texts:
         Sentences by pair; empty where there are no files.
     """
     paths = sorted(directory.glob(f"*.{kind}"))
-    return {path.name.removesuffix(f".{kind}"): path.read_bytes().decode().split("\n")[:-1] for path in paths}
+    return {path.name.removesuffix(f".{kind}"): _lines(path) for path in paths}
+
+
+def _lines(path: Path) -> list[str]:
+    """A file's lines; UserError where it is no UTF-8."""
+    content = path.read_bytes()
+    try:
+        return content.decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8; a file was changed: evaluate again with --fresh") from None
 
 
 def _earlier_hypotheses(path: Path, identity: Mapping[str, Any], pairs: Sequence[str]) -> Texts | None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds.data.language_pairs import split_pair
+from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.scores import MetricScore, ScoreSettings
 
@@ -98,6 +99,9 @@ def paired_bootstrap(
 
     Returns:
         {"bleu": {pair: Difference, "macro": Difference}, "chrf": …}; empty where no pair is common.
+
+    Raises:
+        UserError: where there are not as many translations as references.
     """
     systems = list(zip(ours, theirs, strict=True))
     pairs = [pair for pair in references if all(pair in first and pair in second for first, second in systems)]
@@ -107,6 +111,12 @@ def paired_bootstrap(
         samples: list[NDArray[np.float64]] = []
         differences[metric] = {}
         for pair in pairs:
+            size = len(references[pair])
+            if odd := [len(side[pair]) for system in systems for side in system if len(side[pair]) != size]:
+                raise UserError(
+                    f"pair {pair}: {odd[0]} translations of {size} sentences; a file of an evaluation was changed:"
+                    " evaluate again with --fresh"
+                )
             tokenizer = tokenizers.get(pair) or scores.bleu_tokenizer(settings.tokenizers[0], split_pair(pair)[1])
             scored = [
                 [_score(metric, side[pair], references[pair], tokenizer) for side in system] for system in systems

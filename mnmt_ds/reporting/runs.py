@@ -292,7 +292,8 @@ def _pairs(valid: Sequence[Record], recipe: Mapping[str, Any]) -> tuple[str, ...
     in_recipe = (recipe.get("data") or {}).get("pairs") or []
     names = {metric_keys.VALID_LOSS.name_in(key) for record in valid for key in record}
     logged = {name for name in names if name is not None and "-" in name}
-    return tuple(dict.fromkeys([*(in_recipe if isinstance(in_recipe, list) else []), *sorted(logged)]))
+    named = [pair for pair in (in_recipe if isinstance(in_recipe, list) else []) if isinstance(pair, str)]
+    return tuple(dict.fromkeys([*named, *sorted(logged)]))
 
 
 def _series(records: Sequence[Record], key: str) -> Series:
@@ -343,9 +344,8 @@ def _seconds(records: Sequence[Record]) -> float:
 
 
 def _peak_memory_gb(records: Sequence[Record]) -> float:
-    keys = metric_keys.MEMORY_GPU, metric_keys.MEMORY_CPU
-    peaks = [max(float(record.get(key) or 0) for key in keys) for record in records]
-    return max(peaks, default=0.0) / 1e9
+    series = [_series(records, key) for key in (metric_keys.MEMORY_GPU, metric_keys.MEMORY_CPU)]
+    return float(max((np.nanmax(values_R) for values_R in series if np.isfinite(values_R).any()), default=0.0)) / 1e9
 
 
 def _status(directory: Path) -> str:

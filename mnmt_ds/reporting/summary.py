@@ -147,7 +147,9 @@ def score_signatures(runs: Sequence[Run]) -> list[str]:
     signatures: dict[str, None] = {}
     for run in runs:
         for scores in (run.report or {}).get("pairs", {}).values():
-            signatures |= {f"BLEU {scores['bleu_signature']}": None, f"chrF {scores['chrf_signature']}": None}
+            for name in ("BLEU", "chrF"):
+                if signature := scores.get(f"{name.lower()}_signature"):
+                    signatures[f"{name} {signature}"] = None
     return list(signatures)
 
 

@@ -284,7 +284,7 @@ def test_lsmd_reads_a_file_or_a_run(tmp_path: Path) -> None:
         (json.dumps({**good, "model_2": {"bs-en": 0.1}}), r"weights for other pairs than the run's \(fr-en\)"),
         (json.dumps({**good, "model_2": {"bs-en": 0.1, "fr-en": 1.5}}), r"alpha of fr-en is 1.5, not in \[0, 1\]"),
         ("[1]", "not of the form"),
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=message):

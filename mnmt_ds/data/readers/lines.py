@@ -12,6 +12,8 @@ from mnmt_ds.errors import UserError
 
 CHUNK = 1 << 17
 """Bytes that are read at once."""
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+"""What reading a compressed file raises where its content is cut short or damaged."""
 
 
 def read_lines(path: str, max_bytes: int) -> Iterator[bytes | None]:
@@ -40,13 +42,24 @@ def read_lines(path: str, max_bytes: int) -> Iterator[bytes | None]:
                     while (chunk := stream.readline(CHUNK)) and not chunk.endswith(b"\n"):
                         pass
                     yield None
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise UserError(
-            f"{path}:{number + 1}: the compressed file is cut short or damaged ({error or type(error).__name__});"
-            " copy or make it again"
-        ) from None
+    except DAMAGED as error:
+        raise damaged_file(f"{path}:{number + 1}", error) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe") from None
+
+
+def damaged_file(place: str, error: Exception) -> UserError:
+    """Makes the error for a compressed file that is not whole.
+
+    Args:
+        place: the file, with the line that could not be read where it is known.
+        error: one of ``DAMAGED``.
+
+    Returns:
+        The error.
+    """
+    reason = str(error) or type(error).__name__
+    return UserError(f"{place}: the compressed file is cut short or damaged ({reason}); copy or make it again")
 
 
 def open_decompressed(path: str) -> BinaryIO:

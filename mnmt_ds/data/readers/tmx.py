@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
-from mnmt_ds.data.readers.lines import open_decompressed
+from mnmt_ds.data.readers.lines import DAMAGED, damaged_file, open_decompressed
 from mnmt_ds.errors import UserError
 
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -44,9 +44,10 @@ def read(request: ReadRequest) -> Iterator[Row]:
     except etree.XMLSyntaxError as error:
         line = error.position[0] if error.position else 1
         raise UserError(f"{path}:{line}: not whole XML ({error.msg}); mend or leave out this file") from None
-    except (EOFError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot be read ({reason}); mend the path or copy the file again") from None
+    except DAMAGED as error:
+        raise damaged_file(path, error) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend the path in the recipe") from None
     if not any_rows:
         raise UserError(
             f"{path}:1: no unit holds both '{source}' and '{target}'; give 'codes' if they are called otherwise"

@@ -7,10 +7,10 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from mnmt_ds.batch import PAD
 from mnmt_ds.distributed import device, on_main_first
