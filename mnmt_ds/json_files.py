@@ -5,12 +5,22 @@ file nests deeply, and leaves shapes to its callers.
 """
 
 import json
+import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
+
+def _inside(path: str) -> str:
+    if not path or "\0" in path or os.path.isabs(path) or ".." in path.split("/"):
+        raise ValueError("a path that leads out of the directory")
+    return path
+
+
+InsidePath = Annotated[str, AfterValidator(_inside)]
+"""Path of a file below the directory that a file stands for."""
 Object = dict[str, Any]
 """Any JSON object."""
 

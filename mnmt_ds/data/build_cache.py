@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from typing_extensions import TypedDict
+
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import lock, replacing_directory, sha256
+from mnmt_ds.json_files import InsidePath, read_json
 
 RECORD = "stage.json"
 """File of a stage's directory that holds its record."""
@@ -53,6 +56,12 @@ def fingerprint_of(*inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
 
 
+class RecordShape(TypedDict):
+    """What every record of a stage holds."""
+
+    files: dict[InsidePath, dict[str, Any]]
+
+
 def load_stage(work: Path, name: str, fingerprint: str) -> BuildStage | None:
     """Looks for a stage's output.
 
@@ -66,7 +75,7 @@ def load_stage(work: Path, name: str, fingerprint: str) -> BuildStage | None:
     """
     directory = work / name / fingerprint
     try:
-        record = json.loads((directory / RECORD).read_text())
+        record = read_json(directory / RECORD, RecordShape)
         is_whole = all((directory / file).stat().st_size == entry["size"] for file, entry in record["files"].items())
     except (OSError, ValueError, KeyError):
         return None

@@ -1,16 +1,17 @@
 """A prepared corpus, opened for training and evaluation."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from mnmt_ds.data.indexed import IndexedDataset
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
+from mnmt_ds.json_files import InsidePath, check_shape, read_json, reason
 
 MANIFEST = "manifest.json"
 """Name of the manifest in a corpus's directory."""
@@ -120,6 +121,27 @@ def changed_settings(manifest: Mapping[str, Any], settings: DataSettings) -> lis
     return names
 
 
+class _PairShape(TypedDict):
+    splits: dict[str, dict[str, Any]]
+
+
+class _FileShape(TypedDict):
+    size: int
+    sha256: str
+
+
+class ManifestShape(TypedDict):
+    """What every manifest holds that is read when training."""
+
+    format: int
+    hash: str
+    tokenizer_hash: str
+    settings: dict[str, Any]
+    pairs: dict[str, _PairShape]
+    monolingual: dict[str, Any]
+    files: dict[InsidePath, _FileShape]
+
+
 class Corpus:
     """What ``mnmt-ds prepare`` made: splits by pair, the tokenizer, the manifest."""
 
@@ -157,16 +179,17 @@ class Corpus:
         directory = Path(directory)
         path = directory / MANIFEST
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            is_known_format = manifest["format"] == FORMAT
-            sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
+            manifest = read_json(path)
+            is_known_format = manifest.get("format") == FORMAT
+            if is_known_format:
+                check_shape(manifest, ManifestShape)
         except FileNotFoundError:
             raise UserError(f"{path}: no prepared corpus here; run mnmt-ds prepare") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: not a readable manifest; run mnmt-ds prepare again") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a readable manifest ({reason(error)}); run mnmt-ds prepare again") from None
         if not is_known_format:
             raise UserError(f"{path}: made by another version of mnmt-ds; run mnmt-ds prepare again")
-        for name, size in sizes.items():
+        for name, size in ((name, entry["size"]) for name, entry in manifest["files"].items()):
             try:
                 actual_size = (directory / name).stat().st_size
             except OSError:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from typing_extensions import TypedDict
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_bytes, write_text
+from mnmt_ds.json_files import InsidePath, read_json
 
 SPECIALS = 4
 """Ids below this are special symbols."""
@@ -20,6 +22,14 @@ UNK = 3
 """Id of an unknown piece."""
 JOINT = "*"
 """The name under which one model for all languages stands."""
+
+
+class RecordShape(TypedDict):
+    """What every ``tokenizer.json`` holds."""
+
+    languages: list[str]
+    models: dict[str, InsidePath]
+    hash: str
 
 
 class Tokenizer:
@@ -62,7 +72,7 @@ class Tokenizer:
         """
         directory = Path(directory)
         try:
-            record = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+            record = read_json(directory / "tokenizer.json", RecordShape)
             models = {name: (directory / file).read_bytes() for name, file in record["models"].items()}
             tokenizer = cls(record["languages"], models)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -43,7 +43,10 @@ class Translator(NamedTuple):
         source, target = split_pair(pair)
         if not source or not target:
             raise UserError(f"pair '{pair}': not of the form source-target, such as bs-en")
-        framing = FramingSettings(**self.description["framing"])
+        try:
+            framing = FramingSettings(**self.description["framing"])
+        except (ValueError, TypeError):
+            raise UserError(f"{self.directory}/model.json: framing: no such one; take another checkpoint") from None
         return frame_of(framing, self.tokenizer.tag(source), self.tokenizer.tag(target))
 
 

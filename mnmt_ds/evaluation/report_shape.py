@@ -1,8 +1,8 @@
 """What every written report holds, for checking one that is read."""
 
-from typing import Any
+from typing import Any, NotRequired
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 
 class _Scores(TypedDict):

@@ -1,16 +1,20 @@
 """Model directories: ``model.safetensors`` (fp32) beside ``model.json``; nothing is unpickled."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import replacing_directory, sha256
+from mnmt_ds.json_files import read_json, reason
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 
@@ -58,6 +62,19 @@ def save_model(directory: Path, state: dict[str, Tensor], description: dict[str,
         (temporary / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+class DescriptionShape(TypedDict):
+    """What every ``model.json`` holds."""
+
+    model: dict[str, Any]
+    vocabulary_size: Annotated[int, Field(ge=1, le=10_000_000)]
+    framing: dict[str, Any]
+    pairs: list[str]
+    tokenizer_hash: str
+    update: NotRequired[int]
+    dev: NotRequired[dict[str, float]]
+    sha256: NotRequired[str]
+
+
 def describe_model(directory: Path) -> dict[str, Any]:
     """Reads ``model.json`` of a model directory.
 
@@ -72,11 +89,20 @@ def describe_model(directory: Path) -> dict[str, Any]:
     """
     path = directory / "model.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path, DescriptionShape))
     except FileNotFoundError:
         raise UserError(f"{path}: no model there; give a run's best, best_<pair> or last_model directory") from None
-    except ValueError:
-        raise UserError(f"{path}: not JSON; take another checkpoint of the run") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); take another checkpoint of the run") from None
+
+
+def _settings(directory: Path, description: Mapping[str, Any]) -> ModelSettings:
+    """The model's shape; UserError where there can be no such model."""
+    try:
+        return ModelSettings(**description["model"])
+    except (ValueError, TypeError) as error:
+        fault = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory / 'model.json'}: no such model ({fault}); take another checkpoint") from None
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Transformer, dict[str, Any]]:
@@ -93,8 +119,8 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Tra
         UserError: when a file is missing or damaged, or does not hold this architecture's weights.
     """
     description = describe_model(directory)
-    model = Transformer(ModelSettings(**description["model"]), description["vocabulary_size"])
     path = directory / "model.safetensors"
+    model = Transformer(_settings(directory, description), description["vocabulary_size"])
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:

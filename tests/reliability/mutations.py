@@ -7,16 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 JUNK_WORDS = (
-    "null", "[]", "{}", "''", '""', "-1", "0", "1", "true", "1e999", "-1e999", ".nan", ".inf", "NaN", "9" * 40, "9" * 5000,
-    "-9223372036854775809", "1.5", "09", "0x1F", "2024-13-45", "!!int abc", "!!float abc", "!!bool abc", "!!binary abc",
-    "!!timestamp abc", "!!python/name:os.name x", "&a [*a]", "&a {b: *a}", "*nothing", "<<: {a: 1}", "? [a]\n: b", "[" * 200,
-    "{a: " * 200, "- " * 200, "---\na: 1\n", "\t", "\ufeff", "\x00", "\x1b[2J", "\u2028", '"\\ud800"', '"\\0"', '"a\\nb"',
-    "$NO_SUCH_VARIABLE/x", "~no-such-user/x", "é" * 300, "a.b.c", "name", "data", "%s", "{", "}", "[", "]", ":", ",", "-", "#",
+    "null", "[]", "{}", "''", '""', "-1", "0", "1", "true", "1e999", "-1e999", ".nan", ".inf", "NaN", "9" * 40,
+    "9" * 5000, "-9223372036854775809", "1.5", "09", "0x1F", "2024-13-45", "!!int abc", "!!float abc", "!!bool abc",
+    "!!binary abc", "!!timestamp abc", "!!python/name:os.name x", "&a [*a]", "&a {b: *a}", "*nothing", "<<: {a: 1}",
+    "? [a]\n: b",
+    "[" * 200, "{a: " * 200, "- " * 200, "---\na: 1\n", "\t", "\ufeff", "\x00", "\x1b[2J", "\u2028",
+    '"\\ud800"', '"\\0"', '"a\\nb"',
+    "$NO_SUCH_VARIABLE/x", "~no-such-user/x", "é" * 300, "a.b.c", "name", "data", "%s", "{", "}", "[", "]", ":", ",",
+    "-", "#",
 )  # fmt: skip
 """What takes a word's place in a text file."""
 JUNK_VALUES: tuple[Any, ...] = (
-    None, [], {}, "", "x", -1, 0, 1, 2**70, -(2**70), 10**40, 1.5, True, False, [[]], {"a": {}}, [None], ["x"], {"": ""},
-    "x" * 3000, "../../x", "/etc", "\x00", "\ud800", "\x1b[2J", float("nan"), float("inf"), "1",
+    None, [], {}, "", "x", -1, 0, 1, 2**70, -(2**70), 10**40, 1.5, True, False, [[]], {"a": {}}, [None], ["x"],
+    {"": ""}, "x" * 3000, "../../x", "/etc", "\x00", "\ud800", "\x1b[2J", float("nan"), float("inf"), "1",
 )  # fmt: skip
 """What takes a value's place in a JSON file."""
 

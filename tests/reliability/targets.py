@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ def _configuration(root: Path) -> Iterator[tuple[str, Target]]:
     recipes = ROOT / "launchers" / "recipes"
     for name in ("gettext_pareto_auto", "cd_id/row8_cd_id", "main_lssd"):
         path = root / f"{Path(name).name}.yaml"
-        path.write_bytes((recipes / f"{name}.yaml").read_bytes().replace(b"extends: ", f"extends: {recipes}/{Path(name).parent}/".encode()))  # fmt: skip
+        text = (recipes / f"{name}.yaml").read_text().replace("extends: ", f"extends: {recipes}/{Path(name).parent}/")
+        path.write_text(text)
         yield f"recipe {name}", Target(path, TEXT, lambda path=path: load_recipe(path, ["train.lr=1e-3"]), 12)  # type: ignore[misc]
     base = root / "base.yaml"
     base.write_text(f"data: {{pairs: [fr-en], directory: {root}/data}}\n")
@@ -93,7 +95,6 @@ def _corpus(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
     from mnmt_ds.data.build_cache import load_stage
     from mnmt_ds.data.corpus import Corpus, changed_settings
     from mnmt_ds.data.indexed import IndexedDataset
-    from mnmt_ds.data.prepare_report import markdown_report, summary_table
     from mnmt_ds.data.settings import DataSettings
     from mnmt_ds.data.tokenizer import Tokenizer
 
@@ -107,8 +108,6 @@ def _corpus(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
                 split = opened.split(pair, name)
                 [split.pieces(i) for i in range(min(3, len(split)))]
                 split.text()
-        summary_table(root / "manifest.json")
-        markdown_report(opened.manifest)
 
     yield "manifest.json", Target(root / "manifest.json", JSON, read_corpus, 8)
     tokenizer = root / "tokenizer" / "tokenizer.json"
@@ -127,13 +126,12 @@ def _corpus(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
         yield f"index .{ending}", Target(root / "bin" / f"bs-en.dev.{ending}", BINARY, read_indexed, 8)
     records = sorted((root / "work").rglob("*.json")) if (root / "work").is_dir() else []
     for record in records[:1]:
-        stage = record.parent
-        yield "stage record", Target(record, JSON, lambda: load_stage(root / "work", stage.parent.name, stage.name), 6)
+        read = partial(load_stage, root / "work", record.parent.parent.name, record.parent.name)
+        yield "stage record", Target(record, JSON, read, 6)
 
 
 def _run(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
     """A run with a model: what ``translate``, ``evaluate``, ``export`` and ``--resume`` read."""
-    from mnmt_ds.analysis.files import read_sensitivities
     from mnmt_ds.cli import translate
     from mnmt_ds.decoding.loading import open_translator
     from mnmt_ds.engine.checkpointing import checkpoint
@@ -176,7 +174,6 @@ def _run(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
     text = root / "input.txt"
     text.write_text("the red cat\n\nein \u00e9t\u00e9 \u2028 \n", encoding="utf-8")
     yield "text to translate", Target(text, (*TEXT, *BINARY), lambda: list(translate._lines([text])))
-    del read_sensitivities
 
 
 def _finished_runs(root: Path) -> Iterator[tuple[str, Target]]:

@@ -17,6 +17,7 @@ from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.parallel.engine import Engine
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import publish_directory, replace_link, sha256
+from mnmt_ds.json_files import InsidePath, read_json, reason
 
 State = dict[str, Any]
 Engines = Mapping[str, Engine]
@@ -171,8 +172,14 @@ def read_state(path: Path) -> State:
 
     Returns:
         JSON values.
+
+    Raises:
+        UserError: where it cannot be read.
     """
-    return dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
+    try:
+        return dict(read_json(path / "state.json"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}/state.json: cannot be read ({reason(error)}); remove this checkpoint") from None
 
 
 def student_state(state: State, name: str) -> State:
@@ -211,7 +218,7 @@ def fault_of(path: Path) -> str | None:
         Why it must not be loaded: the first missing or altered file; None where all is well.
     """
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(path / "manifest.json", dict[InsidePath, str])
     except (OSError, ValueError):
         return f"{path}/manifest.json is missing or garbled"
     for name, digest in manifest.items():
