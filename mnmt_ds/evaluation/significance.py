@@ -118,8 +118,6 @@ def paired_bootstrap(
                     " evaluate again with --fresh"
                 )
             tokenizer = tokenizers.get(pair) or scores.bleu_tokenizer(settings.tokenizers[0], split_pair(pair)[1])
-                )
-            tokenizer = tokenizers.get(pair) or scores.bleu_tokenizer(settings.tokenizers[0], split_pair(pair)[1])
             scored = [
                 [_score(metric, side[pair], references[pair], tokenizer) for side in system] for system in systems
             ]
