@@ -56,7 +56,7 @@ def fingerprint_of(*inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
 
 
-class RecordShape(TypedDict):
+class StageShape(TypedDict):
     """What every record of a stage holds."""
 
     files: dict[InsidePath, dict[str, Any]]
@@ -75,7 +75,7 @@ def load_stage(work: Path, name: str, fingerprint: str) -> BuildStage | None:
     """
     directory = work / name / fingerprint
     try:
-        record = read_json(directory / RECORD, RecordShape)
+        record = read_json(directory / RECORD, StageShape)
         is_whole = all((directory / file).stat().st_size == entry["size"] for file, entry in record["files"].items())
     except (OSError, ValueError, KeyError):
         return None

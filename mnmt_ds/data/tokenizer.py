@@ -24,7 +24,7 @@ JOINT = "*"
 """The name under which one model for all languages stands."""
 
 
-class RecordShape(TypedDict):
+class TokenizerShape(TypedDict):
     """What every ``tokenizer.json`` holds."""
 
     languages: list[str]
@@ -72,7 +72,7 @@ class Tokenizer:
         """
         directory = Path(directory)
         try:
-            record = read_json(directory / "tokenizer.json", RecordShape)
+            record = read_json(directory / "tokenizer.json", TokenizerShape)
             models = {name: (directory / file).read_bytes() for name, file in record["models"].items()}
             tokenizer = cls(record["languages"], models)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
