@@ -87,11 +87,23 @@ def write_transformers(translator: "Translator", pair: str, out: Path) -> list[s
     generation = {
         key: config[key] for key in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
     }
-    generation |= dict(num_beams=5, early_stopping=True, length_penalty=1.0, max_length=200, suppress_tokens=banned)
+    generation |= dict(num_beams=5, early_stopping=True, length_penalty=1.0, suppress_tokens=banned)
+    generation["max_length"] = max_length(translator)
     for name, values in (("config.json", config), ("generation_config.json", generation)):
         (out / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    reason = write_tokenizer(translator.tokenizer, frame, _samples(translator, pair), out)
-    return [f"no tokenizer.json: {reason}; sentencepiece/ holds the tokenizer as it is"] if reason else []
+    return write_tokenizer(translator.tokenizer, frame, _samples(translator), out)
+
+
+def max_length(translator: "Translator") -> int:
+    """Says how long transformers' ``generate`` must let a translation become to reach all that ``translate`` does.
+
+    Args:
+        translator: the model.
+
+    Returns:
+        Tokens: all of the model's positions, and the decoder's first input, which transformers counts.
+    """
+    return translator.model.settings.max_positions + 1
 
 
 def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[str]:
@@ -146,32 +158,23 @@ def as_transformers(translator: "Translator", pair: str) -> Any:
     return result
 
 
-def _samples(translator: "Translator", pair: str) -> list[str]:
-    """Text that the written tokenizer must split alike: the run's dev set where it is at hand, and awkward strings."""
+def _samples(translator: "Translator") -> list[str]:
+    """Text that the written tokenizer must treat alike: the run's dev sets, where they are at hand."""
     from mnmt_ds.data.corpus import Corpus
     from mnmt_ds.errors import UserError
     from mnmt_ds.run_files import data_directory
 
-    texts = [
-        "a",
-        "  two  spaces ",
-        "A\u00a0b\tc",
-        "ｆｕｌｌ width ﬁ",
-        "%s: %d (x_y)",
-        "漢字かな",
-        "é e\u0301",
-        "▁",
-        "\u200bx",
-    ]
-    for run in (translator.directory.absolute().parent, translator.directory.absolute().parent.parent):
+    for run in list(translator.directory.absolute().parents)[:3]:
         directory = data_directory(run)
         if directory is not None:
             try:
-                texts += [line for side in Corpus.open(directory).split(pair, "dev").text() for line in side[:500]]
+                corpus = Corpus.open(directory)
+                return [
+                    line for pair in corpus.pairs for side in corpus.split(pair, "dev").text() for line in side[:500]
+                ]
             except UserError:
                 continue
-            break
-    return texts
+    return ["a", "A b."]
 
 
 def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) -> str:
@@ -180,8 +183,9 @@ def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) ->
     prefix, suffix = ([tokenizer.piece(i) for i in ids] for ids in (frame.source_prefix, frame.source_suffix))
     shown = " ".join([*prefix, "PIECES", *suffix])
     lines = [f"# Exported by mnmt-ds for {kind}", "", f"Defaults are those of {pair}: the source is `{shown}`,"]
-    lines += [f"the decoder starts with `{tokenizer.piece(frame.decoder_start)}`.", "", *notes]
-    if kind == "transformers" and not notes:
+    lines += [f"the decoder starts with `{tokenizer.piece(frame.decoder_start)}`.", ""]
+    lines += [text for note in notes for text in (f"{note}.", "")]
+    if kind == "transformers" and not any(note.startswith("no tokenizer.json") for note in notes):
         lines += [
             "```python", "from transformers import AutoTokenizer, M2M100ForConditionalGeneration", "",
             "tokenizer = AutoTokenizer.from_pretrained(DIRECTORY)",
@@ -189,11 +193,15 @@ def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) ->
             'inputs = tokenizer(["…"], return_tensors="pt", padding=True)',
             "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))", "```", "",
             "Another pair: write its tags into the text, with `add_special_tokens=False`, and give `generate` its",
-            "`decoder_start_token_id=tokenizer.convert_tokens_to_ids('__xx__')`.",
+            "`decoder_start_token_id=tokenizer.convert_tokens_to_ids('__xx__')`. A text that spells a tag or `</s>` is",
+            "read as that symbol. `max_length` in generation_config.json is the longest that the model can write;",
+            "`mnmt-ds translate` stops at twice the source's tokens and 20.",
         ]  # fmt: skip
     elif kind == "ctranslate2":
         lines += [
             "Give it the pieces of `sentencepiece/` with the symbols above. The decoder's start is fixed: export once",
-            "for each target language.",
+            "for each target language. `mnmt-ds translate` writes at most twice the source's tokens and 20, up to",
+            f"`max_decoding_length={max_length(translator) - 1}`, which `translate_batch` must be given: its own",
+            "default is 256. `max_input_length=0` cuts no source.",
         ]
     return "\n".join(lines) + "\n"

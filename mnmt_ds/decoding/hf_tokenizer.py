@@ -1,52 +1,134 @@
-"""Our tokenizer as a transformers tokenizer file, where that can be done exactly.
+"""Our tokenizer as a transformers tokenizer file: same ids and same text, held over text; where not, that is said.
 
 A joint unigram SentencePiece model becomes a ``tokenizer.json`` of the same ids, tags included. Other kinds do not.
+transformers' normaliser goes through a text by graphemes, SentencePiece's by its longest rules: before the former, text
+is composed (NFC, half-width kana with their marks), which leaves a few differences, such as marks out of their order.
 """
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mnmt_ds.data.framing import Frame
-from mnmt_ds.data.tokenizer import Tokenizer
+from mnmt_ds.data.tokenizer import UNK, Tokenizer
 
-SPECIALS = {"bos_token": 0, "pad_token": 1, "eos_token": 2, "unk_token": 3}
+SPECIALS = {"bos_token": 0, "pad_token": 1, "eos_token": 2}
+"""Symbols by transformers' names; the unknown piece is none of them there, since it is written, as ours, " ⁇ "."""
+UNKNOWN_TEXT = "⁇"
+"""What SentencePiece writes for an unknown piece, between spaces."""
+HELD_SPACE = "\x02"
+"""Stands for a space of " ⁇ " while the one at the text's beginning is taken away."""
+HARD_STRINGS = {
+    "spaces": "  two  spaces ",
+    "other spaces": "A\u00a0b\tc\u3000d",
+    "control characters": "a\x01b\x7fc",
+    "zero width": "x\u200b\u200cy\u200d \ufeffa\u00ad",
+    "Vietnamese": "Tiếng Việt được học",
+    "NFD Vietnamese": unicodedata.normalize("NFD", "Tiếng Việt được học"),
+    "NFD Korean": unicodedata.normalize("NFD", "한국어"),
+    "half-width kana": "ﾊﾞﾅﾅ ﾊﾟﾝ ｶﾞｷﾞ ｱﾞ",
+    "full width": "ｆｕｌｌ，ｗｉｄｔｈ～！",
+    "ligatures": "ﬁ ﬂ ﷺ ㍿ ①② ½",
+    "placeholders": "%s: %d (x_y) {name}",
+    "Chinese": "漢字かな，是吗？",
+    "Persian": "می\u200cروم",
+    "Hindi": "नि क़ क्षत्रिय",
+    "Thai": "น้ำ ทำ",
+    "Arabic": "السَّلَامُ",
+    "Hebrew": "שָׁלוֹם",
+    "emoji": "👩\u200d👧 🇩🇪 ❤\ufe0f",
+    "marks": "e\u0301 e\u0301\u0301 a\u0308\u0304",
+    "unordered marks": "e\u0302\u0323 d\u0307\u0323",
+    "Greek marks": "\u0344 \u1e9b\u0323",
+    "rare characters": "𓀀 ꙮ 𝔘",
+    "SentencePiece's space": "▁ a▁b",
+    "quotes": "“a” ‘b’ …",
+    "Ångström": "\u212b \u2126",
+}
+"""Text on which tokenizers differ; each is checked when a model is exported."""
 
 
-def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], out: Path) -> str | None:
-    """Writes tokenizer.json and tokenizer_config.json for transformers, where that can be done exactly.
+class Unequal(NamedTuple):
+    """Texts that the written tokenizer splits or writes otherwise than ours."""
+
+    split: list[str]
+    written: list[str]
+
+
+def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], out: Path) -> list[str]:
+    """Writes tokenizer.json and tokenizer_config.json for transformers, where they are right for the samples.
 
     Args:
         tokenizer: our tokenizer.
         frame: tags and end symbols that the written tokenizer puts around a source.
-        samples: text of the tokenizer's first language; the written tokenizer must give each the same ids.
+        samples: text that the written tokenizer must split into the same ids, and write as ours does.
         out: directory of the exported model.
 
     Returns:
-        None where the files were written, else why they cannot be.
+        Notes for the user: why there is no tokenizer.json, or on which of ``HARD_STRINGS`` it differs from ours.
     """
     model = out / "sentencepiece" / "spm.model"
     tokenizer.save_to(model.parent)
+    end = "; sentencepiece/ holds the tokenizer as it is"
     if not model.exists():
-        return "one SentencePiece model a language has no counterpart in transformers"
+        return [f"no tokenizer.json: one SentencePiece model a language has no counterpart in transformers{end}"]
     try:
         from sentencepiece import sentencepiece_model_pb2
-        from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
-        from tokenizers import Tokenizer as Fast
+        from tokenizers import normalizers
     except ImportError as error:
-        return f"{error.name} is not installed"
+        return [f"no tokenizer.json: {error.name} is not installed{end}"]
     proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(model.read_bytes())
     spec = proto.normalizer_spec
     if proto.trainer_spec.model_type != 1 or not (spec.add_dummy_prefix and spec.remove_extra_whitespaces):
-        return "only unigram SentencePiece models with SentencePiece's own white space can be written exactly"
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-    fast = Fast(models.Unigram(pieces, unk_id=3, byte_fallback=proto.trainer_spec.byte_fallback))
-    tidy = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+        return [
+            "no tokenizer.json: only unigram SentencePiece models with SentencePiece's own white space can be written"
+            f" exactly{end}"
+        ]
     charsmap = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-    fast.normalizer = normalizers.Sequence([*charsmap, *tidy])
+    kana = [normalizers.Replace(narrow, wide) for narrow, wide in _voiced_kana().items()]
+    candidates = [_fast_tokenizer(tokenizer, frame, proto, charsmap)]
+    if charsmap:
+        candidates.insert(0, _fast_tokenizer(tokenizer, frame, proto, [normalizers.NFC(), *kana, *charsmap]))
+    unequal = [_compare(fast, tokenizer, frame, samples) for fast in candidates]
+    best = min(range(len(candidates)), key=lambda i: (len(unequal[i].split), len(unequal[i].written)))
+    if any(unequal[best]):
+        split, written = unequal[best]
+        how, lines = ("split", split) if split else ("write", written)
+        return [
+            f"no tokenizer.json: transformers' tokenizer would {how} {len(lines):,} of {len(samples):,} lines of dev"
+            f" text differently (such as {lines[0][:40]!r}){end}"
+        ]
+    candidates[best].save(str(out / "tokenizer.json"))
+    config: dict[str, object] = {name: tokenizer.piece(i) for name, i in SPECIALS.items()}
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": tokenizer.piece(tokenizer.mask)}
+    config["clean_up_tokenization_spaces"] = False
+    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    return _hard_string_notes(_compare(candidates[best], tokenizer, frame, list(HARD_STRINGS.values())))
+
+
+def _fast_tokenizer(tokenizer: Tokenizer, frame: Frame, proto: Any, normalize: Sequence[Any]) -> Any:
+    """A tokenizer of the library ``tokenizers`` with our pieces, tags and frame."""
+    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Fast
+
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    fast = Fast(models.Unigram(pieces, unk_id=UNK, byte_fallback=proto.trainer_spec.byte_fallback))
+    tidy = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    fast.normalizer = normalizers.Sequence([*normalize, *tidy])
     fast.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
-    fast.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always", split=False)
+    fast.decoder = decoders.Sequence(
+        [
+            decoders.Replace(tokenizer.piece(UNK), f"{HELD_SPACE}{UNKNOWN_TEXT}{HELD_SPACE}"),
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+            decoders.Replace(HELD_SPACE, " "),
+        ]
+    )
     names = [tokenizer.piece(i) for i in [*SPECIALS.values(), *range(tokenizer.mask, tokenizer.size)]]
     fast.add_special_tokens([AddedToken(name, normalized=False, rstrip=True, lstrip=True) for name in names])
     symbols = [tokenizer.piece(i) for i in frame.source_prefix + frame.source_suffix]
@@ -55,13 +137,33 @@ def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], 
         single=[*before, "$A", *after],
         special_tokens=list(zip(symbols, frame.source_prefix + frame.source_suffix, strict=True)),
     )
-    language = tokenizer.languages[0]
-    for text, ids in zip(samples, tokenizer.encode_many(samples, language), strict=True):
-        encoded = fast.encode(text).ids
-        if encoded != [*frame.source_prefix, *ids, *frame.source_suffix]:
-            return f"transformers' tokenizer would split {text[:40]!r} differently"
-    fast.save(str(out / "tokenizer.json"))
-    config = {name: tokenizer.piece(i) for name, i in SPECIALS.items()}
-    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": tokenizer.piece(tokenizer.mask)}
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
-    return None
+    return fast
+
+
+def _voiced_kana() -> dict[str, str]:
+    """Half-width kana with a mark of their own, and what both are together: ｶ and ﾞ are ガ."""
+    both = [chr(code) + mark for code in range(0xFF66, 0xFF9E) for mark in "ﾞﾟ"]
+    composed = {text: unicodedata.normalize("NFKC", text) for text in both}
+    return {narrow: wide for narrow, wide in composed.items() if len(wide) == 1}
+
+
+def _compare(fast: Any, tokenizer: Tokenizer, frame: Frame, texts: Sequence[str]) -> Unequal:
+    """Texts whose ids or whose decoded text are not ours."""
+    unequal = Unequal([], [])
+    for text, ids in zip(texts, tokenizer.encode_many(texts, tokenizer.languages[0]), strict=True):
+        if fast.encode(text).ids != [*frame.source_prefix, *ids, *frame.source_suffix]:
+            unequal.split.append(text)
+        if fast.decode(ids, skip_special_tokens=True) != tokenizer.decode(ids):
+            unequal.written.append(text)
+    return unequal
+
+
+def _hard_string_notes(unequal: Unequal) -> list[str]:
+    """Names the hard strings on which the tokenizers differ."""
+    name_of = {text: name for name, text in HARD_STRINGS.items()}
+    return [
+        f"tokenizer.json {how} differently from the model's own tokenizer: "
+        + ", ".join(f"{name_of[text]} ({ascii(text)[1:-1][:40]})" for text in texts)
+        for how, texts in (("splits", unequal.split), ("writes", unequal.written))
+        if texts
+    ]

@@ -1,5 +1,6 @@
 """``mnmt-ds export``: the written directories translate as the model does."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,12 @@ def test_transformers_directory(
 
     out = tmp_path / "hf"
     assert main(["export", str(run), str(out), "--pair", PAIR]) == 0
-    assert capfd.readouterr().out == f"{out}: transformers, defaults for {PAIR}\n"
+    printed = capfd.readouterr().out.splitlines()
+    assert printed[0] == f"{out}: transformers, defaults for {PAIR}"
+    assert all(note.startswith("tokenizer.json splits differently") and f"{note}." in (out / "README.md").read_text()
+               for note in printed[1:])  # fmt: skip
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation["max_length"] == 65, "as long as the model's positions let translate go on"
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = M2M100ForConditionalGeneration.from_pretrained(out)
     translator, split = open_translator(run), Corpus.open(tiny_corpus).split(PAIR, "test")
