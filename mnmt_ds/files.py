@@ -8,6 +8,7 @@ permissions, as for any other file.
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -88,7 +89,7 @@ def replacing_directory(directory: Path) -> Iterator[Path]:
         The temporary directory, ``NAME.tmp`` beside it; what a killed process left under that name is removed first.
     """
     temporary = directory.with_name(directory.name + ".tmp")
-    remove_directory(temporary)
+    remove(temporary)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -99,21 +100,34 @@ def replacing_directory(directory: Path) -> Iterator[Path]:
 
 
 def publish_directory(temporary: Path, directory: Path) -> None:
-    """Flushes a finished directory to the disk and renames it into place; an older one there is replaced.
+    """Flushes a finished directory to the disk and renames it into place; whatever stands there is replaced.
 
     Args:
         temporary: the finished directory, on the same file system.
-        directory: its final name. An older one is moved to ``NAME.old`` first, and removed afterwards.
+        directory: its final name. What stands there is moved to ``NAME.old`` first, and removed afterwards.
     """
     for path in [*temporary.rglob("*"), temporary]:
         sync(path)
-    old = directory.with_name(directory.name + ".old")
-    remove_directory(old)
-    if directory.exists():
+    old = None
+    if os.path.lexists(directory):
+        old = _name_for_old(directory)
         os.rename(directory, old)
     os.rename(temporary, directory)
     sync(directory.parent)
-    remove_directory(old)
+    if old is not None:
+        with contextlib.suppress(OSError):  # the new one stands; the old one may be another user's
+            remove(old)
+
+
+def _name_for_old(directory: Path) -> Path:
+    """``NAME.old``; a further name where something under it cannot be removed."""
+    for number in itertools.count(1):
+        old = directory.with_name(f"{directory.name}.old{number if number > 1 else ''}")
+        with contextlib.suppress(OSError):
+            remove(old)
+        if not os.path.lexists(old):
+            return old
+    raise AssertionError
 
 
 def replace_link(path: Path, target: Path) -> None:
@@ -139,15 +153,25 @@ def publish_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-        sync(temporary)
+    link_or_copy(source, temporary)
     if target.exists() and os.path.samefile(temporary, target):
         temporary.unlink()  # rename() of two links to one file would leave both
     else:
         os.replace(temporary, target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file a second name: a hard link where the file system has them, else a copy.
+
+    Args:
+        source: a finished file.
+        target: its further name, which is free.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(target)
 
 
 def remove_temporary_files(directory: Path) -> None:
@@ -161,17 +185,19 @@ def remove_temporary_files(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_directory(directory: Path) -> None:
-    """Removes a directory and all in it; nothing where there is none.
+def remove(path: Path) -> None:
+    """Removes a file, a link (not what it points to) or a directory with all in it; nothing where there is none.
 
     Args:
-        directory: directory to remove.
+        path: what is removed.
 
     Raises:
-        OSError: when something in it cannot be removed.
+        OSError: when it or something in it cannot be removed.
     """
-    if directory.exists():
-        shutil.rmtree(directory)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -56,20 +56,32 @@ class Tracker:
     def __init__(self, run: Path, settings: TrackingSettings, main: bool, config: Record, name: str) -> None:
         self.path = run / METRICS
         self.main = main
+        self.records = 0
+        """Records in the log, those of kind "run" left out; 0 on other ranks."""
         self.wandb: Any = None
         if main and settings.wandb != "off":
             self.wandb = self._start_wandb(run, settings, settings.wandb, config, name)
 
-    def rewind(self, update: int) -> None:
+    def rewind(self, update: int, records: int | None = None) -> None:
         """Drops what a killed run wrote after the checkpoint that training resumes from.
 
         Args:
             update: the checkpoint's update; -1: all records are dropped.
+            records: those of the log when the checkpoint was written; None: all up to that update.
         """
         if not self.main or not self.path.exists():
             return
-        kept = [record for record in read_records(self.path) if record.get("update", 0) <= update]
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        kept: list[Record] = []
+        self.records = 0
+        for record in read_records(self.path):
+            counts = record.get("kind") != "run"
+            if record.get("update", 0) > update or (counts and self.records == records):
+                continue
+            kept.append(record)
+            self.records += counts
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        if text.encode() != self.path.read_bytes():
+            write_text(self.path, text)
 
     def log(self, kind: str, update: int, epoch: float, values: Record) -> None:
         """Appends a record, on the main rank alone.
@@ -85,6 +97,7 @@ class Tracker:
         record = {"kind": kind, "update": update, "epoch": round(epoch, 4), "time": time.time(), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self.records += kind != "run"
         if self.wandb is not None:
             numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
             try:

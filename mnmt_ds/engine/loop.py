@@ -95,39 +95,61 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
         training: the run.
         stop: whether this rank was asked to stop.
     """
-    train, every = training.recipe.train, training.recipe.validation.every
     loops = student_loops(training)
     training.log_samplers()
+    finish_update(training, loops)
     while not training.finished():
-        while training.update < training.progress.epoch_end:
-            norms, stopped = advance(training, loops, stop.asked)
-            training.log_samplers()
-            if training.update % training.recipe.tracking.log_every == 0:
-                for name, loop in loops.items():
-                    _report(training, loop, norms[name])
-                training.run_log.flush()
-            if every and training.update % every == 0:
-                validate_students(training)
-            is_due = train.save_every and training.update % train.save_every == 0
-            if stopped or (is_due and not training.finished()):
-                training.save()
-            if stopped:
-                training.tracker.info(f"stopped on request at update {training.update}; resume with --resume")
-                return
-            if training.finished():
-                break
-        if not every:
-            validate_students(training)
-            for loop in loops.values():
-                loop.meter.reset()
-        for student in training.students:
-            if student.data_iterator.epoch_ended:
-                student.data_iterator.next_epoch()
-        training.sync_progress()
+        norms, stopped = advance(training, loops, stop.asked)
         training.log_samplers()
-        if training.finished():
-            training.keep_last()
-        training.save()
+        if training.update % training.recipe.tracking.log_every == 0:
+            for name, loop in loops.items():
+                _report(training, loop, norms[name])
+            training.run_log.flush()
+        if stopped or training.is_save_due():
+            training.save()
+        if stopped:
+            training.tracker.info(f"stopped on request at update {training.update}; resume with --resume")
+            return
+        finish_update(training, loops)
+
+
+def finish_update(training: Training, loops: Mapping[str, StudentLoop]) -> None:
+    """What follows an update, where something does: a validation, the next epoch, the end of the run.
+
+    The checkpoint before it is written already, so that a crash here loses nothing: a resumed run comes here first.
+
+    Args:
+        training: the run; all ranks of the job call this together.
+        loops: of this rank's students.
+    """
+    is_validation_due = training.is_validation_due()
+    if is_validation_due:
+        validate_students(training)
+        training.validated = training.update
+        for loop in loops.values() if not training.recipe.validation.every else ():
+            loop.meter.reset()
+    training.end_epoch()
+    if training.finished() and not training.has_ended():
+        end(training)
+    elif is_validation_due:
+        training.replace_state(training.state())
+
+
+def end(training: Training) -> None:
+    """Ends a run: its last updates are validated, its last weights kept.
+
+    Where only the end calls for that validation, the checkpoint keeps the state before it: a run that later goes on
+    longer does so bit for bit as if it had been that long from the beginning.
+
+    Args:
+        training: the run; all ranks of the job call this together.
+    """
+    state = training.state()
+    if training.validated != training.update:
+        validate_students(training)
+        training.validated_at_end = training.update
+    training.keep_last()
+    training.replace_state(training.state_at_end(state))
 
 
 def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float | None], bool]:

@@ -54,9 +54,9 @@ class TrainSettings(Settings):
     loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda"] = "auto"
     """Which fused loss runs; auto: the fastest that this machine has."""
     save_every: int = Field(0, ge=0)
-    """Updates between two checkpoints; 0: at validations alone."""
+    """Updates between two checkpoints; 0: at validations (before the dev sets are scored) and at the end alone."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Checkpoints that stay on disk; a large number: all."""
+    """Checkpoints that stay on disk, of those that verify; a large number: all."""
     timeout_minutes: float = Field(30.0, gt=0, le=525_600)
     """How long a rank waits for its peers before the job ends with an error; 525600: a year."""
 
@@ -92,7 +92,7 @@ class ValidationSettings(Settings):
     """When dev losses are taken and what they select."""
 
     every: int = Field(0, ge=0)
-    """Updates between two validations; 0: at each epoch's end (paper 1)."""
+    """Updates between two validations; 0: at each epoch's end (paper 1). One more at the end of the run, if need be."""
     max_tokens: int = Field(4096, ge=1, le=10**9)
     """Padded tokens of a dev batch."""
     selection: Literal["pairs", "tokens"] = "pairs"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import IO
 
 from mnmt_ds import private_apis
@@ -9,6 +10,7 @@ from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.build import make_students, open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.checkpointing import checkpoint, run_directory
 from mnmt_ds.engine.checkpointing.fingerprint import check_fingerprint, run_fingerprint
+from mnmt_ds.engine.checkpointing.pruning import Pruner
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.monitoring.progress import RunProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
@@ -67,6 +69,7 @@ class Training:
         implementation = "sharded" if layout.vocab_parallel_size > 1 else _loss_implementation(recipe, layout)
         self.tracker = self._open_directory(resume)
         self.run_log = RunLog(self.tracker, self.peer_group)
+        self.pruner = Pruner(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
         self.plain_scorer = scorer(
             recipe.train.label_smoothing, recipe.train.loss_implementation, layout.vocab_group
         )  # fmt: skip
@@ -76,13 +79,17 @@ class Training:
         self.job_layout = checkpoint.job_layout(self.first.engine)
         self.sampler_updates = SamplerUpdates(self.students, self.plain_scorer)
         self.time_spent = TimeSpent()
+        self.validated = 0
+        """The update of the last validation that the training's course follows from."""
+        self.validated_at_end = 0
+        """The update of a validation at the end of the run that no longer run would have made."""
+        self.sync_progress()
         if resume:
             self._resume()
         for student in self.students:
             self._describe(student.recipe, config, layout.ranks)
         if recipe.students:
             self._describe(recipe, config, self.peer_group.barrier())
-        self.sync_progress()
         line = introduction(recipe, self.corpus, self.peer_group, self.first, self.job_layout, implementation)
         self.tracker.info(line)
         if warning := unused_sampler(recipe):
@@ -160,23 +167,78 @@ class Training:
             records.restore_state(student, checkpoint.student_state(state, student.name))
         self.sampler_updates.resumed()
         self.time_spent = TimeSpent(*state.get("seconds", ()))
-        for tracker in self._trackers():
-            tracker.rewind(self.update)
+        self.sync_progress()
+        self._restore_validations(state)
+        if not self.has_ended():
+            self._forget_the_time_after(state)
+        if self.layout.job.is_main:
+            self.pruner.note_good(path)
         self.tracker.info(f"{path}: resumed at update {self.update}")
+
+    def _restore_validations(self, state: checkpoint.State) -> None:
+        """Which validations are done; older checkpoints, which do not say it, were written after them."""
+        is_before_one = not self.recipe.validation.every and self.update == self.progress.epoch_end
+        self.validated = state.get("validated", 0 if is_before_one else self.update)
+        self.validated_at_end = state.get("validated_at_end", 0)
+
+    def _forget_the_time_after(self, state: checkpoint.State) -> None:
+        """Logs and links as they were when the checkpoint was written, or before a last validation of a shorter run."""
+        self.validated_at_end = 0
+        for tracker in self._trackers():
+            tracker.rewind(self.update, state.get("records") if tracker is self.tracker else None)
+        for student in self.students:
+            if student.tracker is not self.tracker:
+                student.tracker.rewind(self.update, checkpoint.student_state(state, student.name).get("records"))
+            records.restore_links(student)
 
     def save(self) -> None:
         """Writes a checkpoint of the present position; then whatever nothing refers to any more is removed."""
         self.run_log.flush()
+        path = checkpoint.save(self.directory, self._engines(), self.state(), self.peer_group.barrier)
+        self._remove_unused(path)
+
+    def state(self) -> checkpoint.State:
+        """What a checkpoint of the present position holds besides DeepSpeed's files.
+
+        Returns:
+            JSON values; of all students, on every rank.
+        """
         states = self.peer_group.merge({student.name: records.state_of(student) for student in self.students})
         by_student = states["student"] if list(states) == ["student"] else {"students": states}
-        state = {"update": self.update, **by_student, "fingerprint": self.fingerprint, "layout": list(self.job_layout)}
-        if self.recipe.students:
-            state["seconds"] = self.time_spent.state()
-        keep = self.recipe.train.keep_checkpoints
-        checkpoint.save(self.directory, self._engines(), state, keep, self.peer_group.barrier)
-        if self.layout.is_main:
-            for student in self.students:
-                records.remove_unused_snapshots(self.directory, student)
+        state = {
+            "update": self.update, **by_student, "records": self.tracker.records, "validated": self.validated,
+            "validated_at_end": self.validated_at_end, "fingerprint": self.fingerprint, "layout": list(self.job_layout),
+        }  # fmt: skip
+        return state | ({"seconds": self.time_spent.state()} if self.recipe.students else {})
+
+    def state_at_end(self, state: checkpoint.State) -> checkpoint.State:
+        """A state to which is added that the run has ended: the weights kept as ``last``, the last validation.
+
+        Args:
+            state: of ``state``, at the same update.
+
+        Returns:
+            The new state.
+        """
+        state = {**state, "validated_at_end": self.validated_at_end}
+        if "students" not in state:
+            return {**state, "last": self.update}
+        return {**state, "students": {name: {**part, "last": self.update} for name, part in state["students"].items()}}
+
+    def replace_state(self, state: checkpoint.State) -> None:
+        """Puts a new state into this update's checkpoint; then whatever nothing refers to any more is removed.
+
+        Args:
+            state: what the checkpoint will hold besides DeepSpeed's files.
+        """
+        self.run_log.flush()
+        path = checkpoint.replace_state(self.directory, state, self.peer_group.barrier())
+        self._remove_unused(path)
+
+    def _remove_unused(self, written: Path) -> None:
+        self.peer_group.barrier().on_main_first(self.pruner.prune, written)
+        for student in self.students if self.layout.is_main else ():
+            records.remove_unused_snapshots(self.directory, student)
 
     def _engines(self) -> checkpoint.Engines:
         return {student.name: student.engine for student in self.students}
@@ -191,6 +253,46 @@ class Training:
             A number of updates.
         """
         return next_change(student, self.recipe.validation.every, self.progress.epoch_end)
+
+    def is_validation_due(self) -> bool:
+        """Whether a validation follows the last update, and is not done yet.
+
+        Returns:
+            True where training goes on only after it.
+        """
+        every, update = self.recipe.validation.every, self.update
+        here = update % every == 0 if every else update == self.progress.epoch_end
+        return here and update not in (0, self.validated)
+
+    def is_save_due(self) -> bool:
+        """Whether a checkpoint is written after the last update: every so many, before a validation, at the end.
+
+        Returns:
+            True also where one of this update was resumed from.
+        """
+        budget, update = self.recipe.train, self.update
+        is_last_of_epoch = update == self.progress.epoch_end
+        is_last = update == budget.max_steps or (is_last_of_epoch and self.progress.epoch + 1 >= budget.max_epochs)
+        return is_last or self.is_validation_due() or bool(budget.save_every and update % budget.save_every == 0)
+
+    def end_epoch(self) -> None:
+        """Goes to the next epoch, where the last update ended one."""
+        if self.update != self.progress.epoch_end:
+            return
+        for student in self.students:
+            if student.data_iterator.epoch_ended:
+                student.data_iterator.next_epoch()
+        self.sync_progress()
+        self.log_samplers()
+
+    def has_ended(self) -> bool:
+        """Whether the run is over, and its last weights are validated and kept.
+
+        Returns:
+            False also where a longer budget lets an ended run go on.
+        """
+        is_validated = self.update in (self.validated, self.validated_at_end)
+        return self.finished() and is_validated and all(student.last == self.update for student in self.students)
 
     def finished(self) -> bool:
         """Whether ``max_steps``, ``max_epochs`` or ``patience`` is reached.

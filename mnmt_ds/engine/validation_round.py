@@ -8,9 +8,9 @@
 5. the method's ``after_validation`` (searches of weights);
 6. the record and its line in the log.
 
-Patience (``Training.finished``) and checkpoints (``Training.save``) are asked for in loop.py. With ``validation.every``
-no checkpoint follows a validation unless ``save_every``, the end of an epoch or of the run, or a request to stop asks
-for it; without, one follows each.
+Patience (``Training.finished``) and checkpoints (``Training.save``) are asked for in loop.py. A checkpoint is written
+before each validation; what the validation changes is put into it afterwards (``Training.replace_state``). A run that
+is resumed in between validates first.
 """
 
 import math
@@ -97,7 +97,7 @@ def _report(
 def _dev_scores(training: Training, student: Student) -> DevScores:
     """BLEU and chrF where this validation takes them; else nothing."""
     settings = training.recipe.validation
-    number = training.update // settings.every if settings.every else training.progress.epoch + 1
+    number = math.ceil(training.update / settings.every) if settings.every else training.progress.epoch + 1
     if not settings.bleu_every or number % settings.bleu_every:
         return {}
     description = model_description(student.recipe, training.corpus)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.engine.checkpointing.checkpoint import complete, read_state, student_state
+from mnmt_ds.engine.checkpointing.checkpoint import readable_states, student_state
 from mnmt_ds.engine.dataloading.data_iterator import Position
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
@@ -66,10 +66,9 @@ def has_ended(run: Path) -> bool:
     Returns:
         False also where there is no checkpoint.
     """
-    checkpoints = complete(run)
-    if not checkpoints:
+    newest = next(readable_states(run), None)
+    if newest is None:
         return False
-    newest = read_state(checkpoints[0])
     parts = [student_state(newest, place.name) for place in student_directories(run)]
     return all(part["last"] == Position(*part["position"]).update for part in parts)
 

@@ -1,7 +1,8 @@
 """Checkpoints that a crash cannot spoil: built aside, hashed, synced, then renamed; verified before they are loaded.
 
 ``checkpoints/step_N`` holds DeepSpeed's files of every student, ``state.json`` (position, bests, teachers) and
-``manifest.json`` with each file's SHA-256; ``checkpoints/last`` links to the newest.
+``manifest.json`` with each file's SHA-256; ``checkpoints/last`` links to the newest. A validation changes the state
+alone: the checkpoint written before it is then replaced by one of the same files with the new state.
 """
 
 import argparse
@@ -9,16 +10,18 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.distributed import RankGroup
+from mnmt_ds.engine.checkpointing.step_directories import clear_remains, step_directories, strays
 from mnmt_ds.engine.parallel.engine import Engine
 from mnmt_ds.errors import UserError
-from mnmt_ds.files import publish_directory, replace_link, sha256
+from mnmt_ds.files import link_or_copy, publish_directory, remove, replace_link, sha256
 from mnmt_ds.json_files import InsidePath, read_json, reason
 
+MANIFEST, STATE = "manifest.json", "state.json"
 State = dict[str, Any]
 Engines = Mapping[str, Engine]
 """This rank's engines by their students' names."""
@@ -63,14 +66,13 @@ def job_layout(engine: Engine) -> JobLayout:
     return JobLayout(layout.ranks.size, engine.zero_stage, tuple(engine.stage_bounds), layout.vocab_parallel_size)
 
 
-def save(run: Path, engines: Engines, state: State, keep: int, barrier_and_ranks: Callable[[], RankGroup]) -> Path:
-    """Writes ``step_<update>``; called by all ranks together. Old checkpoints go only after the new one stands.
+def save(run: Path, engines: Engines, state: State, barrier_and_ranks: Callable[[], RankGroup]) -> Path:
+    """Writes ``step_<update>``; called by all ranks together.
 
     Args:
         run: the run's directory.
         engines: of this rank's students.
         state: what ``state.json`` will hold; its "update" names the checkpoint.
-        keep: checkpoints that stay on disk.
         barrier_and_ranks: a barrier over all ranks of the job, whatever teams they form; returns these ranks.
 
     Returns:
@@ -83,7 +85,23 @@ def save(run: Path, engines: Engines, state: State, keep: int, barrier_and_ranks
         engine.save_checkpoint(temporary, name)
     ranks = barrier_and_ranks()
     ranks.barrier()
-    ranks.on_main_first(_finish, temporary, final, state, keep)
+    ranks.on_main_first(_finish, temporary, final, state)
+    return final
+
+
+def replace_state(run: Path, state: State, ranks: RankGroup) -> Path:
+    """Gives the checkpoint of this update another state; its other files are the same.
+
+    Args:
+        run: the run's directory.
+        state: what ``state.json`` will hold; its "update" names the checkpoint.
+        ranks: all ranks of the job, which call this together.
+
+    Returns:
+        The checkpoint's directory.
+    """
+    final = run / "checkpoints" / f"step_{state['update']}"
+    ranks.on_main_first(_replace_state, final, state)
     return final
 
 
@@ -177,7 +195,7 @@ def read_state(path: Path) -> State:
         UserError: where it cannot be read.
     """
     try:
-        return dict(read_json(path / "state.json"))
+        return dict(read_json(path / STATE))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}/state.json: cannot be read ({reason(error)}); remove this checkpoint") from None
 
@@ -204,8 +222,37 @@ def complete(run: Path) -> list[Path]:
     Returns:
         Directories.
     """
-    paths = [path for path in (run / "checkpoints").glob("step_*") if path.name.removeprefix("step_").isdigit()]
-    return sorted(paths, key=lambda path: -int(path.name.removeprefix("step_")))
+    return [path for path in step_directories(run) if (path / STATE).is_file()]
+
+
+def readable_states(run: Path) -> Iterator[State]:
+    """The states of all checkpoints whose ``state.json`` can be read, newest first; not verified.
+
+    Args:
+        run: the run's directory.
+
+    Yields:
+        JSON values.
+    """
+    for path in complete(run):
+        with contextlib.suppress(UserError):
+            yield read_state(path)
+
+
+def listed_files(path: Path) -> dict[str, str]:
+    """Reads a checkpoint's manifest.
+
+    Args:
+        path: the checkpoint's directory.
+
+    Returns:
+        The SHA-256 of each file, by its path inside the checkpoint.
+
+    Raises:
+        OSError: where there is none.
+        ValueError: where it is garbled.
+    """
+    return read_json(path / MANIFEST, dict[InsidePath, str])
 
 
 def fault_of(path: Path) -> str | None:
@@ -218,7 +265,7 @@ def fault_of(path: Path) -> str | None:
         Why it must not be loaded: the first missing or altered file; None where all is well.
     """
     try:
-        manifest = read_json(path / "manifest.json", dict[InsidePath, str])
+        manifest = listed_files(path)
     except (OSError, ValueError):
         return f"{path}/manifest.json is missing or garbled"
     for name, digest in manifest.items():
@@ -233,28 +280,45 @@ def fault_of(path: Path) -> str | None:
 
 
 def _make_empty(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
+    remove(directory)
     directory.mkdir(parents=True)
 
 
-def _finish(temporary: Path, final: Path, state: State, keep: int) -> None:
-    (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+def _finish(temporary: Path, final: Path, state: State) -> None:
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    manifest = {str(path.relative_to(temporary)): sha256(path) for path in files}
-    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _publish(temporary, final, state, {str(path.relative_to(temporary)): sha256(path) for path in files})
+
+
+def _replace_state(final: Path, state: State) -> None:
+    temporary = final.with_name(final.name + ".tmp")
+    _make_empty(temporary)
+    manifest = listed_files(final)
+    for name in manifest:
+        if name != STATE:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(final / name, temporary / name)
+    _publish(temporary, final, state, manifest)
+
+
+def _publish(temporary: Path, final: Path, state: State, manifest: dict[str, str]) -> None:
+    """Adds state and manifest, and renames."""
+    (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
+    manifest = {**manifest, STATE: sha256(temporary / STATE)}
+    (temporary / MANIFEST).write_text(json.dumps(dict(sorted(manifest.items())), indent=1), encoding="utf-8")
     publish_directory(temporary, final)
     replace_link(final.with_name("last"), Path(final.name))
-    for old in complete(final.parent.parent)[keep:]:
-        shutil.rmtree(old)
 
 
 def _newest(run: Path, warn: Callable[[str], None]) -> Path | None:
-    for path in complete(run):
+    clear_remains(run)
+    for stray in strays(run):
+        warn(f"{stray}; passed over")
+    paths = step_directories(run)
+    for path in paths:
         fault = fault_of(path)
         if fault is None:
             return path
         warn(f"{fault}; falling back to the checkpoint before")
-    if complete(run):
+    if any((path / name).is_file() for path in paths for name in (MANIFEST, STATE)):
         raise UserError(f"{run}/checkpoints: no checkpoint verifies; restore one, or train anew in another directory")
     return None

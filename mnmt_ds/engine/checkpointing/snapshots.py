@@ -4,7 +4,7 @@
 ARE the pairs' best checkpoints, are named by the same updates. A snapshot goes when nothing refers to it any more.
 """
 
-import shutil
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.files import replace_link, sha256
+from mnmt_ds.files import remove, replace_link, sha256
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.weights import describe_model, save_model
 
@@ -120,14 +120,39 @@ def link(run: Path, name: str, update: int) -> None:
     replace_link(run / name, Path("snapshots") / str(update))
 
 
+def restore_link(run: Path, name: str, update: int) -> None:
+    """Lets ``run/name`` point to a snapshot again, where that is still there.
+
+    Args:
+        run: the student's directory.
+        name: of the link, such as "best".
+        update: of the snapshot.
+    """
+    if (run / "snapshots" / str(update)).is_dir():
+        link(run, name, update)
+
+
+def linked(run: Path) -> set[str]:
+    """The snapshots to which links of the run point: best models and the last one.
+
+    Args:
+        run: the student's directory.
+
+    Returns:
+        Names of directories in ``snapshots/``.
+    """
+    targets = [Path(os.readlink(path)) for path in run.iterdir() if path.is_symlink()] if run.is_dir() else []
+    return {target.name for target in targets if target.parent.name == "snapshots"}
+
+
 def remove_others(run: Path, wanted: Iterable[int]) -> None:
-    """Removes the snapshots that nothing refers to.
+    """Removes the snapshots that nothing refers to, neither the training nor a link.
 
     Args:
         run: the student's directory.
         wanted: updates whose snapshots stay.
     """
-    keep = {str(update) for update in wanted}
+    keep = {str(update) for update in wanted} | linked(run)
     for directory in (run / "snapshots").glob("*"):
         if directory.name not in keep:
-            shutil.rmtree(directory)
+            remove(directory)

@@ -20,7 +20,7 @@ def state_of(student: Student) -> dict[str, Any]:
         student: between two updates.
 
     Returns:
-        JSON values.
+        JSON values; "records" counts those of its log.
     """
     data_iterator = student.data_iterator
     return {
@@ -31,7 +31,8 @@ def state_of(student: Student) -> dict[str, Any]:
         "last": student.last,
         "best": student.best.state(),
         "method": {name: part.state() for name, part in student.method.state.items()},
-        "snapshots": sorted(snapshots_of(student)),
+        "snapshots": sorted(_snapshots_in_use(student)),
+        "records": student.tracker.records,
     }
 
 
@@ -53,8 +54,23 @@ def restore_state(student: Student, state: dict[str, Any]) -> None:
         part.restore(state["method"][name])
 
 
+def restore_links(student: Student) -> None:
+    """Lets ``best``, ``best_<pair>`` and ``last`` name what the student knows: a killed run may have been ahead.
+
+    Args:
+        student: restored from a checkpoint.
+    """
+    best = student.best
+    updates = {"best": best.overall.update} if best.overall.is_set else {}
+    if student.recipe.validation.keep_best_per_pair:
+        updates |= {f"best_{pair}": value.update for pair, value in best.pair.items() if value.is_set}
+    updates |= {"last": student.last} if student.last is not None else {}
+    for name, update in updates.items() if student.engine.layout.is_main else ():
+        snapshots.restore_link(student.directory, name, update)
+
+
 def snapshots_of(student: Student) -> set[int]:
-    """Updates whose weights a student refers to: best checkpoints and teachers.
+    """Updates whose weights a student refers to: best checkpoints, teachers, the last one.
 
     Args:
         student: at any time.
@@ -62,8 +78,12 @@ def snapshots_of(student: Student) -> set[int]:
     Returns:
         Updates.
     """
+    return _snapshots_in_use(student) | ({student.last} if student.last is not None else set())
+
+
+def _snapshots_in_use(student: Student) -> set[int]:
+    """Those of best checkpoints and teachers."""
     wanted = student.best.snapshots(student.recipe.validation.keep_best_per_pair)
-    wanted |= {student.last} if student.last is not None else set()
     return wanted.union(*(part.snapshots() for part in student.method.state.values()))
 
 
@@ -74,8 +94,8 @@ def remove_unused_snapshots(run: Path, student: Student) -> None:
         run: the run's directory.
         student: whose snapshots.
     """
-    states = [checkpoint.student_state(checkpoint.read_state(path), student.name) for path in checkpoint.complete(run)]
-    wanted = snapshots_of(student).union(*(state["snapshots"] for state in states))
+    states = [checkpoint.student_state(state, student.name) for state in checkpoint.readable_states(run)]
+    wanted = snapshots_of(student).union(*([*state["snapshots"], state["last"]] for state in states))
     snapshots.remove_others(student.directory, wanted)
 
 
