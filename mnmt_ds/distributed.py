@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds import private_apis
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import UserError, file_fault
 
 Value = TypeVar("Value")
 
@@ -101,7 +101,7 @@ class RankGroup:
             Its result (picklable), on every rank.
 
         Raises:
-            UserError: where the function raised one on the main rank.
+            UserError: where the function raised one on the main rank, or met a fault of a file or disk.
             RuntimeError: where it raised anything else there.
         """
         outcome: tuple[Any, str | None, bool] = (None, None, False)
@@ -109,12 +109,13 @@ class RankGroup:
             try:
                 outcome = (function(*arguments), None, False)
             except Exception as error:
-                outcome = (None, f"{type(error).__name__}: {error}", isinstance(error, UserError))
+                fault = error if isinstance(error, UserError) else file_fault(error)
+                outcome = (None, f"{fault or f'{type(error).__name__}: {error}'}", fault is not None)
                 if self.size == 1:
-                    raise
+                    raise fault or error from error.__cause__
         result, failure, is_user_error = self.broadcast_from_main(outcome)
         if failure is not None:
-            raise UserError(failure.removeprefix("UserError: ")) if is_user_error else RuntimeError(failure)
+            raise UserError(*failure.split("\n")) if is_user_error else RuntimeError(failure)
         return result  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,10 @@
-"""The one exception for mistakes that a user can mend."""
+"""The one exception for mistakes that a user can mend, and what errors of files and disks become."""
 
+import errno
+import os
 import re
+import shutil
+from pathlib import Path
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What would break a line, steer a terminal, or cannot be written as UTF-8."""
@@ -23,3 +27,67 @@ class UserError(Exception):
     def __str__(self) -> str:
         """The faults, a line each."""
         return "\n".join(self.faults)
+
+
+_ELSEWHERE = "or write elsewhere; what was there before is unharmed"
+_FAULTS = {
+    errno.ENOSPC: f"no space left on the disk; free some, {_ELSEWHERE}",
+    errno.EDQUOT: f"the disk quota is used up; free some, {_ELSEWHERE}",
+    errno.EFBIG: f"larger than a file may be there (ulimit -f, or the file system's limit); raise it, {_ELSEWHERE}",
+    errno.EROFS: f"the file system is read-only; mount it for writing, {_ELSEWHERE}",
+    errno.EACCES: "permission denied; change the permissions, or name another place",
+    errno.EPERM: "permission denied; change owner or permissions, or name another place",
+    errno.EIO: "the disk failed (input/output error); look into the system's log, or use another disk",
+    errno.ESTALE: "the network file system lost it (stale file handle); mount it again",
+    errno.ENXIO: "no such device, or nobody reads from it; name another place",
+    errno.ENODEV: "no such device; name another place",
+    errno.EBUSY: "in use, such as a mounted directory; name another place",
+    errno.ELOOP: "symbolic links go in a circle; mend them, or name another place",
+    errno.EISDIR: "is a directory; name a file",
+    errno.ENOTDIR: "part of the path is a file, not a directory; name another place",
+    errno.EEXIST: "exists and is no directory; name another place",
+    errno.ENAMETOOLONG: "the name is too long; name another place",
+}
+"""What happened and what helps, by error number."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RUST = re.compile(r"\(os error (\d+)\)")
+"""How libraries written in Rust (safetensors, tokenizers) tell an error number."""
+
+
+def file_fault(error: BaseException, path: Path | None = None, needed: int = 0) -> UserError | None:
+    """What an error of a file or disk means to a user, also where a library made another error of it.
+
+    Args:
+        error: any.
+        path: what was written or read, where the error does not name it.
+        needed: bytes that would be needed there; 0: not known.
+
+    Returns:
+        One line that names the file and the remedy; None where the error is of another kind.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        number = link.errno if isinstance(link, OSError) else None
+        if number is None and (match := _RUST.search(str(link))):
+            number = int(match[1])
+        if number in _FAULTS:
+            name = getattr(link, "filename", None) or path or "a file"
+            text = f"{os.fsdecode(name) if isinstance(name, str | bytes) else name}: {_FAULTS[number]}"
+            return UserError(text + (_space(name, needed) if number in _FULL else ""))
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _space(name: object, needed: int) -> str:
+    """How much is free where a file was to be written, and how much is needed, in brackets."""
+    place = Path(os.fsdecode(name) if isinstance(name, str | bytes) else str(name)).absolute()
+    parts = [f"about {needed / 1e6:,.0f} MB are needed"] if needed else []
+    for directory in (place, *place.parents):
+        try:
+            parts.insert(0, f"{shutil.disk_usage(directory).free / 1e6:,.1f} MB are free")
+            break
+        except OSError:
+            continue
+    return f" ({', '.join(parts)})" if parts else ""

@@ -2,10 +2,12 @@
 
 A new file or directory is written under a temporary name beside its place, flushed to the disk and renamed. A reader
 sees the old content or the new one, never half, also after a crash or a power failure. The umask decides the
-permissions, as for any other file.
+permissions, as for any other file. What a symbolic link points to is replaced, not the link; devices and FIFOs are
+written to. An ``OSError`` that leaves this module names its file.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -13,12 +15,16 @@ import json
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 _TEMPORARY_FILE = re.compile(r"\..+\.\d+\.tmp")
 """Names of temporary files: the final name, and the number of the process that writes it."""
+_DESCRIPTOR = re.compile(rf"/(?:proc/(?:self|thread-self|{os.getpid()})|dev)/fd/([0-9]+)")
+"""Paths of this process's open files."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,6 +59,38 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, whole or not at all: what a full disk cut off is taken away again.
+
+    Args:
+        path: file to add to; made where it is missing.
+        line: without its end.
+    """
+    with errors_naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            before = os.fstat(descriptor).st_size
+            try:
+                write_all(descriptor, line.encode() + b"\n")
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Writes to an open file, in as many parts as the system takes.
+
+    Args:
+        descriptor: of the file.
+        content: what is written.
+    """
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, which becomes ``path`` when the block ends without an error.
@@ -61,21 +99,108 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary file is removed and ``path`` is as it was.
 
     Args:
-        path: file to write; its directory is made where it is missing.
+        path: file to write; its directory is made where it is missing. Of a symbolic link the target is replaced; a
+            device, FIFO or descriptor (``/dev/stdout``) gets the content when the block ends.
 
     Yields:
         The temporary path, in the same directory.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with errors_naming(path):
+        if is_stream(path):
+            with tempfile.TemporaryDirectory() as directory:
+                yield Path(directory) / "content"
+                with _open_stream(path) as stream, (Path(directory) / "content").open("rb") as content:
+                    shutil.copyfileobj(content, stream)
+            return
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.filename in (str(temporary), temporary):
+                error.filename, error.filename2 = str(path), None
+            temporary.unlink(missing_ok=True)
+            raise
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(target.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that is there once whole; a device, FIFO or descriptor (``/dev/stdout``) is written to directly.
+
+    Args:
+        path: as of ``replacing``.
+
+    Yields:
+        A binary stream.
+    """
+    with errors_naming(path):
+        if is_stream(path):
+            with _open_stream(path) as stream:
+                yield stream
+            return
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            yield file
+
+
+def is_stream(path: Path) -> bool:
+    """Tells whether a path is one that is written to and never replaced.
+
+    Args:
+        path: what is to be written.
+
+    Returns:
+        True for a device, a FIFO, a socket and one of this process's descriptors, also behind symbolic links.
+    """
+    if _descriptor(path) is not None:
+        return True
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _open_stream(path: Path) -> IO[bytes]:
+    descriptor = _descriptor(path)
+    return open(os.dup(descriptor) if descriptor is not None else path, "wb")
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of this process's descriptor that a path names, as ``/dev/stdout`` does."""
+    for _ in range(40):
+        if match := _DESCRIPTOR.fullmatch(os.path.abspath(path)):
+            return int(match[1])
+        if not path.is_symlink():
+            return None
+        path = path.parent / os.readlink(path)
+    return None
+
+
+@contextlib.contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Lets an ``OSError`` of the block name a file where it names none, as those of a full disk do.
+
+    Args:
+        path: the file that the block reads or writes.
+
+    Returns:
+        Nothing: a context manager.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
         raise
-    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -92,8 +217,9 @@ def replacing_directory(directory: Path) -> Iterator[Path]:
     remove(temporary)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        publish_directory(temporary, directory)
+        with errors_naming(directory):
+            yield temporary
+            publish_directory(temporary, directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -139,8 +265,13 @@ def replace_link(path: Path, target: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    os.replace(temporary, path)
+    try:
+        with errors_naming(path):
+            temporary.symlink_to(target)
+            os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def publish_file(source: Path, target: Path) -> None:
@@ -206,11 +337,12 @@ def sync(path: Path) -> None:
     Args:
         path: an existing file or directory.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with errors_naming(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

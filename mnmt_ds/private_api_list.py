@@ -93,6 +93,12 @@ PRIVATE_APIS = (
         "replaced as in partition_parameters", "it is imported by name there", "engine/training.py",
     ),
     PrivateApi(
+        "deepspeed.runtime.engine:DeepSpeedEngine", ("checkpoint_engine", "_copy_recovery_script"),
+        "replaced while a checkpoint is written, by such as keep the first error",
+        "a rank whose disk is full would leave the others in a barrier; and torch's own writer hides the error number",
+        "engine/parallel/zero_engine.py",
+    ),
+    PrivateApi(
         f"{PIPELINE}.engine:PipelineEngine", ("_INSTRUCTION_MAP", "_exec_optimizer_step"),
         "an engine's own map, in which OptimizerStep does nothing (it is called later) and benchmarks time passes",
         "train_batch does forward, backward and step in one call; ours are separate calls, as on any engine",

@@ -9,6 +9,7 @@ import importlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from mnmt_ds.files import errors_naming
 
 Number = int | float | bool
 Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
@@ -104,6 +107,68 @@ def universal_checkpoint(deepspeed_engine: Any) -> Iterator[None]:
         yield
     finally:
         deepspeed_engine._config.load_universal_checkpoint = False
+
+
+def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> Exception | None:
+    """Lets an engine write its checkpoint; an error of a file ends nothing here, as the other ranks would wait.
+
+    Args:
+        deepspeed_engine: a DeepSpeedEngine; all of its ranks call this together.
+        directory: of the checkpoint.
+        tag: the folder in it.
+
+    Returns:
+        The first error of this rank's files; None where all are written.
+    """
+    inner, copy_script = deepspeed_engine.checkpoint_engine, deepspeed_engine._copy_recovery_script
+    writer = _ErrorsKept(inner)
+    deepspeed_engine.checkpoint_engine = writer
+    deepspeed_engine._copy_recovery_script = partial(writer.keep, copy_script)
+    try:
+        deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+    finally:
+        deepspeed_engine.checkpoint_engine = inner
+        del deepspeed_engine._copy_recovery_script
+    return writer.error
+
+
+class _ErrorsKept:
+    """A checkpoint engine of DeepSpeed that keeps the first error of its files and goes on."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.keep(self._save, state_dict, path)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self.keep(self._inner.makedirs, path, exist_ok=exist_ok)
+
+    def keep(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        if self.error is None:
+            try:
+                function(*arguments, **named)
+            except (OSError, RuntimeError) as error:
+                self.error = error
+
+    def _save(self, state_dict: Any, path: str) -> None:
+        """Through a file of Python's, whose errors say what happened; those of torch's own do not."""
+        from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+        if not isinstance(self._inner, TorchCheckpointEngine):
+            self._inner.save(state_dict, path)
+            return
+        with errors_naming(Path(path)), open(path, "wb") as file:
+            try:
+                self._inner.save(state_dict, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 def wrap_pipeline_instructions(

@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from pydantic import Field
 
 from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
-from mnmt_ds.files import write_text
+from mnmt_ds.errors import UserError, file_fault
+from mnmt_ds.files import append_line, write_text
 from mnmt_ds.json_files import parse_json
 from mnmt_ds.log import REPORT
 from mnmt_ds.run_files import METRICS
@@ -58,6 +60,8 @@ class Tracker:
         self.main = main
         self.records = 0
         """Records in the log, those of kind "run" left out; 0 on other ranks."""
+        self.fault: UserError | None = None
+        """Why the log could not be written; whoever writes it with other ranks raises it on all of them."""
         self.wandb: Any = None
         if main and settings.wandb != "off":
             self.wandb = self._start_wandb(run, settings, settings.wandb, config, name)
@@ -81,7 +85,8 @@ class Tracker:
             self.records += counts
         text = "".join(json.dumps(record) + "\n" for record in kept)
         if text.encode() != self.path.read_bytes():
-            write_text(self.path, text)
+            with self._faults_kept():
+                write_text(self.path, text)
 
     def log(self, kind: str, update: int, epoch: float, values: Record) -> None:
         """Appends a record, on the main rank alone.
@@ -92,19 +97,28 @@ class Tracker:
             epoch: epochs so far.
             values: figures by metric key.
         """
-        if not self.main:
+        if not self.main or self.fault is not None:
             return
         record = {"kind": kind, "update": update, "epoch": round(epoch, 4), "time": time.time(), **values}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self.records += kind != "run"
+        with self._faults_kept():
+            append_line(self.path, json.dumps(record))
+            self.records += kind != "run"
         if self.wandb is not None:
             numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
             try:
                 self.wandb.log({**numbers, "update": update, "epoch": epoch})
             except Exception as error:  # whatever wandb raises must not end the training
-                self.warning(f"wandb: {error}; going on without it")
+                self.warning(f"wandb: {_one_line(error)}; going on without it")
                 self.wandb = None
+
+    @contextlib.contextmanager
+    def _faults_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.fault = file_fault(error, self.path)
+            if self.fault is None:
+                raise
 
     def report(self, line: str) -> None:
         """Shows a training report, on the main rank alone.
@@ -140,7 +154,7 @@ class Tracker:
         try:
             self.wandb.finish()
         except Exception as error:  # the training has ended well; its dashboard must not spoil that
-            self.warning(f"wandb: {error}")
+            self.warning(f"wandb: {_one_line(error)}")
 
     def _start_wandb(
         self, run: Path, settings: TrackingSettings, mode: Literal["offline", "online"], config: Record, name: str
@@ -167,8 +181,12 @@ class Tracker:
             started.define_metric("*", step_metric="update")
             return started
         except Exception as error:  # a dashboard that cannot be reached is no reason to stop
-            self.warning(f"wandb: {error}; going on without it (metrics.jsonl has everything)")
+            self.warning(f"wandb: {_one_line(error)}; going on without it (metrics.jsonl has everything)")
             return None
+
+
+def _one_line(error: Exception) -> str:
+    return str(file_fault(error) or " ".join(str(error).split()))
 
 
 def read_records(path: Path) -> list[Record]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mnmt_ds.analysis.specificity import SensitivitySpread
+from mnmt_ds.files import replacing
 
 SIZE = 0.62
 """Inches of a heat map's cell."""
@@ -103,5 +104,5 @@ def _cells(ax: Axes, values: Tensor, across: Sequence[str], down: Sequence[str])
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds.files import write_text
+
 RESULTS = Path(__file__).with_name("results")
 BENCHMARKS = ("throughput", "methods", "teachers", "loss", "pipeline", "staged", "placement")
 SECTION = re.compile(r"(<!-- tables: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -142,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if made != text:
             print(f"{args.page}: out of date; run python -m mnmt_ds.bench.results_page {args.page}", file=sys.stderr)
         return int(made != text)
-    args.page.write_text(made, encoding="utf-8")
+    write_text(args.page, made)
     return 0
 
 

@@ -105,11 +105,9 @@ def evaluate_model(args: argparse.Namespace) -> None:
         reports.check_translated_alike(planned, other, pairs, _other_path(args))
     sentences = sum(len(corpus.split(pair, args.split)) for pair in pairs)
     path = reports.report_path(args.directory, args.checkpoint, args.split)
-    if args.fresh:
-        path.unlink(missing_ok=True)
     task = reports.EvaluationTask(
         args.directory, args.checkpoint, args.split, pairs, search, score, args.batch_tokens,
-        processes(args, translator, sentences),
+        processes(args, translator, sentences), args.fresh,
     )  # fmt: skip
     with Progress(f"evaluate {args.directory.name} {args.checkpoint}", "sentences", sentences) as progress:
         report = reports.evaluate(task, translator, corpus, progress.add)

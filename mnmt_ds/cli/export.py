@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,23 +39,28 @@ def run(args: argparse.Namespace) -> int:
         UserError: when the directory is not empty, or the model cannot be written exactly.
     """
     from mnmt_ds.decoding.loading import open_translator, warn_untrained_pair
-    from mnmt_ds.errors import UserError
-    from mnmt_ds.files import publish_directory
+    from mnmt_ds.errors import UserError, file_fault
+    from mnmt_ds.files import publish_directory, remove
 
     translator = open_translator(args.model, pair=args.pair or "")
     pair = args.pair or translator.description["pairs"][0]
     translator.frame(pair)
     warn_untrained_pair(translator, pair)
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+    out = Path(os.path.realpath(args.out))  # a link stays, what it points to is written
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{args.out}: exists and is not empty; give a new directory")
-    temporary = args.out.with_name(args.out.name + ".tmp")
-    temporary.mkdir(parents=True, exist_ok=True)
     write = write_transformers if args.format == "transformers" else write_ctranslate2
-    notes = write(translator, pair, temporary)
-    (temporary / "README.md").write_text(_readme(args.format, translator, pair, notes), encoding="utf-8")
-    if args.out.exists():
-        args.out.rmdir()
-    publish_directory(temporary, args.out)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        notes = write(translator, pair, temporary)
+        (temporary / "README.md").write_text(_readme(args.format, translator, pair, notes), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        publish_directory(temporary, out)
+    except Exception as error:
+        remove(temporary)
+        raise file_fault(error, args.out) or error from None
     print("\n".join([f"{args.out}: {args.format}, defaults for {pair}", *notes]))
     return 0
 
@@ -70,18 +76,15 @@ def write_transformers(translator: "Translator", pair: str, out: Path) -> list[s
     Returns:
         Notes for the user.
     """
-    from safetensors.torch import save_file
-
     from mnmt_ds.decoding.hf_tokenizer import write_tokenizer
     from mnmt_ds.models.export import m2m100_config, to_m2m100
+    from mnmt_ds.models.weights import write_safetensors
 
     frame, model = translator.frame(pair), translator.model
     config = m2m100_config(model.settings, model.vocabulary_size, frame.decoder_start)
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    save_file(
-        {name: value.contiguous().clone() for name, value in to_m2m100(state).items()},
-        out / "model.safetensors",
-        {"format": "pt"},
+    write_safetensors(
+        {name: value.clone() for name, value in to_m2m100(state).items()}, out / "model.safetensors", {"format": "pt"}
     )
     banned = [0, 1, *range(translator.tokenizer.mask, translator.tokenizer.size)]
     generation = {

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mnmt_ds import __version__, log
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import UserError, file_fault
+from mnmt_ds.files import errors_naming
 
 COMMANDS = (
     "prepare", "validate", "plan", "preflight", "train",
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words of the command line after the program's name; None: this process's.
 
     Returns:
-        The exit code; 2 after a UserError, which is printed as a line a fault on standard error.
+        The exit code; 2 after a UserError, which is a line a fault on standard error, and after a fault of a file or
+        disk.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -61,19 +63,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command and command not in COMMANDS:
         parser.error(f"no such command '{command}'; {_nearest(command, COMMANDS) or 'known: ' + ', '.join(COMMANDS)}")
     try:
-        args, rest = parser.parse_known_args(words)
-        if rest := _take_late_words(args, rest):
-            hints = [hint for word in rest if (hint := _nearest(word, _options(parser, command)))]
-            parser.error("; ".join([f"unknown arguments: {' '.join(rest)}", *hints[:1]]))
-        log.set_up(args.log_level)
-        return int(args.run(args))
+        try:
+            args, rest = parser.parse_known_args(words)
+            if rest := _take_late_words(args, rest):
+                hints = [hint for word in rest if (hint := _nearest(word, _options(parser, command)))]
+                parser.error("; ".join([f"unknown arguments: {' '.join(rest)}", *hints[:1]]))
+            log.set_up(args.log_level)
+            return int(args.run(args))
+        finally:
+            with errors_naming(Path("standard output")):
+                sys.stdout.flush()  # a full disk is met here
     except UserError as error:
         for fault in error.faults:
             print(f"mnmt-ds {command}: {fault}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 0
+    except Exception as error:
+        fault = file_fault(error, Path("standard output"))  # files of our own are named by those who write them
+        if fault is None or os.environ.get(log.VARIABLE) == "debug":
+            raise
+        _forget_output()
+        print(f"mnmt-ds {command}: {fault}", file=sys.stderr)
+        return 2
+
+
+def _forget_output() -> None:
+    """What standard output still holds is dropped, where it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -256,5 +256,5 @@ def _output(path: Path | None) -> Iterator[IO[bytes]]:
     if path is None:
         yield sys.stdout.buffer
         return
-    with files.replacing(path) as temporary, temporary.open("wb") as stream:
+    with files.writing(path) as stream:
         yield stream

@@ -104,7 +104,7 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
         if training.update % training.recipe.tracking.log_every == 0:
             for name, loop in loops.items():
                 _report(training, loop, norms[name])
-            training.run_log.flush()
+            training.flush_log()
         if stopped or training.is_save_due():
             training.save()
         if stopped:

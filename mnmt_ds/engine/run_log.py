@@ -1,5 +1,6 @@
 """The logs of a run and of its students: a student's record stands in its own log, and under its name in the run's."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from mnmt_ds.engine.monitoring.progress import RunProgress
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.students.peer_group import PeerGroup
 from mnmt_ds.engine.students.student import Student
+from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.tracking import Tracker
 
@@ -75,6 +77,19 @@ class RunLog:
             self.tracker.log(entry.kind, entry.update, entry.epochs, entry.values)
             self.tracker.report(entry.line)
         self._pending = []
+
+    def raise_faults(self, trackers: Sequence[Tracker]) -> None:
+        """Ends the run on all ranks where a log could not be written; called by all ranks of the job together.
+
+        Args:
+            trackers: of the run and of this rank's students.
+
+        Raises:
+            UserError: names the log and why.
+        """
+        faults = [str(tracker.fault) for tracker in trackers if tracker.fault is not None]
+        for fault in (fault for part in self._peer_group.barrier().gather(faults) for fault in part):
+            raise UserError(fault)
 
 
 def introduction(

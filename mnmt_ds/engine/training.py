@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
+import torch
+
 from mnmt_ds import private_apis
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.build import make_students, open_corpus, open_training_data, run_facts
@@ -25,6 +27,7 @@ from mnmt_ds.engine.students.student import Student
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.methods.translation import scorer
+from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.tracking import Tracker
 
@@ -97,6 +100,7 @@ class Training:
         facts = {"loss_implementation": implementation, "world_size": layout.job.size}
         for tracker in self._trackers():
             tracker.log("run", self.update, self.progress.epoch, facts)
+        self.flush_log()
 
     def _trackers(self) -> list[Tracker]:
         """The run's, and each student's where it is not alone."""
@@ -191,10 +195,18 @@ class Training:
                 student.tracker.rewind(self.update, checkpoint.student_state(state, student.name).get("records"))
             records.restore_links(student)
 
+    def flush_log(self) -> None:
+        """Writes what several students have noted; ends the run on all ranks where a log cannot be written."""
+        self.run_log.flush()
+        self.run_log.raise_faults(self._trackers())
+
     def save(self) -> None:
         """Writes a checkpoint of the present position; then whatever nothing refers to any more is removed."""
-        self.run_log.flush()
-        path = checkpoint.save(self.directory, self._engines(), self.state(), self.peer_group.barrier)
+        self.flush_log()
+        with torch.device("meta"):
+            parameters = parameter_count(Transformer(self.recipe.model, self.corpus.tokenizer.size))
+        needed = 16 * parameters * len(self.peer_group.student_names)  # weights, fp32 masters and moments
+        path = checkpoint.save(self.directory, self._engines(), self.state(), needed, self.peer_group.barrier)
         self._remove_unused(path)
 
     def state(self) -> checkpoint.State:
@@ -231,14 +243,17 @@ class Training:
         Args:
             state: what the checkpoint will hold besides DeepSpeed's files.
         """
-        self.run_log.flush()
+        self.flush_log()
         path = checkpoint.replace_state(self.directory, state, self.peer_group.barrier())
         self._remove_unused(path)
 
     def _remove_unused(self, written: Path) -> None:
         self.peer_group.barrier().on_main_first(self.pruner.prune, written)
         for student in self.students if self.layout.is_main else ():
-            records.remove_unused_snapshots(self.directory, student)
+            try:
+                records.remove_unused_snapshots(self.directory, student)
+            except OSError as error:
+                student.tracker.warning(f"old snapshots cannot be removed ({error}); the training goes on")
 
     def _engines(self) -> checkpoint.Engines:
         return {student.name: student.engine for student in self.students}

@@ -70,7 +70,7 @@ def validate_students(training: Training) -> None:
         training.run_log.log(student, "valid", training.update, training.progress, record, line)
     training.sync_progress()
     training.log_samplers()
-    training.run_log.flush()
+    training.flush_log()
 
 
 def _losses_of_all(training: Training, values: list[PairValues]) -> dict[str, dict[str, float]]:

@@ -23,7 +23,7 @@ from mnmt_ds.evaluation.report_shape import ReportShape
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
 from mnmt_ds.evaluation.tokenised_text import tokenised_lines
-from mnmt_ds.files import write_json
+from mnmt_ds.files import replacing_directory, write_bytes, write_json
 from mnmt_ds.json_files import read_json, reason
 from mnmt_ds.run_files import RECIPE, data_directory
 
@@ -46,6 +46,8 @@ class EvaluationTask(NamedTuple):
     batch_tokens: int = 1024
     """Padded source tokens of a batch."""
     processes: int = 1
+    fresh: bool = False
+    """Whether an earlier evaluation's translations are left aside."""
 
 
 def open_evaluation_corpus(run: Path, given: Path | None, translator: Translator) -> Corpus:
@@ -114,7 +116,7 @@ def evaluate(
     }
     report: dict[str, Any] = {"checkpoint": task.checkpoint, "split": task.split, **identity, "seconds": 0.0}
     path = report_path(task.run, task.checkpoint, task.split)
-    hypotheses = _earlier_hypotheses(path, identity, task.pairs)
+    hypotheses = None if task.fresh else _earlier_hypotheses(path, identity, task.pairs)
     if hypotheses is None:
         begin = time.monotonic()
         pieces = {pair: [split.pieces(i)[0] for i in range(len(split))] for pair, split in splits.items()}
@@ -134,12 +136,11 @@ def evaluate(
     report["macro"] = scores.macro_averages(report["pairs"], scores.AVERAGED)
     report["classes"] = scores.class_averages(report["pairs"])
     report["score"] = task.score.model_dump(mode="json")
-    for old in path.with_suffix("").glob("*"):
-        old.unlink()
-    write_lines(path.with_suffix(""), "src", {pair: text[0] for pair, text in texts.items()})
-    write_lines(path.with_suffix(""), "ref", {pair: text[1] for pair, text in texts.items()})
-    write_lines(path.with_suffix(""), "hyp", hypotheses)
-    write_report(path, report)
+    with replacing_directory(path.with_suffix("")) as lines:  # all is written before anything is replaced
+        write_lines(lines, "src", {pair: text[0] for pair, text in texts.items()})
+        write_lines(lines, "ref", {pair: text[1] for pair, text in texts.items()})
+        write_lines(lines, "hyp", hypotheses)
+        write_report(path, report)
     for line in text_warnings(report, path):
         LOG.warning("%s", line)
     return report
@@ -366,7 +367,7 @@ def write_lines(directory: Path, kind: str, texts: Mapping[str, Sequence[str]]) 
     """
     directory.mkdir(parents=True, exist_ok=True)
     for pair, lines in texts.items():
-        (directory / f"{pair}.{kind}").write_bytes("".join(f"{line}\n" for line in lines).encode())
+        write_bytes(directory / f"{pair}.{kind}", "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_lines(directory: Path, kind: str) -> Texts:

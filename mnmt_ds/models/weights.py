@@ -1,6 +1,8 @@
 """Model directories: ``model.safetensors`` (fp32) beside ``model.json``; nothing is unpickled."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -57,9 +59,29 @@ def save_model(directory: Path, state: dict[str, Tensor], description: dict[str,
     """
     with replacing_directory(directory) as temporary:
         weights = temporary / "model.safetensors"
-        save_file({name: value.contiguous() for name, value in state.items()}, weights)
+        write_safetensors(state, weights)
         description = {**description, "sha256": sha256(weights)}
         (temporary / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors into a file; permissions are those of any new file.
+
+    Args:
+        state: tensors by name.
+        path: file to write.
+        metadata: what the file's header also holds.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    try:
+        save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
+    except SafetensorError as error:
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None:
+            raise
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from None
 
 
 class DescriptionShape(TypedDict):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mnmt_ds import metric_keys
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import lock
 from mnmt_ds.reporting.runs import is_running, student_directories
 from mnmt_ds.run_files import METRICS
@@ -283,6 +283,7 @@ def device_variables(job: TrainingJob, place: int, devices: Sequence[str]) -> di
 
 def _reason(error: Exception) -> str:
     """An error on one line; one that is not of our own making with its kind."""
+    error = file_fault(error) or error
     expected = isinstance(error, (RunFailed, UserError, OSError))
     return " ".join(f"{'' if expected else type(error).__name__ + ': '}{error}".split())
 

@@ -72,7 +72,11 @@ def test_a_killed_run_goes_on_as_it_did(file: str, stopped: Path, resumed: Path,
     checkpoint = CHECKPOINTS[file.split("/")[0]]
     kept = sum(record["update"] <= checkpoint for record in wanted if record["kind"] != "run")
     assert kept > 100 and after[:kept] == before[:kept], "it began anew"
+    records, added = records[: len(wanted)], records[len(wanted) :]
     assert [(r["kind"], r["update"]) for r in records] == [(r["kind"], r["update"]) for r in wanted]
+    assert {r["update"] for r in added} == {wanted[-1]["update"]} and added[0]["kind"] == "valid", (
+        "the end's validation"
+    )
     compared, largest = 0, 0.0
     for record, old in zip(records, wanted, strict=True):
         old = {RENAMED.get(key, key): value for key, value in old.items()}

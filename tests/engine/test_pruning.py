@@ -1,5 +1,6 @@
 """Checkpoints are pruned by health: what is damaged, half removed or no checkpoint never costs a good one."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from mnmt_ds.study.run_state import has_ended
 class StandIn:
     """An engine whose training state is a line of text."""
 
-    def save_checkpoint(self, directory: Path, tag: str) -> None:
+    error: Exception | None = None
+
+    def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
         (directory / tag).mkdir()
         (directory / tag / "states.pt").write_text(directory.name * 50)
+        return self.error
 
 
-def save(run: Path, update: int) -> Path:
-    engines: Any = {"student": StandIn()}
-    return checkpoint.save(run, engines, {"update": update, "snapshots": [update]}, lambda: ALONE)
+def save(run: Path, update: int, error: Exception | None = None) -> Path:
+    engine = StandIn()
+    engine.error = error
+    engines: Any = {"student": engine}
+    return checkpoint.save(run, engines, {"update": update, "snapshots": [update]}, 3 * 10**6, lambda: ALONE)
 
 
 def names(run: Path) -> set[str]:
@@ -140,3 +146,24 @@ def test_a_new_state_replaces_the_old_one_alone(tmp_path: Path) -> None:
     path.with_name("step_2.tmp").mkdir()
     newest = checkpoint.newest(tmp_path, pytest.fail, ALONE)
     assert newest is not None and newest[0] == path and names(tmp_path) == {"step_2"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_disk_that_fails_costs_this_save_alone(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether DeepSpeed's files, ours, a flush or a renaming fail: one line, nothing half, what was there stays."""
+    before = save(tmp_path, 2)
+    failing = OSError(number, os.strerror(number))
+    with pytest.raises(UserError) as caught:
+        save(tmp_path, 4, failing)
+    places = [str(caught.value)]
+    for name in ("fsync", "rename", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
+            patch.setattr(os, name, lambda *arguments, error=failing, **named: (_ for _ in ()).throw(error))
+            save(tmp_path, 4)
+        places.append(str(caught.value))
+        failing.filename = None
+    for line in places:
+        assert line.startswith(f"{tmp_path}/checkpoints") and "\n" not in line
+        assert number == errno.EIO or "about 3 MB are needed" in line
+    assert names(tmp_path) - {"step_4"} == {"step_2"} and checkpoint.fault_of(before) is None
+    checkpoint.newest(tmp_path, pytest.fail, ALONE)

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.checkpointing.step_directories import clear_remains, step_directories, strays
 from mnmt_ds.engine.parallel.engine import Engine
-from mnmt_ds.errors import UserError
-from mnmt_ds.files import link_or_copy, publish_directory, remove, replace_link, sha256
+from mnmt_ds.errors import UserError, file_fault
+from mnmt_ds.files import errors_naming, link_or_copy, publish_directory, remove, replace_link, sha256
 from mnmt_ds.json_files import InsidePath, read_json, reason
 
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -66,26 +66,31 @@ def job_layout(engine: Engine) -> JobLayout:
     return JobLayout(layout.ranks.size, engine.zero_stage, tuple(engine.stage_bounds), layout.vocab_parallel_size)
 
 
-def save(run: Path, engines: Engines, state: State, barrier_and_ranks: Callable[[], RankGroup]) -> Path:
+def save(run: Path, engines: Engines, state: State, needed: int, barrier_and_ranks: Callable[[], RankGroup]) -> Path:
     """Writes ``step_<update>``; called by all ranks together.
 
     Args:
         run: the run's directory.
         engines: of this rank's students.
         state: what ``state.json`` will hold; its "update" names the checkpoint.
+        needed: bytes that a checkpoint takes, about; for messages.
         barrier_and_ranks: a barrier over all ranks of the job, whatever teams they form; returns these ranks.
 
     Returns:
         The checkpoint's directory.
+
+    Raises:
+        UserError: on all ranks where a file could not be written on one; what was written so far is removed.
     """
     final = run / "checkpoints" / f"step_{state['update']}"
     temporary = final.with_name(final.name + ".tmp")
     barrier_and_ranks().on_main_first(_make_empty, temporary)
-    for name, engine in engines.items():
-        engine.save_checkpoint(temporary, name)
+    errors = [engine.save_checkpoint(temporary, name) for name, engine in engines.items()]
+    faults = [str(file_fault(error, temporary, needed) or error) for error in errors if error is not None]
     ranks = barrier_and_ranks()
-    ranks.barrier()
-    ranks.on_main_first(_finish, temporary, final, state)
+    ranks.on_main_first(
+        _finish, temporary, final, state, needed, [line for part in ranks.gather(faults) for line in part]
+    )
     return final
 
 
@@ -284,20 +289,37 @@ def _make_empty(directory: Path) -> None:
     directory.mkdir(parents=True)
 
 
-def _finish(temporary: Path, final: Path, state: State) -> None:
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    _publish(temporary, final, state, {str(path.relative_to(temporary)): sha256(path) for path in files})
+def _finish(temporary: Path, final: Path, state: State, needed: int, faults: list[str]) -> None:
+    with _removed_on_failure(temporary, needed):
+        if faults:
+            raise UserError(faults[0])
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        _publish(temporary, final, state, {str(path.relative_to(temporary)): sha256(path) for path in files})
 
 
 def _replace_state(final: Path, state: State) -> None:
     temporary = final.with_name(final.name + ".tmp")
-    _make_empty(temporary)
-    manifest = listed_files(final)
-    for name in manifest:
-        if name != STATE:
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(final / name, temporary / name)
-    _publish(temporary, final, state, manifest)
+    with _removed_on_failure(temporary):
+        _make_empty(temporary)
+        manifest = listed_files(final)
+        for name in manifest:
+            if name != STATE:
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(final / name, temporary / name)
+        _publish(temporary, final, state, manifest)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(temporary: Path, needed: int = 0) -> Iterator[None]:
+    """An unfinished checkpoint does not stay, least of all where the disk is full."""
+    try:
+        with errors_naming(temporary):
+            yield
+    except Exception as error:
+        fault = file_fault(error, temporary, needed)
+        with contextlib.suppress(OSError):
+            remove(temporary)
+        raise fault or error from None
 
 
 def _publish(temporary: Path, final: Path, state: State, manifest: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ ARE the pairs' best checkpoints, are named by the same updates. A snapshot goes 
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,27 +109,28 @@ def read_model(directory: Path, names: Sequence[str] | None = None) -> dict[str,
     return weights
 
 
-def link(run: Path, name: str, update: int) -> None:
-    """Lets ``run/name`` point to a snapshot, in one step.
+def link(run: Path, names: Iterable[str], update: int) -> None:
+    """Lets links ``run/NAME`` point to a snapshot, each in one step.
 
     Args:
         run: the student's directory.
-        name: of the link, such as "best".
+        names: of the links, such as "best".
         update: of the snapshot.
     """
-    replace_link(run / name, Path("snapshots") / str(update))
+    for name in names:
+        replace_link(run / name, Path("snapshots") / str(update))
 
 
-def restore_link(run: Path, name: str, update: int) -> None:
-    """Lets ``run/name`` point to a snapshot again, where that is still there.
+def restore_links(run: Path, updates: Mapping[str, int]) -> None:
+    """Lets links point to snapshots again, where these are still there.
 
     Args:
         run: the student's directory.
-        name: of the link, such as "best".
-        update: of the snapshot.
+        updates: of the snapshots, by the links' names.
     """
-    if (run / "snapshots" / str(update)).is_dir():
-        link(run, name, update)
+    for name, update in updates.items():
+        if (run / "snapshots" / str(update)).is_dir():
+            link(run, [name], update)
 
 
 def linked(run: Path) -> set[str]:

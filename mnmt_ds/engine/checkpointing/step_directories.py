@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from mnmt_ds.files import remove
+from mnmt_ds.files import remove, remove_temporary_files
 
 _STEP = re.compile(r"step_(0|[1-9][0-9]*)")
 _REMAINS = re.compile(_STEP.pattern + r"\.(tmp|old[0-9]*|universal)")
@@ -45,15 +45,15 @@ def strays(run: Path) -> list[str]:
     Returns:
         Of each its path and why, in a phrase.
     """
-    found = []
+    reasons = []
     for path in sorted((run / "checkpoints").glob("step_*")):
         if _REMAINS.fullmatch(path.name):
             continue
         if not _STEP.fullmatch(path.name):
-            found.append(f"{path} is not named as a checkpoint (step_NUMBER)")
+            reasons.append(f"{path} is not named as a checkpoint (step_NUMBER)")
         elif not path.is_dir():
-            found.append(f"{path} is not a directory")
-    return found
+            reasons.append(f"{path} is not a directory")
+    return reasons
 
 
 def clear_remains(run: Path) -> None:
@@ -62,6 +62,8 @@ def clear_remains(run: Path) -> None:
     Args:
         run: the run's directory, in which no other process writes.
     """
+    for directory in (run, run / "checkpoints", *run.glob("students/*")):
+        remove_temporary_files(directory)
     for path in (run / "checkpoints").glob("step_*.*"):
         if not _REMAINS.fullmatch(path.name):
             continue

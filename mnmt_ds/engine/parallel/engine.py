@@ -331,12 +331,16 @@ class Engine(Protocol):
         """
         ...
 
-    def save_checkpoint(self, directory: Path, tag: str) -> None:
+    def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
         """Writes DeepSpeed's files of the training state.
 
         Args:
             directory: of the checkpoint.
             tag: the folder in it, one for each student.
+
+        Returns:
+            The first error of this rank's files, so that all ranks come out of here together; None where all are
+            written.
         """
         ...
 

@@ -344,14 +344,17 @@ class ZeroEngine:
         """
         state_snapshot.restore_state(self.deepspeed_engine, state)
 
-    def save_checkpoint(self, directory: Path, tag: str) -> None:
+    def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
         """Writes DeepSpeed's files of the training state.
 
         Args:
             directory: of the checkpoint.
             tag: the folder in it.
+
+        Returns:
+            The first error of this rank's files; None where all are written.
         """
-        self.deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        return private_apis.save_checkpoint(self.deepspeed_engine, directory, tag)
 
     def load_checkpoint(self, directory: Path, tag: str, universal: bool = False) -> bool:
         """Fills the training state from DeepSpeed's files.

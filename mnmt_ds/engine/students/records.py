@@ -65,8 +65,7 @@ def restore_links(student: Student) -> None:
     if student.recipe.validation.keep_best_per_pair:
         updates |= {f"best_{pair}": value.update for pair, value in best.pair.items() if value.is_set}
     updates |= {"last": student.last} if student.last is not None else {}
-    for name, update in updates.items() if student.engine.layout.is_main else ():
-        snapshots.restore_link(student.directory, name, update)
+    student.engine.layout.ranks.on_main_first(snapshots.restore_links, student.directory, updates)
 
 
 def snapshots_of(student: Student) -> set[int]:
@@ -115,8 +114,7 @@ def keep_weights(
         _write_snapshot(corpus, student, {"epoch": report.epoch, "dev": report.dev})
     names = ["best"] if is_better else []
     names += [f"best_{pair}" for pair in improved] if student.recipe.validation.keep_best_per_pair else []
-    for name in names if student.engine.layout.is_main else ():
-        snapshots.link(student.directory, name, report.update)
+    student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, names, report.update)
 
 
 def keep_last(corpus: Corpus, student: Student) -> None:
@@ -129,8 +127,7 @@ def keep_last(corpus: Corpus, student: Student) -> None:
     if student.updates not in snapshots_of(student):
         _write_snapshot(corpus, student, {"epoch": float(student.data_iterator.position.epoch)})
     student.last = student.updates
-    if student.engine.layout.is_main:
-        snapshots.link(student.directory, "last", student.updates)
+    student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, ["last"], student.updates)
 
 
 def _write_snapshot(corpus: Corpus, student: Student, facts: dict[str, Any]) -> None:
