@@ -266,10 +266,10 @@ def replace_link(path: Path, target: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        with errors_naming(path):
-            temporary.symlink_to(target)
-            os.replace(temporary, path)
-    except BaseException:
+        temporary.symlink_to(target)
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # not the target's name
         temporary.unlink(missing_ok=True)
         raise
 

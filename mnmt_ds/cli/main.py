@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return 0
     except Exception as error:
-        fault = file_fault(error, Path("standard output"))  # files of our own are named by those who write them
-        if fault is None or os.environ.get(log.VARIABLE) == "debug":
+        disk_fault = file_fault(error, Path("standard output"))  # files of our own are named by those who write them
+        if disk_fault is None or os.environ.get(log.VARIABLE) == "debug":
             raise
         _forget_output()
-        print(f"mnmt-ds {command}: {fault}", file=sys.stderr)
+        print(f"mnmt-ds {command}: {disk_fault}", file=sys.stderr)
         return 2
 
 
