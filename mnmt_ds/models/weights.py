@@ -75,6 +75,8 @@ def write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, 
     Raises:
         OSError: where it cannot be written.
     """
+    path.touch()
+    permissions = path.stat().st_mode  # as the umask says; save_file makes a file for its owner alone
     try:
         save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
     except SafetensorError as error:
@@ -82,6 +84,7 @@ def write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, 
         if match is None:
             raise
         raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from None
+    path.chmod(permissions)
 
 
 class DescriptionShape(TypedDict):
