@@ -18,8 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnmt_ds.files import errors_naming
-
 Number = int | float | bool
 Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -162,13 +160,14 @@ class _ErrorsKept:
         if not isinstance(self._inner, TorchCheckpointEngine):
             self._inner.save(state_dict, path)
             return
-        with errors_naming(Path(path)), open(path, "wb") as file:
-            try:
+        try:
+            with open(path, "wb") as file:
                 self._inner.save(state_dict, file)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        except (OSError, RuntimeError) as error:
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            if isinstance(cause, OSError) and cause.errno is not None:
+                cause.filename = path
+            raise cause from None
 
 
 def wrap_pipeline_instructions(
