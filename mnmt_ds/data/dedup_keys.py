@@ -8,7 +8,14 @@ PLACEHOLDER = re.compile(
     r"%(?:\d+\$)?[-+#0']*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|L|q|j|z|t|I\d*)?[diouxXeEfFgGaAcspm](?![a-zA-Z])"
     r"|%(?:\d+\$)?[sdiu]|%<\w+>|%\(\w+\)[sdifr]?|%%|\$?\{[\w.:!]*\}|\$\(?\w+\)?"
 )
-"""printf, Python and shell placeholders."""
+"""printf, Python and shell placeholders: what keys leave out."""
+AMOUNT = re.compile(
+    r"(?<=\d)%(?!%)[-+#0']*[a-zA-Z]"  # 50%-a
+    r"|(?<=\d)[ \u00a0\u202f]%(?:-[a-zA-Z]|[a-zA-Z]['’])"  # 20 %d'ici
+    r"|%[1-9]\d*[eEfFgGaAcuioxX](?![a-zA-Z])"  # %50i
+    r"|(?<!%\d)(?<!%\d\d)\$\d[\d.,]*\w*"  # $50, $3.5m, but not %1$5d
+)
+"""Amounts of money and percentages of ordinary text that look like placeholders."""
 
 
 class _LettersOnly(dict[int, str]):
@@ -55,7 +62,7 @@ def hash64(text: str, seed: int = 0) -> int:
 
 
 def find_placeholders(text: str) -> list[str]:
-    """Finds a text's placeholders, such as ``%s`` and ``{name}``.
+    """Finds a text's placeholders, such as ``%s`` and ``{name}``; ``$50`` and ``50%-a`` are amounts, no placeholders.
 
     Args:
         text: any text.
@@ -65,4 +72,5 @@ def find_placeholders(text: str) -> list[str]:
     """
     if "%" not in text and "{" not in text and "$" not in text:
         return []
-    return sorted(re.sub(r"\d+\$", "", placeholder) for placeholder in PLACEHOLDER.findall(text))
+    bare = AMOUNT.sub(" ", text)
+    return sorted(re.sub(r"\d+\$", "", placeholder) for placeholder in PLACEHOLDER.findall(bare))

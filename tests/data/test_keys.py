@@ -39,6 +39,11 @@ def test_hash_is_blake2b_of_the_text() -> None:
         ("{name} and %(x)s", ["%(x)s", "{name}"]),
         ("none", []),
         ("%lu %5.2f", ["%5.2f", "%lu"]),
+        ("It costs $50, or US$3.5m; 50 $ there.", []),
+        ("50%-a, 20 %-a, 20 %d'ici lundi, %50i, 5%a", []),
+        ("$HOME, $(cmd) and ${x}", ["$(cmd)", "$HOME", "${x}"]),
+        ("%1$5d of %2$s at 3 %s, %02x%%", ["%%", "%02x", "%5d", "%s", "%s"]),
+        ("Page 5: %s", ["%s"]),
     ],
 )
 def test_placeholders(text: str, expected: list[str]) -> None:
