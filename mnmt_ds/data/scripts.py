@@ -1,6 +1,9 @@
 """Which script a language is written in, and how much of a text is in it."""
 
+import functools
 import re
+
+from mnmt_ds.data.language_codes import canonical_language
 
 LANGUAGES_OF_SCRIPT = {
     "Latin": "af az bs ca ceb cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id ig is it jv lb ln lt lv mg"
@@ -59,12 +62,58 @@ CHARACTER_RANGES = {
     "Han": "\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff",
 }
 """Letters of a script, as a regular expression's character class."""
-_OTHER_SCRIPTS = {
-    language: re.compile(rf"[^\W\d_{CHARACTER_RANGES[script]}]+")
+SCRIPT_CODES = {
+    "latn": "Latin", "latin": "Latin", "cyrl": "Cyrillic", "cyrillic": "Cyrillic", "grek": "Greek",
+    "deva": "Devanagari", "beng": "Bengali", "gujr": "Gujarati", "guru": "Gurmukhi", "orya": "Oriya", "taml": "Tamil",
+    "telu": "Telugu", "knda": "Kannada", "mlym": "Malayalam", "sinh": "Sinhala", "arab": "Arabic",
+    "hebr": "Hebrew", "armn": "Armenian",
+    "geor": "Georgian", "ethi": "Ethiopic", "thai": "Thai", "laoo": "Lao", "khmr": "Khmer", "mymr": "Burmese",
+    "hang": "Hangul", "kore": "Hangul", "jpan": "Japanese", "hans": "Han", "hant": "Han", "hani": "Han",
+}  # fmt: skip
+"""Scripts by their ISO 15924 code, and by the words of POSIX locales."""
+_SCRIPT_OF_LANGUAGE = {
+    canonical_language(language): script
     for script, languages in LANGUAGES_OF_SCRIPT.items()
     for language in languages.split()
 }
+_OTHER_LETTERS = {script: re.compile(rf"[^\W\d_{characters}]+") for script, characters in CHARACTER_RANGES.items()}
 _LETTERS = re.compile(r"[^\W\d_]+")
+_SUFFIX = re.compile(r"[A-Za-z]{4}|latin|cyrillic")
+
+
+def script_of_code(code: str) -> str | None:
+    """Reads the script that a language's code names.
+
+    >>> [script_of_code(code) for code in ("uz_Cyrl", "sr_latin", "pt_BR", "bo_Tibt")]
+    ['Cyrillic', 'Latin', None, 'Tibt']
+
+    Args:
+        code: the code, such as ``be_Latn``.
+
+    Returns:
+        A script of ``CHARACTER_RANGES``; the suffix itself where it names another script; None where it names none.
+    """
+    suffix = next((part for part in code.split("_")[1:] if _SUFFIX.fullmatch(part)), None)
+    return SCRIPT_CODES.get(suffix.lower(), suffix) if suffix else None
+
+
+def default_script(language: str) -> str | None:
+    """Tells the script in which a language is usually written.
+
+    Args:
+        language: its code.
+
+    Returns:
+        A script of ``CHARACTER_RANGES``; None where it is not known here.
+    """
+    return "Cyrillic" if canonical_language(language) == "sr" else _SCRIPT_OF_LANGUAGE.get(canonical_language(language))
+
+
+@functools.cache
+def _foreign_letters(language: str) -> re.Pattern[str] | None:
+    """Letters outside the script that the code names, or else of the language; None where that is not known."""
+    script = script_of_code(language) or _SCRIPT_OF_LANGUAGE.get(canonical_language(language))
+    return _OTHER_LETTERS.get(script or "")
 
 
 def script_fraction(text: str, language: str) -> float:
@@ -72,14 +121,15 @@ def script_fraction(text: str, language: str) -> float:
 
     Args:
         text: any text.
-        language: the language; country and script suffixes (pt_BR) are ignored.
+        language: the language's code. The script that it names (be_Latn) decides, else the one that the language is
+            usually written in; countries (pt_BR) are ignored.
 
     Returns:
         Part of the text's letters that are in the language's script, 0 to 1; 0 without a letter, 1 for a language whose
         script is not known here.
     """
-    other_scripts = _OTHER_SCRIPTS.get(language.split("_")[0])
-    foreign_runs = other_scripts.findall(text) if other_scripts is not None else []
+    foreign_letters = _foreign_letters(language)
+    foreign_runs = foreign_letters.findall(text) if foreign_letters is not None else []
     if not foreign_runs:
         return 1.0 if _LETTERS.search(text) else 0.0
     return 1 - sum(map(len, foreign_runs)) / sum(map(len, _LETTERS.findall(text)))

@@ -1,5 +1,8 @@
 """Every implementation of the fused loss by its name: the reference's sums and gradients, in parts, and of nothing.
 
+Ranks with data of their own are the parts. Over ranks that share a vocabulary there is one implementation, whatever
+name is asked for; `tests/kernels/test_vocab_parallel.py` holds it to the reference on two ranks, split evenly and not.
+
 Shape letters: K passes, B sentences, T target positions, D and E widths of student and teacher, V vocabulary.
 """
 

@@ -207,6 +207,69 @@ def test_system_catalogs_join_two_languages_on_english(tmp_path: Path) -> None:
     assert (back.domain, back.catalog) == ("tool", True)
 
 
+def test_tmx_inline_elements(tmp_path: Path) -> None:
+    """Codes of the original format are no words; a text inside them is one of its own."""
+    path = tmp_path / "a.tmx"
+    units = [
+        ('Click <bpt i="1">{\\b </bpt>OK<ept i="1">}</ept>.', 'Auf <bpt i="1">{\\b</bpt>OK<ept i="1">}</ept> klicken.'),
+        ('Note<ph x="1">\\fn <sub>Inner.</sub></ph> here', 'Notiz<ph x="1">\\fn <sub>Innen.</sub></ph> hier'),
+        ('A <hi>bold</hi> word<!-- c --><ut>x</ut>', 'Ein <hi>fettes <it pos="begin">y</it>Wort</hi>'),
+        ('One<ph><sub>a</sub></ph>', 'Eins'),
+    ]  # fmt: skip
+    body = "".join(
+        f'<tu><tuv xml:lang="en"><seg>{a}</seg></tuv><tuv xml:lang="de"><seg>{b}</seg></tuv></tu>\n' for a, b in units
+    )
+    path.write_text(f'<tmx version="1.4"><header/><body>{body}</body></tmx>')
+    assert texts(list(tmx.read(request(path, pair="en-de")))) == [
+        ("Click OK.", "Auf OK klicken."), ("Note here", "Notiz hier"), ("Inner.", "Innen."),
+        ("A bold word", "Ein fettes Wort"), ("One", "Eins"),
+    ]  # fmt: skip
+
+
+def test_tmx_says_which_variety_it_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.tmx"
+    variants = "".join(f'<tuv xml:lang="{code}"><seg>{code}</seg></tuv>' for code in ("en", "zh-TW", "zh-CN", "fr-CA"))
+    path.write_text(f"<tmx><body>{f'<tu>{variants}</tu>' * 2}</body></tmx>")
+    with caplog.at_level("INFO"):
+        assert texts(list(tmx.read(request(path, pair="en-zh")))) == [("en", "zh-CN")] * 2
+        assert texts(list(tmx.read(request(path, pair="en-fr")))) == [("en", "fr-CA")] * 2
+    assert [line for line in caplog.messages if "zh" in line] == [
+        f"{path}: zh is read from zh-cn, not from zh-tw; 'codes' names another"
+    ]
+
+
+def test_huggingface_layouts(tmp_path: Path) -> None:
+    """All that datasets writes for translations, and what is no text."""
+    datasets = pytest.importorskip("datasets")
+    cells = [{"fr": "un", "en": "one"}, {"fr": "deux", "en": "two"}, {"en": "three"}]
+    lists = [{"language": list(cell), "translation": list(cell.values())} for cell in cells]
+    parts = [[{"language": name, "text": text} for name, text in cell.items()] for cell in cells]
+    fixed = datasets.Features({"translation": datasets.Translation(languages=["en", "fr"])})
+    variable = datasets.Features({"translation": datasets.TranslationVariableLanguages(languages=["en", "fr"])})
+    made = {
+        "fixed": datasets.Dataset.from_list([{"translation": cell} for cell in cells[:2]], features=fixed),
+        "variable": datasets.Dataset.from_list([{"translation": cell} for cell in lists], features=variable),
+        "lists": datasets.Dataset.from_list([{"translation": cell} for cell in lists]),
+        "parts": datasets.Dataset.from_list([{"translation": cell} for cell in parts]),
+        "columns": datasets.Dataset.from_list([{"fr": None, **cell} for cell in cells]),
+    }
+    if hasattr(datasets, "Json"):
+        json = datasets.Features({"translation": datasets.Json()})
+        made["json"] = datasets.Dataset.from_list([{"translation": cell} for cell in cells], features=json)
+    wanted = [(1, "one", "un", None), (2, "two", "deux", None), (3, "three", "", None)]
+    for name, dataset in made.items():
+        dataset.save_to_disk(str(tmp_path / name))
+        rows = list(huggingface.read(request(tmp_path / name, pair="en-fr")))
+        assert rows == wanted[: len(rows)] and len(rows) == (2 if name == "fixed" else 3), name
+        with pytest.raises(UserError, match=r"no column 'ko'; the columns are (en, fr|fr, en)"):
+            list(huggingface.read(request(tmp_path / name, pair="en-ko")))
+    columns = [{"id": number, "en": "one", "refs": ["un"]} for number in range(3)]
+    datasets.Dataset.from_list(columns).save_to_disk(str(tmp_path / "other"))
+    for name, held in (("id", "int64"), ("refs", "[Ll]ist")):
+        with pytest.raises(UserError, match=rf"other: column '{name}' holds {held}.*, not text"):
+            list(huggingface.read(request(tmp_path / "other", pair="en-fr", columns=("en", name))))
+
+
 @pytest.mark.parametrize("nested", [True, False])
 def test_huggingface(tmp_path: Path, nested: bool) -> None:
     datasets = pytest.importorskip("datasets")

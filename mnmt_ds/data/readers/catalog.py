@@ -1,17 +1,35 @@
-"""Gettext catalogs: compiled (.mo), source (.po), and the system's own, joined where neither side is English."""
+"""Gettext catalogs: compiled (.mo) and source (.po), each plain or compressed, of English and one other language."""
 
+import gzip
+import lzma
+import re
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
+from mnmt_ds.data.readers.lines import open_decompressed
+from mnmt_ds.data.readers.plural_forms import pair_forms, read_plural_forms
 from mnmt_ds.errors import UserError
 
 MAGIC = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}
 """First bytes of a .mo file, and the byte order that they mean."""
-T = TypeVar("T", str, bytes)
+IDENTIFIER = re.compile(r"(?=.*[._:/-]|[a-z0-9]+[A-Z]|[A-Z0-9]+_)[A-Za-z0-9]+(?:[._:/-]+[A-Za-z0-9]+)*")
+"""A message that is a name in the program, such as ``dialog.title`` or ``openFile``."""
+
+
+class Message(NamedTuple):
+    """A message with its translation."""
+
+    number: int
+    """The entry's number, or its line in a .po file."""
+    entry: str
+    """What identifies its entry: context, message and plural."""
+    message: str
+    translation: str
 
 
 def with_key_language(request: ReadRequest) -> list[ReadRequest]:
@@ -43,19 +61,9 @@ def read_mo(request: ReadRequest) -> Iterator[Row]:
         A row a message, and one more for its plural; the number is the entry's.
 
     Raises:
-        UserError: when the file cannot be read or is not a whole catalog.
+        UserError: when the file cannot be read or is not a whole catalog, or its messages are not English.
     """
-    (path,) = request.paths
-    messages_are_target = _messages_are_target(request)
-    charset = "utf-8"
-    for number, key, value in _mo_entries(path):
-        if not key:
-            charset = _charset(path, value)
-            continue
-        for message, translation in _mo_forms(key, value):
-            if charset != "utf-8":
-                translation = translation.decode(charset, "replace").encode()
-            yield (number, translation, message, None) if messages_are_target else (number, message, translation, None)
+    yield from _rows(request, mo_messages(request.paths[0]))
 
 
 def read_po(request: ReadRequest) -> Iterator[Row]:
@@ -68,95 +76,124 @@ def read_po(request: ReadRequest) -> Iterator[Row]:
         A row a message, and one more for its plural; the number is the entry's line.
 
     Raises:
-        UserError: when the file is no readable UTF-8 catalog.
+        UserError: when the file is no readable catalog, or its messages are not English.
+    """
+    yield from _rows(request, po_messages(request.paths[0]))
+
+
+def _rows(request: ReadRequest, messages: Sequence[Message]) -> Iterator[Row]:
+    if are_identifiers(messages):
+        raise UserError(
+            f"{request.paths[0]}: its messages are identifiers such as '{messages[0].message}', not"
+            f" {request.key_language} text; leave this catalog out"
+        )
+    messages_are_target = split_pair(request.pair)[1] == request.key_language
+    for entry in messages:
+        sides = as_bytes(entry.message), as_bytes(entry.translation)
+        yield entry.number, *(reversed(sides) if messages_are_target else sides), None
+
+
+def as_bytes(text: str) -> bytes:
+    """Gives a message's text as bytes, for cleaning to find what is no UTF-8 in them.
+
+    Args:
+        text: of a ``Message``.
+
+    Returns:
+        Its UTF-8; bytes of the catalog that are none stand in it as they were.
+    """
+    return text.encode("utf-8", "surrogateescape")
+
+
+def are_identifiers(messages: Sequence[Message]) -> bool:
+    """Tells a catalog whose messages are names in the program from one whose messages are text.
+
+    Args:
+        messages: of a catalog.
+
+    Returns:
+        Whether at least nine in ten are identifiers, and most of these are translated by something else.
+    """
+    named = [entry for entry in messages if IDENTIFIER.fullmatch(entry.message)]
+    texts = sum(IDENTIFIER.fullmatch(entry.translation) is None for entry in named)
+    return len(messages) >= 10 and 10 * len(named) >= 9 * len(messages) and 2 * texts > len(named)
+
+
+def mo_messages(path: str) -> list[Message]:
+    """Reads the messages of a compiled catalog.
+
+    Args:
+        path: the .mo file, decompressed where its name ends in .gz, .xz or .zst.
+
+    Returns:
+        A message a number, singulars and plurals by themselves. Bytes that are no UTF-8 become lone surrogates (see
+        ``as_bytes``), those that are not of another charset U+FFFD.
+
+    Raises:
+        UserError: when the file cannot be read or is not a whole catalog.
+    """
+    entries = list(_mo_entries(path))
+    header = next((value for _, key, value in entries if not key), b"")
+    charset, forms = _charset(path, header), read_plural_forms(header.decode("utf-8", "replace"))
+    faults, messages = "surrogateescape" if charset == "utf-8" else "replace", []
+    for number, key, value in entries:
+        if not key:
+            continue
+        name, translations = key.decode(charset, faults), value.decode(charset, faults).split("\0")
+        for message, translation in pair_forms(name.rpartition("\4")[2].split("\0"), translations, forms):
+            messages.append(Message(number, name, message, translation))
+    return messages
+
+
+def po_messages(path: str) -> list[Message]:
+    """Reads the messages of a catalog's source; fuzzy and obsolete entries are left out.
+
+    Args:
+        path: the .po file, decompressed where its name ends in .gz, .xz or .zst.
+
+    Returns:
+        A message a number, singulars and plurals by themselves.
+
+    Raises:
+        UserError: when the file is no readable catalog.
     """
     import polib
 
-    (path,) = request.paths
-    messages_are_target = _messages_are_target(request)
+    data = _read(path)
+    header = re.search(rb'msgid\s+""\s*\nmsgstr\s+((?:"[^\n]*\s*)+)', data)
+    charset = _charset(path, header[1].replace(b"\\n", b" ") if header else b"")
     try:
-        catalog = polib.pofile(path, encoding="utf-8")
+        # polib takes a text without a line feed for a path
+        catalog = polib.pofile(data.decode(charset).removeprefix("\ufeff") + "\n", check_for_duplicates=False)
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        raise UserError(f"{path}: not a readable UTF-8 PO catalog ({' '.join(str(error).split())}); mend it") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable {charset.upper()} PO catalog ({reason}); mend it") from None
+    forms = read_plural_forms("\n".join(f"{name}: {value}" for name, value in catalog.metadata.items()))
+    messages = []
     for entry in catalog:
         if entry.obsolete or entry.fuzzy or not entry.msgid:
             continue
-        forms = [text for _, text in sorted(entry.msgstr_plural.items())] or [entry.msgstr]
-        messages = [entry.msgid, entry.msgid_plural] if entry.msgid_plural else [entry.msgid]
-        for message, translation in _pair_forms(messages, forms):
-            sides = (translation, message) if messages_are_target else (message, translation)
-            yield entry.linenum or 0, *sides, None
+        name = "\0".join([entry.msgctxt or "", entry.msgid, entry.msgid_plural or ""])
+        translations = [text for _, text in sorted(entry.msgstr_plural.items())] or [entry.msgstr]
+        texts = [entry.msgid, entry.msgid_plural] if entry.msgid_plural else [entry.msgid]
+        for message, translation in pair_forms(texts, translations, forms):
+            messages.append(Message(entry.linenum or 0, name, message, translation))
+    return messages
 
 
-def locate_system(request: ReadRequest) -> list[ReadRequest]:
-    """Finds the system's catalogs for a pair.
-
-    Args:
-        request: ``catalog_roots`` are searched; its paths are not looked at.
-
-    Returns:
-        A request a catalog, whose domain is the catalog's name: with one path where a side is the key language; else
-        with the paths of both languages' catalogs of that name.
-    """
-    source, target = split_pair(request.pair)
-    if request.key_language in (source, target):
-        other = target if source == request.key_language else source
-        files = [(path,) for path in _system_catalogs(other, request.catalog_roots)]
-        return [request._replace(paths=paths, domain=Path(paths[0]).stem) for paths in files]
-    target_paths = {Path(path).name: path for path in _system_catalogs(target, request.catalog_roots)}
-    return [
-        request._replace(paths=(path, target_paths[name]), domain=Path(path).stem)
-        for path in _system_catalogs(source, request.catalog_roots)
-        if (name := Path(path).name) in target_paths
-    ]
-
-
-def read_system(request: ReadRequest) -> Iterator[Row]:
-    """Reads a catalog of the system, or two languages' catalogs joined on the English message.
-
-    Args:
-        request: what ``locate_system`` returned.
-
-    Yields:
-        A row a message that all of its catalogs have, and one more for its plural. The key of joined rows is the
-        English message.
-
-    Raises:
-        UserError: when a file cannot be read or is not a whole catalog.
-    """
-    if len(request.paths) == 1:
-        yield from read_mo(request)
-        return
-    source_path, target_path = request.paths
-    target_values = {key: value for _, key, value in _mo_entries(target_path)}
-    for number, key, value in _mo_entries(source_path):
-        if key and key in target_values:
-            both_forms = zip(_mo_forms(key, value), _mo_forms(key, target_values[key]), strict=False)
-            for (message, source), (_, target) in both_forms:
-                yield number, source, target, message.decode("utf-8", "replace")
-
-
-def _messages_are_target(request: ReadRequest) -> bool:
-    """Whether the catalog's messages (in the key language) are the target side."""
-    return split_pair(request.pair)[1] == request.key_language
-
-
-def _system_catalogs(language: str, roots: tuple[str, ...]) -> list[str]:
-    """Paths in the language's own directory, or in that of a country (pt_BR) where it has none."""
-    for root in roots:
-        plain = Path(root) / language / "LC_MESSAGES"
-        for directory in [plain, *sorted(Path(root).glob(f"{language}_[A-Z]*/LC_MESSAGES"))]:
-            if paths := sorted(str(path) for path in directory.glob("*.mo")):
-                return paths
-    return []
+def _read(path: str) -> bytes:
+    try:
+        with open_decompressed(path) as stream:
+            return stream.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise UserError(f"{path}: the compressed file is cut short or damaged ({error}); copy it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or leave out this catalog") from None
 
 
 def _mo_entries(path: str) -> Iterator[tuple[int, bytes, bytes]]:
     """Number from 1, message with context and plural, translations."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or leave out this catalog") from None
+    data = _read(path)
     order = MAGIC.get(data[:4])
     try:
         if order is None:
@@ -173,24 +210,16 @@ def _mo_entries(path: str) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _charset(path: str, header: bytes) -> str:
+    """The charset that a header names; UTF-8 where it names none, as a template that nobody filled in."""
     name = header.lower().partition(b"charset=")[2].split()[:1]
-    charset = name[0].decode("ascii", "replace") if name else "utf-8"
+    charset = name[0].decode("ascii", "replace").strip('";') if name else "utf-8"
+    if charset in ("charset", "ascii", "us-ascii", "utf8", "utf-8"):
+        return "utf-8"
     try:
-        return "utf-8" if "".encode(charset) is None or charset in ("utf-8", "utf8", "ascii", "us-ascii") else charset
-    except LookupError:
+        "".encode(charset)
+    except (LookupError, ValueError):
         raise UserError(f"{path}:1: unknown charset '{charset}' in the catalog's header; leave this file out") from None
-
-
-def _mo_forms(key: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
-    """(message, translation) for an entry; the context before \\4 goes, plural forms after \\0 are paired up."""
-    return _pair_forms(key.rpartition(b"\4")[2].split(b"\0"), value.split(b"\0"))
-
-
-def _pair_forms(messages: list[T], forms: list[T]) -> list[tuple[T, T]]:
-    """Singular with the first form, plural with the last; a language with one form has it for the plural."""
-    if len(messages) == 1:
-        return [(messages[0], forms[0])]
-    return [(messages[-1], forms[0])] if len(forms) == 1 else [(messages[0], forms[0]), (messages[-1], forms[-1])]
+    return charset
 
 
 def example_po(folder: Path) -> dict[str, Any]:
@@ -217,20 +246,6 @@ def example_mo(folder: Path) -> dict[str, Any]:
     """
     _example_catalog().save_as_mofile(str(folder / "tool.mo"))
     return {"path": str(folder / "tool.mo")}
-
-
-def example_system(folder: Path) -> dict[str, Any]:
-    """Writes a minimal catalog of the system, fr-en, for ``data.catalogs``.
-
-    Args:
-        folder: an empty directory, which ``data.catalogs`` names.
-
-    Returns:
-        Keys of the recipe's entry, ``format`` left out: none.
-    """
-    (folder / "fr" / "LC_MESSAGES").mkdir(parents=True)
-    example_mo(folder / "fr" / "LC_MESSAGES")
-    return {}
 
 
 def _example_catalog() -> Any:

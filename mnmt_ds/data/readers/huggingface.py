@@ -1,6 +1,10 @@
-"""Hugging Face datasets that were saved to disk: a ``translation`` column, or one column a language."""
+"""Hugging Face datasets that were saved to disk: a ``translation`` column, or one column a language.
 
-from collections.abc import Iterator
+What a translation column of datasets 5 may hold: one text a language ({"en": …, "fr": …}, also as Json), parallel lists
+of languages and texts ({"language": […], "translation": […]}), or a list with an element a language.
+"""
+
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +41,75 @@ def read(request: ReadRequest) -> Iterator[Row]:
         if split not in data:
             raise UserError(f"{path}: no split '{split}'; it has {', '.join(map(str, data))}: say which in 'split'")
         data = data[split]
-    columns = list(data.column_names)
-    nested = "translation" in columns
-    if nested:
-        columns = list(data.features["translation"].keys() if hasattr(data.features["translation"], "keys")
-                       else data.features["translation"].languages)  # fmt: skip
     source, target = request.names
+    if "translation" in data.column_names and not {source, target} <= set(data.column_names):
+        yield from _nested_rows(path, data.select_columns(["translation"]), source, target)
+        return
     for name in (source, target):
-        if name not in columns:
-            raise UserError(f"{path}: no column '{name}'; the columns are {', '.join(columns)}: say which in 'columns'")
-    selected = data.select_columns(["translation"] if nested else list(dict.fromkeys((source, target))))
+        if name not in data.column_names:
+            known = ", ".join(data.column_names)
+            raise UserError(f"{path}: no column '{name}'; the columns are {known}: say which in 'columns'")
+        kind = data.features[name]
+        if getattr(kind, "dtype", "") not in ("string", "large_string"):
+            held = getattr(kind, "dtype", None) or type(kind).__name__
+            raise UserError(f"{path}: column '{name}' holds {held}, not text; name another one in 'columns'")
     number = 0
-    for batch in selected.iter(batch_size=1000):
-        if nested:
-            rows = [(cell[source], cell[target]) for cell in batch["translation"]]
-        else:
-            rows = list(zip(batch[source], batch[target], strict=True))
-        for source_text, target_text in rows:
+    for batch in data.select_columns(list(dict.fromkeys((source, target)))).iter(batch_size=1000):
+        for source_text, target_text in zip(batch[source], batch[target], strict=True):
             number += 1
             yield number, source_text or "", target_text or "", None
+
+
+def _nested_rows(path: str, data: Any, source: str, target: str) -> Iterator[Row]:
+    """Rows of a translation column; a language that a record lacks is empty."""
+    kind = data.features["translation"]
+    declared = kind if isinstance(kind, dict) and "language" not in kind else getattr(kind, "languages", None)
+    _check_languages(path, source, target, declared)
+    seen: dict[str, None] = {}
+    number = 0
+    for batch in data.iter(batch_size=1000):
+        for cell in batch["translation"]:
+            number += 1
+            texts = _texts_by_language(cell)
+            if texts is None:
+                raise UserError(f"{path}: record {number}: its 'translation' is no texts by language; name 'columns'")
+            seen.update(dict.fromkeys(texts))
+            sides = [texts.get(name) or "" for name in (source, target)]
+            for name, text in zip((source, target), sides, strict=True):
+                if not isinstance(text, str):
+                    kind = type(text).__name__
+                    raise UserError(f"{path}: record {number}: '{name}' in 'translation' holds {kind}, not text")
+            yield number, sides[0], sides[1], None
+    if number:
+        _check_languages(path, source, target, seen)
+
+
+def _check_languages(path: str, source: str, target: str, known: Iterable[str] | None) -> None:
+    """UserError where a translation column lacks a language; None: it does not say which it has."""
+    languages = list(known or ())
+    for name in (source, target) if known is not None else ():
+        if name not in languages:
+            raise UserError(
+                f"{path}: no column '{name}'; the columns are {', '.join(languages)}: say which in 'columns'"
+            )
+
+
+def _texts_by_language(cell: Any) -> dict[str, Any] | None:
+    """{language: text} of one record, whichever way it is laid out; None where it is none of the known ways."""
+    if isinstance(cell, dict) and isinstance(cell.get("language"), list) and isinstance(cell.get("translation"), list):
+        return dict(zip(cell["language"], cell["translation"], strict=False))
+    if isinstance(cell, dict):
+        return cell
+    if not isinstance(cell, list) or not all(isinstance(part, dict) for part in cell):
+        return None
+    texts: dict[str, Any] = {}
+    for part in cell:
+        language = part.get("language", part.get("lang"))
+        words = [value for name, value in part.items() if name in ("text", "translation", "sentence")]
+        if not isinstance(language, str) or len(words) != 1:
+            return None
+        texts.setdefault(language, words[0])
+    return texts
 
 
 def example(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnmt_ds.data.readers import catalog, cldr, flores, huggingface, moses, plain_text, ted, tmx, tsv
+from mnmt_ds.data.readers import (
+    catalog,
+    cldr,
+    flores,
+    huggingface,
+    moses,
+    plain_text,
+    system_catalogs,
+    ted,
+    tmx,
+    tsv,
+)
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 
 
@@ -110,14 +121,14 @@ READERS: dict[str, ReaderEntry] = {
     ),
     "text": ReaderEntry(plain_text.read, "plain text in one language, for ``monolingual``", example=plain_text.example),
     "gettext": ReaderEntry(
-        catalog.read_system,
+        system_catalogs.read_system,
         "the system's gettext catalogs",
         needs=(),
         monolingual=False,
-        locate=catalog.locate_system,
+        locate=system_catalogs.locate_system,
         catalog=True,
         tolerant=True,
-        example=catalog.example_system,
+        example=system_catalogs.example_system,
     ),
     "cldr": ReaderEntry(cldr.read, "names, dates and amounts of Babel's CLDR data", needs=(), locate=cldr.locate),
 }

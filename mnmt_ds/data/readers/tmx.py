@@ -1,5 +1,11 @@
-"""TMX: translation units, read one at a time."""
+"""TMX: translation units, read one at a time.
 
+Inline elements as TMX 1.4b defines them: what stands in bpt, ept, it, ph and ut are codes of the original format, not
+words; the text in hi belongs to the segment; a sub inside codes (a footnote, an image's description) is a text of its
+own.
+"""
+
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +14,9 @@ from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import DAMAGED, damaged_file, open_decompressed
 from mnmt_ds.errors import UserError
 
+LOG = logging.getLogger(__name__)
+NATIVE_CODES = ("bpt", "ept", "it", "ph", "ut")
+"""Elements whose content is markup of the original format."""
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
@@ -18,7 +27,8 @@ def read(request: ReadRequest) -> Iterator[Row]:
         request: one path; ``codes`` or ``columns`` name the languages where the file calls them otherwise.
 
     Yields:
-        A row a pair of variants, numbered by the unit's line; variants of one language are paired in their order.
+        A row a pair of variants, numbered by the unit's line; variants of one language are paired in their order. Then
+        a row for each text inside their inline codes, where both variants have as many of these.
 
     Raises:
         UserError: when the file is not whole XML, or no unit has both languages.
@@ -27,17 +37,20 @@ def read(request: ReadRequest) -> Iterator[Row]:
 
     (path,) = request.paths
     source, target = request.names
-    any_rows = False
+    any_rows, chosen = False, dict[str, str]()
     try:
         with open_decompressed(path) as stream:
             units = etree.iterparse(
                 stream, tag=("{*}tu",), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True
             )
             for _, unit in units:
-                sides = _variants(unit, source), _variants(unit, target)
-                for variants in zip(*sides, strict=False):
+                sides = [_variants(unit, language, path, chosen) for language in (source, target)]
+                for source_segment, target_segment in zip(*sides, strict=False):
                     any_rows = True
-                    yield unit.sourceline or 0, *variants, None
+                    texts = _texts(source_segment), _texts(target_segment)
+                    same = len(texts[0]) == len(texts[1])
+                    for pair in zip(*texts, strict=True) if same else [(texts[0][0], texts[1][0])]:
+                        yield unit.sourceline or 0, *pair, None
                 unit.clear()
                 while unit.getprevious() is not None:
                     del unit.getparent()[0]
@@ -54,17 +67,40 @@ def read(request: ReadRequest) -> Iterator[Row]:
         )
 
 
-def _variants(unit: Any, language: str) -> list[str]:
-    """The unit's texts in a language, or else in its first regional variety."""
+def _variants(unit: Any, language: str, path: str, chosen: dict[str, str]) -> list[Any]:
+    """The unit's segments in a language, or else in its first regional variety; a variety is said once a file."""
     code = language.lower().replace("_", "-")
-    texts_by_code: dict[str, list[str]] = {}
+    segments_by_code: dict[str, list[Any]] = {}
     for variant in unit.iterfind("{*}tuv"):
         variant_code = (variant.get(LANG) or variant.get("lang") or "").lower().replace("_", "-")
         segment = variant.find("{*}seg")
         if segment is not None:
-            texts_by_code.setdefault(variant_code, []).append("".join(segment.itertext()))
-    regional = (texts for name, texts in sorted(texts_by_code.items()) if name.split("-")[0] == code)
-    return texts_by_code.get(code) or next(regional, [])
+            segments_by_code.setdefault(variant_code, []).append(segment)
+    if code in segments_by_code:
+        return segments_by_code[code]
+    regional = sorted(name for name in segments_by_code if name.split("-")[0] == code)
+    if not regional:
+        return []
+    if len(regional) > 1 and language not in chosen:
+        others = ", ".join(regional[1:])
+        LOG.info("%s: %s is read from %s, not from %s; 'codes' names another", path, language, regional[0], others)
+    chosen.setdefault(language, regional[0])
+    return segments_by_code[regional[0]]
+
+
+def _texts(segment: Any) -> list[str]:
+    """The segment's own text, then those of the sub elements in its codes."""
+    own, inner = [segment.text or ""], []
+    for child in segment:
+        name = child.tag.rpartition("}")[2] if isinstance(child.tag, str) else ""  # comments have no name
+        if name in NATIVE_CODES:
+            inner += [text for sub in child.iterfind("{*}sub") for text in _texts(sub)]
+        elif name:
+            text, *further = _texts(child)
+            own.append(text)
+            inner += further
+        own.append(child.tail or "")
+    return ["".join(own), *inner]
 
 
 def example(folder: Path) -> dict[str, Any]:
