@@ -6,14 +6,15 @@ Shape letters: L languages (or pairs), M parameters of a matrix, N all parameter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mnmt_ds.analysis import batches, files, pictures, pruning, specificity
-from mnmt_ds.analysis.sensitivity import sensitivity
+from mnmt_ds.analysis.sensitivity import Scorer, Sensitivity, sensitivity
+from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings
@@ -40,6 +41,9 @@ class AnalysisSettings(Settings):
     """Random batches a language (paper 3); fewer where it has no more."""
     max_tokens: int = Field(1024, ge=1, le=10**9)
     """Padded tokens of a batch, on its longer side."""
+    others: Literal["mixed", "mean"] = "mixed"
+    """All languages but one (paper 3, Equation 4). mixed: batches of all of them together, as in the paper; mean: the
+    mean of each one's own, which takes half the batches (version 0.1.0)."""
     smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing of the loss."""
     top: float = Field(0.1, gt=0, lt=1)
@@ -76,7 +80,7 @@ def open_checkpoint(run: Path, checkpoint: str, data: Path | None) -> tuple[Tran
 def measure_sensitivities(
     run: Path, checkpoint: str, task: str, data: Path | None, settings: AnalysisSettings
 ) -> list[str]:
-    """Measures and writes the sensitivities of every pair (task cd: of every language).
+    """Measures and writes the sensitivities of every pair (task cd: of every language), and of all others together.
 
     Args:
         run: the run's directory.
@@ -91,22 +95,30 @@ def measure_sensitivities(
     translator, corpus = open_checkpoint(run, checkpoint, data)
     model, pairs = translator.model, list(translator.description["pairs"])
     framing = FramingSettings(**translator.description["framing"])
-    common = (settings.batches, settings.max_tokens, model.settings.max_positions, settings.seed)
+    limits = (settings.max_tokens, model.settings.max_positions)
     if task == "cd":
-        drawn = batches.random_batches_by_language(corpus, framing, pairs, *common)
-        method = denoising(DenoisingLossSettings(), _context(pairs, settings.smoothing))
-        score = method.score
+        sources = batches.sources_of_languages(corpus, framing, pairs, *limits, settings.seed)
+        score: Scorer = denoising(DenoisingLossSettings(), _context(pairs, settings.smoothing)).score
     else:
-        drawn = {pair: batches.random_batches_of_pair(corpus, framing, pair, *common) for pair in pairs}
+        sources = batches.sources_of_pairs(corpus, framing, pairs, *limits)
         score = scorer(settings.smoothing, "auto")
-    directory = files.analysis_directory(run, checkpoint, task)
-    total = sum(len(rows[rank() :: world_size()]) for rows in drawn.values())
+    draw = (settings.batches, settings.max_tokens, settings.seed)
+    drawn = {source.name: batches.random_batches(source, *draw) for source in sources}
+    names, mixed = list(drawn), dict[str, list[Batch]]()
+    if settings.others == "mixed" and len(sources) > 1:
+        mixed = {name: batches.mixed_batches(sources, name, *draw) for name in names}
+    total = sum(len(rows[rank() :: world_size()]) for rows in (*drawn.values(), *mixed.values()))
+    others = files.others_directory(run, checkpoint, task)
+    if is_main():
+        for path in others.glob("*.safetensors"):  # of an earlier measurement
+            path.unlink()
     with Progress(f"sensitivity {run.name} {task}", "batches", total) if is_main() else nullcontext() as progress:
-        for name, rows in drawn.items():
-            values = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
-            if is_main():
-                files.write_sensitivity(directory, name, values)
-    return list(drawn)
+        for directory, group in ((files.analysis_directory(run, checkpoint, task), drawn), (others, mixed)):
+            for name, rows in group.items():
+                values = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
+                if is_main():
+                    files.write_sensitivity(directory, name, values)
+    return names
 
 
 def compare_distributions(runs: Sequence[Path], checkpoint: str, task: str, output: Path) -> dict[str, Any]:
@@ -133,7 +145,30 @@ def compare_distributions(runs: Sequence[Path], checkpoint: str, task: str, outp
     return numbers
 
 
-def measure_specificities(run: Path, checkpoint: str, task: str, output: Path) -> dict[str, Any]:
+def read_specificities(
+    run: Path, checkpoint: str, task: str, others: str
+) -> tuple[list[str], Tensor, Tensor, Sensitivity]:
+    """Reads sensitivities, and makes language-specificities of them (paper 3, Equation 4).
+
+    Args:
+        run: a run with sensitivities.
+        checkpoint: such as ``best``.
+        task: translation or cd.
+        others: what all languages but one are: mixed (batches) or mean (over languages).
+
+    Returns:
+        Names of the languages, their sensitivities (L, N), their specificities (L, N), and one language's sensitivities
+        in the parameters' shapes.
+    """
+    names, sensitivity_LN, like = files.read_sensitivities(run, checkpoint, task)
+    is_mixed = others == "mixed"
+    others_LN = (
+        files.read_others(run, checkpoint, task, names) if is_mixed else specificity.mean_of_others(sensitivity_LN)
+    )
+    return names, sensitivity_LN, specificity.specificity(sensitivity_LN, others_LN), like
+
+
+def measure_specificities(run: Path, checkpoint: str, task: str, output: Path, others: str) -> dict[str, Any]:
     """Writes the mean specificity (paper 3, Equation 4) of each parameter matrix for each language.
 
     Args:
@@ -141,18 +176,19 @@ def measure_specificities(run: Path, checkpoint: str, task: str, output: Path) -
         checkpoint: such as ``best``.
         task: translation or cd.
         output: directory of numbers and picture.
+        others: as for ``read_specificities``.
 
     Returns:
         The mean over all parameters, the share above 1, and the mean by matrix, each by language.
     """
-    names, sensitivity_LN, like = files.read_sensitivities(run, checkpoint, task)
-    D_LN = specificity.specificity(sensitivity_LN)
+    names, _, D_LN, like = read_specificities(run, checkpoint, task, others)
     table: dict[str, dict[str, float]] = {}
     sizes = [like[name].numel() for name in sorted(like)]
     for parameter, part_LM in zip(sorted(like), D_LN.split(sizes, dim=1), strict=True):
         if like[parameter].dim() > 1:
             table[parameter] = dict(zip(names, part_LM.mean(1).tolist(), strict=True))
     numbers = {
+        "others": others,
         "mean": dict(zip(names, D_LN.mean(1).tolist(), strict=True)),
         "above_1": dict(zip(names, (D_LN > 1).float().mean(1).tolist(), strict=True)),
         "by_matrix": table,
@@ -211,8 +247,10 @@ def score_pruned_models(
 ) -> dict[float, dict[str, float]]:
     """Prunes and translates: BLEU of every pair at each share of pruned parameters, each pair by its own specificity.
 
-    The most sensitive parameters stay. The paper leaves open whose order prunes: here each pair is translated by the
-    model that was pruned for it.
+    The most sensitive parameters stay.
+
+    Differs: whose specificity orders the pruning; paper: not said; released: not in the code; ours: each pair is
+    translated by the model that was pruned for it; why: specificity is that of a language.
 
     Args:
         run: a run with sensitivities.
@@ -226,9 +264,8 @@ def score_pruned_models(
         {share pruned: {pair: BLEU}}.
     """
     translator, corpus = open_checkpoint(run, checkpoint, data)
-    names, sensitivity_LN, like = files.read_sensitivities(run, checkpoint, "translation")
+    names, sensitivity_LN, D_LN, like = read_specificities(run, checkpoint, "translation", settings.others)
     kept_N = specificity.most_sensitive(sensitivity_LN, settings.top)
-    D_LN = specificity.specificity(sensitivity_LN)
     work = [(ratio, i) for ratio in settings.ratios for i in range(len(names))]
     mine: dict[tuple[float, int], float] = {}
     with Progress(f"prune {run.name}", "models", len(work[rank() :: world_size()])) as progress:

@@ -3,7 +3,7 @@
 Shape letters: L languages (or pairs), N parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,50 @@ def read_sensitivities(run: Path, checkpoint: str, task: str) -> tuple[list[str]
         )
     lists, like = [], {}
     for path in paths:
-        try:
-            like = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); run mnmt-ds analyse sensitivity again") from None
+        like = _load(path)
         lists.append(flatten(like))
     if len({len(values) for values in lists}) > 1:
         raise UserError(f"{directory}: made from different models; remove it and run mnmt-ds analyse sensitivity again")
     return [path.stem for path in paths], torch.stack(lists), like
+
+
+def others_directory(run: Path, checkpoint: str, task: str) -> Path:
+    """Says where the sensitivities on mixed batches of all languages but one are.
+
+    Args:
+        run: the run's directory.
+        checkpoint: such as ``best``.
+        task: translation or cd.
+
+    Returns:
+        The directory; its files have the name of the language that is left out.
+    """
+    return analysis_directory(run, checkpoint, task) / "others"
+
+
+def read_others(run: Path, checkpoint: str, task: str, names: Sequence[str]) -> Tensor:
+    """Reads the sensitivities on mixed batches of all languages but one, for each of them.
+
+    Args:
+        run: the run's directory.
+        checkpoint: such as ``best``.
+        task: translation or cd.
+        names: of the languages, as ``read_sensitivities`` gives them.
+
+    Returns:
+        (L, N).
+
+    Raises:
+        UserError: where there are none, or not of these languages.
+    """
+    directory = others_directory(run, checkpoint, task)
+    missing = [name for name in names if not (directory / f"{name}.safetensors").exists()]
+    if missing:
+        raise UserError(
+            f"{directory}: no sensitivities on mixed batches of all but {missing[0]}; run mnmt-ds analyse sensitivity"
+            f" {run} --checkpoint {checkpoint} --task {task} again, or give --others mean"
+        )
+    return torch.stack([flatten(_load(directory / f"{name}.safetensors")) for name in names])
 
 
 def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
@@ -84,3 +120,11 @@ def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
         numbers: what can be written as JSON.
     """
     write_json(path, numbers)
+
+
+def _load(path: Path) -> Sensitivity:
+    """Reads a file of sensitivities; UserError where that fails."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run mnmt-ds analyse sensitivity again") from None

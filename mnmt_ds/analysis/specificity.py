@@ -12,23 +12,33 @@ SIGMA = 1e-8
 """The paper's sigma in Equation 4."""
 
 
-def specificity(sensitivity_LN: Tensor, sigma: float = SIGMA) -> Tensor:
+def specificity(sensitivity_LN: Tensor, others_LN: Tensor, sigma: float = SIGMA) -> Tensor:
     """Computes language-specificity (paper 3, Equation 4): D = (S(l) - S(all but l)) / (S(all but l) + sigma).
-
-    Differs: batches hold one language each, so S(all but l) is the mean over the other languages' batches, equally
-    many of each.
 
     Args:
         sensitivity_LN: sensitivities of every language.
+        others_LN: of all but that language, on mixed batches (the paper) or as ``mean_of_others`` gives them.
         sigma: keeps the quotient finite.
 
     Returns:
         (L, N).
     """
-    languages = len(sensitivity_LN)
-    others_LN = (sensitivity_LN.sum(0) - sensitivity_LN) / (languages - 1)
-    others_LN.clamp_(min=0)  # a difference of sums may fall below by a rounding
     return (sensitivity_LN - others_LN) / (others_LN + sigma)
+
+
+def mean_of_others(sensitivity_LN: Tensor) -> Tensor:
+    """Takes the mean over all other languages, each on batches of its own.
+
+    It is larger than on mixed batches, where the languages' gradients partly cancel before the absolute value is taken.
+
+    Args:
+        sensitivity_LN: sensitivities of every language.
+
+    Returns:
+        (L, N).
+    """
+    others_LN = (sensitivity_LN.sum(0) - sensitivity_LN) / (len(sensitivity_LN) - 1)
+    return others_LN.clamp_(min=0)  # a difference of sums may fall below by a rounding
 
 
 def most_sensitive(sensitivity_LN: Tensor, share: float = 0.1) -> Tensor:

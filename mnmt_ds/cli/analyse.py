@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="share that counts as most sensitive (default: %(default)s)",
     )
+    parser.add_argument(
+        "--others", choices=("mixed", "mean"), default="mixed",
+        help="all languages but one in Equation 4: mixed batches of them, as in paper 3, or the mean of each one's own,"
+        " which sensitivity measures in half the time (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--ratios", help="shares to prune, such as 0,0.2,0.4 (default: 0 to 0.8 by 0.1)")
     parser.add_argument("--split", default="test", help="prune: dev or test (default: %(default)s)")
     parser.add_argument(
@@ -109,7 +114,10 @@ def _analyse(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             analyses.correlate_languages, runs, args.checkpoint, args.task, output, settings.top
         ), output
     return {
-        run.name: on_main_first(analyses.measure_specificities, run, args.checkpoint, args.task, output) for run in runs
+        run.name: on_main_first(
+            analyses.measure_specificities, run, args.checkpoint, args.task, output, settings.others
+        )
+        for run in runs
     }, output
 
 
@@ -118,7 +126,9 @@ def _settings(args: argparse.Namespace) -> "AnalysisSettings":
     from mnmt_ds.analysis.analyses import AnalysisSettings
     from mnmt_ds.errors import UserError
 
-    settings = AnalysisSettings(batches=args.batches, max_tokens=args.max_tokens, top=args.top, seed=args.seed)
+    settings = AnalysisSettings(
+        batches=args.batches, max_tokens=args.max_tokens, top=args.top, seed=args.seed, others=args.others
+    )
     if not 0 < args.top < 1 or args.batches < 1:
         raise UserError("analyse: --top must lie between 0 and 1, --batches must be at least 1")
     if args.ratios is None:

@@ -12,7 +12,13 @@ from mnmt_ds.analysis import batches
 from mnmt_ds.analysis.files import read_sensitivities
 from mnmt_ds.analysis.pruning import pruned_weights, pruning_masks, pruning_order
 from mnmt_ds.analysis.sensitivity import flatten, sensitivity, unflatten
-from mnmt_ds.analysis.specificity import correlations, most_sensitive, sensitivity_spread, specificity
+from mnmt_ds.analysis.specificity import (
+    correlations,
+    mean_of_others,
+    most_sensitive,
+    sensitivity_spread,
+    specificity,
+)
 from mnmt_ds.batch import PAD
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
@@ -70,12 +76,62 @@ def test_flat_and_back() -> None:
     assert all(torch.equal(again[name], values[name]) for name in values)
 
 
+def test_all_but_a_language_is_mixed_batches_in_float64(tiny_corpus: Path) -> None:
+    """Equation 4: gradients of sentences of several languages are summed before the absolute value is taken."""
+    model = student(0.0).double()
+    rows = [
+        example(),
+        example()._replace(target_BT=torch.tensor([[9, 2], [5, 6]]), decoder_BT=example().decoder_BT[:, :2], tokens=4),
+    ]
+    joined = batches.join_batches(rows)
+    assert joined.tokens == 10 and joined.target_BT.shape == (4, 4) and joined.sentence_B.shape == (4,)
+    found = sensitivity(model, [joined], scorer(0.1, "reference"))
+    apart = [sensitivity(model, [row], scorer(0.1, "reference")) for row in rows]
+    for name, value in model.named_parameters():
+        grad = torch.zeros_like(value)
+        for row in rows:  # one row and one token at a time, without padding
+            for b in range(2):
+                log = (model(row.source_BS, row.decoder_BT).decoder_BTD[b] @ model.head.weight.T).log_softmax(-1)
+                for i in range(int((row.target_BT[b] != PAD).sum())):
+                    loss = -0.9 * log[i, row.target_BT[b, i]] - 0.1 * log[i].mean()
+                    grad += torch.autograd.grad(loss, value, retain_graph=True)[0]
+        torch.testing.assert_close(found[name], (value * grad / 10).abs().float(), rtol=1e-5, atol=1e-9)
+        mean = (6 * apart[0][name] + 4 * apart[1][name]) / 10
+        assert bool((found[name] <= mean + 1e-7).all())
+    total, means = (sum(float(row[name].sum()) for name in found) for row in (found, mean_by_hand(apart)))
+    assert total < 0.99 * means  # they cancel somewhere, so a mean over languages is another figure
+
+
+def mean_by_hand(parts: list[Any]) -> dict[str, torch.Tensor]:
+    return {name: (6 * parts[0][name] + 4 * parts[1][name]) / 10 for name in parts[0]}
+
+
+def test_mixed_batches_hold_all_other_pairs_by_their_shares(tiny_corpus: Path) -> None:
+    corpus = Corpus.open(tiny_corpus)
+    sources = batches.sources_of_pairs(corpus, FramingSettings(), ["bs-en", "fr-en", "hi-en"], 96, 64)
+    tags = {pair: corpus.tokenizer.tag(pair[:2]) for pair in ("bs-en", "fr-en", "hi-en")}
+    drawn = batches.mixed_batches(sources, "hi-en", 1000, 96, 1)
+    counts = {pair: sum(int((b.source_BS[:, 0] == tag).sum()) for b in drawn) for pair, tag in tags.items()}
+    assert counts == {"bs-en": 60, "fr-en": 240, "hi-en": 0}  # all of their text
+    mixed = [batch for batch in drawn if len(set(batch.source_BS[:, 0].tolist())) == 2]
+    assert len(mixed) > 0.8 * len(drawn)
+    assert all(batch.tokens == int((batch.target_BT != PAD).sum()) for batch in drawn)
+    languages = batches.sources_of_languages(corpus, FramingSettings(), ["bs-en", "fr-en", "hi-en"], 96, 64, 1)
+    cd = batches.mixed_batches(languages, "fr", 8, 96, 1)
+    assert len(cd) == 8 and all(batch.task == "cd" and batch.encoder_target_BS is not None for batch in cd)
+    assert all(batch.encoder_target_BS.shape == batch.source_BS.shape for batch in cd)  # type: ignore[union-attr]
+
+
 def test_specificity_by_hand() -> None:
-    """Three languages, two parameters: (S - mean of the others) / (mean of the others + sigma)."""
+    """Three languages, two parameters: (S - S of the others) / (S of the others + sigma); the others' mean."""
     S = torch.tensor([[4.0, 1.0], [1.0, 1.0], [3.0, 0.0]])
+    others = torch.tensor([[2.0, 0.0], [4.0, 0.5], [1.0, 1.0]])
+    given = [[1.0, 1e8], [-0.75, 1.0], [2.0, -1.0]]
+    torch.testing.assert_close(specificity(S, others), torch.tensor(given))
     wanted = [[(4 - 2) / 2, (1 - 0.5) / 0.5], [(1 - 3.5) / 3.5, (1 - 0.5) / 0.5], [(3 - 2.5) / 2.5, (0 - 1) / 1]]
-    torch.testing.assert_close(specificity(S), torch.tensor(wanted))
-    assert float(specificity(torch.tensor([[1e-8], [0.0]]))[0, 0]) == pytest.approx(1.0)
+    torch.testing.assert_close(specificity(S, mean_of_others(S)), torch.tensor(wanted))
+    tiny = torch.tensor([[1e-8], [0.0]])
+    assert float(specificity(tiny, mean_of_others(tiny))[0, 0]) == pytest.approx(1.0)
 
 
 def test_correlation_and_groups() -> None:
@@ -113,7 +169,8 @@ def test_pruning_order_and_masks() -> None:
 def spread_over(run: str, corpus: str) -> list[float]:
     """A pair's sensitivities on this many ranks."""
     model = open_translator(Path(run)).model
-    drawn = batches.random_batches_of_pair(Corpus.open(corpus), FramingSettings(), "fr-en", 9, 96, 64, 1)
+    (source,) = batches.sources_of_pairs(Corpus.open(corpus), FramingSettings(), ["fr-en"], 96, 64)
+    drawn = batches.random_batches(source, 9, 96, 1)
     assert len(drawn) == 9
     return [float(value.double().sum()) for value in sensitivity(model, drawn, scorer(0.1, "auto")).values()]
 
@@ -135,6 +192,10 @@ def test_commands(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
     assert names == ["bs-en", "fr-en", "hi-en"] and lists.shape == (3, sum(v.numel() for v in like.values()))
     assert bool((lists >= 0).all()) and bool((lists.sum(1) > 0).all())
     assert call("analyse", "specificity", *runs, "-o", tmp_path) == 0
+    mixed = json.loads((tmp_path / "specificity.plain.json").read_text())
+    assert call("analyse", "specificity", *runs, "--others", "mean", "-o", tmp_path) == 0
+    mean = json.loads((tmp_path / "specificity.plain.json").read_text())
+    assert (mixed["others"], mean["others"]) == ("mixed", "mean") and mixed["mean"]["fr-en"] > mean["mean"]["fr-en"]
     assert call("analyse", "correlation", *runs, "-o", tmp_path) == 0
     assert call("analyse", "prune", *runs, "--ratios", "0,0.9", "--beam", 1, "--split", "dev", "-o", tmp_path) == 0
     numbers = json.loads((tmp_path / "correlation.translation.json").read_text())
@@ -145,4 +206,9 @@ def test_commands(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
     for picture in ("distribution", "correlation.translation.low", "correlation.tasks", "prune", "specificity.plain"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG"), picture
     assert call("analyse", "prune", runs[0], "--ratios", "0,2") == 2
+    half = ("--batches", 2, "--max-tokens", 96, "-o", tmp_path)
+    assert call("analyse", "sensitivity", runs[0], "--others", "mean", *half) == 0
+    capsys.readouterr()
+    assert call("analyse", "specificity", runs[0], "-o", tmp_path) == 2
+    assert "again, or give --others mean" in capsys.readouterr().err
     assert call("analyse", "sensitivity", runs[0], "--checkpoint", "none") == 2
