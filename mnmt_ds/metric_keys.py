@@ -104,6 +104,23 @@ TEACHER_ALL_AGE = Metric("teacher/all/age", "updates", "Updates since the overal
 EXPERT_BLEU = Metric("expert/{pair}/bleu", "BLEU", "BLEU of the pair's expert on its dev set (MULTI-DISTILL).")
 EXPERT_SHARE = Metric("expert/{pair}/share", "", "Share of alpha with which the expert still teaches (MULTI-DISTILL).")
 ALPHA = Metric("alpha/{pair}", "", "Weight with which the student learns from its peers on the pair (Pareto-MD).")
+SEARCH_MU = Metric("pareto/mu", "", "Step size of the weight search at this validation; absent where there is none.")
+SEARCH_BEFORE = Metric("pareto/{pair}/before", "", "Weight of the pair from which the search started.")
+TRIAL_LOSS = {
+    "keep": Metric(
+        "pareto/{pair}/keep", "nats a target token", "Dev loss of the pair after the trial that keeps weights."
+    ),
+    "raise": Metric(
+        "pareto/{pair}/raise", "nats a target token", "Dev loss of the pair after the trial that raises weights."
+    ),
+    "lower": Metric(
+        "pareto/{pair}/lower", "nats a target token", "Dev loss of the pair after the trial that lowers weights."
+    ),
+}  # fmt: skip
+"""By action."""
+SEARCH_ACTION = Metric("pareto/{pair}/action", "", "What the pair took: 1 raise, 0 keep, -1 lower.")
+ACTION_NUMBERS = {"raise": 1.0, "keep": 0.0, "lower": -1.0}
+"""How ``SEARCH_ACTION`` writes an action."""
 SEARCH_SHARE = Metric("pareto/search_share", "", "Part of the run's time so far that weight searches took.")
 TRIALS_ON_TOP = Metric("pareto/trials_on_top", "", "Time of the searches' trial updates as a share of training's own.")
 
@@ -143,7 +160,12 @@ class Fields(NamedTuple):
     time: str = "seconds since 1970"
 
 
-METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+METRICS: tuple[Metric, ...] = tuple(
+    metric
+    for value in list(globals().values())
+    for metric in (value.values() if isinstance(value, dict) else [value])
+    if isinstance(metric, Metric)
+)
 """All keys, in the order of this file; the first template that fits a key explains it."""
 
 
@@ -171,8 +193,9 @@ def page() -> str:
         "# Metrics",
         "",
         "Every line of a run's `metrics.jsonl` is one JSON record; wandb gets the same keys. Logarithms are natural:",
-        "losses are in nats (divide by ln 2 for bits). In the common file of a run of several students each key stands",
-        "under `<student>/`. The first `train` record after a resume covers only the updates since the resume.",
+        "losses and the deficit are in nats; paper 1's figures and tables are in bits, 1.4427 times as many. In the",
+        "common file of a run of several students each key stands under `<student>/`. The first `train` record after a",
+        "resume covers only the updates since the resume.",
         "",
         "| field | what |",
         "|---|---|",

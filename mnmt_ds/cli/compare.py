@@ -10,6 +10,8 @@ from typing import Any
 from mnmt_ds.files import write_text
 
 HELP = "table and offline HTML page about several runs"
+IN_NATS = ("dev", "deficit", "dev_at_own_best", "dev_at_overall_best")
+"""Columns whose values are nats a token."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV file whose columns are all keys of the rows."""
+    """A CSV file whose columns are all keys of the rows, with the unit behind those of losses."""
+    rows = [{f"{name}_nats" if name in IN_NATS else name: value for name, value in row.items()} for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="")

@@ -1,10 +1,21 @@
 """The base of every settings class, and what can be asked of such a class."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, Self, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
+
+
+class Difference(NamedTuple):
+    """How a setting stands to a paper and its released code: a row of docs/paper_differences.md."""
+
+    paper: str = ""
+    """What the paper says; empty: the default is the paper's."""
+    released: str = ""
+    """What the released code or its scripts do, beside the value of ``profile: released``; empty: the same."""
+    why: str = ""
+    """Why the default is what it is."""
 
 
 class Settings(BaseModel):
@@ -23,6 +34,8 @@ class Settings(BaseModel):
     later: ClassVar[tuple[str, ...]] = ()
     """Settings of the profile that came after version 0.1.0. A section that has a value for every other key was written
     out by a run, which goes on with their defaults."""
+    differences: ClassVar[Mapping[str, Difference]] = {}
+    """By setting, where paper, released code and default are not alike."""
 
     @model_validator(mode="before")
     @classmethod

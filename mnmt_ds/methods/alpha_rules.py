@@ -6,7 +6,7 @@ A rule is a few lines from dev losses to weights; ``methods/pareto.py`` decides 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
@@ -84,7 +84,20 @@ Action = Callable[[float, float], float]
 ACTIONS: dict[str, Action] = {"keep": keep, "raise": raise_, "lower": lower}
 
 
-def search_space(alpha: Weights, mu: float, first: str, clip: float) -> list[Weights]:
+class Search(NamedTuple):
+    """A search as it is logged: with it the choices can be made again."""
+
+    mu: float
+    """Step size."""
+    before: Weights
+    """Weights from which the trials started."""
+    trials: Mapping[str, Losses]
+    """Dev losses after each action's trial."""
+    actions: Mapping[str, str]
+    """The action that each pair took."""
+
+
+def search_space(alpha: Weights, mu: float, first: str, clip: float) -> dict[str, Weights]:
     """Lists the three trials' weights: each action on all pairs at once.
 
     Args:
@@ -94,36 +107,36 @@ def search_space(alpha: Weights, mu: float, first: str, clip: float) -> list[Wei
         clip: greatest alpha that is fed to the logit (1: none; the released code: 0.98).
 
     Returns:
-        Weights of each trial.
+        Weights by action, in the order of the trials.
     """
-    order = [ACTIONS[first], *(action for name, action in ACTIONS.items() if name != first)]
-    return [{pair: action(min(a, clip), mu) for pair, a in alpha.items()} for action in order]
+    order = [first, *(name for name in ACTIONS if name != first)]
+    return {name: {pair: ACTIONS[name](min(a, clip), mu) for pair, a in alpha.items()} for name in order}
 
 
-def best_of_each(space: Sequence[Weights], losses: Sequence[Losses]) -> Weights:
-    """Gives each pair the action whose trial gave it its lowest dev loss (AUTO-PMD, Algorithm 2, lines 10 to 13).
+def best_of_each(trials: Mapping[str, Losses]) -> dict[str, str]:
+    """Finds for each pair the action whose trial gave it its lowest dev loss (AUTO-PMD, Algorithm 2, lines 10 to 13).
 
     Args:
-        space: weights of each trial.
-        losses: dev losses after each trial; one that is not finite counts as infinite.
+        trials: dev losses by action; one that is not finite counts as infinite, the first of equal ones is taken.
 
     Returns:
-        The new weights.
+        Actions by pair.
     """
-    return {pair: space[min(range(len(space)), key=lambda j: _finite(losses[j][pair]))][pair] for pair in space[0]}
+    pairs = next(iter(trials.values()))
+    return {pair: min(trials, key=lambda action: _finite(trials[action][pair])) for pair in pairs}
 
 
-def best_of_all(space: Sequence[Weights], losses: Sequence[Losses]) -> Weights:
-    """Gives all pairs the action whose trial has the lowest mean dev loss (DYNAMIC-MD).
+def best_of_all(trials: Mapping[str, Losses]) -> dict[str, str]:
+    """Finds the one action for all pairs: that whose trial has the lowest mean dev loss (DYNAMIC-MD).
 
     Args:
-        space: weights of each trial.
-        losses: dev losses after each trial; one that is not finite counts as infinite.
+        trials: dev losses by action; one that is not finite counts as infinite, the first of equal ones is taken.
 
     Returns:
-        The new weights.
+        Actions by pair.
     """
-    return space[min(range(len(space)), key=lambda j: _finite(sum(losses[j].values())))]
+    pairs = next(iter(trials.values()))
+    return dict.fromkeys(pairs, min(trials, key=lambda action: _finite(sum(trials[action].values()))))
 
 
 def _finite(loss: float) -> float:

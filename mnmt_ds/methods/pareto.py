@@ -12,10 +12,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.config import FilePath, Settings
+from mnmt_ds.config import Difference, FilePath, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.alpha_rules import (
+    Search,
     best_of_all,
     best_of_each,
     better_peers,
@@ -40,6 +41,34 @@ class ParetoSettings(Settings):
     """Who learns how much from whom. ``profile`` fills whatever is not given."""
 
     later = ("interval_counts", "schedule_unit")
+    differences = {  # noqa: RUF012 (a class variable of the base)
+        "alpha": Difference(
+            "of UNI and BI searched in 0.2, 0.4, 0.6, 0.8 (2, 4.1)",
+            "UNI, BI: WMT into English 0.6, 0.6, out of it 0.2, 0.4; TED-8 0.6, 0.8 and 0.4, 0.4",
+            "one value for runs without a search; the paper's study sweeps, that of released code has the scripts'",
+        ),
+        "fixed_start": Difference(
+            "after_interval: α = 0 until t % T = 0 (2, Algorithm 1)", "no matter: distillation starts in epoch 5",
+            "older runs go on as they were; the papers' studies set after_interval",
+        ),
+        "peer_dropout": Difference("off (2, Equation 4)", "in training, not in trials", "the paper's"),
+        "start_epoch": Difference("1 (2, Algorithm 1)", "", "the paper's"),
+        "tolerance_bits": Difference("exactly the worse student learns (2, Equation 5)", "", "the paper's"),
+        "interval": Difference(
+            "every epoch (2, 4.1)", "UNI 3; AUTO 2 on WMT into English", "the paper's; the study has the scripts'"
+        ),
+        "interval_counts": Difference("past (2, Algorithm 1)", "UNI changes before epochs 6, 9, 12", "the paper's"),
+        "schedule_unit": Difference(
+            "√((T − t)/T) by updates (2, Equation 12)", "√((E − e)/(E − 5)), e the coming epoch", "the paper's"
+        ),
+        "ties": Difference("not said", "", "no change without a reason"),
+        "clip": Difference("no bound (2, Equations 10 and 11)", "", "the paper's"),
+        "trials": Difference(
+            "ρ = 0.1 of every pair, sampled; copies are thrown away (2, Algorithm 2)",
+            "ρ 0.05, 0.1 or 0.2 by script; the rollback does nothing, so that every trial trains for good",
+            "the paper's; the control that tells the search from its updates is extra_updates",
+        ),
+    }  # fmt: skip
 
     name: Literal["pareto"] = "pareto"
     """The method's name."""
@@ -146,7 +175,8 @@ def check(settings: ParetoSettings, facts: RunFacts) -> None:
 def pareto(settings: ParetoSettings, context: MethodContext, inside: Mapping[str, Method]) -> Method:
     """Makes a student of Algorithm 1: (1 - alpha) of its base method's loss, and alpha from its peers (Equation 4).
 
-    Differs: with more than two students, the peers that teach a pair share alpha evenly (the paper has two).
+    Differs: more than two students; paper: possible, not said how; released: two; ours: the peers that teach a pair
+    share alpha evenly; why: gold keeps its weight.
 
     Args:
         settings: the method's settings.
@@ -179,7 +209,7 @@ def pareto(settings: ParetoSettings, context: MethodContext, inside: Mapping[str
     def after_validation(report: ValidationReport) -> None:
         """Algorithm 1, lines 7 to 9: the rule, every ``interval`` validations, once distillation has started."""
         base.after_validation(report)
-        weights.validations, weights.seconds = weights.validations + 1, 0.0
+        weights.validations, weights.seconds, weights.search = weights.validations + 1, 0.0, None
         weights.active = report.epoch + 1 >= settings.start_epoch
         counted = weights.validations + (settings.interval_counts == "coming")
         if counted % settings.interval or not weights.active or report.update >= peers.last_update:
@@ -214,9 +244,13 @@ def search(settings: ParetoSettings, weights: PeerWeights, peers: Peers, report:
         mu = step_size_by_epoch(report.epoch + 1, epochs, settings.start_epoch)
     if mu == 0:
         return
-    space = search_space(weights.alpha, mu, settings.ties, settings.clip)
-    losses = peers.run_trials(settings.trials, [partial(weights.replace, alpha) for alpha in space])
-    weights.replace((best_of_each if settings.rule == "auto" else best_of_all)(space, losses))
+    before = dict(weights.alpha)
+    space = search_space(before, mu, settings.ties, settings.clip)
+    losses = peers.run_trials(settings.trials, [partial(weights.replace, alpha) for alpha in space.values()])
+    trials = dict(zip(space, losses, strict=True))
+    actions = (best_of_each if settings.rule == "auto" else best_of_all)(trials)
+    weights.search = Search(mu, before, trials, actions)
+    weights.replace({pair: space[action][pair] for pair, action in actions.items()})
 
 
 def first_weights(settings: ParetoSettings, pairs: Sequence[str], peers: Peers) -> PeerWeights:

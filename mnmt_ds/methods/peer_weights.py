@@ -5,7 +5,7 @@ from typing import Any
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
-from mnmt_ds.methods.alpha_rules import Weights
+from mnmt_ds.methods.alpha_rules import Search, Weights
 
 
 class PeerWeights:
@@ -26,6 +26,8 @@ class PeerWeights:
         """Validations so far."""
         self.seconds = 0.0
         """Time that the last validation's search or extra updates took."""
+        self.search: Search | None = None
+        """The last validation's search."""
 
     def of(self, pair: str) -> tuple[float, list[str]]:
         """Looks up what is in use.
@@ -83,7 +85,7 @@ class PeerWeights:
         return set()
 
     def report(self, update: int) -> dict[str, float]:
-        """Collects the weights in use from here on, and the seconds that finding them took.
+        """Collects the weights in use from here on, the seconds that finding them took, and the search that did.
 
         Args:
             update: updates done.
@@ -92,4 +94,16 @@ class PeerWeights:
             Values by metric key.
         """
         keys = {metric_keys.ALPHA.of(pair): self.of(pair)[0] for pair in self.alpha}
+        if self.search is not None:
+            keys |= _search_keys(self.search)
         return keys | {metric_keys.SEARCH_SECONDS: self.seconds}
+
+
+def _search_keys(search: Search) -> dict[str, float]:
+    """A search by metric key."""
+    keys = {metric_keys.SEARCH_MU: search.mu}
+    for pair, action in search.actions.items():
+        keys[metric_keys.SEARCH_BEFORE.of(pair)] = search.before[pair]
+        keys |= {metric_keys.TRIAL_LOSS[name].of(pair): losses[pair] for name, losses in search.trials.items()}
+        keys[metric_keys.SEARCH_ACTION.of(pair)] = metric_keys.ACTION_NUMBERS[action]
+    return keys

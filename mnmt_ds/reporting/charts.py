@@ -17,6 +17,7 @@ from mnmt_ds.reporting.drawing import (
     TEXT_COLOUR,
     WIDTH,
     Steps,
+    add_bits_axis,
     draw_steps,
     group_colour,
     label_beside,
@@ -27,6 +28,7 @@ from mnmt_ds.reporting.drawing import (
     to_svg,
 )
 from mnmt_ds.reporting.formatting import excludes_zero
+from mnmt_ds.reporting.metrics import NATS_A_BIT
 from mnmt_ds.reporting.runs import Run, Series
 
 MACRO = "macro"
@@ -137,19 +139,21 @@ def deficit_chart(part: ComparedRuns) -> str | None:
         left_G += deficit_G
     for row, total in enumerate(left_G):
         unlike = part.unlike(part.groups[validated[row][0]], "deficit")
-        label_beside(axes[0], total, row, f"{total:.3f}" + (" †" if unlike else ""), fontweight="bold")
+        text = f"{total:.3f} ({total / NATS_A_BIT:.3f} bits)" + (" †" if unlike else "")
+        label_beside(axes[0], total, row, text, fontweight="bold")
     axes[0].set_yticks(range(len(validated)), [label for _, label, _ in validated])
     axes[0].tick_params(axis="y", colors=TEXT_COLOUR)
     axes[0].invert_yaxis()
     axes[0].grid(axis="y", visible=False)
-    axes[0].margins(x=0.12)
-    axes[0].set_title("deficit, by pair")
+    axes[0].margins(x=0.3)
+    axes[0].set_title("deficit by pair, nats a token")
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(len(pairs), 8), fontsize=8,
                    handlelength=0.9, columnspacing=1.0)  # fmt: skip
     for index, _, runs in validated:
         for run in runs:
             set_group(axes[1].plot(run.epoch_V, run.deficit_V, color=group_colour(index), lw=1.5, alpha=0.8), index)
-    axes[1].set_title("deficit so far")
+    axes[1].set_title("deficit so far, nats a token")
+    add_bits_axis(axes[1])
     axes[1].set_xlabel("epoch")
     axes[1].set_ylim(bottom=0)
     return to_svg(figure)
@@ -233,7 +237,7 @@ def training_chart(part: ComparedRuns) -> str | None:
     if not any(len(run.train["epoch"]) for run in part.runs):
         return None
     figure, axes = pyplot.subplots(1, 2, figsize=(WIDTH, 2.6), layout="constrained")
-    titles = {"nll": "training NLL a token", "tokens_per_sec": "target tokens/s"}
+    titles = {"nll": "training NLL, nats a token", "tokens_per_sec": "target tokens/s"}
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
         for index, group in enumerate(part.groups):
             for run in group.runs:

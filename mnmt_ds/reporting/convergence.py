@@ -17,6 +17,7 @@ from mnmt_ds.reporting.drawing import (
     STYLE,
     TEXT_COLOUR,
     WIDTH,
+    add_bits_axis,
     group_colour,
     make_panels,
     pair_title,
@@ -59,7 +60,9 @@ def dev_loss_curves(part: ComparedRuns) -> str | None:
     for ax in axes[-columns:]:
         ax.set_xlabel("epoch")
         ax.xaxis.set_tick_params(labelbottom=True)
-    figure.supylabel("dev loss (label-smoothed cross-entropy a token)", fontsize=9.5)
+    for ax in axes[columns - 1 :: columns]:
+        add_bits_axis(ax)
+    figure.supylabel("dev loss (label-smoothed cross-entropy), nats a token", fontsize=9.5)
     return to_svg(figure)
 
 
@@ -141,7 +144,7 @@ def excess_maps(part: ComparedRuns) -> str | None:
                 ax.plot(best_epoch, row + 0.5, "o", ms=5, mfc="white", mec="#ee6677", mew=1.6)
         ax.axvline(run.epoch_V[run.best_validation], color=TEXT_COLOUR, lw=1.2, ls=(0, (1, 1.5)))
         _set_axes_of_map(ax, group_run, pairs, part.sizes, _last_epoch(validated_runs))
-    figure.colorbar(image, ax=axes, label="above the pair's own best", shrink=0.8, pad=0.01, extend="max")
+    figure.colorbar(image, ax=axes, label="nats a token above the pair's own best", shrink=0.8, pad=0.01, extend="max")
     return to_svg(figure)
 
 

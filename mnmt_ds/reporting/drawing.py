@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mnmt_ds.reporting.comparison import GroupRun
+from mnmt_ds.reporting.metrics import NATS_A_BIT
 
 GROUP_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5500", "#777777")
 """Paul Tol's bright scheme: told apart by colour-blind readers too."""
@@ -159,6 +160,17 @@ def make_panels(count: int, columns: int, width: float, height: float, **options
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     return figure, list(axes.flat[:count])
+
+
+def add_bits_axis(ax: Axes) -> None:
+    """Adds a second value axis at the right: bits, the unit of paper 1's figures and tables, beside nats.
+
+    Args:
+        ax: a panel whose values are nats.
+    """
+    second = ax.secondary_yaxis("right", functions=(lambda nats: nats / NATS_A_BIT, lambda bits: bits * NATS_A_BIT))
+    second.set_ylabel("bits a token", fontsize=8, color=FAINT_COLOUR)
+    second.spines[:].set_visible(False)
 
 
 Steps = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]

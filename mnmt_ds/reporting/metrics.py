@@ -3,12 +3,15 @@
 Shape letters: V validations of a run (not the vocabulary, as in models and kernels).
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from mnmt_ds.evaluation.scores import RESOURCE_CLASSES, ScoreSettings, class_averages, resource_class
 from mnmt_ds.reporting.runs import Run
+
+NATS_A_BIT = math.log(2)
 
 
 class ComparedMetric(NamedTuple):
@@ -26,8 +29,10 @@ class ComparedMetric(NamedTuple):
 
 COMPARED_METRICS = (
     ComparedMetric("best_epoch", "best epoch", 1, 0),
-    ComparedMetric("dev", "dev loss", 3, -1),
-    ComparedMetric("deficit", "deficit", 3, -1),
+    ComparedMetric("dev", "dev loss (nats)", 3, -1),
+    ComparedMetric("dev_bits", "dev loss (bits)", 3, -1),
+    ComparedMetric("deficit", "deficit (nats)", 3, -1),
+    ComparedMetric("deficit_bits", "deficit (bits)", 3, -1),
     ComparedMetric("bleu", "BLEU", 2, 1),
     ComparedMetric("bleu_ceiling", "ceiling", 2, 0),
     ComparedMetric("chrf", "chrF", 2, 1),
@@ -39,9 +44,9 @@ COMPARED_METRICS = (
     ComparedMetric("tokens_per_sec", "tokens/s", 0, 0),
     ComparedMetric("memory_gb", "peak GB", 2, 0, False),
 )
-"""The ceiling: the references' own BLEU after the tokenizer's round trip. Units: dev loss and deficit in nats a token,
-BLEU and chrF from 0 to 100, minutes of the whole run, tokens/s in target tokens a second, peak GB of a device's memory
-in 1e9 bytes."""
+"""The ceiling: the references' own BLEU after the tokenizer's round trip. Units: dev loss and deficit a token, in nats
+as in the records and in bits as in paper 1's tables and figures; BLEU and chrF from 0 to 100, minutes of the whole run,
+tokens/s in target tokens a second, peak GB of a device's memory in 1e9 bytes."""
 METRIC_TITLES = {metric.key: metric.title for metric in COMPARED_METRICS}
 
 
@@ -58,10 +63,14 @@ def metrics_of_run(run: Run) -> dict[str, float]:
     scores = (run.report or {}).get("macro", {})
     classes = (run.report or {}).get("classes", {})
     classes = classes if len(classes) > 1 else {}
+    dev = float(run.mean_dev_loss_V[run.best_validation]) if validated else nan
+    deficit = sum(run.deficits().values()) if validated else nan
     return {
         "best_epoch": float(run.epoch_V[run.best_validation]) if validated else nan,
-        "dev": float(run.mean_dev_loss_V[run.best_validation]) if validated else nan,
-        "deficit": sum(run.deficits().values()) if validated else nan,
+        "dev": dev,
+        "dev_bits": dev / NATS_A_BIT,
+        "deficit": deficit,
+        "deficit_bits": deficit / NATS_A_BIT,
         "bleu": scores.get("bleu", nan),
         "bleu_ceiling": scores.get("bleu_ceiling", nan),
         "chrf": scores.get("chrf", nan),

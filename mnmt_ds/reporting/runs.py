@@ -31,6 +31,8 @@ PAIR_METRICS = {
     "share": metric_keys.DATA_SHARE,
     "passes": metric_keys.DATA_PASSES,
     "alpha": metric_keys.ALPHA,
+    "action": metric_keys.SEARCH_ACTION,
+    **{f"trial_{action}": metric for action, metric in metric_keys.TRIAL_LOSS.items()},
 }
 """What a validation logs of each pair besides losses and scores, under the names of ``Run.pair_metrics``."""
 SEED_SUFFIX = re.compile(r"[-_.]?(?:s|seed)[-_]?\d+$")
@@ -62,6 +64,8 @@ class Run(NamedTuple):
     """Performance deficit as logged, nats a token."""
     pair_metrics: Mapping[str, Mapping[str, Series]]
     """By pair and name in ``PAIR_METRICS``, (V,); only what was logged."""
+    step_size_V: Series
+    """Step size mu of the search at each validation; nan where there was none."""
     sampling: Mapping[str, Series]
     """A dynamic sampler's distributions, (S,): epoch, and every pair's probability from then on; empty where fixed."""
     train: Mapping[str, Series]
@@ -195,6 +199,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         best_validation=_best_validation(valid),
         deficit_V=_series(valid, metric_keys.VALID_DEFICIT),
         pair_metrics={pair: _pair_metrics(valid, pair) for pair in pairs},
+        step_size_V=_series(valid, metric_keys.SEARCH_MU),
         sampling=_sampling(records, pairs),
         train={
             "epoch": _series(train, "epoch"),

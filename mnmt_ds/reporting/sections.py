@@ -41,7 +41,8 @@ SECTIONS = (
     ),
     PageSection(
         "deficit", "Performance deficit", charts.deficit_chart,
-        "What the overall best checkpoint loses against each pair's own best checkpoint, summed over pairs.",
+        "What the overall best checkpoint loses against each pair's own best checkpoint, summed over pairs. Paper 1's"
+        " Table 3 has bits (1 nat = 1.4427 bits).",
         metric="dev",
     ),
     PageSection(
@@ -65,6 +66,12 @@ SECTIONS = (
     PageSection(
         "weights", "Distillation weights", mutual_distillation.weight_chart,
         "How much each student learns from its peer, by pair; searched weights move at validations.",
+    ),
+    PageSection(
+        "search", "Search of the weights", mutual_distillation.search_chart,
+        "Every search: how much lower (or higher) a pair's dev loss is after the trial that raises all weights (▲), and"
+        " after the one that lowers them (▼), than after the one that keeps them (the line at 0). Filled: the action"
+        " that the pair took, ● where it kept its weight. Last panel: the step size μ.",
     ),
     PageSection(
         "teachers", "Teachers and switches", convergence.switch_maps,

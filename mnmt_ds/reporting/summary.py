@@ -14,7 +14,13 @@ from mnmt_ds.evaluation.report import text_warnings
 from mnmt_ds.evaluation.scores import AVERAGED, RESOURCE_CLASSES
 from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
 from mnmt_ds.reporting.formatting import format_difference, format_number
-from mnmt_ds.reporting.metrics import COMPARED_METRICS, METRIC_TITLES, ComparedMetric, metrics_of_run
+from mnmt_ds.reporting.metrics import (
+    COMPARED_METRICS,
+    METRIC_TITLES,
+    NATS_A_BIT,
+    ComparedMetric,
+    metrics_of_run,
+)
 from mnmt_ds.reporting.runs import Run
 from mnmt_ds.reporting.unlike import FIGURES, TRAINING, unlike_runs
 
@@ -125,7 +131,7 @@ def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[Row]:
                 row["best_epoch"] = run.epoch_V[best]
                 row["dev_at_own_best"] = run.dev_losses[pair][best]
                 row["dev_at_overall_best"] = run.dev_losses[pair][run.best_validation]
-                row["deficit"] = deficits[pair]
+                row |= {"deficit": deficits[pair], "deficit_bits": deficits[pair] / NATS_A_BIT}
             row |= {key: scores[key] for key in (*AVERAGED, "bleu_signature", "chrf_signature") if key in scores}
             row["not_comparable"] = _unlike(run, runs, pair)
             for name in ("share", "passes"):

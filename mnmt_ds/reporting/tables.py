@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -45,10 +44,14 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
         settings_table(parts, "bleu", 2, "BLEU", "Macro average over pairs"),
         settings_table(parts, "bleu_ceiling", 2, "Ceiling of BLEU", "BLEU of the references themselves after the"
                        " tokenizer's round trip, macro average over pairs: more cannot be reached"),
-        settings_table(parts, "deficit", 3, "Performance deficit, nats", "Dev loss that the overall best checkpoint"
-                       " loses against each pair's own best one, summed over pairs (paper 1, Table 3)"),
-        settings_table(parts, "deficit", 3, "Performance deficit, bits", "The same in the unit of paper 1's Table 3:"
-                       " nats times 1.4427", name="deficit_bits", scale=1 / math.log(2)),
+        settings_table(parts, "dev", 3, "Dev loss, nats a token", "Mean over pairs of the label-smoothed"
+                       " cross-entropy, at the overall best checkpoint"),
+        settings_table(parts, "dev_bits", 3, "Dev loss, bits a token", "The same in the unit of paper 1's figures:"
+                       " nats times 1.4427"),
+        settings_table(parts, "deficit", 3, "Performance deficit, nats a token", "Dev loss that the overall best"
+                       " checkpoint loses against each pair's own best one, summed over pairs (paper 1, Table 3)"),
+        settings_table(parts, "deficit_bits", 3, "Performance deficit, bits a token", "The same in the unit of paper"
+                       " 1's Table 3: nats times 1.4427"),
         *(bleu_by_pair(part) for part in parts),
         *(ceiling_by_pair(part) for part in parts),
         *(bleu_by_class(part) for part in parts),
@@ -57,9 +60,7 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
     return [table for table in tables if any(cell != "–" for row in table.rows for cell in row[1:])]
 
 
-def settings_table(
-    parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str, name: str = "", scale: float = 1.0
-) -> Table:
+def settings_table(parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str) -> Table:
     """Makes a table of a metric's mean and spread over seeds, with gains over each condition's baseline.
 
     Args:
@@ -68,8 +69,6 @@ def settings_table(
         digits: after the decimal point.
         title: of the table.
         note: what the metric is.
-        name: of the CSV file; empty: the key.
-        scale: factor of all values.
 
     Returns:
         The table: a row a method, a column a condition.
@@ -80,8 +79,8 @@ def settings_table(
         cells = []
         for part in parts:
             group = next((group for group in part.groups if group.label == label), None)
-            values = [scale * value for value in _values(group, key)] if group is not None else []
-            baseline = [scale * value for value in _values(part.baseline, key)]
+            values = _values(group, key) if group is not None else []
+            baseline = _values(part.baseline, key)
             gain = float(np.mean(values) - np.mean(baseline)) if values and baseline else None
             difference = part.bootstrap(label, "bleu", "macro") if key == "bleu" else None
             reasons = (*part.unlike(group, key), *part.unlike(group, TRAINING)) if group is not None else ()
@@ -91,9 +90,8 @@ def settings_table(
         rows.append((label, *cells))
     star = "; * a gain whose 95 % interval (paired bootstrap over sentences) excludes zero" if key == "bleu" else ""
     gains = f"; in brackets the gain over {_baseline_name(parts)}" if len(labels) > 1 else ""
-    return Table(
-        name or key, title, note + gains + star, ("", *(part.name or title for part in parts)), rows, footnotes.lines()
-    )
+    head = ("", *(part.name or title for part in parts))
+    return Table(key, title, note + gains + star, head, rows, footnotes.lines())
 
 
 def bleu_by_pair(part: ComparedRuns) -> Table:

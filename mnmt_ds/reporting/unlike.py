@@ -8,8 +8,9 @@ from mnmt_ds.reporting.runs import Run
 
 TRAINING = "training"
 """The figure that stands for the training text: a mark at the row's name."""
-FIGURES = {"dev": "dev", "deficit": "dev", "bleu": "bleu", "chrf": "chrf", TRAINING: TRAINING} | {
-    f"bleu_{name}": "bleu" for name in ("high", "low", "very_low")
+FIGURES = {"bleu": "bleu", "chrf": "chrf", TRAINING: TRAINING} | {
+    **dict.fromkeys(("dev", "dev_bits", "deficit", "deficit_bits"), "dev"),
+    **dict.fromkeys(("bleu_high", "bleu_low", "bleu_very_low"), "bleu"),
 }
 """What must be alike for a metric to be comparable, by the metric's key; other metrics always are."""
 

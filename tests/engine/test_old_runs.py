@@ -8,7 +8,9 @@ scripts were taken out of the checkpoint and of its manifest.
 """
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -25,6 +27,8 @@ from tests.trace.runs import TIMES, read_metrics
 ARCHIVE = ROOT / "tests" / "fixtures" / "old_runs.tar.xz"
 RENAMED: dict[str, str] = {}
 """Metric keys that have another name today."""
+ADDED = re.compile(r"^(model_\d/)?pareto/(mu$|.+/(before|keep|raise|lower|action)$)")
+"""Metric keys that version 0.1.0 did not have: searches with their trials."""
 NAMES = {"several": "multi_teacher"}
 """Values of settings that are accepted still and have another name today."""
 CHECKPOINTS = {"lssd": 186, "pareto": 115}
@@ -80,7 +84,10 @@ def test_a_killed_run_goes_on_as_it_did(file: str, stopped: Path, resumed: Path,
     compared, largest = 0, 0.0
     for record, old in zip(records, wanted, strict=True):
         old = {RENAMED.get(key, key): value for key, value in old.items()}
-        assert {key for key in record if not TIMES.search(key)} == old.keys(), (record["kind"], record["update"])
+        assert {key for key in record if not (TIMES.search(key) or ADDED.search(key))} == old.keys(), (
+            record["kind"],
+            record["update"],
+        )
         for key, value in old.items():
             place = (file, record["kind"], record["update"], key)
             if not isinstance(value, float):
@@ -91,6 +98,30 @@ def test_a_killed_run_goes_on_as_it_did(file: str, stopped: Path, resumed: Path,
             largest = max(largest, abs(record[key] - value) / max(abs(value), 1e-1))
     print(f"{file}: {compared} values after the checkpoint, largest relative difference {largest:.1e}")
     assert compared > 100
+
+
+@pytest.mark.parametrize("student", ["model_1", "model_2"])
+def test_algorithm_1_is_replayed_from_the_log(student: str, resumed: Path) -> None:
+    """AUTO-PMD by the records alone: step size, each pair's best trial, its weight; the common log has the same."""
+    valid = [r for r in read_metrics(resumed / f"pareto/students/{student}/metrics.jsonl") if r["kind"] == "valid"]
+    after = [n for n, record in enumerate(valid) if "pareto/mu" in record]
+    common = [r for r in read_metrics(resumed / "pareto/metrics.jsonl") if r["kind"] == "valid"]
+    assert after and all(valid[n]["update"] > CHECKPOINTS["pareto"] for n in after)
+    for n in after:
+        record, mu = valid[n], math.sqrt((130 - valid[n]["update"]) / 130)
+        assert record["pareto/mu"] == pytest.approx(mu)
+        for pair in (key.split("/")[1] for key in record if key.endswith("/action")):
+            before = valid[n - 1][f"alpha/{pair}"]
+            assert record[f"pareto/{pair}/before"] == before
+            losses = {
+                sign: record[f"pareto/{pair}/{name}"] for sign, name in ((0, "keep"), (1, "raise"), (-1, "lower"))
+            }
+            sign = min(losses, key=losses.__getitem__)
+            assert record[f"pareto/{pair}/action"] == sign
+            odds = before / (1 - before) * math.exp(sign * mu)
+            assert record[f"alpha/{pair}"] == pytest.approx(odds / (1 + odds), rel=1e-9)
+        (same,) = [r for r in common if r["update"] == record["update"] and f"{student}/pareto/mu" in r]
+        assert all(same[f"{student}/{key}"] == value for key, value in record.items() if key.startswith("pareto/"))
 
 
 def test_both_taught_after_the_checkpoint(expected: dict[str, Any]) -> None:

@@ -52,6 +52,7 @@ def test_best_checkpoints_and_deficit_by_hand(tmp_path: Path) -> None:
     row = metrics_of_run(run)
     assert (row["best_epoch"], row["dev"], row["epochs"]) == (2.0, 3.0, 3.0)
     assert row["deficit"] == pytest.approx(1.2) and np.isnan(row["bleu"])
+    assert (row["dev_bits"], row["deficit_bits"]) == pytest.approx((4.3280851, 1.7312340))
 
 
 def test_the_runs_own_choice_of_best_counts(tmp_path: Path) -> None:
@@ -175,6 +176,8 @@ def test_page_is_whole_and_offline(page: Path) -> None:
         "samples", "runs",
     ]  # fmt: skip
     assert reader.groups == {"g0", "g1"}, "both experiments that have curves can be dimmed"
+    for unit in ("nats a token", "bits a token", "dev loss (nats)", "dev loss (bits)", "deficit (bits)"):
+        assert unit in text
     assert "A &lt; B" in text and "begun" in text and "nrefs:1|case:mixed" in text
     assert all(pair.replace("-", " → ") in text for pair in SIZES)
 
@@ -185,9 +188,10 @@ def test_tables(page: Path) -> None:
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")
     ]
     assert [row[0] for row in rows] == ["run", "plain (unfinished)", "lssd (unfinished)", "begun (unfinished)"]
-    assert rows[2][1:3] == ["lssd whole α 2", "1,2"] and rows[2][6] == "100.00 ±0.00" and rows[3][6] == "–"
+    assert rows[2][1:3] == ["lssd whole α 2", "1,2"] and rows[2][8] == "100.00 ±0.00" and rows[3][8] == "–"
+    assert rows[0][4:8] == ["dev loss (nats)", "dev loss (bits)", "deficit (nats)", "deficit (bits)"]
     assert re.fullmatch(r"\+\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\], p = 0.020", rows[2][-1]), rows[2][-1]
-    assert "lssd, dev loss over seeds (Welch's t-test): -" in table
+    assert "lssd, dev loss (nats) over seeds (Welch's t-test): -" in table
     with (page / "runs.csv").open() as file:
         runs = list(csv.DictReader(file))
     assert [(row["label"], row["seed"]) for row in runs[:4]] == [
@@ -199,7 +203,8 @@ def test_tables(page: Path) -> None:
     with (page / "pairs.csv").open() as file:
         pairs = list(csv.DictReader(file))
     assert len(pairs) == 4 * len(SIZES)
-    assert sum(float(row["deficit"]) for row in pairs[:4]) == pytest.approx(float(runs[0]["deficit"]))
+    assert sum(float(row["deficit_nats"]) for row in pairs[:4]) == pytest.approx(float(runs[0]["deficit_nats"]))
+    assert float(runs[0]["deficit_bits"]) == pytest.approx(1.442695 * float(runs[0]["deficit_nats"]))
     assert {row["pair"]: int(row["train_sentences"]) for row in pairs} == SIZES
 
 
@@ -230,6 +235,31 @@ def test_a_moving_distribution_is_drawn(tmp_path: Path) -> None:
     reader = Reader()
     reader.feed((tmp_path / "out" / "compare.html").read_text())
     assert "sampling" in reader.sections
+
+
+def test_searches_of_weights_are_drawn(tmp_path: Path) -> None:
+    """What compare reads of a run with searches, and the section that holds their picture."""
+    run = curve_run(tmp_path / "auto", "auto", PLAIN, epochs=3)
+    lines = (run / METRICS).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    searched = [record for record in records if record["kind"] == "valid"][1:]
+    for n, record in enumerate(searched):
+        record["pareto/mu"] = 0.9 - 0.1 * n
+        for pair in SIZES:
+            record |= {f"pareto/{pair}/{name}": 2.0 + 0.1 * i for i, name in enumerate(("raise", "keep", "lower"))}
+            record |= {f"pareto/{pair}/action": 1.0, f"pareto/{pair}/before": 0.1}
+    (run / METRICS).write_text("".join(json.dumps(record) + "\n" for record in records))
+    made = read_run(run)
+    assert np.isnan(made.step_size_V[0]) and made.step_size_V[1:].tolist() == pytest.approx([0.9, 0.8])
+    pair = next(iter(SIZES))
+    assert made.pair_metrics[pair]["trial_lower"][1:].tolist() == pytest.approx([2.2, 2.2])
+    assert main(["compare", str(run), "-o", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "compare.html").read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert "search" in reader.sections
+    part = text[text.index('id="search"') : text.index('id="shares"')]
+    assert "step size μ" in part and all(pair.replace("-", " → ") in part for pair in SIZES)
 
 
 def test_sizes_put_pairs_in_order(tmp_path: Path) -> None:

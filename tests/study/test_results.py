@@ -65,6 +65,9 @@ def test_the_deficit_in_both_units(tmp_path: Path) -> None:
     nats, bits = (float(tables[name].rows[0][1].split()[0]) for name in ("deficit", "deficit_bits"))
     assert nats == pytest.approx(run.deficit_V[-1], abs=1e-3) and nats > 0.1
     assert bits == pytest.approx(1.4427 * nats, abs=2e-3)
+    dev = [float(tables[name].rows[0][1].split()[0]) for name in ("dev", "dev_bits")]
+    assert dev[1] == pytest.approx(1.4427 * dev[0], abs=2e-3)
+    assert all("nats a token" in t.title or "bits a token" in t.title for t in tables.values() if "Dev" in t.note)
 
 
 @pytest.fixture

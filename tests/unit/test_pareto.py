@@ -5,6 +5,7 @@ Shape letters: B sentences, T target positions, D width, V vocabulary.
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,24 @@ def test_figure_3_of_the_paper() -> None:
     space = alpha_rules.search_space(alpha, 1.0, "keep", 1.0)
     rows = [[2.9, 3.5, 3.7, 3.7], [2.6, 4.4, 4.5, 3.4], [3.1, 4.1, 4.5, 2.9]]  # keep, raise, lower
     losses = [dict(zip(alpha, row, strict=True)) for row in rows]
-    best = alpha_rules.best_of_each(space, losses)
-    assert [round(a, 2) for a in best.values()] == [0.76, 0.23, 0.79, 0.87]
-    assert alpha_rules.best_of_all(space, losses) == alpha  # means 3.45, 3.725, 3.65
+    trials = dict(zip(space, losses, strict=True))
+    best = alpha_rules.best_of_each(trials)
+    assert list(best.values()) == ["raise", "keep", "keep", "lower"]
+    assert [round(space[action][pair], 2) for pair, action in best.items()] == [0.76, 0.23, 0.79, 0.87]
+    assert alpha_rules.best_of_all(trials) == dict.fromkeys(alpha, "keep")  # means 3.45, 3.725, 3.65
 
 
 def test_ties_clip_and_a_trial_that_failed() -> None:
-    tie = [{"a": 2.0}, {"a": 2.0}, {"a": 2.0}]
     for first in ("keep", "raise", "lower"):
         space = alpha_rules.search_space({"a": 0.5}, 1.0, first, 1.0)
-        assert alpha_rules.best_of_each(space, tie)["a"] == alpha_rules.ACTIONS[first](0.5, 1.0)
+        assert space[first]["a"] == alpha_rules.ACTIONS[first](0.5, 1.0)
+        assert alpha_rules.best_of_each({name: {"a": 2.0} for name in space})["a"] == first
     clipped = alpha_rules.search_space({"a": 0.999}, 1.0, "keep", 0.98)
-    assert [row["a"] for row in clipped] == pytest.approx(
+    assert [row["a"] for row in clipped.values()] == pytest.approx(
         [0.98, alpha_rules.raise_(0.98, 1), alpha_rules.lower(0.98, 1)]
     )
-    broken = [{"a": math.nan}, {"a": 3.0}, {"a": math.inf}]
-    assert alpha_rules.best_of_each(clipped, broken)["a"] == clipped[1]["a"]
+    broken = {"keep": {"a": math.nan}, "raise": {"a": 3.0}, "lower": {"a": math.inf}}
+    assert alpha_rules.best_of_each(broken) == alpha_rules.best_of_all(broken) == {"a": "raise"}
 
 
 def test_uni_lets_the_worse_student_learn() -> None:
@@ -188,6 +191,37 @@ def test_when_the_rules_apply() -> None:
     extra = build(ParetoSettings(rule="bi", extra_updates=True), context(peers_of({"model_2": model(2)}, trial)))
     extra.after_validation(report)
     assert asked == [3, 3] and set(extra.state["weights"].state()["alpha"].values()) == {0.4}
+
+
+@pytest.mark.parametrize("rule", ["auto", "dynamic"])
+def test_a_search_is_made_again_from_its_record(rule: Any) -> None:
+    """Algorithm 2 in lines of its own, from what a validation logs; the next record starts where this one ended."""
+    dev = random.Random(3)
+
+    def trial(settings: TrialSettings, changes: Any) -> list[dict[str, float]]:
+        return [{pair: dev.uniform(2, 3) for pair in PAIRS} for _ in changes]
+
+    method = build(ParetoSettings(rule=rule), context(peers_of({"model_2": model(2)}, trial)))
+    alpha, taken = dict.fromkeys(PAIRS, 0.1), set()
+    for epoch in range(1, 10):
+        method.after_validation(ValidationReport(10 * epoch, float(epoch), dict.fromkeys(PAIRS, 3.0), {}))
+        record = json.loads(json.dumps(method.state["weights"].report(10 * epoch)))
+        mu = math.sqrt((100 - 10 * epoch) / 100)
+        assert record["pareto/mu"] == pytest.approx(mu)
+        assert {pair: record[f"pareto/{pair}/before"] for pair in PAIRS} == alpha
+        names = ("keep", "raise", "lower")
+        rows = {name: [record[f"pareto/{pair}/{name}"] for pair in PAIRS] for name in names}
+        for i, pair in enumerate(PAIRS):
+            best = min(names, key=lambda name: sum(rows[name]) if rule == "dynamic" else rows[name][i])
+            sign = {"keep": 0, "raise": 1, "lower": -1}[best]
+            assert record[f"pareto/{pair}/action"] == sign
+            odds = alpha[pair] / (1 - alpha[pair]) * math.exp(sign * mu)
+            assert record[f"alpha/{pair}"] == pytest.approx(odds / (1 + odds), rel=1e-12)
+            alpha[pair] = record[f"alpha/{pair}"]
+            taken.add(sign)
+    assert taken == {-1, 0, 1}
+    method.after_validation(ValidationReport(100, 10.0, dict.fromkeys(PAIRS, 3.0), {}))
+    assert not [key for key in method.state["weights"].report(100) if key.startswith("pareto/")]
 
 
 @pytest.mark.parametrize("rule", ["bi", "vanilla"])
