@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import mnmt_ds
 from mnmt_ds import metric_keys, private_apis_page
 from mnmt_ds.cli.main import COMMANDS, make_parser
+from mnmt_ds.config import paper_differences
 from mnmt_ds.config.json_schema import json_schema
 from mnmt_ds.config.markdown import escape, settings_pages
 from mnmt_ds.engine.recipe import Recipe
@@ -114,6 +116,7 @@ def generated(root: Path) -> dict[Path, str]:
         "configuration.md": configuration_page(),
         "cli.md": cli_page(),
         "metrics.md": metric_keys.page(),
+        "paper_differences.md": paper_differences.page(Recipe, Path(mnmt_ds.__file__).parent),
         "support_matrix.md": support_matrix.page(),
         "deepspeed_internals.md": private_apis_page.page(),
     }

@@ -4,11 +4,21 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from mnmt_ds.batch import EOS
-from mnmt_ds.config import Settings
+from mnmt_ds.config import Difference, Settings
 
 
 class FramingSettings(Settings):
     """Language tags, as fairseq names them."""
+
+    differences = {  # noqa: RUF012 (a class variable of the base)
+        "encoder_langtok": Difference(
+            "tgt (1, 2.2; 3, 4.1)", "1 and 2: src into English, tgt out of it; 3: tgt",
+            "src as in M2M100; recipes out of English and all of paper 3's set tgt (into English it is constant)",
+        ),
+        "encoder_langtok_position": Difference(
+            "1 and 2: start; 3: end (3, 4.1)", "3: in the place of </s>", "M2M100's; paper 3's recipes set end"
+        ),
+    }  # fmt: skip
 
     encoder_langtok: Literal["src", "tgt", "none"] = "src"
     """Tag on the source: of the source language (M2M100; LSSD's and Pareto-MD's M2O scripts), the target's, or none."""

@@ -4,6 +4,9 @@ A word begins at a piece that starts with ▁. Scripts without spaces (Han, Kana
 place inside a sentence: there every piece is a word of its own, which is what a piece of a unigram model comes nearest
 to. The rule looks at the text's own letters, so that mixed sentences need no language.
 
+Differs: words in scripts without spaces; paper: not said; released: a word begins at ▁ alone, so that such a sentence
+is one word; ours: every piece is a word; why: else a whole sentence is masked or none of it.
+
 Letters: T pieces of a sentence, V ids of the vocabulary.
 """
 

@@ -27,6 +27,9 @@ class TranslationSettings(Settings):
 def translation(settings: TranslationSettings, context: MethodContext) -> Method:
     """Trains on CE(B_l; theta) of every paper: the target distribution is (1 - eps) gold + eps / V.
 
+    Differs: label smoothing; paper: 0.1; released: fairseq's, eps / (V - 1) on all words but gold; ours: eps / V on all
+    words; why: PyTorch's form, a difference of the order of eps / V.
+
     Args:
         settings: the method's settings.
         context: what methods may use of the run.

@@ -56,6 +56,9 @@ class CclMMemory(SamplerMemory):
 def ccl_m(settings: CclMSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
     """Approximates CCL-M by the formulas at the head of this file.
 
+    Differs: CCL-M; paper: its text could not be had, but for the abstract; released: could not be had; ours: an
+    approximation with formulas of our own; why: results must be labelled so.
+
     Args:
         settings: the sampler's settings.
         pairs: names of the language pairs.

@@ -56,8 +56,11 @@ class ChiIbrMemory(SamplerMemory):
 def chi_ibr(settings: ChiIbrSettings, pairs: Sequence[str], sizes: Sequence[int]) -> Sampler:
     """Moves L_g <- 0.9 L_g + 0.1 loss_g for the pairs of each update; at an epoch's end the best response to L - b.
 
-    Differs: an epoch's first loss of a pair starts its average (the authors' begins at 0, which underrates a pair of
-    few updates; after many it is the same).
+    Differs: first value of χ-IBR's moving average; paper: not said; released: 0; ours: an epoch's first loss of the
+    pair; why: from 0 a pair of few updates is underrated, after many it is the same.
+
+    Differs: χ-IBR's floor of q at min p; paper: yes; released: not in the version that is public; ours: yes; why: the
+    paper's.
 
     Args:
         settings: the sampler's settings.

@@ -19,8 +19,11 @@ def multidds(settings: MultiDdsSettings, pairs: Sequence[str], sizes: Sequence[i
 
     The gradients are those of the label-smoothed cross-entropy, whatever method trains the student.
 
-    Differs: the authors take L + L^2 backward passes. Since r_j = <1/L sum_i d_i/|d_i|, t_j/|t_j|>, the mean of the
-    dev gradients' directions is all that has to be kept of them, and L + L passes give the same number.
+    Since r_j = <1/L sum_i d_i/|d_i|, t_j/|t_j|>, the mean of the dev gradients' directions is all that has to be kept
+    of them, and L + L passes give the number of L + L^2.
+
+    Differs: backward passes of a MultiDDS-S reward; paper: L + L^2; released: L + L^2; ours: L + L; why: the same
+    number.
 
     Args:
         settings: the sampler's settings.

@@ -27,6 +27,9 @@ def multiuat(settings: MultiUatSettings, pairs: Sequence[str], sizes: Sequence[i
 
     How the distribution learns from them is as in MultiDDS-S.
 
+    Differs: MultiUAT's rewards; paper: as here; released: could not be had to compare numerically; ours: the paper's
+    formulas; why: the paper's.
+
     Args:
         settings: the sampler's settings.
         pairs: names of the language pairs.
