@@ -5,10 +5,18 @@ Each component's settings class stands beside the component; this package knows 
 
 from mnmt_ds.config.loading import dump, key_locations, load
 from mnmt_ds.config.paths import FilePath, PathText
-from mnmt_ds.config.settings import Difference, Settings, merged
+from mnmt_ds.config.settings import PaperDifference, Settings, merged
 from mnmt_ds.config.yaml_values import format_value, parse_yaml
 
 __all__ = [
-    "Difference", "FilePath", "PathText", "Settings", "dump", "format_value", "key_locations", "load", "merged",
+    "FilePath",
+    "PaperDifference",
+    "PathText",
+    "Settings",
+    "dump",
+    "format_value",
+    "key_locations",
+    "load",
+    "merged",
     "parse_yaml",
-]  # fmt: skip
+]

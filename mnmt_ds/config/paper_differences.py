@@ -108,7 +108,9 @@ def docstring_rows(package: Path) -> Iterator[tuple[str, ...]]:
 def _docstrings(path: Path) -> Iterator[str]:
     """Docstrings of a module, its classes and functions."""
     source = path.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)) if "Differs:" in source else ():
+    nodes: list[ast.AST] = [ast.parse(source)] if "Differs:" in source else []
+    for node in nodes:  # grows on the way
+        nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
             yield text
 

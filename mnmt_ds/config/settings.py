@@ -7,7 +7,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 
-class Difference(NamedTuple):
+class PaperDifference(NamedTuple):
     """How a setting stands to a paper and its released code: a row of docs/paper_differences.md."""
 
     paper: str = ""
@@ -34,7 +34,7 @@ class Settings(BaseModel):
     later: ClassVar[tuple[str, ...]] = ()
     """Settings of the profile that came after version 0.1.0. A section that has a value for every other key was written
     out by a run, which goes on with their defaults."""
-    differences: ClassVar[Mapping[str, Difference]] = {}
+    differences: ClassVar[Mapping[str, PaperDifference]] = {}
     """By setting, where paper, released code and default are not alike."""
 
     @model_validator(mode="before")

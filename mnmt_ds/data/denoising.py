@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 
 from mnmt_ds.batch import EOS, PAD, Batch
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 from mnmt_ds.data.framing import Frame
 from mnmt_ds.data.masking import MaskSettings, mask_fragment, mask_words
 from mnmt_ds.data.noise import NoiseSettings, add_noise
@@ -34,9 +34,9 @@ class DaeTask(NoiseSettings):
 
     later = ("random",)
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "infill": Difference("not said", "no spans", "mBART's noise"),
-        "mask": Difference("not said", "of the words, one by one", "mBART's noise"),
-        "random": Difference("not said", "of the masked words", "mBART's noise"),
+        "infill": PaperDifference("not said", "no spans", "mBART's noise"),
+        "mask": PaperDifference("not said", "of the words, one by one", "mBART's noise"),
+        "random": PaperDifference("not said", "of the masked words", "mBART's noise"),
     }
 
     name: Literal["dae"] = "dae"
@@ -58,7 +58,7 @@ class DaeTask(NoiseSettings):
 class MlmTask(MaskSettings):
     """Masked language model on the encoder."""
 
-    differences = {"ratio": Difference("not said", "--mask-prob", "BERT's")}  # noqa: RUF012 (of the base)
+    differences = {"ratio": PaperDifference("not said", "--mask-prob", "BERT's")}  # noqa: RUF012 (of the base)
 
     name: Literal["mlm"] = "mlm"
     """The task's name."""
@@ -83,10 +83,10 @@ class MassTask(MaskSettings):
 
     later = ("hides",)
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "hides": Difference("a fragment (Song et al. 2019)", "whole words anywhere", "MASS as published"),
-        "ratio": Difference("half of the sentence (Song et al. 2019)", "MASK_RATIO", "MASS as published"),
-        "keep": Difference("10 % (Song et al. 2019)", "every place is <mask>", "MASS as published"),
-        "random": Difference("10 % (Song et al. 2019)", "every place is <mask>", "MASS as published"),
+        "hides": PaperDifference("a fragment (Song et al. 2019)", "whole words anywhere", "MASS as published"),
+        "ratio": PaperDifference("half of the sentence (Song et al. 2019)", "MASK_RATIO", "MASS as published"),
+        "keep": PaperDifference("10 % (Song et al. 2019)", "every place is <mask>", "MASS as published"),
+        "random": PaperDifference("10 % (Song et al. 2019)", "every place is <mask>", "MASS as published"),
     }
 
     name: Literal["mass"] = "mass"
@@ -117,10 +117,10 @@ class DenoisingSettings(Settings):
 
     later = ("cut_counts_tag", "end_is_word")
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "unit": Difference("a sentence (3, 4.1)", "whole sentences up to 511 tokens", "the paper's"),
-        "cut_to_shortest": Difference("every masked token (3, Equation 6)", "silently", "the paper's"),
-        "cut_counts_tag": Difference("no cut", "so that the cut comes one place later", "the paper's"),
-        "end_is_word": Difference("words of the sentence (3, 4.1)", "special symbols begin words", "the paper's"),
+        "unit": PaperDifference("a sentence (3, 4.1)", "whole sentences up to 511 tokens", "the paper's"),
+        "cut_to_shortest": PaperDifference("every masked token (3, Equation 6)", "silently", "the paper's"),
+        "cut_counts_tag": PaperDifference("no cut", "so that the cut comes one place later", "the paper's"),
+        "end_is_word": PaperDifference("words of the sentence (3, 4.1)", "special symbols begin words", "the paper's"),
     }
 
     tasks: tuple[Task, ...] = (ConcurrentTask(),)

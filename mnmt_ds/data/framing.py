@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from mnmt_ds.batch import EOS
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 
 
 class FramingSettings(Settings):
     """Language tags, as fairseq names them."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "encoder_langtok": Difference(
+        "encoder_langtok": PaperDifference(
             "tgt (1, 2.2; 3, 4.1)", "1 and 2: src into English, tgt out of it; 3: tgt",
             "src as in M2M100; recipes out of English and all of paper 3's set tgt (into English it is constant)",
         ),
-        "encoder_langtok_position": Difference(
+        "encoder_langtok_position": PaperDifference(
             "1 and 2: start; 3: end (3, 4.1)", "3: in the place of </s>", "M2M100's; paper 3's recipes set end"
         ),
     }  # fmt: skip

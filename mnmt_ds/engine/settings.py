@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 """Of a moving average."""
@@ -15,22 +15,22 @@ class TrainSettings(Settings):
     """How a student is trained."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "clip_norm": Difference(
+        "clip_norm": PaperDifference(
             "no clipping is named", "none (3: --clip-norm 0.0)",
             "whether 0 trains as well at small scale is not measured yet; the papers' recipes set 0",
         ),
-        "lr": Difference(
+        "lr": PaperDifference(
             "1: not said; 2: 1.5e-3", "1: TED-8 2e-3, WMT 1.5e-3; 2: TED-8 2e-3; 3: 1e-3",
             "the papers' recipes have the papers', else the scripts'",
         ),
-        "weight_decay": Difference(
+        "weight_decay": PaperDifference(
             "none is named", "2: 0.01 on WMT", "the paper's; the study of released code has 0.01"
         ),
-        "max_tokens": Difference(
+        "max_tokens": PaperDifference(
             "1 and 2: 64K tokens an update; 3: 30K", "1: 128K on WMT; 3: 262K on M8, 131K on M15",
             "the papers' recipes have the papers', the studies of released code the scripts'",
         ),
-        "max_epochs": Difference(
+        "max_epochs": PaperDifference(
             "1: 300; 2: 70 on WMT, 300 on TED-8", "1: 157 on WMT; on TED-8 50 to 600 by script (2: 150 and 200)",
             "the papers' recipes have the papers'; the study of released code has WMT's, not TED-8's",
         ),
@@ -114,7 +114,7 @@ class ValidationSettings(Settings):
     """When dev losses are taken and what they select."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "selection": Difference(
+        "selection": PaperDifference(
             "pairs: the mean over pairs (1, 2.2)", "the mean over all dev tokens; STSD's teacher, too", "the paper's"
         ),
     }

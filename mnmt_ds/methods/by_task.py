@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import Batch, MicroBatchContent
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates, Stateful, ValidationReport
@@ -26,7 +26,7 @@ class ByTaskSettings(Settings):
     """A method and a weight for translation and for each of ``denoising.tasks``."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "divisor": Difference(
+        "divisor": PaperDifference(
             "not said", "one sample size: all target tokens of the update, a token of CD once for its two losses",
             "the code's; task weighs CD 2.9 times heavier and loses its gain on the default corpus",
         ),

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import PAD, Batch
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.kernels.types import LossSums
 from mnmt_ds.methods.entry import MethodEntry
@@ -25,7 +25,7 @@ class DenoisingLossSettings(Settings):
     """Weights of the two sides. The encoder's projection is the decoder's, unless ``model.encoder_projection: own``."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "divergence_share": Difference("α (ID_enc + ID_dec) (3, Equation 8)", "half of α", "the paper's"),
+        "divergence_share": PaperDifference("α (ID_enc + ID_dec) (3, Equation 8)", "half of α", "the paper's"),
     }
 
     name: Literal["denoising"] = "denoising"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import Method, MethodContext
@@ -29,8 +29,8 @@ class IntraDistillationSettings(Settings):
     """Passes, weight of the divergence, and the method that is wrapped."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "memory": Difference("K passes of the whole model (3, 2.2)", "the encoder runs once", "the paper's"),
-        "schedule": Difference("α = 5 (3, 5.4)", "adaptive is an option (Intra-Distillation)", "the paper's"),
+        "memory": PaperDifference("K passes of the whole model (3, 2.2)", "the encoder runs once", "the paper's"),
+        "schedule": PaperDifference("α = 5 (3, 5.4)", "adaptive is an option (Intra-Distillation)", "the paper's"),
     }
 
     name: Literal["intra_distillation"] = "intra_distillation"

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
@@ -32,27 +32,27 @@ class LssdSettings(Settings):
     """What LSSD leaves open. ``profile`` fills whatever is not given."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "halve_total": Difference(
+        "halve_total": PaperDifference(
             "CE + α·KD (1, Equation 3)", "(CE + α·KD) / 2 while a pair distils",
             "halving weakens gold beside pairs that do not distil; the equation is the default",
         ),
-        "alpha": Difference(
+        "alpha": PaperDifference(
             "2.0 into one language, else 0.6 (1, 4.1)",
             "TED-8 into English 2.5 (selective 1.0 to 1.3), out of it 0.5 to 0.6; WMT 2.0 (selective 1.0), 0.6 to 0.8",
             "null is the paper's; the profile has TED's, the study of released code each script's",
         ),
-        "cap": Difference("2, searched in 1.0, 1.5, 2.0 (1, 3.3)", "σ of the adaptive gate", "the paper's"),
-        "selective_below": Difference("0 (1, 3.3)", "", "the paper's"),
-        "selective_strict": Difference("the teacher at least as sure: ≥ (1, 3.3)", ">", "the paper's"),
-        "gate_level": Difference(
+        "cap": PaperDifference("2, searched in 1.0, 1.5, 2.0 (1, 3.3)", "σ of the adaptive gate", "the paper's"),
+        "selective_below": PaperDifference("0 (1, 3.3)", "", "the paper's"),
+        "selective_strict": PaperDifference("the teacher at least as sure: ≥ (1, 3.3)", ">", "the paper's"),
+        "gate_level": PaperDifference(
             "sentence (1, 3.3)",
             "selective on TED-8; adaptive in all six scripts and selective on WMT compare sentences",
             "the paper's; the profile cannot know the corpus, so the study of released code sets WMT's",
         ),
-        "gate_student": Difference(
+        "gate_student": PaperDifference(
             "not said", "", "the code's; eval takes away the head start that the teacher has without dropout"
         ),
-        "teacher_vocabulary": Difference(
+        "teacher_vocabulary": PaperDifference(
             "full (1, Equation 4)", "language in most scripts out of English",
             "the paper's; the study of released code has each script's",
         ),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.config import Difference, FilePath, Settings
+from mnmt_ds.config import FilePath, PaperDifference, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.alpha_rules import (
@@ -42,32 +42,29 @@ class ParetoSettings(Settings):
 
     later = ("interval_counts", "schedule_unit")
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "alpha": Difference(
+        "alpha": PaperDifference(
             "of UNI and BI searched in 0.2, 0.4, 0.6, 0.8 (2, 4.1)",
             "UNI, BI: WMT into English 0.6, 0.6, out of it 0.2, 0.4; TED-8 0.6, 0.8 and 0.4, 0.4",
             "one value for runs without a search; the paper's study sweeps, that of released code has the scripts'",
         ),
-        "fixed_start": Difference(
+        "fixed_start": PaperDifference(
             "after_interval: α = 0 until t % T = 0 (2, Algorithm 1)", "no matter: distillation starts in epoch 5",
             "older runs go on as they were; the papers' studies set after_interval",
         ),
-        "peer_dropout": Difference("off (2, Equation 4)", "in training, not in trials", "the paper's"),
-        "start_epoch": Difference("1 (2, Algorithm 1)", "", "the paper's"),
-        "tolerance_bits": Difference("exactly the worse student learns (2, Equation 5)", "", "the paper's"),
-        "interval": Difference(
+        "peer_dropout": PaperDifference("off (2, Equation 4)", "in training, not in trials", "the paper's"),
+        "start_epoch": PaperDifference("1 (2, Algorithm 1)", "", "the paper's"),
+        "tolerance_bits": PaperDifference("exactly the worse student learns (2, Equation 5)", "", "the paper's"),
+        "interval": PaperDifference(
             "every epoch (2, 4.1)", "UNI 3; AUTO 2 on WMT into English", "the paper's; the study has the scripts'"
         ),
-        "interval_counts": Difference("past (2, Algorithm 1)", "UNI changes before epochs 6, 9, 12", "the paper's"),
-        "schedule_unit": Difference(
+        "interval_counts": PaperDifference(
+            "past (2, Algorithm 1)", "UNI changes before epochs 6, 9, 12", "the paper's"
+        ),
+        "schedule_unit": PaperDifference(
             "√((T − t)/T) by updates (2, Equation 12)", "√((E − e)/(E − 5)), e the coming epoch", "the paper's"
         ),
-        "ties": Difference("not said", "", "no change without a reason"),
-        "clip": Difference("no bound (2, Equations 10 and 11)", "", "the paper's"),
-        "trials": Difference(
-            "ρ = 0.1 of every pair, sampled; copies are thrown away (2, Algorithm 2)",
-            "ρ 0.05, 0.1 or 0.2 by script; the rollback does nothing, so that every trial trains for good",
-            "the paper's; the control that tells the search from its updates is extra_updates",
-        ),
+        "ties": PaperDifference("not said", "", "no change without a reason"),
+        "clip": PaperDifference("no bound (2, Equations 10 and 11)", "", "the paper's"),
     }  # fmt: skip
 
     name: Literal["pareto"] = "pareto"

@@ -7,11 +7,23 @@ from pydantic import Field
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.config import Settings
+from mnmt_ds.config import PaperDifference, Settings
 
 
 class TrialSettings(Settings):
     """On what a student tries weights, and what becomes of the trained copies."""
+
+    differences = {  # noqa: RUF012 (a class variable of the base)
+        "rho": PaperDifference(
+            "0.1 (2, 4.1)", "0.05, 0.1 or 0.2 by script", "the paper's; the study of released code has the scripts'"
+        ),
+        "data": PaperDifference("a sample of every pair (2, Algorithm 2)", "`coming`", "the paper's"),
+        "after": PaperDifference(
+            "the trained copies are thrown away (2, Algorithm 2)",
+            "`keep`: the rollback does nothing, so that every trial trains for good",
+            "the paper's; the control that tells the search from its updates is extra_updates",
+        ),
+    }
 
     rho: float = Field(0.1, gt=0, le=1)
     """Share of every pair's training sentences in the trial set."""

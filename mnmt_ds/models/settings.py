@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": dict(d_model=128, ffn=512, heads=4, encoder_layers=2, decoder_layers=2),
@@ -20,14 +20,14 @@ class ModelSettings(Settings):
     """Shape and regularisation of one student."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "preset": Difference(
+        "preset": PaperDifference(
             "base (1 and 2), big and m15 (3)", "TED-8 of 1 and 2: ted (feed-forward 1024, 4 heads)",
             "the papers' recipes have the papers', the studies of released code the scripts'",
         ),
-        "attention_dropout": Difference(
+        "attention_dropout": PaperDifference(
             "not said", "TED-8 0.3, WMT 0, paper 3's 0.1", "the papers' recipes have the scripts'"
         ),
-        "share_embeddings": Difference(
+        "share_embeddings": PaperDifference(
             "1 and 2: not said; 3: two matrices, by its 242M and 418M parameters",
             "1 and 2: decoder; 3: all, 209M parameters",
             "M2M100's; recipes of paper 3 have decoder, studies of released code the scripts'",

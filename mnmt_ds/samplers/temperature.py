@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mnmt_ds.config import Difference, Settings
+from mnmt_ds.config import PaperDifference, Settings
 from mnmt_ds.samplers.sampler import Distribution, Sampler, SamplerEntry
 
 
@@ -13,7 +13,7 @@ class TemperatureSettings(Settings):
     """Shares of the language pairs: fixed, or those that a dynamic sampler starts with."""
 
     differences = {  # noqa: RUF012 (a class variable of the base)
-        "temperature": Difference(
+        "temperature": PaperDifference(
             "1: TED-8 1, WMT 5; 2: 1 beside 5 on WMT, 3 on TED-8; 3: 1", "2: UNI on TED-8 out of English 1 beside 5",
             "the papers' recipes and studies have the papers'",
         )

@@ -114,7 +114,7 @@ def test_mixed_batches_hold_all_other_pairs_by_their_shares(tiny_corpus: Path) -
     counts = {pair: sum(int((b.source_BS[:, 0] == tag).sum()) for b in drawn) for pair, tag in tags.items()}
     assert counts == {"bs-en": 60, "fr-en": 240, "hi-en": 0}  # all of their text
     mixed = [batch for batch in drawn if len(set(batch.source_BS[:, 0].tolist())) == 2]
-    assert len(mixed) > 0.8 * len(drawn)
+    assert len(mixed) > 0.6 * len(drawn)
     assert all(batch.tokens == int((batch.target_BT != PAD).sum()) for batch in drawn)
     languages = batches.sources_of_languages(corpus, FramingSettings(), ["bs-en", "fr-en", "hi-en"], 96, 64, 1)
     cd = batches.mixed_batches(languages, "fr", 8, 96, 1)

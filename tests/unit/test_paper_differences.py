@@ -9,20 +9,24 @@ import pytest
 from mnmt_ds.config import Settings
 from mnmt_ds.config.paper_differences import docstring_rows, page, setting_rows
 from mnmt_ds.config.sections import sections
+from mnmt_ds.config.settings import settings_classes
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.study.plan import read_study
 from tests.tiny import ROOT
 
 SECTIONS = [section.kind for section in sections(Recipe)]
-NOT_OF_A_PAPER = {"profile", "name", "directory"}
-"""What every run has of its own."""
+NOT_OF_A_PAPER = {"profile", "name", "directory", "baseline", "experts", "weights"}
+"""What every run has of its own, or takes from another run of its study."""
 
 
 @pytest.mark.parametrize("kind", SECTIONS, ids=lambda kind: kind.__name__)
 def test_what_a_profile_sets_is_a_row(kind: type[Settings]) -> None:
     assert kind.differences.keys() <= kind.model_fields.keys()
     for given in ({}, {"rule": "uni"}, {"schedule": 2}, {"variant": "adaptive"}):
-        assert kind.released(given).keys() <= kind.differences.keys()
+        for name, value in kind.released(given).items():
+            (inside,) = settings_classes(kind.model_fields[name].annotation) if isinstance(value, dict) else (None,)
+            declared = kind.differences if inside is None else inside.differences
+            assert (value.keys() if inside is not None else {name}) <= declared.keys()
     assert set(kind.later) <= kind.released({}).keys() - {"name"} or not kind.later
     for row in kind.differences.values():
         assert row.why and "\n" not in "".join(row)
