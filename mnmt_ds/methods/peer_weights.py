@@ -101,7 +101,7 @@ class PeerWeights:
 
 def _search_keys(search: Search) -> dict[str, float]:
     """A search by metric key."""
-    keys = {metric_keys.SEARCH_MU: search.mu}
+    keys: dict[str, float] = {metric_keys.SEARCH_MU: search.mu}
     for pair, action in search.actions.items():
         keys[metric_keys.SEARCH_BEFORE.of(pair)] = search.before[pair]
         keys |= {metric_keys.TRIAL_LOSS[name].of(pair): losses[pair] for name, losses in search.trials.items()}

@@ -168,9 +168,17 @@ def add_bits_axis(ax: Axes) -> None:
     Args:
         ax: a panel whose values are nats.
     """
-    second = ax.secondary_yaxis("right", functions=(lambda nats: nats / NATS_A_BIT, lambda bits: bits * NATS_A_BIT))
+    second = ax.secondary_yaxis("right", functions=(_bits_of_nats, _nats_of_bits))
     second.set_ylabel("bits a token", fontsize=8, color=FAINT_COLOUR)
     second.spines[:].set_visible(False)
+
+
+def _bits_of_nats(nats: Any) -> Any:
+    return np.asarray(nats) / NATS_A_BIT
+
+
+def _nats_of_bits(bits: Any) -> Any:
+    return np.asarray(bits) * NATS_A_BIT
 
 
 Steps = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]

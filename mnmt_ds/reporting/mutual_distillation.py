@@ -3,6 +3,8 @@
 Shape letters: V validations of a run.
 """
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
@@ -127,7 +129,7 @@ def _draw_trials(ax: Axes, group_run: GroupRun, pair: str) -> None:
     for action, marker in MARKERS.items():
         excess_V = metrics[f"trial_{action}"] - metrics["trial_keep"]
         taken_V = metrics["action"] == metric_keys.ACTION_NUMBERS[action]
-        style = {"marker": marker, "color": colour, "ls": "", "ms": 4.5}
+        style: Any = {"marker": marker, "color": colour, "ls": "", "ms": 4.5}
         if action != "keep":
             set_group(ax.plot(epoch_V, excess_V, mfc="white", mew=0.9, **style), group_run.group_index)
         set_group(ax.plot(epoch_V[taken_V], excess_V[taken_V], **style), group_run.group_index)
