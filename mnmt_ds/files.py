@@ -21,6 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from mnmt_ds.errors import UserError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a Git LFS pointer begins with."""
 _TEMPORARY_FILE = re.compile(r"\..+\.\d+\.tmp")
 """Names of temporary files: the final name, and the number of the process that writes it."""
 _DESCRIPTOR = re.compile(rf"/(?:proc/(?:self|thread-self|{os.getpid()})|dev)/fd/([0-9]+)")
@@ -399,3 +403,21 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def refuse_pointer(path: Path) -> None:
+    """Checks that a file is not Git LFS's note of where the file's content is.
+
+    Args:
+        path: a downloaded file; one that is missing passes.
+
+    Raises:
+        UserError: where it is such a note.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError:
+        return
+    if start == LFS_POINTER:
+        raise UserError(f"{path}: a Git LFS pointer, not the file itself; run git lfs pull there")

@@ -57,8 +57,8 @@ def sources_of_pairs(
         source, target = split_pair(pair)
         frame = frame_of(framing, corpus.tokenizer.tag(source), corpus.tokenizer.tag(target))
         split = corpus.split(pair, "train")
-        extra = len(frame.source_prefix) + len(frame.source_suffix)
-        lengths = usable_lengths(split.source_lengths, split.target_lengths, extra, 1, min(longest, max_tokens))
+        extra, most = (frame.source_extra, frame.target_extra), min(longest, max_tokens)
+        lengths = usable_lengths(split.source_lengths, split.target_lengths, *extra, most)
         sources.append(TextSource(pair, pair, lengths, partial(collate, split, frame=frame, pair=0, divisor=1)))
     return sources
 

@@ -23,7 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("transformers", "ctranslate2"), default="transformers", help="default: %(default)s"
     )
-    parser.add_argument("--pair", help="pair whose tags become the files' defaults (default: the model's first)")
+    parser.add_argument(
+        "--pair",
+        help="pair whose tags become the files' defaults (default: the model's first; of M2M-100 and NLLB none)",
+    )
+    parser.add_argument(
+        "--restore", type=Path, metavar="BASE",
+        help="of a model with a trimmed vocabulary: the model that it started from, whose other words are put back",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,59 +49,83 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.errors import UserError, file_fault
     from mnmt_ds.files import publish_directory, remove
 
-    translator = open_translator(args.model, pair=args.pair or "")
-    pair = args.pair or translator.description["pairs"][0]
-    translator.frame(pair)
-    warn_untrained_pair(translator, pair)
+    if args.format == "ctranslate2" and args.restore:
+        raise UserError("--restore: is for --format transformers; CTranslate2 takes the trimmed vocabulary as it is")
+    device = "meta" if args.format == "transformers" else "cpu"
+    translator = open_translator(args.model, device, pair=args.pair or "")
+    is_family, pairs = bool(translator.tokenizer.originals), translator.description["pairs"]
+    pair = args.pair or ("" if is_family or not pairs else pairs[0])
+    if pair or not is_family:
+        translator.frame(pair)
+        warn_untrained_pair(translator, pair)
     out = Path(os.path.realpath(args.out))  # a link stays, what it points to is written
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{args.out}: exists and is not empty; give a new directory")
-    write = write_transformers if args.format == "transformers" else write_ctranslate2
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        notes = write(translator, pair, temporary)
-        (temporary / "README.md").write_text(_readme(args.format, translator, pair, notes), encoding="utf-8")
+        notes = (
+            write_transformers(translator, pair, temporary, args.restore)
+            if args.format == "transformers"
+            else write_ctranslate2(translator, pair, temporary)
+        )
+        readme = family_readme(args.format, translator) if is_family else _readme(args.format, translator, pair, notes)
+        (temporary / "README.md").write_text(readme, encoding="utf-8")
         if out.exists():
             out.rmdir()
         publish_directory(temporary, out)
     except Exception as error:
         remove(temporary)
         raise file_fault(error, args.out) or error from None
-    print("\n".join([f"{args.out}: {args.format}, defaults for {pair}", *notes]))
+    print("\n".join([f"{args.out}: {args.format}, defaults for {pair or 'no pair'}", *notes]))
     return 0
 
 
-def write_transformers(translator: "Translator", pair: str, out: Path) -> list[str]:
+def write_transformers(translator: "Translator", pair: str, out: Path, restore: Path | None = None) -> list[str]:
     """Writes a transformers M2M100 directory: configurations, weights and, where it is exact, the tokenizer.
 
+    The weights keep the type that they have in the model's file, and are in memory one at a time.
+
     Args:
-        translator: the model with its tokenizer.
-        pair: pair whose tags become the defaults.
+        translator: the model, which needs no weights, with its tokenizer.
+        pair: pair whose tags become the defaults; empty: none, of a pretrained model's tokenizer.
         out: directory to write to.
+        restore: the model that one with a trimmed vocabulary started from.
 
     Returns:
         Notes for the user.
-    """
-    from mnmt_ds.decoding.hf_tokenizer import write_tokenizer
-    from mnmt_ds.models.export import m2m100_config, to_m2m100
-    from mnmt_ds.models.weights import write_safetensors
 
-    frame, model = translator.frame(pair), translator.model
-    config = m2m100_config(model.settings, model.vocabulary_size, frame.decoder_start)
-    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    write_safetensors(
-        {name: value.clone() for name, value in to_m2m100(state).items()}, out / "model.safetensors", {"format": "pt"}
-    )
-    banned = [0, 1, *range(translator.tokenizer.mask, translator.tokenizer.size)]
+    Raises:
+        UserError: where the vocabulary was trimmed and cannot be restored.
+    """
+    from mnmt_ds.decoding.hf_tokenizer import family_files, write_tokenizer
+    from mnmt_ds.decoding.pretrained import open_for_export
+    from mnmt_ds.models.export import m2m100_config
+    from mnmt_ds.models.pretrained import write_as_m2m100
+
+    source, tokenizer = open_for_export(translator.directory, translator.tokenizer, restore)
+    config = m2m100_config(source.settings, source.vocabulary_size, decoder_start(translator, pair))
+    config["dtype"] = str(source.dtype("embedding.weight")).removeprefix("torch.")
+    write_as_m2m100(source, out / "model.safetensors")
     generation = {
         key: config[key] for key in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
     }
-    generation |= dict(num_beams=5, early_stopping=True, length_penalty=1.0, suppress_tokens=banned)
     generation["max_length"] = max_length(translator)
+    if tokenizer.originals:
+        added = tokenizer.derivation.new if tokenizer.derivation is not None else {}
+        for name, content in family_files(tokenizer.originals, {i: tokenizer.piece(i) for i in added}).items():
+            (out / name).write_bytes(content)
+        generation = json.loads(tokenizer.originals.get("generation_config.json", json.dumps(generation)))
+        if pair:
+            generation["forced_bos_token_id"] = translator.frame(pair).target_prefix[0]
+        notes = []
+    else:
+        banned = [0, 1, *range(tokenizer.piece_count, tokenizer.size)]
+        generation |= dict(num_beams=5, early_stopping=True, length_penalty=1.0, suppress_tokens=banned)
+        notes = write_tokenizer(tokenizer, translator.frame(pair), _samples(translator), out)
     for name, values in (("config.json", config), ("generation_config.json", generation)):
         (out / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    return write_tokenizer(translator.tokenizer, frame, _samples(translator), out)
+    return notes
 
 
 def max_length(translator: "Translator") -> int:
@@ -107,6 +138,21 @@ def max_length(translator: "Translator") -> int:
         Tokens: all of the model's positions, and the decoder's first input, which transformers counts.
     """
     return translator.model.settings.max_positions + 1
+
+
+def decoder_start(translator: "Translator", pair: str) -> int:
+    """Looks up the decoder's first input.
+
+    Args:
+        translator: the model with its tokenizer.
+        pair: source and target language; empty: of a pretrained model, whose decoder starts alike for all.
+
+    Returns:
+        The end symbol's id, or that of a tag.
+    """
+    from mnmt_ds.batch import EOS
+
+    return translator.frame(pair).decoder_start if pair else EOS
 
 
 def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[str]:
@@ -132,7 +178,7 @@ def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[st
         raise UserError(
             f"{translator.directory}: two of its tokens have the same text; CTranslate2 cannot tell them apart"
         )
-    save_ctranslate2(as_transformers(translator, pair), names, names[translator.frame(pair).decoder_start], out)
+    save_ctranslate2(as_transformers(translator, pair), names, names[decoder_start(translator, pair)], out)
     tokenizer.save_to(out / "sentencepiece")
     return []
 
@@ -152,7 +198,7 @@ def as_transformers(translator: "Translator", pair: str) -> Any:
     from mnmt_ds.models.export import m2m100_config, to_m2m100
 
     model = translator.model
-    config = M2M100Config(**m2m100_config(model.settings, model.vocabulary_size, translator.frame(pair).decoder_start))
+    config = M2M100Config(**m2m100_config(model.settings, model.vocabulary_size, decoder_start(translator, pair)))
     result = M2M100ForConditionalGeneration(config)
     result.train(False)
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -206,5 +252,36 @@ def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) ->
             "for each target language. `mnmt-ds translate` writes at most twice the source's tokens and 20, up to",
             f"`max_decoding_length={max_length(translator) - 1}`, which `translate_batch` must be given: its own",
             "default is 256. `max_input_length=0` cuts no source.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def family_readme(kind: str, translator: "Translator") -> str:
+    """Says how an export of a pretrained model's family is used.
+
+    Args:
+        kind: transformers or ctranslate2.
+        translator: the model with its tokenizer.
+
+    Returns:
+        The text of the README.md beside the model.
+    """
+    tokenizer = translator.tokenizer
+    tags = [tokenizer.piece(tokenizer.tag(language)) for language in tokenizer.languages[:2]]
+    lines = [f"# Exported by mnmt-ds for {kind}", "", "Weights, and the tokenizer of the model they started from.", ""]
+    if kind == "transformers":
+        lines += [
+            "```python", "from transformers import AutoTokenizer, M2M100ForConditionalGeneration", "",
+            "tokenizer = AutoTokenizer.from_pretrained(DIRECTORY, src_lang=SOURCE)",
+            "model = M2M100ForConditionalGeneration.from_pretrained(DIRECTORY)",
+            'inputs = tokenizer(["…"], return_tensors="pt", padding=True)',
+            f"tag = tokenizer.convert_tokens_to_ids('{tags[-1]}')",
+            "output = model.generate(**inputs, forced_bos_token_id=tag)",
+            "print(tokenizer.batch_decode(output, skip_special_tokens=True))", "```",
+        ]  # fmt: skip
+    else:
+        lines += [
+            f"Sources are the tokenizer's tokens with tag (such as `{tags[0]}`) and end symbol. Give `translate_batch`",
+            f"the target's tag as `target_prefix`, such as `[['{tags[-1]}']]`, and drop it from the result.",
         ]
     return "\n".join(lines) + "\n"

@@ -3,18 +3,20 @@
 import argparse
 import difflib
 import importlib
+import keyword
 import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mnmt_ds import __version__, log
 from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import errors_naming
 
 COMMANDS = (
-    "prepare", "validate", "plan", "preflight", "train",
+    "prepare", "validate", "import", "plan", "preflight", "train",
     "translate", "evaluate", "compare", "study", "analyse", "export", "bench",
 )  # fmt: skip
 
@@ -35,7 +37,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mnmt-ds {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        module = importlib.import_module(f"mnmt_ds.cli.{name}")
+        module = command_module(name)
         sub = commands.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
         if command in (None, name):
             module.add_arguments(sub)
@@ -44,6 +46,18 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
             )
         sub.set_defaults(run=module.run)
     return parser
+
+
+def command_module(name: str) -> Any:
+    """Imports a command's module; that of a command named as a word of Python ends in an underscore.
+
+    Args:
+        name: one of ``COMMANDS``.
+
+    Returns:
+        The module.
+    """
+    return importlib.import_module(f"mnmt_ds.cli.{name}{'_' * keyword.iskeyword(name)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -251,19 +251,23 @@ def collate_noised(
     """
     prefix_size, suffix_size = len(frame.source_prefix), len(frame.source_suffix)
     source = np.full((len(rows), max(len(row.source) for row in rows) + prefix_size + suffix_size), PAD, np.int64)
-    decoder = np.full((len(rows), max(len(row.target) for row in rows)), PAD, np.int64)
+    start = (frame.decoder_start, *frame.target_prefix)
+    before = len(frame.target_prefix)
+    decoder = np.full((len(rows), max(len(row.target) for row in rows) + before), PAD, np.int64)
     target, encoder_target = decoder.copy(), source.copy()
     shortest = min(len(row.source) for row in rows) if cut_to_shortest else source.shape[1]
     for i, row in enumerate(rows):
         size = len(row.source)
         source[i, : prefix_size + size + suffix_size] = [*frame.source_prefix, *row.source, *frame.source_suffix]
-        decoder[i, : len(row.target)] = [frame.decoder_start, *row.decoder]
-        target[i, : len(row.target)] = row.target
+        decoder[i, : before + len(row.target)] = [*start, *row.decoder]
+        target[i, before : before + len(row.target)] = row.target
+        if row.target[-1] == EOS:  # the whole sentence counts, so does its tag
+            target[i, :before] = frame.target_prefix
         if row.encoder_target is not None:
             encoder_target[i, prefix_size : prefix_size + len(row.encoder_target)] = row.encoder_target
     if cut_to_shortest:
         shortest += cut_counts_tag
-        target[:, shortest:] = PAD
+        target[:, before + shortest :] = PAD
         encoder_target[:, prefix_size + shortest :] = PAD
     has_encoder_target = rows[0].encoder_target is not None
     return Batch(

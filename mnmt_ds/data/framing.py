@@ -22,10 +22,14 @@ class FramingSettings(Settings):
 
     encoder_langtok: Literal["src", "tgt", "none"] = "src"
     """Tag on the source: of the source language (M2M100; LSSD's and Pareto-MD's M2O scripts), the target's, or none."""
-    encoder_langtok_position: Literal["start", "end"] = "start"
-    """start: tag, pieces, </s>; end: pieces, tag in the place of </s> (paper 3)."""
+    encoder_langtok_position: Literal["start", "end", "after_end"] = "start"
+    """start: tag, pieces, </s>; end: pieces, tag in the place of </s> (paper 3); after_end: pieces, </s>, tag (NLLB's
+    legacy files)."""
     decoder_langtok: Literal["src", "tgt", "none"] = "tgt"
     """Symbol that the decoder starts with: a language tag, or </s> where none."""
+    decoder_langtok_position: Literal["start", "after_end"] = "start"
+    """start: the tag is the decoder's first input; after_end: </s> is, and the tag, the second, is predicted as the
+    pieces are (M2M-100, NLLB)."""
 
 
 class Frame(NamedTuple):
@@ -37,6 +41,18 @@ class Frame(NamedTuple):
     """Behind the source's pieces."""
     decoder_start: int
     """First input of the decoder."""
+    target_prefix: tuple[int, ...] = ()
+    """Before the target's pieces: the decoder predicts it, and a search is given it."""
+
+    @property
+    def source_extra(self) -> int:
+        """Tokens around a source's pieces."""
+        return len(self.source_prefix) + len(self.source_suffix)
+
+    @property
+    def target_extra(self) -> int:
+        """Tokens of a target beside its pieces, the end symbol included."""
+        return len(self.target_prefix) + 1
 
 
 def frame_of(settings: FramingSettings, source_tag: int, target_tag: int) -> Frame:
@@ -52,11 +68,15 @@ def frame_of(settings: FramingSettings, source_tag: int, target_tag: int) -> Fra
     """
     tags = {"src": source_tag, "tgt": target_tag}
     tag = tags.get(settings.encoder_langtok)
-    at_end = settings.encoder_langtok_position == "end" and tag is not None
+    source_tag_only = () if tag is None else (tag,)
+    suffixes = {"start": (EOS,), "end": source_tag_only or (EOS,), "after_end": (EOS, *source_tag_only)}
+    start = tags.get(settings.decoder_langtok, EOS)
+    after_end = settings.decoder_langtok_position == "after_end" and start != EOS
     return Frame(
-        source_prefix=(tag,) if tag is not None and not at_end else (),
-        source_suffix=(tag,) if tag is not None and at_end else (EOS,),
-        decoder_start=tags.get(settings.decoder_langtok, EOS),
+        source_prefix=source_tag_only if settings.encoder_langtok_position == "start" else (),
+        source_suffix=suffixes[settings.encoder_langtok_position],
+        decoder_start=EOS if after_end else start,
+        target_prefix=(start,) if after_end else (),
     )
 
 

@@ -50,19 +50,20 @@ def collate(
     """
     rows = [sentences.pieces(int(index)) for index in chosen]
     prefix, suffix = frame.source_prefix, frame.source_suffix
-    extra = len(prefix) + len(suffix)
+    extra, start = frame.source_extra, (frame.decoder_start, *frame.target_prefix)
     source = np.full((len(rows), max(len(s) for s, _ in rows) + extra), PAD, np.int64)
-    decoder = np.full((len(rows), max(len(t) for _, t in rows) + 1), PAD, np.int64)
+    decoder = np.full((len(rows), max(len(t) for _, t in rows) + len(start)), PAD, np.int64)
     target = decoder.copy()
     for row, (pieces, gold) in enumerate(rows):
         source[row, : len(prefix)] = prefix
         source[row, len(prefix) : len(prefix) + len(pieces)] = pieces
         source[row, len(prefix) + len(pieces) : len(pieces) + extra] = suffix
-        decoder[row, 0] = frame.decoder_start
-        decoder[row, 1 : len(gold) + 1] = gold
-        target[row, : len(gold)] = gold
-        target[row, len(gold)] = EOS
-    tokens = sum(len(gold) + 1 for _, gold in rows)
+        decoder[row, : len(start)] = start
+        decoder[row, len(start) : len(start) + len(gold)] = gold
+        size = len(gold) + len(start) - 1
+        target[row, :size] = decoder[row, 1 : size + 1]
+        target[row, size] = EOS
+    tokens = sum(len(gold) + frame.target_extra for _, gold in rows)
     return Batch(
         source_BS=torch.from_numpy(source),
         decoder_BT=torch.from_numpy(decoder),

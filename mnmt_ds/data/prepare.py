@@ -22,6 +22,7 @@ from mnmt_ds.data.build_cache import (
     remove_unused_stages,
 )
 from mnmt_ds.data.cleaning_stage import build_cleaned_stage, load_row_hashes
+from mnmt_ds.data.given_tokenizer_stage import build_given_tokenizer_stage, open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import LanguageFile, count_overlap
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.language_pairs import split_pair
@@ -92,6 +93,7 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
 
 def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     """All stages, one after another."""
+    given = open_recipe_tokenizer(settings)
     origin, clean = _clean_from_best_origin(settings, work, pool)
     if message := pairs_without_key_language(settings):
         LOG.info("prepare: %s", message)
@@ -108,11 +110,15 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     for lang in settings.monolingual:
         selection = build_monolingual_stage(work, settings, lang, clean[f"mono.{lang}"]["train"], held_out)
         texts[f"mono.{lang}"] = _announce(f"select mono.{lang}", *selection)
-    training_texts = list(_tokenizer_texts(settings, texts))
-    tokenizer = _announce("tokenizer", *build_tokenizer_stage(work, pool, settings, training_texts))
+    to_tokenise = dict(_texts_to_tokenise(texts))
+    if given is None:
+        made = build_tokenizer_stage(work, pool, settings, list(_tokenizer_texts(settings, texts)))
+    else:
+        made = build_given_tokenizer_stage(work, pool, settings, given, list(to_tokenise.values()))
+    tokenizer = _announce("tokenizer", *made)
     binaries = {
         name: _announce(f"tokenise {name}", *build_binary_stage(work, pool, name, text, tokenizer))
-        for name, text in _texts_to_tokenise(texts)
+        for name, text in to_tokenise.items()
     }
     return BuiltCorpus(origin, clean, texts, tokenizer, binaries, _overlap(work, pool, texts),
                        _coverage(work, pool, texts, tokenizer))  # fmt: skip

@@ -1,10 +1,11 @@
 """Settings of a prepared corpus: which pairs, from which files, how cleaned, split and tokenised."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mnmt_ds.config import PathText, Settings
+from mnmt_ds.config import FilePath, PathText, Settings
 from mnmt_ds.data.language_pairs import is_pair, reverse_pair, split_pair
 from mnmt_ds.data.readers.registry import READERS, describe_formats, formats_with_target_path
 
@@ -117,8 +118,14 @@ class TokenizerSettings(Settings):
     """One model on all training text, or one a language on its own training side."""
     size: int = Field(default=32000, ge=8, le=10_000_000)
     """Pieces of the model (of each language's model), special symbols included."""
-    model: Literal["unigram", "bpe"] = "unigram"
-    """SentencePiece's model type."""
+    model: Literal["unigram", "bpe"] | FilePath = "unigram"
+    """SentencePiece's model type; or the path of a tokenizer that is used as it is: a SentencePiece model, a directory
+    of M2M-100 or NLLB, a run or a model directory. Then no other setting here counts."""
+    new_languages: dict[str, str] = Field(default_factory=dict, examples=[{"xx": "es"}])
+    """With ``model: PATH``: languages that it lacks. Each gets a tag whose weights start as those of a relative's (a
+    language that it has), as the mean of all tags' (mean), or drawn (random)."""
+    trim: bool = False
+    """With ``model: PATH``: leave out all pieces that the prepared text does not use; other text is split smaller."""
     coverage: float = Field(default=0.9995, ge=0.98, le=1)
     """Share of characters that get a piece of their own (SentencePiece takes 0.98 to 1)."""
     hard_limit: bool = True
@@ -136,7 +143,14 @@ class TokenizerSettings(Settings):
     def _bytes(self) -> "TokenizerSettings":
         if self.byte_fallback and self.kind == "per_language":
             raise ValueError("byte_fallback needs kind: joint")
+        if self.given is None and (self.new_languages or self.trim):
+            raise ValueError("new_languages and trim are for a tokenizer that is given; set model to its path")
         return self
+
+    @property
+    def given(self) -> Path | None:
+        """The tokenizer that is used as it is; None: one is trained."""
+        return self.model if isinstance(self.model, Path) else None
 
 
 class DataSettings(Settings):

@@ -1,17 +1,21 @@
 """Text to ids and back: SentencePiece models, then ``<mask>``, then one tag a language.
 
-Ids: BOS 0, PAD 1, EOS 2, UNK 3, the pieces, ``<mask>``, ``__xx__`` for each language in order.
+Ids: BOS 0, PAD 1, EOS 2, UNK 3, the pieces, ``<mask>``, ``__xx__`` for each language in order. A pretrained model's
+tokenizer numbers its pieces, tags and mask as it always did; the four special ids are the same there.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple, NotRequired
 
 import numpy as np
 import sentencepiece
 from typing_extensions import TypedDict
 
+from mnmt_ds.data.language_codes import same_language
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_bytes, write_text
 from mnmt_ds.json_files import InsidePath, read_json
@@ -22,6 +26,36 @@ UNK = 3
 """Id of an unknown piece."""
 JOINT = "*"
 """The name under which one model for all languages stands."""
+MASK = "<mask>"
+"""The symbol that stands for hidden words."""
+ORIGINAL = "original."
+"""What the name of a pretrained model's file begins with here."""
+DERIVATION = "derivation.json"
+"""Name of the file that says which rows of a pretrained model the ids are."""
+VOCABULARY = "vocabulary.json"
+"""Name of the file that lists the symbols of a given numbering."""
+
+
+class Derivation(NamedTuple):
+    """Which rows of a pretrained model's matrices over the vocabulary the ids of a tokenizer are."""
+
+    base_hash: str
+    """Hash of the pretrained model's tokenizer."""
+    base_size: int
+    """Its ids."""
+    rows: tuple[int, ...]
+    """Of each id: its id there; -1: it is new."""
+    new: Mapping[int, tuple[int, ...]]
+    """Of each new id: the ids there whose rows' mean its row starts as; none: drawn."""
+
+
+class DerivationShape(TypedDict):
+    """What a ``derivation.json`` holds."""
+
+    base_hash: str
+    base_size: int
+    rows: list[int]
+    new: dict[str, list[int]]
 
 
 class TokenizerShape(TypedDict):
@@ -30,32 +64,76 @@ class TokenizerShape(TypedDict):
     languages: list[str]
     models: dict[str, InsidePath]
     hash: str
+    symbols: NotRequired[InsidePath]
+    """File of the symbols of a given numbering."""
+    originals: NotRequired[list[InsidePath]]
+    """Files of a pretrained model."""
+    derived: NotRequired[bool]
+    """Whether there is a ``DERIVATION``."""
 
 
 class Tokenizer:
     """One SentencePiece model for all languages, or one a language whose pieces are merged by their text."""
 
-    def __init__(self, languages: Sequence[str], models: dict[str, bytes]) -> None:
+    def __init__(
+        self, languages: Sequence[str], models: dict[str, bytes], symbols: Sequence[str] | None = None,
+        originals: Mapping[str, bytes] | None = None, derivation: Derivation | None = None,
+    ) -> None:  # fmt: skip
         """Numbers the pieces of the models.
 
         Args:
             languages: languages in the order of their tags.
             models: serialised SentencePiece models by language, or one under ``JOINT``.
+            symbols: of one model under ``JOINT``: the symbol of every id, where the numbering is given; pieces come
+                before all tags. A language's tag is ``__xx__`` there, or the language's code itself.
+            originals: files of a pretrained model's directory that are kept beside, for an export, by name.
+            derivation: whence the ids of a derived tokenizer come.
         """
         self.languages: tuple[str, ...] = tuple(languages)
         """Languages in the order of their tags."""
-        self._serialised = models
+        self.serialised = models
+        """Serialised SentencePiece models by language, or one under ``JOINT``."""
+        self.derivation = derivation
+        """Whence the ids come, where the tokenizer was derived from a pretrained model's."""
+        self.originals = dict(originals or {})
+        """Files of the pretrained model that this tokenizer comes from, by name."""
         self._models = {name: sentencepiece.SentencePieceProcessor(model_proto=model) for name, model in models.items()}
-        first = next(iter(self._models.values()))
-        self._pieces: list[str] = [first.id_to_piece(i) for i in range(SPECIALS)]
-        self._ids: dict[str, np.ndarray] = {}
-        id_of_piece = {piece: i for i, piece in enumerate(self._pieces)}
-        for name, model in self._models.items():
-            pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
-            for piece in pieces:
-                if id_of_piece.setdefault(piece, len(self._pieces)) == len(self._pieces):
-                    self._pieces.append(piece)
-            self._ids[name] = np.array([id_of_piece[piece] for piece in pieces], np.int64)
+        pieces = {
+            name: [model.id_to_piece(i) for i in range(model.get_piece_size())] for name, model in self._models.items()
+        }
+        names = tuple(dict.fromkeys(piece for model_pieces in pieces.values() for piece in model_pieces))
+        tags = [f"__{language}__" for language in self.languages]
+        self._given = None if symbols is None else tuple(symbols)
+        self.symbols: tuple[str, ...] = self._given or (*names, MASK, *tags)
+        """The symbol of every id."""
+        id_of_symbol = {symbol: i for i, symbol in reversed(list(enumerate(self.symbols)))}
+        self.mask: int = len(names)
+        """Id of ``<mask>``; where a given numbering has none, of its last symbol."""
+        self._tags = {language: self.mask + 1 + i for i, language in enumerate(self.languages)}
+        if symbols is not None:
+            self.mask = id_of_symbol.get(MASK, len(symbols) - 1)
+            self._tags = {
+                language: id_of_symbol[tag if tag in id_of_symbol else language]
+                for language, tag in zip(self.languages, tags, strict=True)
+            }
+        self.piece_count: int = min([self.mask, *self._tags.values()])
+        """Special symbols and pieces together: from this id on there are tags, ``<mask>`` and unused ids."""
+        known = {symbol: i for symbol, i in id_of_symbol.items() if SPECIALS <= i < self.piece_count}
+        specials = {} if symbols is not None else {piece: i for i, piece in enumerate(self.symbols[:SPECIALS])}
+        self._ids = {
+            name: np.array([known.get(piece, specials.get(piece, UNK)) for piece in model_pieces], np.int64)
+            for name, model_pieces in pieces.items()
+        }
+        self.is_numbered_by_model = all(np.array_equal(ids, np.arange(len(ids))) for ids in self._ids.values())
+        """Ids of pieces are the numbers that SentencePiece gives them."""
+        self._unmodelled = {symbol: i for symbol, i in known.items() if symbol not in names} if symbols else {}
+        """Pieces that SentencePiece does not know: it gives their text as unknown."""
+        self._model_ids = np.zeros(0, np.int64)
+        """SentencePiece's number of each id, where one model is numbered otherwise."""
+        if JOINT in models:
+            self._model_ids = np.full(self.piece_count, self._models[JOINT].unk_id(), np.int64)
+            self._model_ids[self._ids[JOINT][::-1]] = np.arange(len(self._ids[JOINT]))[::-1]
+            self._model_ids[UNK] = self._models[JOINT].unk_id()
 
     @classmethod
     def open(cls, directory: Path | str) -> "Tokenizer":
@@ -74,7 +152,11 @@ class Tokenizer:
         try:
             record = read_json(directory / "tokenizer.json", TokenizerShape)
             models = {name: (directory / file).read_bytes() for name, file in record["models"].items()}
-            tokenizer = cls(record["languages"], models)
+            given = record.get("symbols")
+            symbols = read_json(directory / given, list[str]) if given else None
+            originals = {name: (directory / f"{ORIGINAL}{name}").read_bytes() for name in record.get("originals", ())}
+            derivation = _read_derivation(directory / DERIVATION) if record.get("derived") else None
+            tokenizer = cls(record["languages"], models, symbols, originals, derivation)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(f"{directory}: no readable tokenizer ({reason}); run mnmt-ds prepare again") from None
@@ -92,10 +174,18 @@ class Tokenizer:
             directory: where to write; made where it is missing.
         """
         directory = Path(directory)
-        files = {name: "spm.model" if name == JOINT else f"spm.{name}.model" for name in self._serialised}
+        files = {name: "spm.model" if name == JOINT else f"spm.{name}.model" for name in self.serialised}
         for name, file in files.items():
-            write_bytes(directory / file, self._serialised[name])
+            write_bytes(directory / file, self.serialised[name])
         record = {"languages": self.languages, "size": self.size, "models": files, "hash": self.hash}
+        for name, content in self.originals.items():
+            write_bytes(directory / f"{ORIGINAL}{name}", content)
+        if self._given is not None:
+            record |= {"symbols": VOCABULARY, "originals": list(self.originals)}
+            write_text(directory / VOCABULARY, json.dumps(self._given, ensure_ascii=False, indent=0) + "\n")
+        if self.derivation is not None:
+            record["derived"] = True
+            write_text(directory / DERIVATION, json.dumps(self.derivation._asdict()) + "\n")
         write_text(directory / "tokenizer.json", json.dumps(record, indent=1) + "\n")
 
     def encode(self, text: str, lang: str) -> list[int]:
@@ -128,10 +218,15 @@ class Tokenizer:
         """
         name = self._model_of(lang)
         encoded: list[list[int]] = self._models[name].encode(list(texts), num_threads=1)
-        if name == JOINT:
+        if self.is_numbered_by_model:
             return encoded
-        ids = self._ids[name]
-        return [ids[pieces].tolist() for pieces in encoded]
+        ids, unknown = self._ids[name], self._models[name].unk_id()
+        result = [ids[pieces].tolist() for pieces in encoded]
+        for i, pieces in enumerate(encoded if self._unmodelled else ()):
+            if unknown in pieces:
+                names = self._models[name].encode(texts[i], out_type=str)
+                result[i] = [self._unmodelled.get(piece, id_) for piece, id_ in zip(names, result[i], strict=True)]
+        return result
 
     def decode(self, ids: Iterable[int]) -> str:
         """Joins pieces to text.
@@ -142,10 +237,10 @@ class Tokenizer:
         Returns:
             The text; an unknown piece is written " ⁇ ".
         """
-        piece_ids = [int(i) for i in ids if UNK <= int(i) < len(self._pieces)]
-        if JOINT in self._models:
-            return str(self._models[JOINT].decode(piece_ids))
-        return "".join(" ⁇ " if i == UNK else self._pieces[i] for i in piece_ids).replace("▁", " ").strip()
+        piece_ids = [int(i) for i in ids if UNK <= int(i) < self.piece_count]
+        if JOINT in self._models and not self._unmodelled:
+            return str(self._models[JOINT].decode(self._model_ids[piece_ids].tolist()))
+        return "".join(" ⁇ " if i == UNK else self.symbols[i] for i in piece_ids).replace("▁", " ").strip()
 
     def round_trip(self, texts: Sequence[str], lang: str, without_unknown: bool = False) -> list[str]:
         """Encodes sentences and decodes them again: the best that a model of these pieces could write.
@@ -171,8 +266,7 @@ class Tokenizer:
         Returns:
             A piece, a special symbol, ``<mask>`` or a tag such as ``__fr__``.
         """
-        names = (*self._pieces, "<mask>", *(f"__{language}__" for language in self.languages))
-        return names[id_]
+        return self.symbols[id_]
 
     def tag(self, lang: str) -> int:
         """Looks up the tag of a language.
@@ -184,30 +278,39 @@ class Tokenizer:
             Id of its tag.
 
         Raises:
-            UserError: when the tokenizer does not know the language.
+            UserError: when the tokenizer does not know the language, or knows several by that code.
         """
-        if lang not in self.languages:
-            raise UserError(f"language '{lang}': not in the tokenizer, which knows {', '.join(self.languages)}")
-        return self.mask + 1 + self.languages.index(lang)
-
-    @property
-    def mask(self) -> int:
-        """Id of ``<mask>``."""
-        return len(self._pieces)
+        if lang in self._tags:
+            return self._tags[lang]
+        near = [] if self._given is None else [name for name in self.languages if same_language(name, lang)]
+        if len(near) > 1:
+            raise UserError(f"language '{lang}': the tokenizer has {' and '.join(near)}; name one of them")
+        if not near:
+            known = ", ".join(self.languages)
+            raise UserError(f"language '{lang}': not in the tokenizer, which knows {known or 'no language'}")
+        return self._tags[near[0]]
 
     @property
     def size(self) -> int:
         """Number of ids, special symbols, ``<mask>`` and tags included."""
-        return len(self._pieces) + 1 + len(self.languages)
+        return len(self.symbols)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """SHA-256 over languages and models."""
-        digest = hashlib.sha256(json.dumps([self.languages, list(self._serialised)]).encode())
-        for model in self._serialised.values():
+        """SHA-256 over languages, models and, where it is given, the numbering."""
+        digest = hashlib.sha256(json.dumps([self.languages, list(self.serialised)]).encode())
+        for model in self.serialised.values():
             digest.update(hashlib.sha256(model).digest())
+        if self._given is not None:
+            digest.update(json.dumps(self._given).encode())
         return digest.hexdigest()
 
     def _model_of(self, lang: str) -> str:
         self.tag(lang)
         return JOINT if JOINT in self._models else lang
+
+
+def _read_derivation(path: Path) -> Derivation:
+    values = read_json(path, DerivationShape)
+    new = {int(place): tuple(rows) for place, rows in values["new"].items()}
+    return Derivation(values["base_hash"], values["base_size"], tuple(values["rows"]), new)

@@ -13,6 +13,7 @@ from mnmt_ds.data import holdout
 from mnmt_ds.data.cleaning_rules import EMPTY_SIDE
 from mnmt_ds.data.cleaning_stage import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
 from mnmt_ds.data.corpus import MANIFEST, Corpus, changed_settings
+from mnmt_ds.data.given_tokenizer_stage import open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import corpus_texts, count_overlap, overlap_faults, overlap_line
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.holdout import RowHashes
@@ -53,7 +54,16 @@ def validate(settings: DataSettings, processes: int | None = None) -> list[str]:
         One line a fault, in the order of the pairs; empty: all is well.
     """
     with process_pool(processes) as pool:
-        return [*_source_faults(settings, pool), *_corpus_faults(settings, pool)]
+        return [*_tokenizer_faults(settings), *_source_faults(settings, pool), *_corpus_faults(settings, pool)]
+
+
+def _tokenizer_faults(settings: DataSettings) -> list[str]:
+    """The fault of a tokenizer that is given, if it has one."""
+    try:
+        open_recipe_tokenizer(settings)
+    except UserError as fault:
+        return [str(fault)]
+    return []
 
 
 def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:

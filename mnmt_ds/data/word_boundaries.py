@@ -45,7 +45,7 @@ class WordBoundaries:
             tokenizer: the corpus's tokenizer.
         """
         pieces = [tokenizer.piece(i) for i in range(tokenizer.size)]
-        ordinary = [SPECIALS <= i < tokenizer.mask for i in range(tokenizer.size)]
+        ordinary = [SPECIALS <= i < tokenizer.piece_count for i in range(tokenizer.size)]
         first = [piece.lstrip(SPACE)[:1] for piece in pieces]
         self.space_V = np.array([piece.startswith(SPACE) for piece in pieces])
         self.bare_V = np.array([piece.strip(SPACE) == "" for piece in pieces])

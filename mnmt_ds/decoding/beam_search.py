@@ -74,7 +74,7 @@ class _Search(NamedTuple):
 def beam_search(
     model: Transformer,
     source_BS: Tensor,
-    start: int,
+    start: int | Sequence[int],
     settings: SearchSettings,
     limit: Sequence[int] | None = None,
     banned: Sequence[int] = (BOS, PAD),
@@ -85,7 +85,8 @@ def beam_search(
     Args:
         model: the model, in eval mode.
         source_BS: int64, framed sources, PAD on the right.
-        start: the decoder's first input, a language tag or the end symbol.
+        start: the decoder's first input, a language tag or the end symbol; of several inputs all but the first count in
+            a hypothesis's length and are no part of its tokens.
         settings: beam, length penalty and limits.
         limit: longest hypothesis of each sentence in tokens, end symbol included; None: from the settings.
         banned: tokens that are never generated; their probability still counts in the normalisation.
@@ -96,10 +97,14 @@ def beam_search(
     """
     use_native = implementation == "native" or (implementation == "auto" and native.is_supported(model))
     step: ModuleType = native if use_native else incremental
-    search = _start(model, source_BS, settings, limit)
+    inputs = [start] if isinstance(start, int) else list(start)
+    search = _start(model, source_BS, settings, limit, len(inputs) - 1)
     longest = int(search.limit_B.max()) if len(source_BS) else 0
     cache = step.start_cache(model, source_BS, settings.beam, longest)
-    token_BW = torch.full((len(source_BS), 1), start, device=source_BS.device)
+    token_BW = torch.full((len(source_BS), 1), inputs[-1], device=source_BS.device)
+    for token in inputs[:-1]:
+        _, cache = step.decode_step(model, cache, torch.full_like(token_BW, token))
+        cache = step.reorder_beams(cache, torch.zeros_like(token_BW))
     result: list[list[Hypothesis]] = [[] for _ in range(len(source_BS))]
     while len(search.row_B):
         hidden_ND, cache = step.decode_step(model, cache, token_BW)
@@ -130,12 +135,15 @@ def length_limits(source_BS: Tensor, settings: SearchSettings, positions: int) -
     return (tokens_B * settings.max_length_ratio).long().add_(settings.max_length_plus).clamp_(max=positions)
 
 
-def _start(model: Transformer, source_BS: Tensor, settings: SearchSettings, limit: Sequence[int] | None) -> _Search:
+def _start(
+    model: Transformer, source_BS: Tensor, settings: SearchSettings, limit: Sequence[int] | None, given: int
+) -> _Search:
+    """The search before the first token; ``given`` tokens of every hypothesis count in lengths alone."""
     batch, device = len(source_BS), source_BS.device
     if limit is None:
-        limit_B = length_limits(source_BS, settings, model.settings.max_positions)
+        limit_B = length_limits(source_BS, settings, model.settings.max_positions - given) + given
     else:
-        limit_B = torch.tensor(limit, device=device).clamp(1, model.settings.max_positions)
+        limit_B = (torch.tensor(limit, device=device) + given).clamp(given + 1, model.settings.max_positions)
     return _Search(
         row_B=torch.arange(batch, device=device),
         limit_B=limit_B,
@@ -190,12 +198,12 @@ def _finish(
     counts_BW = ends_BC[:, :beam] & ~search.done_B[:, None]
     new_BW = (score_BC[:, :beam] / length**settings.length_penalty).masked_fill(~counts_BW, NO_HYPOTHESIS)
     tokens_BWT = _extend(search.tokens_BWT, parent_BC[:, :beam], token_BC[:, :beam])
-    missing = length - search.final_tokens_BWT.shape[2]
+    missing = tokens_BWT.shape[2] - search.final_tokens_BWT.shape[2]
     merged_BXT = torch.cat([F.pad(search.final_tokens_BWT, (0, missing), value=FILLER), tokens_BWT], 1)
     score_BW, choice_BW = torch.cat([search.final_score_BW, new_BW], 1).topk(beam)
     return search._replace(
         final_score_BW=score_BW,
-        final_tokens_BWT=merged_BXT.gather(1, choice_BW[:, :, None].expand(-1, -1, length)),
+        final_tokens_BWT=merged_BXT.gather(1, choice_BW[:, :, None].expand(-1, -1, tokens_BWT.shape[2])),
     )
 
 

@@ -7,7 +7,7 @@ is composed (NFC, half-width kana with their marks), which leaves a few differen
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,8 @@ def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], 
     end = "; sentencepiece/ holds the tokenizer as it is"
     if not model.exists():
         return [f"no tokenizer.json: one SentencePiece model a language has no counterpart in transformers{end}"]
+    if not tokenizer.is_numbered_by_model:
+        return [f"no tokenizer.json: the ids are not those of the SentencePiece model{end}"]
     try:
         from sentencepiece import sentencepiece_model_pb2
         from tokenizers import normalizers
@@ -167,3 +169,33 @@ def _hard_string_notes(unequal: Unequal) -> list[str]:
         for how, texts in (("splits", unequal.split), ("writes", unequal.written))
         if texts
     ]
+
+
+def family_files(originals: Mapping[str, bytes], added: Mapping[int, str]) -> dict[str, bytes]:
+    """Gives a pretrained model's tokenizer files further tags.
+
+    Args:
+        originals: the files by name.
+        added: the further tags by id; they follow the ids that the files have.
+
+    Returns:
+        The files, as they were where nothing is added.
+    """
+    files = dict(originals)
+    if not added:
+        return files
+    tokens = {
+        i: dict(content=symbol, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+        for i, symbol in sorted(added.items())
+    }
+    if "tokenizer.json" in files:
+        values = json.loads(files["tokenizer.json"])
+        values["added_tokens"] += [{"id": i, **token} for i, token in tokens.items()]
+        files["tokenizer.json"] = json.dumps(values, ensure_ascii=False).encode()
+    config = json.loads(files.get("tokenizer_config.json", b"{}"))
+    config.setdefault("added_tokens_decoder", {}).update({str(i): token for i, token in tokens.items()})
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        if isinstance(config.get(name), list):
+            config[name] += [token["content"] for token in tokens.values()]
+    files["tokenizer_config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+    return files

@@ -35,8 +35,8 @@ class DecodingBatch(NamedTuple):
     positions: list[int]
     """Where each sentence stood in the input."""
     sources: list[list[int]]
-    start: int
-    """The decoder's first input."""
+    start: tuple[int, ...]
+    """The decoder's first inputs."""
 
 
 class Decoder(Protocol):
@@ -60,13 +60,13 @@ def make_batches(translator: Translator, pair: str, pieces: Sequence[Pieces], ba
         The batches.
     """
     frame = translator.frame(pair)
-    room = translator.model.settings.max_positions - len(frame.source_prefix) - len(frame.source_suffix)
+    room = translator.model.settings.max_positions - frame.source_extra
     order = sorted((i for i in range(len(pieces)) if len(pieces[i])), key=lambda i: (-len(pieces[i]), i))
     batches: list[DecodingBatch] = []
     for position in order:
         source = frame_source(frame, [int(piece) for piece in pieces[position][:room]])
         if not batches or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > batch_tokens:
-            batches.append(DecodingBatch(pair, [], [], frame.decoder_start))
+            batches.append(DecodingBatch(pair, [], [], (frame.decoder_start, *frame.target_prefix)))
         batches[-1].positions.append(position)
         batches[-1].sources.append(source)
     return batches
@@ -83,7 +83,7 @@ def untranslatable_ids(tokenizer: Tokenizer, settings: SearchSettings) -> tuple[
         The ids, as ``beam_search`` bans them.
     """
     unknown = (UNK,) if settings.ban_unknown else ()
-    return (BOS, PAD, *unknown, *range(tokenizer.mask, tokenizer.size))
+    return (BOS, PAD, *unknown, *range(tokenizer.piece_count, tokenizer.size))
 
 
 def decode_batch(

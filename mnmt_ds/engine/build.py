@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mnmt_ds import __version__
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.decoding.pretrained import open_first_weights
 from mnmt_ds.distributed import same_everywhere
 from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
 from mnmt_ds.engine.dataloading.data_iterator import DataIterator
@@ -25,6 +26,7 @@ from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.methods.method import MethodContext
 from mnmt_ds.methods.peers import Peers
 from mnmt_ds.methods.registry import build
+from mnmt_ds.models.pretrained import WeightSource
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_pool import TeacherPool
@@ -53,6 +55,24 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
     if missing:
         raise UserError(f"{corpus.directory}: {', '.join(missing)} not prepared there; run mnmt-ds prepare again")
     return corpus, pairs
+
+
+def first_weights(recipe: Recipe, corpus: Corpus) -> tuple[WeightSource | None, str]:
+    """Opens the pretrained model that a run starts from; its weights are not read yet.
+
+    Args:
+        recipe: of the run.
+        corpus: prepared.
+
+    Returns:
+        The model, and a line that says what is taken from it; None and an empty line where weights are drawn.
+
+    Raises:
+        UserError: where the model cannot be used, or its tokenizer is not the corpus's.
+    """
+    if not recipe.model.init:
+        return None, ""
+    return open_first_weights(recipe.model.init, corpus.tokenizer, corpus.directory)
 
 
 def open_training_data(
@@ -120,7 +140,7 @@ def last_update(recipe: Recipe, training_data: TrainingData) -> int:
 
 def make_students(
     recipe: Recipe, config: ds_config.Json, corpus: Corpus, exchange: PeerExchange, dev_tokens: dict[str, int],
-    tracker: Tracker,
+    tracker: Tracker, source: WeightSource | None = None,
 ) -> list[Student]:  # fmt: skip
     """Builds this rank's students, each on an engine of its own, with a log of its own where the run has several.
 
@@ -131,6 +151,7 @@ def make_students(
         exchange: with every student's training data; the students are entered into it.
         dev_tokens: dev tokens of each pair.
         tracker: the run's log.
+        source: a pretrained model that they start from; None: their weights are drawn.
 
     Returns:
         The students, in order.
@@ -142,7 +163,7 @@ def make_students(
         if name not in exchange.peer_group.own_students:
             continue
         training_data = exchange.training_data[name]
-        engine = build_engine(student_recipe, config, corpus.tokenizer.size, costs, layout)
+        engine = build_engine(student_recipe, config, corpus.tokenizer.size, costs, layout, source)
         log, peers = tracker, None
         if student_recipe is not recipe:
             layout.ranks.on_main_first(student_recipe.directory.mkdir, 0o777, True, True)

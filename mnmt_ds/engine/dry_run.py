@@ -1,7 +1,9 @@
 """The dry run: everything that training would refuse, refused now, and what an epoch would hold."""
 
+import torch
+
 from mnmt_ds.distributed import is_main, world_size
-from mnmt_ds.engine.build import open_corpus, open_training_data, run_facts
+from mnmt_ds.engine.build import first_weights, open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, plan_parallel_layout, rank_multiple
@@ -27,12 +29,16 @@ def check(recipe: Recipe) -> None:
     layout = plan_parallel_layout(recipe)
     config = ds_config.resolve(written, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
     corpus, pairs = open_corpus(recipe)
+    _, line = first_weights(recipe, corpus)
     training_data = open_training_data(recipe, corpus, layout)
     _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions)
     registry.check(recipe.method, run_facts(recipe, training_data))
     if not is_main():
         return
-    model = Transformer(recipe.model, corpus.tokenizer.size)
+    if line:
+        print(line)
+    with torch.device("meta"):
+        model = Transformer(recipe.model, corpus.tokenizer.size)
     for (name, _), data in zip(students_of(recipe), training_data, strict=True):
         if len(training_data) > 1:
             print(f"student {name}")

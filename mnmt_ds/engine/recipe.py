@@ -11,6 +11,7 @@ from mnmt_ds.config import FilePath, Settings, load
 from mnmt_ds.data.denoising import DenoisingSettings, with_released_tasks
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.decoding.pretrained import with_pretrained
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, TrainSettings, ValidationSettings
 from mnmt_ds.methods.registry import METHODS, trained_tasks, union
 from mnmt_ds.models.settings import ModelSettings
@@ -235,4 +236,23 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_file(path) if path is not None else None
     recipe = load(Recipe, path, overrides)
-    return recipe.model_copy(update={"deepspeed": find_file(recipe.deepspeed, path)})
+    return with_first_weights(recipe).model_copy(update={"deepspeed": find_file(recipe.deepspeed, path)})
+
+
+def with_first_weights(recipe: Recipe) -> Recipe:
+    """Completes a recipe by shape and framing of the pretrained model that ``model.init`` names.
+
+    Args:
+        recipe: as it was read.
+
+    Returns:
+        The recipe; the same one where it starts from no other model.
+
+    Raises:
+        UserError: where that model cannot be used, or the recipe asks for another shape or framing.
+    """
+    if not recipe.model.init:
+        return recipe
+    given = recipe.framing if "framing" in recipe.model_fields_set else None
+    model, framing = with_pretrained(recipe.model, given)
+    return recipe.model_copy(update={"model": model, "framing": framing})

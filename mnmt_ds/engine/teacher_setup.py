@@ -79,7 +79,8 @@ def projection_of(model: nn.Module) -> nn.Parameter:
     Returns:
         (V, D), or any weights.
     """
-    projection = dict(model.named_parameters()).get(f"{TIED}.weight")
+    weights = dict(model.named_parameters())
+    projection = weights.get("head.weight", weights.get(f"{TIED}.weight"))
     return projection if projection is not None else next(model.parameters())
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mnmt_ds import private_apis
 from mnmt_ds.distributed import RankGroup
-from mnmt_ds.engine.build import make_students, open_corpus, open_training_data, run_facts
+from mnmt_ds.engine.build import first_weights, make_students, open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.checkpointing import checkpoint, run_directory
 from mnmt_ds.engine.checkpointing.fingerprint import check_fingerprint, run_fingerprint
 from mnmt_ds.engine.checkpointing.pruning import Pruner
@@ -64,6 +64,7 @@ class Training:
         config = ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
         self.peer_group.barrier()
         self.corpus, self.pairs = open_corpus(recipe)
+        source, first_weights_line = first_weights(recipe, self.corpus)
         training_data = open_training_data(recipe, self.corpus, layout, resume)
         self.dev, dev_tokens = dev_batches(
             self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
@@ -77,7 +78,7 @@ class Training:
             recipe.train.label_smoothing, recipe.train.loss_implementation, layout.vocab_group
         )  # fmt: skip
         self.peer_exchange = PeerExchange(self.peer_group, training_data, self.dev, self.pairs, self.plain_scorer)
-        self.students = make_students(recipe, config, self.corpus, self.peer_exchange, dev_tokens, self.tracker)
+        self.students = make_students(recipe, config, self.corpus, self.peer_exchange, dev_tokens, self.tracker, source)
         self.fingerprint = run_fingerprint(recipe, self.corpus, layout)
         self.job_layout = checkpoint.job_layout(self.first.engine)
         self.sampler_updates = SamplerUpdates(self.students, self.plain_scorer)
@@ -95,6 +96,8 @@ class Training:
             self._describe(recipe, config, self.peer_group.barrier())
         line = introduction(recipe, self.corpus, self.peer_group, self.first, self.job_layout, implementation)
         self.tracker.info(line)
+        if first_weights_line and not self.update:
+            self.tracker.info(first_weights_line)
         if warning := unused_sampler(recipe):
             self.tracker.warning(warning)
         facts = {"loss_implementation": implementation, "world_size": layout.job.size}

@@ -3,6 +3,7 @@
 Here self-attention's q, k, v are one matrix and cross-attention's k, v another; M2M100 has each on its own.
 """
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ FUSED = {
     "cross.kv": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
 }
 """Our matrices that are several of M2M100's, stacked by rows."""
+REPEATS = {
+    "all": ("model.shared.weight",),
+    "decoder": ("model.shared.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"),
+    "none": ("model.shared.weight", "model.decoder.embed_tokens.weight"),
+}
+"""M2M100's names of ``embedding.weight``, by what is shared."""
 
 
 def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,23 +44,35 @@ def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         The same values under M2M100's names; the encoder's own projection, which translation does not use, is left out.
     """
+    share = "none" if "head.weight" in state else "decoder" if "source_embedding.weight" in state else "all"
     result: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name == "encoder_projection.weight":
-            continue  # denoising's alone; translation does not use it
-        targets = _targets(name)
-        if len(targets) == 1:
-            result[targets[0]] = value
-        else:
-            result.update(zip(targets, value.chunk(len(targets)), strict=True))
-    if "source_embedding.weight" in state:
-        result["model.encoder.embed_tokens.weight"] = state["source_embedding.weight"]
-        result["model.decoder.embed_tokens.weight"] = result["lm_head.weight"] = state["embedding.weight"]
+        result |= m2m100_tensors(name, value, share)
     return result
 
 
+def m2m100_tensors(name: str, value: Tensor, share_embeddings: str) -> dict[str, Tensor]:
+    """Gives one of our weights the names of transformers' M2M100.
+
+    Args:
+        name: of the weight.
+        value: its values.
+        share_embeddings: the model's setting.
+
+    Returns:
+        Tensors by name: several where our matrix is several of M2M100's, or where M2M100 repeats it; none of the
+        encoder's own projection, which translation does not use.
+    """
+    if name == "encoder_projection.weight":
+        return {}
+    if name == "embedding.weight":
+        return dict.fromkeys(REPEATS[share_embeddings], value)
+    targets = _targets(name)
+    return dict(zip(targets, value.chunk(len(targets)), strict=True))
+
+
 def from_m2m100(state: dict[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
-    """Renames transformers' M2M100 weights to ours, to start from a foreign model; no command offers that yet.
+    """Renames transformers' M2M100 weights to ours.
 
     Args:
         state: M2M100's weights by name; tied repeats and position tables are passed over.
@@ -66,15 +85,40 @@ def from_m2m100(state: dict[str, Tensor], settings: ModelSettings) -> dict[str, 
         UserError: when a weight of our model is missing.
     """
     result: dict[str, Tensor] = {}
-    for name in our_names(settings):
+    for name, targets in m2m100_names(settings, state).items():
         try:
-            matrices = [state[target] for target in _targets(name)]
+            result[name] = torch.cat([state[target] for target in targets])
         except KeyError as error:
             raise UserError(
                 f"M2M100 weights: {error.args[0]} is missing; give a state of the same number of layers"
             ) from None
-        result[name] = torch.cat(matrices)
     return result
+
+
+def m2m100_names(settings: ModelSettings, present: Container[str]) -> dict[str, tuple[str, ...]]:
+    """Maps our weights to transformers' M2M100.
+
+    Args:
+        settings: our model's shape.
+        present: names that the M2M100 weights have; a shared matrix may stand under any of its names.
+
+    Returns:
+        By our name the names of the matrices that it consists of, stacked by rows.
+    """
+    shared, decoder, head = REPEATS["decoder"]
+    encoder = "model.encoder.embed_tokens.weight"
+    places = {
+        "embedding.weight": (decoder, shared)
+        if settings.share_embeddings != "all"
+        else (shared, decoder, encoder, head),
+        "source_embedding.weight": (encoder, shared),
+        "head.weight": (head,),
+    }
+    names = {name: _targets(name) for name in our_names(settings)}
+    for name, choices in places.items():
+        if name in names:
+            names[name] = (next((place for place in choices if place in present), choices[0]),)
+    return names
 
 
 def our_names(settings: ModelSettings) -> list[str]:
@@ -86,7 +130,8 @@ def our_names(settings: ModelSettings) -> list[str]:
     Returns:
         Names without tied repeats; the encoder's own projection, which M2M100 lacks, is left out.
     """
-    names = ["embedding.weight"] + ["source_embedding.weight"] * (settings.share_embeddings == "decoder")
+    names = ["embedding.weight"] + ["source_embedding.weight"] * (settings.share_embeddings != "all")
+    names += ["head.weight"] * (settings.share_embeddings == "none")
     modules = ["encoder_norm", "decoder_norm"]
     for side, count in (("encoder", settings.encoder_layers), ("decoder", settings.decoder_layers)):
         fused = [part for part in FUSED if side == "decoder" or part.startswith("attention.")]
@@ -123,7 +168,7 @@ def m2m100_config(settings: ModelSettings, vocabulary_size: int, decoder_start: 
         activation_dropout=settings.activation_dropout,
         activation_function="relu",
         max_position_embeddings=settings.max_positions,
-        scale_embedding=True,
+        scale_embedding=settings.scale_embedding,
         tie_word_embeddings=settings.share_embeddings == "all",
         decoder_start_token_id=decoder_start,
         bos_token_id=BOS,
@@ -138,6 +183,8 @@ def _targets(name: str) -> tuple[str, ...]:
         return ("model.shared.weight",)
     if name == "source_embedding.weight":
         return ("model.encoder.embed_tokens.weight",)
+    if name == "head.weight":
+        return ("lm_head.weight",)
     module, _, kind = name.rpartition(".")
     if module in ("encoder_norm", "decoder_norm"):
         return (f"model.{module.removesuffix('_norm')}.layer_norm.{kind}",)

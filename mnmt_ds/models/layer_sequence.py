@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mnmt_ds.batch import PAD
-from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, OutputProjection
+from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, OutputProjection, UntiedOutputProjection
 from mnmt_ds.models.settings import ModelSettings
 
 TIED = "embedding"
@@ -43,7 +43,7 @@ def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEn
     Returns:
         One entry a layer.
     """
-    untied = settings.share_embeddings == "decoder"
+    untied = settings.share_embeddings != "all"
 
     def embedding() -> nn.Module:
         return Embedding(settings, vocabulary_size)
@@ -62,6 +62,8 @@ def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEn
     entries += [LayerEntry("decoder_norm", "decoder_norm", norm)]
     if settings.encoder_projection == "own":
         entries += [LayerEntry("projection", "encoder_projection", lambda: OutputProjection(settings, vocabulary_size))]
+    if settings.share_embeddings == "none":
+        return [*entries, LayerEntry("head", "head", lambda: UntiedOutputProjection(settings, vocabulary_size))]
     return [*entries, LayerEntry("head", TIED, embedding)]
 
 
@@ -133,7 +135,7 @@ class LayerSegment(nn.Module):
     @property
     def projection_VD(self) -> nn.Parameter:
         """The output projection, where this segment holds it."""
-        return self.get_submodule(TIED).weight  # type: ignore[return-value]
+        return self.get_submodule(self.entries[-1].name).weight  # type: ignore[return-value]
 
     def forward(self, activations: StageActivations) -> StageActivations:
         """Runs the segment's layers.

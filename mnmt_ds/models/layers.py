@@ -44,7 +44,8 @@ def sinusoids(count: int, width: int) -> Tensor:
 
 
 class Embedding(VocabParallelModule):
-    """Tokens to vectors: sqrt(D)-scaled embedding plus sinusoidal position, then dropout.
+    """Tokens to vectors: embedding (scaled by sqrt(D), unless the settings say no) plus sinusoidal position, then
+    dropout.
 
     Args:
         settings: the model's shape.
@@ -54,7 +55,7 @@ class Embedding(VocabParallelModule):
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocabulary_size, settings.d_model))
-        self.scale = math.sqrt(settings.d_model)
+        self.scale = math.sqrt(settings.d_model) if settings.scale_embedding else 1.0
         self.dropout = settings.dropout
         self.positions: Tensor
         self.register_buffer("positions", sinusoids(settings.max_positions, settings.d_model), persistent=False)
@@ -106,8 +107,21 @@ class TiedOutputProjection(VocabParallelModule):
         return loss(hidden_BTD, self.weight) if loss is not None else F.linear(hidden_BTD, self.weight)
 
 
+class UntiedOutputProjection(TiedOutputProjection):
+    """An output projection that is tied to nothing; used as ``TiedOutputProjection`` is.
+
+    Args:
+        settings: the model's shape.
+        vocabulary_size: V.
+    """
+
+    def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
+        VocabParallelModule.__init__(self)
+        self.weight = nn.Parameter(torch.empty(vocabulary_size, settings.d_model))
+
+
 class OutputProjection(VocabParallelModule):
-    """An output projection with weights of its own; a loss gets it as it gets that of ``TiedOutputProjection``.
+    """The encoder's own output projection; a loss gets it as it gets that of ``TiedOutputProjection``.
 
     Args:
         settings: the model's shape.

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mnmt_ds.config import PaperDifference, Settings
+from mnmt_ds.config import PaperDifference, PathText, Settings
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": dict(d_model=128, ffn=512, heads=4, encoder_layers=2, decoder_layers=2),
@@ -12,8 +12,11 @@ PRESETS: dict[str, dict[str, int]] = {
     "base": dict(d_model=512, ffn=2048, heads=8, encoder_layers=6, decoder_layers=6),
     "big": dict(d_model=1024, ffn=4096, heads=16, encoder_layers=6, decoder_layers=6),
     "m15": dict(d_model=1024, ffn=4096, heads=16, encoder_layers=12, decoder_layers=12),
+    "nllb_1.3b": dict(d_model=1024, ffn=8192, heads=16, encoder_layers=24, decoder_layers=24),
+    "nllb_3.3b": dict(d_model=2048, ffn=8192, heads=16, encoder_layers=24, decoder_layers=24),
 }
-"""tiny: calibration runs; ted: LSSD's released TED-8 scripts; base: papers 1 and 2; big and m15: paper 3."""
+"""tiny: calibration runs; ted: LSSD's released TED-8 scripts; base: papers 1 and 2; big and m15: paper 3. M2M-100 418M
+and NLLB-200 600M have m15's layers, M2M-100 1.2B those of nllb_1.3b."""
 
 
 class ModelSettings(Settings):
@@ -34,8 +37,12 @@ class ModelSettings(Settings):
         ),
     }  # fmt: skip
 
-    preset: Literal["tiny", "ted", "base", "big", "m15"] = "base"
-    """Fills the shapes that are not given: tiny (2+2 layers of 128), ted (LSSD's scripts), base, big, m15 (12+12)."""
+    init: PathText = ""
+    """Directory that the first weights come from, and with them shape and framing: M2M-100 or NLLB-200 as transformers
+    keeps them, a model directory, or a run (its best); empty: drawn by chance. Optimizer and data start anew."""
+    preset: Literal["tiny", "ted", "base", "big", "m15", "nllb_1.3b", "nllb_3.3b"] = "base"
+    """Fills the shapes that are not given: tiny (2+2 layers of 128), ted (LSSD's scripts), base, big, m15 (12+12, as
+    NLLB-200 600M and M2M-100 418M), nllb_1.3b (24+24, as M2M-100 1.2B), nllb_3.3b. ``init`` needs none."""
     d_model: int = Field(0, ge=0, le=65_536)
     """Width of embeddings and layers; 0: the preset's."""
     ffn: int = Field(0, ge=0, le=1_048_576)
@@ -52,8 +59,11 @@ class ModelSettings(Settings):
     """Probability on attention weights."""
     activation_dropout: float = Field(0.0, ge=0, lt=1)
     """Probability after the feed-forward activation."""
-    share_embeddings: Literal["all", "decoder"] = "all"
-    """all: encoder, decoder and output projection share one matrix (M2M100); decoder: the encoder has its own."""
+    share_embeddings: Literal["all", "decoder", "none"] = "all"
+    """all: encoder, decoder and output projection share one matrix (M2M100); decoder: the encoder has its own; none:
+    each of the three has."""
+    scale_embedding: bool = True
+    """Embeddings are multiplied by sqrt(d_model) (M2M100, NLLB)."""
     encoder_projection: Literal["shared", "own"] = "shared"
     """What the encoder predicts by, in denoising tasks: the decoder's projection (paper 3), or one of its own."""
     max_positions: int = Field(1024, ge=4, le=1_048_576)
@@ -64,13 +74,15 @@ class ModelSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or values.get("init"):
             return values
         preset = PRESETS.get(str(values.get("preset", "base")), {})
         return {**values, **{key: value for key, value in preset.items() if not values.get(key)}}
 
     @model_validator(mode="after")
     def _check(self) -> "ModelSettings":
-        if self.d_model % self.heads or self.d_model % 2:
+        if not self.init and not (self.heads and self.d_model):
+            raise ValueError("d_model and heads must be at least 1")
+        if self.heads and (self.d_model % self.heads or self.d_model % 2):
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads {self.heads}")
         return self

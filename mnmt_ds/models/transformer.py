@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mnmt_ds.batch import PAD
-from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, OutputProjection, TiedOutputProjection
+from mnmt_ds.models.layers import (
+    DecoderLayer,
+    Embedding,
+    EncoderLayer,
+    OutputProjection,
+    TiedOutputProjection,
+    UntiedOutputProjection,
+)
 from mnmt_ds.models.settings import ModelSettings
 
 
@@ -36,13 +43,17 @@ class Transformer(nn.Module):
         self.settings = settings
         self.vocabulary_size = vocabulary_size
         self.embedding = Embedding(settings, vocabulary_size)
-        untied = settings.share_embeddings == "decoder"
+        untied = settings.share_embeddings != "all"
         self.source_embedding = Embedding(settings, vocabulary_size) if untied else self.embedding
         self.encoder = nn.ModuleList([EncoderLayer(settings) for _ in range(settings.encoder_layers)])
         self.encoder_norm = nn.LayerNorm(settings.d_model)
         self.decoder = nn.ModuleList([DecoderLayer(settings) for _ in range(settings.decoder_layers)])
         self.decoder_norm = nn.LayerNorm(settings.d_model)
-        self.head = TiedOutputProjection(self.embedding)
+        self.head = (
+            UntiedOutputProjection(settings, vocabulary_size)
+            if settings.share_embeddings == "none"
+            else TiedOutputProjection(self.embedding)
+        )
         own_projection = settings.encoder_projection == "own"
         self.encoder_projection = OutputProjection(settings, vocabulary_size) if own_projection else None
 
@@ -124,7 +135,7 @@ def initialise_parameter(name: str, weight: Tensor, width: int) -> None:
         weight: overwritten.
         width: D.
     """
-    if name.endswith(("embedding.weight", "encoder_projection.weight")):
+    if name.endswith(("embedding.weight", "encoder_projection.weight", "head.weight")):
         nn.init.normal_(weight, std=width**-0.5)
         weight[PAD].zero_()
     elif weight.dim() == 2:

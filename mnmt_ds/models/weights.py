@@ -135,7 +135,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Tra
 
     Args:
         directory: a model directory.
-        device: where the model is to be.
+        device: where the model is to be; meta: without its weights.
 
     Returns:
         The model, in eval mode, and its description.
@@ -144,6 +144,9 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Tra
         UserError: when a file is missing or damaged, or does not hold this architecture's weights.
     """
     description = describe_model(directory)
+    if str(device) == "meta":
+        with torch.device("meta"):
+            return Transformer(_settings(directory, description), description["vocabulary_size"]), description
     path = directory / "model.safetensors"
     model = Transformer(_settings(directory, description), description["vocabulary_size"])
     try:

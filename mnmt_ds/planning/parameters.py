@@ -46,7 +46,7 @@ def count_parameters(m: ModelSettings, vocabulary: int) -> ParameterCounts:
         Its parameters by part.
     """
     d, f = m.d_model, m.ffn
-    matrices = 1 + (m.share_embeddings == "decoder") + (m.encoder_projection == "own")
+    matrices = {"all": 1, "decoder": 2, "none": 3}[m.share_embeddings] + (m.encoder_projection == "own")
     attention, ffn, norm = 4 * d * (d + 1), 2 * d * f + f + d, 2 * d
     return ParameterCounts(
         embeddings=matrices * vocabulary * d,

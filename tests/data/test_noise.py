@@ -45,7 +45,9 @@ PIECES = [
 ]
 PIECES += [f"▁w{i}" for i in range(200)]
 NAMES = [*PIECES, "<mask>", "__fr__"]
-TOKENIZER = cast(Any, SimpleNamespace(piece=NAMES.__getitem__, size=len(NAMES), mask=len(PIECES)))
+TOKENIZER = cast(
+    Any, SimpleNamespace(piece=NAMES.__getitem__, size=len(NAMES), mask=len(PIECES), piece_count=len(PIECES))
+)
 WORDS = WordBoundaries(TOKENIZER)
 MASK = WORDS.mask
 FRAME = frame_of(FramingSettings(encoder_langtok_position="end"), MASK + 1, MASK + 1)

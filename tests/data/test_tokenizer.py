@@ -56,7 +56,7 @@ def test_mask_and_tags_follow_the_pieces(joint: Tokenizer) -> None:
 
 
 def test_joint_encoding_is_sentencepieces(joint: Tokenizer) -> None:
-    reference = sentencepiece.SentencePieceProcessor(model_proto=joint._serialised[JOINT])
+    reference = sentencepiece.SentencePieceProcessor(model_proto=joint.serialised[JOINT])
     for line in ENGLISH[:50]:
         assert joint.encode(line, "en") == reference.encode(line)
         assert joint.decode(joint.encode(line, "bs")) == line
@@ -72,7 +72,7 @@ def test_decoding_drops_specials_and_tags(joint: Tokenizer) -> None:
 
 def test_merged_vocabularies_share_ids_of_equal_pieces(merged: Tokenizer) -> None:
     models = {
-        lang: sentencepiece.SentencePieceProcessor(model_proto=proto) for lang, proto in merged._serialised.items()
+        lang: sentencepiece.SentencePieceProcessor(model_proto=proto) for lang, proto in merged.serialised.items()
     }
     pieces = {lang: [sp.id_to_piece(i) for i in range(sp.get_piece_size())] for lang, sp in models.items()}
     assert merged.mask == len(set(pieces["bs"]) | set(pieces["en"]))
@@ -134,7 +134,7 @@ def test_saved_and_opened(joint: Tokenizer, merged: Tokenizer, tmp_path: Path) -
         assert (again.size, again.languages) == (tokenizer.size, tokenizer.languages)
         assert again.encode("red bird", "en") == tokenizer.encode("red bird", "en")
     assert joint.hash != merged.hash
-    assert Tokenizer(("en", "bs", "mr"), joint._serialised).hash != joint.hash
+    assert Tokenizer(("en", "bs", "mr"), joint.serialised).hash != joint.hash
 
 
 def test_a_changed_or_missing_tokenizer_is_refused(joint: Tokenizer, merged: Tokenizer, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_changed_or_missing_tokenizer_is_refused(joint: Tokenizer, merged: Tok
     with pytest.raises(UserError, match="a file was changed: run mnmt-ds prepare again"):
         Tokenizer.open(tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps(facts))
-    (tmp_path / "spm.model").write_bytes(merged._serialised["bs"])
+    (tmp_path / "spm.model").write_bytes(merged.serialised["bs"])
     with pytest.raises(UserError, match="a file was changed"):
         Tokenizer.open(tmp_path)
     (tmp_path / "spm.model").write_bytes(b"junk")

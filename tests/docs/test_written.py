@@ -1,7 +1,6 @@
 """What README and docs name exists: links, files, recipes, commands, their flags, and settings."""
 
 import argparse
-import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from mnmt_ds.cli.main import COMMANDS
+from mnmt_ds.cli.main import COMMANDS, command_module
 from mnmt_ds.config import Settings
 from mnmt_ds.engine.recipe import Recipe
 from tests.docs.pages import PAGES, ROOT, WRITTEN, anchors, blocks, commands, spans, text_of
@@ -67,7 +66,7 @@ def flags() -> dict[str, set[str]]:
     found = {}
     for name in COMMANDS:
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"mnmt_ds.cli.{name}").add_arguments(parser)
+        command_module(name).add_arguments(parser)
         found[name] = flags_of(parser)
     return found
 

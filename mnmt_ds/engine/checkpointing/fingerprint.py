@@ -6,6 +6,7 @@ from typing import Any
 
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.engine.recipe import Recipe, resolved_method, students_of
 from mnmt_ds.engine.settings import batches_per_update
 from mnmt_ds.errors import UserError
@@ -24,7 +25,7 @@ def model_description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
         JSON values.
     """
     return {
-        "model": recipe.model.model_dump(mode="json"),
+        "model": recipe.model.model_dump(mode="json", exclude={"init"}),
         "vocabulary_size": corpus.tokenizer.size,
         "framing": recipe.framing.model_dump(mode="json"),
         "pairs": list(recipe.data.pairs),
@@ -79,6 +80,8 @@ def check_fingerprint(written: dict[str, Any], present: dict[str, Any], where: P
     if "method" in written:  # older checkpoints have null for what a profile or the pairs decide
         method = resolved_method(written["method"], written.get("pairs", present["pairs"]))
         written = {**written, "method": method}
+    if "framing" in written:
+        written = {**written, "framing": FramingSettings(**written["framing"]).model_dump(mode="json")}
     for key, value in present.items():
         if written.get(key) != value:
             raise UserError(
@@ -93,5 +96,5 @@ def _sampler_values(sampler: Settings) -> dict[str, Any]:
 
 
 def _model_values(model: ModelSettings) -> dict[str, Any]:
-    """The model's settings but for what changes no number: recomputation may be switched between two legs of a run."""
-    return dict(json.loads(json.dumps(model.model_dump(mode="json", exclude={"activation_checkpointing"}))))
+    """The model's settings but for what changes no number of a run that goes on: recomputation, and whence it came."""
+    return dict(json.loads(json.dumps(model.model_dump(mode="json", exclude={"activation_checkpointing", "init"}))))

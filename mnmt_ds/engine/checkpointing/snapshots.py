@@ -18,7 +18,10 @@ from mnmt_ds.files import remove, replace_link, sha256
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.weights import describe_model, save_model
 
-SHAPE = ("d_model", "ffn", "heads", "encoder_layers", "decoder_layers", "share_embeddings", "max_positions")
+SHAPE = (
+    "d_model", "ffn", "heads", "encoder_layers", "decoder_layers", "share_embeddings", "scale_embedding",
+    "max_positions",
+)  # fmt: skip
 """What a teacher's shape must share with its student's."""
 
 

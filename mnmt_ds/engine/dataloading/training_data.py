@@ -219,7 +219,7 @@ class TrainingData:
         ]
 
     def target_vocabulary(self, language: str) -> Tensor:
-        """Tokens in the training text of a target language, its end symbol included.
+        """Tokens in the training text of a target language, end symbol and a predicted tag included.
 
         Args:
             language: such as "en".
@@ -229,8 +229,9 @@ class TrainingData:
         """
         seen = torch.zeros(self.corpus.tokenizer.size, dtype=torch.bool)
         seen[EOS] = True
-        for pair, split in zip(self.pairs, self.splits, strict=True):
+        for pair, split, frame in zip(self.pairs, self.splits, self.frames, strict=True):
             if split_pair(pair)[1] == language:
+                seen[list(frame.target_prefix)] = True
                 for i in range(len(split)):
                     seen[torch.from_numpy(np.unique(split.pieces(i)[1]).astype(np.int64))] = True
         return seen
@@ -262,8 +263,7 @@ def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
     Returns:
         The sentences that are left, with their lengths in tokens.
     """
-    extra = len(frame.source_prefix) + len(frame.source_suffix)
-    return usable_lengths(split.source_lengths, split.target_lengths, extra, 1, longest)
+    return usable_lengths(split.source_lengths, split.target_lengths, frame.source_extra, frame.target_extra, longest)
 
 
 def dev_batches(

@@ -7,18 +7,21 @@ import torch
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.engine import Engine
+from mnmt_ds.engine.parallel.first_weights import partition_at_zero_3, read_first_weights, without_draws
 from mnmt_ds.engine.parallel.pipeline_engine import make_pipeline_engine
 from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.pretrained import WeightSource
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary, vocab_shard_of
 from mnmt_ds.parallel_layout import ParallelLayout
 
 
 def build_engine(
-    recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float], layout: ParallelLayout
-) -> Engine:
+    recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float], layout: ParallelLayout,
+    source: WeightSource | None = None,
+) -> Engine:  # fmt: skip
     """A model with its first weights, on an engine.
 
     Args:
@@ -27,6 +30,7 @@ def build_engine(
         vocabulary_size: V.
         costs: of each layer, by which pipeline stages are cut; empty without a pipeline.
         layout: the ranks.
+        source: a pretrained model whose weights come first; None: they are drawn.
 
     Returns:
         The engine.
@@ -37,12 +41,19 @@ def build_engine(
     vocab_shard = own_vocab_shard(vocabulary_size, layout)
     if recipe.pipeline is not None:
         return make_pipeline_engine(
-            recipe.model, vocabulary_size, costs, config, recipe.train.seed, layout, vocab_shard
+            recipe.model, vocabulary_size, costs, config, recipe.train.seed, layout, vocab_shard, source
         )  # fmt: skip
     torch.manual_seed(seed_of(recipe.train.seed, "weights"))
-    model = initialise(Transformer(recipe.model, vocabulary_size))
+    if source is not None:
+        with without_draws():
+            model = Transformer(recipe.model, vocabulary_size)
+    else:
+        model = initialise(Transformer(recipe.model, vocabulary_size))
     if vocab_shard is not None:
         shard_vocabulary(model, vocab_shard)
+    if source is not None:
+        partition = partition_at_zero_3(config, layout) if ds_config.zero_stage(config) == 3 else None
+        read_first_weights(model, source, ds_config.dtype(config), vocab_shard, partition)
     return make_zero_engine(model, config, layout, vocab_shard)
 
 

@@ -122,6 +122,19 @@ def zero_stage(config: Json) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
+def dtype(config: Json) -> torch.dtype:
+    """The type of weights and activations of a configuration.
+
+    Args:
+        config: resolved.
+
+    Returns:
+        float32, float16 or bfloat16.
+    """
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return next((types[name] for name in types if config.get(name, {}).get("enabled")), torch.float32)
+
+
 def _autos(section: Any, prefix: str) -> list[str]:
     """Dotted keys whose value is still "auto"."""
     if section == "auto":

@@ -19,6 +19,7 @@ from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel import ds_config, state_snapshot
 from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
+from mnmt_ds.engine.parallel.first_weights import read_first_weights
 from mnmt_ds.engine.parallel.loading import load_deepspeed_checkpoint, model_with
 from mnmt_ds.engine.parallel.method_eval_states import PrecomputedEvalStates
 from mnmt_ds.engine.parallel.pipeline_module import (
@@ -31,6 +32,7 @@ from mnmt_ds.engine.parallel.pipeline_weights import gather_stages, initialise_s
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.pretrained import WeightSource
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, is_vocab_sharded
@@ -48,7 +50,7 @@ PipelineInput = tuple[Any, Any]
 
 def make_pipeline_engine(
     model: ModelSettings, vocabulary_size: int, costs: Sequence[float], config: ds_config.Json, seed: int,
-    layout: ParallelLayout, vocab_shard: VocabShard | None = None,
+    layout: ParallelLayout, vocab_shard: VocabShard | None = None, source: WeightSource | None = None,
 ) -> "PipelineEngine":  # fmt: skip
     """Puts this rank's stage, with the plain model's first weights, on DeepSpeed's PipelineEngine.
 
@@ -60,6 +62,7 @@ def make_pipeline_engine(
         seed: of the first weights.
         layout: the ranks and their stages.
         vocab_shard: this rank's words; None: all.
+        source: a pretrained model whose weights come first; None: they are drawn.
 
     Returns:
         The engine.
@@ -69,7 +72,10 @@ def make_pipeline_engine(
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         module = StudentPipelineModule(model, vocabulary_size, layout, costs, vocab_shard)
     torch.manual_seed(seed_of(seed, "weights"))
-    initialise_stage(module.model, vocab_shard)
+    if source is not None:
+        read_first_weights(module.model, source, ds_config.dtype(config), vocab_shard)
+    else:
+        initialise_stage(module.model, vocab_shard)
     clip_norm = float(config.get("gradient_clipping", 0.0))
     if vocab_shard is not None:
         # the states that are sent are whole on each rank: DeepSpeed would cut them up between those of a vocabulary

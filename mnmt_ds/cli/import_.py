@@ -1,0 +1,62 @@
+"""Make a model directory of a pretrained model: M2M-100 or NLLB-200 as transformers keeps them, or a run's best."""
+
+import argparse
+from pathlib import Path
+
+HELP = "make a model directory of M2M-100, NLLB-200 or a run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
+    parser.add_argument("model", type=Path, help="transformers directory (config.json, safetensors), model or run")
+    parser.add_argument("out", type=Path, help="model directory to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the model directory, tensor by tensor, and prints what it holds.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: when the directory is not empty, or the model cannot be used.
+    """
+    from mnmt_ds.decoding.pretrained import describe_pretrained, open_pretrained
+    from mnmt_ds.errors import UserError, file_fault
+    from mnmt_ds.files import replacing_directory
+    from mnmt_ds.models.pretrained import write_own
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"{args.out}: exists and is not empty; give a new directory")
+    facts = describe_pretrained(args.model)
+    source, tokenizer = open_pretrained(args.model)
+    description = {
+        "model": source.settings.model_dump(mode="json"),
+        "vocabulary_size": source.vocabulary_size,
+        "framing": facts.framing.model_dump(mode="json"),
+        "pairs": list(facts.pairs),
+        "tokenizer_hash": tokenizer.hash,
+    }
+    try:
+        if args.out.exists():
+            args.out.rmdir()
+        with replacing_directory(args.out) as temporary:
+            write_own(source, temporary, description)
+            tokenizer.save_to(temporary / "tokenizer")
+    except OSError as error:
+        raise file_fault(error, args.out) or error from None
+    weights = sum(shape.numel() for shape in source.shapes().values())
+    for note in source.notes:
+        print(note)
+    print(
+        f"{args.out}: {weights / 1e6:.1f}M parameters, {tokenizer.size:,} ids, {len(tokenizer.languages)} languages;"
+        f" train from it with model.init={args.out}"
+    )
+    return 0

@@ -1,0 +1,67 @@
+"""Tokenizers of pretrained models: transformers' own ids, for text of many scripts."""
+
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.batch import UNK
+from mnmt_ds.data.framing import frame_of, frame_source
+from mnmt_ds.data.pretrained_tokenizer import family_framing, open_given_tokenizer
+from tests.pretrained import LOCALES, lines_of, write_tokenizer
+
+AWKWARD = [
+    "a", "A\u00a0b\tc", "two  spaces", "ｆｕｌｌ width ﬁ", "%s: %d (x_y)", "漢字かな", "é e\u0301",
+    "🙂🙂 a🙂b", "\u200bx", "fr_x __ fra_", "x" * 50,
+]  # fmt: skip
+TEXT = [line for locale in LOCALES for line in lines_of(locale)] + AWKWARD
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """M2M-100's files, NLLB's, and NLLB's fast file alone."""
+    from transformers import NllbTokenizer
+
+    root = tmp_path_factory.mktemp("tokenizers")
+    m2m, nllb = write_tokenizer(root / "m2m", "m2m_100"), write_tokenizer(root / "nllb", "nllb")
+    NllbTokenizer.from_pretrained(nllb).save_pretrained(root / "fast")
+    assert sorted(path.name for path in (root / "fast").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    return {"m2m_100": m2m, "nllb": nllb, "fast": root / "fast"}
+
+
+@pytest.mark.parametrize("kind", ["m2m_100", "nllb", "fast"])
+def test_ids_and_frames_are_transformers(directories: dict[str, Path], kind: str) -> None:
+    check_ids(directories[kind], kind, [*TEXT[::17], *AWKWARD])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["m2m_100", "nllb", "fast"])
+def test_ids_of_all_lines(directories: dict[str, Path], kind: str) -> None:
+    assert len(TEXT) > 20_000
+    check_ids(directories[kind], kind, TEXT)
+
+
+def check_ids(directory: Path, kind: str, text: list[str]) -> None:
+    """Ids, framed sources and labels of some text, ours and transformers'."""
+    from transformers import M2M100Tokenizer, NllbTokenizer
+
+    source, target = ("ka", "fr") if kind == "m2m_100" else ("kat_Geor", "fra_Latn")
+    peer = (M2M100Tokenizer if kind == "m2m_100" else NllbTokenizer).from_pretrained(
+        directory, src_lang=source, tgt_lang=target
+    )
+    ours = open_given_tokenizer(directory, ("ka", "fr"))
+    frame = frame_of(family_framing(directory), ours.tag("ka"), ours.tag("fr"))
+    assert (ours.tag("ka"), ours.tag("fr")) == tuple(peer.convert_tokens_to_ids([
+        f"__{code}__" if kind == "m2m_100" else code for code in (source, target)
+    ]))  # fmt: skip
+    theirs = peer(text, add_special_tokens=False)["input_ids"]
+    encoded = ours.encode_many(text, "ka")
+    assert [text for text, a, b in zip(text, encoded, theirs, strict=True) if a != b] == []
+    both = peer(text[:20], text_target=text[:20])
+    assert both["input_ids"] == [frame_source(frame, ids) for ids in encoded[:20]]
+    assert both["labels"] == [[*frame.target_prefix, *ids, 2] for ids in encoded[:20]]
+    assert frame.decoder_start == 2
+    known = [ids for ids in encoded if UNK not in ids]
+    assert len(known) > len(text) / 3
+    assert [ours.decode(ids) for ids in known[::9]] == [
+        peer.decode(ids, skip_special_tokens=True) for ids in known[::9]
+    ]
