@@ -295,9 +295,13 @@ class Tokenizer:
         """Number of ids, special symbols, ``<mask>`` and tags included."""
         return len(self.symbols)
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """SHA-256 over languages, models and, where it is given, the numbering."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps([self.languages, list(self.serialised)]).encode())
         for model in self.serialised.values():
             digest.update(hashlib.sha256(model).digest())
