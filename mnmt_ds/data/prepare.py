@@ -39,7 +39,7 @@ from mnmt_ds.data.split_assignment import (
 from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_values
 from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, build_tokenizer_stage
 from mnmt_ds.data.worker_pool import process_pool
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import remove_temporary_files
 
 LOG = logging.getLogger(__name__)
@@ -83,9 +83,8 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
         except OSError as error:
             if error.errno is None:
                 raise
-            raise UserError(
-                f"{error.filename or directory}: {os.strerror(error.errno)}; mend it and prepare again"
-            ) from None
+            fault = file_fault(error, directory) or f"{error.filename or directory}: {os.strerror(error.errno)}; mend it"
+            raise UserError(f"{fault}; then prepare again") from None
         remove_unused_stages(directory / "work", built.stages())
     print(prepare_report.summary_table(path))
     return path

@@ -19,7 +19,7 @@ from tests.tiny import ROOT
 
 RECIPE = ROOT / "launchers" / "recipes" / "m15_stages.yaml"
 CATALOGS = DataSettings.model_fields["catalogs"].default
-MEMORY, DISK = 20, 12
+MEMORY, DISK = 20, 20
 """GiB that the run takes."""
 MINUTES = 40
 
