@@ -73,7 +73,8 @@ def file_fault(error: BaseException, path: Path | None = None, needed: int = 0) 
         if number is None and (match := _RUST.search(str(link))):
             number = int(match[1])
         if number in _FAULTS:
-            name = getattr(link, "filename", None) or path or "a file"
+            names = [getattr(link, name, None) for name in ("filename2", "filename")]  # a copy's target comes second
+            name = next((name for name in names if name), path or "a file")
             text = f"{os.fsdecode(name) if isinstance(name, str | bytes) else name}: {_FAULTS[number]}"
             return UserError(text + (_space(name, needed) if number in _FULL else ""))
         link = link.__cause__ or link.__context__
