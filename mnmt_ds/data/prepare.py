@@ -83,7 +83,8 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
         except OSError as error:
             if error.errno is None:
                 raise
-            fault = file_fault(error, directory) or f"{error.filename or directory}: {os.strerror(error.errno)}; mend it"
+            reason = os.strerror(error.errno)
+            fault = file_fault(error, directory) or f"{error.filename or directory}: {reason}; mend it"
             raise UserError(f"{fault}; then prepare again") from None
         remove_unused_stages(directory / "work", built.stages())
     print(prepare_report.summary_table(path))
