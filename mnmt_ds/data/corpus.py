@@ -115,7 +115,9 @@ def changed_settings(manifest: Mapping[str, Any], settings: DataSettings) -> lis
         if name == "directory" or prepared.get(name) == current[name]:
             continue
         if name in ("clean", "split", "tokenizer"):
-            names += [f"{name}.{key}" for key in current[name] if prepared.get(name, {}).get(key) != current[name][key]]
+            section = prepared.get(name)
+            before = section if isinstance(section, dict) else {}
+            names += [f"{name}.{key}" for key in current[name] if before.get(key) != current[name][key]]
         else:
             names.append(name)
     return names

@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, NotRequired
+from typing import Annotated, NamedTuple, NotRequired
 
 import numpy as np
 import sentencepiece
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from mnmt_ds.data.language_codes import same_language
@@ -62,7 +63,7 @@ class TokenizerShape(TypedDict):
     """What every ``tokenizer.json`` holds."""
 
     languages: list[str]
-    models: dict[str, InsidePath]
+    models: Annotated[dict[str, InsidePath], Field(min_length=1)]
     hash: str
     symbols: NotRequired[InsidePath]
     """File of the symbols of a given numbering."""

@@ -180,7 +180,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
     train = [record for record in records if record.get("kind") == "train"]
     pairs = _pairs(valid, recipe)
     dev_losses = {pair: _series(valid, metric_keys.VALID_LOSS.of(pair)) for pair in pairs}
-    search_shares = [float(r[metric_keys.SEARCH_SHARE]) for r in valid if metric_keys.SEARCH_SHARE in r]
+    search_shares = [float(share) for share in _series(valid, metric_keys.SEARCH_SHARE) if np.isfinite(share)]
     dev_losses = {pair: series for pair, series in dev_losses.items() if np.isfinite(series).any()}
     report = report_path(directory, checkpoint, split)
     name = SEED_SUFFIX.sub("", str(recipe.get("name") or directory.name)) or directory.name
@@ -188,7 +188,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         directory=directory,
         name=name,
         label=name,
-        seed=int((recipe.get("train") or {}).get("seed", 1)),
+        seed=seed if isinstance(seed := (recipe.get("train") or {}).get("seed", 1), int) else 1,
         method=describe_method(recipe.get("method") or {}, recipe.get("sampler") or {}),
         recipe=recipe,
         pairs=pairs,

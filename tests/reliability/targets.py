@@ -102,7 +102,7 @@ def _corpus(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
 
     def read_corpus() -> None:
         opened = Corpus.open(root)
-        changed_settings(opened.manifest, DataSettings.model_validate({"pairs": list(opened.pairs)}))
+        changed_settings(opened.manifest, DataSettings.model_validate({"pairs": ["bs-en"]}))
         for pair in opened.pairs:
             for name in ("train", "dev", "test"):
                 split = opened.split(pair, name)
@@ -202,7 +202,7 @@ def _finished_runs(root: Path) -> Iterator[tuple[str, Target]]:
         read = [with_resource_classes(run, settings) for run in read]
         part = compare_groups(group_runs(read), settings)
         summary_markdown(part)
-        frontier_markdown(find_experiments(read))
+        frontier_markdown(find_experiments(read), read)
         score_signatures(read)
         run_rows(read)
         pair_rows(read, part.sizes)

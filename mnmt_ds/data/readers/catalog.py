@@ -216,7 +216,7 @@ def _charset(path: str, header: bytes) -> str:
     if charset in ("charset", "ascii", "us-ascii", "utf8", "utf-8"):
         return "utf-8"
     try:
-        "".encode(charset)
+        b"a\xff".decode(charset, "replace")  # some codecs know no replacement
     except (LookupError, ValueError):
         raise UserError(f"{path}:1: unknown charset '{charset}' in the catalog's header; leave this file out") from None
     return charset

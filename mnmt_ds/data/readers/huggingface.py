@@ -54,7 +54,7 @@ def read(request: ReadRequest) -> Iterator[Row]:
             held = getattr(kind, "dtype", None) or type(kind).__name__
             raise UserError(f"{path}: column '{name}' holds {held}, not text; name another one in 'columns'")
     number = 0
-    for batch in data.select_columns(list(dict.fromkeys((source, target)))).iter(batch_size=1000):
+    for batch in _batches(path, data, list(dict.fromkeys((source, target)))):
         for source_text, target_text in zip(batch[source], batch[target], strict=True):
             number += 1
             yield number, source_text or "", target_text or "", None
@@ -110,6 +110,18 @@ def _texts_by_language(cell: Any) -> dict[str, Any] | None:
             return None
         texts.setdefault(language, words[0])
     return texts
+
+
+def _batches(path: str, data: Any, columns: list[str]) -> Iterator[Any]:
+    """A dataset's records by the thousand; UserError where its files do not fit together."""
+    try:
+        for batch in data.select_columns(columns).iter(batch_size=1000):
+            if not set(columns) <= set(batch):
+                raise KeyError(f"no {' or '.join(columns)} in its files")
+            yield batch
+    except Exception as error:  # what it raises is not documented
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: its files do not fit together ({reason}); save it again") from None
 
 
 def example(folder: Path) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
+from mnmt_ds.json_files import read_json
 from mnmt_ds.shipped_files import find_file
 
 Json = dict[str, Any]
@@ -26,18 +29,32 @@ def read(path: Path) -> Json:
         UserError: where it cannot be read or is no JSON object.
     """
     try:
-        text = find_file(path).read_text(encoding="utf-8")
+        return dict(read_json(find_file(path), _Shape))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); set 'deepspeed' to a file of ds_configs/"
         ) from None
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); mend that line") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}:1: a DeepSpeed configuration is a JSON object")
-    return config
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; mend it") from None
+
+
+class _Optimizer(TypedDict, total=False):
+    params: Json
+
+
+class _Zero(TypedDict, total=False):
+    stage: Annotated[int, Field(ge=0, le=3)]
+    offload_optimizer: Json
+    offload_param: Json
+
+
+class _Shape(TypedDict, total=False):
+    """The sections that are looked into."""
+
+    optimizer: _Optimizer
+    zero_optimization: _Zero
+    bf16: Json
+    fp16: Json
 
 
 def known_values(settings: TrainSettings, ranks: int) -> dict[str, Any]:
