@@ -6,12 +6,14 @@ own best), and ``best_<pair>``, a link to that pair's model: what MULTI-DISTILL'
 Shape letters: V validations of a run.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from mnmt_ds import metric_keys
 from mnmt_ds.config import dump
+from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.report import read_lines, read_report, report_path, write_lines, write_report
 from mnmt_ds.files import replace_link, write_text
@@ -59,8 +61,15 @@ def _sources(entry: StudyEntry) -> dict[str, Any]:
     """Of which models the evaluations are, and how each was made."""
     facts = ("model", "data_hash", "search", "dtype", "score")
     paths = {job.directory.name: report_path(job.directory, "best", "test") for job in entry.jobs}
-    reports = {pair: read_report(path) if path.exists() else {} for pair, path in paths.items()}
+    reports = {pair: _readable_report(path) for pair, path in paths.items()}
     return {pair: {fact: report.get(fact) for fact in facts} for pair, report in reports.items()}
+
+
+def _readable_report(path: Path) -> dict[str, Any]:
+    """A report; empty where there is none that can be read, of which putting the runs together complains."""
+    with contextlib.suppress(UserError):
+        return read_report(path) if path.exists() else {}
+    return {}
 
 
 def _validation(runs: dict[str, Run]) -> dict[str, Any]:
