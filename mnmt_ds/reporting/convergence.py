@@ -60,8 +60,8 @@ def dev_loss_curves(part: ComparedRuns) -> str | None:
     for ax in axes[-columns:]:
         ax.set_xlabel("epoch")
         ax.xaxis.set_tick_params(labelbottom=True)
-    for ax in axes[columns - 1 :: columns]:
-        add_bits_axis(ax)
+    for n, ax in enumerate(axes, start=1):  # each panel has a scale of its own
+        add_bits_axis(ax, named=n % columns == 0 or n == len(axes))
     figure.supylabel("dev loss (label-smoothed cross-entropy), nats a token", fontsize=9.5)
     return to_svg(figure)
 

@@ -162,14 +162,16 @@ def make_panels(count: int, columns: int, width: float, height: float, **options
     return figure, list(axes.flat[:count])
 
 
-def add_bits_axis(ax: Axes) -> None:
+def add_bits_axis(ax: Axes, named: bool = True) -> None:
     """Adds a second value axis at the right: bits, the unit of paper 1's figures and tables, beside nats.
 
     Args:
         ax: a panel whose values are nats.
+        named: whether the unit stands beside it.
     """
     second = ax.secondary_yaxis("right", functions=(_bits_of_nats, _nats_of_bits))
-    second.set_ylabel("bits a token", fontsize=8, color=FAINT_COLOUR)
+    second.tick_params(labelsize=7)
+    second.set_ylabel("bits a token" if named else "", fontsize=8, color=FAINT_COLOUR)
     second.spines[:].set_visible(False)
 
 
