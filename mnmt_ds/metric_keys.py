@@ -158,6 +158,7 @@ class Fields(NamedTuple):
     update: str = "optimizer steps so far"
     epoch: str = "epochs so far, with fraction"
     time: str = "seconds since 1970"
+    crc: str = "CRC-32 of the line before this key, begun with the line's above; an altered or missing line is named"
 
 
 METRICS: tuple[Metric, ...] = tuple(

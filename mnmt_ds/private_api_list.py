@@ -127,6 +127,19 @@ PRIVATE_APIS = (
         "it is a setting of the whole engine; whether a checkpoint moves is known only when it is loaded",
         "engine/parallel/loading.py",
     ),
+    *(
+        PrivateApi(
+            owner, (name,), "the only classes of DeepSpeed that are made while a checkpoint is loaded",
+            "it loads with weights_only=False; its files hold objects of these classes beside tensors and values",
+            "engine/parallel/loading.py",
+        )
+        for owner, name in (
+            (f"{ZERO}.config", "ZeroStageEnum"),
+            ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
+            ("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"),
+            ("deepspeed.utils.tensor_fragment", "fragment_address"),
+        )
+    ),
     PrivateApi(
         "deepspeed.runtime.engine:DeepSpeedEngine", ("_is_gradient_accumulation_boundary",),
         "set back to None after passes that serve no update",

@@ -6,6 +6,7 @@ seen; ``docs/deepspeed_internals.md`` is written from that list.
 
 import datetime
 import importlib
+import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -168,6 +169,34 @@ class _ErrorsKept:
             if isinstance(cause, OSError) and cause.errno is not None:
                 cause.filename = path
             raise cause from None
+
+
+@contextmanager
+def weights_only_loading() -> Iterator[None]:
+    """Lets DeepSpeed's ``torch.load`` make nothing but tensors, plain values and four classes of its checkpoints.
+
+    DeepSpeed asks for ``weights_only=False``; torch's own switch in the environment overrules it.
+
+    Returns:
+        Nothing: a context manager.
+
+    Raises:
+        pickle.UnpicklingError: by torch, where a file asks for any other class or function; it is not called.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    allowed = [ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address]
+    switches = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")  # both would be refused
+    before = {name: value for name in switches if (value := os.environ.pop(name, None)) is not None}
+    os.environ[switches[0]] = "1"
+    try:
+        with torch.serialization.safe_globals(allowed):  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        del os.environ[switches[0]]
+        os.environ.update(before)
 
 
 def wrap_pipeline_instructions(

@@ -19,12 +19,12 @@ from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import append_line, write_text
-from mnmt_ds.json_files import parse_json
 from mnmt_ds.log import REPORT
+from mnmt_ds.record_lines import Record, kept_lines, last_crc, read_records, seal
 from mnmt_ds.run_files import METRICS
 
+__all__ = ["Record", "Tracker", "TrackingSettings", "progress_line", "read_records"]
 LOG = logging.getLogger(__name__)
-Record = dict[str, Any]
 
 
 class TrackingSettings(Settings):
@@ -58,6 +58,8 @@ class Tracker:
     def __init__(self, run: Path, settings: TrackingSettings, main: bool, config: Record, name: str) -> None:
         self.path = run / METRICS
         self.main = main
+        self._crc: int | None = None
+        """Of the last line of the log; None: not yet looked up."""
         self.records = 0
         """Records in the log, those of kind "run" left out; 0 on other ranks."""
         self.fault: UserError | None = None
@@ -67,7 +69,7 @@ class Tracker:
             self.wandb = self._start_wandb(run, settings, settings.wandb, config, name)
 
     def rewind(self, update: int, records: int | None = None) -> None:
-        """Drops what a killed run wrote after the checkpoint that training resumes from.
+        """Drops what a killed run wrote after the checkpoint that training resumes from, and damaged lines by name.
 
         Args:
             update: the checkpoint's update; -1: all records are dropped.
@@ -75,18 +77,13 @@ class Tracker:
         """
         if not self.main or not self.path.exists():
             return
-        kept: list[Record] = []
-        self.records = 0
-        for record in read_records(self.path):
-            counts = record.get("kind") != "run"
-            if record.get("update", 0) > update or (counts and self.records == records):
-                continue
-            kept.append(record)
-            self.records += counts
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        if text.encode() != self.path.read_bytes():
+        kept = kept_lines(self.path, update, records)
+        self.records, self._crc = kept.records, kept.crc
+        for fault in kept.faults:
+            self.warning(f"{fault}; the line is left out")
+        if kept.text.encode() != self.path.read_bytes():
             with self._faults_kept():
-                write_text(self.path, text)
+                write_text(self.path, kept.text)
 
     def log(self, kind: str, update: int, epoch: float, values: Record) -> None:
         """Appends a record, on the main rank alone.
@@ -101,8 +98,10 @@ class Tracker:
             return
         record = {"kind": kind, "update": update, "epoch": round(epoch, 4), "time": time.time(), **values}
         with self._faults_kept():
-            append_line(self.path, json.dumps(record))
+            line = seal(json.dumps(record).encode(), last_crc(self.path) if self._crc is None else self._crc)
+            append_line(self.path, line.text.decode())
             self.records += kind != "run"
+            self._crc = line.crc
         if self.wandb is not None:
             numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
             try:
@@ -187,22 +186,6 @@ class Tracker:
 
 def _one_line(error: Exception) -> str:
     return str(file_fault(error) or " ".join(str(error).split()))
-
-
-def read_records(path: Path) -> list[Record]:
-    """Reads all whole records of a ``metrics.jsonl``; a line that a crash cut off is left out.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Records, in the file's order.
-    """
-    records = []
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError):
-            records.append(parse_json(line))
-    return records
 
 
 def progress_line(update: int, last: int, epoch: float, values: Record, memory_gb: float) -> str:

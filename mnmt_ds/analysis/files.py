@@ -3,18 +3,22 @@
 Shape letters: L languages (or pairs), N parameters.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from mnmt_ds.analysis.sensitivity import Sensitivity, flatten
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_bytes, write_json
+
+HASH = "sha256"
+"""In a file's metadata: of the tensors' names, shapes and values."""
 
 
 def analysis_directory(run: Path, checkpoint: str, task: str) -> Path:
@@ -39,8 +43,8 @@ def write_sensitivity(directory: Path, name: str, values: Sensitivity) -> None:
         name: the language or pair.
         values: sensitivities by parameter.
     """
-    content = save({key: value.contiguous() for key, value in values.items()})
-    write_bytes(directory / f"{name}.safetensors", content)
+    tensors = {key: value.contiguous() for key, value in values.items()}
+    write_bytes(directory / f"{name}.safetensors", save(tensors, {HASH: _hash_of(tensors)}))
 
 
 def read_sensitivities(run: Path, checkpoint: str, task: str) -> tuple[list[str], Tensor, Sensitivity]:
@@ -55,7 +59,8 @@ def read_sensitivities(run: Path, checkpoint: str, task: str) -> tuple[list[str]
         Names of the languages, their lists as (L, N), and one language's values in the parameters' shapes.
 
     Raises:
-        UserError: where there are not two languages, a file cannot be read, or the files are of different models.
+        UserError: where there are not two languages, a file cannot be read or was altered, or they are of different
+            models.
     """
     directory = analysis_directory(run, checkpoint, task)
     paths = sorted(directory.glob("*.safetensors"))
@@ -123,8 +128,21 @@ def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path) -> Sensitivity:
-    """Reads a file of sensitivities; UserError where that fails."""
+    """Reads a file of sensitivities; UserError where that fails or it was altered."""
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get(HASH)
+            values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run mnmt-ds analyse sensitivity again") from None
+    if written is not None and written != _hash_of(values):
+        raise UserError(f"{path}: altered since it was written; run mnmt-ds analyse sensitivity again")
+    return values
+
+
+def _hash_of(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from typing_extensions import TypedDict
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.file_integrity import first_altered, read_checked_json, write_checked_json
 from mnmt_ds.files import lock, replacing_directory, sha256
-from mnmt_ds.json_files import InsidePath, read_json
+from mnmt_ds.json_files import InsidePath
 
 RECORD = "stage.json"
 """File of a stage's directory that holds its record."""
@@ -71,12 +72,13 @@ def load_stage(work: Path, name: str, fingerprint: str) -> BuildStage | None:
         fingerprint: hash of its inputs.
 
     Returns:
-        The stage, or None where it is missing or a file of it has another size than when it was written.
+        The stage, or None where it is missing or a file of it is not what was written.
     """
     directory = work / name / fingerprint
     try:
-        record = read_json(directory / RECORD, StageShape)
-        is_whole = all((directory / file).stat().st_size == entry["size"] for file, entry in record["files"].items())
+        record = read_checked_json(directory / RECORD, StageShape)
+        expected = {directory / file: str(entry["sha256"]) for file, entry in record["files"].items()}
+        is_whole = first_altered(expected, work.parent) is None
     except (OSError, ValueError, KeyError):
         return None
     return BuildStage(directory, fingerprint, record) if is_whole else None
@@ -101,11 +103,11 @@ def new_stage(work: Path, name: str, fingerprint: str) -> Iterator[tuple[Path, d
         record["files"] = {
             str(path.relative_to(directory)): {"sha256": sha256(path), "size": path.stat().st_size} for path in files
         }
-        (directory / RECORD).write_text(json.dumps(record, ensure_ascii=False))
+        write_checked_json(directory / RECORD, record, indent=None)
 
 
 def built_stage(work: Path, name: str, fingerprint: str) -> BuildStage:
-    """Loads a stage that was just built.
+    """Loads a stage that was just built or loaded; its files are not read again.
 
     Args:
         work: directory of all stages of a corpus.
@@ -115,9 +117,8 @@ def built_stage(work: Path, name: str, fingerprint: str) -> BuildStage:
     Returns:
         The stage.
     """
-    stage = load_stage(work, name, fingerprint)
-    assert stage is not None, f"{work / name / fingerprint} is not whole although it was just written"
-    return stage
+    directory = work / name / fingerprint
+    return BuildStage(directory, fingerprint, read_checked_json(directory / RECORD))
 
 
 def remove_unused_stages(work: Path, used: list[BuildStage]) -> None:

@@ -1,6 +1,6 @@
 """A prepared corpus, opened for training and evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,32 @@ from mnmt_ds.data.indexed import IndexedDataset
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
-from mnmt_ds.json_files import InsidePath, check_shape, read_json, reason
+from mnmt_ds.file_integrity import first_altered, read_checked_json
+from mnmt_ds.json_files import InsidePath, check_shape, reason
 
 MANIFEST = "manifest.json"
 """Name of the manifest in a corpus's directory."""
 FORMAT = 1
 """Version of the directory's layout."""
+Verify = Callable[..., None]
+"""Called with names of files of a corpus that are about to be read; raises a UserError where one was altered."""
 
 
 class Split:
     """Sentence pairs of one pair's train, dev or test set."""
 
-    def __init__(self, directory: Path, pair: str, name: str) -> None:
+    def __init__(self, directory: Path, pair: str, name: str, verify: Verify) -> None:
         """Opens a pair's split.
 
         Args:
             directory: the corpus's directory.
             pair: the pair's name.
             name: train, dev or test.
+            verify: called before files are read.
         """
-        self._texts = [directory / "text" / f"{pair}.{name}.{side}" for side in ("src", "tgt")]
+        self._directory, self._verify = directory, verify
+        self._texts = [f"text/{pair}.{name}.{side}" for side in ("src", "tgt")]
+        verify(f"bin/{pair}.{name}.idx", f"bin/{pair}.{name}.bin")
         self._data = IndexedDataset(directory / "bin" / f"{pair}.{name}")
         self.source_lengths: np.ndarray = self._data.lengths[0::2]
         """Pieces of each source, without special symbols; int32."""
@@ -57,21 +63,25 @@ class Split:
         Returns:
             All sources and all targets.
         """
-        source, target = (path.read_bytes().decode().split("\n")[:-1] for path in self._texts)
+        self._verify(*self._texts)
+        source, target = ((self._directory / name).read_bytes().decode().split("\n")[:-1] for name in self._texts)
         return source, target
 
 
 class MonolingualSentences:
     """Monolingual sentences of one language."""
 
-    def __init__(self, directory: Path, lang: str) -> None:
+    def __init__(self, directory: Path, lang: str, verify: Verify) -> None:
         """Opens a language's text.
 
         Args:
             directory: the corpus's directory.
             lang: the language.
+            verify: called before files are read.
         """
-        self._text = directory / "text" / f"mono.{lang}"
+        self._directory, self._verify = directory, verify
+        self._text = f"text/mono.{lang}"
+        verify(f"bin/mono.{lang}.idx", f"bin/mono.{lang}.bin")
         self._data = IndexedDataset(directory / "bin" / f"mono.{lang}")
         self.lengths: np.ndarray = self._data.lengths
         """Pieces of each sentence; int32."""
@@ -96,7 +106,8 @@ class MonolingualSentences:
         Returns:
             All sentences.
         """
-        return self._text.read_bytes().decode().split("\n")[:-1]
+        self._verify(self._text)
+        return (self._directory / self._text).read_bytes().decode().split("\n")[:-1]
 
 
 def changed_settings(manifest: Mapping[str, Any], settings: DataSettings) -> list[str]:
@@ -181,7 +192,7 @@ class Corpus:
         directory = Path(directory)
         path = directory / MANIFEST
         try:
-            manifest = read_json(path)
+            manifest = read_checked_json(path)
             is_known_format = manifest.get("format") == FORMAT
             if is_known_format:
                 check_shape(manifest, ManifestShape)
@@ -206,7 +217,9 @@ class Corpus:
                 f"{directory / 'tokenizer'}: this tokenizer ({tokenizer.hash[:12]}) is not the one that made the ids"
                 f" ({manifest['tokenizer_hash'][:12]}); run mnmt-ds prepare again"
             )
-        return cls(directory, manifest, tokenizer)
+        corpus = cls(directory, manifest, tokenizer)
+        corpus.verify(*(name for name in manifest["files"] if name.startswith("tokenizer/")))
+        return corpus
 
     def split(self, pair: str, name: str) -> Split:
         """Opens a pair's split.
@@ -225,7 +238,7 @@ class Corpus:
             raise UserError(f"pair '{pair}': not in {self.directory}, which has {', '.join(self.pairs)}")
         if name not in self.manifest["pairs"][pair]["splits"]:
             raise UserError(f"{self.directory}: pair {pair} has no {name} set; set data.split.{name} or give files")
-        return Split(self.directory, pair, name)
+        return Split(self.directory, pair, name, self.verify)
 
     def text_hash(self, pair: str, name: str) -> str:
         """Looks up the hash of a split's text.
@@ -254,4 +267,25 @@ class Corpus:
         """
         if lang not in self.monolingual:
             raise UserError(f"language '{lang}': no monolingual text in {self.directory}; add data.monolingual.{lang}")
-        return MonolingualSentences(self.directory, lang)
+        return MonolingualSentences(self.directory, lang, self.verify)
+
+    def verify(self, *names: str) -> None:
+        """Checks that files hold what was prepared; those that were not touched since the last time are not read.
+
+        Args:
+            *names: paths below the corpus's directory.
+
+        Raises:
+            UserError: that names the first one that was altered, or that the manifest does not know.
+        """
+        try:
+            expected = {self.directory / name: str(self.manifest["files"][name]["sha256"]) for name in names}
+            altered = first_altered(expected, self.directory)
+        except KeyError as error:
+            raise UserError(
+                f"{self.directory / MANIFEST}: does not name {error.args[0]}; run mnmt-ds prepare again"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror}); run mnmt-ds prepare again") from None
+        if altered is not None:
+            raise UserError(f"{altered}: its content changed since it was prepared; run mnmt-ds prepare again")

@@ -12,6 +12,7 @@ from mnmt_ds.data import prepare_report
 from mnmt_ds.data.build_cache import BuildStage
 from mnmt_ds.data.corpus import FORMAT, MANIFEST
 from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.file_integrity import first_altered, read_checked_json, write_checked_json
 from mnmt_ds.files import publish_file, write_json, write_text
 
 LOG = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
     path, previous = directory / MANIFEST, directory / PREVIOUS
     old = _read_manifest(path) or _read_manifest(previous)
     _warn_of_other_sentencepiece(directory, old, manifest)
-    if old.get("files") != files or not path.exists():
+    if old.get("files") != files or not path.exists() or not _are_whole(directory, files):
         if path.exists():
             os.replace(path, previous)
         for name, (stage, inner) in sources.items():
@@ -87,7 +88,7 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
             (directory / name).unlink(missing_ok=True)
     write_json(directory / "report.json", prepare_report.corpus_statistics(manifest))
     write_text(directory / "report.md", prepare_report.markdown_report(manifest))
-    write_json(path, manifest)
+    write_checked_json(path, manifest)
     previous.unlink(missing_ok=True)
     return path
 
@@ -156,7 +157,14 @@ def _corpus_hash(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return read_checked_json(path)
     except (OSError, ValueError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
+
+
+def _are_whole(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether every published file is there and holds what it should."""
+    try:
+        return first_altered({directory / name: entry["sha256"] for name, entry in files.items()}, directory) is None
+    except OSError:
+        return False

@@ -155,18 +155,19 @@ class Tokenizer:
             models = {name: (directory / file).read_bytes() for name, file in record["models"].items()}
             given = record.get("symbols")
             symbols = read_json(directory / given, list[str]) if given else None
+            languages, written = tuple(record["languages"]), str(record["hash"])
+            found = _hash_of(languages, models, symbols)
+            if found != written:  # SentencePiece is given nothing
+                raise UserError(
+                    f"{directory}: its files give the hash {found[:12]}, its tokenizer.json says {written[:12]};"
+                    " a file was changed: run mnmt-ds prepare again"
+                )
             originals = {name: (directory / f"{ORIGINAL}{name}").read_bytes() for name in record.get("originals", ())}
             derivation = _read_derivation(directory / DERIVATION) if record.get("derived") else None
-            tokenizer = cls(record["languages"], models, symbols, originals, derivation)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            return cls(languages, models, symbols, originals, derivation)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(f"{directory}: no readable tokenizer ({reason}); run mnmt-ds prepare again") from None
-        if tokenizer.hash != record["hash"]:
-            raise UserError(
-                f"{directory}: its files give the hash {tokenizer.hash[:12]}, its tokenizer.json says"
-                f" {record['hash'][:12]}; a file was changed: run mnmt-ds prepare again"
-            )
-        return tokenizer
 
     def save_to(self, directory: Path | str) -> None:
         """Writes the models and tokenizer.json into a directory.
@@ -303,12 +304,7 @@ class Tokenizer:
 
     @cached_property
     def _hash(self) -> str:
-        digest = hashlib.sha256(json.dumps([self.languages, list(self.serialised)]).encode())
-        for model in self.serialised.values():
-            digest.update(hashlib.sha256(model).digest())
-        if self._given is not None:
-            digest.update(json.dumps(self._given).encode())
-        return digest.hexdigest()
+        return _hash_of(self.languages, self.serialised, self._given)
 
     def _model_of(self, lang: str) -> str:
         self.tag(lang)
@@ -319,3 +315,12 @@ def _read_derivation(path: Path) -> Derivation:
     values = read_json(path, DerivationShape)
     new = {int(place): tuple(rows) for place, rows in values["new"].items()}
     return Derivation(values["base_hash"], values["base_size"], tuple(values["rows"]), new)
+
+
+def _hash_of(languages: Sequence[str], models: Mapping[str, bytes], given: Sequence[str] | None) -> str:
+    digest = hashlib.sha256(json.dumps([languages, list(models)]).encode())
+    for model in models.values():
+        digest.update(hashlib.sha256(model).digest())
+    if given is not None:
+        digest.update(json.dumps(given).encode())
+    return digest.hexdigest()

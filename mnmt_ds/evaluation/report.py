@@ -23,8 +23,9 @@ from mnmt_ds.evaluation.report_shape import ReportShape
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
 from mnmt_ds.evaluation.tokenised_text import tokenised_lines
-from mnmt_ds.files import replacing_directory, write_bytes, write_json
-from mnmt_ds.json_files import read_json, reason
+from mnmt_ds.file_integrity import read_checked_json, write_checked_json
+from mnmt_ds.files import replacing_directory, sha256, write_bytes
+from mnmt_ds.json_files import reason
 from mnmt_ds.run_files import RECIPE, data_directory
 
 LOG = logging.getLogger(__name__)
@@ -339,22 +340,40 @@ def read_report(path: Path) -> dict[str, Any]:
         The report.
 
     Raises:
-        UserError: where it cannot be read.
+        UserError: where it cannot be read, or was altered.
     """
     try:
-        return dict(read_json(path, ReportShape))
+        return read_checked_json(path, ReportShape)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable report ({reason(error)}); evaluate again with --fresh") from None
 
 
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes a report, whole or not at all.
+def read_verified_report(path: Path) -> dict[str, Any]:
+    """Reads a written report and checks that the texts beside it are those that it is about.
 
     Args:
         path: from ``report_path``.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: where it cannot be read, or it or a text was altered.
+    """
+    for kind in ("src", "ref", "hyp"):
+        read_lines(path.with_suffix(""), kind)
+    return read_report(path)
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Writes a report, whole or not at all, with the hashes of the texts that it is about.
+
+    Args:
+        path: from ``report_path``; its texts are written already.
         report: what can be written as JSON.
     """
-    write_json(path, report)
+    texts = {text.name: sha256(text) for text in sorted(path.with_suffix("").glob("*"))}
+    write_checked_json(path, {**report, "files": texts})
 
 
 def write_lines(directory: Path, kind: str, texts: Mapping[str, Sequence[str]]) -> None:
@@ -379,9 +398,21 @@ def read_lines(directory: Path, kind: str) -> Texts:
 
     Returns:
         Sentences by pair; empty where there are no files.
+
+    Raises:
+        UserError: that names a file that is not the one of which the report beside the directory tells.
     """
-    paths = sorted(directory.glob(f"*.{kind}"))
-    return {path.name.removesuffix(f".{kind}"): _lines(path) for path in paths}
+    report = directory.with_name(f"{directory.name}.json")
+    hashes = read_report(report).get("files") if report.exists() else None
+    texts = {}
+    for path in sorted(directory.glob(f"*.{kind}")):
+        if hashes is not None and sha256(path) != hashes.get(path.name):
+            raise UserError(f"{path}: altered since it was evaluated; evaluate again with --fresh")
+        texts[path.name.removesuffix(f".{kind}")] = _lines(path)
+    for name in hashes or ():
+        if name.endswith(f".{kind}") and name.removesuffix(f".{kind}") not in texts:
+            raise UserError(f"{directory / name}: is missing; evaluate again with --fresh")
+    return texts
 
 
 def _lines(path: Path) -> list[str]:
@@ -398,11 +429,14 @@ def _earlier_hypotheses(path: Path, identity: Mapping[str, Any], pairs: Sequence
     """Hypotheses of an earlier evaluation of the same model with the same search, if all pairs are there."""
     if not path.exists() or identity["model"] is None:
         return None
-    report = read_report(path)
+    try:
+        report, texts = read_report(path), read_lines(path.with_suffix(""), "hyp")
+    except UserError as error:
+        LOG.warning("%s: doing so", error)
+        return None
     search = {**SearchSettings().model_dump(mode="json"), **(report.get("search") or {})}  # what came later: default
     if any({**report, "search": search}.get(key) != value for key, value in identity.items()):
         return None
-    texts = read_lines(path.with_suffix(""), "hyp")
     counts = {pair: facts.get("sentences") for pair, facts in report.get("pairs", {}).items()}
     if any(len(texts.get(pair, ())) != counts.get(pair, -1) for pair in pairs):
         return None

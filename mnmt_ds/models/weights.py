@@ -3,22 +3,25 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.file_integrity import first_altered, read_checked_json, with_checksum
 from mnmt_ds.files import replacing_directory, sha256
-from mnmt_ds.json_files import read_json, reason
+from mnmt_ds.json_files import reason
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
+
+REMEDY = "restore the file, or take another checkpoint of the run"
 
 
 def load_state(model: Transformer, state: dict[str, Tensor], where: str) -> None:
@@ -55,12 +58,12 @@ def save_model(directory: Path, state: dict[str, Tensor], description: dict[str,
     Args:
         directory: directory to write; an older one there is replaced.
         state: weights by name, without tied repeats.
-        description: what ``model.json`` holds; the weights' SHA-256 is added.
+        description: what ``model.json`` holds; the weights' SHA-256 and a checksum of its own are added.
     """
     with replacing_directory(directory) as temporary:
         weights = temporary / "model.safetensors"
         write_safetensors(state, weights)
-        description = {**description, "sha256": sha256(weights)}
+        description = with_checksum({**description, "sha256": sha256(weights)})
         (temporary / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
@@ -110,15 +113,15 @@ def describe_model(directory: Path) -> dict[str, Any]:
         Its description.
 
     Raises:
-        UserError: when the file is missing or not JSON.
+        UserError: when the file is missing, altered or not JSON.
     """
     path = directory / "model.json"
     try:
-        return dict(read_json(path, DescriptionShape))
+        return read_checked_json(path, DescriptionShape)
     except FileNotFoundError:
         raise UserError(f"{path}: no model there; give a run's best, best_<pair> or last_model directory") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); take another checkpoint of the run") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {REMEDY}") from None
 
 
 def _settings(directory: Path, description: Mapping[str, Any]) -> ModelSettings:
@@ -128,6 +131,35 @@ def _settings(directory: Path, description: Mapping[str, Any]) -> ModelSettings:
     except (ValueError, TypeError) as error:
         fault = " ".join(str(error).split())[:200]
         raise UserError(f"{directory / 'model.json'}: no such model ({fault}); take another checkpoint") from None
+
+
+def read_weights(directory: Path, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Reads a model directory's weights, verified.
+
+    Args:
+        directory: with ``model.safetensors`` and ``model.json``.
+        names: of the weights that are read; None: all.
+
+    Returns:
+        Tensors on the CPU, by name.
+
+    Raises:
+        UserError: where a file is missing or altered, or a weight is not finite.
+    """
+    path, digest = directory / "model.safetensors", describe_model(directory).get("sha256")
+    try:
+        is_altered = digest is not None and first_altered({path: str(digest)}, directory.resolve()) is not None
+        if not is_altered:
+            with safe_open(path, "pt") as file:
+                weights = {name: file.get_tensor(name) for name in names or file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from None
+    if is_altered:
+        raise UserError(f"{path}: was altered (its SHA-256 is not model.json's); {REMEDY}")
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"{path}: NaN or Inf in {name}; {REMEDY}")
+    return weights
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Transformer, dict[str, Any]]:
@@ -141,17 +173,12 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Tra
         The model, in eval mode, and its description.
 
     Raises:
-        UserError: when a file is missing or damaged, or does not hold this architecture's weights.
+        UserError: when a file is missing, altered or damaged, or does not hold finite weights of this architecture.
     """
     description = describe_model(directory)
     if str(device) == "meta":
         with torch.device("meta"):
             return Transformer(_settings(directory, description), description["vocabulary_size"]), description
-    path = directory / "model.safetensors"
     model = Transformer(_settings(directory, description), description["vocabulary_size"])
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be loaded ({error}); take another checkpoint of the run") from None
-    load_state(model, state, str(path))
+    load_state(model, read_weights(directory), str(directory / "model.safetensors"))
     return model.to(device).eval(), description

@@ -3,7 +3,7 @@
 Shape letters: V validations, R training reports, S changes of a dynamic sampler's distribution.
 """
 
-import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.comparability import DevLossFacts
-from mnmt_ds.evaluation.report import read_report, report_path, with_text_hashes
+from mnmt_ds.evaluation.report import read_verified_report, report_path, with_text_hashes
+from mnmt_ds.file_integrity import read_checked_json
 from mnmt_ds.files import is_locked
+from mnmt_ds.json_files import reason
 from mnmt_ds.reporting.run_settings import describe_method, differing_settings
-from mnmt_ds.run_files import LOCK, METRICS, data_directory, read_recipe
+from mnmt_ds.run_files import LOCK, METRICS, data_directory, read_recipe, recipe_fault
 from mnmt_ds.tracking import Record, read_records
 
+LOG = logging.getLogger(__name__)
 Series = NDArray[np.float64]
 
 PAIR_METRICS = {
@@ -170,12 +173,14 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         The run; its label is its name.
 
     Raises:
-        UserError: where the directory holds no run.
+        UserError: where the directory holds no run, or a record or the evaluation was altered.
     """
     path = directory / METRICS
     if not path.exists():
         raise UserError(f"{path}: no such file; give directories of runs")
     records, recipe = read_records(path), read_recipe(directory)
+    if fault := recipe_fault(directory):
+        LOG.warning(fault)
     valid = [record for record in records if record.get("kind") == "valid"]
     train = [record for record in records if record.get("kind") == "train"]
     pairs = _pairs(valid, recipe)
@@ -212,7 +217,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         search_share=search_shares[-1] if search_shares else float("nan"),
         memory_gb=_peak_memory_gb(records),
         status=_status(directory),
-        report=with_text_hashes(read_report(report), report) if report.exists() else None,
+        report=with_text_hashes(read_verified_report(report), report) if report.exists() else None,
         translations=report.with_suffix("") if report.exists() else None,
         dev_loss_facts=_dev_loss_facts(directory, recipe, tuple(dev_losses)),
     )
@@ -242,12 +247,13 @@ def _dev_loss_facts(directory: Path, recipe: Mapping[str, Any], pairs: tuple[str
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none that can be read."""
+    """A JSON object; empty where there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_checked_json(path)
+    except OSError:
         return {}
-    return values if isinstance(values, dict) else {}
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); restore the file") from None
 
 
 def train_sizes(runs: Sequence[Run]) -> dict[str, int]:
@@ -286,9 +292,14 @@ def _manifest_size(run: Run, pair: str) -> int:
     """Training sentences by the prepared corpus; 0 where it is not there."""
     directory = data_directory(run.directory)
     try:
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8")) if directory else {}
+        manifest = read_checked_json(directory / "manifest.json") if directory else {}
+    except OSError:
+        return 0
+    except ValueError as error:
+        raise UserError(f"{directory}/manifest.json: not readable ({error}); run mnmt-ds prepare again") from None
+    try:
         return int(manifest["pairs"][pair]["splits"]["train"]["sentences"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return 0
 
 

@@ -7,18 +7,17 @@ Shape letters: V validations of a run.
 """
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds import metric_keys
+from mnmt_ds import metric_keys, record_lines
 from mnmt_ds.config import dump
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.report import read_lines, read_report, report_path, write_lines, write_report
 from mnmt_ds.files import replace_link, write_text
 from mnmt_ds.reporting.runs import Run, read_run
-from mnmt_ds.run_files import METRICS, RECIPE
+from mnmt_ds.run_files import METRICS, write_recipe
 from mnmt_ds.study import run_state
 from mnmt_ds.study.plan import StudyEntry
 
@@ -36,9 +35,9 @@ def merge_pair_runs(entry: StudyEntry) -> None:
     directory = entry.directory
     whole = entry.jobs[0].recipe
     data = whole.data.model_copy(update={"pairs": tuple(runs)})
-    write_text(directory / RECIPE, dump(whole.model_copy(update={"directory": directory, "data": data})))
+    write_recipe(directory, dump(whole.model_copy(update={"directory": directory, "data": data})))
     records = [{"kind": "run", "update": 0, "epoch": 0.0, "time": 0.0}, _train(runs), _validation(runs)]
-    write_text(directory / METRICS, "".join(json.dumps(record) + "\n" for record in records))
+    write_text(directory / METRICS, record_lines.write_lines(records))
     for pair in runs:
         replace_link(directory / f"best_{pair}", Path("pairs") / pair / "best")
     _evaluation(directory, runs)

@@ -10,8 +10,7 @@ from mnmt_ds.engine.dataloading.data_iterator import Position
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import report_path
-from mnmt_ds.files import write_json
-from mnmt_ds.json_files import read_json
+from mnmt_ds.file_integrity import read_checked_json, write_checked_json
 from mnmt_ds.reporting.run_settings import flatten_settings
 from mnmt_ds.reporting.runs import student_directories
 from mnmt_ds.run_files import read_recipe
@@ -122,7 +121,7 @@ def write_mark(run: Path, **facts: Any) -> None:
         run: the run's directory.
         facts: JSON values by name; those that stand there already are replaced.
     """
-    write_json(run / MARK, {**read_mark(run), **facts})
+    write_checked_json(run / MARK, {**read_mark(run), **facts})
 
 
 def read_mark(run: Path) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def read_mark(run: Path) -> dict[str, Any]:
         Its values; empty where there is no mark that can be read.
     """
     try:
-        return dict(read_json(run / MARK))
+        return read_checked_json(run / MARK)
     except (OSError, ValueError):
         return {}
 

@@ -17,6 +17,7 @@ from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.validate import validate
 from mnmt_ds.data.worker_pool import process_pool
+from mnmt_ds.file_integrity import read_checked_json
 from mnmt_ds.files import sha256
 from tests.data.conftest import sentences, translated
 
@@ -191,7 +192,7 @@ def test_short_frequent_sentences_are_dropped_in_sight(
 def old_corpus(settings: DataSettings, pairs: dict[str, list[str]]) -> None:
     """Rewrites a prepared corpus's training text as the rule of earlier versions chose it."""
     root = Path(settings.directory)
-    manifest = json.loads((root / "manifest.json").read_text())
+    manifest = read_checked_json(root / "manifest.json")
     del manifest["held_out_overlap"]
     for pair, meanings in pairs.items():
         for code, suffix in zip(pair.split("-"), ("src", "tgt"), strict=True):
@@ -234,7 +235,7 @@ def test_text_read_by_an_earlier_version_is_selected_anew(settings_of: Make, tmp
     prepare(settings, processes=1)
     hash_before, work = Corpus.open(settings.directory).hash, Path(settings.directory) / "work"
     for directory in (work / "clean.de-fr.train").iterdir():
-        record = json.loads((directory / "stage.json").read_text())
+        record = read_checked_json(directory / "stage.json")
         for name in ("source_key", "target_key"):
             del record["files"][name]
             (directory / name).unlink()

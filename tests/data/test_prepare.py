@@ -14,6 +14,7 @@ from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.validate import validate
 from mnmt_ds.errors import UserError
+from mnmt_ds.file_integrity import read_checked_json
 from tests.data.conftest import ENGLISH, three_pairs, translated
 
 Moses = Callable[..., dict[str, Any]]
@@ -225,7 +226,7 @@ def test_opening_refuses_what_does_not_fit(moses: Moses, settings_of: Make, tmp_
     corpus, root = Corpus.open(settings.directory), Path(settings.directory)
     with pytest.raises(UserError, match=r"pair 'ko-en': not in .*, which has bs-en, en-mr"):
         corpus.split("ko-en", "train")
-    manifest = json.loads((root / "manifest.json").read_text())
+    manifest = read_checked_json(root / "manifest.json")
     other = {**manifest, "tokenizer_hash": "0" * 64}
     for content, message in (
         ("{", "not a readable manifest"),

@@ -10,6 +10,7 @@ import pytest
 from mnmt_ds.distributed import ALONE
 from mnmt_ds.engine.checkpointing import checkpoint
 from mnmt_ds.engine.checkpointing.pruning import Pruner
+from mnmt_ds.engine.checkpointing.verification import fault_of
 from mnmt_ds.errors import UserError
 from mnmt_ds.study.run_state import has_ended
 
@@ -76,7 +77,7 @@ def test_what_does_not_verify_never_counts(kind: str, tmp_path: Path) -> None:
     for update in (11, 12):  # what was damaged there is replaced
         pruner.prune(save(tmp_path, update))
     assert {"step_11", "step_12"} <= names(tmp_path) and "step_4" not in names(tmp_path)
-    assert all(checkpoint.fault_of(tmp_path / "checkpoints" / f"step_{n}") is None for n in (11, 12))
+    assert all(fault_of(tmp_path / "checkpoints" / f"step_{n}") is None for n in (11, 12))
 
 
 def test_strays_are_named_and_passed_over(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_links_are_read_and_left_alone(tmp_path: Path) -> None:
     pruner = Pruner(tmp_path, 1, pytest.fail)
     for update in (3, 4):
         pruner.prune(save(tmp_path, update))
-    assert names(tmp_path) == {"step_2", "step_4"} and checkpoint.fault_of(elsewhere) is None
+    assert names(tmp_path) == {"step_2", "step_4"} and fault_of(elsewhere) is None
 
 
 def test_where_all_are_damaged_nothing_begins_anew(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_good_checkpoint_is_hashed_once(tmp_path: Path, monkeypatch: pytest.Mo
     pruner = Pruner(tmp_path, 2, lambda line: None)
     monkeypatch.setattr(
         "mnmt_ds.engine.checkpointing.pruning.fault_of",
-        lambda path: hashed.append(path.name) or checkpoint.fault_of(path),
+        lambda path: hashed.append(path.name) or fault_of(path),
     )
     for update in (1, 2, 3):
         pruner.prune(save(tmp_path, update))
@@ -140,7 +141,7 @@ def test_a_new_state_replaces_the_old_one_alone(tmp_path: Path) -> None:
     path = save(tmp_path, 2)
     inode = (path / "student" / "states.pt").stat().st_ino
     checkpoint.replace_state(tmp_path, {"update": 2, "validated": 2}, ALONE)
-    assert checkpoint.read_state(path) == {"update": 2, "validated": 2} and checkpoint.fault_of(path) is None
+    assert checkpoint.read_state(path) == {"update": 2, "validated": 2} and fault_of(path) is None
     assert (path / "student" / "states.pt").stat().st_ino == inode and names(tmp_path) == {"step_2"}
     path.rename(path.with_name("step_2.old"))
     path.with_name("step_2.tmp").mkdir()
@@ -165,5 +166,5 @@ def test_a_disk_that_fails_costs_this_save_alone(number: int, tmp_path: Path, mo
     for line in places:
         assert line.startswith(f"{tmp_path}/checkpoints") and "\n" not in line
         assert number == errno.EIO or "about 3 MB are needed" in line
-    assert names(tmp_path) - {"step_4"} == {"step_2"} and checkpoint.fault_of(before) is None
+    assert names(tmp_path) - {"step_4"} == {"step_2"} and fault_of(before) is None
     checkpoint.newest(tmp_path, pytest.fail, ALONE)

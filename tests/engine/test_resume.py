@@ -1,6 +1,5 @@
 """Stopped and resumed equals uninterrupted, bit for bit; a spoilt checkpoint is refused and the one before it used."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,8 @@ from safetensors.torch import load_file
 
 from mnmt_ds.config import dump
 from mnmt_ds.engine.checkpointing import checkpoint
+from mnmt_ds.engine.checkpointing.verification import fault_of
+from mnmt_ds.file_integrity import read_checked_json
 from mnmt_ds.tracking import read_records
 from tests.tiny import ROOT, recipe
 
@@ -236,7 +237,7 @@ def kill_ranks(run: Path) -> None:
 
 def test_manifest_lists_every_file(whole: Path) -> None:
     path = checkpoint.complete(whole)[0]
-    listed = json.loads((path / "manifest.json").read_text())
+    listed = read_checked_json(path / "manifest.json")
     there = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()} - {"manifest.json"}
     assert set(listed) == there
-    assert checkpoint.fault_of(path) is None
+    assert fault_of(path) is None

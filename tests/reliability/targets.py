@@ -135,6 +135,7 @@ def _run(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
     from mnmt_ds.cli import translate
     from mnmt_ds.decoding.loading import open_translator
     from mnmt_ds.engine.checkpointing import checkpoint
+    from mnmt_ds.engine.checkpointing.verification import fault_of
     from mnmt_ds.engine.parallel.stage_balance import read_times
     from mnmt_ds.run_files import data_directory
     from mnmt_ds.study.run_state import MARK, read_mark
@@ -160,7 +161,7 @@ def _run(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
     (step / "manifest.json").write_text(json.dumps({"state.json": sha256(step / "state.json")}))
 
     def read_checkpoint() -> None:
-        checkpoint.fault_of(step)
+        fault_of(step)
         checkpoint.read_state(step)
         checkpoint.complete(root)
 

@@ -144,6 +144,7 @@ def check(run: Path, case: str, said: set[str] | None) -> None:
     """
     from mnmt_ds.distributed import ALONE
     from mnmt_ds.engine.checkpointing import checkpoint
+    from mnmt_ds.engine.checkpointing.verification import fault_of
 
     newest = checkpoint.newest(run, lambda line: None, ALONE)
     assert newest is not None and newest[1]["update"] in (BEFORE, WRONG_AT), case
@@ -152,7 +153,7 @@ def check(run: Path, case: str, said: set[str] | None) -> None:
         (line,) = said
         assert not line or (line.startswith(f"{run}/") and "\n" not in line), (case, line)
         assert line or newest[1]["update"] == WRONG_AT, case
-    assert newest[1]["update"] == WRONG_AT or checkpoint.fault_of(run / "checkpoints" / f"step_{BEFORE}") is None
+    assert newest[1]["update"] == WRONG_AT or fault_of(run / "checkpoints" / f"step_{BEFORE}") is None
     for name in ("best", "best_bs-en"):
         assert (run / name / "model.safetensors").exists(), (case, name)
 

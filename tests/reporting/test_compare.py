@@ -226,7 +226,7 @@ def test_a_moving_distribution_is_drawn(tmp_path: Path) -> None:
     with (run / METRICS).open("a") as file:
         for epoch, row in zip((0.0, 1.5), shares, strict=True):
             probabilities = {f"data/{pair}/prob": p for pair, p in zip(SIZES, row, strict=True)}
-            record = {"kind": "sampler", "update": 9, "epoch": epoch, "time": 1.0, **probabilities}
+            record = {"kind": "sampler", "update": 300, "epoch": epoch, "time": 1.0, **probabilities}
             file.write(json.dumps(record) + "\n")
     dynamic = read_run(run)
     assert dynamic.sampling["epoch"].tolist() == [0.0, 1.5] and dynamic.method == "translation multiuat enteos"

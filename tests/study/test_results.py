@@ -8,6 +8,7 @@ import pytest
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
+from mnmt_ds.evaluation import report
 from mnmt_ds.evaluation.report import read_lines, read_report, write_lines
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.reporting.comparison import compare_groups, group_runs
@@ -44,7 +45,7 @@ def finish(job: TrainingJob, hypotheses: list[str]) -> None:
     path = job.directory / "evaluation" / "best.test.json"
     write_lines(path.with_suffix(""), "src", dict.fromkeys(pairs, GOLD))
     facts = ("data_hash", "search", "dtype", "tokenizer_hash", "score")
-    path.write_text(json.dumps(read_report(path) | {fact: {} for fact in facts} | {"model": str(job.directory)}))
+    report.write_report(path, read_report(path) | {fact: {} for fact in facts} | {"model": str(job.directory)})
     run_state.write_mark(job.directory, recipe=run_state.recipe_values(job.recipe), evaluate="")
 
 
@@ -130,12 +131,12 @@ def test_a_new_evaluation_is_put_together_anew(study: Study) -> None:
         finish(job, POOR)
     run_all(study, [single], 1, print)
     path = single.jobs[0].directory / "evaluation" / "best.test.json"
-    report = read_report(path)
+    before = read_report(path)
     for change in ({"model": "another"}, {"search": {"beam": 9}}, {"score": {"tokenizers": ["spm"]}}):
         assert is_complete(study, single)
-        path.write_text(json.dumps(report | change))
+        path.write_text(json.dumps(before | change))
         assert not is_complete(study, single)
-        path.write_text(json.dumps(report))
+        path.write_text(json.dumps(before))
 
 
 def test_what_cannot_be_put_together_holds_up_nothing_else(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,9 +216,10 @@ def read_metrics(path: Path) -> list[Sections]:
         path: the file.
 
     Returns:
-        Its records.
+        Its records, without their checksums.
     """
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in record.items() if key != "crc"} for record in records]
 
 
 def hashes(path: Path) -> dict[str, str]:

@@ -310,7 +310,7 @@ def test_lsmd_reads_a_file_or_a_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for name, alpha in good.items():
         (run / "students" / name).mkdir(parents=True)
-        rows = [{"update": u, **{f"alpha/{p}": a / u for p, a in alpha.items()}} for u in (2, 1)]
+        rows = [{"update": 3 - u, **{f"alpha/{p}": a / u for p, a in alpha.items()}} for u in (2, 1)]
         (run / "students" / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert alpha_rules.read_weights(run, PAIRS, list(good)) == good
     for content, message in (

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.checkpointing.step_directories import clear_remains, step_directories, strays
+from mnmt_ds.engine.checkpointing.verification import MANIFEST, fault_of, listed_files, write_manifest
 from mnmt_ds.engine.parallel.engine import Engine
+from mnmt_ds.engine.parallel.loading import weights_only
 from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import errors_naming, link_or_copy, publish_directory, remove, replace_link, sha256
-from mnmt_ds.json_files import InsidePath, read_json, reason
+from mnmt_ds.json_files import read_json, reason
 
-MANIFEST, STATE = "manifest.json", "state.json"
+STATE = "state.json"
 State = dict[str, Any]
 Engines = Mapping[str, Engine]
 """This rank's engines by their students' names."""
@@ -179,7 +181,12 @@ def _make_universal(source: Path, target: Path) -> None:
     from deepspeed.checkpoint.ds_to_universal import main
 
     arguments = dict(num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, strict=True)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        weights_only(source),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         main(
             argparse.Namespace(
                 input_folder=str(source), output_folder=str(target), inject_missing_state=False, **arguments
@@ -244,46 +251,6 @@ def readable_states(run: Path) -> Iterator[State]:
             yield read_state(path)
 
 
-def listed_files(path: Path) -> dict[str, str]:
-    """Reads a checkpoint's manifest.
-
-    Args:
-        path: the checkpoint's directory.
-
-    Returns:
-        The SHA-256 of each file, by its path inside the checkpoint.
-
-    Raises:
-        OSError: where there is none.
-        ValueError: where it is garbled.
-    """
-    return read_json(path / MANIFEST, dict[InsidePath, str])
-
-
-def fault_of(path: Path) -> str | None:
-    """Verifies a checkpoint.
-
-    Args:
-        path: its directory.
-
-    Returns:
-        Why it must not be loaded: the first missing or altered file; None where all is well.
-    """
-    try:
-        manifest = listed_files(path)
-    except (OSError, ValueError):
-        return f"{path}/manifest.json is missing or garbled"
-    for name, digest in manifest.items():
-        file = path / name
-        if not file.is_file():
-            return f"{file} is missing"
-        if file.stat().st_uid not in (os.getuid(), 0):
-            return f"{file} belongs to another user"
-        if sha256(file) != digest:
-            return f"{file} was altered (its SHA-256 is not the manifest's)"
-    return None
-
-
 def _make_empty(directory: Path) -> None:
     remove(directory)
     directory.mkdir(parents=True)
@@ -325,8 +292,7 @@ def _removed_on_failure(temporary: Path, needed: int = 0) -> Iterator[None]:
 def _publish(temporary: Path, final: Path, state: State, manifest: dict[str, str]) -> None:
     """Adds state and manifest, and renames."""
     (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
-    manifest = {**manifest, STATE: sha256(temporary / STATE)}
-    (temporary / MANIFEST).write_text(json.dumps(dict(sorted(manifest.items())), indent=1), encoding="utf-8")
+    write_manifest(temporary, {**manifest, STATE: sha256(temporary / STATE)})
     publish_directory(temporary, final)
     replace_link(final.with_name("last"), Path(final.name))
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mnmt_ds.engine.checkpointing.checkpoint import MANIFEST, fault_of, listed_files
 from mnmt_ds.engine.checkpointing.step_directories import step_directories, step_number
+from mnmt_ds.engine.checkpointing.verification import MANIFEST, fault_of, listed_files
 from mnmt_ds.files import remove
 
 Signature = tuple[tuple[int, int, int], ...]

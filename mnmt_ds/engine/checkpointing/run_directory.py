@@ -7,7 +7,7 @@ from mnmt_ds import files
 from mnmt_ds.config import dump
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
-from mnmt_ds.run_files import LOCK, METRICS, RECIPE
+from mnmt_ds.run_files import LOCK, METRICS, write_recipe
 
 
 def claim(directory: Path) -> IO[str]:
@@ -50,5 +50,5 @@ def describe(directory: Path, recipe: Recipe, ds_config: dict[str, Any]) -> None
         recipe: resolved.
         ds_config: without "auto".
     """
-    files.write_text(directory / RECIPE, dump(recipe))
+    write_recipe(directory, dump(recipe))
     files.write_json(directory / "ds_config.json", ds_config, indent=2)

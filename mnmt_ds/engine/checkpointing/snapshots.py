@@ -9,14 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.files import remove, replace_link, sha256
+from mnmt_ds.files import remove, replace_link
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.weights import describe_model, save_model
+from mnmt_ds.models.weights import describe_model, read_weights, save_model
 
 SHAPE = (
     "d_model", "ffn", "heads", "encoder_layers", "decoder_layers", "share_embeddings", "scale_embedding",
@@ -49,9 +47,9 @@ def read(run: Path, update: int, names: Sequence[str] | None = None) -> dict[str
         Tensors on the CPU, by name.
 
     Raises:
-        UserError: where the file is missing, altered, or holds a NaN.
+        UserError: where the file is missing or altered, or a weight is not finite.
     """
-    return read_model(run / "snapshots" / str(update), names)
+    return read_weights(run / "snapshots" / str(update), names)
 
 
 def read_expert(
@@ -69,7 +67,7 @@ def read_expert(
         Tensors on the CPU, by name.
 
     Raises:
-        UserError: where its tokenizer or shape is not the student's, or the file is missing, altered or holds a NaN.
+        UserError: where its tokenizer or shape is not the student's, or the file is missing or altered, or holds a NaN.
     """
     description = describe_model(directory)
     if description.get("tokenizer_hash") != tokenizer_hash:
@@ -80,36 +78,7 @@ def read_expert(
     expert = ModelSettings(**description["model"])
     if odd := [name for name in SHAPE if getattr(expert, name) != getattr(shape, name)]:
         raise UserError(f"{directory}: its {', '.join(odd)} differ from the student's; train an expert of that shape")
-    return read_model(directory, names)
-
-
-def read_model(directory: Path, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Reads a model directory's weights, verified.
-
-    Args:
-        directory: with ``model.safetensors`` and ``model.json``.
-        names: of the weights that are read; None: all.
-
-    Returns:
-        Tensors on the CPU, by name.
-
-    Raises:
-        UserError: where the file is missing, altered, or holds a NaN.
-    """
-    path = directory / "model.safetensors"
-    description = describe_model(directory)
-    try:
-        digest = sha256(path)
-        with safe_open(path, "pt") as file:
-            weights = {name: file.get_tensor(name) for name in names or file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: teacher cannot be read ({error}); resume from an earlier checkpoint") from None
-    if digest != description.get("sha256"):
-        raise UserError(f"{path}: teacher was altered (its SHA-256 is not model.json's); restore the file")
-    for name, value in weights.items():
-        if not bool(torch.isfinite(value).all()):
-            raise UserError(f"{path}: teacher holds NaN or Inf in {name}; resume from an earlier checkpoint")
-    return weights
+    return read_weights(directory, names)
 
 
 def link(run: Path, names: Iterable[str], update: int) -> None:

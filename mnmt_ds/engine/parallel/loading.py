@@ -1,6 +1,9 @@
 """How both engines read a checkpoint, and how whole weights become a model."""
 
-from contextlib import nullcontext
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds import private_apis
+from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.transformer import Transformer
 
@@ -39,7 +43,35 @@ def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, 
 
     Returns:
         Whether there was a checkpoint under that tag.
+
+    Raises:
+        UserError: where the files hold other objects than a checkpoint has.
     """
-    with private_apis.universal_checkpoint(deepspeed_engine) if universal else nullcontext():
+    mode = private_apis.universal_checkpoint(deepspeed_engine) if universal else nullcontext()
+    with mode, weights_only(directory / tag):
         path, _ = deepspeed_engine.load_checkpoint(str(directory), tag=tag)
     return path is not None
+
+
+@contextmanager
+def weights_only(where: Path) -> Iterator[None]:
+    """Lets DeepSpeed make nothing of pickles but tensors, plain values and classes of its own checkpoints.
+
+    Args:
+        where: what is loaded, for the error.
+
+    Returns:
+        Nothing: a context manager.
+
+    Raises:
+        UserError: where a file asks for anything else; nothing of it is called.
+    """
+    try:
+        with private_apis.weights_only_loading():
+            yield
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = named[1] if named else "something unreadable"
+        raise UserError(
+            f"{where}: holds {what}, which no checkpoint has; it is not loaded: resume from another one"
+        ) from None
