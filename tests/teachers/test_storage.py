@@ -154,10 +154,11 @@ def test_asynchronous_reads_are_bitwise_those_of_mapped_files(tmp_path: Path) ->
 
 def test_a_bad_teacher_is_refused_by_name(tmp_path: Path) -> None:
     state = {"a": torch.ones(3), "b": torch.tensor([1.0, float("nan")])}
-    save_model(tmp_path / "snapshots" / "7", state, {})
+    described = {"model": {}, "vocabulary_size": 3, "framing": {}, "pairs": [], "tokenizer_hash": ""}
+    save_model(tmp_path / "snapshots" / "7", state, described)
     with pytest.raises(UserError, match=r"snapshots/7/model.safetensors: NaN or Inf in b"):
         snapshots.read(tmp_path, 7)
-    save_model(tmp_path / "snapshots" / "8", {"a": torch.ones(3)}, {})
+    save_model(tmp_path / "snapshots" / "8", {"a": torch.ones(3)}, described)
     file = tmp_path / "snapshots" / "8" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UserError, match=r"snapshots/8/model.safetensors: was altered"):

@@ -135,7 +135,7 @@ def test_checked_json(tmp_path: Path) -> None:
     path.write_text('{"a": 1}')
     assert read_checked_json(path) == {"a": 1}
     path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"^not a JSON object$"):
+    with pytest.raises(ValueError, match=r"^Input should be a valid dictionary$"):
         read_checked_json(path)
 
 
