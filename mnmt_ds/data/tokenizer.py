@@ -156,10 +156,10 @@ class Tokenizer:
             given = record.get("symbols")
             symbols = read_json(directory / given, list[str]) if given else None
             languages, written = tuple(record["languages"]), str(record["hash"])
-            found = _hash_of(languages, models, symbols)
-            if found != written:  # SentencePiece is given nothing
+            actual = _hash_of(languages, models, symbols)
+            if actual != written:  # SentencePiece is given nothing
                 raise UserError(
-                    f"{directory}: its files give the hash {found[:12]}, its tokenizer.json says {written[:12]};"
+                    f"{directory}: its files give the hash {actual[:12]}, its tokenizer.json says {written[:12]};"
                     " a file was changed: run mnmt-ds prepare again"
                 )
             originals = {name: (directory / f"{ORIGINAL}{name}").read_bytes() for name in record.get("originals", ())}

@@ -97,15 +97,15 @@ def _content_fault(directory: Path) -> str | None:
         expected = listed_files(directory)
     except (OSError, ValueError):
         return f"{manifest_path} is missing or garbled"
-    found = set()
+    present = set()
     for path in _contents(directory):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             return f"{path} is neither a file nor a directory"
         if path.is_file() and path != manifest_path:
-            found.add(str(path.relative_to(directory)))
-    if missing := sorted(expected.keys() - found):
+            present.add(str(path.relative_to(directory)))
+    if missing := sorted(expected.keys() - present):
         return f"{directory / missing[0]} is missing"
-    if unknown := sorted(found - expected.keys()):
+    if unknown := sorted(present - expected.keys()):
         return f"{directory / unknown[0]} is not in the checkpoint's {MANIFEST}"
     for name, digest in expected.items():
         if sha256(directory / name) != digest:
