@@ -83,7 +83,7 @@ def test_translate_and_evaluate(tiny_corpus: Path, tmp_path: Path, capfd: pytest
 
 def test_the_setting_bans() -> None:
     class Small:
-        mask, size = 9, 12
+        piece_count, size = 9, 12
 
     allowed: Any = Small()
     assert untranslatable_ids(allowed, SearchSettings()) == (BOS, PAD, 9, 10, 11)

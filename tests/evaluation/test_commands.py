@@ -108,9 +108,8 @@ def test_jobs_hold_every_sentence_once_within_the_budget(run: Path) -> None:
     jobs = make_batches(translator, "bs-en", pieces, batch_tokens=30)
     tag = translator.tokenizer.tag("bs")
     assert [job.positions for job in jobs] == [[5], [2, 4], [0, 3]]
-    assert jobs[1].sources == [[tag, *[5] * 9, 2], [tag, *[5] * 4, 2]] and jobs[0].start == translator.tokenizer.tag(
-        "en"
-    )
+    assert jobs[1].sources == [[tag, *[5] * 9, 2], [tag, *[5] * 4, 2]]
+    assert jobs[0].start == (translator.tokenizer.tag("en"),)
     assert len(jobs[0].sources[0]) == 64, "cut to the model's positions"
 
 
