@@ -11,8 +11,8 @@ from mnmt_ds.config.paper_differences import docstring_rows, page, setting_rows
 from mnmt_ds.config.sections import sections
 from mnmt_ds.config.settings import settings_classes
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.study.plan import read_study
 from tests.tiny import ROOT
+from tests.unit.test_paper_values import recipes
 
 SECTIONS = [section.kind for section in sections(Recipe)]
 NOT_OF_A_PAPER = {"profile", "name", "directory", "baseline", "experts", "weights"}
@@ -52,10 +52,9 @@ def differing(ours: Any, theirs: Any) -> Iterator[tuple[type[Settings], str]]:
 
 @pytest.mark.parametrize("family", ["paper1", "paper2", "paper3"])
 def test_what_a_study_of_released_code_changes_is_a_row(family: str) -> None:
-    studies = [read_study(ROOT / "launchers" / "studies" / f"{family}{end}.yaml") for end in ("", "_released")]
-    ours, theirs = ({(e.row, e.condition): e.jobs[0].recipe for e in study.entries} for study in studies)
+    ours, theirs = recipes(family), recipes(f"{family}_released")
     rows = {(kind, name) for kind in SECTIONS for name in kind.differences}
-    found = {place for key in ours.keys() & theirs.keys() for place in differing(ours[key], theirs[key])}
+    found = {place for key in ours.keys() & theirs.keys() for place in differing(ours[key][0], theirs[key][0])}
     found = {(kind, name) for kind, name in found if name not in NOT_OF_A_PAPER}
     assert len(found) > 3
     presets = {"ffn", "heads", "d_model", "encoder_layers", "decoder_layers"}  # filled by model.preset
