@@ -7,6 +7,7 @@ from pathlib import Path
 from mnmt_ds import log
 from mnmt_ds.errors import UserError
 from mnmt_ds.launching.job import launch
+from mnmt_ds.terminal import escaped_output
 
 
 def main() -> int:
@@ -30,4 +31,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with escaped_output():
+        code = main()
+    sys.exit(code)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mnmt_ds import private_apis
 from mnmt_ds.errors import UserError, file_fault
+from mnmt_ds.progress import moved
 
 Value = TypeVar("Value")
 
@@ -51,6 +52,7 @@ class RankGroup:
         Returns:
             The same tensor object, now the element-wise sum, equal on every rank.
         """
+        moved()
         if self.size > 1:
             dist.all_reduce(values, group=self.group)
         return values
@@ -64,6 +66,7 @@ class RankGroup:
         Returns:
             The main rank's value, on every rank.
         """
+        moved()
         if self.size == 1:
             return value
         values = [value]
@@ -79,6 +82,7 @@ class RankGroup:
         Returns:
             All ranks' values, in order of rank.
         """
+        moved()
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -87,6 +91,7 @@ class RankGroup:
 
     def barrier(self) -> None:
         """Waits until every rank of the group is here."""
+        moved()
         if self.size > 1:
             dist.barrier(group=self.group)
 

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and what errors of files and disks become."""
+"""Exceptions that end a command with one line, and what errors of files and disks become."""
 
 import errno
 import os
@@ -27,6 +27,24 @@ class UserError(Exception):
     def __str__(self) -> str:
         """The faults, a line each."""
         return "\n".join(self.faults)
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, though nothing that the user gave is known to be wrong.
+
+    The message is ONE line, with what to do. All ranks of a student raise it together; commands print it without a
+    traceback on one of them, and exit with code 1.
+    """
+
+    def __init__(self, message: str, is_shown: bool = True) -> None:
+        """Makes the exception.
+
+        Args:
+            message: one line.
+            is_shown: whether this rank prints it.
+        """
+        super().__init__(message)
+        self.is_shown = is_shown
 
 
 _ELSEWHERE = "or write elsewhere; what was there before is unharmed"

@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 
+from mnmt_ds.terminal import escape
+
 LEVELS = ("debug", "info", "warning", "error")
 """Levels that a user can ask for, from the most to the fewest messages."""
 VARIABLE = "MNMT_DS_LOG_LEVEL"
@@ -27,9 +29,9 @@ class _Formatter(logging.Formatter):
             record: the message.
 
         Returns:
-            Its line; a traceback follows on further lines.
+            Its line, control characters escaped; a traceback follows on further lines.
         """
-        text = super().format(record)
+        text = escape(super().format(record))
         if record.name == REPORT.name:
             return text
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))

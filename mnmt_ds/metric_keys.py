@@ -73,7 +73,7 @@ TRAIN_AGREEMENT = Metric(
     "train/{name}_agreement", "", "Share of a teacher's most probable words that are the student's, too."
 )
 TRAIN_LR = Metric("train/lr", "", "Learning rate of the last update.")
-TRAIN_GNORM = Metric("train/gnorm", "", "Norm of the last update's gradient before clipping, where DeepSpeed tells it.")
+TRAIN_GNORM = Metric("train/gnorm", "", "Norm of the last update's gradient before clipping.")
 
 VALID_FIGURE = Metric("valid/{pair}/{name}", "", "Any figure of a pair's dev set; see the rows below.")
 VALID_AVERAGE = Metric("valid/avg/{name}", "", "Mean over pairs of a figure of the dev sets; see the rows below.")

@@ -189,11 +189,22 @@ PRIVATE_APIS = (
     ),
     PrivateApi(
         "deepspeed.runtime.bf16_optimizer:BF16_Optimizer", ("fp32_groups_flat_partition",),
-        "copied and put back: fp32 masters of bf16 without ZeRO", "as above", "engine/parallel/state_snapshot.py",
+        "copied and put back: fp32 masters of bf16 at ZeRO 1 where gradients add up in fp32", "as above",
+        "engine/parallel/state_snapshot.py",
     ),
     PrivateApi(
-        "deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer", ("fp32_groups_flat",),
-        "copied and put back: fp32 masters of fp16 without ZeRO", "as above", "engine/parallel/state_snapshot.py",
+        "deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer", ("fp32_groups_flat", "refresh_fp32_params"),
+        "copied and put back: fp32 masters of bf16 and fp16 without ZeRO under DeepSpeed's own Adam; the method is"
+        " called right after deepspeed.initialize, and the inner optimizer's state emptied",
+        "as above; deepspeed.initialize takes a step with gradients of zero: weights are decayed once, Adam has counted"
+        " one update before the first",
+        "engine/parallel/state_snapshot.py, zero_engine.py",
+    ),
+    PrivateApi(
+        "deepspeed.runtime.fp16.unfused_optimizer:FP16_UnfusedOptimizer",
+        ("fp32_groups", "loss_scale_config", "refresh_fp32_params"),
+        "as of FP16_Optimizer, under torch's Adam; the loss scale is copied and put back, too", "as above",
+        "engine/parallel/state_snapshot.py, zero_engine.py",
     ),
     PrivateApi(
         "torch._C._autograd", ("_get_current_graph_task_keep_graph",), "asked in a backward",

@@ -275,11 +275,34 @@ def weight_and_master_tensors(deepspeed_engine: Any) -> Iterator[Tensor]:
     for name in (
         "single_partition_of_fp32_groups",  # ZeRO 1 and 2
         "fp32_partitioned_groups_flat",  # ZeRO 3
-        "fp32_groups_flat_partition",  # bf16 without ZeRO
-        "fp32_groups_flat",  # fp16 without ZeRO
+        "fp32_groups_flat_partition",  # bf16 at ZeRO 1 where gradients add up in fp32
+        "fp32_groups_flat",  # bf16 and fp16 without ZeRO, under DeepSpeed's own Adam
     ):
         for master in getattr(deepspeed_engine.optimizer, name, ()):
             yield master.data
+    for group in getattr(deepspeed_engine.optimizer, "fp32_groups", ()):  # without ZeRO, under torch's Adam
+        for master in group:
+            yield master.data
+
+
+def undo_initial_step(deepspeed_engine: Any) -> None:
+    """Undoes the optimizer's step that DeepSpeed takes with gradients of zero when it wraps an optimizer at ZeRO 0.
+
+    In bf16 and fp16 it makes the optimizer's state by such a step: weights are decayed once and Adam has counted one
+    update before the first.
+
+    Args:
+        deepspeed_engine: a DeepSpeedEngine that has just been made.
+    """
+    from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    if isinstance(deepspeed_engine.optimizer, FP16_Optimizer | FP16_UnfusedOptimizer):
+        deepspeed_engine.optimizer.refresh_fp32_params()
+        inner = inner_optimizer(deepspeed_engine)
+        inner.state.clear()
+        for group in inner.param_groups:
+            group.pop("step", None)  # DeepSpeed's own Adam counts there
 
 
 def inner_optimizer(deepspeed_engine: Any) -> Any:
@@ -304,9 +327,8 @@ def counters(deepspeed_engine: Any) -> list[tuple[Any, dict[str, Number]]]:
         Each object, and its counters, scales and flags by attribute, fit for ``vars(object).update``.
     """
     optimizer = deepspeed_engine.optimizer
-    objects = [
-        part for part in (deepspeed_engine, optimizer, getattr(optimizer, "loss_scaler", None)) if part is not None
-    ]
+    scalers = [getattr(optimizer, name, None) for name in ("loss_scaler", "loss_scale_config")]
+    objects = [part for part in (deepspeed_engine, optimizer, *scalers) if part is not None]
     return [(part, {k: v for k, v in vars(part).items() if isinstance(v, int | float)}) for part in objects]
 
 

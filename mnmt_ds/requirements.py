@@ -110,6 +110,7 @@ class Refusal(NamedTuple):
 
 
 PLACEMENT, PIPELINE, VOCABULARY = "placement: split", "pipeline", "tensor.vocabulary"
+PRECISION = "train.precision"
 """The settings that ask for a layout which not everything goes with."""
 
 
@@ -121,13 +122,14 @@ def refusals(needs: Requirements, layout: RunLayout) -> list[Refusal]:
         layout: how the recipe spreads its students over ranks.
 
     Returns:
-        The reasons: those of split students first, then of pipeline stages, then of vocabulary-parallel ranks; empty
-        where the run can start.
+        The reasons: those of split students first, then of pipeline stages, of vocabulary-parallel ranks and of the
+        precision; empty where the run can start.
     """
     return [
         *(Refusal(PLACEMENT, text) for text, wrong in _placement(needs, layout) if wrong),
         *(Refusal(PIPELINE, text) for text, wrong in _pipeline(needs, layout) if wrong),
         *(Refusal(VOCABULARY, text) for text, wrong in _vocabulary(needs, layout) if wrong),
+        *(Refusal(PRECISION, text) for text, wrong in _precision(layout) if wrong),
     ]
 
 
@@ -137,7 +139,7 @@ def check_layout(needs: Requirements, layout: RunLayout, settings: Iterable[str]
     Args:
         needs: requirements of the run's methods and samplers together.
         layout: how the recipe spreads its students over ranks.
-        settings: whose refusals count, of ``PLACEMENT``, ``PIPELINE`` and ``VOCABULARY``.
+        settings: whose refusals count, of ``PLACEMENT``, ``PIPELINE``, ``VOCABULARY`` and ``PRECISION``.
 
     Raises:
         UserError: all reasons.
@@ -219,6 +221,10 @@ def _vocabulary(needs: Requirements, layout: RunLayout) -> Reasons:
         ),
         (f"it goes with ZeRO 0 and 1, not {zero}; set 'deepspeed' to zero1.json", zero > 1),
         ("it goes without offload; leave offload_optimizer out", layout.offload_optimizer),
+        (
+            "bf16 needs ZeRO 1, whose norm counts every rank's words; set 'deepspeed' to zero1.json",
+            layout.precision == "bf16" and zero == 0,
+        ),
         ("it is not done in fp16; set train.precision: bf16", layout.precision == "fp16"),
     ]
     reasons += [
@@ -237,4 +243,15 @@ def _vocabulary(needs: Requirements, layout: RunLayout) -> Reasons:
             layout.loss_implementation not in ("auto", "chunked"),
         ),
         (f"top_k: {needs.top_k} needs all words on each rank; set top_k: 0", needs.top_k > 0),
+    ]
+
+
+def _precision(layout: RunLayout) -> Reasons:
+    """What DeepSpeed does not train rightly in a precision."""
+    return [
+        (
+            "fp16 needs ZeRO 1 or more: without ZeRO DeepSpeed scales no loss, yet divides gradients by the loss"
+            " scale; set 'deepspeed' to zero1.json",
+            layout.precision == "fp16" and layout.zero_stage == 0,
+        )
     ]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds import __version__, log
-from mnmt_ds.errors import UserError, file_fault
+from mnmt_ds.errors import RunError, UserError, file_fault
 from mnmt_ds.files import errors_naming
+from mnmt_ds.terminal import escaped_output
 
 COMMANDS = (
     "prepare", "validate", "import", "plan", "preflight", "train",
@@ -68,10 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code; 2 after a UserError, which is a line a fault on standard error, and after a fault of a file or
-        disk.
+        disk; 1 after a RunError, which is one line.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with escaped_output():
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: list[str]) -> int:
+    """Parses the words and runs their command; the exit code."""
     command = next((word for word in words if not word.startswith("-")), "")
     parser = make_parser(command)
     if command and command not in COMMANDS:
@@ -91,6 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fault in error.faults:
             print(f"mnmt-ds {command}: {fault}", file=sys.stderr)
         return 2
+    except RunError as error:
+        if error.is_shown:
+            print(f"mnmt-ds {command}: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         _forget_output()
         return 0

@@ -14,6 +14,7 @@ from mnmt_ds.cli.main import COMMANDS, make_parser
 from mnmt_ds.config import paper_differences
 from mnmt_ds.config.json_schema import json_schema
 from mnmt_ds.config.markdown import escape, settings_pages
+from mnmt_ds.engine.parallel import ds_config_keys
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.files import write_text
 from mnmt_ds.methods import support_matrix
@@ -119,6 +120,7 @@ def generated(root: Path) -> dict[Path, str]:
         "paper_differences.md": paper_differences.page(Recipe, Path(mnmt_ds.__file__).parent),
         "support_matrix.md": support_matrix.page(),
         "deepspeed_internals.md": private_apis_page.page(),
+        "deepspeed_json.md": ds_config_keys.page(),
     }
     return {
         **{root / "docs" / name: f"{NOTE}\n\n{text}" for name, text in pages.items()},

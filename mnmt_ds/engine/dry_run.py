@@ -28,6 +28,7 @@ def check(recipe: Recipe) -> None:
     check_run_layout(recipe, written, ranks=world_size() if world_size() > 1 else multiple)
     layout = plan_parallel_layout(recipe)
     config = ds_config.resolve(written, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
+    ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
     corpus, pairs = open_corpus(recipe)
     _, line = first_weights(recipe, corpus)
     training_data = open_training_data(recipe, corpus, layout)

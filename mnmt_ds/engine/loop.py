@@ -4,7 +4,6 @@ Shape letters: P language pairs.
 """
 
 import logging
-import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +22,11 @@ from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
 from mnmt_ds.engine.parallel.engine import Update
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
-from mnmt_ds.engine.students.student import Student, training_update
+from mnmt_ds.engine.students.student import Student, check_gradient, stopped, training_update
 from mnmt_ds.engine.students.teacher_prefetcher import TeacherPrefetcher
 from mnmt_ds.engine.training import Training
 from mnmt_ds.engine.validation_round import validate_students
+from mnmt_ds.progress import update_under_way
 from mnmt_ds.samplers.sampler import Losses
 from mnmt_ds.tracking import progress_line
 
@@ -99,7 +99,8 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
     training.log_samplers()
     finish_update(training, loops)
     while not training.finished():
-        norms, stopped = advance(training, loops, stop.asked)
+        with update_under_way(training.update + 1):
+            norms, stopped = advance(training, loops, stop.asked)
         training.log_samplers()
         if training.update % training.recipe.tracking.log_every == 0:
             for name, loop in loops.items():
@@ -152,7 +153,7 @@ def end(training: Training) -> None:
     training.replace_state(training.state_at_end(state))
 
 
-def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float | None], bool]:
+def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float], bool]:
     """Lines 3 to 7, a pair, a batch of it and a step, for every student.
 
     Args:
@@ -183,15 +184,15 @@ class ReadyGradient(NamedTuple):
     """With its micro-batches."""
     losses_P2: Tensor
     """float64: each pair's sum of the cross-entropy on this rank, and its target tokens."""
-    broken: Tensor
-    """(): micro-batches of this rank whose loss is not finite."""
+    broken_M: Tensor
+    """float64: 1 for each of this rank's micro-batches whose loss is not finite, else 0."""
 
 
 class UpdateResult(NamedTuple):
     """A finished update, equal on every rank of the student."""
 
-    norm: float | None
-    """The gradient's, where it is computed."""
+    norm: float
+    """The gradient's, before clipping."""
     stop: bool
     """Whether any rank was asked to stop."""
     losses: Losses
@@ -216,13 +217,13 @@ def forward_backward(loop: StudentLoop, micro_batches: list[Batch]) -> ReadyGrad
         flops = sum(training_flops(model, vocabulary_size, batch) for batch in micro_batches)
         meter.flops += flops / (layout.pipeline_parallel_size * layout.vocab_parallel_size)
     losses_P2 = torch.zeros(pairs, 2, dtype=torch.float64, device=layout.device)
-    broken = torch.zeros((), dtype=torch.float64, device=layout.device)
-    for batch, metrics in zip(micro_batches, student.forward_backward(update), strict=False):
-        broken += ~torch.isfinite(metrics["loss"][0])
+    broken_M = torch.zeros(len(micro_batches), dtype=torch.float64, device=layout.device)
+    for index, (batch, metrics) in enumerate(zip(micro_batches, student.forward_backward(update), strict=False)):
+        broken_M[index] = ~torch.isfinite(metrics["loss"][0])
         if batch.pair < pairs:  # others are text of one language
             losses_P2[batch.pair] += metrics["ce"]
         meter.add(metrics)
-    return ReadyGradient(update, losses_P2, broken)
+    return ReadyGradient(update, losses_P2, broken_M)
 
 
 def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult:
@@ -237,24 +238,28 @@ def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult
         The update's norm and losses.
 
     Raises:
-        RuntimeError: where a loss or the gradient is not finite; nothing was updated by such a loss.
+        RunError: where a loss or the gradient is not finite; nothing was updated.
     """
     student, train = loop.student, loop.student.recipe.train
     update, number = gradient.update, gradient.update.number
-    flags = torch.stack([torch.full_like(gradient.broken, float(stop)), gradient.broken])
+    broken = gradient.broken_M.sum()
+    flags = torch.stack([torch.full_like(broken, float(stop)), broken])
     sums = student.engine.layout.sum_over_ranks(torch.cat([gradient.losses_P2, flags.unsqueeze(0)]))
-    *losses, (stops, broken) = sums.tolist()
-    if broken:
-        names = ", ".join(student.training_data.names[batch.pair] for batch in update.micro_batches)
-        raise RuntimeError(
-            f"update {number}: the loss is not finite (this rank's batches: {names}); nothing was updated;"
-            " lower train.lr or resume from the last checkpoint"
-        )
+    *losses, (stops, all_broken) = sums.tolist()
+    if all_broken:
+        names = ", ".join(_broken_pairs(student, gradient))
+        raise stopped(student, f"update {number}: the loss is not finite (pairs: {names})")
     norm = student.engine.step(learning_rate(train, number))
-    if norm is not None and not math.isfinite(norm) and train.precision != "fp16":
-        raise RuntimeError(f"update {number}: the gradient is not finite; resume from the last checkpoint")
+    check_gradient(student, update, norm, f"update {number}")
     loop.meter.tokens += update.micro_batches[0].divisor
     return UpdateResult(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
+
+
+def _broken_pairs(student: Student, gradient: ReadyGradient) -> list[str]:
+    """Names of the pairs whose loss is not finite, on any rank of the student; all of them call this together."""
+    micro_batches, flags = gradient.update.micro_batches, gradient.broken_M.tolist()
+    own = [student.training_data.names[batch.pair] for batch, flag in zip(micro_batches, flags, strict=True) if flag]
+    return list(dict.fromkeys(name for names in student.engine.layout.ranks.gather(own) for name in names))
 
 
 def train_update(loop: StudentLoop, micro_batches: list[Batch]) -> UpdateResult:
@@ -270,11 +275,10 @@ def train_update(loop: StudentLoop, micro_batches: list[Batch]) -> UpdateResult:
     return step(loop, forward_backward(loop, micro_batches), stop=False)
 
 
-def _report(training: Training, loop: StudentLoop, norm: float | None) -> None:
+def _report(training: Training, loop: StudentLoop, norm: float) -> None:
     values: dict[str, Any] = {**loop.meter.report(), **memory(training.layout)}
     values[metric_keys.TRAIN_LR] = learning_rate(training.recipe.train, training.update)
-    if norm is not None:
-        values[metric_keys.TRAIN_GNORM] = norm
+    values[metric_keys.TRAIN_GNORM] = norm
     used = values.get(metric_keys.MEMORY_GPU) or values[metric_keys.MEMORY_CPU]
     train, progress = training.recipe.train, training.progress
     last = train.max_steps or progress.epoch_length * train.max_epochs

@@ -24,6 +24,7 @@ from mnmt_ds.engine.students.peer_exchange import PeerExchange
 from mnmt_ds.engine.students.peer_group import PeerGroup
 from mnmt_ds.engine.students.sampler_updates import SamplerUpdates
 from mnmt_ds.engine.students.student import Student
+from mnmt_ds.errors import RunError
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.methods.translation import scorer
@@ -62,6 +63,7 @@ class Training:
     def _build(self, config: ds_config.Json, resume: bool) -> None:
         recipe, layout = self.recipe, self.layout
         config = ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
+        ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
         self.peer_group.barrier()
         self.corpus, self.pairs = open_corpus(recipe)
         source, first_weights_line = first_weights(recipe, self.corpus)
@@ -204,7 +206,12 @@ class Training:
         self.run_log.raise_faults(self._trackers())
 
     def save(self) -> None:
-        """Writes a checkpoint of the present position; then whatever nothing refers to any more is removed."""
+        """Writes a checkpoint of the present position; then whatever nothing refers to any more is removed.
+
+        Raises:
+            RunError: where weights are not finite; nothing is written.
+        """
+        self._check_weights()
         self.flush_log()
         with torch.device("meta"):
             parameters = parameter_count(Transformer(self.recipe.model, self.corpus.tokenizer.size))
@@ -257,6 +264,17 @@ class Training:
                 records.remove_unused_snapshots(self.directory, student)
             except OSError as error:
                 student.tracker.warning(f"old snapshots cannot be removed ({error}); the training goes on")
+
+    def _check_weights(self) -> None:
+        """Refuses to keep weights that are not finite; all ranks of the job call this together."""
+        faults = torch.tensor([float(not student.engine.is_finite()) for student in self.students])
+        rows = [[fault] for fault in self.layout.sum_over_ranks(faults.to(self.layout.device)).tolist()]
+        if any(row[0] for row in self.peer_group.gather_numbers(rows)):
+            raise RunError(
+                f"update {self.update}: weights are not finite; nothing was saved; lower train.lr, or resume from the"
+                " last checkpoint",
+                self.peer_group.barrier().is_main,
+            )
 
     def _engines(self) -> checkpoint.Engines:
         return {student.name: student.engine for student in self.students}
@@ -335,7 +353,12 @@ class Training:
             self.run_log.log(student, "sampler", self.update, self.progress, values, line)
 
     def keep_last(self) -> None:
-        """Keeps everyone's final weights as ``last``."""
+        """Keeps everyone's final weights as ``last``.
+
+        Raises:
+            RunError: where weights are not finite; nothing is written.
+        """
+        self._check_weights()
         for student in self.students:
             records.keep_last(self.corpus, student)
 

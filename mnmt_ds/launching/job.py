@@ -24,7 +24,7 @@ from typing import IO, Any
 from mnmt_ds.errors import UserError
 from mnmt_ds.launching.hostfile import read_hostfile
 from mnmt_ds.launching.preflight import preflight
-from mnmt_ds.launching.remote import RemoteShell, forwarded_variables, is_local, python_command
+from mnmt_ds.launching.remote import RemoteShell, forwarded_variables, is_local, is_secret, python_command
 from mnmt_ds.launching.watchdog import JOB_VARIABLE, READY
 
 LOG = logging.getLogger(__name__)
@@ -79,7 +79,9 @@ def launch(options: Sequence[str], script: Path, recipe: str, rest: Sequence[str
     with tempfile.NamedTemporaryFile("w", prefix="mnmt_ds-env-") as file:
         file.writelines([*_user_variables(), *(f"{name}={value}\n" for name, value in variables.items())])
         file.flush()
-        environment = {**os.environ, JOB_VARIABLE: job} | ({"DS_ENV_FILE": file.name} if remote else {})
+        environment = {**os.environ, JOB_VARIABLE: job}
+        if remote:
+            environment = {**_without_exported_secrets(environment), "DS_ENV_FILE": file.name}
         return supervise([*command, str(script), recipe, *rest], environment, nodes, shell, job)
 
 
@@ -238,13 +240,28 @@ def _port(args: Any, options: Sequence[str], remote: bool) -> int:
 
 
 def _user_variables() -> list[str]:
-    """The lines of the user's own file of variables for DeepSpeed, which ours replaces."""
-    name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
+    """The lines of the user's own file of variables for DeepSpeed, which ours replaces; secrets are left out."""
+    file_name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
     lines = []
-    for path in (Path.home() / name, Path(name)):
-        if path.is_file():
-            lines += [f"{line.strip()}\n" for line in path.read_text("utf-8").splitlines() if "=" in line]
+    for path in (Path.home() / file_name, Path(file_name)):
+        for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+            name, equals, value = line.strip().partition("=")
+            if equals and is_secret(name, value):
+                LOG.warning("%s: %s stays here: it would stand in the command lines of all nodes", path, name)
+            elif equals:
+                lines.append(f"{line.strip()}\n")
     return lines
+
+
+def _without_exported_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The launcher's environment without secrets that DeepSpeed would write into the nodes' command lines."""
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.launcher.runner import EXPORT_ENVS
+
+    exported = tuple([*EXPORT_ENVS, *get_accelerator().export_envs()])
+    return {
+        name: value for name, value in environment.items() if not (name.startswith(exported) and is_secret(name, value))
+    }
 
 
 def _deepspeed() -> str:

@@ -1,6 +1,7 @@
 """Runs commands on a job's nodes: as a child process on this one, by ssh, or by srun within a Slurm allocation."""
 
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 LOCAL_NAMES = ("localhost", "127.0.0.1")
-FORWARDED_PREFIXES = (
-    "DS_ACCELERATOR", "GLOO_", "HF_", "LD_LIBRARY_PATH", "MKL_", "MNMT_DS_", "NCCL_", "OMP_", "PYTHON",
-    "TORCH_", "UCX_", "WANDB_DIR", "WANDB_MODE", "XDG_CACHE_HOME",
-)  # fmt: skip
-"""Beginnings of the names of variables that every node is to have as this one has them. No secrets: they would stand
-in command lines for all to see."""
+FORWARDED_NAMES = frozenset({
+    "DS_ACCELERATOR", "HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "HF_HOME", "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE", "LD_LIBRARY_PATH", "WANDB_DIR", "WANDB_MODE", "XDG_CACHE_HOME",
+})  # fmt: skip
+"""Names of variables that every node is to have as this one has them."""
+FORWARDED_PREFIXES = ("GLOO_", "KMP_", "MKL_", "MNMT_DS_", "NCCL_", "OMP_", "PYTHON", "TORCH_", "UCX_")
+"""Beginnings of the names of others. No secrets, whatever their names begin with: see ``is_secret``."""
+SECRET_NAME = re.compile(
+    r"(TOKENS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?|APIKEYS?|(^|_)KEYS?|(^|_)AUTH)(_|$)", re.IGNORECASE
+)
+SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@")
 UNSAFE_CHARACTERS = frozenset('"$`\\\n')
 """Characters that DeepSpeed does not quote."""
 
@@ -62,6 +68,19 @@ class RemoteShell(NamedTuple):
         return code == 255
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Tells whether a variable may hold a secret, which must not stand in a command line for all to see.
+
+    Args:
+        name: its name, such as HF_TOKEN, WANDB_API_KEY or AWS_SECRET_ACCESS_KEY.
+        value: its value; an address with a password in it is a secret, too.
+
+    Returns:
+        Whether it may.
+    """
+    return bool(SECRET_NAME.search(name) or SECRET_VALUE.search(value))
+
+
 def is_local(node: str) -> bool:
     """Tells whether a hostfile's name means this machine for certain.
 
@@ -86,7 +105,10 @@ def forwarded_variables(environment: Mapping[str, str] = os.environ) -> dict[str
     variables = {
         name: value
         for name, value in environment.items()
-        if name.startswith(FORWARDED_PREFIXES) and value and not UNSAFE_CHARACTERS & set(value)
+        if (name in FORWARDED_NAMES or name.startswith(FORWARDED_PREFIXES))
+        and value
+        and not UNSAFE_CHARACTERS & set(value)
+        and not is_secret(name, value)
     }
     path = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]  # ninja is in the first
     variables["PATH"] = ":".join(path)

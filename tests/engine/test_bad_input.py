@@ -93,6 +93,8 @@ def test_refusals_before_training(
     assert "no training sentence within 3 tokens" in dry_run(capfd, good, "train.max_tokens=3")
     assert "did you mean 'max_tokens'" in dry_run(capfd, good, "train.max_token=3")
     assert "cannot be read" in dry_run(capfd, good, f"deepspeed={tmp_path}/none.json")
+    fp16 = dry_run(capfd, good, "train.precision=fp16", f"deepspeed={ROOT}/ds_configs/zero0.json")
+    assert "train.precision: fp16 needs ZeRO 1 or more" in fp16 and "zero1.json" in fp16
     assert "override 'train." in dry_run(capfd, good, "train.batches_per_update=3", "train.update_freq=2")
 
 

@@ -218,14 +218,15 @@ def _steps(training: Any, count: int) -> None:
             assert _same(before, other.engine.gather_weights()), "a peer moved"
 
 
-def _searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]:
+def _searched_and_not(corpus: str, directory: str, stage: int, precision: str) -> dict[str, Any]:
     """Three updates, a search of both students, two updates; and the five updates alone."""
     from mnmt_ds.engine.parallel.zero_engine import ZeroEngine
     from mnmt_ds.engine.training import Training
     from mnmt_ds.methods.method import ValidationReport
     from mnmt_ds.private_apis import weight_and_master_tensors
 
-    training = Training(run_recipe(corpus, f"{directory}-searched", "auto", stage), resume=False)
+    settings = {"train": {"precision": precision}}
+    training = Training(run_recipe(corpus, f"{directory}-searched", "auto", stage, **settings), resume=False)
     _steps(training, 3)
     before, moved = _photograph(training), []
     original: Callable[..., None] = ZeroEngine.restore_state
@@ -247,7 +248,7 @@ def _searched_and_not(corpus: str, directory: str, stage: int) -> dict[str, Any]
         ZeroEngine.restore_state = original  # type: ignore[method-assign]
     after = _photograph(training)
     _steps(training, 2)
-    other = Training(run_recipe(corpus, f"{directory}-plain", "auto", stage), resume=False)
+    other = Training(run_recipe(corpus, f"{directory}-plain", "auto", stage, **settings), resume=False)
     _steps(other, 5)
     return {
         "trials trained": moved,
@@ -266,13 +267,21 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b) or (hasattr(a, "__dict__") and _same(vars(a), vars(b)))
 
 
-def _traces(corpus: str, directory: str) -> list[dict[str, Any]]:
-    return [_searched_and_not(corpus, f"{directory}/{stage}", stage) for stage in range(4)]
+def _traces(corpus: str, directory: str, precision: str, stages: list[int]) -> list[dict[str, Any]]:
+    return [_searched_and_not(corpus, f"{directory}/{stage}", stage, precision) for stage in stages]
 
 
-def test_a_search_leaves_no_trace(tiny_corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "stages"),
+    [
+        ("fp32", [0, 1, 2, 3]),
+        pytest.param("bf16", [0, 1, 2, 3], marks=pytest.mark.slow),
+        pytest.param("fp16", [1, 2, 3], marks=pytest.mark.slow),
+    ],
+)
+def test_a_search_leaves_no_trace(precision: str, stages: list[int], tiny_corpus: Path, tmp_path: Path) -> None:
     """Weights, masters, moments, counters, random state, position: as before, and so is what comes after."""
-    for stage, results in enumerate(on_ranks(2, _traces, str(tiny_corpus), str(tmp_path))[0]):
+    for stage, results in enumerate(on_ranks(2, _traces, str(tiny_corpus), str(tmp_path), precision, stages)[0]):
         assert len(results["trials trained"]) == 8 and all(results["trials trained"]), stage
         assert results["as before"] and results["goes on alike"], stage
 

@@ -13,7 +13,7 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.distributed import same_everywhere
 from mnmt_ds.kernels import deepspeed_ops
-from mnmt_ds.launching import native_code, node_report
+from mnmt_ds.launching import job, native_code, node_report
 from mnmt_ds.launching.node_report import NodeReport
 from mnmt_ds.launching.preflight import compare_reports
 from mnmt_ds.launching.remote import RemoteShell, forwarded_variables
@@ -152,6 +152,31 @@ def test_what_travels_to_a_node() -> None:
     assert RemoteShell("slurm").command("far", ["c"], {})[:5] == [
         "srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=far",
     ]  # fmt: skip
+
+
+SECRETS = {
+    "HF_TOKEN": "hf_x", "HUGGING_FACE_HUB_TOKEN": "x", "WANDB_API_KEY": "x", "AWS_SECRET_ACCESS_KEY": "x",
+    "AWS_SESSION_TOKEN": "x", "MLFLOW_TRACKING_PASSWORD": "x", "MLFLOW_TRACKING_TOKEN": "x", "NCCL_SECRET": "x",
+    "PYTHON_KEYRING_PASSWORD": "x", "MNMT_DS_TOKEN": "x", "TORCH_API_KEY": "x", "OMP_CREDENTIALS": "x",
+    "TORCH_MIRROR": "https://user:password@mirror", "HF_ENDPOINT": "https://user:password@mirror",
+}  # fmt: skip
+
+
+def test_no_secret_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in our command lines, nor in DeepSpeed's, which has what the launcher's environment and file have."""
+    plain = {"NCCL_DEBUG": "INFO", "HF_HOME": "/hf", "TORCH_HOME": "/t", "UCX_TLS": "tcp", "NCCL_IB_PKEY": "1"}
+    assert plain.items() <= forwarded_variables({**SECRETS, **plain}).items()
+    assert not SECRETS.keys() & forwarded_variables({**SECRETS, **plain}).keys()
+    assert (
+        not {"MLFLOW_TRACKING_PASSWORD", "PYTHON_KEYRING_PASSWORD"}
+        & job._without_exported_secrets({**SECRETS, **plain}).keys()
+    )
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".deepspeed_env").write_text("A=1\nHF_TOKEN=hf_x\nPROXY=http://me:hidden@host\n")
+    with caplog.at_level("WARNING", logger="mnmt_ds"):
+        assert job._user_variables() == ["A=1\n"]
+    assert "HF_TOKEN stays here" in caplog.text and "hf_x" not in caplog.text and "hidden" not in caplog.text
 
 
 def test_a_watchdog_ends_what_is_left_of_its_job_and_nothing_else() -> None:

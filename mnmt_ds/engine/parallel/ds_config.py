@@ -1,13 +1,15 @@
 """DeepSpeed's JSON: "auto" filled from the recipe, every contradiction listed at once, the rest left alone."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
+from mnmt_ds.engine.parallel import ds_config_keys
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.json_files import read_json
@@ -29,13 +31,17 @@ def read(path: Path) -> Json:
         UserError: where it cannot be read or is no JSON object.
     """
     try:
-        return dict(read_json(find_file(path), _Shape))
+        config = dict(read_json(find_file(path), _Shape))
+        json.loads(find_file(path).read_bytes(), object_pairs_hook=_once)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); set 'deepspeed' to a file of ds_configs/"
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: {error}; mend it") from None
+    if faults := ds_config_keys.faults(config):
+        raise UserError(f"{path}: {'; '.join(faults)}")
+    return config
 
 
 class _Optimizer(TypedDict, total=False):
@@ -55,6 +61,15 @@ class _Shape(TypedDict, total=False):
     zero_optimization: _Zero
     bf16: Json
     fp16: Json
+    checkpoint: Json
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Json:
+    """An object of the file; a key that stands twice in it is an error."""
+    keys = [key for key, _ in pairs]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise ValueError(f"key {twice!r} stands twice in one object")
+    return dict(pairs)
 
 
 def known_values(settings: TrainSettings, ranks: int) -> dict[str, Any]:
@@ -106,6 +121,10 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
         UserError: that lists all keys that contradict the recipe.
     """
     filled: Json = json.loads(json.dumps(config))
+    optimizer = filled.setdefault("optimizer", {})
+    if "type" not in optimizer:
+        optimizer |= {"type": "AdamW", "params": {"torch_adam": True, "fused": True, **optimizer.get("params", {})}}
+    filled.setdefault("zero_allow_untested_optimizer", True)
     faults: list[str] = []
     for dotted, value in known_values(settings, ranks).items():
         *parents, last = dotted.split(".")
@@ -125,6 +144,46 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
     if faults:
         raise UserError(f'{where}: {"; ".join(faults)}; write "auto" there and set the recipe alone')
     return filled
+
+
+def check_by_deepspeed(config: Json, where: str) -> None:
+    """Has DeepSpeed check names and types of all sections, before it is given a model.
+
+    Args:
+        config: without "auto".
+        where: the file's name, for errors.
+
+    Raises:
+        UserError: with the first line of what DeepSpeed says.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+    from deepspeed.runtime.zero import config as zero
+    from deepspeed.runtime.zero import offload_config as offload
+
+    section = config.get("zero_optimization", {})
+    parts = {
+        "zero_optimization": (section, zero.DeepSpeedZeroConfig),
+        "zero_optimization.offload_param": (section.get("offload_param"), offload.DeepSpeedZeroOffloadParamConfig),
+        "zero_optimization.offload_optimizer": (
+            section.get("offload_optimizer"), offload.DeepSpeedZeroOffloadOptimizerConfig
+        ),
+    }  # fmt: skip
+    for name, (values, settings) in parts.items():
+        known = {field.alias or key for key, field in settings.model_fields.items()} | set(settings.model_fields)
+        for key in values if isinstance(values, dict) else ():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else "leave it out"
+                raise UserError(f"{where}: {name}.{key}: DeepSpeed has no such key; {hint}")
+    try:
+        # the product of batch sizes depends on the ranks, and is filled rightly
+        DeepSpeedConfig({key: value for key, value in config.items() if key != "train_batch_size"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {key}: {first['msg']} (DeepSpeed's {error.title}); mend that key") from None
+    except (AssertionError, DeepSpeedConfigError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{where}: DeepSpeed does not take it: {str(error).splitlines()[0]}; mend that key") from None
 
 
 def zero_stage(config: Json) -> int:

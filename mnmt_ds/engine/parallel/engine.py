@@ -165,14 +165,14 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, learning_rate: float) -> float | None:
+    def step(self, learning_rate: float) -> float:
         """The optimizer's step with the gradient of the last ``forward_backward``, clipped.
 
         Args:
             learning_rate: of this step.
 
         Returns:
-            The gradient's L2 norm before clipping, where it is computed.
+            The gradient's L2 norm before clipping, equal on every rank; where it is not finite, nothing is updated.
         """
         ...
 
@@ -328,6 +328,14 @@ class Engine(Protocol):
 
         Args:
             state: of ``capture_state``.
+        """
+        ...
+
+    def is_finite(self) -> bool:
+        """Whether this rank's weights and their fp32 masters are finite.
+
+        Returns:
+            False where one is not.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""Gradients that serve no update: this rank's shard of them, read where DeepSpeed has reduced them, then forgotten.
+"""Gradients outside of DeepSpeed's step: their norm and clipping at ZeRO 0, and those that serve no update.
 
-No rank ever holds a whole gradient that its ZeRO stage would not hold anyway: dot products are taken of shards and
-summed over ranks.
+The latter are read where DeepSpeed has reduced them, this rank's shard of them, and then forgotten. No rank ever holds
+a whole gradient that its ZeRO stage would not hold anyway: dot products are taken of shards and summed over ranks.
 
 Shape letters: N elements of this rank's shard.
 """
@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from mnmt_ds import private_apis
 from mnmt_ds.distributed import RankGroup, device
+from mnmt_ds.models.vocab_parallel import is_vocab_sharded
+from mnmt_ds.parallel_layout import ParallelLayout
 
 BLOCK = 1 << 22
 """Elements that are widened to float64 at once."""
@@ -87,3 +90,40 @@ def dots(pairs: Sequence[tuple[Tensor, Tensor]], ranks: RankGroup) -> list[float
     blocks = [zip(a_N.split(BLOCK), b_N.split(BLOCK), strict=True) for a_N, b_N in pairs]
     products = torch.stack([sum((a.double() * b.double()).sum() for a, b in block) for block in blocks])  # type: ignore[misc]
     return [float(value) for value in ranks.sum(products).tolist()]
+
+
+@torch.no_grad()
+def clip(module: nn.Module, layout: ParallelLayout, most: float, parts: dist.ProcessGroup | None) -> float:
+    """Clips a gradient in fp32 at ZeRO 0 and tells its norm.
+
+    DeepSpeed tells none there, updates by a gradient that is not finite, too, and along pipeline stages clips by the
+    norm of the first stage's part alone.
+
+    Args:
+        module: whose gradients are reduced: this rank's stage, with this rank's words.
+        layout: the ranks.
+        most: largest norm; 0: no clipping.
+        parts: the ranks that hold the parts of one copy of the model; None: it is whole.
+
+    Returns:
+        The L2 norm before clipping, equal on every rank. Where it is not finite, nothing is clipped.
+    """
+    held = [(parameter, parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
+    norms = [_counts(parameter, layout) * gradient.float().norm() for parameter, gradient in held]
+    square = torch.stack([*norms, torch.zeros((), device=layout.device)]).square().sum()
+    if parts is not None:
+        dist.all_reduce(square, group=parts)
+    norm = square.sqrt()
+    if most > 0 and norm.isfinite():
+        for _, gradient in held:
+            gradient.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)
+
+
+def _counts(parameter: nn.Parameter, layout: ParallelLayout) -> float:
+    """1, or 0 for what another rank counts: a tied matrix of two stages, what ranks that share a vocabulary all hold.
+
+    Times a norm that is not finite, 0 is not finite either: that is noticed on every rank.
+    """
+    is_replica = getattr(parameter, "ds_pipe_replicated", False)
+    return float(not is_replica and (layout.vocab_parallel_rank == 0 or is_vocab_sharded(parameter)))

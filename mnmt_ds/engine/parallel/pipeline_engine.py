@@ -4,6 +4,7 @@ Shape letters: B sentences, T target positions, D model width, V words, N elemen
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -11,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mnmt_ds import private_apis
 from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.distributed import RankGroup, seed_of
-from mnmt_ds.engine.parallel import ds_config, state_snapshot
+from mnmt_ds.engine.parallel import ds_config, gradients, state_snapshot
 from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
 from mnmt_ds.engine.parallel.first_weights import read_first_weights
 from mnmt_ds.engine.parallel.loading import load_deepspeed_checkpoint, model_with
@@ -35,7 +35,7 @@ from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.pretrained import WeightSource
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
-from mnmt_ds.models.vocab_parallel import VocabShard, is_vocab_sharded
+from mnmt_ds.models.vocab_parallel import VocabShard
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
 from mnmt_ds.teachers.shard_layout import ShardLayout, extract_shard
@@ -81,7 +81,7 @@ def make_pipeline_engine(
         # the states that are sent are whole on each rank: DeepSpeed would cut them up between those of a vocabulary
         config = {**config, "pipeline": {"pipe_partitioned": False, "grad_partitioned": False}}
     if ds_config.zero_stage(config) == 0:
-        config = {**config, "gradient_clipping": 0.0}  # ours: see ``clip_gradients``
+        config = {**config, "gradient_clipping": 0.0}  # ours: see ``gradients.clip``
     deepspeed_engine, *_ = deepspeed.initialize(model=module, model_parameters=list(module.parameters()), config=config)
     return PipelineEngine(deepspeed_engine, layout, clip_norm)
 
@@ -160,21 +160,25 @@ class PipelineEngine:
         self.deepspeed_engine.train_batch(iter(inputs))
         self.deepspeed_engine.global_steps -= 1  # ``_postponed_step`` counted it for train_batch's report
 
-    def step(self, learning_rate: float) -> float | None:
+    def step(self, learning_rate: float) -> float:
         """The optimizer's step.
 
         Args:
             learning_rate: of this step.
 
         Returns:
-            The gradient's norm before clipping.
+            The gradient's norm before clipping; where it is not finite, nothing is updated.
         """
         for group in self.deepspeed_engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = clip_gradients(self, self._clip_norm) if self.zero_stage == 0 else None
+        if self.zero_stage == 0:
+            parts = self.deepspeed_engine.grid.get_model_parallel_group()
+            norm = gradients.clip(self.module, self.layout, self._clip_norm, parts)
+            if math.isfinite(norm):
+                private_apis.pipeline_optimizer_step(self.deepspeed_engine)
+            return norm
         private_apis.pipeline_optimizer_step(self.deepspeed_engine)
-        norm = norm if norm is not None else self.deepspeed_engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        return float(self.deepspeed_engine.get_global_grad_norm())
 
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
@@ -367,6 +371,14 @@ class PipelineEngine:
         """
         state_snapshot.restore_state(self.deepspeed_engine, state)
 
+    def is_finite(self) -> bool:
+        """Whether this stage's weights and their masters are finite.
+
+        Returns:
+            False where one is not.
+        """
+        return state_snapshot.is_finite(self.deepspeed_engine)
+
     def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
         """Writes DeepSpeed's files of the training state.
 
@@ -391,33 +403,6 @@ class PipelineEngine:
             Whether there was a checkpoint under that tag.
         """
         return load_deepspeed_checkpoint(self.deepspeed_engine, directory, tag, universal)
-
-
-def clip_gradients(engine: PipelineEngine, most: float) -> Tensor:
-    """Clips the gradient at ZeRO-0, where DeepSpeed's own norm counts a tied matrix at every stage that holds it.
-
-    Args:
-        engine: whose gradients are reduced.
-        most: largest norm; 0: no clipping.
-
-    Returns:
-        () the L2 norm before clipping, equal on every rank.
-    """
-    layout = engine.layout
-    held = [parameter for parameter in engine.module.parameters() if parameter.grad is not None]
-    counted = [
-        parameter
-        for parameter in held
-        if not parameter.ds_pipe_replicated and (layout.vocab_parallel_rank == 0 or is_vocab_sharded(parameter))
-    ]
-    square = sum((p.grad.float().square().sum() for p in counted), torch.zeros((), device=layout.device))
-    if layout.pipeline_parallel_size * layout.vocab_parallel_size > 1:
-        dist.all_reduce(square, group=engine.deepspeed_engine.grid.get_model_parallel_group())
-    norm: Tensor = square.sqrt()
-    if most > 0:
-        for parameter in held:
-            parameter.grad.mul_((most / (norm + 1e-6)).clamp(max=1.0))
-    return norm
 
 
 def _postponed_step(optimizer_step: Callable[..., None]) -> Callable[..., None]:

@@ -25,6 +25,7 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.private_apis import OwnStageLayers
+from mnmt_ds.progress import moved
 from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
 
 LAST = ("decoder_norm", "projection", "head")
@@ -147,6 +148,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         Returns:
             From the last stage its ``PipelineStates``; from the others the tuple that is sent on.
         """
+        moved()
         is_first, is_last = self.layer_range[0] == 0, self.layer_range[1] == len(self.entries)
         if is_first:
             source_BS, decoder_BT, numbers = inputs

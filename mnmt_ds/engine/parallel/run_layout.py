@@ -10,10 +10,10 @@ from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.methods import registry as methods
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.parallel_layout import ParallelLayout, form_layout, plan_layout
-from mnmt_ds.requirements import PIPELINE, PLACEMENT, VOCABULARY, Requirements, RunLayout
+from mnmt_ds.requirements import PIPELINE, PLACEMENT, PRECISION, VOCABULARY, Requirements, RunLayout
 from mnmt_ds.samplers import registry as samplers
 
-ALL = (PLACEMENT, PIPELINE, VOCABULARY)
+ALL = (PLACEMENT, PIPELINE, VOCABULARY, PRECISION)
 """The settings that ask for a layout."""
 
 

@@ -82,10 +82,25 @@ def restore_state(deepspeed_engine: Any, kept: TrainingState) -> None:
     for (part, _), numbers in zip(private_apis.counters(deepspeed_engine), kept.numbers, strict=True):
         vars(part).update(numbers)
     for group, numbers in zip(deepspeed_engine.optimizer.param_groups, kept.groups, strict=True):
+        for name in [name for name, value in group.items() if isinstance(value, int | float) and name not in numbers]:
+            del group[name]  # counted since, for the first time
         group.update(numbers)
     torch.set_rng_state(kept.cpu_random)
     if kept.cuda_random:
         torch.cuda.set_rng_state_all(kept.cuda_random)
+
+
+def is_finite(deepspeed_engine: Any) -> bool:
+    """Whether an engine's weights and their fp32 masters are finite on this rank.
+
+    Args:
+        deepspeed_engine: a DeepSpeedEngine.
+
+    Returns:
+        False where one is not.
+    """
+    sums = [tensor.sum(dtype=torch.float64) for tensor in private_apis.weight_and_master_tensors(deepspeed_engine)]
+    return all(bool(total.isfinite()) for total in sums)  # finite numbers of 32 bits never overflow 64
 
 
 def _copy(value: Any) -> Any:

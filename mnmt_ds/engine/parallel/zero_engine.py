@@ -3,6 +3,7 @@
 Shape letters: B sentences, T target positions, D model width, V words, N elements of a shard.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -23,7 +24,8 @@ from mnmt_ds.engine.parallel.student_module import StudentModule
 from mnmt_ds.methods.method import ModelStates
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
-from mnmt_ds.parallel_layout import ParallelLayout
+from mnmt_ds.parallel_layout import ModelParallelUnit, ParallelLayout
+from mnmt_ds.progress import moved
 from mnmt_ds.teachers.shard_layout import ShardLayout, assemble_shard, extract_shard
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
@@ -45,17 +47,34 @@ def make_zero_engine(
     Returns:
         The engine.
     """
-    import deepspeed
-
     if layout.teams > 1:  # each student saves under a tag of its own
         config = {**config, "checkpoint": {**config.get("checkpoint", {}), "tag_validation": "Ignore"}}
+    clip_norm = float(config.get("gradient_clipping", 0.0))
+    if ds_config.zero_stage(config) == 0 and not config.get("bf16", {}).get("enabled"):
+        config = {**config, "gradient_clipping": 0.0}  # ours: see ``gradients.clip``
+    deepspeed_engine = initialize(StudentModule(model), config, layout.model_parallel_unit)
+    return ZeroEngine(deepspeed_engine, layout, vocab_shard, clip_norm)
+
+
+def initialize(module: nn.Module, config: ds_config.Json, model_parallel_unit: ModelParallelUnit | None = None) -> Any:
+    """A DeepSpeedEngine before its first update.
+
+    Args:
+        module: what it runs.
+        config: DeepSpeed's configuration, without "auto".
+        model_parallel_unit: the groups of ranks; None: DeepSpeed's own defaults.
+
+    Returns:
+        The engine.
+    """
+    import deepspeed
+
+    parameters = list(module.parameters())
     deepspeed_engine, *_ = deepspeed.initialize(
-        model=StudentModule(model),
-        model_parameters=list(model.parameters()),
-        config=config,
-        mpu=layout.model_parallel_unit,
+        model=module, model_parameters=parameters, config=config, mpu=model_parallel_unit
     )
-    return ZeroEngine(deepspeed_engine, layout, vocab_shard)
+    private_apis.undo_initial_step(deepspeed_engine)
+    return deepspeed_engine
 
 
 class ZeroEngine:
@@ -63,16 +82,22 @@ class ZeroEngine:
 
     stage_bounds: Sequence[int] = ()
 
-    def __init__(self, deepspeed_engine: Any, layout: ParallelLayout, vocab_shard: VocabShard | None) -> None:
+    def __init__(
+        self, deepspeed_engine: Any, layout: ParallelLayout, vocab_shard: VocabShard | None, clip_norm: float
+    ) -> None:
         """Wraps DeepSpeed's engine.
 
         Args:
             deepspeed_engine: a DeepSpeedEngine around a ``StudentModule``.
             layout: the ranks.
             vocab_shard: this rank's words; None: all.
+            clip_norm: largest norm of a gradient; 0: no clipping.
         """
         self.deepspeed_engine, self.layout, self.vocab_shard = deepspeed_engine, layout, vocab_shard
         self.zero_stage: int = deepspeed_engine.zero_optimization_stage()
+        self._clips = self.zero_stage == 0 and not deepspeed_engine.bfloat16_enabled()
+        """In fp32 at ZeRO 0; elsewhere DeepSpeed clips, and updates nothing by a gradient that is not finite."""
+        self._clip_norm = clip_norm
         self.passes_are_collective = self.eval_states_gather_weights = self.zero_stage == 3
 
     @property
@@ -100,6 +125,7 @@ class ZeroEngine:
 
     def _forward_backward_micro_batch(self, update: Update, index: int) -> Metrics:
         """Forward and backward of one micro-batch; returns its metric sums."""
+        moved(index)
         method, update_index = update.method, self.layout.update_index(index)
         batch = update.on_device(index, self.layout.device)
         torch.manual_seed(update.drawn_seed("teach", update_index))  # for teachers with dropout
@@ -115,20 +141,24 @@ class ZeroEngine:
         factor = self.layout.data_parallel_size / batch.divisor
         self.deepspeed_engine.backward(loss * factor, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float | None:
+    def step(self, learning_rate: float) -> float:
         """The optimizer's step.
 
         Args:
             learning_rate: of this step.
 
         Returns:
-            The gradient's norm before clipping, where DeepSpeed computes it (not at ZeRO-0 in fp32).
+            The gradient's norm before clipping; where it is not finite, nothing is updated.
         """
         for group in self.deepspeed_engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        if self._clips:
+            norm = gradients.clip(self.model, self.layout, self._clip_norm, self.layout.vocab_group)
+            if math.isfinite(norm):
+                self.deepspeed_engine.step()
+            return norm
         self.deepspeed_engine.step()
-        norm = self.deepspeed_engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        return float(self.deepspeed_engine.get_global_grad_norm())
 
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
@@ -143,6 +173,7 @@ class ZeroEngine:
             Of each batch decoder states (B, T, D) and projection (V, D).
         """
         for index, batch in enumerate(batches):
+            moved()
             batch = to_device(batch, self.layout.device)
             if seeds is not None:
                 torch.manual_seed(seeds[index])
@@ -182,6 +213,7 @@ class ZeroEngine:
             Of each batch, in order; nothing on ranks that share their vocabulary with the one that reports.
         """
         for batch in batches:
+            moved()
             with self._eval_mode():
                 _, metrics = self.deepspeed_engine(to_device(batch, self.layout.device), score)
             if self.layout.vocab_parallel_rank == 0:
@@ -343,6 +375,14 @@ class ZeroEngine:
             state: of ``capture_state``.
         """
         state_snapshot.restore_state(self.deepspeed_engine, state)
+
+    def is_finite(self) -> bool:
+        """Whether this rank's weights and their masters are finite.
+
+        Returns:
+            False where one is not.
+        """
+        return state_snapshot.is_finite(self.deepspeed_engine)
 
     def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
         """Writes DeepSpeed's files of the training state.

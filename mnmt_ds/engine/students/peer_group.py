@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from mnmt_ds.distributed import RankGroup, new_group
 from mnmt_ds.engine.recipe import Recipe, students_of
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import RunError, UserError
 from mnmt_ds.parallel_layout import ParallelLayout
 
 
@@ -205,7 +205,8 @@ class PeerGroup:
         if messages:
             self._has_failed = True
             name, text = next(iter(messages.items()))
-            raise (UserError if text[0] == "1" else RuntimeError)(f"student {name} failed: {text[1:]}")
+            message = f"student {name} failed: {text[1:]}"
+            raise UserError(message) if text[0] == "1" else RunError(message, self.layout.is_main)
 
     def _exchange_failures(self, headers: Sequence[Header], own_message: bytes = b"") -> dict[str, str]:
         """The messages of those that failed, by student; "1" before a UserError's, "0" before others'."""

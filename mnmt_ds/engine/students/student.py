@@ -1,5 +1,6 @@
 """A student: a model on an engine, with its method, its data and its best checkpoints; and an update of it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.parallel.engine import Engine, MethodEvalStates, Metrics, Update
 from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.errors import RunError
 from mnmt_ds.methods.method import Method
 from mnmt_ds.samplers.sampler import Sampler
 from mnmt_ds.tracking import Tracker
@@ -95,3 +97,39 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
         number=number,
         key=number,
     )
+
+
+def check_gradient(student: Student, update: Update, norm: float, what: str) -> None:
+    """Ends the run where an update's gradient is not finite, by which no engine has updated anything.
+
+    In fp16 such gradients are a matter of the loss scale, which DeepSpeed lowers.
+
+    Args:
+        student: whose update it is; all of its ranks call this together.
+        update: whose gradient it is.
+        norm: of ``Engine.step``.
+        what: the update in words.
+
+    Raises:
+        RunError: where the norm is not finite.
+    """
+    if math.isfinite(norm) or student.recipe.train.precision == "fp16":
+        return
+    contents = [content for contents in update.contents() for content in contents if content is not None]
+    names = dict.fromkeys(student.training_data.names[content.pair] for content in contents)
+    raise stopped(student, f"{what}: the gradient is not finite (pairs: {', '.join(names)})")
+
+
+def stopped(student: Student, what: str) -> RunError:
+    """What ends a run whose numbers are no longer finite.
+
+    Args:
+        student: whose numbers they are.
+        what: what was seen.
+
+    Returns:
+        The exception, which the student's first rank shows.
+    """
+    who = f"student {student.name}, " if len(student.recipe.students) > 1 else ""
+    remedy = "nothing was updated; lower train.lr, or resume from the last checkpoint"
+    return RunError(f"{who}{what}; {remedy}", student.engine.layout.is_main)

@@ -15,7 +15,7 @@ from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import learning_rate
 from mnmt_ds.engine.students.peer_exchange import Changes, PeerExchange, TrialStateCache
 from mnmt_ds.engine.students.peer_group import PeerGroup
-from mnmt_ds.engine.students.student import Student
+from mnmt_ds.engine.students.student import Student, check_gradient
 from mnmt_ds.methods.peers import TrialSettings
 
 
@@ -119,7 +119,8 @@ def _try_changes(
 def _train_on_trial_set(student: Student, ranges: Sequence[UpdateRange]) -> None:
     for done, update in enumerate(_trial_updates(student, ranges)):
         student.forward_backward(update)
-        student.engine.step(learning_rate(student.recipe.train, student.updates + done + 1))
+        norm = student.engine.step(learning_rate(student.recipe.train, student.updates + done + 1))
+        check_gradient(student, update, norm, f"trial after update {student.updates}")
 
 
 def _trial_updates(student: Student, ranges: Sequence[UpdateRange]) -> Iterator[Update]:

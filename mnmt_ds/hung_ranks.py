@@ -1,0 +1,367 @@
+"""Names the rank for which a job waits, and ends the job, shortly before the ranks' own timeout is over.
+
+A thread of every rank tells the others, through a store on rank 0, what the main thread does and whether it waits for
+other ranks. A rank that has waited too long, or has got nowhere within an update, asks who hangs: a rank that tells
+nothing any more (it is stopped, or does not let its threads run), else one that does not wait for others, else the one
+that is behind. The first one's answer is the line that the run ends with; every rank writes the stacks of all its
+threads into the run's directory and exits. On the way out a rank that is stopped is continued and killed.
+"""
+
+import contextlib
+import datetime
+import faulthandler
+import json
+import linecache
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+
+from mnmt_ds.distributed import RankGroup, job_ranks
+from mnmt_ds.errors import RunError, UserError
+from mnmt_ds.progress import PROGRESS
+
+LOG = logging.getLogger(__name__)
+PACKAGE = str(Path(__file__).parent)
+WAITS = re.compile(r"\.(wait|synchronize|barrier)\(")
+"""Source lines in which a thread waits for other ranks."""
+COLLECTIVES = (os.path.join("torch", "distributed"), os.path.join("deepspeed", "comm"))
+"""Parts of the paths of files whose functions wait for other ranks."""
+VERDICT = "verdict"
+SILENT = "does not answer (stopped, or stuck outside of Python)"
+DUMP_SIGNAL = signal.SIGUSR2
+"""Has the interpreter write all threads' stacks, even where no thread of Python can run."""
+
+
+class RankState(NamedTuple):
+    """What a rank tells of itself."""
+
+    rank: int
+    """Of the job."""
+    host: str
+    """Its machine."""
+    pid: int
+    """Its process."""
+    beat: int = 0
+    """Rises with every message."""
+    update: int = 0
+    """``TrainingProgress.update``."""
+    micro_batch: int = 0
+    """``TrainingProgress.micro_batch``."""
+    is_waiting: bool = False
+    """Whether its main thread waits for other ranks."""
+    still: float = 0.0
+    """Seconds for which its main thread has been at the same place."""
+    place: str = ""
+    """That place: the innermost line of this package."""
+    stacks: str = ""
+    """The file on its machine into which ``DUMP_SIGNAL`` writes."""
+
+
+class MainThread(NamedTuple):
+    """Where the main thread is at a moment."""
+
+    signature: tuple[object, ...]
+    """The same as long as it has not moved."""
+    is_waiting: bool
+    """Whether it waits for other ranks."""
+    place: str
+    """The innermost line of this package; where there is none, the innermost one."""
+
+
+def look_at(frame: FrameType | None) -> MainThread:
+    """Says where a thread is.
+
+    Args:
+        frame: its innermost frame.
+
+    Returns:
+        Its place.
+    """
+    signature: list[object] = [PROGRESS.moves]
+    is_waiting, place, innermost = False, "", ""
+    if frame is not None:
+        innermost = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
+        is_waiting = bool(WAITS.search(linecache.getline(frame.f_code.co_filename, frame.f_lineno)))
+    while frame is not None:
+        file = frame.f_code.co_filename
+        signature.append((id(frame.f_code), frame.f_lasti))
+        if not place:
+            is_waiting = is_waiting or any(part in file for part in COLLECTIVES)
+            if file.startswith(PACKAGE):
+                place = f"{os.path.relpath(file, PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back
+    return MainThread(tuple(signature), is_waiting, place or innermost)
+
+
+def place_in(dump: str) -> str:
+    """Reads from written stacks where a process is.
+
+    Args:
+        dump: of ``faulthandler``, the innermost frame of each thread first.
+
+    Returns:
+        The innermost line of this package, or of the thread that wrote; empty where there is none.
+    """
+    *_, thread = re.split(r"^(?:Current thread|Thread) .*$", dump, flags=re.MULTILINE)
+    frames = re.findall(r'File "([^"]*)", line (\d+) in (\S+)', thread)
+    own = [frame for frame in frames if frame[0].startswith(PACKAGE)]
+    names = [f"{os.path.relpath(file, PACKAGE)}:{line} {function}" for file, line, function in own]
+    names += [f"{os.path.basename(file)}:{line} {function}" for file, line, function in frames]
+    return names[0] if names else ""
+
+
+def who_hangs(before: Sequence[RankState], after: Sequence[RankState]) -> tuple[list[RankState], str]:
+    """Finds the ranks that a job waits for.
+
+    Args:
+        before: what the ranks told, by rank.
+        after: what they told some beats later.
+
+    Returns:
+        The ranks, and what is wrong with them in words.
+    """
+    silent = [new for old, new in zip(before, after, strict=True) if new.beat == old.beat]
+    if silent:
+        return silent, SILENT
+    working = [state for state in after if not state.is_waiting]
+    behind = min((state.update, state.micro_batch) for state in working or after)
+    found = [state for state in working or after if (state.update, state.micro_batch) == behind]
+    if not working and len(found) == len(after) > 1:
+        return found, "waits for the others, as all ranks do"
+    return found, "does not get on"
+
+
+def verdict(found: Sequence[RankState], what: str, stacks: Path) -> str:
+    """Words what is wrong.
+
+    Args:
+        found: the ranks that hang.
+        what: what is wrong with them.
+        stacks: the directory in which the ranks' stacks are.
+
+    Returns:
+        One line.
+    """
+    names = [
+        f"rank {state.rank} on {state.host} (process {state.pid}) {what}:"
+        f" {state.still:.0f} s in update {state.update} at {state.place or 'an unknown place'}"
+        for state in found[:4]
+    ]
+    more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+    return f"{'; '.join(names)}{more}; the job ends; stacks of all threads: {stacks}"
+
+
+class Watch:
+    """The watch of one rank over its job: a thread that looks at the main thread, one that talks to the other ranks."""
+
+    def __init__(self, ranks: RankGroup, stacks: Path, timeout: float) -> None:
+        """Starts to watch; all ranks of the job call this together.
+
+        Args:
+            ranks: of the job.
+            stacks: the directory that stacks are written to.
+            timeout: seconds that a rank waits for its peers.
+        """
+        self.ranks, self.stacks = ranks, stacks
+        self.limit = timeout - min(0.2 * timeout, 10.0)
+        self.interval = min(0.5, timeout / 40)
+        self._store = _open_store(ranks)
+        self._dump = tempfile.TemporaryFile("w")  # noqa: SIM115
+        faulthandler.register(DUMP_SIGNAL, self._dump, all_threads=True)
+        dumped = f"/proc/{os.getpid()}/fd/{self._dump.fileno()}"
+        self.state = RankState(ranks.rank, socket.gethostname(), os.getpid(), stacks=dumped)
+        self._first: RankState = ranks.broadcast_from_main(self.state)
+        self._main = threading.main_thread().ident
+        self._done, self._is_stuck, self._is_ending = threading.Event(), False, False
+        self._end_lock = threading.Lock()
+        self._seen: MainThread | None = None
+        self._since = self._answered = time.monotonic()
+        for target in (self._look, self._talk):
+            threading.Thread(target=target, name="hung ranks", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._done.set()
+        faulthandler.unregister(DUMP_SIGNAL)
+        self._dump.close()
+
+    def last_word(self) -> None:
+        """Waits whether the job is being ended: then this process leaves here, too, and says nothing of its own."""
+        time.sleep(3 * self.interval)
+        self.leave_if_ending()
+
+    def leave_if_ending(self) -> None:
+        """Leaves it to the watch's thread to end this process, where it is about to."""
+        if self._is_ending:
+            time.sleep(30.0)
+
+    def _look(self) -> None:
+        """Looks at the main thread; where rank 0, which keeps the store, does not answer, ends the job alone."""
+        while not self._done.wait(self.interval):
+            now, seen = time.monotonic(), look_at(sys._current_frames().get(self._main or 0))
+            if self._seen is None or seen[:2] != self._seen[:2]:
+                self._seen, self._since = seen, now
+            still = now - self._since
+            self.state = self.state._replace(
+                beat=self.state.beat + 1, update=PROGRESS.update, micro_batch=PROGRESS.micro_batch,
+                is_waiting=seen.is_waiting, still=still, place=seen.place,
+            )  # fmt: skip
+            self._is_stuck = still > self.limit and (seen.is_waiting or PROGRESS.in_update)
+            if self._is_stuck and now - self._answered > max(2.0, self.limit / 4):
+                silent = self._asked(self._first._replace(still=now - self._answered))
+                self._end(verdict([silent], SILENT, self.stacks), [silent], is_author=True)
+
+    def _talk(self) -> None:
+        """Tells the others; asks them who hangs when the main thread is stuck; leaves when anyone knows."""
+        try:
+            while not self._done.wait(self.interval):
+                self._tell()
+                if self._store is not None and self._store.check([VERDICT]):
+                    self._obey(json.loads(self._store.get(VERDICT)))
+                self._answered = time.monotonic()
+                if self._is_stuck:
+                    self._judge()
+        except Exception as error:  # the store is gone with rank 0: the lost connections of the ranks tell of it
+            LOG.debug("the watch over hung ranks ended: %s", error)
+
+    def _tell(self) -> None:
+        if self._store is not None:
+            self._store.set(f"rank {self.ranks.rank}", json.dumps(self.state))
+
+    def _states(self) -> list[RankState]:
+        if self._store is None:
+            return [self.state]
+        keys = [f"rank {number}" for number in range(self.ranks.size)]
+        return [RankState(*json.loads(text)) for text in self._store.multi_get(keys)]
+
+    def _judge(self) -> None:
+        """Looks at all ranks twice, some beats apart, and tells who hangs; the first verdict counts."""
+        before = self._states()
+        for _ in range(3):
+            time.sleep(self.interval)
+            self._tell()
+            self._answered = time.monotonic()
+        if not self._is_stuck:
+            return
+        found, what = who_hangs(before, self._states())
+        if what == SILENT:
+            found = [self._asked(state) for state in found]
+        own = json.dumps([verdict(found, what, self.stacks), found, self.ranks.rank])
+        text = own if self._store is None else self._store.compare_set(VERDICT, "", own).decode()
+        self._obey(json.loads(text))
+
+    def _asked(self, state: RankState) -> RankState:
+        """A silent rank with the place that its stacks name; of one that is stopped or on another machine: as it told.
+
+        A stopped rank must not be continued before all know that the job ends.
+        """
+        state = state._replace(update=PROGRESS.update)
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{state.pid}/stat").read_text() if state.host == self.state.host else ") T"
+            if not stat.rpartition(")")[2].lstrip().startswith("T"):
+                os.kill(state.pid, DUMP_SIGNAL)
+                time.sleep(0.5)
+                return state._replace(place=place_in(Path(state.stacks).read_text()) or state.place)
+        return state
+
+    def _obey(self, judged: Sequence[Any]) -> None:
+        line, found, author = judged
+        self._end(line, [RankState(*state) for state in found], author == self.ranks.rank)
+
+    def _end(self, line: str, found: Sequence[RankState], is_author: bool) -> None:
+        """Ends this process; its stopped neighbours, too. Of its two threads, the first that comes here does."""
+        with self._end_lock:
+            self._end_now(line, found, is_author)
+
+    def _end_now(self, line: str, found: Sequence[RankState], is_author: bool) -> None:
+        self._is_ending = True
+        if is_author:
+            LOG.error("%s", line)
+        writer = threading.Thread(target=self._write_stacks, daemon=True)
+        writer.start()
+        writer.join(5.0)  # the file system may be what hangs
+        for state in found:
+            if state.rank != self.ranks.rank and state.host == self.state.host:
+                end_neighbour(state, self.stacks, grace=0.3 if SILENT in line else 1.0)
+        os._exit(1)
+
+    def _write_stacks(self) -> None:
+        with contextlib.suppress(OSError):
+            self.stacks.mkdir(parents=True, exist_ok=True)
+            with (self.stacks / f"rank_{self.ranks.rank}.txt").open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+
+
+def end_neighbour(state: RankState, stacks: Path, grace: float) -> None:
+    """Ends a rank of this machine that hangs: continues it, has it write its stacks, kills it.
+
+    Args:
+        state: of the rank.
+        stacks: the directory for the stacks.
+        grace: seconds in which it may leave by itself.
+    """
+    target, deadline = stacks / f"rank_{state.rank}.txt", time.monotonic() + grace
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(state.pid, DUMP_SIGNAL)
+        os.kill(state.pid, signal.SIGCONT)
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            os.kill(state.pid, 0)
+        with contextlib.suppress(OSError):
+            if not target.exists():
+                shutil.copyfile(state.stacks, target)
+        os.kill(state.pid, signal.SIGKILL)
+
+
+def _open_store(ranks: RankGroup) -> Any:
+    """The store of the job, on rank 0; None for a process alone."""
+    if ranks.size == 1:
+        return None
+    host, timeout = os.environ["MASTER_ADDR"], datetime.timedelta(seconds=60)
+
+    def connect(port: int) -> Any:
+        return dist.TCPStore(host, port, is_master=port == 0, wait_for_workers=False, timeout=timeout)  # type: ignore[attr-defined]
+
+    store = connect(0) if ranks.is_main else None
+    port = ranks.broadcast_from_main(store.port if store is not None else 0)
+    store = store or connect(port)
+    store.set(f"rank {ranks.rank}", json.dumps(RankState(ranks.rank, socket.gethostname(), os.getpid())))
+    ranks.barrier()
+    return store
+
+
+@contextlib.contextmanager
+def watched(directory: Path, timeout_minutes: float) -> Iterator[None]:
+    """Watches over the ranks of this job for as long as the block runs; all ranks enter it together.
+
+    Args:
+        directory: of the run, below which stacks are written.
+        timeout_minutes: how long a rank waits for its peers.
+
+    Returns:
+        Nothing: a context manager.
+    """
+    watch = Watch(job_ranks(), directory / "stacks", 60 * timeout_minutes)
+    try:
+        yield
+        watch.leave_if_ending()
+    except (RunError, UserError):
+        raise
+    except Exception:  # such as a lost connection to a rank that has left at a verdict
+        watch.last_word()
+        raise
+    finally:
+        watch.close()

@@ -1,0 +1,56 @@
+"""How far this process's main thread has come in training: what the watch over hung ranks looks at."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class TrainingProgress:
+    """Where the main thread is."""
+
+    moves: int = 0
+    """Rises whenever it gets on."""
+    update: int = 0
+    """The update under way, or the last one."""
+    micro_batch: int = 0
+    """The micro-batch of that update."""
+    in_update: bool = False
+    """Whether it is within an update: reading data, passes, the step."""
+
+
+PROGRESS = TrainingProgress()
+"""This process's."""
+
+
+def moved(micro_batch: int | None = None) -> None:
+    """Notes that the main thread has got on; in other threads nothing.
+
+    Args:
+        micro_batch: that of the update which begins; None: as before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    PROGRESS.moves += 1
+    if micro_batch is not None:
+        PROGRESS.micro_batch = micro_batch
+
+
+@contextmanager
+def update_under_way(update: int) -> Iterator[None]:
+    """Notes that an update is under way for as long as the block runs.
+
+    Args:
+        update: its number.
+
+    Returns:
+        Nothing: a context manager.
+    """
+    PROGRESS.update, PROGRESS.micro_batch, PROGRESS.in_update = update, 0, True
+    moved()
+    try:
+        yield
+    finally:
+        PROGRESS.in_update = False
+        moved()

@@ -1,0 +1,105 @@
+"""A rank that hangs is named with its place, all ranks leave, and their stacks are in the run's directory."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mnmt_ds.distributed import free_port
+from mnmt_ds.hung_ranks import SILENT, RankState, look_at, verdict, who_hangs
+from tests.spawn import PATIENCE
+
+SCRIPT = Path(__file__).with_name("hanging_rank.py")
+SECONDS = 5 * PATIENCE
+"""The ranks' timeout."""
+
+
+def _ranks(directory: Path, hanging: int, how: str, count: int = 2) -> tuple[list[str], list[int], float]:
+    """What the ranks of a job printed, their exit codes, and the seconds that all took."""
+    port, began = str(free_port()), time.monotonic()
+    words = [str(count), port, str(directory), str(hanging), how, str(SECONDS)]
+    processes = [
+        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), *words], stderr=subprocess.PIPE, text=True)
+        for rank in range(count)
+    ]
+    try:
+        printed = [process.communicate(timeout=60 * PATIENCE)[1] for process in processes]
+        return printed, [process.returncode for process in processes], time.monotonic() - began
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("hanging", "how"),
+    [
+        (1, "sleeps"),
+        *(
+            pytest.param(rank, how, marks=pytest.mark.slow)
+            for rank, how in [(0, "sleeps"), (1, "stops"), (0, "stops"), (1, "blocks"), (0, "blocks")]
+        ),
+    ],
+)
+def test_one_line_names_the_rank_and_all_leave(hanging: int, how: str, tmp_path: Path) -> None:
+    printed, codes, _ = _ranks(tmp_path, hanging, how)
+    lines = [line for text in printed for line in text.splitlines() if "hang" in line or "the job ends" in line]
+    assert len(lines) == 1, printed
+    what = "does not get on" if how == "sleeps" else re.escape(SILENT)
+    assert re.search(rf"rank {hanging} on {re.escape(socket.gethostname())} \(process \d+\) {what}: \d+ s", lines[0])
+    assert "in update 3 " in lines[0] and "; stacks of all threads: " in lines[0]
+    assert all(codes), codes
+    stacks = tmp_path / "stacks"
+    assert "hanging_rank.py" in (stacks / f"rank_{hanging}.txt").read_text()
+    assert "all_reduce" in (stacks / f"rank_{1 - hanging}.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_rank_alone_that_hangs_in_an_update_ends_too(tmp_path: Path) -> None:
+    (printed,), (code,), _ = _ranks(tmp_path, 0, "sleeps", count=1)
+    assert code == 1 and "rank 0 on" in printed and "does not get on" in printed
+
+
+@pytest.mark.slow
+def test_a_job_in_which_none_hangs_is_left_alone(tmp_path: Path) -> None:
+    printed, codes, _ = _ranks(tmp_path, -1, "sleeps")
+    assert codes == [0, 0] and not "".join(printed).count("job ends") and not (tmp_path / "stacks").exists()
+
+
+def _states(*waiting: bool, beats: int = 5, updates: tuple[int, ...] = ()) -> list[RankState]:
+    return [
+        RankState(rank, "a", 1, beats, updates[rank] if updates else 7, 0, is_waiting, 9.0, "engine/loop.py:1 step")
+        for rank, is_waiting in enumerate(waiting)
+    ]
+
+
+def test_who_hangs() -> None:
+    later = _states(True, False, True, beats=9)
+    assert who_hangs(_states(True, False, True), later) == ([later[1]], "does not get on")
+    stopped = [*later[:2], _states(True, True, True)[2]]  # its last word was that it waits
+    assert who_hangs(_states(True, False, True), stopped) == ([stopped[2]], SILENT)
+    behind = _states(False, False, False, beats=9, updates=(8, 7, 8))
+    assert who_hangs(_states(False, False, False), behind)[0] == [behind[1]]
+    all_wait = _states(True, True, beats=9)
+    assert who_hangs(_states(True, True), all_wait) == (all_wait, "waits for the others, as all ranks do")
+
+
+def test_the_line_is_one_line_also_of_many_ranks() -> None:
+    line = verdict(_states(*[False] * 6), "does not get on", Path("run/stacks"))
+    assert line.count("rank ") == 4 and "; and 2 more; the job ends; stacks of all threads: run/stacks" in line
+    assert "rank 3 on a (process 1) does not get on: 9 s in update 7 at engine/loop.py:1 step" in line
+
+
+def test_a_thread_that_waits_on_a_handle_is_known_by_its_line() -> None:
+    event = threading.Event()
+    thread = threading.Thread(target=lambda: event.wait(), daemon=True)
+    thread.start()
+    time.sleep(0.2)
+    first, again = (look_at(sys._current_frames()[thread.ident or 0]) for _ in range(2))
+    event.set()
+    assert first == again
+    assert not look_at(sys._current_frames()[threading.get_ident()]).is_waiting
