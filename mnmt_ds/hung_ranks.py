@@ -138,17 +138,17 @@ def who_hangs(before: Sequence[RankState], after: Sequence[RankState]) -> tuple[
         return silent, SILENT
     working = [state for state in after if not state.is_waiting]
     behind = min((state.update, state.micro_batch) for state in working or after)
-    found = [state for state in working or after if (state.update, state.micro_batch) == behind]
-    if not working and len(found) == len(after) > 1:
-        return found, "waits for the others, as all ranks do"
-    return found, "does not get on"
+    hung = [state for state in working or after if (state.update, state.micro_batch) == behind]
+    if not working and len(hung) == len(after) > 1:
+        return hung, "waits for the others, as all ranks do"
+    return hung, "does not get on"
 
 
-def verdict(found: Sequence[RankState], what: str, stacks: Path) -> str:
+def verdict(hung: Sequence[RankState], what: str, stacks: Path) -> str:
     """Words what is wrong.
 
     Args:
-        found: the ranks that hang.
+        hung: the ranks that hang.
         what: what is wrong with them.
         stacks: the directory in which the ranks' stacks are.
 
@@ -158,9 +158,9 @@ def verdict(found: Sequence[RankState], what: str, stacks: Path) -> str:
     names = [
         f"rank {state.rank} on {state.host} (process {state.pid}) {what}:"
         f" {state.still:.0f} s in update {state.update} at {state.place or 'an unknown place'}"
-        for state in found[:4]
+        for state in hung[:4]
     ]
-    more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+    more = f"; and {len(hung) - 4} more" if len(hung) > 4 else ""
     return f"{'; '.join(names)}{more}; the job ends; stacks of all threads: {stacks}"
 
 
@@ -256,10 +256,10 @@ class Watch:
             self._answered = time.monotonic()
         if not self._is_stuck:
             return
-        found, what = who_hangs(before, self._states())
+        hung, what = who_hangs(before, self._states())
         if what == SILENT:
-            found = [self._asked(state) for state in found]
-        own = json.dumps([verdict(found, what, self.stacks), found, self.ranks.rank])
+            hung = [self._asked(state) for state in hung]
+        own = json.dumps([verdict(hung, what, self.stacks), hung, self.ranks.rank])
         text = own if self._store is None else self._store.compare_set(VERDICT, "", own).decode()
         self._obey(json.loads(text))
 
@@ -278,22 +278,22 @@ class Watch:
         return state
 
     def _obey(self, judged: Sequence[Any]) -> None:
-        line, found, author = judged
-        self._end(line, [RankState(*state) for state in found], author == self.ranks.rank)
+        line, hung, author = judged
+        self._end(line, [RankState(*state) for state in hung], author == self.ranks.rank)
 
-    def _end(self, line: str, found: Sequence[RankState], is_author: bool) -> None:
+    def _end(self, line: str, hung: Sequence[RankState], is_author: bool) -> None:
         """Ends this process; its stopped neighbours, too. Of its two threads, the first that comes here does."""
         with self._end_lock:
-            self._end_now(line, found, is_author)
+            self._end_now(line, hung, is_author)
 
-    def _end_now(self, line: str, found: Sequence[RankState], is_author: bool) -> None:
+    def _end_now(self, line: str, hung: Sequence[RankState], is_author: bool) -> None:
         self._is_ending = True
         if is_author:
             LOG.error("%s", line)
         writer = threading.Thread(target=self._write_stacks, daemon=True)
         writer.start()
         writer.join(5.0)  # the file system may be what hangs
-        for state in found:
+        for state in hung:
             if state.rank != self.ranks.rank and state.host == self.state.host:
                 end_neighbour(state, self.stacks, grace=0.3 if SILENT in line else 1.0)
         os._exit(1)

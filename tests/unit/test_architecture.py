@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
+    ("progress", "terminal"),
     (
         "best_values",
         "metric_keys",
@@ -15,8 +16,6 @@ LAYERS = (
         "shipped_files",
         "private_api_list",
         "private_apis",
-        "progress",
-        "terminal",
     ),
     ("config", "kernels", "requirements", "private_apis_page", "file_integrity", "record_lines"),
     ("run_files",),
