@@ -27,7 +27,7 @@ from tests.trace.runs import TIMES, read_metrics
 ARCHIVE = ROOT / "tests" / "fixtures" / "old_runs.tar.xz"
 RENAMED: dict[str, str] = {}
 """Metric keys that have another name today."""
-ADDED = re.compile(r"^(model_\d/)?pareto/(mu$|.+/(before|keep|raise|lower|action)$)")
+ADDED = re.compile(r"^(model_\d/)?pareto/(mu$|.+/(before|keep|raise|lower|action)$)|train/gnorm$")
 """Metric keys that version 0.1.0 did not have: searches with their trials."""
 NAMES = {"several": "multi_teacher"}
 """Values of settings that are accepted still and have another name today."""
