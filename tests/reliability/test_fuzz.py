@@ -1,21 +1,28 @@
 """Damaged files of every kind that a command reads: each is read, or refused by a UserError of one line a fault."""
 
 import random
+import re
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mnmt_ds.data.cleaning_rules import CleaningRules, RowBlock, clean_block
+from mnmt_ds.data.readers.corpus_part import ReadRequest
+from mnmt_ds.data.readers.registry import READERS
+from mnmt_ds.data.readers.sources import block_rows
+from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
 from tests.reliability.targets import Target, targets
 
 SECONDS = 5.0
 """Longest time that any damaged file may take."""
-SLOW_EXAMPLES = 400
+SLOW_EXAMPLES = 100
 """Damaged files of each kind in the slow form, for each of a target's everyday ones."""
 
 
@@ -71,3 +78,48 @@ def test_many_damaged_files(known: dict[str, Target]) -> None:
         print(f"{name:32} read {count['read']:6,} refused {count['refused']:6,}")
     total = sum(sum(count.values()) for count in counts.values())
     print(f"{total:,} damaged files of {len(counts)} kinds")
+
+
+LINES = {"moses": 600_000, "tsv": 300_000, "ted": 200_000}
+"""Lines of the slow form, by format."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), LINES.items())
+def test_no_line_is_misaligned(tmp_path: Path, name: str, count: int) -> None:
+    """Random bytes around numbered lines: whatever is kept has the number of its line on both sides."""
+    rows = fuzzed_rows(count, tabs=name == "moses")
+    path, other = tmp_path / "a.fr", tmp_path / "a.en"
+    if name == "moses":
+        with path.open("wb") as first, other.open("wb") as second:
+            for source, target in rows:
+                first.write(source + b"\n")
+                second.write(target + b"\n")
+        request = ReadRequest(paths=(str(path), str(other)), max_line_bytes=1000)
+    else:
+        with path.open("wb") as file:
+            file.write(b"fr\ten\n" if name == "ted" else b"")
+            for source, target in rows:
+                file.write(source + b"\t" + target + b"\n")
+        request = ReadRequest(pair="fr-en", paths=(str(path),), max_line_bytes=1000)
+    rules = CleaningRules("fr", "en", 1, CleanSettings(bad_lines="drop", min_script=0, max_ratio=100), 1)
+    read = kept = 0
+    for block in block_rows(READERS[name].read(request)):
+        cleaned = clean_block(RowBlock((str(path), str(other)), 0, False, block), rules)
+        sides = [text.decode().split("\n")[:-1] for text in (cleaned.source, cleaned.target)]
+        assert len(sides[0]) == len(sides[1]) == len(cleaned.key)
+        for a, b in zip(*sides, strict=True):
+            assert re.findall(r"N\d+N", a)[:1] == re.findall(r"N\d+N", b)[:1] != []
+        read, kept = read + len(block), kept + len(sides[0])
+    print(f"{name}: {read:,} fuzzed lines read, {kept:,} kept, none misaligned")
+    assert read == count and count // 4 < kept < count
+
+
+def fuzzed_rows(count: int, tabs: bool) -> Iterator[tuple[bytes, bytes]]:
+    """Pairs of lines with random bytes before and behind the line's number."""
+    draw = random.Random(count)
+    bytes_of_lines = [bytes([i]) for i in range(256) if i != 10 and (tabs or i != 9)]
+    alphabet = bytes_of_lines + [c.encode() for c in "\x85\u2028\u2029\ufeff\u200b\u00a0é語🙂"]
+    for i in range(count):
+        noise = [b"".join(draw.choices(alphabet, k=draw.randrange(4))) if i % 3 else b"" for _ in range(2)]
+        yield b"%s N%dN mot" % (noise[0], i), b"N%dN word %s" % (i, noise[1])
