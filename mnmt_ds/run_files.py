@@ -1,6 +1,7 @@
 """What stands in a run's directory, for all who read one without building anything of it."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,6 @@ def data_directory(run: Path) -> Path | None:
         return None
     for base in (Path(), *run.absolute().parents):
         directory = base / str(named)
-        if (directory / "manifest.json").exists():
+        if os.path.exists(directory / "manifest.json"):  # false for any name that cannot be one
             return directory
     return None

@@ -3,6 +3,7 @@
 In a checkout they are its directories ``ds_configs/`` and ``launchers/``; an installed package has copies of both.
 """
 
+import os
 from pathlib import Path
 
 INSTALLED = Path(__file__).parent / "_shipped"
@@ -31,8 +32,8 @@ def find_file(path: Path, beside: Path | None = None) -> Path:
     Returns:
         The first path at which there is a file; ``path`` itself where there is none.
     """
-    if path.is_absolute() or path.exists():
+    if path.is_absolute() or os.path.exists(path):
         return path
     parents = beside.resolve().parents if beside is not None else ()
     candidates = [*(parent / path for parent in parents), shipped_file(str(path))]
-    return next((candidate for candidate in candidates if candidate.exists()), path)
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), path)

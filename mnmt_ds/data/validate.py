@@ -17,6 +17,7 @@ from mnmt_ds.data.given_tokenizer_stage import open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import corpus_texts, count_overlap, overlap_faults, overlap_line
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.holdout import RowHashes
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.prepare_report import incomplete_rows_line
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
@@ -33,6 +34,7 @@ from mnmt_ds.data.split_assignment import (
     usable_rows,
 )
 from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_lines
+from mnmt_ds.data.vocabulary_size import count_characters, vocabulary_faults
 from mnmt_ds.data.worker_pool import Progress, map_in_order, process_pool
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
@@ -72,12 +74,14 @@ def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
     origin: Origin = "files" if settings.source == "auto" else settings.source
     if settings.source == "auto" and not any(settings.files_of(pair).train for pair in settings.pairs):
         origin = "gettext"
-    hashes, counts, faulty = _read_all(settings, pool, origin, faults)
+    characters: dict[str, Counter[str]] = {}
+    hashes, counts, faulty = _read_all(settings, pool, origin, faults, characters)
     if settings.source == "auto" and origin == "gettext":
         usable_counts = {pair: int(usable_rows(settings, hashes[pair]["train"])[0].sum()) for pair in settings.pairs}
         if reason := catalog_shortage(settings, usable_counts):
             LOG.warning("validate: %s", reason)
-            hashes, counts, faulty = _read_all(settings, pool, "cldr", faults)
+            characters.clear()
+            hashes, counts, faulty = _read_all(settings, pool, "cldr", faults, characters)
     if message := pairs_without_key_language(settings):
         LOG.info("validate: %s", message)
     assignments = {pair: assign_splits(settings, hashes[pair]) for pair in settings.pairs}
@@ -93,11 +97,11 @@ def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
             check_split_sizes(settings, pair, split_N, given, counts[pair] + split_counts)
         except UserError as fault:
             faults += fault.faults
-    return faults
+    return faults if faulty else [*faults, *vocabulary_faults(characters, settings.tokenizer)]
 
 
 def _read_all(
-    settings: DataSettings, pool: Executor, origin: Origin, faults: list[str]
+    settings: DataSettings, pool: Executor, origin: Origin, faults: list[str], characters: dict[str, Counter[str]]
 ) -> tuple[dict[str, dict[str, RowHashes]], dict[str, Counter[str]], set[str]]:
     """Hashes of every pair's text, counts of its training text, and the pairs with faults, which are appended."""
     hashes: dict[str, dict[str, RowHashes]] = {pair: {} for pair in settings.pairs}
@@ -113,7 +117,7 @@ def _read_all(
             faults += fault.faults
         if not parts and role == "train" and origin == "files":
             faults.append(f"data.corpora: no train files for {name}; add them, or set data.source")
-        text_hashes, text_counts = _read(settings, pool, name, role, parts, faults)
+        text_hashes, text_counts = _read(settings, pool, name, role, parts, faults, characters)
         if role == "mono":
             try:
                 check_script(name, text_counts)
@@ -131,9 +135,10 @@ def _read_all(
 
 
 def _read(
-    settings: DataSettings, pool: Executor, name: str, role: str, parts: list[CorpusPart], faults: list[str]
-) -> tuple[RowHashes, Counter[str]]:
-    """Hashes and counts of one text; its faults are appended."""
+    settings: DataSettings, pool: Executor, name: str, role: str, parts: list[CorpusPart], faults: list[str],
+    characters: dict[str, Counter[str]],
+) -> tuple[RowHashes, Counter[str]]:  # fmt: skip
+    """Hashes and counts of one text; its faults are appended, and its characters counted where it is for training."""
     rules = cleaning_rules_for(settings, name, role in ("dev", "test"))
     rules = rules._replace(list_faults=rules.given or settings.clean.bad_lines == "error")
     counts: Counter[str] = Counter()
@@ -147,6 +152,9 @@ def _read(
                 counts += block.counts
                 places = {**block.places, **places}
                 part_faults += block.faults
+                if role == "train":
+                    for language, content in zip(split_pair(name), (block.source, block.target), strict=True):
+                        count_characters(characters.setdefault(language, Counter()), content)
                 blocks.append(block._replace(source=b"", target=b"", faults=[]))
         except UserError as fault:
             part_faults += fault.faults

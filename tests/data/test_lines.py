@@ -1,21 +1,26 @@
 """Lines are split on \\n bytes and nothing else, in every kind of file; what is cut short is said."""
 
+import bz2
 import gzip
+import io
 import lzma
 import os
 import random
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mnmt_ds.data.cleaning_rules import CleaningRules, RowBlock, clean_block
 from mnmt_ds.data.readers import moses
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
-from mnmt_ds.data.readers.lines import read_lines
+from mnmt_ds.data.readers.lines import KINDS, read_lines
+from mnmt_ds.data.readers.registry import READERS
 from mnmt_ds.data.readers.sources import block_rows
 from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.errors import UserError
@@ -76,6 +81,7 @@ def test_long_lines_are_marked_and_do_not_shift_the_others(tmp_path: Path) -> No
 
 @given(limit=st.integers(1, 12), data=st.lists(st.binary(max_size=12), max_size=30))
 def test_any_bytes_any_limit(tmp_path_factory: pytest.TempPathFactory, limit: int, data: list[bytes]) -> None:
+    assume(not any(b"\n".join(data).startswith(magic) for magic in KINDS))
     path = tmp_path_factory.mktemp("lines") / "text"
     joined = b"\n".join(data)
     path.write_bytes(joined)
@@ -136,6 +142,7 @@ def test_whatever_the_noise_sentences_stay_with_their_translations(
     tmp_path_factory: pytest.TempPathFactory, noise: list[tuple[bytes, bytes]]
 ) -> None:
     """Line i holds the number i on both sides between noise of its own: kept rows must agree on their number."""
+    assume(not any(side.startswith(magic) for row in noise[:1] for side in row for magic in KINDS))
     root = tmp_path_factory.mktemp("fuzz")
     source, target = root / "a.fr", root / "a.en"
     source.write_bytes(b"".join(b"%s N%dN mot %s\n" % (a, i, a) for i, (a, _) in enumerate(noise)))
@@ -188,3 +195,45 @@ def test_a_long_fuzz(tmp_path: Path) -> None:
             assert len(a.splitlines()) == len(b.splitlines()) == 1
         kept += len(cleaned.key)
     assert count // 3 < kept < count
+
+
+def zipped(text: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a.tsv", text)
+    return content.getvalue()
+
+
+def tarred(text: bytes) -> bytes:
+    content, info = io.BytesIO(), tarfile.TarInfo("a.tsv")
+    info.size = len(text)
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(info, io.BytesIO(text))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "expected"),
+    [
+        ("a.tsv", zipped, "this is a zip archive; unpack it"),
+        ("a.tsv.bz2", bz2.compress, "this is bzip2; decompress it, or compress it as .gz, .xz or .zst"),
+        ("a.tsv", gzip.compress, "this is gzip; let its name end in .gz"),
+        ("a.tsv.gz", lzma.compress, "this is xz; let its name end in .xz"),
+        ("a.tar", tarred, "this is a tar archive; unpack it"),
+        ("a.tar.gz", lambda text: gzip.compress(tarred(text)), "this is a tar archive; unpack it"),
+        ("a.tar.xz", lambda text: lzma.compress(tarred(text)), "this is a tar archive; unpack it"),
+        ("a.tsv", lambda text: text.decode().encode("utf-16"), "this is UTF-16; convert it to UTF-8"),
+    ],
+)
+def test_an_archive_is_called_one(tmp_path: Path, name: str, make: Callable[[bytes], bytes], expected: str) -> None:
+    (tmp_path / name).write_bytes(make(b"un chat\ta cat\n" * 50))
+    for reader in ("tsv", "tmx"):
+        with pytest.raises(UserError) as caught:
+            list(READERS[reader].read(ReadRequest(pair="fr-en", paths=(str(tmp_path / name),), max_line_bytes=1000)))
+        assert str(caught.value).startswith(f"{tmp_path / name}: {expected}")
+
+
+def test_words_that_begin_as_archives_do_are_text(tmp_path: Path) -> None:
+    for word in (b"PK", b"BZh", b"Rar!", b"7z", b"PAR1"):
+        (tmp_path / "a").write_bytes(word + b" un\ta\n")
+        assert [line for line in read_lines(str(tmp_path / "a"), 100)] == [word + b" un\ta"]

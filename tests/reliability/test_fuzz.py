@@ -28,7 +28,7 @@ SLOW_EXAMPLES = 100
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> dict[str, Target]:
-    return targets(tmp_path_factory.mktemp("fuzz") / "files", tiny_corpus)
+    return targets(tmp_path_factory.mktemp("fuzz"), tiny_corpus)
 
 
 def outcome(target: Target, content: bytes) -> str:
@@ -43,10 +43,10 @@ def outcome(target: Target, content: bytes) -> str:
         assert error.faults and all(fault and fault.splitlines() == [fault] for fault in error.faults), error.faults
         return "refused"
     except Exception:
-        raise AssertionError(f"{target.path.name}: {content[:2000]!r}\n{traceback.format_exc()}") from None
+        raise AssertionError(f"{target.path.name}: {content[:300]!r}\n{traceback.format_exc()}") from None
     finally:
         target.path.write_bytes(whole)
-        assert time.process_time() - begin < SECONDS, f"too slow: {target.path.name}: {content[:2000]!r}"
+        assert time.process_time() - begin < SECONDS, f"too slow: {target.path.name}: {content[:300]!r}"
 
 
 def damaged(target: Target, seed: int) -> bytes:
@@ -64,7 +64,7 @@ def test_every_target_is_read_whole(known: dict[str, Target]) -> None:
 def test_damaged_files(known: dict[str, Target], seed: int) -> None:
     """A few of every kind; hypothesis chooses the seed, and shrinks nothing that matters."""
     for target in known.values():
-        for number in range(target.weight):
+        for number in range(max(1, target.weight // 4)):
             outcome(target, damaged(target, seed + number))
 
 

@@ -6,12 +6,30 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from mnmt_ds.errors import UserError
 
 CHUNK = 1 << 17
 """Bytes that are read at once."""
+KINDS = {
+    b"PK\x03\x04": ("a zip archive", (), "unpack it and name the file inside"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", (), "unpack it and name the file inside"),
+    b"Rar!\x1a\x07": ("a rar archive", (), "unpack it and name the file inside"),
+    **{
+        b"BZh%d1AY&SY" % level: ("bzip2", (), "decompress it, or compress it as .gz, .xz or .zst")
+        for level in range(1, 10)
+    },
+    b"\x1f\x8b": ("gzip", (".gz",), "let its name end in .gz"),
+    b"\xfd7zXZ\x00": ("xz", (".xz",), "let its name end in .xz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", (".zst",), "let its name end in .zst"),
+    b"\xff\xfe": ("UTF-16", (), "convert it to UTF-8"),
+    b"\xfe\xff": ("UTF-16", (), "convert it to UTF-8"),
+    b"PAR1": ("a Parquet file", (), "load it with 'datasets' and save_to_disk, then name format huggingface"),
+}
+"""First bytes of files that are no plain text: what they are, the endings with which they are read, what to do."""
+TAR_AT = 257
+"""Where a tar archive says that it is one."""
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 """What reading a compressed file raises where its content is cut short or damaged."""
 
@@ -70,15 +88,45 @@ def open_decompressed(path: str) -> BinaryIO:
 
     Returns:
         The stream of its (decompressed) bytes.
+
+    Raises:
+        UserError: where the file is an archive or compressed in a way that its name does not say.
     """
     suffix = Path(path).suffix
+    _check_kind(path, suffix)
+    opened: Any = None
     if suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path))
-    if suffix == ".xz":
-        return cast(BinaryIO, lzma.open(path))
-    if suffix == ".zst":
-        return io.BufferedReader(_Zstandard(path), CHUNK)
+        opened = gzip.open(path)  # noqa: SIM115 (closed by the caller)
+    elif suffix == ".xz":
+        opened = lzma.open(path)  # noqa: SIM115
+    elif suffix == ".zst":
+        opened = io.BufferedReader(_Zstandard(path), CHUNK)
+    if opened is not None:
+        try:
+            _check_tar(path, opened.peek(TAR_AT + 5))
+        except BaseException:
+            opened.close()
+            raise
+        return cast(BinaryIO, opened)
     return Path(path).open("rb", buffering=CHUNK)
+
+
+def _check_kind(path: str, suffix: str) -> None:
+    """UserError where the first bytes are those of an archive, or of a compression that the name does not say."""
+    if not Path(path).is_file():
+        return  # a pipe is read once
+    with Path(path).open("rb") as file:
+        start = file.read(TAR_AT + 5)
+    for magic, (name, endings, remedy) in KINDS.items():
+        if start.startswith(magic) and suffix not in endings and (name != "UTF-16" or b"\0" in start):
+            raise UserError(f"{path}: this is {name}; {remedy}")
+    _check_tar(path, start)
+
+
+def _check_tar(path: str, start: bytes) -> None:
+    """UserError where a file, or what is compressed in it, is a tar archive."""
+    if start[TAR_AT : TAR_AT + 5] == b"ustar":
+        raise UserError(f"{path}: this is a tar archive; unpack it and name the file inside")
 
 
 class _Zstandard(io.RawIOBase):
