@@ -141,7 +141,7 @@ def evaluate(
         write_lines(lines, "src", {pair: text[0] for pair, text in texts.items()})
         write_lines(lines, "ref", {pair: text[1] for pair, text in texts.items()})
         write_lines(lines, "hyp", hypotheses)
-        write_report(path, report)
+        write_report(path, report, lines)
     for line in text_warnings(report, path):
         LOG.warning("%s", line)
     return report
@@ -365,15 +365,16 @@ def read_verified_report(path: Path) -> dict[str, Any]:
     return read_report(path)
 
 
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
+def write_report(path: Path, report: Mapping[str, Any], texts: Path | None = None) -> None:
     """Writes a report, whole or not at all, with the hashes of the texts that it is about.
 
     Args:
-        path: from ``report_path``; its texts are written already.
+        path: from ``report_path``.
         report: what can be written as JSON.
+        texts: where the texts are written already; None: beside the report.
     """
-    texts = {text.name: sha256(text) for text in sorted(path.with_suffix("").glob("*"))}
-    write_checked_json(path, {**report, "files": texts})
+    hashes = {text.name: sha256(text) for text in sorted((texts or path.with_suffix("")).glob("*"))}
+    write_checked_json(path, {**report, "files": hashes})
 
 
 def write_lines(directory: Path, kind: str, texts: Mapping[str, Sequence[str]]) -> None:

@@ -14,6 +14,7 @@ from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.decoding.beam_search import SearchSettings
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.translation import hypothesis_text, make_batches, translate_all
+from mnmt_ds.evaluation.report import read_verified_report
 from tests.evaluation.runs import model_run
 
 
@@ -169,6 +170,14 @@ def test_evaluate_against(
         assert row["delta"] == pytest.approx(facts["chrf"] - theirs["pairs"][pair]["chrf"])
         assert row["low"] <= row["delta"] <= row["high"] and 0 < row["p"] <= 1
     assert f"BLEU - {other}" in capfd.readouterr().out
+
+
+def test_other_pairs_evaluated_again_are_readable(run: Path) -> None:
+    """The report's hashes are those of the texts that it was written with, not of those that stood there before."""
+    for options in ([], ["--pairs", "bs-en", "--fresh"], ["--beam", 1]):
+        assert call("evaluate", run, *options) == 0
+        report = read_verified_report(run / "evaluation" / "best.test.json")
+        assert sorted(report["files"]) == sorted(path.name for path in (run / "evaluation" / "best.test").iterdir())
 
 
 def test_evaluate_mistakes(run: Path, tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,12 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.evaluation.report import read_report, report_path
 from mnmt_ds.evaluation.scores import ScoreSettings, score_pair
 from mnmt_ds.reporting.comparison import ComparedRuns, compare_groups, group_runs
+from mnmt_ds.reporting.metrics import COMPARED_METRICS
 from mnmt_ds.reporting.page import summary_rows
 from mnmt_ds.reporting.runs import read_runs
 from mnmt_ds.reporting.summary import run_rows, summary_markdown
 from mnmt_ds.reporting.tables import all_tables, table_markdown
+from mnmt_ds.reporting.unlike import FIGURES
 from mnmt_ds.run_files import RECIPE
 from tests.evaluation.runs import SIZES, curve_run, evaluated
 
@@ -66,6 +68,10 @@ def smooth(run: Path, value: float) -> None:
 
 def compared(*runs: Path) -> ComparedRuns:
     return compare_groups(group_runs(read_runs(runs)), ScoreSettings(samples=20))
+
+
+def test_every_metric_that_can_be_better_says_what_it_depends_on() -> None:
+    assert {metric.key for metric in COMPARED_METRICS if metric.direction} <= FIGURES.keys()
 
 
 CASES = {
