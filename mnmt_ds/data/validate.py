@@ -184,7 +184,7 @@ def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
             progress.add(1)
             if digest != entry["sha256"]:
                 is_whole = False
-                yield f"{directory / name}: its content changed since it was prepared; run mnmt-ds prepare --fresh"
+                yield f"{directory / name}: its content changed since it was prepared; run mnmt-ds prepare again"
     if is_whole:
         overlaps = count_overlap(pool, corpus_texts(directory, corpus.manifest))
         print(f"{directory}: {overlap_line(overlaps)}")
