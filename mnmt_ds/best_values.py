@@ -2,10 +2,22 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import NamedTuple
 
 NO_UPDATE = -1
 """The update of a value that was never set."""
+
+
+class Measure(StrEnum):
+    """What validations measure and a run goes by."""
+
+    DEV_LOSS = "dev loss"
+    """Each pair's loss on its dev set."""
+    OVERALL = "overall dev loss"
+    """Their mean, by which the overall best is selected."""
+    DEV_BLEU = "dev BLEU"
+    """BLEU of dev sets."""
 
 
 class BestValue(NamedTuple):
@@ -20,6 +32,14 @@ class BestValue(NamedTuple):
     def is_set(self) -> bool:
         """Whether there has been any value."""
         return self.update != NO_UPDATE
+
+    def without_value(self) -> "BestValue":
+        """Forgets the value: the next one will be better, and until then what was kept stays.
+
+        Returns:
+            The same update with an infinite value.
+        """
+        return self._replace(value=math.inf)
 
 
 class BestValues(dict[str, BestValue]):
@@ -47,6 +67,10 @@ class BestValues(dict[str, BestValue]):
         for pair in improved:
             self[pair] = BestValue(values[pair], update)
         return improved
+
+    def forget_values(self) -> None:
+        """Forgets all values, since those to come are measured otherwise; each pair's next one will be its lowest."""
+        self.update({pair: best.without_value() for pair, best in self.items()})
 
     def updates(self) -> set[int]:
         """Lists when the lowest values were reached.

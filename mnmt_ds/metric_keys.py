@@ -154,7 +154,10 @@ MEMORY_TEACHER_STATES = Metric("memory/teacher_states", "bytes", "Cached teacher
 class Fields(NamedTuple):
     """What every record holds beside its metrics, and what each means."""
 
-    kind: str = "run (a process starts), train, valid, sampler (a new distribution)"
+    kind: str = (
+        "run (a process starts; `changed`: settings that a resumed run has otherwise, with both values), train, valid,"
+        " sampler (a new distribution)"
+    )
     update: str = "optimizer steps so far"
     epoch: str = "epochs so far, with fraction"
     time: str = "seconds since 1970"

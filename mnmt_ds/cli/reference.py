@@ -13,7 +13,8 @@ from mnmt_ds import metric_keys, private_apis_page
 from mnmt_ds.cli.main import COMMANDS, make_parser
 from mnmt_ds.config import paper_differences
 from mnmt_ds.config.json_schema import json_schema
-from mnmt_ds.config.markdown import escape, settings_pages
+from mnmt_ds.config.markdown import Column, escape, settings_pages
+from mnmt_ds.engine.checkpointing.resume_classes import resume_class
 from mnmt_ds.engine.parallel import ds_config_keys
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.files import write_text
@@ -32,6 +33,26 @@ as it is used. Where a default depends on `profile: released`, both are named.
 Editors that know `# yaml-language-server: $schema=...` complete and check recipes by
 [launchers/recipes/schema.json](../launchers/recipes/schema.json) and studies by
 [launchers/studies/schema.json](../launchers/studies/schema.json).
+
+## Settings of a run that goes on
+
+`mnmt-ds train recipe.yaml --resume` may have other settings than the run had so far. It names each that has changed,
+with both values, and the record `run` of `metrics.jsonl` keeps them; the column *resume* says what becomes of it:
+
+- `free`: it has effect at once. Budget of a batch, accumulation and ranks may change within an epoch, too: it goes on
+  with the sentences that are left of it, none twice, none missed; those that are too long for a smaller
+  `train.max_tokens` are left out, and counted. Whatever a lack of memory asks for is free: teachers' places and caches,
+  `train.max_tokens`, `model.activation_checkpointing`, offloading.
+- `next_epoch`: the epoch under way is finished as it was drawn; the setting has effect from the next one on.
+- `new_measure`: it has effect at once, and what is measured before and after cannot be compared: the bests and
+  `train.patience` begin anew at the next validation, and so do teachers that are chosen by what is measured. Until then
+  the weights that were best stay.
+- `refused`: the run does not go on; all such settings are named. Resume with the former values, or begin a
+  new run in another directory.
+
+What `mnmt-ds prepare` alone reads is free; the prepared data itself must be what it was, wherever it lies. A checkpoint
+goes to other ranks, ZeRO stages and pipeline stages as far as [parallelism](parallelism.md) says. Of DeepSpeed's JSON
+the optimizer's type and, in fp16, the loss scaler's settings are refused; all else is free.
 """
 STUDY = """# Settings of a study
 
@@ -50,7 +71,20 @@ def configuration_page() -> str:
     Returns:
         Markdown, without the note that all generated pages begin with.
     """
-    return "\n".join([CONFIGURATION, *settings_pages(Recipe), STUDY, *settings_pages(StudySettings, "study.")])
+    return "\n".join(
+        [
+            CONFIGURATION,
+            *settings_pages(Recipe, extra=Column("resume", _resume_cell)),
+            STUDY,
+            *settings_pages(StudySettings, "study."),
+        ]
+    )
+
+
+def _resume_cell(section: str, key: str) -> str:
+    """What a resumed run does with a setting; nothing where the settings inside say it."""
+    kind = resume_class(section, key)
+    return f"`{kind}`" if kind is not None else ""
 
 
 def cli_page() -> str:

@@ -46,6 +46,8 @@ class EpochPlan(NamedTuple):
     """Micro-batches M of an update, on all ranks together."""
     epoch: int = 0
     """What the noise of denoising tasks depends on."""
+    longest: int = 0
+    """Tokens of the longest sentence or block among those that were drawn from; 0: as long as the run's."""
 
     @property
     def updates(self) -> int:
@@ -104,6 +106,20 @@ def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> 
         parts.append(order[first : first + taken])
         position += taken
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def moved_offset(offset: int, before: int, now: int) -> int:
+    """Finds where to go on in a sequence of permutations when the number of permuted sentences has changed.
+
+    Args:
+        offset: position in the sequence of permutations of ``before`` sentences.
+        before: sentences there were.
+        now: sentences there are.
+
+    Returns:
+        The same position where nothing changed; else where the next permutation begins.
+    """
+    return offset if before == now else -(-offset // before) * now
 
 
 def length_order(source: Ints, target: Ints) -> Ints:
@@ -168,11 +184,29 @@ def plan_epoch(
     Returns:
         The plan.
     """
+    drawn = draw_pairs(lengths, counts, offsets, seed)
+    return plan_batches(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
+
+
+def draw_pairs(
+    lengths: Sequence[PairLengths], counts: Sequence[int], offsets: Sequence[int], seed: int
+) -> list[PairLengths]:
+    """Draws sentences of every pair.
+
+    Args:
+        lengths: usable sentences of each pair.
+        counts: sentences to draw of each pair.
+        offsets: position of each pair in its endless sequence of permutations.
+        seed: the run's seed.
+
+    Returns:
+        The drawn sentences of each pair.
+    """
     drawn = []
     for pair, (pair_lengths, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
         rows = draw_sentences(len(pair_lengths.sentence), count, offset, seed, pair)
         drawn.append(PairLengths(pair_lengths.sentence[rows], pair_lengths.source[rows], pair_lengths.target[rows]))
-    return plan_batches(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
+    return drawn
 
 
 def plan_batches(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> EpochPlan:
@@ -217,17 +251,56 @@ def interleave_plans(plans: Sequence[EpochPlan]) -> EpochPlan:
     Returns:
         One plan with the first one's micro-batches an update.
     """
-    place = np.concatenate([(np.arange(len(plan.pair)) + 0.5) / len(plan.pair) for plan in plans if len(plan.pair)])
+    place = np.concatenate([(np.arange(len(plan.pair)) + 0.5) / max(1, len(plan.pair)) for plan in plans])
     order = np.argsort(place, kind="stable")
     rows = [plan.sentence[a:b] for plan in plans for a, b in zip(plan.start[:-1], plan.start[1:], strict=True)]
     sizes = np.array([len(rows[k]) for k in order], np.int64)
     return EpochPlan(
-        sentence=np.concatenate([rows[k] for k in order]),
+        sentence=np.concatenate([rows[k] for k in order]) if rows else np.zeros(0, np.int64),
         start=np.concatenate([np.zeros(1, np.int64), sizes.cumsum()]),
         pair=np.concatenate([plan.pair for plan in plans])[order],
         tokens=np.concatenate([plan.tokens for plan in plans])[order],
         batches_per_update=plans[0].batches_per_update,
     )
+
+
+def split_by_length(drawn: Sequence[PairLengths], longest: int) -> tuple[list[PairLengths], list[PairLengths]]:
+    """Tells drawn sentences apart by whether both sides are short enough.
+
+    Args:
+        drawn: sentences of each source.
+        longest: tokens of a side at most.
+
+    Returns:
+        Those that are, and those that are not, of each source.
+    """
+    if all(max(lengths.source.max(initial=0), lengths.target.max(initial=0)) <= longest for lengths in drawn):
+        return list(drawn), [PairLengths(*(values[:0] for values in lengths)) for lengths in drawn]
+    fits = [np.maximum(lengths.source, lengths.target) <= longest for lengths in drawn]
+    within = [PairLengths(*(values[keep] for values in lengths)) for lengths, keep in zip(drawn, fits, strict=True)]
+    beyond = [PairLengths(*(values[~keep] for values in lengths)) for lengths, keep in zip(drawn, fits, strict=True)]
+    return within, beyond
+
+
+def rest_of(drawn: Sequence[PairLengths], plan: EpochPlan, sentences: int) -> list[PairLengths]:
+    """Finds what is left of drawn sentences behind the first ones of a plan.
+
+    Args:
+        drawn: what the plan was made of, in order of its pair numbers.
+        plan: its micro-batches.
+        sentences: how many of the plan's sentences are gone.
+
+    Returns:
+        The others of each source, in the plan's order; one that was drawn twice may be left once or twice.
+    """
+    number = np.repeat(plan.pair, np.diff(plan.start))[sentences:]
+    left = plan.sentence[sentences:]
+    rest = []
+    for source, lengths in enumerate(drawn):
+        order = np.argsort(lengths.sentence)
+        rows = order[np.searchsorted(lengths.sentence, left[number == source], sorter=order)]
+        rest.append(PairLengths(*(values[rows] for values in lengths)))
+    return rest
 
 
 def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[Ints]:

@@ -6,7 +6,7 @@ its number counts on from the pairs'.
 Letters: N items (sentences or blocks).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
-from mnmt_ds.data.batching import EpochPlan, PairLengths, interleave_plans, plan_batches
+from mnmt_ds.data.batching import PairLengths, moved_offset
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.denoising import DenoisingSettings, MlmTask, apply_noise, collate_noised
 from mnmt_ds.data.feistel_permutation import draw_items
@@ -42,6 +42,17 @@ class DenoisingSource(NamedTuple):
     def name(self) -> str:
         """Such as ``cd:fr``."""
         return f"{self.task.name}:{self.language}"  # type: ignore[attr-defined]
+
+
+class ItemRange(NamedTuple):
+    """A language's items of an epoch: a part of an endless sequence of permutations of all of them."""
+
+    first: int
+    """Position in the sequence."""
+    drawn: int
+    """How many are drawn."""
+    size: int
+    """Items that the language has."""
 
 
 class DenoisingSources:
@@ -92,60 +103,81 @@ class DenoisingSources:
             for language, pool in self.pools.items()
         ]
 
-    def items_per_epoch(self, parallel: int) -> dict[str, int]:
+    def items_per_epoch(self, parallel: int, settings: DenoisingSettings | None = None) -> dict[str, int]:
         """Decides how many items of each language an epoch draws: p proportional to n^(1/T).
 
         Args:
             parallel: parallel sentences of the epoch.
+            settings: with ratio and temperature; None: the run's.
 
         Returns:
             Sentences or blocks by language.
         """
-        languages = list(self.pools)
+        languages, settings = list(self.pools), settings or self.settings
         total = sum(self.sentences.values())
-        weights = [(self.sentences[language] / total) ** (1 / self.settings.temperature) for language in languages]
+        weights = [(self.sentences[language] / total) ** (1 / settings.temperature) for language in languages]
         items = {}
         for language, weight in zip(languages, weights, strict=True):
-            sentences = self.settings.ratio * parallel * weight / sum(weights)
+            sentences = settings.ratio * parallel * weight / sum(weights)
             items[language] = max(1, round(sentences * len(self.pools[language]) / self.sentences[language]))
         return items
 
-    def mix_into(
-        self, parallel: EpochPlan, sentences: int, epoch: int, max_tokens: int, part: int = 0, done: int = 0
-    ) -> EpochPlan:
-        """Spreads every task's batches over an epoch's parallel plan.
+    def items_of_epoch(
+        self, epoch: int, parallel: int, settings: DenoisingSettings | None = None
+    ) -> dict[str, ItemRange]:
+        """The items of an epoch after as many epochs of equally many.
 
         Args:
-            parallel: the plan of the pairs.
-            sentences: parallel sentences of the whole epoch.
-            epoch: number of the epoch.
-            max_tokens: padded tokens of a micro-batch.
-            part: how often the rest of the epoch was planned anew.
-            done: parallel sentences of the epoch that came before; as large a part of every language's items is left
-                out.
+            epoch: its number, from 0.
+            parallel: parallel sentences of an epoch.
+            settings: with ratio and temperature; None: the run's.
 
         Returns:
-            One plan of all micro-batches.
+            One range a language.
         """
-        counts = self.items_per_epoch(sentences)
-        plans = [parallel]
-        for number, task in enumerate(self.settings.tasks):
-            drawn = [
-                self._draw(task, language, count, epoch, count * done // sentences)
-                for language, count in counts.items()
-            ]
-            seed = seed_of(self.seed, "order", task.name, f"{epoch}+{part}" if part else epoch)
-            plan = plan_batches(drawn, seed, max_tokens, parallel.batches_per_update)
-            plans.append(plan._replace(pair=plan.pair + self.first_number + number * len(self.pools)))
-        return interleave_plans(plans)._replace(epoch=epoch)
+        counts = self.items_per_epoch(parallel, settings)
+        return {name: ItemRange(epoch * count, count, len(self.pools[name])) for name, count in counts.items()}
 
-    def _draw(self, task: Settings, language: str, count: int, epoch: int, first: int) -> PairLengths:
-        """The epoch's items of a language from ``first`` on, the same for every task; those too long are left out."""
-        pool = self.pools[language]
-        index_N = draw_items(len(pool), count - first, epoch * count + first, self.seed, language)
-        length_N = pool.lengths(index_N) + 2  # a tag, an end symbol, at most
-        fits_N = length_N <= self.max_length
-        index_N, length_N = index_N[fits_N], length_N[fits_N]
+    def items_after(self, before: Mapping[str, ItemRange], parallel: int) -> dict[str, ItemRange]:
+        """The items of the epoch that follows another, whatever that one drew.
+
+        Args:
+            before: that one's items.
+            parallel: parallel sentences of the coming epoch.
+
+        Returns:
+            One range a language.
+        """
+        items = {}
+        for name, count in self.items_per_epoch(parallel).items():
+            first, drawn, size = before.get(name, ItemRange(0, 0, 1))
+            items[name] = ItemRange(
+                moved_offset(first + drawn, size, len(self.pools[name])), count, len(self.pools[name])
+            )
+        return items
+
+    def draw(self, items: Mapping[str, ItemRange], done: int, sentences: int) -> list[list[PairLengths]]:
+        """Draws the items of an epoch, or of what is left of it.
+
+        Args:
+            items: the epoch's items of each language.
+            done: parallel sentences of the epoch that came before; as large a part of every language's items is left
+                out.
+            sentences: parallel sentences of the whole epoch.
+
+        Returns:
+            Of each task the items of every language, the same for all tasks; also those that are too long.
+        """
+        index = {language: self._draw(language, items[language], done, sentences) for language in self.pools}
+        return [[self._lengths(task, language, index[language]) for language in self.pools]
+                for task in self.settings.tasks]  # fmt: skip
+
+    def _draw(self, language: str, items: ItemRange, done: int, sentences: int) -> NDArray[np.int64]:
+        skipped = items.drawn * done // sentences
+        return draw_items(items.size, items.drawn - skipped, items.first + skipped, self.seed, language)
+
+    def _lengths(self, task: Settings, language: str, index_N: NDArray[np.int64]) -> PairLengths:
+        length_N = self.pools[language].lengths(index_N) + 2  # a tag, an end symbol, at most
         return PairLengths(index_N, length_N, np.ones_like(length_N) if isinstance(task, MlmTask) else length_N)
 
     def make_batch(self, epoch: int, number: int, chosen: NDArray[np.int64]) -> Batch:

@@ -282,6 +282,8 @@ def _report(training: Training, loop: StudentLoop, norm: float) -> None:
     used = values.get(metric_keys.MEMORY_GPU) or values[metric_keys.MEMORY_CPU]
     train, progress = training.recipe.train, training.progress
     last = train.max_steps or progress.epoch_length * train.max_epochs
+    if last < progress.epoch_end and not train.max_steps:  # a resumed run of larger updates
+        last = progress.epoch_end + (train.max_epochs - 1 - progress.epoch) * progress.epoch_length
     line = progress_line(training.update, last, progress.epochs, values, used / 1e9)
     training.run_log.log(loop.student, "train", training.update, progress, values, line)
 

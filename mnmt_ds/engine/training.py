@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import torch
 
@@ -11,8 +11,17 @@ from mnmt_ds import private_apis
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.build import first_weights, make_students, open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.checkpointing import checkpoint, run_directory
-from mnmt_ds.engine.checkpointing.fingerprint import check_fingerprint, run_fingerprint
+from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, State
 from mnmt_ds.engine.checkpointing.pruning import Pruner
+from mnmt_ds.engine.checkpointing.resume_changes import (
+    Change,
+    WrittenBy,
+    changes,
+    description,
+    measured_anew,
+    refuse,
+    written_by,
+)
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.monitoring.progress import RunProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
@@ -31,6 +40,19 @@ from mnmt_ds.methods.translation import scorer
 from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.tracking import Tracker
+
+
+class Start(NamedTuple):
+    """What a run goes on from."""
+
+    checkpoint: Path
+    """Its directory."""
+    state: State
+    """Its ``state.json``."""
+    written: WrittenBy
+    """The run that wrote it."""
+    changes: list[Change]
+    """What this run has otherwise; nothing that is refused."""
 
 
 class Training:
@@ -74,6 +96,8 @@ class Training:
         registry.check(recipe.method, run_facts(recipe, training_data))
         implementation = "sharded" if layout.vocab_parallel_size > 1 else _loss_implementation(recipe, layout)
         self.tracker = self._open_directory(resume)
+        self.description = description(recipe, config, self.corpus, layout.data_parallel_size)
+        start = self._find_start(config) if resume else None
         self.run_log = RunLog(self.tracker, self.peer_group)
         self.pruner = Pruner(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
         self.plain_scorer = scorer(
@@ -81,7 +105,6 @@ class Training:
         )  # fmt: skip
         self.peer_exchange = PeerExchange(self.peer_group, training_data, self.dev, self.pairs, self.plain_scorer)
         self.students = make_students(recipe, config, self.corpus, self.peer_exchange, dev_tokens, self.tracker, source)
-        self.fingerprint = run_fingerprint(recipe, self.corpus, layout)
         self.job_layout = checkpoint.job_layout(self.first.engine)
         self.sampler_updates = SamplerUpdates(self.students, self.plain_scorer)
         self.time_spent = TimeSpent()
@@ -91,7 +114,7 @@ class Training:
         """The update of a validation at the end of the run that no longer run would have made."""
         self.sync_progress()
         if resume:
-            self._resume()
+            self._resume(start)
         for student in self.students:
             self._describe(student.recipe, config, layout.ranks)
         if recipe.students:
@@ -102,7 +125,9 @@ class Training:
             self.tracker.info(first_weights_line)
         if warning := unused_sampler(recipe):
             self.tracker.warning(warning)
-        facts = {"loss_implementation": implementation, "world_size": layout.job.size}
+        facts: dict[str, Any] = {"loss_implementation": implementation, "world_size": layout.job.size}
+        if start is not None and start.changes:
+            facts["changed"] = {change.name: [change.before, change.now] for change in start.changes}
         for tracker in self._trackers():
             tracker.log("run", self.update, self.progress.epoch, facts)
         self.flush_log()
@@ -159,21 +184,37 @@ class Training:
         self.progress = RunProgress(int(epoch), epochs, int(end), int(length), since_better)
         return any(row[5] for row in rows)
 
-    def _resume(self) -> None:
+    def _find_start(self, config: ds_config.Json) -> Start | None:
+        """The newest checkpoint, which is refused before anything is built where the run cannot go on from it."""
         newest = checkpoint.newest(self.directory, self.tracker.warning, self.peer_group.barrier())
         if newest is None:
+            return None
+        path, state = newest
+        written = written_by(state["fingerprint"], self.recipe, config)
+        listed = changes(written, self.recipe, config, self.corpus)
+        refuse(path, listed, checkpoint.move_refusal(*self._layouts(state["layout"], config)))
+        return Start(path, state, written, listed)
+
+    def _layouts(self, written: list[Any], config: ds_config.Json) -> tuple[JobLayout, JobLayout]:
+        """A checkpoint's layout, and this job's as far as it is known before its stages are cut."""
+        before, layout = JobLayout(*written), self.layout
+        stages = layout.pipeline_parallel_size if self.recipe.pipeline is not None else 0
+        bounds = before.bounds if len(before.bounds) == stages + bool(stages) else tuple(range(stages + bool(stages)))
+        return before, JobLayout(layout.ranks.size, ds_config.zero_stage(config), bounds, layout.vocab_parallel_size)
+
+    def _resume(self, start: Start | None) -> None:
+        if start is None:
             self.tracker.info(f"{self.directory}: no checkpoint yet; starting from the beginning")
             for tracker in self._trackers():
                 tracker.rewind(-1)
             for student in self.students:
                 student.sampler.start()
             return
-        path, state = newest
-        check_fingerprint(state["fingerprint"], self.fingerprint, path)
-        written = checkpoint.JobLayout(*state["layout"])
-        checkpoint.load(path, self._engines(), written, self.job_layout, self.peer_group.barrier)
+        path, state = start.checkpoint, start.state
+        checkpoint.load(path, self._engines(), JobLayout(*state["layout"]), self.job_layout, self.peer_group.barrier)
         for student in self.students:
-            records.restore_state(student, checkpoint.student_state(state, student.name))
+            own_state = checkpoint.student_state(state, student.name)
+            records.restore_state(student, own_state, start.written, measured_anew(start.changes))
         self.sampler_updates.resumed()
         self.time_spent = TimeSpent(*state.get("seconds", ()))
         self.sync_progress()
@@ -183,6 +224,11 @@ class Training:
         if self.layout.job.is_main:
             self.pruner.note_good(path)
         self.tracker.info(f"{path}: resumed at update {self.update}")
+        for change in start.changes:
+            self.tracker.info(change.line())
+        for student in self.students:
+            if line := student.data_iterator.describe_cut():
+                self.tracker.info(f"{student.name}: {line}" if self.recipe.students else line)
 
     def _restore_validations(self, state: checkpoint.State) -> None:
         """Which validations are done; older checkpoints, which do not say it, were written after them."""
@@ -229,7 +275,7 @@ class Training:
         by_student = states["student"] if list(states) == ["student"] else {"students": states}
         state = {
             "update": self.update, **by_student, "records": self.tracker.records, "validated": self.validated,
-            "validated_at_end": self.validated_at_end, "fingerprint": self.fingerprint, "layout": list(self.job_layout),
+            "validated_at_end": self.validated_at_end, "fingerprint": self.description, "layout": list(self.job_layout),
         }  # fmt: skip
         return state | ({"seconds": self.time_spent.state()} if self.recipe.students else {})
 

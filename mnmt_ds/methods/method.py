@@ -6,16 +6,17 @@ without gradient) and ``score`` (states become a loss SUM), so that a pipeline's
 Shape letters: B sentences, T target positions, S source positions, D model width, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch import distributed as dist
 
 from mnmt_ds.batch import Batch, MicroBatchContent
+from mnmt_ds.best_values import Measure
 from mnmt_ds.distributed import ALONE, RankGroup
 from mnmt_ds.methods.peers import Peers
 from mnmt_ds.teachers.overall_best import mean_loss
@@ -102,6 +103,20 @@ class Stateful(Protocol):
         Returns:
             Values by metric key.
         """
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A ``Stateful`` that compares figures of validations, and begins anew where these are measured otherwise."""
+
+    @property
+    def measures(self) -> Collection[Measure]:
+        """What it goes by."""
+        ...
+
+    def begin_anew(self) -> None:
+        """Forgets the figures; what follows from them stays until the next validation."""
         ...
 
 

@@ -268,7 +268,7 @@ def first_weights(settings: ParetoSettings, pairs: Sequence[str], peers: Peers) 
     is_fixed = settings.rule in ("bi", "vanilla")
     waits = settings.rule == "uni" or (is_fixed and settings.fixed_start == "after_interval")
     teachers = dict.fromkeys(pairs, [] if waits else list(peers.others))
-    return PeerWeights(alpha, teachers, settings.start_epoch <= 1)
+    return PeerWeights(alpha, teachers, settings.start_epoch <= 1, settings.searched)
 
 
 def _change_nothing() -> None:

@@ -11,15 +11,16 @@ from mnmt_ds.methods.alpha_rules import Search, Weights
 class PeerWeights:
     """One student's weight of distillation on each language pair."""
 
-    def __init__(self, alpha: Weights, teachers: Mapping[str, list[str]], active: bool) -> None:
+    def __init__(self, alpha: Weights, teachers: Mapping[str, list[str]], active: bool, searched: bool = True) -> None:
         """Starts from the first weights.
 
         Args:
             alpha: of each pair, in [0, 1].
             teachers: names of the peers that teach each pair.
             active: whether distillation has started.
+            searched: whether alpha moves; else it is the recipe's, also after a resume.
         """
-        self.alpha, self.active = dict(alpha), active
+        self.alpha, self.active, self._searched = dict(alpha), active, searched
         self.teachers = {pair: list(names) for pair, names in teachers.items()}
         """The peers that teach each pair; alpha is shared evenly between them."""
         self.validations = 0
@@ -72,7 +73,8 @@ class PeerWeights:
             raise UserError(
                 f"weights: the checkpoint's pairs {sorted(state['alpha'])} are not the run's {sorted(self.alpha)}"
             )
-        self.alpha = dict(state["alpha"])
+        if self._searched:
+            self.alpha = dict(state["alpha"])
         self.teachers = {pair: list(names) for pair, names in state["teachers"].items()}
         self.active, self.validations = bool(state["active"]), int(state["validations"])
 

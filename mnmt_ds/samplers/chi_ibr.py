@@ -90,10 +90,17 @@ def chi_ibr(settings: ChiIbrSettings, pairs: Sequence[str], sizes: Sequence[int]
         distribution.set(best_response(shares, worst, settings.rho, settings.least, settings.tolerance))
         memory.seen = [False] * len(pairs)
 
+    def on_new_measure() -> None:
+        start()
+        memory.seen = [False] * len(pairs)
+
     def scores() -> dict[str, Sequence[float]]:
         return {"average_loss": memory.losses, "baseline_loss": memory.baseline}
 
-    return Sampler(distribution, memory, start=start, on_update=on_update, on_epoch_end=on_epoch_end, scores=scores)
+    return Sampler(
+        distribution, memory, start=start, on_update=on_update, on_epoch_end=on_epoch_end,
+        on_new_measure=on_new_measure, scores=scores,
+    )  # fmt: skip
 
 
 def best_response(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.engine.checkpointing.checkpoint import readable_states, student_state
-from mnmt_ds.engine.dataloading.data_iterator import Position
+from mnmt_ds.engine.dataloading.position import updates_of
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import report_path
@@ -69,7 +69,7 @@ def has_ended(run: Path) -> bool:
     if newest is None:
         return False
     parts = [student_state(newest, place.name) for place in student_directories(run)]
-    return all(part["last"] == Position(*part["position"]).update for part in parts)
+    return all(part["last"] == updates_of(part["position"]) for part in parts)
 
 
 def check_same_run(job: TrainingJob) -> None:

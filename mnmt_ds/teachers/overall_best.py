@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mnmt_ds import metric_keys
-from mnmt_ds.best_values import NO_UPDATE, BestValue
+from mnmt_ds.best_values import NO_UPDATE, BestValue, Measure
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 from mnmt_ds.teachers.teacher_source import DevResults
 
 
 class OverallBest:
     """The checkpoint of the lowest overall dev loss; it teaches after a validation that was no better."""
+
+    measures = (Measure.DEV_LOSS, Measure.OVERALL)
+    """What it goes by."""
 
     def __init__(self, pool: TeacherPool, overall_loss: Callable[[Mapping[str, float]], float]) -> None:
         """Starts without a teacher.
@@ -73,6 +76,10 @@ class OverallBest:
             The teacher's version, or nothing.
         """
         return {self.best.update} if self.best.is_set else set()
+
+    def begin_anew(self) -> None:
+        """Forgets the lowest dev losses: teachers stay until the next validation replaces them."""
+        self.best = self.best.without_value()
 
     def state(self) -> dict[str, Any]:
         """Gives the state for a checkpoint.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mnmt_ds import metric_keys
-from mnmt_ds.best_values import NO_UPDATE, BestValue, BestValues
+from mnmt_ds.best_values import NO_UPDATE, BestValue, BestValues, Measure
 from mnmt_ds.errors import UserError
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 from mnmt_ds.teachers.teacher_source import DevResults
@@ -16,6 +16,9 @@ from mnmt_ds.teachers.teacher_source import DevResults
 
 class TeacherBank:
     """Each pair's own best checkpoint as its teacher; the state of Algorithm 1."""
+
+    measures = (Measure.DEV_LOSS,)
+    """What it goes by."""
 
     def __init__(self, pairs: Sequence[str], pool: TeacherPool) -> None:
         """Starts without teachers.
@@ -77,6 +80,10 @@ class TeacherBank:
             Versions of the pairs' teachers, whether their switches are on or not.
         """
         return self.best.updates()
+
+    def begin_anew(self) -> None:
+        """Forgets the lowest dev losses: teachers stay until the next validation replaces them."""
+        self.best.forget_values()
 
     def state(self) -> dict[str, Any]:
         """Gives the state for a checkpoint.

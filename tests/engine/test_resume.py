@@ -209,7 +209,7 @@ def test_other_data_or_layout_is_refused(tiny_corpus: Path, whole: Path, tmp_pat
         stderr=subprocess.STDOUT,
     )
     assert done.returncode != 0
-    assert "written with precision 'fp32', this run has 'bf16'" in done.stdout
+    assert "train.precision: fp32 -> bf16: the optimizer's state has the former type" in done.stdout
 
 
 def ranks_of(run: Path) -> list[int]:

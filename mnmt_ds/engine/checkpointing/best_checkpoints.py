@@ -53,6 +53,21 @@ class BestCheckpoints:
         """
         return overall_loss(dev, self.selection, self.tokens)
 
+    def begin_anew(self, pairs: bool) -> None:
+        """Forgets what is measured otherwise from here on; weights are kept until the next validation finds better.
+
+        Args:
+            pairs: the pairs' dev losses are; else the overall one alone.
+        """
+        self.overall, self.since_better = self.overall.without_value(), 0
+        if pairs:
+            self.dev_at_overall = {}
+            self.pair.forget_values()
+
+    def forget_weights_of_pairs(self) -> None:
+        """Takes note that the weights of the pairs' best checkpoints were not kept so far."""
+        self.pair = BestValues({pair: BestValue(best.value) for pair, best in self.pair.items()})
+
     def deficit(self) -> float:
         """sum_l [dev_l(overall best checkpoint) - dev_l(best checkpoint of l)], at least 0 (paper 1, Section 2).
 

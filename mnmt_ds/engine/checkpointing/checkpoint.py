@@ -145,21 +145,10 @@ def load(
     Raises:
         UserError: where a checkpoint cannot be moved from that layout to this one.
     """
-    alike = tuple(written.bounds) == tuple(present.bounds) and written.shards == present.shards
-    if alike and (written[:2] == present[:2] or {written.zero_stage, present.zero_stage} == {0}):
+    if _is_alike(written, present):
         return _load(path, engines)
-    if max(written.shards, present.shards) > 1:
-        raise UserError(
-            f"{path}: written by {written.describe()}, this is {present.describe()}; vocabulary-parallel checkpoints"
-            " go on at the same ranks, ZeRO stage and tensor.vocabulary alone (its best and last models are plain ones)"
-        )
-    stages = (written.zero_stage, present.zero_stage)
-    if len({CONVERTIBLE_GROUP[stage] for stage in stages}) > 1 or 0 in stages:
-        raise UserError(
-            f"{path}: written by {written.describe()}, this is {present.describe()};"
-            " any number of ranks may go on, but only from ZeRO 0 to 0 with the same pipeline stages, 1 or 2 to 1 or 2,"
-            " 3 to 3"
-        )
+    if refusal := move_refusal(written, present):
+        raise UserError(f"{path}: {refusal}")
     universal = path.with_name(path.name + ".universal")
     barrier_and_ranks().on_main_first(_make_empty, universal)
     for name, engine in engines.items():
@@ -168,6 +157,39 @@ def load(
     ranks = barrier_and_ranks()
     ranks.barrier()
     ranks.on_main_first(shutil.rmtree, universal)
+
+
+def move_refusal(written: JobLayout, present: JobLayout) -> str:
+    """Says why a checkpoint cannot be moved from one layout to another.
+
+    Args:
+        written: the layout of the job that wrote it.
+        present: the layout of this job.
+
+    Returns:
+        The reason; empty where it can be moved.
+    """
+    stages = (written.zero_stage, present.zero_stage)
+    if _is_alike(written, present):
+        return ""
+    layouts = f"written by {written.describe()}, this is {present.describe()}"
+    if max(written.shards, present.shards) > 1:
+        return (
+            f"{layouts}; vocabulary-parallel checkpoints go on at the same ranks, ZeRO stage and tensor.vocabulary"
+            " alone (its best and last models are plain ones)"
+        )
+    if len({CONVERTIBLE_GROUP[stage] for stage in stages}) > 1 or 0 in stages:
+        return (
+            f"{layouts}; any number of ranks may go on, but only from ZeRO 0 to 0 with the same pipeline stages,"
+            " 1 or 2 to 1 or 2, 3 to 3"
+        )
+    return ""
+
+
+def _is_alike(written: JobLayout, present: JobLayout) -> bool:
+    """Whether DeepSpeed's files can be read as they are."""
+    alike = tuple(written.bounds) == tuple(present.bounds) and written.shards == present.shards
+    return alike and (written[:2] == present[:2] or {written.zero_stage, present.zero_stage} == {0})
 
 
 def _load(path: Path, engines: Engines, universal: bool = False) -> None:

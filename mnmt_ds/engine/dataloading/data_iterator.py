@@ -1,39 +1,19 @@
 """A student's iterator over its updates: where it stands, what comes next, and what it was trained on so far."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import EpochPlan
+from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.engine.dataloading.contents import RankContents, update_contents
-from mnmt_ds.engine.dataloading.training_data import EpochSegment, TrainingData
+from mnmt_ds.engine.dataloading.position import Cut, Position
+from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.samplers.sampler import Losses
-
-
-class Position(NamedTuple):
-    """Where a student stands; all that the order of its data depends on, besides the seed."""
-
-    update: int = 0
-    """Updates done."""
-    epoch: int = 0
-    """The epoch under way, from 0."""
-    update_in_segment: int = 0
-    """Updates done of its present segment."""
-    segment: EpochSegment | None = None
-    """The segment; none: the epoch, in one, after as many like it (checkpoints from before samplers could change)."""
-
-
-def position_of(values: Sequence[Any]) -> Position:
-    """Reads a position from a checkpoint.
-
-    Args:
-        values: a position's JSON.
-
-    Returns:
-        The position.
-    """
-    update, epoch, update_in_segment, *segment = values
-    return Position(update, epoch, update_in_segment, EpochSegment(*segment[0]) if segment else None)
+from mnmt_ds.samplers.temperature import counts
 
 
 class DataIterator:
@@ -50,50 +30,112 @@ class DataIterator:
         """Sentences that each pair was trained on."""
         self.losses = [[0.0, 0.0] for _ in training_data.pairs]
         """Of each pair since the last validation: sum of its cross-entropy in training, and target tokens."""
-        self.start(Position(segment=training_data.whole_epoch(0)))
+        self._start(Position(training_data.whole_epoch(0), (training_data.cut,)))
 
     def start(self, position: Position) -> None:
-        """Goes on from a position; nothing is skipped, it jumps.
+        """Goes on from a position; nothing is skipped, it jumps. A segment that was cut otherwise is cut anew.
 
         Args:
             position: where.
         """
-        self.position = position
-        self._plan: EpochPlan | None = None
+        *before, last = position.cuts
+        if last[:2] != self.training_data.cut[:2]:
+            before += [last] if last.sentences else []
+            position = position._replace(cuts=(*before, self.training_data.cut))
+        self._start(position)
+
+    def describe_cut(self) -> str:
+        """Says what became of an epoch's rest that a resumed run cuts anew.
+
+        Returns:
+            One line; empty where nothing is cut anew.
+        """
+        if len(self._position.cuts) == 1:
+            return ""
+        left_out = self.training_data.left_over(self._position.segment, self._position.cuts) - len(self.plan.sentence)
+        longest = self.training_data.longest(self._position.cuts[-1].max_tokens)
+        return (
+            f"epoch {self.epoch + 1}: the {len(self.plan.sentence)} sentences that are left of it are batched anew"
+            + (f"; {left_out} are longer than {longest} tokens and left out" if left_out else "")
+        )
+
+    def _start(self, position: Position) -> None:
+        self._position = position
+        self._updates_since = 0
+        for name in ("plan", "_first_update"):
+            self.__dict__.pop(name, None)
         self._updates: Iterator[list[Batch]] | None = None
 
-    @property
+    @cached_property
     def plan(self) -> EpochPlan:
-        """The micro-batches of the epoch's present segment."""
-        if self._plan is None:
-            self._plan = self.training_data.plan(self.position.epoch, self.position.segment)
-        return self._plan
+        """The micro-batches of the present cut of the epoch's segment.
+
+        Returns:
+            The plan.
+        """
+        return self.training_data.plan(self._position.epoch, self._position.segment, self._position.cuts)
+
+    @cached_property
+    def _first_update(self) -> int:
+        """The update of the plan that the iterator started from."""
+        micro_batches = int(np.searchsorted(self.plan.start, self._position.cuts[-1].sentences))
+        return -(-micro_batches // self.plan.batches_per_update)
+
+    @property
+    def update_in_plan(self) -> int:
+        """Updates done of the plan."""
+        return self._first_update + self._updates_since
+
+    @property
+    def update(self) -> int:
+        """Updates done in the run."""
+        return self._position.update + self._updates_since
+
+    @property
+    def position(self) -> Position:
+        """Where the iterator stands."""
+        *before, last = self._position.cuts
+        done = min(self.update_in_plan * self.plan.batches_per_update, len(self.plan.pair))
+        cut = last._replace(sentences=int(self.plan.start[done]))
+        return self._position._replace(update=self.update, cuts=(*before, cut))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, from 0."""
+        return self._position.epoch
 
     @property
     def epoch_ended(self) -> bool:
         """Whether every update of the epoch under way is done."""
-        return self.position.update_in_segment == self.plan.updates
+        return self.update_in_plan >= self.plan.updates
 
     @property
     def epoch_end(self) -> int:
         """Updates that will be done at the end of the epoch under way."""
-        return self.position.update - self.position.update_in_segment + self.plan.updates
+        return self.update - self.update_in_plan + self.plan.updates
 
     @property
     def epochs(self) -> float:
         """Epochs done, with the fraction of the one under way."""
         before = self._fraction_before
-        return self.position.epoch + before + (1 - before) * (self.position.update_in_segment / self.plan.updates)
+        fraction = self.update_in_plan / self.plan.updates if self.plan.updates else 1.0
+        return self.epoch + before + (1 - before) * fraction
 
     @property
     def epoch_length(self) -> int:
-        """Updates of an epoch, where all of it is like the segment under way."""
-        return round(self.plan.updates / (1 - self._fraction_before))
+        """Updates of an epoch, where all of it is like the plan under way."""
+        left = 1 - self._fraction_before
+        return round(self.plan.updates / left) if left else self.plan.updates
 
     @property
     def _fraction_before(self) -> float:
-        """The fraction of the epoch that came before the segment under way."""
-        return self.position.segment.done / sum(self.training_data.sizes) if self.position.segment else 0.0
+        """The fraction of the epoch that came before the plan under way."""
+        segment, cuts = self._position.segment, self._position.cuts
+        before = segment.fraction_before
+        if len(cuts) > 1:
+            taken = sum(cut.sentences for cut in cuts[:-1])
+            before += (1 - before) * taken / (taken + len(self.plan.sentence))
+        return before
 
     def next_update(self) -> list[Batch]:
         """This rank's micro-batches of the coming update; of the next epoch where this one has ended.
@@ -104,7 +146,7 @@ class DataIterator:
         if self.epoch_ended:
             self.next_epoch()
         if self._updates is None:
-            self._updates = self.training_data.iterate_updates(self.plan, self.position.update_in_segment)
+            self._updates = self.training_data.iterate_updates(self.plan, self.update_in_plan)
         return next(self._updates)
 
     def next_contents(self) -> list[RankContents]:
@@ -113,7 +155,7 @@ class DataIterator:
         Returns:
             One entry a micro-batch.
         """
-        return update_contents(self.plan, self.position.update_in_segment, self.training_data.layout)
+        return update_contents(self.plan, self.update_in_plan, self.training_data.layout)
 
     def sentences(self, updates: int) -> list[int]:
         """Counts sentences in the next updates of the epoch under way.
@@ -125,7 +167,7 @@ class DataIterator:
             Sentences of each pair.
         """
         size = self.plan.batches_per_update
-        first = self.position.update_in_segment * size
+        first = self.update_in_plan * size
         sentences = [0] * len(self.training_data.pairs)
         for k in range(first, min(first + updates * size, len(self.plan.pair))):
             if self.plan.pair[k] < len(sentences):  # others are text of one language
@@ -143,22 +185,51 @@ class DataIterator:
             sums[0] += loss
             sums[1] += tokens
         self.training_data.sampler.on_update(losses)
-        self.position = self.position._replace(
-            update=self.position.update + 1, update_in_segment=self.position.update_in_segment + 1
-        )
+        self._updates_since += 1
 
     def next_epoch(self) -> None:
         """Goes to the beginning of the next epoch; the sampler hears of it."""
         sampler = self.training_data.sampler
         sampler.on_epoch_end()
-        segment = EpochSegment(tuple(sampler.probabilities), tuple(self.trained))
-        self.start(Position(self.position.update, self.position.epoch + 1, segment=segment))
+        segment = self.training_data.next_epoch(self._position.segment, self.trained, sampler.probabilities)
+        self._start(Position(segment, (self.training_data.cut,), self.update, self.epoch + 1))
 
     def replan(self) -> None:
         """Draws the rest of the epoch, if any, from the sampler's new distribution."""
-        before = self.position.segment or self.training_data.whole_epoch(self.position.epoch)
-        done = before.done + sum(self.trained) - sum(before.drawn)
-        if not self.epoch_ended and done < sum(self.training_data.sizes):
-            shares = tuple(self.training_data.sampler.probabilities)
-            segment = EpochSegment(shares, tuple(self.trained), before.number + 1, done)
-            self.start(self.position._replace(update_in_segment=0, segment=segment))
+        if self.epoch_ended:
+            return
+        shares = self.training_data.sampler.probabilities
+        segment = self.training_data.rest_of_epoch(self._position.segment, self.trained, shares)
+        if segment is not None:
+            self._start(Position(segment, (self.training_data.cut,), self.update, self.epoch))
+
+
+def position_from_updates(
+    values: Sequence[Any], training_data: TrainingData, cut: Cut, denoising: DenoisingSettings | None
+) -> Position:
+    """Reads the position of a checkpoint of version 0.1.0, which counts updates.
+
+    Args:
+        values: updates done, epoch, updates done of its segment, and the segment: shares, sentences of each pair before
+            it, its number, and the epoch's sentences before it. Without a segment: the epoch, in one.
+        training_data: of the student.
+        cut: how the run that wrote it cut its data.
+        denoising: its ``denoising`` section.
+
+    Returns:
+        The position in sentences.
+    """
+    update, epoch, updates, *segments = values
+    longest = training_data.longest(cut.max_tokens)
+    sentences = sum(len(lengths.sentence) for lengths in training_data.lengths_within(longest))
+    segment = training_data.whole_epoch(epoch)._replace(longest=longest, sentences=sentences)
+    for shares, drawn, *number_and_done in segments:
+        number, done = number_and_done or (0, 0)
+        drawn_now = tuple(counts(shares, sentences - done))
+        segment = segment._replace(counts=drawn_now, offsets=drawn, trained=drawn, number=number, done=done)
+    if training_data.denoising is not None:
+        whole = sum(counts(segments[0][0], sentences)) if segments else sum(segment.counts)
+        segment = segment._replace(items=training_data.denoising.items_of_epoch(epoch, whole, denoising))
+    plan = training_data.plan(epoch, segment, (cut,))
+    done = min(updates * cut.batches_per_update, len(plan.pair))
+    return Position(segment, (cut._replace(sentences=int(plan.start[done])),), update, epoch)

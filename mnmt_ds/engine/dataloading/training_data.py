@@ -5,7 +5,6 @@ Shape letters: V words.
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +12,19 @@ from torch import Tensor
 
 from mnmt_ds.batch import EOS, Batch
 from mnmt_ds.config import Settings
-from mnmt_ds.data.batching import EpochPlan, PairLengths, fixed_batches, plan_epoch, usable_lengths
+from mnmt_ds.data.batching import (
+    EpochPlan,
+    PairLengths,
+    draw_pairs,
+    fixed_batches,
+    interleave_plans,
+    moved_offset,
+    plan_batches,
+    plan_epoch,
+    rest_of,
+    split_by_length,
+    usable_lengths,
+)
 from mnmt_ds.data.corpus import Corpus, Split
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
@@ -21,24 +32,12 @@ from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
 from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import seed_of
+from mnmt_ds.engine.dataloading.position import Cut, EpochSegment
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import UserError
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.samplers import registry
 from mnmt_ds.samplers.temperature import counts
-
-
-class EpochSegment(NamedTuple):
-    """What is left of an epoch, under one sampling distribution."""
-
-    shares: Sequence[float]
-    """The distribution."""
-    drawn: Sequence[int]
-    """Sentences of each pair that were drawn before, in the whole run."""
-    number: int = 0
-    """How often the epoch's rest was planned anew."""
-    done: int = 0
-    """Sentences of the epoch that came before."""
 
 
 class TrainingData:
@@ -73,21 +72,20 @@ class TrainingData:
         self.corpus, self.pairs, self.train, self.layout = corpus, tuple(pairs), train, layout
         self.frames = [frame_of_pair(corpus, framing, pair) for pair in pairs]
         self.splits = [corpus.split(pair, "train") for pair in pairs]
-        longest = min(longest, train.max_tokens)
-        self.lengths: list[PairLengths] = []
-        for pair, split, frame in zip(pairs, self.splits, self.frames, strict=True):
-            lengths = framed_lengths(split, frame, longest)
+        self.max_positions = longest
+        longest = self.longest(train.max_tokens)
+        self.lengths = self.lengths_within(longest)
+        for pair, lengths in zip(pairs, self.lengths, strict=True):
             if not len(lengths.sentence):
                 raise UserError(
                     f"{corpus.directory}: pair {pair} has no training sentence within {longest} tokens;"
                     " raise train.max_tokens or model.max_positions, or leave the pair out of data.pairs"
                 )
-            self.lengths.append(lengths)
         self.sizes = [len(lengths.sentence) for lengths in self.lengths]
         self.sampler = registry.build(sampler, pairs, self.sizes)
-        self.denoising = None
-        if denoising is not None:
-            self.denoising = DenoisingSources(corpus, pairs, denoising, framing, train.seed, longest)
+        self._framing, self._denoising_settings = framing, denoising
+        self._denoising: dict[int, DenoisingSources] = {}
+        self.denoising = self._denoising_within(longest)
         self.names = [*pairs, *(source.name for source in (self.denoising.sources if self.denoising else ()))]
         """Of each ``Batch.pair``: the language pair, or the denoising source."""
 
@@ -110,6 +108,33 @@ class TrainingData:
         """Micro-batches of an update over all ranks."""
         return batches_per_update(self.train, self.layout.data_parallel_size)
 
+    @property
+    def cut(self) -> Cut:
+        """How the run cuts its data into updates; nothing is taken yet."""
+        return Cut(self.train.max_tokens, self.batches_per_update)
+
+    def longest(self, max_tokens: int) -> int:
+        """Tokens of the longest sentence that is used.
+
+        Args:
+            max_tokens: padded tokens of a micro-batch.
+
+        Returns:
+            Those, or as many as the model takes where that is less.
+        """
+        return min(self.max_positions, max_tokens)
+
+    def lengths_within(self, longest: int) -> list[PairLengths]:
+        """Usable sentences of every pair.
+
+        Args:
+            longest: tokens of a side at most.
+
+        Returns:
+            Their lengths, in tokens with tags and end symbols.
+        """
+        return [framed_lengths(split, frame, longest) for split, frame in zip(self.splits, self.frames, strict=True)]
+
     def whole_epoch(self, epoch: int) -> EpochSegment:
         """A whole epoch of the sampler's present distribution, after as many of the same.
 
@@ -119,32 +144,131 @@ class TrainingData:
         Returns:
             The segment.
         """
-        return EpochSegment(tuple(self.sampler.probabilities), tuple(epoch * count for count in self.counts))
+        counts = self.counts
+        before = tuple(epoch * count for count in counts)
+        items = self.denoising.items_of_epoch(epoch, sum(counts)) if self.denoising is not None else {}
+        longest = self.longest(self.train.max_tokens)
+        return EpochSegment(tuple(counts), before, before, longest, sum(self.sizes), items=items)
 
-    def plan(self, epoch: int, segment: EpochSegment | None = None) -> EpochPlan:
+    def next_epoch(self, segment: EpochSegment, trained: Sequence[int], shares: Sequence[float]) -> EpochSegment:
+        """The epoch that follows another one, whatever distribution and longest sentence that one had.
+
+        Args:
+            segment: the last of that epoch.
+            trained: sentences of each pair that the run was trained on.
+            shares: the coming epoch's distribution.
+
+        Returns:
+            The segment.
+        """
+        longest, drawn = self.longest(self.train.max_tokens), counts(shares, sum(self.sizes))
+        before = [len(lengths.sentence) for lengths in self._lengths_of(segment)]
+        offsets = [
+            moved_offset(offset + count, *sizes)
+            for offset, count, *sizes in zip(segment.offsets, segment.counts, before, self.sizes, strict=True)
+        ]
+        items = self.denoising.items_after(segment.items, sum(drawn)) if self.denoising is not None else {}
+        return EpochSegment(tuple(drawn), tuple(offsets), tuple(trained), longest, sum(self.sizes), items=items)
+
+    def rest_of_epoch(
+        self, segment: EpochSegment, trained: Sequence[int], shares: Sequence[float]
+    ) -> EpochSegment | None:
+        """What is left of an epoch, drawn anew from another distribution.
+
+        Args:
+            segment: the present one.
+            trained: sentences of each pair that the run was trained on.
+            shares: the distribution.
+
+        Returns:
+            The segment; None where nothing is left.
+        """
+        taken = [now - before for now, before in zip(trained, segment.trained, strict=True)]
+        done = segment.done + sum(taken)
+        if done >= segment.sentences:
+            return None
+        return segment._replace(
+            counts=tuple(counts(shares, segment.sentences - done)),
+            offsets=tuple(offset + count for offset, count in zip(segment.offsets, taken, strict=True)),
+            trained=tuple(trained),
+            number=segment.number + 1,
+            done=done,
+        )
+
+    def plan(self, epoch: int, segment: EpochSegment | None = None, cuts: Sequence[Cut] = ()) -> EpochPlan:
         """Plans the micro-batches of an epoch or of a segment of it; the same on every rank.
 
         Args:
             epoch: its number, from 0.
             segment: None: the whole epoch under the present distribution.
+            cuts: how the segment is cut; those before the last have taken their part of it. Empty: as this run cuts.
 
         Returns:
-            The plan.
+            The plan of the last cut.
         """
-        segment = segment or self.whole_epoch(epoch)
-        parallel = plan_epoch(
-            self.lengths,
-            counts(segment.shares, sum(self.sizes) - segment.done),
-            segment.drawn,
-            seed=self.train.seed,
-            epoch=f"{epoch}+{segment.number}" if segment.number else epoch,
-            max_tokens=self.train.max_tokens,
-            batches_per_update=self.batches_per_update,
-        )
-        if self.denoising is None:
-            return parallel
-        total = sum(counts(segment.shares, sum(self.sizes)))
-        return self.denoising.mix_into(parallel, total, epoch, self.train.max_tokens, segment.number, segment.done)
+        segment, cuts = segment or self.whole_epoch(epoch), cuts or (self.cut,)
+        place = f"{epoch}+{segment.number}" if segment.number else str(epoch)
+        left = self.drawn(segment)
+        for number, cut in enumerate(cuts):
+            within, beyond = split_by_length(left, self.longest(cut.max_tokens))
+            plan = self._cut(within, cut, f"{place}/{number}" if number else place)
+            if number + 1 < len(cuts):
+                rest = rest_of(within, plan, cut.sentences)
+                left = [joined(parts) for parts in zip(rest, beyond, strict=True)]
+        return plan._replace(epoch=epoch, longest=segment.longest)
+
+    def left_over(self, segment: EpochSegment, cuts: Sequence[Cut]) -> int:
+        """Counts what the cuts of a segment have not taken, too long sentences included.
+
+        Args:
+            segment: of an epoch.
+            cuts: its cuts.
+
+        Returns:
+            Sentences and items of text of one language.
+        """
+        return sum(len(lengths.sentence) for lengths in self.drawn(segment)) - sum(cut.sentences for cut in cuts)
+
+    def drawn(self, segment: EpochSegment) -> list[PairLengths]:
+        """Draws a segment's sentences.
+
+        Args:
+            segment: of an epoch.
+
+        Returns:
+            Those of each pair, then the items of each denoising source.
+        """
+        drawn = draw_pairs(self._lengths_of(segment), segment.counts, segment.offsets, self.train.seed)
+        denoising = self._denoising_within(segment.longest)
+        if denoising is not None:
+            for items in denoising.draw(segment.items, segment.done, segment.sentences):
+                drawn += items
+        return drawn
+
+    def _denoising_within(self, longest: int) -> DenoisingSources | None:
+        """Text of one language, in sentences or blocks of so many tokens at most."""
+        if self._denoising_settings is not None and longest not in self._denoising:
+            self._denoising[longest] = DenoisingSources(
+                self.corpus, self.pairs, self._denoising_settings, self._framing, self.train.seed, longest
+            )
+        return self._denoising.get(longest)
+
+    def _lengths_of(self, segment: EpochSegment) -> list[PairLengths]:
+        """The sentences that a segment permutes."""
+        if segment.longest == self.longest(self.train.max_tokens):
+            return self.lengths
+        return self.lengths_within(segment.longest)
+
+    def _cut(self, drawn: Sequence[PairLengths], cut: Cut, place: str) -> EpochPlan:
+        """Cuts the sentences of all sources into micro-batches; those of the pairs and of each task evenly spread."""
+        first, size = 0, len(self.pairs)
+        plans = []
+        for name in [(), *((task.name,) for task in (self.denoising.settings.tasks if self.denoising else ()))]:
+            seed = seed_of(self.train.seed, "order", *name, place)
+            plan = plan_batches(drawn[first : first + size], seed, cut.max_tokens, cut.batches_per_update)
+            plans.append(plan._replace(pair=plan.pair + first))
+            first, size = first + size, len(self.denoising.pools) if self.denoising else 0
+        return interleave_plans(plans) if self.denoising is not None else plans[0]
 
     def plan_sample(self, share: float, name: str) -> EpochPlan:
         """Plans the micro-batches of a fixed sample; the same on every rank.
@@ -187,7 +311,8 @@ class TrainingData:
         Returns:
             A sequence that reads each micro-batch when it is asked for.
         """
-        noised = None if self.denoising is None else partial(self.denoising.make_batch, plan.epoch)
+        denoising = self._denoising_within(plan.longest) if plan.longest else self.denoising
+        noised = None if denoising is None else partial(denoising.make_batch, plan.epoch)
         layout = self.layout
         return RankBatches(
             plan, self.splits, self.frames, layout.data_parallel_rank, layout.data_parallel_size, noised
@@ -235,6 +360,18 @@ class TrainingData:
                 for i in range(len(split)):
                     seen[torch.from_numpy(np.unique(split.pieces(i)[1]).astype(np.int64))] = True
         return seen
+
+
+def joined(parts: Sequence[PairLengths]) -> PairLengths:
+    """Puts sentences of one source together.
+
+    Args:
+        parts: sentences with their lengths.
+
+    Returns:
+        All of them, one part after another.
+    """
+    return PairLengths(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:

@@ -33,7 +33,7 @@ class RunProgress(NamedTuple):
             The progress.
         """
         return cls(
-            data_iterator.position.epoch,
+            data_iterator.epoch,
             data_iterator.epochs,
             data_iterator.epoch_end,
             data_iterator.epoch_length,

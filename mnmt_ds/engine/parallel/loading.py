@@ -15,6 +15,9 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import LayerSegment
 from mnmt_ds.models.transformer import Transformer
 
+OPTIMIZER_OPTIONS = ("betas", "eps", "weight_decay")
+"""What DeepSpeed would restore of the optimizer's options though the recipe may have changed it."""
+
 
 def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, device: torch.device) -> Transformer:
     """A whole model on a device.
@@ -33,7 +36,7 @@ def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, dev
 
 
 def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, universal: bool) -> bool:
-    """Fills an engine from DeepSpeed's files.
+    """Fills an engine from DeepSpeed's files; the optimizer's options and the clipping stay the recipe's.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -47,9 +50,15 @@ def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, 
     Raises:
         UserError: where the files hold other objects than a checkpoint has.
     """
+    optimizer = deepspeed_engine.optimizer
+    options = [{key: group[key] for key in OPTIMIZER_OPTIONS} for group in optimizer.param_groups]
     mode = private_apis.universal_checkpoint(deepspeed_engine) if universal else nullcontext()
     with mode, weights_only(directory / tag):
         path, _ = deepspeed_engine.load_checkpoint(str(directory), tag=tag)
+    for group, given in zip(optimizer.param_groups, options, strict=True):
+        group.update(given)
+    if hasattr(optimizer, "clip_grad"):
+        optimizer.clip_grad = deepspeed_engine.gradient_clipping()
     return path is not None
 
 

@@ -1,16 +1,20 @@
 """What a student leaves behind: the weights of its best checkpoints, its part of a checkpoint, its records."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from mnmt_ds import metric_keys
+from mnmt_ds.best_values import Measure
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.checkpointing import checkpoint, snapshots
 from mnmt_ds.engine.checkpointing.fingerprint import model_description
-from mnmt_ds.engine.dataloading.data_iterator import position_of
+from mnmt_ds.engine.checkpointing.resume_changes import WrittenBy
+from mnmt_ds.engine.dataloading.data_iterator import position_from_updates
+from mnmt_ds.engine.dataloading.position import position_of
 from mnmt_ds.engine.monitoring.validation import PairValues
 from mnmt_ds.engine.students.student import Student
-from mnmt_ds.methods.method import ValidationReport
+from mnmt_ds.methods.method import Measuring, ValidationReport
 
 
 def state_of(student: Student) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def state_of(student: Student) -> dict[str, Any]:
     """
     data_iterator = student.data_iterator
     return {
-        "position": list(data_iterator.position),
+        "position": data_iterator.position.values(),
         "trained": data_iterator.trained,
         "losses": data_iterator.losses,
         "sampler": student.sampler.state(),
@@ -36,22 +40,44 @@ def state_of(student: Student) -> dict[str, Any]:
     }
 
 
-def restore_state(student: Student, state: dict[str, Any]) -> None:
+def restore_state(student: Student, state: dict[str, Any], written: WrittenBy, anew: Collection[Measure] = ()) -> None:
     """Lets a student go on from a checkpoint, whose DeepSpeed files are loaded.
 
     Args:
         student: just built.
         state: of ``state_of``.
+        written: the run that wrote it.
+        anew: what is measured otherwise from here on.
     """
-    data_iterator = student.data_iterator
-    data_iterator.start(position_of(state["position"]))
+    data_iterator, position = student.data_iterator, state["position"]
+    if isinstance(position, list):  # version 0.1.0
+        training_data, denoising = data_iterator.training_data, written.recipe.denoising
+        data_iterator.start(position_from_updates(position, training_data, written.cut, denoising))
+    else:
+        data_iterator.start(position_of(position))
     data_iterator.trained, student.last = list(state["trained"]), state["last"]
     data_iterator.losses = [list(sums) for sums in state.get("losses", data_iterator.losses)]
     if "sampler" in state:  # checkpoints from before there were dynamic samplers have none
         student.sampler.restore(state["sampler"])
     student.best.restore(state["best"])
+    if student.recipe.validation.keep_best_per_pair > written.recipe.validation.keep_best_per_pair:
+        student.best.forget_weights_of_pairs()
     for name, part in student.method.state.items():
         part.restore(state["method"][name])
+    for measure in anew:
+        _begin_anew(student, measure)
+
+
+def _begin_anew(student: Student, measure: Measure) -> None:
+    """What is measured otherwise has no former value that a later one could be compared with."""
+    if measure is not Measure.DEV_BLEU:
+        student.best.begin_anew(pairs=measure is Measure.DEV_LOSS)
+    if measure is Measure.DEV_LOSS:
+        student.data_iterator.losses = [[0.0, 0.0] for _ in student.data_iterator.losses]
+        student.sampler.on_new_measure()
+    for part in student.method.state.values():
+        if isinstance(part, Measuring) and measure in part.measures:
+            part.begin_anew()
 
 
 def restore_links(student: Student) -> None:
@@ -125,7 +151,7 @@ def keep_last(corpus: Corpus, student: Student) -> None:
         student: all of its ranks call this together.
     """
     if student.updates not in snapshots_of(student):
-        _write_snapshot(corpus, student, {"epoch": float(student.data_iterator.position.epoch)})
+        _write_snapshot(corpus, student, {"epoch": float(student.data_iterator.epoch)})
     student.last = student.updates
     student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, ["last"], student.updates)
 

@@ -60,7 +60,7 @@ class Student:
     @property
     def updates(self) -> int:
         """Updates done."""
-        return self.data_iterator.position.update
+        return self.data_iterator.update
 
     def forward_backward(self, update: Update) -> list[Metrics]:
         """Forward and backward of an update: other students' states first, then the student's own micro-batches.

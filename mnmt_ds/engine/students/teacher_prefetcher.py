@@ -30,13 +30,12 @@ class TeacherPrefetcher:
         Args:
             index: the micro-batch's, within the iterator's coming update.
         """
-        plan, position = self._data_iterator.plan, self._data_iterator.position
-        layout = self._data_iterator.training_data.layout
+        data_iterator = self._data_iterator
+        plan, done, layout = data_iterator.plan, data_iterator.update_in_plan, data_iterator.training_data.layout
         count = micro_batches_of(plan, layout)
-        done = position.update_in_segment
         if plan is not self._plan:
             self._plan, self._next = plan, done * count
-        last = min(plan.updates, done + self._next_change() - position.update) * count - 1
+        last = min(plan.updates, done + self._next_change() - data_iterator.update) * count - 1
         while self._next <= min(done * count + index + 1, last):
             self._method.prefetch(micro_batch_contents(plan, self._next, layout))
             self._next += 1

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.batching import EpochPlan
 from mnmt_ds.engine.dataloading.contents import update_contents
-from mnmt_ds.engine.dataloading.data_iterator import DataIterator, Position
-from mnmt_ds.engine.dataloading.training_data import EpochSegment, TrainingData
+from mnmt_ds.engine.dataloading.data_iterator import DataIterator
+from mnmt_ds.engine.dataloading.position import Position
+from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.monitoring.validation import validate
 from mnmt_ds.engine.parallel.engine import Update
 from mnmt_ds.engine.recipe import Recipe
@@ -196,13 +197,13 @@ def next_updates(training_data: TrainingData, place: DataPosition, rho: float) -
     data_iterator = DataIterator(training_data)
     data_iterator.start(place.position)
     count = max(1, round(rho * data_iterator.epoch_length))
-    left = data_iterator.epoch_end - place.position.update
+    left = data_iterator.epoch_end - data_iterator.update
     ranges = []
     if left:
-        ranges.append(UpdateRange(training_data, data_iterator.plan, place.position.update_in_segment, left))
+        ranges.append(UpdateRange(training_data, data_iterator.plan, data_iterator.update_in_plan, left))
     if left < count:
-        drawn = [a + b for a, b in zip(place.trained, data_iterator.sentences(left), strict=True)]
-        plan = training_data.plan(place.position.epoch + 1, EpochSegment(place.shares, drawn))
+        segment = training_data.next_epoch(place.position.segment, place.trained, place.shares)
+        plan = training_data.plan(data_iterator.epoch + 1, segment)
         ranges.append(UpdateRange(training_data, plan, 0, plan.updates))
     return _first_updates(ranges, count)
 
