@@ -13,7 +13,7 @@ AWKWARD = [
     "a", "A\u00a0b\tc", "two  spaces", "ｆｕｌｌ width ﬁ", "%s: %d (x_y)", "漢字かな", "é e\u0301",
     "🙂🙂 a🙂b", "\u200bx", "fr_x __ fra_", "x" * 50,
 ]  # fmt: skip
-TEXT = [line.strip("\u200f") for locale in LOCALES for line in lines_of(locale)] + AWKWARD
+TEXT = [line.strip("\u200c\u200f") for locale in LOCALES for line in lines_of(locale)] + AWKWARD
 """Without marks at a line's ends that become spaces: transformers 5 keeps spaces there, SentencePiece does not."""
 
 
