@@ -48,6 +48,11 @@ def check(recipe: Recipe) -> None:
             print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
     if warning := unused_sampler(recipe):
         print(f"warning: {warning}")
+    if 0 < recipe.train.max_steps < recipe.train.warmup_steps:
+        print(
+            f"warning: train.max_steps {recipe.train.max_steps} ends within train.warmup_steps"
+            f" {recipe.train.warmup_steps}; the peak learning rate is never reached"
+        )
     if world_size() % multiple:
         print(f"training needs a multiple of {multiple} ranks, this dry run has {world_size()}")
     plan = training_data[0].plan(0)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -376,3 +377,45 @@ def test_every_path_is_one_that_is_expanded() -> None:
         for name, field in kind.model_fields.items():
             if "Path" in str(field.annotation) or names.search(name):
                 assert "expanded" in f"{field.annotation}{field.metadata}", f"{kind.__name__}.{name}: take FilePath"
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (DATA + BOMB, "aliases make more than 100,000 values of it"),
+        ("data: &a [*a]\n", "recipe.yaml:1: an alias stands inside its own anchor"),
+        ("data: " + "[" * 3000 + "]" * 3000, "recipe.yaml:1: not valid YAML (more than 50 levels of nesting)"),
+        ("a:\n  b: " + "{c: " * 3000, "recipe.yaml:2: not valid YAML (more than 50 levels of nesting)"),
+        (DATA + f"train: {{max_steps: {'9' * 5000}}}\n", "recipe.yaml:3: a whole number of 5000 digits is too large"),
+        (DATA + f"train: {{max_steps: {2**63}}}\n", "recipe.yaml:3: a whole number of 19 digits is too large"),
+        (DATA + "train: {lr: 1e999}\n", "recipe.yaml:3: train.lr: must be more than 0 and at most 100, not inf"),
+        (DATA + "train: {max_steps: !!int abc}\n", "recipe.yaml:3: 'abc' is no int; write the value without a tag"),
+        (DATA + "name: !!bool abc\n", "recipe.yaml:3: 'abc' is no bool"),
+        (DATA + "name: !!timestamp abc\n", "recipe.yaml:3: tag 'tag:yaml.org,2002:timestamp' is not read"),
+        (DATA + "? [a, b]\n: c\n", "recipe.yaml:3: a key must be one plain word"),
+        (DATA + '"a\\nb": 1\n', "recipe.yaml:3: a key must be one plain word"),
+        (DATA + "train:\n\tlr: 1\n", "recipe.yaml:4: not valid YAML (found character '\\t'"),
+        (DATA + "---\na: 1\n", "recipe.yaml:3: not valid YAML (but found another document)"),
+        (DATA + "name: a\x00b\n", "recipe.yaml:3: character 0x0 is not allowed in YAML"),
+        (DATA + 'name: "a\\0b"\n', "recipe.yaml:3: a NUL or half a surrogate pair cannot be part of a text"),
+        (DATA + "train: [1]\nmodel: 5\n", "recipe.yaml:3: train: takes keys and values, not [1]"),
+        (DATA + "train: {seed: true}\n", "recipe.yaml:3: train: seed takes a number, not true or false"),
+        ("x" * 2_000_001, "recipe.yaml:1: 2,000,001 characters; at most 2,000,000 are read"),
+    ],
+)
+def test_what_yaml_can_make_of_itself_is_bounded(tmp_path: Path, text: str, expected: str) -> None:
+    begin = time.process_time()
+    assert expected in fault(tmp_path, text)
+    assert time.process_time() - begin < 3
+
+
+def test_dates_leading_zeros_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + (DATA + "name: 2024-13-45\ntrain: {seed: 09}\n").encode())
+    made = load(Recipe, path)
+    assert (made.name, made.train.seed) == ("2024-13-45", 9)
