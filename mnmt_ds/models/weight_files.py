@@ -12,8 +12,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.file_integrity import first_altered, read_checked_json
 from mnmt_ds.files import refuse_pointer
-from mnmt_ds.json_files import read_json
+from mnmt_ds.json_files import read_json, reason
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "checkpoint_best.pt")
@@ -50,9 +51,10 @@ class WeightFiles:
             directory: with model.safetensors, or with shards and model.safetensors.index.json.
 
         Raises:
-            UserError: where files are missing, cut short, Git LFS pointers, or pickled ones.
+            UserError: where files are missing, cut short, altered, Git LFS pointers, or pickled ones.
         """
         self.directory = directory
+        _check_digest(directory)
         self.facts: dict[str, TensorFacts] = {}
         for path in _files(directory):
             for name, (shape, dtype) in _header(path).items():
@@ -68,12 +70,18 @@ class WeightFiles:
 
         Returns:
             On the CPU, in the file's type.
+
+        Raises:
+            UserError: where a value is not finite.
         """
         path = self.facts[name].file
         if path not in self._open:
             self._open[path] = safe_open(path, "pt")
         file = self._open[path]
-        return file.get_tensor(name) if rows is None else file.get_slice(name)[rows.start : rows.stop]
+        values: Tensor = file.get_tensor(name) if rows is None else file.get_slice(name)[rows.start : rows.stop]
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(f"{path}: NaN or Inf in {name}; restore the file, or take another model")
+        return values
 
     def release(self) -> None:
         """Lets go of the mapped files, and so of their pages in memory."""
@@ -106,6 +114,20 @@ def write_weights(path: Path, names: Sequence[str], shapes: Sequence[Sequence[in
             values = tensor.detach().to("cpu", dtype).contiguous()
             file.write(values.view(torch.uint8).numpy().data if values.dim() else values.numpy().tobytes())
             del tensor, values
+
+
+def _check_digest(directory: Path) -> None:
+    """Holds a run's own model against the SHA-256 in its ``model.json``; other directories have none."""
+    weights, description = directory / SINGLE, directory / "model.json"
+    if not (description.exists() and weights.exists()):
+        return
+    try:
+        digest = read_checked_json(description).get("sha256")
+        is_altered = digest is not None and first_altered({weights: str(digest)}, directory.resolve()) is not None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{description}: cannot be read ({reason(error)}); restore the file") from None
+    if is_altered:
+        raise UserError(f"{weights}: was altered (its SHA-256 is not model.json's); restore the file")
 
 
 def _files(directory: Path) -> list[Path]:
@@ -146,5 +168,5 @@ def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             slices = {name: file.get_slice(name) for name in names}
             return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a whole safetensors file ({reason}); download it again") from None
+        fault = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole safetensors file ({fault}); download it again") from None

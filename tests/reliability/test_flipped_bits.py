@@ -273,6 +273,7 @@ def test_commands_end_in_one_line(parts: list[Part], tmp_path: Path, capfd: pyte
             data / "text" / "hi-en.dev.tgt", data / "bin" / "hi-en.dev.bin", weights,
         ],
         ("translate", str(run), "--pair", "fr-en", str(text)): [weights],
+        ("export", str(run), str(tmp_path / "exported")): [weights],
         ("compare", str(curves), "-o", str(tmp_path / "out")): [curves / METRICS, *texts],
     }  # fmt: skip
     draw = random.Random(3)
