@@ -155,9 +155,10 @@ def verdict(hung: Sequence[RankState], what: str, stacks: Path) -> str:
     Returns:
         One line.
     """
+    seen = "last seen at" if what == SILENT else "at"
     names = [
         f"rank {state.rank} on {state.host} (process {state.pid}) {what}:"
-        f" {state.still:.0f} s in update {state.update} at {state.place or 'an unknown place'}"
+        f" {state.still:.0f} s in update {state.update} {seen} {state.place or 'an unknown place'}"
         for state in hung[:4]
     ]
     more = f"; and {len(hung) - 4} more" if len(hung) > 4 else ""
@@ -268,7 +269,7 @@ class Watch:
 
         A stopped rank must not be continued before all know that the job ends.
         """
-        state = state._replace(update=PROGRESS.update)
+        state = state._replace(update=PROGRESS.update, still=max(state.still, self.state.still))
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{state.pid}/stat").read_text() if state.host == self.state.host else ") T"
             if not stat.rpartition(")")[2].lstrip().startswith("T"):
