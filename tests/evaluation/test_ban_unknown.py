@@ -15,6 +15,8 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.translation import untranslatable_ids
+from mnmt_ds.file_integrity import read_checked_json, write_checked_json
+from mnmt_ds.files import sha256
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from tests.evaluation.runs import model_run
@@ -71,6 +73,8 @@ def test_translate_and_evaluate(tiny_corpus: Path, tmp_path: Path, capfd: pytest
     )
     state["decoder_norm.bias"] += 0.5
     save_file(state, weights)
+    path = run / "best" / "model.json"
+    write_checked_json(path, {**read_checked_json(path), "sha256": sha256(weights)})
     (tmp_path / "in").write_text("derbo eulbbo\nhsifbo\n")
     assert main(["translate", str(run), str(tmp_path / "in"), "--pair", "bs-en"]) == 0
     assert capfd.readouterr().out.count("⁇") >= 2
@@ -117,13 +121,11 @@ def test_whole_runs_of_students_and_of_single_pairs(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The student with the lowest dev loss on the pair translates, and is named; a model of the pair alone is found."""
-    import json
-
     whole = tmp_path / "whole"
     for name, dev in (("a", {"bs-en": 2.0, "hi-en": 1.0}), ("b", {"bs-en": 1.5, "hi-en": 3.0})):
         shutil.copytree(run, whole / "students" / name, symlinks=True)
         path = whole / "students" / name / "best" / "model.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "dev": dev}))
+        write_checked_json(path, {**read_checked_json(path), "dev": dev})
     caplog.set_level("INFO")
     for pair, chosen in (("bs-en", "b"), ("hi-en", "a"), ("fr-en", "a"), ("", "a")):
         caplog.clear()

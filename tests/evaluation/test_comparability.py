@@ -20,6 +20,7 @@ from mnmt_ds.evaluation.comparability import (
     unlike_translations,
 )
 from mnmt_ds.evaluation.tokenised_text import tokenised_lines
+from mnmt_ds.file_integrity import read_checked_json, write_checked_json
 from tests.evaluation.runs import model_run
 
 SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
@@ -187,7 +188,7 @@ def test_untrained_pair_and_other_corpus_are_said(
     copy = tmp_path / "copy"
     shutil.copytree(run, copy, symlinks=True)
     path = copy / "best" / "model.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "data_hash": "f" * 64, "pairs": ["hi-en"]}))
+    write_checked_json(path, {**read_checked_json(path), "data_hash": "f" * 64, "pairs": ["hi-en"]})
     assert main(["evaluate", str(copy), "--pairs", "bs-en"]) == 0
     warnings = "\n".join(record.getMessage() for record in caplog.records)
     assert "not trained on bs-en (its pairs: hi-en)" in warnings
