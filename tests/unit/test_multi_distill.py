@@ -22,10 +22,11 @@ from tests.tiny import PAIRS as TINY
 from tests.unit.test_lssd import PAIRS, context, example, model
 
 BLEU = {"bs-en": 20.0, "fr-en": 10.0}
+DESCRIPTION = {"model": {}, "vocabulary_size": 40, "framing": {}, "pairs": list(PAIRS), "tokenizer_hash": "1" * 64}
 
 
 def experts(tmp_path: Path) -> dict[str, str]:
-    save_model(tmp_path / "expert", dict(model(2).named_parameters()), {})
+    save_model(tmp_path / "expert", dict(model(2).named_parameters()), DESCRIPTION)
     return dict.fromkeys(PAIRS, str(tmp_path / "expert"))
 
 
@@ -85,7 +86,7 @@ def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, caplog: 
 
     paths = {pair: str(tmp_path / pair) for pair in PAIRS}
     for path in paths.values():
-        save_model(Path(path), dict(model(2).named_parameters()), {})
+        save_model(Path(path), dict(model(2).named_parameters()), DESCRIPTION)
     settings = MultiDistillSettings.model_validate({"experts": paths})
 
     def part() -> Any:
@@ -97,7 +98,7 @@ def test_experts_that_were_retrained_are_measured_again(tmp_path: Path, caplog: 
     state = first.state()
     (same := part()).restore(state)
     assert same.expert == {"bs-en": 21.0, "fr-en": 11.0} and len(asked) == 1 and not caplog.messages
-    save_model(Path(paths["fr-en"]), dict(model(3).named_parameters()), {})
+    save_model(Path(paths["fr-en"]), dict(model(3).named_parameters()), DESCRIPTION)
     (other := part()).restore(state)
     assert other.expert == {"bs-en": 21.0, "fr-en": 12.0} and asked[1:] == [{"fr-en": tmp_path / "fr-en"}]
     assert other.student == first.student and len(caplog.messages) == 1
