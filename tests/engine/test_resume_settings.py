@@ -96,7 +96,8 @@ def options_after(corpus: str, run: str, stage: int | str, leg: Leg) -> list[Any
     training = Training(made(corpus, run, stage, leg), resume=True)
     engine = training.first.engine.deepspeed_engine  # type: ignore[attr-defined]
     group = engine.optimizer.param_groups[0]
-    clip = getattr(engine.optimizer, "clip_grad", engine.gradient_clipping())
+    # in fp32 at ZeRO 0 our own code clips, and DeepSpeed does not
+    clip = getattr(engine.optimizer, "clip_grad", engine.gradient_clipping()) or training.first.engine._clip_norm  # type: ignore[attr-defined]
     values = [list(group["betas"]), group["eps"], group["weight_decay"], clip, training.update]
     training.close()
     training.lock.close() if training.lock is not None else None
