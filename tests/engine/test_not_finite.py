@@ -49,6 +49,7 @@ def _broken(corpus: str, folder: str, cases: list[Case]) -> list[dict[str, Any]]
     from mnmt_ds.distributed import rank
     from mnmt_ds.engine.loop import student_loops, train_update
     from mnmt_ds.errors import RunError
+    from mnmt_ds.models.vocab_parallel import is_vocab_sharded
     from mnmt_ds.private_apis import weight_and_master_tensors
 
     results = []
@@ -62,7 +63,11 @@ def _broken(corpus: str, folder: str, cases: list[Case]) -> list[dict[str, Any]]
         before = [tensor.clone() for tensor in weight_and_master_tensors(student.engine.deepspeed_engine)]
         if rank() == case.rank:
             value = float("nan") if number % 2 else float("inf")
-            list(student.engine.model.parameters())[-2].register_hook(lambda gradient: gradient * value)  # noqa: B023
+            # among ranks that share a vocabulary DeepSpeed counts what all have once, on the first of them; a rank's own
+            # is its share of the words
+            own = [weight for weight in student.engine.model.parameters() if is_vocab_sharded(weight)]
+            broken = own[0] if own else list(student.engine.model.parameters())[-2]
+            broken.register_hook(lambda gradient: gradient * value)  # noqa: B023
         message = ""
         try:
             train_update(loop, student.data_iterator.next_update())
