@@ -63,8 +63,8 @@ def _broken(corpus: str, folder: str, cases: list[Case]) -> list[dict[str, Any]]
         before = [tensor.clone() for tensor in weight_and_master_tensors(student.engine.deepspeed_engine)]
         if rank() == case.rank:
             value = float("nan") if number % 2 else float("inf")
-            # among ranks that share a vocabulary DeepSpeed counts what all have once, on the first of them; a rank's own
-            # is its share of the words
+            # among ranks that share a vocabulary DeepSpeed counts what all have once, on the first of them; a rank's
+            # own is its share of the words
             own = [weight for weight in student.engine.model.parameters() if is_vocab_sharded(weight)]
             broken = own[0] if own else list(student.engine.model.parameters())[-2]
             broken.register_hook(lambda gradient: gradient * value)  # noqa: B023
