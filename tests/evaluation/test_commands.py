@@ -15,6 +15,7 @@ from mnmt_ds.decoding.beam_search import SearchSettings
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.translation import hypothesis_text, make_batches, translate_all
 from mnmt_ds.evaluation.report import read_verified_report
+from mnmt_ds.file_integrity import with_checksum
 from tests.evaluation.runs import model_run
 
 
@@ -98,7 +99,7 @@ def test_another_tokenizer_is_refused(run: Path, tmp_path: Path, capfd: pytest.C
     shutil.copytree(run, copy, symlinks=True)
     path = copy / "best" / "model.json"
     description = json.loads(path.read_text())
-    path.write_text(json.dumps({**description, "tokenizer_hash": "0" * 64}))
+    path.write_text(json.dumps(with_checksum({**description, "tokenizer_hash": "0" * 64})))
     assert call("translate", copy, "--pair", "bs-en") == 2
     assert f"{copy}/tokenizer: not the tokenizer of {copy}/best (hash 000000000000)" in capfd.readouterr().err
 

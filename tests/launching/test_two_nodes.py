@@ -34,6 +34,7 @@ def training(run: Path) -> list[tuple[float, float]]:
     return [(record["train/loss"], record.get("train/kd_loss", 0.0)) for record in records if record["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_two_nodes_give_the_losses_of_the_local_run(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
     local, far = (write_recipe(tiny_corpus, tmp_path / name, 26) for name in ("local", "far"))
     done = subprocess.run(launch("--num_gpus", "2", str(local)), cwd=ROOT, capture_output=True, text=True)

@@ -54,7 +54,7 @@ def test_a_failing_write_names_its_file_and_leaves_the_old_one(
 
 def test_every_command_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for command in command_line.COMMANDS:
-        module = __import__(f"mnmt_ds.cli.{command}", fromlist=["run"])
+        module = command_line.command_module(command)
 
         def full(args: object) -> int:
             raise RuntimeError("some library's words") from failing(errno.ENOSPC, "/somewhere/file")

@@ -191,7 +191,7 @@ def test_chi_ibr_reads_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no validation in it"):
         started(tmp_path.parent, "a-en")
     (tmp_path / "bad.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"bad.json:1: not of the form"):
+    with pytest.raises(UserError, match=r"bad.json: cannot be read"):
         started(tmp_path / "bad.json", "a-en")
     resumed: Any = chi_ibr(ChiIbrSettings(baseline=tmp_path / "gone"), ("b-en", "a-en"), (1, 1))
     resumed.restore(known.state())  # a checkpoint has the losses; where they came from may be gone

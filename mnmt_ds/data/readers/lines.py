@@ -25,7 +25,7 @@ KINDS = {
     b"\x28\xb5\x2f\xfd": ("zstd", (".zst",), "let its name end in .zst"),
     b"\xff\xfe": ("UTF-16", (), "convert it to UTF-8"),
     b"\xfe\xff": ("UTF-16", (), "convert it to UTF-8"),
-    b"PAR1": ("a Parquet file", (), "load it with 'datasets' and save_to_disk, then name format huggingface"),
+    b"PAR1\x15": ("a Parquet file", (), "load it with 'datasets' and save_to_disk, then name format huggingface"),
 }
 """First bytes of files that are no plain text: what they are, the endings with which they are read, what to do."""
 TAR_AT = 257
