@@ -52,7 +52,7 @@ def test_a_run_learns_and_leaves_what_people_look_at(tiny_corpus: Path, tmp_path
     assert {"train/loss", "train/nll_loss", "train/lr", "runtime/tokens_per_sec", "memory/cpu"} <= train_record.keys()
 
 
-@pytest.mark.parametrize("name", ["zero2_offload", "zero3_offload"])
+@pytest.mark.parametrize("name", [pytest.param("zero2_offload", marks=pytest.mark.slow), "zero3_offload"])
 def test_offload_to_the_cpu_changes_nothing(tiny_corpus: Path, tmp_path: Path, name: str) -> None:
     losses = {}
     for config in ("zero1", name):

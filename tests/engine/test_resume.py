@@ -128,7 +128,9 @@ def wait_for_update(run: Path, process: "subprocess.Popen[str]", update: int) ->
     raise AssertionError(f"update {update} was not reached: {process.communicate()[0]}")
 
 
-@pytest.mark.parametrize("update", [3, 7, 19])
+@pytest.mark.parametrize(
+    "update", [pytest.param(3, marks=pytest.mark.slow), 7, pytest.param(19, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_is_bit_identical(tiny_corpus: Path, whole: Path, tmp_path: Path, update: int) -> None:
     """SIGKILL of launcher and ranks alike: before the first checkpoint, in mid-epoch, after teachers changed."""
     run = tmp_path / "run"
@@ -183,6 +185,7 @@ def test_sigterm_saves_and_leaves_in_peace(tiny_corpus: Path, whole: Path, tmp_p
     assert_same(run, whole)
 
 
+@pytest.mark.slow
 def test_spoilt_checkpoints_are_passed_over_by_name(tiny_corpus: Path, whole: Path, tmp_path: Path) -> None:
     """One flipped bit in the newest, a lost manifest in none: the run goes on from the one before, bit for bit."""
     run = tmp_path / "run"
