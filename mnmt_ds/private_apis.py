@@ -271,7 +271,10 @@ def weight_and_master_tensors(deepspeed_engine: Any) -> Iterator[Tensor]:
         The tensors themselves, always in the same order: what is written into them is the engine's state.
     """
     for parameter in deepspeed_engine.module.parameters():
-        yield parameter.ds_tensor.data if hasattr(parameter, "ds_tensor") else parameter.data
+        partition = getattr(parameter, "ds_tensor", None)  # behind a parameter's end it holds whatever the memory held
+        rank = 0 if partition is None else torch.distributed.get_rank(parameter.ds_process_group)
+        own = 0 if partition is None else max(0, parameter.ds_numel - rank * partition.ds_numel)
+        yield parameter.data if partition is None else partition.data[:own]
     for name in (
         "single_partition_of_fp32_groups",  # ZeRO 1 and 2
         "fp32_partitioned_groups_flat",  # ZeRO 3

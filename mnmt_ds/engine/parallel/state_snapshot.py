@@ -5,6 +5,7 @@ scaler, the counters and rates of engine and optimizer, and the random states of
 since DeepSpeed's buffers are views of one another.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -91,7 +92,7 @@ def restore_state(deepspeed_engine: Any, kept: TrainingState) -> None:
 
 
 def is_finite(deepspeed_engine: Any) -> bool:
-    """Whether an engine's weights and their fp32 masters are finite on this rank.
+    """Whether an engine's weights are finite on this rank; each step makes them from their fp32 masters.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -99,7 +100,9 @@ def is_finite(deepspeed_engine: Any) -> bool:
     Returns:
         False where one is not.
     """
-    sums = [tensor.sum(dtype=torch.float64) for tensor in private_apis.weight_and_master_tensors(deepspeed_engine)]
+    count = len(list(deepspeed_engine.module.parameters()))
+    weights = itertools.islice(private_apis.weight_and_master_tensors(deepspeed_engine), count)
+    sums = [tensor.sum(dtype=torch.float64) for tensor in weights]
     return all(bool(total.isfinite()) for total in sums)  # finite numbers of 32 bits never overflow 64
 
 
