@@ -31,6 +31,8 @@ class Settings(BaseModel):
     )  # fmt: skip
     example: ClassVar[dict[str, Any]] = {}
     """Values with which ``--help-config`` shows a section whose defaults alone are not valid."""
+    released_values: ClassVar[Mapping[str, Any]] = {}
+    """What ``profile: released`` sets, where it does not depend on other values."""
     later: ClassVar[tuple[str, ...]] = ()
     """Settings of the profile that came after version 0.1.0. A section that has a value for every other key was written
     out by a run, which goes on with their defaults."""
@@ -94,7 +96,7 @@ class Settings(BaseModel):
         Returns:
             Their values under ``profile: released``, wherever they are not given.
         """
-        return {}
+        return dict(cls.released_values)
 
     def resolved(self, pairs: Sequence[str]) -> Self:
         """Fills the values that depend on the language pairs, here and in the settings inside.

@@ -7,8 +7,8 @@ a masked fragment.
 Letters: B sentences, S source and T target positions; of one sentence T pieces.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ class DaeTask(NoiseSettings):
     """Denoising auto-encoder."""
 
     later = ("random",)
-    differences = {  # noqa: RUF012 (a class variable of the base)
+    released_values: ClassVar = {"infill": 0.0, "mask": 0.3, "random": 0.1}
+    differences: ClassVar = {
         "infill": PaperDifference("not said", "no spans", "mBART's noise"),
         "mask": PaperDifference("not said", "of the words, one by one", "mBART's noise"),
         "random": PaperDifference("not said", "of the masked words", "mBART's noise"),
@@ -42,47 +43,25 @@ class DaeTask(NoiseSettings):
     name: Literal["dae"] = "dae"
     """The task's name."""
 
-    @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Lists what ``profile: released`` sets.
-
-        Args:
-            given: the section's values as they were given.
-
-        Returns:
-            Values by name.
-        """
-        return {"infill": 0.0, "mask": 0.3, "random": 0.1}
-
 
 class MlmTask(MaskSettings):
     """Masked language model on the encoder."""
 
-    differences = {"ratio": PaperDifference("not said", "--mask-prob", "BERT's")}  # noqa: RUF012 (of the base)
+    released_values: ClassVar = {"ratio": 0.3}
+    differences: ClassVar = {"ratio": PaperDifference("not said", "--mask-prob", "BERT's")}
 
     name: Literal["mlm"] = "mlm"
     """The task's name."""
     ratio: float = Field(default=0.15, gt=0, lt=1)
     """Share of the words that is chosen."""
 
-    @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Lists what ``profile: released`` sets.
-
-        Args:
-            given: the section's values as they were given.
-
-        Returns:
-            Values by name.
-        """
-        return {"ratio": 0.3}
-
 
 class MassTask(MaskSettings):
     """Masked sequence to sequence."""
 
     later = ("hides",)
-    differences = {  # noqa: RUF012 (a class variable of the base)
+    released_values: ClassVar = {"hides": "words", "ratio": 0.3, "keep": 0.0, "random": 0.0}
+    differences: ClassVar = {
         "hides": PaperDifference("a fragment (Song et al. 2019)", "whole words anywhere", "MASS as published"),
         "ratio": PaperDifference("half of the sentence (Song et al. 2019)", "MASK_RATIO", "MASS as published"),
         "keep": PaperDifference("10 % (Song et al. 2019)", "every place is <mask>", "MASS as published"),
@@ -96,18 +75,6 @@ class MassTask(MaskSettings):
     hides: Literal["fragment", "words"] = "fragment"
     """fragment: consecutive pieces (Song et al. 2019); words: whole words anywhere."""
 
-    @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Lists what ``profile: released`` sets.
-
-        Args:
-            given: the section's values as they were given.
-
-        Returns:
-            Values by name.
-        """
-        return {"hides": "words", "ratio": 0.3, "keep": 0.0, "random": 0.0}
-
 
 Task = Annotated[ConcurrentTask | DaeTask | MlmTask | MassTask, Field(discriminator="name")]
 
@@ -116,7 +83,8 @@ class DenoisingSettings(Settings):
     """Text of one language beside the pairs: where it comes from, how much of it, and for which tasks."""
 
     later = ("cut_counts_tag", "end_is_word")
-    differences = {  # noqa: RUF012 (a class variable of the base)
+    released_values: ClassVar = {"unit": "block", "cut_to_shortest": True, "cut_counts_tag": True, "end_is_word": True}
+    differences: ClassVar = {
         "unit": PaperDifference("a sentence (3, 4.1)", "whole sentences up to 511 tokens", "the paper's"),
         "cut_to_shortest": PaperDifference("every masked token (3, Equation 6)", "silently", "the paper's"),
         "cut_counts_tag": PaperDifference("no cut", "so that the cut comes one place later", "the paper's"),
@@ -143,18 +111,6 @@ class DenoisingSettings(Settings):
     end_is_word: bool = False
     """cd, mlm: the end symbol of a sentence is a word of its own, which may be drawn and is predicted then (what the
     released code does)."""
-
-    @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Lists what ``profile: released`` sets.
-
-        Args:
-            given: the section's values as they were given.
-
-        Returns:
-            Values by name.
-        """
-        return {"unit": "block", "cut_to_shortest": True, "cut_counts_tag": True, "end_is_word": True}
 
     @model_validator(mode="after")
     def _once(self) -> "DenoisingSettings":

@@ -1,7 +1,7 @@
 """Settings of a prepared corpus: which pairs, from which files, how cleaned, split and tokenised."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,7 +19,7 @@ else:
 class Files(Settings):
     """One place that holds sentences. In ``path`` and ``target_path``, {source}, {target} and {pair} are filled in."""
 
-    example = {"format": "tsv", "path": "corpora/{pair}.tsv"}  # noqa: RUF012 (a class variable of the base)
+    example: ClassVar = {"format": "tsv", "path": "corpora/{pair}.tsv"}
 
     format: Format = Field(description=f"{describe_formats()}.")
     path: PathText = ""

@@ -6,8 +6,7 @@ DAE or MASS batch the decoder's, an MLM batch the encoder's.
 Shape letters: B sentences, T target positions, S source positions, D model width, V vocabulary.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -24,7 +23,8 @@ from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelS
 class DenoisingLossSettings(Settings):
     """Weights of the two sides. The encoder's projection is the decoder's, unless ``model.encoder_projection: own``."""
 
-    differences = {  # noqa: RUF012 (a class variable of the base)
+    released_values: ClassVar = {"divergence_share": 0.5}
+    differences: ClassVar = {
         "divergence_share": PaperDifference("α (ID_enc + ID_dec) (3, Equation 8)", "half of α", "the paper's"),
     }
 
@@ -39,18 +39,6 @@ class DenoisingLossSettings(Settings):
     """Weight of L_d, the decoder's loss."""
     divergence_share: float = Field(1.0, ge=0, le=10**6)
     """Under intra-distillation, the factor of both sides' divergences (released 0.5)."""
-
-    @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Lists what ``profile: released`` sets.
-
-        Args:
-            given: the section's values as they were given.
-
-        Returns:
-            Values by name.
-        """
-        return {"divergence_share": 0.5}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

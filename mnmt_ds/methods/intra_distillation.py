@@ -10,7 +10,7 @@ Shape letters: B sentences, S source positions, T target positions.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class IntraDistillationSettings(Settings):
     """Passes, weight of the divergence, and the method that is wrapped."""
 
-    differences = {  # noqa: RUF012 (a class variable of the base)
+    released_values: ClassVar = {"memory": "first"}
+    differences: ClassVar = {
         "memory": PaperDifference("K passes of the whole model (3, 2.2)", "the encoder runs once", "the paper's"),
         "schedule": PaperDifference("α = 5 (3, 5.4)", "adaptive is an option (Intra-Distillation)", "the paper's"),
     }
@@ -52,18 +53,6 @@ class IntraDistillationSettings(Settings):
     """adaptive: the weight is 1 after 1 / q of them."""
     base: "BaseSettings" = {"name": "translation"}  # noqa: RUF012 (pydantic validates it into settings of its own)
     """The method that is wrapped, with its own settings."""
-
-    @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Lists what ``profile: released`` sets.
-
-        Args:
-            given: the section's values as they were given.
-
-        Returns:
-            Values by name.
-        """
-        return {"memory": "first"}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

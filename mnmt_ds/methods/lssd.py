@@ -6,7 +6,7 @@ Shape letters: B sentences, T target positions, D student's width, E teacher's w
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -31,7 +31,7 @@ from mnmt_ds.teachers.teacher_source import TeacherSource
 class LssdSettings(Settings):
     """What LSSD leaves open. ``profile`` fills whatever is not given."""
 
-    differences = {  # noqa: RUF012 (a class variable of the base)
+    differences: ClassVar = {
         "halve_total": PaperDifference(
             "CE + α·KD (1, Equation 3)", "(CE + α·KD) / 2 while a pair distils",
             "halving weakens gold beside pairs that do not distil; the equation is the default",

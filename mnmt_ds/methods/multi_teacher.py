@@ -1,7 +1,7 @@
 """Several methods' teachers at once: every ``teach`` adds its own to the batch, one score counts them all."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class MultiTeacherSettings(Settings):
     """Which methods teach together."""
 
-    example = {"methods": [{"name": "lssd"}, {"name": "multi_distill"}]}  # noqa: RUF012 (a class variable of the base)
+    example: ClassVar = {"methods": [{"name": "lssd"}, {"name": "multi_distill"}]}
 
     name: Literal["multi_teacher", "several"] = "multi_teacher"
     """The method's name; older recipes and checkpoints say ``several``."""

@@ -1,7 +1,7 @@
 """What a student's method may know of the run's other students (its peers) and request from them."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -13,7 +13,7 @@ from mnmt_ds.config import PaperDifference, Settings
 class TrialSettings(Settings):
     """On what a student tries weights, and what becomes of the trained copies."""
 
-    differences = {  # noqa: RUF012 (a class variable of the base)
+    differences: ClassVar = {
         "rho": PaperDifference(
             "0.1 (2, 4.1)", "0.05, 0.1 or 0.2 by script", "the paper's; the study of released code has the scripts'"
         ),
