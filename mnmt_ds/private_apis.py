@@ -6,7 +6,7 @@ seen; ``docs/deepspeed_internals.md`` is written from that list.
 
 import datetime
 import importlib
-import os
+import pickle
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -171,32 +171,25 @@ class _ErrorsKept:
             raise cause from None
 
 
-@contextmanager
-def weights_only_loading() -> Iterator[None]:
-    """Lets DeepSpeed's ``torch.load`` make nothing but tensors, plain values and four classes of its checkpoints.
+def checkpoint_globals() -> list[Any]:
+    """What DeepSpeed's checkpoints hold beside tensors and plain values.
 
-    DeepSpeed asks for ``weights_only=False``; torch's own switch in the environment overrules it.
+    Python 3.11.0 to 3.11.3 pickle a member of an enumeration as a call of ``getattr``; of DeepSpeed's stages alone such
+    a call gives the member.
 
     Returns:
-        Nothing: a context manager.
-
-    Raises:
-        pickle.UnpicklingError: by torch, where a file asks for any other class or function; it is not called.
+        Four classes, and a function in place of ``getattr``: as torch's ``safe_globals`` takes them.
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    allowed = [ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address]
-    switches = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")  # both would be refused
-    before = {name: value for name in switches if (value := os.environ.pop(name, None)) is not None}
-    os.environ[switches[0]] = "1"
-    try:
-        with torch.serialization.safe_globals(allowed):  # type: ignore[no-untyped-call]
-            yield
-    finally:
-        del os.environ[switches[0]]
-        os.environ.update(before)
+    def stage_by_name(owner: Any, name: str) -> Any:
+        if owner is not ZeroStageEnum or name not in ZeroStageEnum.__members__:
+            raise pickle.UnpicklingError("GLOBAL builtins.getattr")
+        return owner[name]
+
+    return [ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address, (stage_by_name, "builtins.getattr")]
 
 
 def wrap_pipeline_instructions(

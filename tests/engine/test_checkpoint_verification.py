@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -118,3 +119,23 @@ def test_deepspeed_unpickles_the_classes_of_its_checkpoints_alone(
     ):
         torch.load(tmp_path / "odd.pt", weights_only=False)
     assert dict(os.environ) == before
+
+
+class AsGetattr(NamedTuple):
+    """Pickled as Python 3.11.0 to 3.11.3 pickle a member of an enumeration."""
+
+    owner: Any
+    name: str
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self.owner, self.name)
+
+
+def test_members_of_enumerations_that_older_pythons_wrote(tmp_path: Path) -> None:
+    torch.save({"stage": AsGetattr(ZeroStageEnum, "weights")}, tmp_path / "good.pt")
+    with weights_only(tmp_path):
+        assert torch.load(tmp_path / "good.pt", weights_only=False)["stage"] is ZeroStageEnum.weights
+    for owner, name in ((ZeroStageEnum, "mro"), (DynamicLossScaler, "backward"), (torch.Tensor, "numpy")):
+        torch.save(AsGetattr(owner, name), tmp_path / "odd.pt")
+        with pytest.raises(UserError, match=r"holds \S+, which no checkpoint has"), weights_only(tmp_path):
+            torch.load(tmp_path / "odd.pt", weights_only=False)

@@ -11,9 +11,9 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,7 @@ FILES = ("lssd/metrics.jsonl", "pareto/metrics.jsonl", *(f"pareto/students/model
 
 def unpack(directory: Path) -> Path:
     """Unpacks the archive; everything in it then belongs to this user, and only this user may write."""
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(directory, filter="data")
+    shutil.unpack_archive(ARCHIVE, directory)
     return directory
 
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -43,8 +42,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=IGNORED)
     run([sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(base)!r})"], source)
     (archive,) = base.glob("*.tar.gz")
-    with tarfile.open(archive) as file:
-        file.extractall(base, filter="data")
+    shutil.unpack_archive(archive, base)
     return base / f"mnmt_ds-{mnmt_ds.__version__}"
 
 

@@ -1,5 +1,6 @@
 """How both engines read a checkpoint, and how whole weights become a model."""
 
+import os
 import pickle
 import re
 from collections.abc import Iterator
@@ -66,6 +67,8 @@ def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, 
 def weights_only(where: Path) -> Iterator[None]:
     """Lets DeepSpeed make nothing of pickles but tensors, plain values and classes of its own checkpoints.
 
+    DeepSpeed asks ``torch.load`` for ``weights_only=False``; torch's own switch in the environment overrules it.
+
     Args:
         where: what is loaded, for the error.
 
@@ -75,8 +78,11 @@ def weights_only(where: Path) -> Iterator[None]:
     Raises:
         UserError: where a file asks for anything else; nothing of it is called.
     """
+    switches = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")  # both would be refused
+    before = {name: value for name in switches if (value := os.environ.pop(name, None)) is not None}
+    os.environ[switches[0]] = "1"
     try:
-        with private_apis.weights_only_loading():
+        with torch.serialization.safe_globals(private_apis.checkpoint_globals()):  # type: ignore[no-untyped-call]
             yield
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -84,3 +90,6 @@ def weights_only(where: Path) -> Iterator[None]:
         raise UserError(
             f"{where}: holds {what}, which no checkpoint has; it is not loaded: resume from another one"
         ) from None
+    finally:
+        del os.environ[switches[0]]
+        os.environ.update(before)
