@@ -106,21 +106,22 @@ class RankGroup:
             Its result (picklable), on every rank.
 
         Raises:
-            UserError: where the function raised one on the main rank, or met a fault of a file or disk.
+            UserError: where the function raised one on the main rank, with all its faults, or met a fault of a file or
+                disk.
             RuntimeError: where it raised anything else there.
         """
-        outcome: tuple[Any, str | None, bool] = (None, None, False)
+        outcome: tuple[Any, Exception | None] = (None, None)
         if self.is_main:
             try:
-                outcome = (function(*arguments), None, False)
+                outcome = (function(*arguments), None)
             except Exception as error:
                 fault = error if isinstance(error, UserError) else file_fault(error)
-                outcome = (None, f"{fault or f'{type(error).__name__}: {error}'}", fault is not None)
                 if self.size == 1:
                     raise fault or error from error.__cause__
-        result, failure, is_user_error = self.broadcast_from_main(outcome)
+                outcome = (None, fault or RuntimeError(f"{type(error).__name__}: {error}"))
+        result, failure = self.broadcast_from_main(outcome)
         if failure is not None:
-            raise UserError(*failure.split("\n")) if is_user_error else RuntimeError(failure)
+            raise failure
         return result  # type: ignore[no-any-return]
 
 

@@ -64,7 +64,7 @@ def _tokenizer_faults(settings: DataSettings) -> list[str]:
     try:
         open_recipe_tokenizer(settings)
     except UserError as fault:
-        return [str(fault)]
+        return list(fault.faults)
     return []
 
 

@@ -85,11 +85,12 @@ class RunLog:
             trackers: of the run and of this rank's students.
 
         Raises:
-            UserError: names the log and why.
+            UserError: names each such log and why.
         """
-        faults = [str(tracker.fault) for tracker in trackers if tracker.fault is not None]
-        for fault in (fault for part in self._peer_group.barrier().gather(faults) for fault in part):
-            raise UserError(fault)
+        own = [fault for tracker in trackers if tracker.fault is not None for fault in tracker.fault.faults]
+        faults = [fault for part in self._peer_group.barrier().gather(own) for fault in part]
+        if faults:
+            raise UserError(*dict.fromkeys(faults))
 
 
 def introduction(

@@ -72,7 +72,7 @@ def report_node(recipe_path: Path, overrides: Sequence[str], token: str, rehash:
         optional = ["AsyncIOBuilder"] if may_read_teachers_from_disk(recipe, corpus.tokenizer.size) else []
         faults += build_native_code(recipe.train.loss_implementation, config, optional)
     except UserError as error:
-        faults.append(str(error))
+        faults += error.faults
     return NodeReport(must_match, torch.cuda.device_count(), node_address(), shared, faults)
 
 

@@ -7,6 +7,7 @@ fails takes the others with it, and its message.
 
 import contextlib
 import datetime
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -192,7 +193,7 @@ class PeerGroup:
 
     def _send_failure(self, error: Exception) -> None:
         self._has_failed = True
-        text = f"{int(isinstance(error, UserError))}{error}".encode()
+        text = encode_failure(error)
         sent = torch.tensor([Kind.FAILED, len(text), *[0] * (HEADER_WIDTH - 2)])
         received = [torch.empty_like(sent) for _ in self.members]
         with contextlib.suppress(Exception):  # the others may be gone
@@ -205,11 +206,10 @@ class PeerGroup:
         if messages:
             self._has_failed = True
             name, text = next(iter(messages.items()))
-            message = f"student {name} failed: {text[1:]}"
-            raise UserError(message) if text[0] == "1" else RunError(message, self.layout.is_main)
+            raise decode_failure(text, f"student {name} failed", self.layout.is_main)
 
-    def _exchange_failures(self, headers: Sequence[Header], own_message: bytes = b"") -> dict[str, str]:
-        """The messages of those that failed, by student; "1" before a UserError's, "0" before others'."""
+    def _exchange_failures(self, headers: Sequence[Header], own_message: bytes = b"") -> dict[str, bytes]:
+        """What those that failed sent (``encode_failure``), by student."""
         messages = {}
         for team, header in enumerate(headers):
             if header[0] == Kind.FAILED:
@@ -217,5 +217,35 @@ class PeerGroup:
                 if team == self.layout.team:
                     text = torch.tensor(list(own_message), dtype=torch.uint8)
                 dist.broadcast(text, self.members[team], group=self._header_group)
-                messages[self.student_names[team]] = bytes(text.tolist()).decode()
+                messages[self.student_names[team]] = bytes(text.tolist())
         return messages
+
+
+def encode_failure(error: Exception) -> bytes:
+    """What a failed rank sends of its error.
+
+    Args:
+        error: any.
+
+    Returns:
+        JSON: whether the user can mend it, and its faults, one line each.
+    """
+    is_user_error = isinstance(error, UserError)
+    faults = error.faults if isinstance(error, UserError) else [" ".join(str(error).split())]
+    return json.dumps([is_user_error, *faults]).encode()
+
+
+def decode_failure(text: bytes, where: str, is_shown: bool) -> UserError | RunError:
+    """The error that a rank raises for another one's failure.
+
+    Args:
+        text: of ``encode_failure``.
+        where: begins each of its lines.
+        is_shown: whether this rank prints what no user can mend.
+
+    Returns:
+        A UserError with as many faults as the other's, or a RunError.
+    """
+    is_user_error, *faults = json.loads(text)
+    lines = [f"{where}: {fault}" for fault in faults]
+    return UserError(*lines) if is_user_error else RunError(lines[0], is_shown)
