@@ -243,10 +243,15 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def choose_accelerator() -> None:
+    """Says to DeepSpeed, before it is imported, what it computes on, where the user has not."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _environment() -> None:
     """Fills the variables that torch.distributed wants, from Slurm's or for a single process."""
     env = os.environ
-    env.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    choose_accelerator()
     if "RANK" not in env and int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
         env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_NTASKS"]
         env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")

@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -27,6 +29,39 @@ class UserError(Exception):
     def __str__(self) -> str:
         """The faults, a line each."""
         return "\n".join(self.faults)
+
+
+class FaultList:
+    """The faults of several checks, to be raised together."""
+
+    def __init__(self, faults: Iterable[str] = ()) -> None:
+        """Begins a list.
+
+        Args:
+            faults: that are known already, a line each.
+        """
+        self.faults = list(faults)
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """A UserError in the block is added to the list, and what follows the block goes on.
+
+        Returns:
+            Nothing: a context manager.
+        """
+        try:
+            yield
+        except UserError as error:
+            self.faults += [fault for fault in error.faults if fault not in self.faults]
+
+    def raise_any(self) -> None:
+        """Raises what was found.
+
+        Raises:
+            UserError: with all faults, where there are any.
+        """
+        if self.faults:
+            raise UserError(*self.faults)
 
 
 class RunError(RuntimeError):

@@ -278,23 +278,6 @@ def replace_link(path: Path, target: Path) -> None:
         raise
 
 
-def publish_file(source: Path, target: Path) -> None:
-    """Puts a file under a second name, whole or not at all; a hard link where the file system has them.
-
-    Args:
-        source: a finished file.
-        target: its further name; its directory is made where it is missing.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    link_or_copy(source, temporary)
-    if target.exists() and os.path.samefile(temporary, target):
-        temporary.unlink()  # rename() of two links to one file would leave both
-    else:
-        os.replace(temporary, target)
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """Gives a file a second name: a hard link where the file system has them, else a copy.
 

@@ -45,6 +45,10 @@ DUMP_SIGNAL = signal.SIGUSR2
 """Has the interpreter write all threads' stacks, even where no thread of Python can run."""
 
 
+STOPPED = ("T", "t", "")
+"""``process_state`` of a process that is stopped, or gone."""
+
+
 class RankState(NamedTuple):
     """What a rank tells of itself."""
 
@@ -144,6 +148,36 @@ def who_hangs(before: Sequence[RankState], after: Sequence[RankState]) -> tuple[
     return hung, "does not get on"
 
 
+def process_state(pid: int) -> str:
+    """What the system says of a process of this machine.
+
+    Args:
+        pid: of the process.
+
+    Returns:
+        A letter as in ``ps``, such as S (sleeps) or T (stopped); empty where there is no such process.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def without_the_first(known: Sequence[RankState], own: RankState) -> tuple[list[RankState], bool]:
+    """Finds the ranks that do not answer, where rank 0 is one of them, so that no rank hears of the others any more.
+
+    Args:
+        known: what the ranks told at the start, by rank.
+        own: the rank that asks.
+
+    Returns:
+        Rank 0 and the stopped ranks of this machine; and whether this rank is the first here that runs, which says it.
+    """
+    here = [state for state in known[1:] if state.host == own.host]
+    stopped = [state for state in here if state.rank != own.rank and process_state(state.pid) in STOPPED]
+    return [known[0], *stopped], own.rank == min(state.rank for state in here if state not in stopped)
+
+
 def verdict(hung: Sequence[RankState], what: str, stacks: Path) -> str:
     """Words what is wrong.
 
@@ -184,7 +218,7 @@ class Watch:
         faulthandler.register(DUMP_SIGNAL, self._dump, all_threads=True)
         dumped = f"/proc/{os.getpid()}/fd/{self._dump.fileno()}"
         self.state = RankState(ranks.rank, socket.gethostname(), os.getpid(), stacks=dumped)
-        self._first: RankState = ranks.broadcast_from_main(self.state)
+        self._known = ranks.gather(self.state)
         self._main = threading.main_thread().ident
         self._done, self._is_stuck, self._is_ending = threading.Event(), False, False
         self._end_lock = threading.Lock()
@@ -222,8 +256,9 @@ class Watch:
             )  # fmt: skip
             self._is_stuck = still > self.limit and (seen.is_waiting or PROGRESS.in_update)
             if self._is_stuck and now - self._answered > max(2.0, self.limit / 4):
-                silent = self._asked(self._first._replace(still=now - self._answered))
-                self._end(verdict([silent], SILENT, self.stacks), [silent], is_author=True)
+                silent, is_author = without_the_first(self._known, self.state)
+                silent = [self._asked(state._replace(still=now - self._answered)) for state in silent]
+                self._end(verdict(silent, SILENT, self.stacks), silent, is_author)
 
     def _talk(self) -> None:
         """Tells the others; asks them who hangs when the main thread is stuck; leaves when anyone knows."""
@@ -271,8 +306,7 @@ class Watch:
         """
         state = state._replace(update=PROGRESS.update, still=max(state.still, self.state.still))
         with contextlib.suppress(OSError):
-            stat = Path(f"/proc/{state.pid}/stat").read_text() if state.host == self.state.host else ") T"
-            if not stat.rpartition(")")[2].lstrip().startswith("T"):
+            if state.host == self.state.host and process_state(state.pid) not in STOPPED:
                 os.kill(state.pid, DUMP_SIGNAL)
                 time.sleep(0.5)
                 return state._replace(place=place_in(Path(state.stacks).read_text()) or state.place)

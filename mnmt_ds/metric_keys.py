@@ -82,10 +82,21 @@ VALID_NLL = Metric("valid/{pair}/nll", "nats a target token", "Cross-entropy on 
 VALID_PPL = Metric("valid/{pair}/ppl", "", "exp(valid/<pair>/nll).")
 VALID_BLEU = Metric("valid/{pair}/bleu", "BLEU", "BLEU of the pair's dev set, every validation.bleu_every validations.")
 VALID_CHRF = Metric("valid/{pair}/chrf", "chrF", "chrF of the pair's dev set, with valid/<pair>/bleu.")
+VALID_BLEU_CEILING = Metric(
+    "valid/{pair}/bleu_ceiling", "BLEU",
+    "BLEU of the same references after the tokenizer's round trip: more cannot be reached.",
+)  # fmt: skip
+VALID_CHRF_CEILING = Metric("valid/{pair}/chrf_ceiling", "chrF", "The same by chrF.")
 VALID_MACRO = Metric("valid/avg/macro", "nats a target token", "Mean of valid/<pair>/loss over pairs.")
 VALID_MIN = Metric("valid/avg/min", "nats a target token", "Least valid/<pair>/loss of all pairs.")
 VALID_AVG_BLEU = Metric("valid/avg/bleu", "BLEU", "Mean of valid/<pair>/bleu over pairs.")
 VALID_AVG_CHRF = Metric("valid/avg/chrf", "chrF", "Mean of valid/<pair>/chrf over pairs.")
+VALID_AVG_BLEU_CEILING = Metric(
+    "valid/avg/bleu_ceiling", "BLEU", "Mean of valid/<pair>/bleu_ceiling over pairs."
+)  # fmt: skip
+VALID_AVG_CHRF_CEILING = Metric(
+    "valid/avg/chrf_ceiling", "chrF", "Mean of valid/<pair>/chrf_ceiling over pairs."
+)  # fmt: skip
 VALID_BEST = Metric("valid/best/overall", "nats a target token", "Lowest overall dev loss so far.")
 VALID_BEST_UPDATE = Metric("valid/best/update", "updates", "Update of the lowest overall dev loss.")
 VALID_DEFICIT = Metric(

@@ -27,6 +27,7 @@ def small_disk(place: Path, size: str, options: str = "") -> Iterator[Path]:
 
 def fill(disk: Path, left: int = 0) -> None:
     """Fills a disk up to some bytes."""
+    (disk / "filling").unlink(missing_ok=True)
     free = shutil.disk_usage(disk).free
     with (disk / "filling").open("wb") as file:
         file.write(b"\0" * max(0, free - left))

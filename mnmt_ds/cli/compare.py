@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.reporting.page import render_page
     from mnmt_ds.reporting.runs import read_runs, student_directories
     from mnmt_ds.reporting.summary import pair_rows, run_rows, score_signatures, summary_markdown
+    from mnmt_ds.reporting.tables import change_table, table_markdown
 
     settings = ScoreSettings(samples=args.samples)
     directories = [directory for run in dict.fromkeys(args.runs) for directory in student_directories(run)]
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     table = summary_markdown(part)
     points = frontier_markdown(find_experiments(runs), runs)
     table += f"\n\n{points}" if points else ""
+    if (changes := change_table(part)).rows:
+        table += f"\n\n{table_markdown(changes)}"
     args.output.mkdir(parents=True, exist_ok=True)
     notes = "\n".join(f"- `{line}`" for line in score_signatures(runs))
     write_text(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")

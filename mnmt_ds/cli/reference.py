@@ -39,6 +39,8 @@ Editors that know `# yaml-language-server: $schema=...` complete and check recip
 `mnmt-ds train recipe.yaml --resume` may have other settings than the run had so far. It names each that has changed,
 with both values, and the record `run` of `metrics.jsonl` keeps them; the column *resume* says what becomes of it:
 
+- `no_effect`: nothing that is trained depends on it. A study, too, lets its runs go on with another value.
+- `budget`: how long the run is. A study lets its runs go on with a larger one.
 - `free`: it has effect at once. Budget of a batch, accumulation and ranks may change within an epoch, too: it goes on
   with the sentences that are left of it, none twice, none missed; those that are too long for a smaller
   `train.max_tokens` are left out, and counted. Whatever a lack of memory asks for is free: teachers' places and caches,
@@ -47,8 +49,8 @@ with both values, and the record `run` of `metrics.jsonl` keeps them; the column
 - `new_measure`: it has effect at once, and what is measured before and after cannot be compared: the bests and
   `train.patience` begin anew at the next validation, and so do teachers that are chosen by what is measured. Until then
   the weights that were best stay.
-- `refused`: the run does not go on; all such settings are named. Resume with the former values, or begin a
-  new run in another directory.
+- `refused`: the run does not go on; all such settings are named. Resume with the former values, or begin a new run in
+  another directory, where the shape allows it from the run's weights by `model.init: RUN`.
 
 What `mnmt-ds prepare` alone reads is free; the prepared data itself must be what it was, wherever it lies. A checkpoint
 goes to other ranks, ZeRO stages and pipeline stages as far as [parallelism](parallelism.md) says. Of DeepSpeed's JSON

@@ -46,15 +46,20 @@ def run(args: argparse.Namespace) -> int:
         UserError: when the recipe, its data or this machine do not fit.
     """
     from mnmt_ds.config import dump
-    from mnmt_ds.engine.recipe import load_recipe
 
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    recipe = load_recipe(args.recipe, args.overrides)
     if args.dump_config:
-        print(dump(recipe), end="")
+        from mnmt_ds.engine.recipe import load_recipe
+
+        print(dump(load_recipe(args.recipe, args.overrides)), end="")
         return 0
-    from mnmt_ds.distributed import job
+    from mnmt_ds.distributed import choose_accelerator, job
+
+    choose_accelerator()
+    from mnmt_ds.engine.start_faults import load_checked_recipe
+
+    recipe = load_checked_recipe(args.recipe, args.overrides)
     from mnmt_ds.log import set_up_deepspeed
 
     set_up_deepspeed()

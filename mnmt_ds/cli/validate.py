@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints all faults.
+    """Prints all faults: of the recipe, its text, what was prepared, and what training would refuse.
 
     Args:
         args: the parsed arguments.
@@ -30,10 +30,22 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 where there is no fault, else 2.
     """
-    from mnmt_ds.data.validate import validate
-    from mnmt_ds.engine.recipe import load_recipe
+    from mnmt_ds.distributed import choose_accelerator
 
-    faults = validate(load_recipe(args.recipe, args.overrides).data, args.processes)
+    choose_accelerator()
+    from mnmt_ds.data.validate import validate
+    from mnmt_ds.engine.recipe import load_recipe_with_faults
+    from mnmt_ds.engine.start_faults import start_faults
+    from mnmt_ds.log import set_up_deepspeed
+
+    set_up_deepspeed()
+    recipe, faults, at_fault = load_recipe_with_faults(args.recipe, args.overrides)
+    if recipe is not None:
+        of_data = {keys[1:2] for keys in at_fault if keys[0] == "data"}
+        if of_data <= {("tokenizer",)}:
+            faults += validate(recipe.data, args.processes, checks_tokenizer=not of_data)
+        faults += start_faults(recipe, at_fault, needs_corpus=False)
+    faults = list(dict.fromkeys(faults))
     for fault in faults:
         print(fault)
     print(f"{args.recipe}: {len(faults) or 'no'} fault{'s' if len(faults) != 1 else ''}")

@@ -3,13 +3,14 @@
 Each component's settings class stands beside the component; this package knows none of them.
 """
 
-from mnmt_ds.config.loading import dump, key_locations, load
+from mnmt_ds.config.loading import Loaded, dump, key_locations, load, load_with_faults
 from mnmt_ds.config.paths import FilePath, PathText
 from mnmt_ds.config.settings import PaperDifference, Settings, merged
 from mnmt_ds.config.yaml_values import format_value, parse_yaml
 
 __all__ = [
     "FilePath",
+    "Loaded",
     "PaperDifference",
     "PathText",
     "Settings",
@@ -17,6 +18,7 @@ __all__ = [
     "format_value",
     "key_locations",
     "load",
+    "load_with_faults",
     "merged",
     "parse_yaml",
 ]

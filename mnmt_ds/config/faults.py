@@ -34,6 +34,8 @@ class Fault(NamedTuple):
     """The values that it is about; checks that need them cannot be made."""
     is_of_section: bool = False
     """Whether it was found by a check of a section as a whole, which sees several values."""
+    meant: tuple[KeyPath, ...] = ()
+    """The values that were meant by a key that is not known."""
 
     def __str__(self) -> str:
         """The line that a user reads."""
@@ -63,7 +65,7 @@ def in_order(faults: Iterable[Fault], path: Path | None) -> list[str]:
 
 def find_faults(
     kind: type[Settings], values: dict[str, Any], where: Mapping[KeyPath, str], path: Path | None
-) -> list[Fault]:
+) -> tuple[list[Fault], dict[str, Any]]:
     """Lists every fault of a recipe's values.
 
     What is at fault is left out and the rest checked again, until nothing more is found: so the checks of a section as
@@ -76,7 +78,7 @@ def find_faults(
         path: the recipe's file, for faults without a place.
 
     Returns:
-        The faults, each once.
+        The faults, each once; and the values without those at fault.
     """
     faults: list[Fault] = []
     left_out: set[KeyPath] = set()
@@ -92,7 +94,7 @@ def find_faults(
         left_out |= concerned
         if not concerned:
             break
-    return faults
+    return faults, values
 
 
 def _follows(fault: Fault, left_out: Iterable[KeyPath]) -> bool:
@@ -132,9 +134,11 @@ def _fault(
     given, what = details.get("input"), details["type"]
     tags = {tag(section.kind) for section in sections(kind)}  # without the names that older recipes use
     at_fault, concerns, is_of_section = keys, tuple(filter(None, [_value_path(keys)])), False
+    meant: tuple[KeyPath, ...] = ()
     if what == "extra_forbidden":
         known = [name for choice in _classes_at(kind, tuple(details["loc"])[:-1]) for name in choice.model_fields]
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
+        meant = tuple((*keys[:-1], name) for name in near)
         remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
         message = f"unknown key '{shortened(name)}'; {remedy}"
     elif what == "union_tag_invalid":
@@ -160,7 +164,7 @@ def _fault(
             at_fault = named[0] if named else keys
             concerns = tuple(named) or concerns
     place = next((where[at_fault[:n]] for n in range(len(at_fault), 0, -1) if at_fault[:n] in where), None)
-    return Fault(str(place or path or "settings"), message, concerns, is_of_section)
+    return Fault(str(place or path or "settings"), message, concerns, is_of_section, meant)
 
 
 def shortened(text: str) -> str:

@@ -3,10 +3,12 @@
 An unknown key, a duplicate key or a value of the wrong kind is a UserError that names file, line and remedy.
 """
 
+import contextlib
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +21,17 @@ from mnmt_ds.errors import UserError
 S = TypeVar("S", bound=Settings)
 MAX_FAULTS = 200
 """Faults that are listed; a file with more is another file."""
+
+
+class Loaded(NamedTuple, Generic[S]):
+    """What was read, and what is wrong with it."""
+
+    settings: S | None
+    """Without the values that are at fault, which have their defaults; None where the others are not enough."""
+    faults: list[str]
+    """A line each, with file, line and remedy."""
+    at_fault: list[KeyPath]
+    """Paths of what is at fault, and of what an unknown key may have meant."""
 
 
 def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
@@ -35,6 +48,29 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
     Raises:
         UserError: lists every fault, a line each, with file, line and remedy.
     """
+    loaded = load_with_faults(kind, path, overrides)
+    if loaded.faults or loaded.settings is None:
+        raise UserError(*loaded.faults)
+    return loaded.settings
+
+
+def load_with_faults(
+    kind: type[S], path: Path | None, overrides: Sequence[str] = (), needed: Sequence[str] = ()
+) -> Loaded[S]:
+    """Does what ``load`` does, and gives what is without fault beside the faults.
+
+    Args:
+        kind: settings class of the whole file.
+        path: the file; None: defaults alone.
+        overrides: such as ``train.max_tokens=512``; the value is YAML.
+        needed: top-level keys that are kept alone, where the file as a whole cannot be made valid.
+
+    Returns:
+        Settings and faults.
+
+    Raises:
+        UserError: where a file as a whole cannot be read.
+    """
     where: dict[KeyPath, str] = {}
     faults: list[Fault] = []
     values: dict[str, Any] = _read(path, where, (), faults) if path is not None else {}
@@ -43,15 +79,33 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
             _apply(values, override, where)
         except ValueError as error:
             faults.append(Fault(f"override '{override}'", str(error)))
+    settings, at_fault = None, list[KeyPath]()
     try:
         settings = kind.model_validate(values)
     except ValidationError:
-        faults += find_faults(kind, values, where, path)
-    if not faults:
-        return settings
+        new, rest = find_faults(kind, values, where, path)
+        faults += new
+        at_fault = [keys for fault in new for keys in (*fault.concerns, *fault.meant)]
+        settings, replaced = _valid_part(kind, rest, needed)
+        at_fault += [(name,) for name in replaced]
     lines = in_order(faults, path)
     more = [f"{path or 'settings'}: {len(lines) - MAX_FAULTS} more faults"] if len(lines) > MAX_FAULTS else []
-    raise UserError(*lines[:MAX_FAULTS], *more)
+    return Loaded(settings, [*lines[:MAX_FAULTS], *more], at_fault)
+
+
+def _valid_part(kind: type[S], values: dict[str, Any], needed: Sequence[str]) -> tuple[S | None, list[str]]:
+    """As many of the values as are valid together, and the top-level keys that are not as given.
+
+    Where all are not, what must be given is replaced by its example; then what is not needed is left out.
+    """
+    examples = {name: field.examples[0] for name, field in kind.model_fields.items() if field.examples}
+    required = {name: value for name, value in examples.items() if kind.model_fields[name].is_required()}
+    for kept, given in itertools.product((kind.model_fields.keys(), needed), ({}, required)):
+        part = {name: value for name, value in values.items() if name in kept}
+        with contextlib.suppress(ValidationError):
+            settings = kind.model_validate(part | given)
+            return settings, [name for name in kind.model_fields if name not in kept or name in given]
+    return None, list(kind.model_fields)
 
 
 def key_locations(path: Path) -> dict[KeyPath, str]:

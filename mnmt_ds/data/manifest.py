@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from mnmt_ds.data.build_cache import BuildStage
 from mnmt_ds.data.corpus import FORMAT, MANIFEST
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.file_integrity import first_altered, read_checked_json, write_checked_json
-from mnmt_ds.files import publish_file, write_json, write_text
+from mnmt_ds.files import link_or_copy, replacing, write_json, write_text
 
 LOG = logging.getLogger(__name__)
 PREVIOUS = ".manifest.previous.json"
@@ -51,6 +52,8 @@ class BuiltCorpus(NamedTuple):
 def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
     """Exchanges the corpus in a directory; meanwhile there is no manifest, so that no half of it is trusted.
 
+    Whatever needs space is done before anything of the old corpus is touched.
+
     Args:
         directory: the corpus's directory.
         settings: the recipe's ``data`` section.
@@ -79,18 +82,27 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
     path, previous = directory / MANIFEST, directory / PREVIOUS
     old = _read_manifest(path) or _read_manifest(previous)
     _warn_of_other_sentencepiece(directory, old, manifest)
-    if old.get("files") != files or not path.exists() or not _are_whole(directory, files):
-        if path.exists():
-            os.replace(path, previous)
-        for name, (stage, inner) in sources.items():
-            publish_file(stage.directory / inner, directory / name)
-        for name in set(old.get("files", {})) - set(files):
-            (directory / name).unlink(missing_ok=True)
-    write_json(directory / "report.json", prepare_report.corpus_statistics(manifest))
-    write_text(directory / "report.md", prepare_report.markdown_report(manifest))
-    write_checked_json(path, manifest)
+    with ExitStack() as ready:  # all is written under other names first, so that a full disk changes nothing
+        write_checked_json(ready.enter_context(replacing(path)), manifest)  # takes its name last
+        write_json(
+            ready.enter_context(replacing(directory / "report.json")), prepare_report.corpus_statistics(manifest)
+        )
+        write_text(ready.enter_context(replacing(directory / "report.md")), prepare_report.markdown_report(manifest))
+        if old.get("files") != files or not path.exists() or not _are_whole(directory, files):
+            for name, (stage, inner) in sources.items():
+                if not _is_linked(stage.directory / inner, directory / name):
+                    link_or_copy(stage.directory / inner, ready.enter_context(replacing(directory / name)))
+            if path.exists():
+                os.replace(path, previous)
+            for name in set(old.get("files", {})) - set(files):
+                (directory / name).unlink(missing_ok=True)
     previous.unlink(missing_ok=True)
     return path
+
+
+def _is_linked(source: Path, target: Path) -> bool:
+    """Whether both names are of one file; of such two, a rename would leave both."""
+    return target.exists() and os.path.samefile(source, target)
 
 
 def _warn_of_other_sentencepiece(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

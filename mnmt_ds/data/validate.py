@@ -45,18 +45,23 @@ MAX_LISTED_FAULTS = 20
 """Faults that are listed of one file; the rest are counted."""
 
 
-def validate(settings: DataSettings, processes: int | None = None) -> list[str]:
+def validate(settings: DataSettings, processes: int | None = None, checks_tokenizer: bool = True) -> list[str]:
     """Reads and cleans all text without writing any, and checks what ``prepare`` wrote.
 
     Args:
         settings: the recipe's ``data`` section.
         processes: worker processes; None: one for each processor.
+        checks_tokenizer: whether the settings of the tokenizer are looked at; not where they are known to be at fault.
 
     Returns:
         One line a fault, in the order of the pairs; empty: all is well.
     """
     with process_pool(processes) as pool:
-        return [*_tokenizer_faults(settings), *_source_faults(settings, pool), *_corpus_faults(settings, pool)]
+        return [
+            *(_tokenizer_faults(settings) if checks_tokenizer else []),
+            *_source_faults(settings, pool, checks_tokenizer),
+            *_corpus_faults(settings, pool, checks_tokenizer),
+        ]
 
 
 def _tokenizer_faults(settings: DataSettings) -> list[str]:
@@ -68,7 +73,7 @@ def _tokenizer_faults(settings: DataSettings) -> list[str]:
     return []
 
 
-def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
+def _source_faults(settings: DataSettings, pool: Executor, checks_tokenizer: bool) -> list[str]:
     """Faults of the recipe's text."""
     faults: list[str] = []
     origin: Origin = "files" if settings.source == "auto" else settings.source
@@ -97,7 +102,9 @@ def _source_faults(settings: DataSettings, pool: Executor) -> list[str]:
             check_split_sizes(settings, pair, split_N, given, counts[pair] + split_counts)
         except UserError as fault:
             faults += fault.faults
-    return faults if faulty else [*faults, *vocabulary_faults(characters, settings.tokenizer)]
+    if checks_tokenizer and not faulty:
+        faults += vocabulary_faults(characters, settings.tokenizer)
+    return faults
 
 
 def _read_all(
@@ -166,7 +173,7 @@ def _read(
     return concatenate_hashes(blocks), counts
 
 
-def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
+def _corpus_faults(settings: DataSettings, pool: Executor, checks_tokenizer: bool) -> Iterator[str]:
     """Faults of what ``prepare`` wrote, if it did."""
     directory = Path(settings.directory)
     if not (directory / MANIFEST).exists():
@@ -191,7 +198,8 @@ def _corpus_faults(settings: DataSettings, pool: Executor) -> Iterator[str]:
         yield from overlap_faults(directory, overlaps)
         coverage = count_coverage(pool, corpus_texts(directory, corpus.manifest), directory / "tokenizer")
         print("\n".join(f"{directory}: {line}" for line in coverage_lines(coverage)))
-    if changed := changed_settings(corpus.manifest, settings):
+    changed = changed_settings(corpus.manifest, settings)
+    if changed := [name for name in changed if checks_tokenizer or not name.startswith("tokenizer.")]:
         yield f"{directory / MANIFEST}: prepared with other settings ({', '.join(changed)}); run mnmt-ds prepare again"
     try:
         read_json(directory / "report.json")

@@ -50,11 +50,23 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
     same_everywhere(
         {"mnmt_ds": __version__, "torch": torch.__version__, "data": corpus.hash, "tokenizer": corpus.tokenizer.hash}
     )
-    pairs = list(recipe.data.pairs)
-    missing = [pair for pair in pairs if pair not in corpus.pairs]
+    check_pairs(corpus, recipe)
+    return corpus, list(recipe.data.pairs)
+
+
+def check_pairs(corpus: Corpus, recipe: Recipe) -> None:
+    """Checks that all pairs of a run were prepared.
+
+    Args:
+        corpus: prepared.
+        recipe: of the run.
+
+    Raises:
+        UserError: that names those which were not.
+    """
+    missing = [pair for pair in recipe.data.pairs if pair not in corpus.pairs]
     if missing:
         raise UserError(f"{corpus.directory}: {', '.join(missing)} not prepared there; run mnmt-ds prepare again")
-    return corpus, pairs
 
 
 def first_weights(recipe: Recipe, corpus: Corpus) -> tuple[WeightSource | None, str]:
@@ -113,13 +125,13 @@ def run_facts(recipe: Recipe, training_data: Sequence[TrainingData]) -> RunFacts
 
     Args:
         recipe: of the run.
-        training_data: every student's.
+        training_data: every student's; empty where it is not known, and then no sizes are.
 
     Returns:
         Pairs, sizes, students and samplers.
     """
     students = students_of(recipe)
-    sizes = dict(zip(recipe.data.pairs, training_data[0].sizes, strict=True))
+    sizes = dict(zip(recipe.data.pairs, training_data[0].sizes, strict=True)) if training_data else {}
     names, samplers = [name for name, _ in students], [student_recipe.sampler for _, student_recipe in students]
     return RunFacts(recipe.data.pairs, sizes, names, samplers, recipe.validation.bleu_every)
 

@@ -8,6 +8,7 @@ from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, plan_parallel_layout, rank_multiple
 from mnmt_ds.engine.recipe import Recipe, students_of, unused_sampler
+from mnmt_ds.engine.start_faults import all_faults_listed
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.models.transformer import Transformer, parameter_count
@@ -20,20 +21,21 @@ def check(recipe: Recipe) -> None:
         recipe: of the run.
 
     Raises:
-        UserError: where training would stop before it starts.
+        UserError: where training would stop before it starts: lists all that is wrong.
     """
-    written = ds_config.read(recipe.deepspeed)
-    multiple = rank_multiple(recipe)
-    # one process says nothing of the ranks that training will have
-    check_run_layout(recipe, written, ranks=world_size() if world_size() > 1 else multiple)
-    layout = plan_parallel_layout(recipe)
-    config = ds_config.resolve(written, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
-    ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
-    corpus, pairs = open_corpus(recipe)
-    _, line = first_weights(recipe, corpus)
-    training_data = open_training_data(recipe, corpus, layout)
-    _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions)
-    registry.check(recipe.method, run_facts(recipe, training_data))
+    with all_faults_listed(recipe):
+        written = ds_config.read(recipe.deepspeed)
+        multiple = rank_multiple(recipe)
+        # one process says nothing of the ranks that training will have
+        check_run_layout(recipe, written, ranks=world_size() if world_size() > 1 else multiple)
+        layout = plan_parallel_layout(recipe)
+        config = ds_config.resolve(written, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
+        ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
+        corpus, pairs = open_corpus(recipe)
+        _, line = first_weights(recipe, corpus)
+        training_data = open_training_data(recipe, corpus, layout)
+        _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions)
+        registry.check(recipe.method, run_facts(recipe, training_data))
     if not is_main():
         return
     if line:

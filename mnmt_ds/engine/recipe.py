@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mnmt_ds.config import FilePath, Settings, load
+from mnmt_ds.config import FilePath, Loaded, Settings, load_with_faults
 from mnmt_ds.data.denoising import DenoisingSettings, with_released_tasks
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.decoding.pretrained import with_pretrained
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, TrainSettings, ValidationSettings
+from mnmt_ds.errors import FaultList, UserError
 from mnmt_ds.methods.registry import METHODS, trained_tasks, union
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.samplers import registry
@@ -232,11 +233,35 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
         The recipe, with every value as it is used.
 
     Raises:
-        UserError: for the first fault, with file, line and remedy.
+        UserError: lists all faults, with file, line and remedy.
+    """
+    loaded = load_recipe_with_faults(path, overrides)
+    if loaded.faults or loaded.settings is None:
+        raise UserError(*loaded.faults)
+    return loaded.settings
+
+
+def load_recipe_with_faults(path: Path | None, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
+    """Does what ``load_recipe`` does, and gives what is without fault beside the faults.
+
+    Args:
+        path: the recipe; None: defaults alone.
+        overrides: settings that replace the recipe's, such as ``train.lr=5e-4``.
+
+    Returns:
+        The recipe and its faults.
+
+    Raises:
+        UserError: where a file as a whole cannot be read.
     """
     path = find_file(path) if path is not None else None
-    recipe = load(Recipe, path, overrides)
-    return with_first_weights(recipe).model_copy(update={"deepspeed": find_file(recipe.deepspeed, path)})
+    recipe, lines, at_fault = load_with_faults(Recipe, path, overrides, needed=("data", "deepspeed"))
+    if recipe is None:
+        return Loaded(None, lines, at_fault)
+    recipe, faults = recipe.model_copy(update={"deepspeed": find_file(recipe.deepspeed, path)}), FaultList(lines)
+    with faults.caught():
+        return Loaded(with_first_weights(recipe), lines, at_fault)
+    return Loaded(recipe, faults.faults, [*at_fault, ("model",), ("framing",)])
 
 
 def with_first_weights(recipe: Recipe) -> Recipe:

@@ -28,6 +28,7 @@ from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
 from mnmt_ds.engine.recipe import Recipe, unused_sampler
 from mnmt_ds.engine.run_log import RunLog, introduction
+from mnmt_ds.engine.start_faults import all_faults_listed
 from mnmt_ds.engine.students import records
 from mnmt_ds.engine.students.peer_exchange import PeerExchange
 from mnmt_ds.engine.students.peer_group import PeerGroup
@@ -72,8 +73,9 @@ class Training:
             UserError: where the recipe asks for what cannot be done, or the directory cannot be used.
         """
         self.recipe, self.directory = recipe, recipe.directory
-        config = ds_config.read(recipe.deepspeed)
-        check_run_layout(recipe, config)
+        with all_faults_listed(recipe):
+            config = ds_config.read(recipe.deepspeed)
+            check_run_layout(recipe, config)
         self.layout = form_parallel_layout(recipe)
         self.peer_group = PeerGroup(recipe, self.layout)
         with ExitStack() as at_end, self.peer_group.failures_shared():
@@ -84,16 +86,17 @@ class Training:
 
     def _build(self, config: ds_config.Json, resume: bool) -> None:
         recipe, layout = self.recipe, self.layout
-        config = ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
-        ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
-        self.peer_group.barrier()
-        self.corpus, self.pairs = open_corpus(recipe)
-        source, first_weights_line = first_weights(recipe, self.corpus)
-        training_data = open_training_data(recipe, self.corpus, layout, resume)
-        self.dev, dev_tokens = dev_batches(
-            self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
-        )
-        registry.check(recipe.method, run_facts(recipe, training_data))
+        with all_faults_listed(recipe):
+            config = ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
+            ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
+            self.peer_group.barrier()
+            self.corpus, self.pairs = open_corpus(recipe)
+            source, first_weights_line = first_weights(recipe, self.corpus)
+            training_data = open_training_data(recipe, self.corpus, layout, resume)
+            self.dev, dev_tokens = dev_batches(
+                self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
+            )
+            registry.check(recipe.method, run_facts(recipe, training_data))
         implementation = "sharded" if layout.vocab_parallel_size > 1 else _loss_implementation(recipe, layout)
         self.tracker = self._open_directory(resume)
         self.description = description(recipe, config, self.corpus, layout.data_parallel_size)

@@ -213,8 +213,7 @@ def score_report_of_pair(
     counts = {"ref": tokenised_lines(references), "hyp": tokenised_lines(hypotheses)}
     return {
         **facts,
-        "bleu_ceiling": min(100.0, scores.bleu(reachable, references, facts["bleu_tokenizer"]).value),
-        "chrf_ceiling": min(100.0, scores.chrf(reachable, references).value),
+        **scores.ceilings(reachable, references, facts["bleu_tokenizer"]),
         "train_sentences": size,
         "class": scores.resource_class(size, settings),
         "source_hash": text_hash(sources),

@@ -140,6 +140,23 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> MetricScore:
     return _score(_metric("chrf", ""), hypotheses, references)
 
 
+def ceilings(reachable: Sequence[str], references: Sequence[str], tokenizer: str) -> dict[str, float]:
+    """Scores the references themselves after the tokenizer's round trip: more cannot be reached.
+
+    Args:
+        reachable: what a tokenizer's encoding and decoding makes of the references.
+        references: as they are.
+        tokenizer: BLEU's, as from ``bleu_tokenizer``.
+
+    Returns:
+        bleu_ceiling and chrf_ceiling, at most 100.
+    """
+    return {
+        "bleu_ceiling": min(100.0, bleu(reachable, references, tokenizer).value),
+        "chrf_ceiling": min(100.0, chrf(reachable, references).value),
+    }
+
+
 def score_from_statistics(metric: str, stats_K: NDArray[np.float64], tokenizer: str = "13a") -> float:
     """Computes the corpus score that belongs to summed sufficient statistics.
 

@@ -244,13 +244,23 @@ def _user_variables() -> list[str]:
     file_name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
     lines = []
     for path in (Path.home() / file_name, Path(file_name)):
-        for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        for line in _lines(path) if path.is_file() else ():
             name, equals, value = line.strip().partition("=")
             if equals and is_secret(name, value):
                 LOG.warning("%s: %s stays here: it would stand in the command lines of all nodes", path, name)
             elif equals:
                 lines.append(f"{line.strip()}\n")
     return lines
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file; UserError where it cannot be read."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
 
 
 def _without_exported_secrets(environment: Mapping[str, str]) -> dict[str, str]:

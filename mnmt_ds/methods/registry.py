@@ -6,6 +6,7 @@ from typing import Annotated, Any, Union
 from pydantic import Field
 
 from mnmt_ds.config import Settings
+from mnmt_ds.errors import FaultList
 from mnmt_ds.methods import (
     by_task,
     denoising,
@@ -83,10 +84,13 @@ def check(section: Settings, facts: RunFacts) -> None:
         facts: what is known of the run.
 
     Raises:
-        UserError: where one of them cannot.
+        UserError: lists why they cannot.
     """
+    faults = FaultList()
     for method in all_sections(section):
-        entry_of(method).check(method, facts)
+        with faults.caught():
+            entry_of(method).check(method, facts)
+    faults.raise_any()
 
 
 def requirements(section: Settings) -> Requirements:

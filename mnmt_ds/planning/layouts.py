@@ -12,7 +12,6 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.planning.memory import BUCKET, PlannedLayout, RankMemory
 from mnmt_ds.planning.pipeline_stages import bubble
 from mnmt_ds.planning.survey import micro_batches_per_rank
-from mnmt_ds.requirements import PIPELINE, VOCABULARY
 
 OFFLOADS = ((True, False), (True, True))
 """Whether the optimizer, and whether the parameters too are offloaded, in layouts that are tried."""
@@ -129,9 +128,10 @@ def is_allowed(recipe: Recipe, layout: PlannedLayout) -> bool:
         return False
     pipeline = PipelineSettings(stages=layout.stages) if layout.stages > 1 else None
     sections = {"pipeline": pipeline, "tensor": TensorSettings(vocabulary=layout.vocabulary_shards)}
-    changed, config = recipe.model_copy(update=sections), {"zero_optimization": {"stage": layout.zero_stage}}
+    zero: dict[str, Any] = {"stage": layout.zero_stage}
+    zero |= {"offload_optimizer": {"device": "cpu"}} if layout.offload_optimizer else {}
     try:
-        check_run_layout(changed, config, layout.ranks, (PIPELINE, VOCABULARY))
+        check_run_layout(recipe.model_copy(update=sections), {"zero_optimization": zero}, layout.ranks)
     except UserError:
         return False
     return True

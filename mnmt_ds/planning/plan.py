@@ -28,7 +28,6 @@ from mnmt_ds.planning.survey import (
     student_passes,
     survey,
 )
-from mnmt_ds.requirements import PIPELINE, PRECISION, VOCABULARY
 
 CALIBRATION_UPDATES = 10
 """Updates that are trained to measure the speed."""
@@ -69,7 +68,7 @@ def make_plan(
         what = " and ".join(text.format(count) for count, text in uses if count > 1)
         raise UserError(f"{path}: {devices} devices cannot {what}; give --devices a multiple of {multiple}")
     config = ds_config.read(recipe.deepspeed)
-    check_run_layout(recipe, config, layout.ranks, (PIPELINE, VOCABULARY, PRECISION))
+    check_run_layout(recipe, config, layout.ranks)
     ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
     base = process_bytes(path, overrides) if measure and on_cpu else 0
     corpus, _ = open_corpus(recipe)

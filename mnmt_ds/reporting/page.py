@@ -27,7 +27,7 @@ from mnmt_ds.reporting.summary import (
     text_notes,
     unlike_metric,
 )
-from mnmt_ds.reporting.tables import Table
+from mnmt_ds.reporting.tables import Table, change_table
 from mnmt_ds.reporting.unlike import TRAINING, as_html
 
 
@@ -138,6 +138,7 @@ def part_values(part: ComparedRuns) -> dict[str, Any]:
         charts=_charts(part),
         differing_settings=differing_settings(recipes),
         equal_setting_count=count_equal_settings(recipes),
+        changes=change_table(part),
         samples={pair_name(pair): samples for pair, samples in sample_translations(part.groups, [*part.sizes]).items()},
         all_metrics=COMPARED_METRICS,
         runs=[

@@ -19,6 +19,7 @@ from mnmt_ds.evaluation.report import read_verified_report, report_path, with_te
 from mnmt_ds.file_integrity import read_checked_json
 from mnmt_ds.files import is_locked
 from mnmt_ds.json_files import reason
+from mnmt_ds.reporting.changed_settings import SettingChange, read_changes
 from mnmt_ds.reporting.run_settings import describe_method, differing_settings
 from mnmt_ds.run_files import LOCK, METRICS, data_directory, read_recipe, recipe_fault
 from mnmt_ds.tracking import Record, read_records
@@ -89,6 +90,8 @@ class Run(NamedTuple):
     """Directory of the evaluation's texts."""
     dev_loss_facts: DevLossFacts
     """What its dev losses depend on, and what it was trained on."""
+    changes: tuple[SettingChange, ...] = ()
+    """Settings that it changed on the way; ``recipe`` has their last values."""
 
     def best_validation_of(self, pair: str) -> int:
         """Finds the validation where a pair's own dev loss is lowest.
@@ -220,6 +223,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         report=with_text_hashes(read_verified_report(report), report) if report.exists() else None,
         translations=report.with_suffix("") if report.exists() else None,
         dev_loss_facts=_dev_loss_facts(directory, recipe, tuple(dev_losses)),
+        changes=read_changes(records),
     )
 
 

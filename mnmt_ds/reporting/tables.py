@@ -10,6 +10,7 @@ import numpy as np
 
 from mnmt_ds.evaluation.significance import Difference
 from mnmt_ds.files import write_text
+from mnmt_ds.reporting.changed_settings import change_cells
 from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
 from mnmt_ds.reporting.formatting import excludes_zero, format_number
 from mnmt_ds.reporting.metrics import metrics_of_run
@@ -56,6 +57,7 @@ def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
         *(ceiling_by_pair(part) for part in parts),
         *(bleu_by_class(part) for part in parts),
         *(cost_table(part) for part in parts),
+        *(change_table(part) for part in parts),
     ]  # fmt: skip
     return [table for table in tables if any(cell != "–" for row in table.rows for cell in row[1:])]
 
@@ -179,6 +181,23 @@ def cost_table(part: ComparedRuns) -> Table:
     head = ("", "tokens/s", "time a token ×", "peak GB", "memory ×", "minutes", "time in all ×")
     note = f"× is the ratio to {part.baseline.label}; median speed of the training reports, validation aside"
     return Table(_file_name("cost", part), f"Cost{_title_end(part)}", note, head, rows)
+
+
+def change_table(part: ComparedRuns) -> Table:
+    """Makes a table of the settings that runs changed on the way.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        The table: a row a change; none where every run was trained by one recipe.
+    """
+    runs = part.runs
+    rows = change_cells([f"{run.label}, seed {run.seed}" for run in runs], [run.changes for run in runs])
+    note = "What a run that was resumed had otherwise from an update on; the run's other tables and its settings do not"
+    title = f"Settings changed on the way{_title_end(part)}"
+    head = ("run", "after update", "setting", "before", "from then on")
+    return Table(_file_name("changes", part), title, f"{note} tell it", head, rows)
 
 
 def table_markdown(table: Table) -> str:

@@ -1,31 +1,30 @@
 """What of a run is done: told from its own files, so that a study may be killed at any moment and started again."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds.config import format_value
 from mnmt_ds.engine.checkpointing.checkpoint import readable_states, student_state
+from mnmt_ds.engine.checkpointing.resume_changes import Change, recipe_changes
+from mnmt_ds.engine.checkpointing.resume_classes import ResumeClass
 from mnmt_ds.engine.dataloading.position import updates_of
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import FaultList, UserError
 from mnmt_ds.evaluation.report import report_path
 from mnmt_ds.file_integrity import read_checked_json, write_checked_json
-from mnmt_ds.reporting.run_settings import flatten_settings
 from mnmt_ds.reporting.runs import student_directories
 from mnmt_ds.run_files import read_recipe
 from mnmt_ds.study.plan import TrainingJob
 
 MARK = "study.json"
 """In a run's directory: the recipe that it was trained by to the end, and the options that it was evaluated with."""
-BUDGET = ("train.max_epochs", "train.max_steps", "train.patience")
-"""What may grow when a study goes on."""
-FREE = ("directory", "tracking", "deepspeed", "train.workers", "train.timeout_minutes", "train.keep_checkpoints")
-"""What may differ between a run's beginning and its end."""
 
 
 def is_trained(job: TrainingJob) -> bool:
-    """Says whether the run was trained to the end by just this recipe; a setting that came later had its default then.
+    """Says whether the run was trained to the end as this recipe says; a setting that came later had its default then.
 
     Args:
         job: the run.
@@ -33,13 +32,8 @@ def is_trained(job: TrainingJob) -> bool:
     Returns:
         True where nothing is left to train.
     """
-    recipe = read_mark(job.directory).get("recipe")
-    if recipe is None:
-        return False
-    try:
-        return recipe_values(Recipe.model_validate(recipe)) == recipe_values(job.recipe)
-    except ValueError:  # written by another version
-        return False
+    before = _recipe_of(read_mark(job.directory).get("recipe"))
+    return before is not None and not _changes(before, job)
 
 
 def is_evaluated(job: TrainingJob, options: str) -> bool:
@@ -79,39 +73,42 @@ def check_same_run(job: TrainingJob) -> None:
         job: the run that the study wants there.
 
     Raises:
-        UserError: names the setting that differs, with both values.
+        UserError: names every setting that differs, with both values.
     """
-    written = flatten_settings(_resolved(read_recipe(job.directory)))
-    wanted = flatten_settings(recipe_values(job.recipe))
+    written = read_recipe(job.directory)
     if not written:
         return
-    for key in [key for key in wanted if key not in written]:
-        written[key] = wanted[key]  # a setting that came later
-    differing = [key for key in sorted({*written, *wanted}) if written.get(key) != wanted.get(key)]
-    differing = [
-        key for key in differing if key not in BUDGET and not any(key == f or key.startswith(f + ".") for f in FREE)
-    ]
-    if differing:
-        first = differing[0]
-        raise UserError(
-            f"{job.directory}: begun with {first} {written.get(first)!r}, the study says {wanted.get(first)!r};"
-            " move that run away, or name the row anew"
-        )
-    for key in BUDGET[:2]:
-        before, now = (float(values.get(key) or "inf") for values in (written, wanted))
-        if now < before:
+    before = _recipe_of(written)
+    if before is None:
+        raise UserError(f"{job.directory}: begun by a recipe that this version does not take; move that run away")
+    FaultList(
+        f"{job.directory}: begun with {change.name} {format_value(change.before)}, the study says"
+        f" {format_value(change.now)}; move that run away, or name the row anew"
+        for change in _changes(before, job)
+        if change.kind is not ResumeClass.BUDGET
+    ).raise_any()
+    for key in ("max_epochs", "max_steps"):
+        was, now = (getattr(recipe.train, key) for recipe in (before, job.recipe))
+        if (now or math.inf) < (was or math.inf):
             raise UserError(
-                f"{job.directory}: begun with {key} {written[key]}, the study says {wanted[key]};"
+                f"{job.directory}: begun with train.{key} {was}, the study says {now};"
                 " a run can be continued, not shortened: raise the cap, or move that run away"
             )
 
 
-def _resolved(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A run's recipe with all that an older version left to be decided later; as it is where it is not known here."""
+def _changes(before: Recipe, job: TrainingJob) -> list[Change]:
+    """What the study has otherwise than a run of it, but for what no result depends on."""
+    return [change for change in recipe_changes(before, job.recipe) if change.kind is not ResumeClass.NO_EFFECT]
+
+
+def _recipe_of(values: Any) -> Recipe | None:
+    """A recipe as a run wrote it, with all that an older version left to be decided later; None where it is no recipe
+    of this version.
+    """
     try:
-        return recipe_values(Recipe.model_validate(recipe)) if recipe else {}
+        return Recipe.model_validate(values) if values else None
     except ValueError:
-        return recipe
+        return None
 
 
 def write_mark(run: Path, **facts: Any) -> None:

@@ -1,7 +1,9 @@
 """Preparing again: what is redone, what a crash leaves, who is refused."""
 
+import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from mnmt_ds.config import dump
+from mnmt_ds.data import manifest
 from mnmt_ds.data import prepare as preparing
 from mnmt_ds.data.build_cache import lock_corpus
 from mnmt_ds.data.corpus import Corpus, changed_settings
@@ -134,25 +137,50 @@ def test_an_interrupted_exchange_of_files_is_not_trusted_and_is_mended(
 ) -> None:
     settings = three_pairs(moses, settings_of)
     prepare(settings)
-    from mnmt_ds.data import manifest
-
-    real, calls = manifest.publish_file, []
+    root, real, calls = Path(settings.directory), os.replace, []
 
     def dies(source: Path, target: Path) -> None:
-        calls.append(target)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
+        if Path(target).parent in (root / "text", root / "bin"):
+            calls.append(target)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
         real(source, target)
 
-    monkeypatch.setattr(manifest, "publish_file", dies)
+    monkeypatch.setattr(os, "replace", dies)
     smaller = settings.model_copy(update={"max_train": {"*": 50}})
     with pytest.raises(KeyboardInterrupt):
         prepare(smaller)
     with pytest.raises(UserError, match="no prepared corpus here; run mnmt-ds prepare"):
         Corpus.open(settings.directory)
-    monkeypatch.setattr(manifest, "publish_file", real)
+    monkeypatch.setattr(os, "replace", real)
     prepare(settings)
     assert len(Corpus.open(settings.directory).split("bs-en", "train")) > 50
+
+
+def test_a_disk_that_is_full_when_files_are_exchanged_leaves_the_old_corpus(
+    moses: Moses, settings_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever needs space is done before the first file is replaced; here copies, as without hard links."""
+    settings = three_pairs(moses, settings_of)
+    prepare(settings)
+    root, before = Path(settings.directory), Corpus.open(settings.directory).hash
+    published = lambda: {path: path.stat().st_ino for path in root.rglob("*") if "work" not in path.parts}  # noqa: E731
+    there, smaller, calls = published(), settings.model_copy(update={"max_train": {"*": 50}}), []
+
+    def full(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        shutil.copyfile(source, target)
+
+    monkeypatch.setattr(manifest, "link_or_copy", full)
+    with pytest.raises(UserError, match="no space left on the disk") as caught:
+        prepare(smaller)
+    assert len(caught.value.faults) == 1 and ".tmp" not in str(caught.value)
+    assert published() == there and Corpus.open(settings.directory).hash == before
+    monkeypatch.undo()
+    prepare(smaller)
+    assert Corpus.open(settings.directory).hash != before
 
 
 def test_temporary_files_of_a_killed_prepare_are_removed(moses: Moses, settings_of: Make) -> None:

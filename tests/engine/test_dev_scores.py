@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnmt_ds.batch import Batch
 from mnmt_ds.cli.main import main
 from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
+from mnmt_ds.engine.students.records import validation_line
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.tracking import read_records
@@ -33,9 +36,20 @@ def test_bleu_in_training_is_that_of_evaluate(tiny_corpus: Path, tmp_path: Path,
     assert main(["evaluate", str(run), "--checkpoint", "last", "--split", "dev"]) == 0
     report = json.loads((run / "evaluation" / "last.dev.json").read_text())
     for pair in PAIRS:
-        for key in ("bleu", "chrf"):
+        for key in ("bleu", "chrf", "bleu_ceiling", "chrf_ceiling"):
             assert valid[-1][f"valid/{pair}/{key}"] == pytest.approx(report["pairs"][pair][key])
+    ceiling = report["macro"]["bleu_ceiling"]
+    assert valid[-1]["valid/avg/bleu_ceiling"] == pytest.approx(ceiling)
     assert valid[-1]["valid/avg/chrf"] == pytest.approx(report["macro"]["chrf"]) and report["macro"]["chrf"] > 0
+
+
+def test_the_log_has_the_ceiling_beside_bleu() -> None:
+    best = SimpleNamespace(overall=SimpleNamespace(value=1.0, update=5), deficit=lambda: 0.0)
+    student: Any = SimpleNamespace(best=best, training_data=SimpleNamespace(pairs=["a-en"]))
+    report: Any = SimpleNamespace(update=5, epoch=1.0)
+    record = {"valid/avg/macro": 1.0, "valid/avg/bleu": 12.345, "valid/avg/bleu_ceiling": 73.1}
+    assert " | BLEU 12.35 (ceiling 73.10)" in validation_line(student, report, record)
+    assert "BLEU" not in validation_line(student, report, {"valid/avg/macro": 1.0})
 
 
 def test_training_flops_are_those_that_torch_counts() -> None:

@@ -12,6 +12,7 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.distributed import same_everywhere
+from mnmt_ds.errors import UserError
 from mnmt_ds.kernels import deepspeed_ops
 from mnmt_ds.launching import job, native_code, node_report
 from mnmt_ds.launching.node_report import NodeReport
@@ -176,6 +177,9 @@ def test_no_secret_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
     (tmp_path / ".deepspeed_env").write_text("A=1\nHF_TOKEN=hf_x\nPROXY=http://me:hidden@host\n")
     with caplog.at_level("WARNING", logger="mnmt_ds"):
         assert job._user_variables() == ["A=1\n"]
+    (tmp_path / ".deepspeed_env").write_bytes(b"A=1\nNAME=caf\xe9\n")
+    with pytest.raises(UserError, match=r"^\.deepspeed_env:2: byte 12 is not UTF-8; save the file as UTF-8$"):
+        job._user_variables()
     assert "HF_TOKEN stays here" in caplog.text and "hf_x" not in caplog.text and "hidden" not in caplog.text
 
 

@@ -10,12 +10,13 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
 from mnmt_ds.engine.build import open_corpus, open_training_data
 from mnmt_ds.engine.dataloading.training_data import TrainingData
+from mnmt_ds.engine.parallel.run_layout import check_run_layout
 from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.planning.activations import Shape, forward_bytes, loss_bytes
-from mnmt_ds.planning.layouts import LayoutChoice, fitting_layouts, recipe_layout
+from mnmt_ds.planning.layouts import LayoutChoice, candidate_layouts, fitting_layouts, recipe_layout
 from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, RankMemory, rank_memory, state_bytes
 from mnmt_ds.planning.parameters import count_parameters
 from mnmt_ds.planning.pipeline_stages import bubble, plan_stages, slowdown
@@ -360,6 +361,21 @@ def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path)
     best: LayoutChoice = max(choices, key=lambda c: c.max_tokens)
     assert best.max_tokens == 96 and best.layout.zero_stage == 2 and best.layout.offload_optimizer
     assert not fitting_layouts(run_recipe, layout, 10.0, estimate)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_only_layouts_are_tried_that_training_takes(precision: str, tiny_corpus: Path, tmp_path: Path) -> None:
+    run_recipe = recipe(tiny_corpus, tmp_path, train={"precision": precision})
+    layouts = {layout for layout, *_ in candidate_layouts(run_recipe, recipe_layout(run_recipe, 4, on_cpu=False))}
+    assert {layout.zero_stage for layout in layouts if layout.stages == 1} >= {1, 2, 3}
+    assert any(layout.zero_stage == 0 for layout in layouts) == (precision != "fp16")
+    for layout in layouts:
+        pipeline = {"pipeline": {"stages": layout.stages}} if layout.stages > 1 else {}
+        tensor = {"tensor": {"vocabulary": layout.vocabulary_shards}} if layout.vocabulary_shards > 1 else {}
+        zero: dict[str, Any] = {"stage": layout.zero_stage}
+        zero |= {"offload_optimizer": {"device": "cpu"}} if layout.offload_optimizer else {}
+        laid_out = recipe(tiny_corpus, tmp_path, train={"precision": precision}, **pipeline, **tensor)
+        check_run_layout(laid_out, {"zero_optimization": zero}, layout.ranks)
 
 
 def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

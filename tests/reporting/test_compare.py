@@ -284,3 +284,22 @@ def test_pictures_of_an_analysis_are_in_the_page(tmp_path: Path) -> None:
     assert main(["compare", str(run), "-o", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "compare.html").read_text()
     assert "plain: analysis/cd/prune" in text and "data:image/png;base64,iVBORw0K" in text
+
+
+def test_what_a_resumed_run_changed_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In page, table and terminal: which setting, after which update, both values; of damaged records nothing."""
+    changed = {"train.lr": [0.002, 0.001], "validation.selection": ["<mean>", "tokens"], "train.seed": 3}
+    records = [
+        {"kind": "run", "update": 0, "time": 1}, valid(10, 5, a_en=2.5),
+        {"kind": "run", "update": 1200, "time": 6, "changed": changed}, valid(1210, 7, a_en=2.4),
+        {"kind": "run", "update": 1300, "time": 8, "changed": ["train.lr"]},
+    ]  # fmt: skip
+    runs = [write(tmp_path / "r", records), write(tmp_path / "s", [valid(10, 5, a_en=2.0)], "name: s\n")]
+    assert main(["compare", *map(str, runs), "-o", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "compare.md").read_text()
+    assert "| r, seed 1 | 1,200 | train.lr | 0.002 | 0.001 |" in text and text.count("r, seed 1 |") == 2
+    assert "| r, seed 1 | 1,200 | train.lr | 0.002 | 0.001 |" in capsys.readouterr().out
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "<td>1,200</td><td>train.lr</td><td>0.002</td><td>0.001</td>" in page and "<td>&lt;mean&gt;</td>" in page
+    assert main(["compare", str(runs[1]), "-o", str(tmp_path / "alone")]) == 0
+    assert "changed on the way" not in (tmp_path / "alone" / "compare.html").read_text()

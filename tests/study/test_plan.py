@@ -197,6 +197,12 @@ def test_a_run_goes_on_with_a_larger_budget_but_not_as_another(tmp_path: Path) -
     longer = read_study(path, ["cap.max_epochs=5"], ["tracking.log_every=7"]).entries[0].jobs[0]
     run_state.check_same_run(longer)
     assert not run_state.is_trained(longer)
+    quieter = read_study(path, (), ["tracking.log_every=7", "train.save_every=3"]).entries[0].jobs[0]
+    run_state.check_same_run(quieter)
+    assert run_state.is_trained(quieter), "no result depends on these"
+    with pytest.raises(UserError) as caught:
+        run_state.check_same_run(read_study(path, (), ["train.lr=0.5", "train.clip_norm=3"]).entries[0].jobs[0])
+    assert [fault.split()[3] for fault in caught.value.faults] == ["train.lr", "train.clip_norm"]
     with pytest.raises(UserError, match="can be continued, not shortened"):
         run_state.check_same_run(read_study(path, ["cap.max_epochs=2"]).entries[0].jobs[0])
     with pytest.raises(UserError, match=r"begun with train.lr 0.01, the study says 0.5; move that run away"):

@@ -1,4 +1,4 @@
-"""A rank of a small job under the watch over hung ranks; at its third round one of them hangs as it is told.
+"""A rank of a small job under the watch over hung ranks; at its third round some of them hang as they are told.
 
 ``python hanging_rank.py RANK RANKS PORT DIRECTORY HANGING HOW SECONDS``
 """
@@ -37,7 +37,7 @@ def main() -> None:
                 for micro_batch in range(3):
                     moved(micro_batch)
                     time.sleep(0.1)
-                    if (update, micro_batch, int(rank)) == (3, 1, int(hanging)):
+                    if (update, micro_batch) == (3, 1) and rank in hanging.split(","):
                         HOW[how]()
                     job_ranks().sum(torch.ones(1))
         dist.barrier()

@@ -39,6 +39,7 @@ ENGINE_LAYERS = (
     ("students",),
     ("teacher_setup", "run_log"),
     ("build",),
+    ("start_faults",),
     ("training", "dry_run"),
     ("validation_round",),
     ("loop",),

@@ -63,10 +63,9 @@ def test_links_and_second_names(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text(name)
         files.replace_link(tmp_path / "last", Path(name))
-        files.publish_file(tmp_path / name, tmp_path / "out" / "file")
-        files.publish_file(tmp_path / name, tmp_path / "out" / "file")
-    assert (tmp_path / "last").read_text() == (tmp_path / "out" / "file").read_text() == "two"
-    assert names(tmp_path) == ["last", "one", "out", "two"] and names(tmp_path / "out") == ["file"]
+        files.link_or_copy(tmp_path / name, tmp_path / f"second {name}")
+    assert (tmp_path / "last").read_text() == (tmp_path / "second two").read_text() == "two"
+    assert names(tmp_path) == ["last", "one", "second one", "second two", "two"]
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A rank that hangs is named with its place, all ranks leave, and their stacks are in the run's directory."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds.distributed import free_port
-from mnmt_ds.hung_ranks import SILENT, RankState, look_at, verdict, who_hangs
+from mnmt_ds.hung_ranks import SILENT, RankState, look_at, process_state, verdict, who_hangs, without_the_first
 from tests.spawn import PATIENCE
 
 SCRIPT = Path(__file__).with_name("hanging_rank.py")
@@ -19,7 +21,7 @@ SECONDS = 5 * PATIENCE
 """The ranks' timeout."""
 
 
-def _ranks(directory: Path, hanging: int, how: str, count: int = 2) -> tuple[list[str], list[int], float]:
+def _ranks(directory: Path, hanging: int | str, how: str, count: int = 2) -> tuple[list[str], list[int], float]:
     """What the ranks of a job printed, their exit codes, and the seconds that all took."""
     port, began = str(free_port()), time.monotonic()
     words = [str(count), port, str(directory), str(hanging), how, str(SECONDS)]
@@ -59,6 +61,17 @@ def test_one_line_names_the_rank_and_all_leave(hanging: int, how: str, tmp_path:
 
 
 @pytest.mark.slow
+def test_two_stopped_ranks_are_both_named_and_nothing_is_left(tmp_path: Path) -> None:
+    """Rank 0, which keeps the ranks' messages, is one of them; of two that are left, one says it."""
+    printed, codes, _ = _ranks(tmp_path, "0,2", "stops", count=4)
+    lines = [line for text in printed for line in text.splitlines() if "the job ends" in line]
+    assert len(lines) == 1 and all(codes), (printed, codes)
+    assert re.search(r"rank 0 on .*; rank 2 on .* \(process \d+\)", lines[0]) and "rank 1 " not in lines[0]
+    for rank in range(4):
+        assert (tmp_path / "stacks" / f"rank_{rank}.txt").read_text()
+
+
+@pytest.mark.slow
 def test_a_rank_alone_that_hangs_in_an_update_ends_too(tmp_path: Path) -> None:
     (printed,), (code,), _ = _ranks(tmp_path, 0, "sleeps", count=1)
     assert code == 1 and "rank 0 on" in printed and "does not get on" in printed
@@ -86,6 +99,24 @@ def test_who_hangs() -> None:
     assert who_hangs(_states(False, False, False), behind)[0] == [behind[1]]
     all_wait = _states(True, True, beats=9)
     assert who_hangs(_states(True, True), all_wait) == (all_wait, "waits for the others, as all ranks do")
+
+
+def test_stopped_ranks_are_found_where_rank_0_is_silent() -> None:
+    """Of this machine alone; the first that runs is the one that says it."""
+    sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(4)]
+    try:
+        ranks = [RankState(rank, "a", process.pid) for rank, process in enumerate(sleepers)]
+        ranks.append(RankState(4, "b", 2**22 + 1))
+        os.kill(ranks[2].pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while process_state(ranks[2].pid) != "T" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert without_the_first(ranks, ranks[1]) == ([ranks[0], ranks[2]], True)
+        assert without_the_first(ranks, ranks[3]) == ([ranks[0], ranks[2]], False)
+        assert without_the_first(ranks, ranks[4]) == ([ranks[0]], True)
+    finally:
+        for process in sleepers:
+            process.kill()
 
 
 def test_the_line_is_one_line_also_of_many_ranks() -> None:

@@ -81,7 +81,7 @@ def test_every_word_says_what_it_means() -> None:
 )  # fmt: skip
 def test_what_memory_asks_for_is_free(name: str) -> None:
     section, _, key = name.rpartition(".")
-    assert resume_class(section, key) is ResumeClass.FREE
+    assert resume_class(section, key) in (ResumeClass.FREE, ResumeClass.NO_EFFECT)
 
 
 def test_changes_are_found_at_any_depth() -> None:
@@ -133,23 +133,24 @@ def test_all_that_is_refused_is_listed() -> None:
     listed = changes(written, now, {"optimizer": {"type": "Lion"}}, Corpus())  # type: ignore[arg-type]
     layout = move_refusal(JobLayout(2, 0), JobLayout(1, 2))
     with pytest.raises(UserError) as caught:
-        refuse(Path("step_9"), listed, layout)
+        refuse(Path("run/checkpoints/step_9"), listed, layout)
     remedy = "resume with {}, or begin a new run in another directory"
+    from_weights = remedy + ", from these weights with model.init=run"
     shapes = (("d_model", 512, 128), ("ffn", 2048, 512), ("heads", 8, 4), ("encoder_layers", 6, 2))
     expected = [
         *(
             f"model.{name}: {old} -> {new}: the weights have the former shape; {remedy.format(old)}"
             for name, old, new in (*shapes, ("decoder_layers", 6, 2))
         ),
-        f"train.precision: fp32 -> bf16: the optimizer's state has the former type; {remedy.format('fp32')}",
-        f"train.seed: 1 -> 2: dropout and the order of data follow from it; {remedy.format(1)}",
+        f"train.precision: fp32 -> bf16: the optimizer's state has the former type; {from_weights.format('fp32')}",
+        f"train.seed: 1 -> 2: dropout and the order of data follow from it; {from_weights.format(1)}",
         "prepared data: cccccccccccc -> dddddddddddd: data was prepared anew, from other text or settings;"
-        f" {remedy.format('cccccccccccc')}",
+        f" {from_weights.format('cccccccccccc')}",
         "deepspeed optimizer.type: AdamW -> Lion: the checkpoint has the state of the former;"
-        f" {remedy.format('AdamW')}",
-        layout,
+        f" {from_weights.format('AdamW')}",
+        f"{layout}; else begin anew from its weights with model.init=run",
     ]
-    assert list(caught.value.faults) == [f"step_9: {line}" for line in expected]
+    assert list(caught.value.faults) == [f"run/checkpoints/step_9: {line}" for line in expected]
     assert layout.startswith("written by 2 rank(s) at ZeRO-0, this is 1 rank(s) at ZeRO-2; any number of ranks may")
     refuse(Path("step_9"), [change for change in listed if change.kind is not REFUSED], "")
 

@@ -186,6 +186,18 @@ def move_refusal(written: JobLayout, present: JobLayout) -> str:
     return ""
 
 
+def init_setting(run: Path) -> str:
+    """The setting by which another run starts from a run's best weights.
+
+    Args:
+        run: the run's directory.
+
+    Returns:
+        Such as "model.init=runs/plain"; of several students' run, that of one of them.
+    """
+    return f"model.init={run / 'students' / 'NAME' if (run / 'students').is_dir() else run}"
+
+
 def _is_alike(written: JobLayout, present: JobLayout) -> bool:
     """Whether DeepSpeed's files can be read as they are."""
     alike = tuple(written.bounds) == tuple(present.bounds) and written.shards == present.shards
@@ -330,5 +342,8 @@ def _newest(run: Path, warn: Callable[[str], None]) -> Path | None:
             return path
         warn(f"{fault}; falling back to the checkpoint before")
     if any((path / name).is_file() for path in paths for name in (MANIFEST, STATE)):
-        raise UserError(f"{run}/checkpoints: no checkpoint verifies; restore one, or train anew in another directory")
+        raise UserError(
+            f"{run}/checkpoints: no checkpoint verifies; restore one, or train anew in another directory, from the"
+            f" run's best weights with {init_setting(run)}"
+        )
     return None

@@ -11,6 +11,7 @@ from mnmt_ds.config import Settings, format_value, merged
 from mnmt_ds.config.sections import sections
 from mnmt_ds.config.settings import tag
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.engine.checkpointing import checkpoint
 from mnmt_ds.engine.checkpointing.resume_classes import (
     DEEPSPEED,
     MEASURES,
@@ -31,6 +32,9 @@ DS_CONFIG = "ds_config.json"
 """DeepSpeed's configuration in a run's directory."""
 PLACES = ("name", "directory", "deepspeed")
 """Settings of the recipe that say where it is, of which what lies there is compared; and what it is called."""
+
+OTHER_WEIGHTS = ("model.", "framing.", "prepared tokenizer")
+"""Beginnings of the names of what the weights themselves depend on."""
 
 
 class Change(NamedTuple):
@@ -228,12 +232,14 @@ def refuse(path: Path, listed: Sequence[Change], layout: str) -> None:
     Raises:
         UserError: that lists everything that is refused, a line each.
     """
+    run = path.parent.parent
     faults = [
         f"{change.line()}; resume with {format_value(change.before)}, or begin a new run in another directory"
+        + ("" if change.name.startswith(OTHER_WEIGHTS) else f", from these weights with {checkpoint.init_setting(run)}")
         for change in listed
         if change.kind is ResumeClass.REFUSED
     ]
-    faults += [layout] if layout else []
+    faults += [f"{layout}; else begin anew from its weights with {checkpoint.init_setting(run)}"] if layout else []
     if faults:
         raise UserError(*(f"{path}: {fault}" for fault in faults))
 

@@ -16,6 +16,10 @@ from mnmt_ds.config import Settings
 class ResumeClass(StrEnum):
     """What a resumed run does with a setting that has changed; in any case it says so."""
 
+    NO_EFFECT = "no_effect"
+    """Nothing that is trained depends on it."""
+    BUDGET = "budget"
+    """It has effect at once; it says how long the run is, and nothing else."""
     FREE = "free"
     """It has effect at once."""
     NEXT_EPOCH = "next_epoch"
@@ -26,7 +30,7 @@ class ResumeClass(StrEnum):
     """The run does not go on."""
 
 
-FREE, NEXT_EPOCH, NEW_MEASURE, REFUSED = ResumeClass
+NO_EFFECT, BUDGET, FREE, NEXT_EPOCH, NEW_MEASURE, REFUSED = ResumeClass
 
 
 _TEACHERS = {FREE: "dtype on_device weights_gib read cache cache_dtype memory_gib disk disk_gib"}
@@ -34,11 +38,13 @@ _MASKS = {FREE: "ratio keep random", REFUSED: "name"}
 _ACTOR = {FREE: "every steps lr max_tokens", REFUSED: "name temperature"}
 CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     "": {
-        FREE: "name directory profile placement simultaneous pipeline tensor deepspeed",
+        NO_EFFECT: "name directory deepspeed",
+        FREE: "profile placement simultaneous pipeline tensor",
         REFUSED: "denoising students",
     },
     "data": {
-        FREE: "directory source corpora monolingual catalogs min_catalog_pairs max_train",
+        NO_EFFECT: "directory",
+        FREE: "source corpora monolingual catalogs min_catalog_pairs max_train",
         REFUSED: "pairs",
     },
     "data.corpora": {FREE: "train dev test"},
@@ -94,9 +100,10 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     "method.intra_distillation": {FREE: "profile passes alpha memory schedule p q", REFUSED: "name"},
     "method.by_task": {FREE: "profile weights divisor", REFUSED: "name tasks"},
     "train": {
-        FREE: "max_tokens gradient_accumulation_steps batches_per_update max_epochs max_steps patience lr warmup_steps"
-        " warmup_init_lr adam_betas adam_eps weight_decay clip_norm workers loss_implementation save_every"
-        " keep_checkpoints timeout_minutes",
+        NO_EFFECT: "workers save_every keep_checkpoints timeout_minutes",
+        BUDGET: "max_epochs max_steps patience",
+        FREE: "max_tokens gradient_accumulation_steps batches_per_update lr warmup_steps warmup_init_lr adam_betas"
+        " adam_eps weight_decay clip_norm loss_implementation",
         NEW_MEASURE: "label_smoothing",
         REFUSED: "precision seed",
     },
@@ -106,7 +113,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         FREE: "every max_tokens keep_best_per_pair bleu_every",
         NEW_MEASURE: "selection bleu_sentences bleu_beam bleu_ban_unknown",
     },
-    "tracking": {FREE: "wandb project entity group log_every"},
+    "tracking": {NO_EFFECT: "wandb project entity group log_every"},
 }
 """Keys by class, for every section of a recipe as ``config.sections`` lists them."""
 MEASURES: Mapping[str, Measure] = {
@@ -158,7 +165,12 @@ REASONS: Mapping[str, str] = {
     "": "the checkpoint has the state of the former",
 }
 """Why settings are refused, by section; the longest name that fits."""
-DEFAULT_NOTES = {FREE: "from here on", NEXT_EPOCH: "from the next epoch on"}
+DEFAULT_NOTES = {
+    NO_EFFECT: "from here on",
+    BUDGET: "from here on",
+    FREE: "from here on",
+    NEXT_EPOCH: "from the next epoch on",
+}
 """What a change means, by class, where ``NOTES`` says nothing else."""
 
 

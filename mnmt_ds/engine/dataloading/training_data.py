@@ -34,7 +34,7 @@ from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.dataloading.position import Cut, EpochSegment
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import FaultList
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.samplers import registry
 from mnmt_ds.samplers.temperature import counts
@@ -75,12 +75,12 @@ class TrainingData:
         self.max_positions = longest
         longest = self.longest(train.max_tokens)
         self.lengths = self.lengths_within(longest)
-        for pair, lengths in zip(pairs, self.lengths, strict=True):
-            if not len(lengths.sentence):
-                raise UserError(
-                    f"{corpus.directory}: pair {pair} has no training sentence within {longest} tokens;"
-                    " raise train.max_tokens or model.max_positions, or leave the pair out of data.pairs"
-                )
+        FaultList(
+            f"{corpus.directory}: pair {pair} has no training sentence within {longest} tokens;"
+            " raise train.max_tokens or model.max_positions, or leave the pair out of data.pairs"
+            for pair, lengths in zip(pairs, self.lengths, strict=True)
+            if not len(lengths.sentence)
+        ).raise_any()
         self.sizes = [len(lengths.sentence) for lengths in self.lengths]
         self.sampler = registry.build(sampler, pairs, self.sizes)
         self._framing, self._denoising_settings = framing, denoising
@@ -423,16 +423,19 @@ def dev_batches(
     """
     batches: list[Batch] = []
     tokens: dict[str, int] = {}
+    faults = FaultList()
     for number, pair in enumerate(pairs):
         split = corpus.split(pair, "dev")
         frame = frame_of_pair(corpus, framing, pair)
         lengths = framed_lengths(split, frame, longest)
         if not len(lengths.sentence):
-            raise UserError(
+            faults.faults.append(
                 f"{corpus.directory}: the dev set of {pair} is empty;"
                 f" give data.corpora.{pair}.dev or a larger data.split.dev"
             )
+            continue
         tokens[pair] = int(lengths.target.sum())
         for sentences in fixed_batches(lengths, max_tokens):
             batches.append(collate(split, sentences, frame, number, tokens[pair]))
+    faults.raise_any()
     return batches, tokens

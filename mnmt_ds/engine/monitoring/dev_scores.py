@@ -16,7 +16,7 @@ from mnmt_ds.distributed import RankGroup, device
 from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.engine.parallel.engine import Engine
 from mnmt_ds.engine.settings import ValidationSettings
-from mnmt_ds.evaluation.scores import ScoreSettings, macro_averages, score_pair
+from mnmt_ds.evaluation.scores import AVERAGED, ScoreSettings, ceilings, macro_averages, score_pair
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model
@@ -24,7 +24,7 @@ from mnmt_ds.models.weights import describe_model
 Hypotheses = dict[str, dict[int, list[Hypothesis]]]
 """By pair and by place in its dev set."""
 DevScores = dict[str, dict[str, float]]
-"""bleu and chrf by pair."""
+"""bleu, chrf and their ceilings by pair."""
 
 
 def dev_scores(
@@ -59,7 +59,9 @@ def dev_score_metrics(scores: DevScores) -> dict[str, float]:
     values = {
         metric_keys.VALID_FIGURE.of(pair, key): value for pair, row in scores.items() for key, value in row.items()
     }
-    return values | {metric_keys.VALID_AVERAGE.of(key): value for key, value in macro_averages(scores).items()}
+    return values | {
+        metric_keys.VALID_AVERAGE.of(key): value for key, value in macro_averages(scores, AVERAGED).items()
+    }
 
 
 def dev_bleu(
@@ -116,7 +118,9 @@ def _scores(
     for pair, split in splits.items() if ranks.is_main else ():
         best = {place: beams for part in gathered for place, beams in part[pair].items()}
         texts = [hypothesis_text(translator, best[i][0]) if best.get(i) else "" for i in range(counts[pair])]
-        target = split_pair(pair)[1]
-        figures = score_pair(texts, split.text()[1][: counts[pair]], target, ScoreSettings())
-        scores[pair] = {"bleu": figures["bleu"], "chrf": figures["chrf"]}
+        target, references = split_pair(pair)[1], split.text()[1][: counts[pair]]
+        figures = score_pair(texts, references, target, ScoreSettings())
+        reachable = corpus.tokenizer.round_trip(references, target, without_unknown=search.ban_unknown)
+        figures |= ceilings(reachable, references, figures["bleu_tokenizer"])
+        scores[pair] = {name: figures[name] for name in AVERAGED}
     return ranks.broadcast_from_main(scores)

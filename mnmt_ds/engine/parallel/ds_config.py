@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from mnmt_ds.engine.parallel import ds_config_keys
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import FaultList, UserError
 from mnmt_ds.json_files import read_json
 from mnmt_ds.shipped_files import find_file
 
@@ -28,7 +28,24 @@ def read(path: Path) -> Json:
         Its values.
 
     Raises:
-        UserError: where it cannot be read or is no JSON object.
+        UserError: where it cannot be read or is no JSON object; else lists all keys that cannot be used.
+    """
+    config = parse(path)
+    check_keys(config, str(path))
+    return config
+
+
+def parse(path: Path) -> Json:
+    """Reads a JSON file of the shape of a DeepSpeed configuration, whatever its keys.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its values.
+
+    Raises:
+        UserError: where it cannot be read, or is no such JSON object.
     """
     try:
         config = dict(read_json(find_file(path), _Shape))
@@ -39,9 +56,20 @@ def read(path: Path) -> Json:
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: {error}; mend it") from None
-    if faults := ds_config_keys.faults(config):
-        raise UserError(f"{path}: {'; '.join(faults)}")
     return config
+
+
+def check_keys(config: Json, where: str) -> None:
+    """Refuses keys that cannot be used, whatever the recipe says.
+
+    Args:
+        config: as written.
+        where: the file's name, for errors.
+
+    Raises:
+        UserError: that lists them.
+    """
+    FaultList(f"{where}: {fault}" for fault in ds_config_keys.faults(config)).raise_any()
 
 
 class _Optimizer(TypedDict, total=False):
@@ -135,28 +163,50 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
         if given == "auto":
             section[last] = value
         elif given != value and last != "steps_per_print":
-            faults.append(f"{dotted} is {given!r} there and {value!r} by the recipe")
+            fault = f"{where}: {dotted} is {given!r} there and {value!r} by the recipe"
+            faults.append(f'{fault}; write "auto" there and set the recipe alone')
     for offload in ("offload_optimizer", "offload_param"):
         section = filled.get("zero_optimization", {}).get(offload, {})
         if section.get("pin_memory") == "auto":
             section["pin_memory"] = torch.cuda.is_available()
-    faults += [f"{key} is 'auto' and no recipe key fills it" for key in _autos(filled, "")]
-    if faults:
-        raise UserError(f'{where}: {"; ".join(faults)}; write "auto" there and set the recipe alone')
+    faults += [f"{where}: {key} is 'auto' and no recipe key fills it; give a value" for key in _autos(filled, "")]
+    FaultList(faults).raise_any()
     return filled
 
 
-def check_by_deepspeed(config: Json, where: str) -> None:
-    """Has DeepSpeed check names and types of all sections, before it is given a model.
+def resolve_alone(config: Json, where: str) -> Json:
+    """Fills a configuration by the defaults of a recipe, whatever it says itself of what the recipe decides.
 
     Args:
-        config: without "auto".
+        config: as written.
+        where: the file's name, for errors.
+
+    Returns:
+        A new configuration, of which only what DeepSpeed's file alone decides counts.
+
+    Raises:
+        UserError: that lists all keys that are "auto" and which no recipe fills.
+    """
+    kept: Json = json.loads(json.dumps(config))
+    for dotted in known_values(TrainSettings(), 1):
+        *parents, last = dotted.split(".")
+        section = kept
+        for parent in parents:
+            section = section.get(parent, {})
+        section.pop(last, None)
+    return resolve(kept, TrainSettings(), 1, where)
+
+
+def check_sections(config: Json, where: str) -> None:
+    """Refuses keys that DeepSpeed's sections on ZeRO do not have.
+
+    Args:
+        config: as written or resolved.
         where: the file's name, for errors.
 
     Raises:
-        UserError: with the first line of what DeepSpeed says.
+        UserError: that lists them.
     """
-    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from deepspeed.runtime.zero import config as zero
     from deepspeed.runtime.zero import offload_config as offload
 
@@ -168,13 +218,30 @@ def check_by_deepspeed(config: Json, where: str) -> None:
             section.get("offload_optimizer"), offload.DeepSpeedZeroOffloadOptimizerConfig
         ),
     }  # fmt: skip
+    unknown = FaultList()
     for name, (values, settings) in parts.items():
         known = {field.alias or key for key, field in settings.model_fields.items()} | set(settings.model_fields)
         for key in values if isinstance(values, dict) else ():
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else "leave it out"
-                raise UserError(f"{where}: {name}.{key}: DeepSpeed has no such key; {hint}")
+                unknown.faults.append(f"{where}: {name}.{key}: DeepSpeed has no such key; {hint}")
+    unknown.raise_any()
+
+
+def check_by_deepspeed(config: Json, where: str) -> None:
+    """Has DeepSpeed check names and types of all sections, before it is given a model.
+
+    Args:
+        config: without "auto".
+        where: the file's name, for errors.
+
+    Raises:
+        UserError: lists keys that DeepSpeed does not know; else the first line of what it says.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+
+    check_sections(config, where)
     try:
         # the product of batch sizes depends on the ranks, and is filled rightly
         DeepSpeedConfig({key: value for key, value in config.items() if key != "train_batch_size"})

@@ -220,9 +220,10 @@ def validation_line(student: Student, report: ValidationReport, record: dict[str
     """
     best = student.best
     taught = [pair for pair in student.training_data.pairs if record.get(metric_keys.TEACHER_SWITCH.of(pair))]
+    bleu, ceiling = (record.get(key) for key in (metric_keys.VALID_AVG_BLEU, metric_keys.VALID_AVG_BLEU_CEILING))
     return (
         f"valid {report.update} | epoch {report.epoch:.2f} | dev {record[metric_keys.VALID_MACRO]:.4f}"
         f" (best {best.overall.value:.4f} at {best.overall.update}) | deficit {best.deficit():.4f}"
-        + (f" | BLEU {record[metric_keys.VALID_AVG_BLEU]:.2f}" if metric_keys.VALID_AVG_BLEU in record else "")
+        + (f" | BLEU {bleu:.2f} (ceiling {ceiling:.2f})" if bleu is not None else "")
         + (f" | taught: {' '.join(taught)}" if taught else "")
     )
