@@ -46,20 +46,19 @@ def run(args: argparse.Namespace) -> int:
         UserError: when the recipe, its data or this machine do not fit.
     """
     from mnmt_ds.config import dump
+    from mnmt_ds.engine.recipe import load_recipe
+    from mnmt_ds.errors import UserError
 
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        recipe = load_recipe(args.recipe, args.overrides)
+    except UserError:
+        raise UserError(*_all_faults(args.recipe, args.overrides)) from None
     if args.dump_config:
-        from mnmt_ds.engine.recipe import load_recipe
-
-        print(dump(load_recipe(args.recipe, args.overrides)), end="")
+        print(dump(recipe), end="")
         return 0
-    from mnmt_ds.distributed import choose_accelerator, job
-
-    choose_accelerator()
-    from mnmt_ds.engine.start_faults import load_checked_recipe
-
-    recipe = load_checked_recipe(args.recipe, args.overrides)
+    from mnmt_ds.distributed import job
     from mnmt_ds.log import set_up_deepspeed
 
     set_up_deepspeed()
@@ -74,6 +73,16 @@ def run(args: argparse.Namespace) -> int:
         with watched(recipe.directory, recipe.train.timeout_minutes):
             train(recipe, args.resume)
     return 0
+
+
+def _all_faults(recipe: Path, overrides: list[str]) -> list[str]:
+    """What a recipe that cannot be read has wrong, and all else that training would refuse."""
+    from mnmt_ds.distributed import choose_accelerator
+
+    choose_accelerator()
+    from mnmt_ds.engine.start_faults import recipe_faults
+
+    return recipe_faults(recipe, overrides)
 
 
 def _help_config(section: str) -> str:

@@ -12,7 +12,7 @@ from mnmt_ds.engine.build import check_pairs, first_weights, open_training_data,
 from mnmt_ds.engine.dataloading.training_data import TrainingData, dev_batches
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, rank_multiple
-from mnmt_ds.engine.recipe import Recipe, load_recipe_with_faults
+from mnmt_ds.engine.recipe import Recipe, load_recipe, load_recipe_with_faults
 from mnmt_ds.errors import FaultList, UserError
 from mnmt_ds.methods import registry
 from mnmt_ds.parallel_layout import ParallelLayout
@@ -26,7 +26,7 @@ LOADING = f"{DATA} framing denoising sampler students model train"
 """What the checks of ranks, layout, method, data and loading read of a recipe."""
 
 
-def load_checked_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
+def load_for_start(path: Path, overrides: Sequence[str]) -> Recipe:
     """Reads a recipe that is to be trained.
 
     Args:
@@ -37,12 +37,30 @@ def load_checked_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
         The recipe.
 
     Raises:
-        UserError: where it has a fault: lists all of them, and all others for which the run would be refused.
+        UserError: where it has a fault: lists all of them, and all else for which the run would be refused.
+    """
+    try:
+        return load_recipe(path, overrides)
+    except UserError:
+        raise UserError(*recipe_faults(path, overrides)) from None
+
+
+def recipe_faults(path: Path, overrides: Sequence[str]) -> list[str]:
+    """Lists the faults of a recipe, then all else for which its run would be refused.
+
+    Args:
+        path: the recipe.
+        overrides: settings that replace the recipe's.
+
+    Returns:
+        A line each, each once.
+
+    Raises:
+        UserError: where a file as a whole cannot be read.
     """
     recipe, faults, at_fault = load_recipe_with_faults(path, overrides)
-    if recipe is not None and not faults:
-        return recipe
-    raise UserError(*dict.fromkeys([*faults, *(start_faults(recipe, at_fault) if recipe is not None else ())]))
+    others = start_faults(recipe, at_fault) if recipe is not None else []
+    return list(dict.fromkeys([*faults, *others]))
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from mnmt_ds.config import dump
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.build import open_corpus
 from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.engine.recipe import Recipe, load_recipe, students_of
+from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.engine.start_faults import all_faults_listed, load_for_start
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
 from mnmt_ds.methods.registry import teacher_settings
@@ -59,11 +60,11 @@ def report_node(recipe_path: Path, overrides: Sequence[str], token: str, rehash:
 
     must_match, faults, shared = versions(), [], True
     try:
-        recipe = load_recipe(recipe_path, overrides)
-        config = ds_config.read(recipe.deepspeed)
+        with all_faults_listed(recipe := load_for_start(recipe_path, overrides)):
+            config = ds_config.read(recipe.deepspeed)
+            corpus, _ = open_corpus(recipe)
         must_match["recipe"] = _digest(dump(recipe.model_copy(update={"deepspeed": Path("-")})), json.dumps(config))
         shared = not token or (recipe.directory / token).exists()
-        corpus, _ = open_corpus(recipe)
         must_match["data"], must_match["tokenizer"] = corpus.hash[:12], corpus.tokenizer.hash[:12]
         faults += altered_files(corpus) if rehash else []
         faults += full_disks(recipe, corpus.tokenizer.size)

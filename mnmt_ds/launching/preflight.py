@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mnmt_ds.engine.recipe import load_recipe
+from mnmt_ds.engine.start_faults import load_for_start
 from mnmt_ds.errors import UserError
 from mnmt_ds.launching.node_report import NodeReport, parse_output
 from mnmt_ds.launching.remote import RemoteShell, forwarded_variables, python_command, run_on_node
@@ -44,7 +44,7 @@ def preflight(
     Raises:
         UserError: when the recipe is not valid or its run directory cannot be written.
     """
-    directory = load_recipe(recipe, overrides).directory
+    directory = load_for_start(recipe, overrides).directory
     token = directory / f".preflight-{secrets.token_hex(8)}" if len(nodes) > 1 else None
     if token is not None:
         try:

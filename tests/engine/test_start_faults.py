@@ -8,7 +8,7 @@ import pytest
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
-from mnmt_ds.engine.start_faults import all_faults_listed, load_checked_recipe, start_faults
+from mnmt_ds.engine.start_faults import all_faults_listed, load_for_start, start_faults
 from mnmt_ds.errors import UserError
 from tests.tiny import recipe
 
@@ -30,7 +30,7 @@ def written(corpus: Path, home: Path, config: dict[str, Any], **sections: Any) -
 
 def refused(path: Path) -> list[str]:
     with pytest.raises(UserError) as caught:
-        load_checked_recipe(path, ())
+        load_for_start(path, ())
     return list(caught.value.faults)
 
 

@@ -178,6 +178,21 @@ def test_a_run_that_fails_or_is_cancelled_is_not_queued_again(tmp_path: Path, ti
             assert not job.ranks(0) and not job.ranks(1)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stopped_rank_is_named_and_nothing_is_left(which: int, tmp_path: Path, tiny_corpus: Path) -> None:
+    """On a node of its own, where the other rank cannot end it."""
+    with cluster(tmp_path / "slurm") as slurm:
+        path, minutes = write_recipe(tiny_corpus, tmp_path / "run", 10**6), 0.75 * PATIENCE
+        job = Job(slurm, path, f"train.timeout_minutes={minutes}")
+        job.reach(3)
+        (stopped,) = job.ranks(which)
+        os.kill(stopped, signal.SIGSTOP)
+        assert job.end() == "FAILED", job.said()
+        (line,) = [line for line in job.said().splitlines() if "the job ends" in line]
+        assert f"rank {which} on {('node-a', 'node-b')[which]} (process {stopped}) does not answer" in line, line
+        assert job.facts()["Restarts"] == "0" and not job.ranks(0) and not job.ranks(1)
+
+
 def test_deepspeeds_own_runner_gives_the_losses_of_the_local_run(
     tmp_path: Path, tiny_corpus: Path, whole: Losses
 ) -> None:

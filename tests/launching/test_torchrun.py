@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,12 @@ def ranks_of(path: Path) -> Iterator[int]:
             continue
         if any(word.endswith("launchers/train.py") for word in words[:3]) and str(path) in words:
             yield int(entry.name)
+
+
+def rank_of(pid: int) -> int:
+    """A process's rank, by its environment."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(int(word.partition(b"=")[2]) for word in variables if word.startswith(b"RANK="))
 
 
 def test_what_was_stopped_or_killed_goes_on_as_if_it_had_not_been(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -121,6 +128,23 @@ def test_ctrl_c_lets_ranks_save_and_a_second_one_ends_them(tiny_corpus: Path, tm
     os.killpg(twice.pid, signal.SIGINT)
     assert "once more ends this node's at once" in ended(twice)
     assert twice.returncode != 0 and not list(ranks_of(path))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stopped_rank_is_named_and_nothing_is_left(which: int, tiny_corpus: Path, tmp_path: Path) -> None:
+    """Rank 0 keeps what the ranks tell one another; the other one has to do without."""
+    run = tmp_path / "run"
+    path, minutes = write_recipe(tiny_corpus, run, 10**6), 0.75 * PATIENCE
+    job = start(2, path, f"train.timeout_minutes={minutes}")
+    wait_for(run, job, 3)
+    stopped = next(pid for pid in ranks_of(path) if rank_of(pid) == which)
+    os.kill(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    said = ended(job)
+    assert job.returncode not in (0, 2) and time.monotonic() - began < 60 * minutes + 30 * PATIENCE, said
+    (line,) = [line for line in said.splitlines() if "the job ends" in line]
+    assert f"rank {which} on {socket.gethostname()} (process {stopped}) does not answer" in line and "in update" in line
+    assert (run / "stacks" / f"rank_{1 - which}.txt").exists() and not list(ranks_of(path)), said
 
 
 def test_what_is_missing_is_said_before_anything_starts(tiny_corpus: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from mnmt_ds.distributed import free_port
 from tests.contracts.checks import same_after_resume
+from tests.spawn import PATIENCE
 from tests.tiny import recipe, zero
 
 LSSD: dict[str, Any] = {"name": "lssd", "variant": "adaptive", "teachers": {"cache": "ram"}}
@@ -30,7 +31,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline": {"stage": 1, "method": LSSD, "pipeline": {"stages": 2, "balance": "parameters"}},
     "split students": {"stage": 1, **PARETO, "placement": "split"},
 }
-RANKS, PATIENCE = 2, 600.0
+RANKS, LONGEST = 2, 600.0 * PATIENCE
 
 
 def made(corpus: Path, run: Path, stage: int, **sections: Any) -> Any:
@@ -102,7 +103,7 @@ def test_killed_at_random_moments(layout: str, tiny_corpus: Path, tmp_path: Path
     for run in (tmp_path / "first", whole):  # the first may compile
         began = time.monotonic()
         job = Job(made(tiny_corpus, run, **LAYOUTS[layout]), run.with_suffix(".log"))
-        assert job.wait(PATIENCE), run.with_suffix(".log").read_text()
+        assert job.wait(LONGEST), run.with_suffix(".log").read_text()
         length = time.monotonic() - began
     for number in range(runs):
         run, log = tmp_path / f"run-{number}", tmp_path / f"run-{number}.log"
@@ -113,7 +114,7 @@ def test_killed_at_random_moments(layout: str, tiny_corpus: Path, tmp_path: Path
             job.kill()
             kills += 1
         job = Job(made_recipe, log)
-        assert job.wait(PATIENCE), (seed, log.read_text())
+        assert job.wait(LONGEST), (seed, log.read_text())
         assert all(process.exitcode == 0 for process in job.ranks), (seed, log.read_text())
         same_after_resume(whole, run)
     print(f"{layout}: {runs} runs, {kills} kills ({late} after the end), seed {seed}")
