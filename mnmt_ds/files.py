@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -128,12 +128,29 @@ def replacing(path: Path) -> Iterator[Path]:
         except OSError as error:
             if error.filename in (str(temporary), temporary):
                 error.filename, error.filename2 = str(path), None
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a read-only disk says so first, under another name
+                temporary.unlink()
             raise
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise
         sync(target.parent)
+
+
+def write_together(contents: Mapping[Path, str]) -> None:
+    """Replaces several files by texts in UTF-8. All are written under other names first: on a full disk none changes.
+
+    Args:
+        contents: texts by file.
+    """
+    with contextlib.ExitStack() as files:
+        temporaries = []
+        for path, text in contents.items():
+            temporaries.append(files.enter_context(replacing(path)))
+            temporaries[-1].write_text(text, encoding="utf-8")
+        for temporary in temporaries:
+            sync(temporary)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.files import write_text
+from mnmt_ds.files import write_together
 
 HELP = "table and offline HTML page about several runs"
 IN_NATS = ("dev", "deficit", "dev_at_own_best", "dev_at_overall_best")
@@ -79,12 +79,15 @@ def run(args: argparse.Namespace) -> int:
     table += f"\n\n{points}" if points else ""
     if (changes := change_table(part)).rows:
         table += f"\n\n{table_markdown(changes)}"
-    args.output.mkdir(parents=True, exist_ok=True)
     notes = "\n".join(f"- `{line}`" for line in score_signatures(runs))
-    write_text(args.output / "compare.md", f"{table}\n\n{notes}\n" if notes else table + "\n")
-    _write_csv(args.output / "runs.csv", run_rows(runs))
-    _write_csv(args.output / "pairs.csv", pair_rows(runs, part.sizes))
-    write_text(args.output / "compare.html", render_page(args.title, [part], pictures=pictures))
+    write_together(
+        {
+            args.output / "compare.md": f"{table}\n\n{notes}\n" if notes else table + "\n",
+            args.output / "runs.csv": _csv(run_rows(runs)),
+            args.output / "pairs.csv": _csv(pair_rows(runs, part.sizes)),
+            args.output / "compare.html": render_page(args.title, [part], pictures=pictures),
+        }
+    )
     print(table)
     waiting = [str(run.directory) for run in runs if run.report is None]
     if waiting:
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """A CSV file whose columns are all keys of the rows, with the unit behind those of losses."""
     rows = [{f"{name}_nats" if name in IN_NATS else name: value for name, value in row.items()} for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -101,4 +104,4 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, names, restval="")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()

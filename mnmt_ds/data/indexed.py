@@ -90,7 +90,8 @@ class IndexedDataset:
             size = Path(f"{prefix}.bin").stat().st_size
             if len(self.documents) != bounds or int(self.lengths.sum(dtype=np.int64)) * dtype.itemsize != size:
                 raise ValueError("index and data do not fit together")
-            self._ids = np.memmap(f"{prefix}.bin", dtype, "r") if size else np.zeros(0, dtype)
+            self.ids = np.memmap(f"{prefix}.bin", dtype, "r") if size else np.zeros(0, dtype)
+            """Of all sequences, one after another."""
         except (OSError, ValueError, KeyError, struct.error) as error:
             reason = getattr(error, "strerror", None) or str(error) or "unknown number type"
             raise UserError(f"{prefix}.idx: not readable ({reason}); run mnmt-ds prepare again") from None
@@ -102,4 +103,4 @@ class IndexedDataset:
     def __getitem__(self, i: int) -> np.ndarray:
         """Reads the ids of sequence i, int64."""
         start = int(self._offsets[i]) // self._size
-        return self._ids[start : start + int(self.lengths[i])].astype(np.int64)
+        return self.ids[start : start + int(self.lengths[i])].astype(np.int64)

@@ -3,13 +3,11 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mnmt_ds.evaluation.significance import Difference
-from mnmt_ds.files import write_text
 from mnmt_ds.reporting.changed_settings import change_cells
 from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
 from mnmt_ds.reporting.formatting import excludes_zero, format_number
@@ -215,16 +213,18 @@ def table_markdown(table: Table) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.rows), *notes])
 
 
-def write_csv(table: Table, directory: Path) -> None:
-    """Writes a table as ``<name>.csv``, its footnotes as last rows.
+def table_csv(table: Table) -> str:
+    """Writes a table as CSV.
 
     Args:
         table: the table.
-        directory: where the file goes.
+
+    Returns:
+        Its head and rows, then its footnotes.
     """
     text = io.StringIO()
     csv.writer(text).writerows([table.head, *table.rows, *((footnote,) for footnote in table.footnotes)])
-    write_text(directory / f"{table.name}.csv", text.getvalue())
+    return text.getvalue()
 
 
 def _values(group: RunGroup, key: str) -> list[float]:

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnmt_ds.evaluation.scores import RESOURCE_CLASSES, ScoreSettings, resource_class
-from mnmt_ds.files import write_text
+from mnmt_ds.files import write_together
 from mnmt_ds.reporting.comparison import ComparedRuns, compare_groups, group_runs
 from mnmt_ds.reporting.frontier import find_experiments, frontier_markdown
 from mnmt_ds.reporting.gallery import read_pictures
 from mnmt_ds.reporting.page import render_page
 from mnmt_ds.reporting.runs import Run, read_run, student_directories
 from mnmt_ds.reporting.summary import score_signatures, summary_markdown
-from mnmt_ds.reporting.tables import all_tables, table_markdown, write_csv
+from mnmt_ds.reporting.tables import all_tables, table_csv, table_markdown
 from mnmt_ds.study.plan import Study, StudyEntry
 from mnmt_ds.study.scheduler import is_complete
 
@@ -39,12 +39,15 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
         texts.append(frontier_markdown(find_experiments(part.runs), part.runs))
         texts.append("\n".join(f"- `{line}`" for line in score_signatures(part.runs)))
     texts.append("\n".join(f"- {line}" for line in missing_runs(study, done, failed)))
-    directory.mkdir(parents=True, exist_ok=True)
-    for table in tables:
-        write_csv(table, directory)
-    write_text(directory / "study.md", "\n\n".join(text for text in texts if text) + "\n")
-    page = render_page(settings.title, compared, tables, "study", read_pictures([directory]))
-    write_text(directory / "study.html", page)
+    write_together(
+        {
+            **{directory / f"{table.name}.csv": table_csv(table) for table in tables},
+            directory / "study.md": "\n\n".join(text for text in texts if text) + "\n",
+            directory / "study.html": render_page(
+                settings.title, compared, tables, "study", read_pictures([directory])
+            ),
+        }
+    )
     return directory
 
 

@@ -19,6 +19,7 @@ from mnmt_ds.study.plan import Study, TrainingJob, read_study
 from mnmt_ds.study.report import resource_classes, write_report
 from mnmt_ds.study.scheduler import is_complete, run_all
 from tests.evaluation.runs import SIZES, curve_run, evaluated
+from tests.small_disk import fill, read_only, small_disk
 from tests.tiny import recipe
 
 GOLD = ["the red cat sees a small dog", "an old bird likes the large green river", "the fish eats here now and again"]
@@ -159,3 +160,26 @@ def test_what_cannot_be_put_together_holds_up_nothing_else(study: Study, monkeyp
         plain.directory: "ValueError: No closing quotation",
     }
     assert len(said) == 3
+
+
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_on_a_full_disk_the_report_stays(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line; no file of the report is new while another is old."""
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        base = recipe(tmp_path / "data", tmp_path / "run", data={"directory": "nowhere", "pairs": list(SIZES)})
+        (tmp_path / "base.yaml").write_text(dump(base))
+        (tmp_path / "study.yaml").write_text(TEXT.replace("DIR", str(disk)))
+        words, entries = ["study", str(tmp_path / "study.yaml")], read_study(tmp_path / "study.yaml").entries
+        for job in (job for entry in entries if entry.row in ("plain", "lssd") for job in entry.jobs):
+            finish(job, POOR)
+        assert main([*words, "--report"]) == 0
+        before = {path: path.read_bytes() for path in (disk / "runs" / "report").iterdir()}
+        assert len(before) > 5
+        (entries[0].jobs[0].directory / "evaluation" / "best.test.json").unlink()  # the report is to be another one
+        for left in (0, 8_192, 20_480) if kind == "full" else (0,):
+            fill(disk, left) if kind == "full" else read_only(disk)
+            capfd.readouterr()
+            assert main([*words, "--report"]) == 2
+            (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mnmt-ds")]
+            assert line.startswith(f"mnmt-ds study: {disk}/runs/") and kind.replace("full", "no space left") in line
+            assert {path: path.read_bytes() for path in (disk / "runs" / "report").iterdir()} == before
