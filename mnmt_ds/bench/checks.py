@@ -4,6 +4,8 @@ The corpus is the recipe's own, its training sets repeated until they have so ma
 happens before the first update, in a process that has imported everything; at the first start of all, digests of the
 data are computed, the others find them. A save is a checkpoint of the recipe's model, its flush to the disk included.
 Each figure is the least of all rounds, in which other work on the machine has least part.
+
+Letters: N sentence pairs, S sides.
 """
 
 import argparse
