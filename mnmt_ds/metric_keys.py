@@ -105,6 +105,11 @@ VALID_DEFICIT = Metric(
     " grows with the number of pairs.",
 )  # fmt: skip
 
+WATCH_FIGURE = Metric(
+    "watch/{pair}/{name}", "", "loss, nll and ppl, as above, of a pair of validation.watch, which is not trained on."
+)
+WATCH_MACRO = Metric("watch/avg/macro", "nats a target token", "Mean of watch/<pair>/loss over these pairs.")
+
 TEACHER_SWITCH = Metric(
     "teacher/{pair}/switch", "", "1 while the pair is taught by its best checkpoint, else 0 (LSSD)."
 )

@@ -44,29 +44,36 @@ class RandomText(NamedTuple):
     """Pair and sentences of each micro-batch."""
 
 
-def random_text(pairs: int, batches: int, max_tokens: int, vocabulary: int) -> RandomText:
+FRAME = Frame((5,), (2,), 6)
+FIRST_WORD = 7
+
+
+def random_text(
+    pairs: int, batches: int, max_tokens: int, vocabulary: int, frame: Frame = FRAME, first_word: int = FIRST_WORD
+) -> RandomText:
     """Draws text for about so many micro-batches; the same on every rank.
 
     Args:
         pairs: number of language pairs.
         batches: micro-batches, shared evenly among the pairs.
         max_tokens: most padded tokens of a micro-batch.
-        vocabulary: number of tokens to draw from.
+        vocabulary: words are drawn from the ids below.
+        frame: what stands around every pair's words.
+        first_word: the least id of a word.
 
     Returns:
         The text, its micro-batches in random order.
     """
     generator = np.random.Generator(np.random.Philox(1))
-    frame = Frame((5,), (2,), 6)
     sets: list[RandomSentences] = []
     lengths: list[PairLengths] = []
     for pair in range(pairs):
         count = (batches // pairs + (pair < batches % pairs)) * (max_tokens // LONGEST)
         sizes = generator.integers(LONGEST // 2, LONGEST - 1, (2, max(count, 1)))
-        sides = [[generator.integers(7, vocabulary, n).astype(np.int32) for n in side] for side in sizes]
+        sides = [[generator.integers(first_word, vocabulary, n).astype(np.int32) for n in side] for side in sizes]
         sets.append(RandomSentences(*sides))
         source, target = (side.astype(np.int64) for side in sizes)
-        lengths.append(PairLengths(np.arange(len(source)), source + 2, target + 1))
+        lengths.append(PairLengths(np.arange(len(source)), source + frame.source_extra, target + frame.target_extra))
     micro_batches = [
         (pair, sentences)
         for pair in range(pairs)

@@ -3,7 +3,7 @@
 import argparse
 import importlib
 
-BENCHMARKS = ("throughput", "loss", "teachers", "methods", "placement", "pipeline", "staged", "checks")
+BENCHMARKS = ("throughput", "loss", "teachers", "methods", "placement", "pipeline", "staged", "finetune", "checks")
 HELP = f"measure speed and memory: {', '.join(BENCHMARKS)}"
 
 

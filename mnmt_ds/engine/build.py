@@ -55,7 +55,7 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
 
 
 def check_pairs(corpus: Corpus, recipe: Recipe) -> None:
-    """Checks that all pairs of a run were prepared.
+    """Checks that all pairs of a run, those that it watches included, were prepared.
 
     Args:
         corpus: prepared.
@@ -64,7 +64,7 @@ def check_pairs(corpus: Corpus, recipe: Recipe) -> None:
     Raises:
         UserError: that names those which were not.
     """
-    missing = [pair for pair in recipe.data.pairs if pair not in corpus.pairs]
+    missing = [pair for pair in (*recipe.data.pairs, *recipe.validation.watch) if pair not in corpus.pairs]
     if missing:
         raise UserError(f"{corpus.directory}: {', '.join(missing)} not prepared there; run mnmt-ds prepare again")
 

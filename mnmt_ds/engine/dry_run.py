@@ -34,7 +34,11 @@ def check(recipe: Recipe) -> None:
         corpus, pairs = open_corpus(recipe)
         _, line = first_weights(recipe, corpus)
         training_data = open_training_data(recipe, corpus, layout)
-        _, tokens = dev_batches(corpus, pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions)
+        dev_pairs, limits = (
+            [*pairs, *recipe.validation.watch],
+            (recipe.validation.max_tokens, recipe.model.max_positions),
+        )
+        _, tokens = dev_batches(corpus, dev_pairs, recipe.framing, *limits)
         registry.check(recipe.method, run_facts(recipe, training_data))
     if not is_main():
         return
@@ -48,6 +52,8 @@ def check(recipe: Recipe) -> None:
         print(f"{'pair':8} {'sentences':>10} {'probability':>12} {'an epoch':>10} {'dev tokens':>11}")
         for pair, size, share, count in zip(pairs, data.sizes, data.sampler.probabilities, data.counts, strict=True):
             print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
+        for pair in recipe.validation.watch:
+            print(f"{pair:8} {'watched':>10} {'':12} {'':10} {tokens[pair]:11,}")
     if warning := unused_sampler(recipe):
         print(f"warning: {warning}")
     if 0 < recipe.train.max_steps < recipe.train.warmup_steps:

@@ -133,6 +133,15 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _watched(self) -> "Recipe":
+        watched = self.validation.watch
+        if odd := [pair for pair in watched if pair in self.data.pairs or watched.count(pair) > 1]:
+            raise ValueError(
+                f"validation.watch: {odd[0]} is validated already; name pairs that data.pairs does not, each once"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _resolve(self) -> "Recipe":
         """Fills what depends on other sections: the method's values on the pairs, the students' names and seeds."""
         students = (
@@ -219,7 +228,7 @@ def resolved_method(values: dict[str, Any], pairs: Sequence[str]) -> dict[str, A
     return dict(settings.resolved(pairs).model_dump(mode="json"))
 
 
-def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | None, overrides: Sequence[str] = (), first_weights: bool = True) -> Recipe:
     """Reads, merges and checks a recipe.
 
     A recipe that is not found from here is looked for among those that come with the package. ``deepspeed`` is looked
@@ -228,6 +237,8 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     Args:
         path: the recipe; None: defaults alone.
         overrides: settings that replace the recipe's, such as ``train.lr=5e-4``.
+        first_weights: completes shape and framing by the model that ``model.init`` names; False: it may not be there
+            yet, and the recipe's own stay.
 
     Returns:
         The recipe, with every value as it is used.
@@ -235,18 +246,21 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: lists all faults, with file, line and remedy.
     """
-    loaded = load_recipe_with_faults(path, overrides)
+    loaded = load_recipe_with_faults(path, overrides, first_weights)
     if loaded.faults or loaded.settings is None:
         raise UserError(*loaded.faults)
     return loaded.settings
 
 
-def load_recipe_with_faults(path: Path | None, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
+def load_recipe_with_faults(
+    path: Path | None, overrides: Sequence[str] = (), first_weights: bool = True
+) -> Loaded[Recipe]:
     """Does what ``load_recipe`` does, and gives what is without fault beside the faults.
 
     Args:
         path: the recipe; None: defaults alone.
         overrides: settings that replace the recipe's, such as ``train.lr=5e-4``.
+        first_weights: as for ``load_recipe``.
 
     Returns:
         The recipe and its faults.
@@ -259,6 +273,8 @@ def load_recipe_with_faults(path: Path | None, overrides: Sequence[str] = ()) ->
     if recipe is None:
         return Loaded(None, lines, at_fault)
     recipe, faults = recipe.model_copy(update={"deepspeed": find_file(recipe.deepspeed, path)}), FaultList(lines)
+    if not first_weights:
+        return Loaded(recipe, lines, at_fault)
     with faults.caught():
         return Loaded(with_first_weights(recipe), lines, at_fault)
     return Loaded(recipe, faults.faults, [*at_fault, ("model",), ("framing",)])

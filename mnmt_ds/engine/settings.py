@@ -125,6 +125,9 @@ class ValidationSettings(Settings):
     """Padded tokens of a dev batch."""
     selection: Literal["pairs", "tokens"] = "pairs"
     """Overall best checkpoint by the mean over pairs (the papers) or over all dev tokens (the released code)."""
+    watch: tuple[str, ...] = ()
+    """Pairs of the prepared corpus that are not trained on, such as those of the model that the run starts from: their
+    dev losses are logged at each validation (``watch/<pair>/loss``), and select nothing."""
     keep_best_per_pair: bool = True
     """Keep the weights of every pair's best checkpoint (best_<pair>)."""
     bleu_every: int = Field(default=0, ge=0)

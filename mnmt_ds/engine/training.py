@@ -96,6 +96,10 @@ class Training:
             self.dev, dev_tokens = dev_batches(
                 self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
             )
+            self.watched_dev, _ = dev_batches(
+                self.corpus, recipe.validation.watch, recipe.framing, recipe.validation.max_tokens,
+                recipe.model.max_positions,
+            )  # fmt: skip
             registry.check(recipe.method, run_facts(recipe, training_data))
         implementation = "sharded" if layout.vocab_parallel_size > 1 else _loss_implementation(recipe, layout)
         self.tracker = self._open_directory(resume)

@@ -41,6 +41,11 @@ def validate_students(training: Training) -> None:
     values = [
         validate(student.engine, training.dev, training.pairs, training.plain_scorer) for student in students
     ]  # fmt: skip
+    watch = training.recipe.validation.watch
+    watched = [
+        validate(student.engine, training.watched_dev, watch, training.plain_scorer) if watch else {}
+        for student in students
+    ]
     scores = {}
     losses = _losses_of_all(training, values)
     reports = []
@@ -52,8 +57,8 @@ def validate_students(training: Training) -> None:
         student.method.on_validation(report)
         records.keep_weights(training.corpus, student, report, is_better, improved)
     student_records = [
-        records.validation_record(student, report, rows)
-        for student, report, rows in zip(students, reports, values, strict=True)
+        records.validation_record(student, report, rows) | records.watched_record(watched_rows)
+        for student, report, rows, watched_rows in zip(students, reports, values, watched, strict=True)
     ]
     for student, rows in zip(students, values, strict=True):
         training.sampler_updates.on_validation(student, rows)

@@ -61,9 +61,20 @@ def cpu_recipe() -> LibraryRecipe:
         "cpu",
         (
             (compiler, *common, *speed, "-c", str(SOURCES / "cpu.cpp"), "-o", "{out}/cpu.o"),
+            (compiler, *common, *speed, "-c", str(SOURCES / "amx.cpp"), "-o", "{out}/amx.o"),
             (compiler, *common, "-O2", *stable_abi(), "-c", str(SOURCES / "cpu_ops.cpp"), "-o", "{out}/ops.o"),
         ),
-        (compiler, "-shared", "-fopenmp", "{out}/cpu.o", "{out}/ops.o", *torch_libraries(), "-o", "{library}"),
+        (
+            compiler,
+            "-shared",
+            "-fopenmp",
+            "{out}/cpu.o",
+            "{out}/amx.o",
+            "{out}/ops.o",
+            *torch_libraries(),
+            "-o",
+            "{library}",
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import logging
 import torch
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.kernels import chunked, cpu, cuda
+from mnmt_ds.kernels import chunked, cpu, cuda, tiles
 from mnmt_ds.kernels.chunk_loop import Implementation
 from mnmt_ds.kernels.loss_inputs import LossInputs
 
@@ -16,6 +16,7 @@ LOG = logging.getLogger(__name__)
 
 CHUNKED = Implementation(chunked.max_chunk_tokens, chunked.statistics, chunked.gradients)
 CUDA = Implementation(cuda.max_chunk_tokens, cuda.statistics, cuda.gradients)
+TILES = Implementation(tiles.max_chunk_tokens, tiles.statistics, tiles.gradients)
 CPU = Implementation(cpu.max_chunk_tokens, cpu.statistics, cpu.gradients)
 
 
@@ -62,6 +63,8 @@ def select_implementation(name: str, inputs: LossInputs) -> Implementation:
     Returns:
         The implementation's functions.
     """
+    if name == "cpu" and tiles.supports(inputs):
+        return TILES
     if name == "cpu" and cpu.supports(inputs):
         return CPU
     if name == "cuda" and cuda.supports(inputs):

@@ -9,7 +9,7 @@ from mnmt_ds.engine.parallel.run_layout import check_run_layout
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.settings import PipelineSettings, TensorSettings, batches_per_update
 from mnmt_ds.errors import UserError
-from mnmt_ds.planning.memory import BUCKET, PlannedLayout, RankMemory
+from mnmt_ds.planning.memory import BUCKET, LIVE, PlannedLayout, RankMemory
 from mnmt_ds.planning.pipeline_stages import bubble
 from mnmt_ds.planning.survey import micro_batches_per_rank
 
@@ -64,6 +64,7 @@ def recipe_layout(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLay
         precision=recipe.train.precision,
         on_cpu=on_cpu,
         bucket=int(zero.get("reduce_bucket_size", BUCKET)),
+        max_live=int(zero.get("stage3_max_live_parameters", zero.get("max_live_parameters", LIVE))),
         stages=stages,
         vocabulary_shards=vocabulary_shards,
         teams=teams,

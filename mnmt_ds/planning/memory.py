@@ -27,6 +27,10 @@ HALF_BYTES = 2
 """Bytes of an element in 16 bits."""
 BUCKET = 500_000_000
 """DeepSpeed's reduce_bucket_size (elements) where none is given."""
+LIVE = 1_000_000_000
+"""DeepSpeed's stage3_max_live_parameters where none is given."""
+SUB_GROUP = 1_000_000_000
+"""DeepSpeed's sub_group_size: elements of a rank's part that ZeRO-3 updates at a time."""
 
 
 class PlannedLayout(NamedTuple):
@@ -46,6 +50,8 @@ class PlannedLayout(NamedTuple):
     """The ranks compute on CPUs: device and host are one memory."""
     bucket: int = BUCKET
     """Elements of the buffer that gradients are gathered in."""
+    max_live: int = LIVE
+    """Gathered parameters that may stand whole at once at ZeRO-3."""
     stages: int = 1
     """Pipeline stages; 1: every rank holds all layers."""
     vocabulary_shards: int = 1
@@ -141,6 +147,8 @@ class RankMemory(NamedTuple):
     """Of all students on the rank."""
     gradients: int
     """With the buffers that they are gathered and reduced in."""
+    live_gradients: int
+    """Those of them that stand beside a micro-batch's activations, where an update has several."""
     optimizer: int
     """Moments and fp32 masters."""
     activations: int
@@ -170,7 +178,8 @@ class RankMemory(NamedTuple):
         if self.on_cpu:
             step = self.activations + self.loss + self.search_copy
             return always_held + self.gradients + max(step, self.snapshot) + self._host_states
-        return always_held + self.search_copy + max(self.activations + self.loss, self.gradients)
+        live, rest = self.live_gradients, self.gradients - self.live_gradients
+        return always_held + self.search_copy + live + max(self.activations + self.loss, rest)
 
     @property
     def host(self) -> int:
@@ -192,6 +201,7 @@ def rank_memory(
     base: int = 0,
     students: PlannedStudents = ONE_STUDENT,
     stage: StageContents | None = None,
+    micro_batches: int = 1,
 ) -> RankMemory:
     """Counts a rank's memory at the largest micro-batch; of several students on a rank one computes at a time.
 
@@ -205,6 +215,7 @@ def rank_memory(
         base: bytes of the process itself.
         students: the run's students.
         stage: the pipeline stage whose rank it is; None: the rank holds all of the model.
+        micro_batches: of an update on this rank.
 
     Returns:
         Bytes by part.
@@ -222,6 +233,7 @@ def rank_memory(
     if layout.offload_parameters:
         host_weights = element * n // r
         weights -= host_weights
+    live_gradients = live_gradient_bytes(n, layout) if micro_batches > 1 else 0
     per_batch = teachers.per_batch + students.peers
     loss = max(step_loss_bytes(m, shape, rank_vocabulary, per_batch, passes, layout) for shape in shapes)
     if layout.on_cpu and layout.stages > 1 and stage.alternates:
@@ -233,6 +245,7 @@ def rank_memory(
         base=base,
         weights=students_here * weights,
         gradients=(students_here if students.simultaneous else 1) * gradients,
+        live_gradients=(students_here if students.simultaneous else 1) * min(live_gradients, gradients),
         optimizer=students_here * optimizer,
         activations=max(step_activation_bytes(m, shape, layout, passes, stage, teachers) for shape in shapes),
         loss=loss if stage.is_last else 0,
@@ -398,11 +411,28 @@ def state_bytes(n: int, layout: PlannedLayout) -> tuple[int, int, int]:
     copy = e * min(n, layout.bucket)
     buffer = copy if layout.on_cpu else e * layout.bucket  # a CPU gives memory to what is written alone
     masters_and_moments = 3 * FP32_BYTES * n // r
+    wide = 0 if is_fp32 else FP32_BYTES * n // r  # a step's gradients, as wide as the masters
     if layout.zero_stage == 0:  # fp32: no masters, gradients flattened to be reduced
         return whole, whole + copy + (0 if is_fp32 else FP32_BYTES * n), (2 if is_fp32 else 3) * FP32_BYTES * n
     if layout.zero_stage == 1:
-        return whole, whole + buffer + copy, masters_and_moments
+        return whole, whole + buffer + copy + wide, masters_and_moments
     if layout.zero_stage == 2:
-        return whole, shard + buffer + copy, masters_and_moments
-    # below a thousand million parameters DeepSpeed keeps gathered ones until the next use, so that all stand whole
-    return shard + whole, shard + whole + buffer + 2 * copy, masters_and_moments
+        return whole, shard + buffer + copy + wide, masters_and_moments
+    # gathered parameters stay until their next use, as far as DeepSpeed lets so many live
+    wide = min(wide, FP32_BYTES * SUB_GROUP)
+    return shard + e * min(n, layout.max_live), shard + copy + buffer + 2 * copy + wide, masters_and_moments
+
+
+def live_gradient_bytes(n: int, layout: PlannedLayout) -> int:
+    """Counts what an update's later micro-batches find of the earlier ones' gradients.
+
+    Args:
+        n: N parameters of the student on this rank.
+        layout: how it is laid out.
+
+    Returns:
+        Bytes; on the host where the optimizer waits there.
+    """
+    if layout.zero_stage < 2:
+        return n * (layout.element_bytes if layout.zero_stage or layout.precision == "fp32" else FP32_BYTES)
+    return 0 if layout.offload_optimizer else n * layout.element_bytes // layout.data_parallel_size

@@ -14,6 +14,7 @@ from mnmt_ds.engine.recipe import Recipe, load_recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.parallel_layout import ParallelLayout
+from mnmt_ds.planning.disk import disk_use
 from mnmt_ds.planning.layouts import EstimateMemory, recipe_layout
 from mnmt_ds.planning.memory import PlannedLayout, RankMemory, rank_memory
 from mnmt_ds.planning.parameters import count_parameters
@@ -76,15 +77,20 @@ def make_plan(
     training_data = open_training_data(recipe, corpus, ParallelLayout())[0]
     stages = stage_contents(recipe, corpus, layout, layer_costs(recipe, corpus, on_cpu))
     data_survey = survey(recipe, training_data, layout.data_parallel_size)
+    parameters = count_parameters(recipe.model, corpus.tokenizer.size)
+    students = planned_students(recipe, training_data, layout, data_survey.shapes)
+    teachers = frozen_teachers(recipe, training_data, layout.data_parallel_size)
+    most = max(stage.parameters for stage in stages)
     return RunPlan(
         recipe,
         corpus.tokenizer.size,
-        count_parameters(recipe.model, corpus.tokenizer.size),
-        planned_students(recipe, training_data, layout, data_survey.shapes),
+        parameters,
+        students,
         layout,
         stages,
         stage_memories(recipe, corpus, layout, base, stages),
         data_survey,
+        disk_use(recipe, parameters.total, layout, students, teachers, most),
         base_measured=bool(base),
         speed=speed,
     )
@@ -130,9 +136,10 @@ def stage_memories(
     if layout.stages > 1:
         teachers = teachers._replace(layer_streaming=False, eval_states=eval_state_bytes(recipe, layout, shapes))
     size, students = corpus.tokenizer.size, planned_students(recipe, training_data, layout, shapes)
-    passes = student_passes(recipe)
+    passes, micro_batches = student_passes(recipe), micro_batches_per_rank(recipe, layout)
     return [
-        rank_memory(recipe.model, size, shapes, layout, teachers, passes, base, students, stage) for stage in stages
+        rank_memory(recipe.model, size, shapes, layout, teachers, passes, base, students, stage, micro_batches)
+        for stage in stages
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnmt_ds.engine.recipe import Recipe
+from mnmt_ds.planning.disk import DiskUse
 from mnmt_ds.planning.layouts import LayoutChoice
 from mnmt_ds.planning.memory import PlannedLayout, PlannedStudents, RankMemory
 from mnmt_ds.planning.parameters import ParameterCounts
@@ -49,6 +50,8 @@ class RunPlan(NamedTuple):
     """Of a rank of each stage."""
     survey: Survey
     """The training data."""
+    disk: DiskUse
+    """Bytes on disk."""
     base_measured: bool
     """Whether the process's own memory was measured."""
     speed: float | None
@@ -81,7 +84,8 @@ def plan_lines(plan: RunPlan) -> list[str]:
     Returns:
         Lines.
     """
-    return [*model_lines(plan), "", *memory_lines(plan), "", *data_lines(plan), "", *time_lines(plan)]
+    lines = [*model_lines(plan), "", *memory_lines(plan), "", *disk_lines(plan)]
+    return [*lines, "", *data_lines(plan), "", *time_lines(plan)]
 
 
 def model_lines(plan: RunPlan) -> list[str]:
@@ -136,6 +140,25 @@ def memory_lines(plan: RunPlan) -> list[str]:
     for name, text in () if on_cpu else HOST_LINES:
         lines += row(f"on the host: {text}", [getattr(m, name) for m in plan.memories])
     return lines
+
+
+def disk_lines(plan: RunPlan) -> list[str]:
+    """Says how many bytes on disk a run takes at most.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        Lines.
+    """
+    disk, keep = plan.disk, plan.recipe.train.keep_checkpoints
+    rows = [
+        (f"checkpoints ({keep} that stay, one that is written)", disk.checkpoints),
+        (f"models that are kept (best, of each pair, last: {disk.distinct} distinct at most)", disk.snapshots),
+    ]
+    if disk.teacher_shards:
+        rows.append(("shards of teachers beyond weights_gib of memory, of each rank", disk.teacher_shards))
+    return ["disk", *(f"  {text:67}{format_bytes(size):>12}" for text, size in rows)]
 
 
 def data_lines(plan: RunPlan) -> list[str]:

@@ -191,7 +191,8 @@ def _entry(
     if clash := {"train.max_epochs", "train.max_steps"} & keys.keys():
         raise UserError(f"{place}: {clash.pop()}: a row's budget is 'times', a multiple of the study's 'cap'")
     changes += as_overrides({"name": row, "train.seed": seed, "directory": str(directory)})
-    whole = _resolved(recipe_path, changes, place)
+    starts_from_a_row = bool(RUN.search(str(keys.get("model.init", ""))))  # whose model is not there yet
+    whole = _resolved(recipe_path, changes, place, not starts_from_a_row)
     launch = row_settings.launch or settings.launch
     if not row_settings.per_pair:
         jobs = [TrainingJob(directory, recipe_path, tuple(changes), whole, launch)]
@@ -200,7 +201,8 @@ def _entry(
         for pair in whole.data.pairs:
             alone = directory / "pairs" / pair
             single = [*changes[:-1], *as_overrides({"directory": str(alone), "data.pairs": [pair]})]
-            jobs.append(TrainingJob(alone, recipe_path, tuple(single), _resolved(recipe_path, single, place), launch))
+            resolved = _resolved(recipe_path, single, place, not starts_from_a_row)
+            jobs.append(TrainingJob(alone, recipe_path, tuple(single), resolved, launch))
     return StudyEntry(row, condition, seed, directory, tuple(jobs), tuple(needs))
 
 
@@ -255,9 +257,9 @@ def _filled(value: Any, run_of: Callable[[str], str]) -> Any:
     return [_filled(inner, run_of) for inner in value] if isinstance(value, list) else value
 
 
-def _resolved(recipe: Path, overrides: Sequence[str], place: str) -> Recipe:
+def _resolved(recipe: Path, overrides: Sequence[str], place: str, first_weights: bool = True) -> Recipe:
     try:
-        return load_recipe(recipe, overrides)
+        return load_recipe(recipe, overrides, first_weights)
     except UserError as error:
         raise UserError(*(f"{place}: {fault}" for fault in error.faults)) from None
 

@@ -1,6 +1,7 @@
 """``mnmt-ds import``, ``translate`` and ``export`` of pretrained models: there and back, translations alike."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.pretrained import describe_pretrained, open_first_weights, open_pretrained
 from mnmt_ds.decoding.translation import make_batches
+from mnmt_ds.errors import UserError
 from mnmt_ds.models.pretrained import write_own
 from tests.pretrained import lines_of, write_model
 
@@ -222,3 +224,58 @@ def _file(directory: Path) -> Path:
     path = directory / "text"
     path.write_text("\n".join(TEXTS[:2]) + "\n", encoding="utf-8")
     return path
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n"
+FILES = {
+    "m2m_100": ("config.json", "model.safetensors", "sentencepiece.bpe.model", "vocab.json", "tokenizer_config.json"),
+    "nllb": ("config.json", "model.safetensors.index.json", "sentencepiece.bpe.model", "tokenizer_config.json"),
+    "nllb, fast tokenizer alone": ("tokenizer.json",),
+}
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A directory of each family, one of them in shards, and one with the fast tokenizer's file alone."""
+    place = tmp_path_factory.mktemp("families")
+    found = {
+        "m2m_100": published(place / "m2m", "m2m_100"),
+        "nllb": published(place / "nllb", "nllb", max_shard_size="40KB"),
+        "nllb, fast tokenizer alone": published(place / "fast", "nllb"),
+    }
+    (place / "fast" / "sentencepiece.bpe.model").unlink()
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in FILES.items() for name in names])
+def test_a_file_that_is_not_whole_is_named_in_one_line(kind: str, name: str, directories: dict[str, Path]) -> None:
+    """A Git LFS pointer, nothing, and the first half in its place."""
+    path = directories[kind] / name
+    whole = path.read_bytes()
+    try:
+        for part in (POINTER, b"", whole[: len(whole) // 2]):
+            path.write_bytes(part)
+            with pytest.raises(UserError) as error:
+                open_pretrained(directories[kind])
+            line = str(error.value)
+            assert "\n" not in line and str(path) in line, line
+            assert part != POINTER or "a Git LFS pointer" in line, line
+    finally:
+        path.write_bytes(whole)
+    open_pretrained(directories[kind])
+
+
+def test_a_tokenizer_that_is_not_the_models(directories: dict[str, Path], tmp_path: Path) -> None:
+    """The corpus's, then the directory's own: one that has more ids, and one of another model of that size."""
+    _, other = open_pretrained(directories["nllb"])
+    with pytest.raises(UserError) as error:
+        open_first_weights(str(directories["m2m_100"]), other, tmp_path)
+    assert f"{tmp_path}: its tokenizer ({other.hash[:12]}) is not that of model.init=" in str(error.value)
+    assert "\n" not in str(error.value)
+    copied = tmp_path / "copied"
+    shutil.copytree(directories["m2m_100"], copied)
+    for file in ("sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(directories["nllb"] / file, copied / file)
+    (copied / "vocab.json").unlink()
+    with pytest.raises(UserError, match=r"its tokenizer has 2,204 ids, config\.json a vocabulary of 2,109"):
+        open_pretrained(copied)

@@ -41,7 +41,7 @@ def test_states_are_rajbhandaris_shares_and_deepspeeds_buffers() -> None:
     assert state_bytes(N, PlannedLayout(2, 2)) == (4 * N, 10 * N, 6 * N)
     assert state_bytes(N, PlannedLayout(2, 3)) == (6 * N, 18 * N, 6 * N)
     on_gpu = PlannedLayout(4, 2, precision="bf16", on_cpu=False)
-    assert state_bytes(N, on_gpu) == (2 * N, N // 2 + 2 * 500_000_000 + 2 * N, 3 * N)
+    assert state_bytes(N, on_gpu) == (2 * N, N // 2 + 2 * 500_000_000 + 2 * N + N, 3 * N)
 
 
 def test_half_precision_halves_activations_and_keeps_the_loss_wide() -> None:
@@ -318,9 +318,8 @@ def test_stages_and_a_shared_vocabulary_may_fit_together_alone(tiny_corpus: Path
             layout.vocabulary_shards,
         )
         largest = max(stage.parameters for stage in row)
-        return RankMemory(
-            0, *state_bytes(largest, layout._replace(stages=1, vocabulary_shards=1, ranks=1)), *[0] * 8, on_cpu=True
-        )
+        weights, gradients, optimizer = state_bytes(largest, layout._replace(stages=1, vocabulary_shards=1, ranks=1))
+        return RankMemory(0, weights, gradients, 0, optimizer, *[0] * 8, on_cpu=True)
 
     layout = recipe_layout(run_recipe, 4, on_cpu=True)
     sizes = {

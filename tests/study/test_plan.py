@@ -287,3 +287,20 @@ def test_rows_and_settings_of_the_papers() -> None:
         assert len(made.data.pairs) == (15 if entry.condition.startswith("m15") else 8)
         english = {pair.split("-")[1 if entry.condition.endswith("xxx-eng") else 0] for pair in made.data.pairs}
         assert english == {"eng"}
+
+
+def test_a_row_that_starts_from_another_rows_model(tmp_path: Path) -> None:
+    """The model is not there yet when the grid is made."""
+    rows = """
+  tuned: {set: {model.init: "{run.parent}", data.pairs: [bs-en]}}
+  parent: {set: {data.pairs: [fr-en]}, seeds: [1]}
+"""
+    study = read_study(write(tmp_path, HEAD + ROWS + rows))
+    entry = study.entries[find(study, "tuned", "small", 2)]
+    parent = tmp_path / "runs" / "small" / "parent-seed1"
+    assert entry.needs == (parent,)
+    assert entry.jobs[0].recipe.model.init == str(parent)
+    assert f'model.init="{parent}"' in entry.jobs[0].overrides
+    missing = write(tmp_path, HEAD + ROWS + '  other: {set: {model.init: "DIR/nowhere"}}\n')
+    with pytest.raises(UserError, match="nowhere: no directory"):
+        read_study(missing)

@@ -110,7 +110,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     "pipeline": {FREE: "stages balance"},
     "tensor": {FREE: "vocabulary"},
     "validation": {
-        FREE: "every max_tokens keep_best_per_pair bleu_every",
+        FREE: "every max_tokens watch keep_best_per_pair bleu_every",
         NEW_MEASURE: "selection bleu_sentences bleu_beam bleu_ban_unknown",
     },
     "tracking": {NO_EFFECT: "wandb project entity group log_every"},

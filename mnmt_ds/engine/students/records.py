@@ -194,6 +194,21 @@ def validation_record(student: Student, report: ValidationReport, values: PairVa
     return record
 
 
+def watched_record(values: PairValues) -> dict[str, float]:
+    """Metrics of the pairs that are validated and not trained on.
+
+    Args:
+        values: dev figures of each; empty where none is watched.
+
+    Returns:
+        Values by metric key.
+    """
+    if not values:
+        return {}
+    record = {metric_keys.WATCH_FIGURE.of(pair, key): v for pair, row in values.items() for key, v in row.items()}
+    return record | {metric_keys.WATCH_MACRO: sum(row["loss"] for row in values.values()) / len(values)}
+
+
 def method_record(student: Student, update: int) -> dict[str, float]:
     """Metrics of what a student's method keeps: teachers, weights.
 
@@ -224,6 +239,7 @@ def validation_line(student: Student, report: ValidationReport, record: dict[str
     return (
         f"valid {report.update} | epoch {report.epoch:.2f} | dev {record[metric_keys.VALID_MACRO]:.4f}"
         f" (best {best.overall.value:.4f} at {best.overall.update}) | deficit {best.deficit():.4f}"
+        + (f" | watched {record[metric_keys.WATCH_MACRO]:.4f}" if metric_keys.WATCH_MACRO in record else "")
         + (f" | BLEU {bleu:.2f} (ceiling {ceiling:.2f})" if bleu is not None else "")
         + (f" | taught: {' '.join(taught)}" if taught else "")
     )

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include "amx.h"
 #include "cpu.h"
 #include "rows.h"
 
@@ -111,6 +112,40 @@ void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor
                   dprojection.numel() ? floats(dprojection, c.vocab_size * width) : nullptr, overwrite);
 }
 
+// The checked inputs of a chunk that goes through matrix tiles.
+mnmt::TileChunk tile_chunk(const Tensor& hidden, const Tensor& projection, const Tensor& gold, int64_t threads) {
+  STD_TORCH_CHECK(mnmt::has_tiles(), "this machine has no matrix tiles");
+  const int64_t width = projection.size(1), tokens = gold.numel();
+  for (const Tensor* t : {&hidden, &projection})
+    STD_TORCH_CHECK(t->is_cpu() && t->dim() == 2 && t->size(1) == width && t->is_contiguous() && width % 32 == 0 &&
+                        t->scalar_type() == ScalarType::BFloat16,
+                    "contiguous bfloat16 matrices of a multiple of 32 columns expected");
+  STD_TORCH_CHECK(gold.scalar_type() == ScalarType::Long && gold.is_contiguous() && hidden.size(0) == tokens,
+                  "gold: contiguous int64, one a row of hidden states, expected");
+  const mnmt::TileChunk c{static_cast<const uint16_t*>(hidden.const_data_ptr()),
+                          static_cast<const uint16_t*>(projection.const_data_ptr()),
+                          static_cast<const int64_t*>(gold.const_data_ptr()), tokens, projection.size(0), width,
+                          int(threads)};
+  for (int64_t t = 0; t < tokens; ++t)
+    STD_TORCH_CHECK(c.gold[t] >= 0 && c.gold[t] < c.vocab_size, "target ", c.gold[t], " is outside the vocabulary");
+  return c;
+}
+
+// mnmt::tile_statistics.
+void tile_statistics(Tensor hidden, Tensor projection, Tensor gold, int64_t threads, Tensor packed) {
+  const auto c = tile_chunk(hidden, projection, gold, threads);
+  mnmt::tile_statistics(c, floats(packed, mnmt::PASS_ROWS * c.tokens));
+}
+
+// mnmt::tile_gradients; an empty tensor stands for a gradient that is not wanted.
+void tile_gradients(Tensor hidden, Tensor projection, Tensor gold, int64_t threads, Tensor packed, Tensor weight,
+                    double smoothing, bool overwrite, Tensor dhidden, Tensor dprojection) {
+  const auto c = tile_chunk(hidden, projection, gold, threads);
+  mnmt::tile_gradients(c, floats(packed, mnmt::PASS_ROWS * c.tokens), floats(weight, c.tokens), float(smoothing),
+                       overwrite, dhidden.numel() ? floats(dhidden, c.tokens * c.width) : nullptr,
+                       dprojection.numel() ? floats(dprojection, c.vocab_size * c.width) : nullptr);
+}
+
 // The GPU kernel's own gate for single tokens, here for its tests.
 void gate(Tensor teacher, Tensor student, int64_t kind, bool strict, double cap, double below, Tensor to) {
   const mnmt::GateRule rule{int(kind), strict, float(cap), float(below)};
@@ -118,6 +153,8 @@ void gate(Tensor teacher, Tensor student, int64_t kind, bool strict, double cap,
   float* out = floats(to, teacher.numel());
   for (int64_t i = 0; i < teacher.numel(); ++i) out[i] = mnmt::gate(rule, t[i], s[i]);
 }
+
+bool has_tiles() { return mnmt::has_tiles(); }
 
 // Floats that the logits of one pass (or teacher) take.
 int64_t plane_size(int64_t tokens, int64_t vocab_size) {
@@ -137,13 +174,23 @@ STABLE_TORCH_LIBRARY(mnmt_ds_cpu, m) {
       "Tensor[] vocabulary, float[] temperature, Tensor gold, int threads, Tensor packed, Tensor expected_log_ratio, "
       "Tensor weight, Tensor teacher_weight, Tensor gate, float smoothing, float divergence_weight, bool overwrite, "
       "Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor(c!) dhidden, Tensor(d!) dprojection) -> ()");
+  m.def("has_tiles() -> bool");
+  m.def("tile_statistics(Tensor hidden, Tensor projection, Tensor gold, int threads, Tensor(a!) packed) -> ()");
+  m.def(
+      "tile_gradients(Tensor hidden, Tensor projection, Tensor gold, int threads, Tensor packed, Tensor weight, "
+      "float smoothing, bool overwrite, Tensor(a!) dhidden, Tensor(b!) dprojection) -> ()");
   m.def("gate(Tensor teacher, Tensor student, int kind, bool strict, float cap, float below, Tensor(a!) to) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) { m.impl("plane_size", TORCH_BOX(&plane_size)); }
+STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) {
+  m.impl("plane_size", TORCH_BOX(&plane_size));
+  m.impl("has_tiles", TORCH_BOX(&has_tiles));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CPU, m) {
   m.impl("statistics", TORCH_BOX(&statistics));
   m.impl("gradients", TORCH_BOX(&gradients));
   m.impl("gate", TORCH_BOX(&gate));
+  m.impl("tile_statistics", TORCH_BOX(&tile_statistics));
+  m.impl("tile_gradients", TORCH_BOX(&tile_gradients));
 }
