@@ -285,7 +285,7 @@ def test_stages_are_among_the_layouts_where_the_recipe_allows_them(tiny_corpus: 
             run_recipe,
             recipe_layout(run_recipe, 4, on_cpu=True),
             1.0,
-            lambda *layout: RankMemory(*[0] * 12, on_cpu=True),
+            lambda *layout: RankMemory(*[0] * 13, on_cpu=True),
         )
         cut = [c.layout._replace(ranks=0) for c in fits if c.layout.model_parallel_size > 1]
         return [(c.stages, c.vocabulary_shards, c.zero_stage) for c in cut]
@@ -351,7 +351,7 @@ def test_layouts_that_fit_come_cheapest_first(tiny_corpus: Path, tmp_path: Path)
 
     def estimate(layout: PlannedLayout, tokens: int, checkpointing: bool) -> RankMemory:
         size = 100 - 10 * layout.zero_stage - 30 * layout.offload_optimizer + tokens - 5 * checkpointing
-        return RankMemory(size, *[0] * 11, on_cpu=False)
+        return RankMemory(size, *[0] * 12, on_cpu=False)
 
     choices = fitting_layouts(run_recipe, layout, 150.0, estimate)
     assert [(c.layout.zero_stage, c.layout.offload_optimizer, c.max_tokens) for c in choices[:3]] == [
