@@ -64,11 +64,12 @@ def make_model(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise UserError(f"bench finetune wants transformers and accelerate ({error}); pip install both") from None
     torch.manual_seed(1)
-    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (
-        ("layers", args.layers), ("ffn_dim", 4 * args.width), ("attention_heads", max(1, args.width // 64)),
-        ("layerdrop", 0.0),
-    )}  # fmt: skip
-    config = M2M100Config(vocab_size=args.vocabulary, d_model=args.width, dropout=0.1, attention_dropout=0.1, **sizes)
+    heads, ffn = max(1, args.width // 64), 4 * args.width
+    config = M2M100Config(
+        vocab_size=args.vocabulary, d_model=args.width, dropout=0.1, attention_dropout=0.1,
+        encoder_layers=args.layers, encoder_ffn_dim=ffn, encoder_attention_heads=heads, encoder_layerdrop=0.0,
+        decoder_layers=args.layers, decoder_ffn_dim=ffn, decoder_attention_heads=heads, decoder_layerdrop=0.0,
+    )  # fmt: skip
     M2M100ForConditionalGeneration(config).save_pretrained(args.model)
 
 

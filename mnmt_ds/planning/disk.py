@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from mnmt_ds.engine.recipe import Recipe
-from mnmt_ds.planning.memory import FP32_BYTES, FrozenTeachers, PlannedLayout, PlannedStudents
+from mnmt_ds.planning.activations import FP32_BYTES
+from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents
 
 
 class DiskUse(NamedTuple):
