@@ -19,7 +19,7 @@ from deepspeed.runtime.utils import partition_balanced
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.distributed import device
+from mnmt_ds.engine.parallel.random_state import random_state, seed_random_state, set_random_state
 from mnmt_ds.models.layer_sequence import TIED, LayerEntry, LayerSegment, StageActivations, layer_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary
@@ -162,7 +162,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         self.model.train(dropout)
         if dropout:
             if is_first:
-                torch.manual_seed(note.seed)
+                seed_random_state(note.seed)
             else:
                 set_random_state(random)
         self.model(activations)
@@ -233,29 +233,6 @@ def stage_bounds(entries: Sequence[LayerEntry], costs: Sequence[float], count: i
     scale = 1e6 / sum(units)  # DeepSpeed's cut counts in integers
     bounds = partition_balanced([max(1, round(cost * scale)) for cost in units], count)
     return [*map(int, bounds[:-1]), len(entries)]
-
-
-def random_state() -> Tensor:
-    """The random generator's state, as bytes on this rank's device.
-
-    Returns:
-        uint8.
-    """
-    here = device()
-    return torch.get_rng_state() if here.type == "cpu" else torch.cuda.get_rng_state(here).to(here)
-
-
-def set_random_state(state: Tensor) -> None:
-    """Goes on where another stage's generator stopped.
-
-    Args:
-        state: of ``random_state`` there.
-    """
-    here = device()
-    if here.type == "cpu":
-        torch.set_rng_state(state)
-    else:
-        torch.cuda.set_rng_state(state.cpu(), here)
 
 
 def as_integers(states_BLD: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from mnmt_ds.engine.parallel import ds_config, gradients, state_snapshot
 from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
 from mnmt_ds.engine.parallel.loading import load_deepspeed_checkpoint, model_with
 from mnmt_ds.engine.parallel.method_eval_states import DirectEvalStates
+from mnmt_ds.engine.parallel.random_state import seed_random_state
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.engine.parallel.student_module import StudentModule
 from mnmt_ds.methods.method import ModelStates
@@ -128,9 +129,9 @@ class ZeroEngine:
         moved(index)
         method, update_index = update.method, self.layout.update_index(index)
         batch = update.on_device(index, self.layout.device)
-        torch.manual_seed(update.drawn_seed("teach", update_index))  # for teachers with dropout
+        seed_random_state(update.drawn_seed("teach", update_index))  # for teachers with dropout
         batch = method.teach(method.prepare(batch))
-        torch.manual_seed(update.drawn_seed("dropout", update_index))
+        seed_random_state(update.drawn_seed("dropout", update_index))
         loss, metrics = self.deepspeed_engine(batch, method.score)
         self._backward(loss, batch)
         return metrics  # type: ignore[no-any-return]
@@ -176,7 +177,7 @@ class ZeroEngine:
             moved()
             batch = to_device(batch, self.layout.device)
             if seeds is not None:
-                torch.manual_seed(seeds[index])
+                seed_random_state(seeds[index])
             with self._eval_mode() if seeds is None else nullcontext():
                 states = self._states(batch)
             yield states

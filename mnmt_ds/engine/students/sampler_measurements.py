@@ -21,6 +21,7 @@ from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.dataloading.training_data import framed_lengths
 from mnmt_ds.engine.parallel.engine import Scorer
 from mnmt_ds.engine.parallel.gradients import dots
+from mnmt_ds.engine.parallel.random_state import seed_random_state
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.methods.method import ModelStates
 from mnmt_ds.samplers.uncertainty import REWARDS, TokenStatistics, token_statistics
@@ -136,7 +137,7 @@ class StudentMeasurements:
         return plan._replace(pair=plan.pair[:count], tokens=plan.tokens[:count], start=plan.start[: count + 1])
 
     def _seed(self, *parts: int | str) -> None:
-        torch.manual_seed(seed_of(self.student.recipe.train.seed, *parts, self.student.updates))
+        seed_random_state(seed_of(self.student.recipe.train.seed, *parts, self.student.updates))
 
     def _norm(self, shard_N: Tensor) -> float:
         """The norm of a sharded vector; 1 where it is 0."""
