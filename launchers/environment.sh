@@ -10,7 +10,7 @@ if [ "${MNMT_DS_ENV:-venv}" != current ]; then
     # DeepSpeed is built from source against an installed torch; on a machine without a GPU, this version's CPU build is wanted.
     if command -v nvidia-smi > /dev/null && nvidia-smi > /dev/null 2>&1; then torch='torch>=2.11,<2.14'; else torch='torch==2.13.0'; fi
     .venv/bin/pip install "$torch" numpy ninja
-    .venv/bin/pip install --no-build-isolation 'deepspeed>=0.19,<0.20'
+    .venv/bin/pip install --no-build-isolation 'deepspeed>=0.19.8,<0.20'
     .venv/bin/pip install --no-build-isolation -e '.[test]'
     touch .venv/.complete
   fi

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 TESTED = {
     "torch": (">=2.11,<2.14", "2.13.0"),
-    "deepspeed": (">=0.19,<0.20", "0.19.8"),
+    "deepspeed": (">=0.19.8,<0.20", "0.19.8"),
     "megatron-core": (">=0.16,<0.17", "0.16.1"),
 }
 """The range of versions that pyproject.toml declares, and the version that the tests ran with last."""

@@ -170,7 +170,7 @@ class Tracker:
                 entity=settings.entity or None,
                 group=settings.group or None,
                 name=name,
-                dir=run,
+                dir=str(run),
                 config=config,
                 mode=mode,
                 id=identity.read_text(encoding="utf-8"),
