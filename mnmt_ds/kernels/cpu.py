@@ -14,7 +14,10 @@ from mnmt_ds.kernels.loss_inputs import LossInputs
 from mnmt_ds.kernels.statistics import Statistics, Workspace, packed_rows, unpack_statistics
 
 BUDGET = 56 << 20
-"""Bytes of logits held at once."""
+"""Bytes of logits held at once, but for a chunk of ``LEAST_TOKENS``."""
+LEAST_TOKENS = 128
+"""Tokens that a chunk may have however large the vocabulary is: with fewer, reading the projection and its gradient for
+each chunk takes longer than the products."""
 MAX_PASSES, MAX_TEACHERS = 4, 2
 """As in csrc/rows.h."""
 MAX_VOCABULARY = 1 << 24
@@ -70,9 +73,21 @@ def max_chunk_tokens(inputs: LossInputs) -> int:
     Returns:
         Tokens, a multiple of 32.
     """
-    rows_per_token = inputs.passes + len(inputs.teachers)
-    tokens = BUDGET // (4 * inputs.vocabulary_size * rows_per_token)
-    return max(32, min(tokens, 2048) // 32 * 32)
+    return tokens_of_budget(inputs.vocabulary_size, inputs.passes + len(inputs.teachers))
+
+
+def tokens_of_budget(vocabulary_size: int, rows_per_token: int) -> int:
+    """Computes how many tokens' logits are held at once.
+
+    Args:
+        vocabulary_size: V.
+        rows_per_token: passes and teachers.
+
+    Returns:
+        Tokens, a multiple of 32.
+    """
+    tokens = BUDGET // (4 * vocabulary_size * rows_per_token)
+    return max(LEAST_TOKENS, min(tokens, 2048) // 32 * 32)
 
 
 def statistics(inputs: LossInputs, chunk: slice, workspace: Workspace) -> Statistics:

@@ -200,7 +200,7 @@ def loss_bytes(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passe
     """
     planes = passes + teachers
     if on_cpu:
-        chunk = max(32, min(cpu.BUDGET // (FP32_BYTES * vocabulary * planes), 2048) // 32 * 32)
+        chunk = cpu.tokens_of_budget(vocabulary, planes)
     else:
         chunk = max(1, chunked.BUDGET["cuda"] // (FP32_BYTES * vocabulary * planes))
     logits = min(x.target_tokens, chunk) * vocabulary * planes * FP32_BYTES
