@@ -51,14 +51,14 @@ def batch_of(framing: FramingSettings, source_tag: int, target_tag: int) -> Batc
 
 @pytest.mark.parametrize(("variant", "framing"), [*((name, FAMILY) for name in VARIANTS), ("nllb_sharded", LEGACY)])
 def test_logits_loss_and_gradients_are_transformers(variant: str, framing: FramingSettings, tmp_path: Path) -> None:
-    check_parity(write_model(tmp_path / "model", **VARIANTS[variant]), framing, ((2003, 2017), (2050, 2003)))
+    check_parity(write_model(tmp_path / "model", **VARIANTS[variant]), framing, ((2003, 2017), (2017, 2003), (2050, 2003)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "size"), [("m2m_100", 128112), ("nllb", 256206)])
 def test_whole_vocabularies(family: str, size: int, tmp_path: Path) -> None:
     directory = write_model(tmp_path / "model", family, vocab_size=size)
-    check_parity(directory, FAMILY, ((size - 100, size - 10), (size - 50, size - 100)))
+    check_parity(directory, FAMILY, ((size - 100, size - 10), (size - 10, size - 100)))
 
 
 def check_parity(directory: Path, framing: FramingSettings, pairs: tuple[tuple[int, int], ...]) -> None:
