@@ -168,7 +168,7 @@ def train_by_trainer(args: argparse.Namespace, updates: list[list[Batch]]) -> tu
     )
 
     model = M2M100ForConditionalGeneration.from_pretrained(args.model)
-    micro_batches = [_as_transformers(batch) for update in updates for batch in update]
+    micro_batches = [as_transformers(batch) for update in updates for batch in update]
     bf16 = args.precision == "bf16"
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         first_loss = float(model.eval()(**micro_batches[0]).loss)
@@ -195,6 +195,14 @@ def train_by_trainer(args: argparse.Namespace, updates: list[list[Batch]]) -> tu
     return args.vocabulary, first_loss, sum(seconds[1:])
 
 
-def _as_transformers(batch: Batch) -> dict[str, torch.Tensor]:
+def as_transformers(batch: Batch) -> dict[str, torch.Tensor]:
+    """Gives a batch the names that transformers' models have.
+
+    Args:
+        batch: of one pair.
+
+    Returns:
+        (B, S) and (B, T) tensors; -100 in the labels where nothing counts.
+    """
     labels = batch.target_BT.masked_fill(batch.target_BT == PAD, -100)
     return {"input_ids": batch.source_BS, "attention_mask": (batch.source_BS != PAD).long(), "labels": labels}

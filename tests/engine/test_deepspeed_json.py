@@ -10,6 +10,7 @@ from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.ds_config_keys import KEYS, lookup
 from mnmt_ds.engine.settings import TrainSettings
 from mnmt_ds.errors import UserError
+from tests.spawn import on_ranks
 from tests.tiny import ROOT
 
 
@@ -128,3 +129,58 @@ def test_the_table_has_every_key_that_deepspeed_reads() -> None:
     DeepSpeedConfig(Watched(train_micro_batch_size_per_gpu=1))
     assert len(read) > 40
     assert not {name for name in read if lookup(name) is None and not any(key.startswith(f"{name}.") for key in KEYS)}
+
+
+def test_a_rank_alone_gathers_gradients_in_a_small_buffer() -> None:
+    def bucket(**zero: Any) -> Any:
+        return ds_config.without_large_buckets({"zero_optimization": zero})["zero_optimization"].get(
+            "reduce_bucket_size"
+        )
+
+    assert bucket(stage=1) == bucket(stage=2) == ds_config.SMALL_BUCKET
+    assert bucket(stage=0) is None and bucket(stage=3) is None
+    assert bucket(stage=1, reduce_bucket_size=7) == 7
+
+
+def updates_with_bucket(size: int, stage: int, precision: str) -> dict[str, Any]:
+    """Weights after two updates of two micro-batches."""
+    import torch
+
+    from mnmt_ds.bench.random_text import random_text
+    from mnmt_ds.engine.parallel.engine import Update
+    from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
+    from mnmt_ds.methods.method import Method
+    from mnmt_ds.methods.translation import scorer
+    from mnmt_ds.models.settings import ModelSettings
+    from mnmt_ds.models.transformer import Transformer, initialise
+    from mnmt_ds.parallel_layout import form_layout
+
+    ds_config.SMALL_BUCKET = size
+    train = TrainSettings(batches_per_update=2, precision=precision)
+    config = ds_config.resolve(ds_config.read(ROOT / "ds_configs" / f"zero{stage}.json"), train, 1, "")
+    torch.manual_seed(1)
+    engine = make_zero_engine(initialise(Transformer(ModelSettings(preset="tiny"), 300)), config, form_layout())
+    text = random_text(1, 8, 128, 300)
+    batches = [text.batch(*micro_batch)._replace(divisor=200) for micro_batch in text.micro_batches[:4]]
+    method = Method(scorer(0.1, "auto"))
+    for number in (1, 2):
+        pair = batches[2 * number - 2 : 2 * number]
+        engine.forward_backward(Update(pair, lambda: [], method, lambda index: None, seed=0, number=number, key=number))
+        engine.step(1e-2)
+    return {name: value.float() for name, value in engine.gather_weights().items()}
+
+
+def weights_are_alike() -> float:
+    """The largest difference that the buffer's size makes, at two stages and precisions."""
+    cases = [(stage, precision) for stage in (1, 2) for precision in ("fp32", "bf16")]
+    differences = []
+    for case in cases:
+        large, small = (updates_with_bucket(size, *case) for size in (10**9, 1000))
+        differences += [float((large[name] - small[name]).abs().max()) for name in large]
+    return max(differences)
+
+
+@pytest.mark.slow
+def test_gradients_that_are_larger_than_the_buffer() -> None:
+    """The same weights, bit for bit, after updates of several micro-batches."""
+    assert on_ranks(1, weights_are_alike) == [0.0]

@@ -51,7 +51,9 @@ def batch_of(framing: FramingSettings, source_tag: int, target_tag: int) -> Batc
 
 @pytest.mark.parametrize(("variant", "framing"), [*((name, FAMILY) for name in VARIANTS), ("nllb_sharded", LEGACY)])
 def test_logits_loss_and_gradients_are_transformers(variant: str, framing: FramingSettings, tmp_path: Path) -> None:
-    check_parity(write_model(tmp_path / "model", **VARIANTS[variant]), framing, ((2003, 2017), (2017, 2003), (2050, 2003)))
+    check_parity(
+        write_model(tmp_path / "model", **VARIANTS[variant]), framing, ((2003, 2017), (2017, 2003), (2050, 2003))
+    )
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from mnmt_ds.json_files import read_json
 from mnmt_ds.shipped_files import find_file
 
 Json = dict[str, Any]
+SMALL_BUCKET = 50_000_000
+"""Elements of a gradients' buffer that no other rank waits for."""
 
 
 def read(path: Path) -> Json:
@@ -263,6 +265,22 @@ def zero_stage(config: Json) -> int:
         0 to 3.
     """
     return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def without_large_buckets(config: Json) -> Json:
+    """Bounds the buffer that gradients are gathered in, where there is no other rank to reduce them with.
+
+    Args:
+        config: resolved.
+
+    Returns:
+        The same at ZeRO 0 and 3 and where the bucket's size is given; else with a small one: a gradient that is larger
+        goes by without a copy.
+    """
+    zero = config.get("zero_optimization", {})
+    if zero_stage(config) not in (1, 2) or "reduce_bucket_size" in zero:
+        return config
+    return {**config, "zero_optimization": {**zero, "reduce_bucket_size": SMALL_BUCKET}}
 
 
 def dtype(config: Json) -> torch.dtype:

@@ -53,6 +53,8 @@ def make_zero_engine(
     clip_norm = float(config.get("gradient_clipping", 0.0))
     if ds_config.zero_stage(config) == 0 and not config.get("bf16", {}).get("enabled"):
         config = {**config, "gradient_clipping": 0.0}  # ours: see ``gradients.clip``
+    if layout.data_parallel_size == 1:
+        config = ds_config.without_large_buckets(config)
     deepspeed_engine = initialize(StudentModule(model), config, layout.model_parallel_unit)
     return ZeroEngine(deepspeed_engine, layout, vocab_shard, clip_norm)
 
