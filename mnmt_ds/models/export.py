@@ -112,7 +112,7 @@ def m2m100_names(settings: ModelSettings, present: Container[str]) -> dict[str, 
         if settings.share_embeddings != "all"
         else (shared, decoder, encoder, head),
         "source_embedding.weight": (encoder, shared),
-        "head.weight": (head,),
+        "head.weight": (head, shared),
     }
     names = {name: _targets(name) for name in our_names(settings)}
     for name, choices in places.items():

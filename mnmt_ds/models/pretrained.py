@@ -41,6 +41,12 @@ OTHERS = {
     "seamless_m4t": "only its text model is of this architecture, under other names",
 }
 """Kinds of models that people may try, and why they cannot be used."""
+TIED_MATRICES = (
+    "model.shared.weight", "model.decoder.embed_tokens.weight", "model.encoder.embed_tokens.weight", "lm_head.weight",
+)  # fmt: skip
+"""Names of M2M100's one matrix where embeddings are tied."""
+ROWS_AT_ONCE = 16384
+"""Rows that are compared at a time."""
 VOCABULARY_WEIGHTS = ("embedding.weight", "source_embedding.weight", "head.weight", "encoder_projection.weight")
 """Weights with one row a word."""
 UNUSED = ("embed_positions.weights", "encoder.version", "decoder.version", "final_logits_bias")
@@ -121,6 +127,8 @@ def open_weights(directory: Path) -> WeightSource:
     names = m2m100_names(settings, files.facts)
     source = WeightSource(directory, settings, int(config["vocab_size"]), files, names, notes)
     _check_tensors(source, tied_repeats=settings.share_embeddings == "all")
+    if settings.share_embeddings == "all":
+        _check_repeats(source)
     return source
 
 
@@ -375,6 +383,25 @@ def _check_tensors(source: WeightSource, tied_repeats: bool) -> None:
             f"{source.directory}: its tensors are not those of its configuration ({'; '.join(faults)}); give the"
             " model's own configuration, or download it again"
         )
+
+
+def _check_repeats(source: WeightSource) -> None:
+    """Refuses a matrix that the configuration ties, where it stands under several names with different values."""
+    (used,) = source.parts["embedding.weight"]
+    facts = source.files.facts
+    for name in TIED_MATRICES:
+        if name == used or name not in facts:
+            continue
+        same = facts[name].dtype == facts[used].dtype and all(
+            torch.equal(source.files.read(name, rows), source.files.read(used, rows))
+            for rows in (slice(i, i + ROWS_AT_ONCE) for i in range(0, source.vocabulary_size, ROWS_AT_ONCE))
+        )
+        source.files.release()
+        if not same:
+            raise UserError(
+                f"{source.directory}: {name} holds other values than {used}, though config.json ties them, as a model"
+                ' has it whose embeddings were trained apart; set "tie_word_embeddings": false in config.json'
+            )
 
 
 def _listed(names: Iterable[str]) -> str:

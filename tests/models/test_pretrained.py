@@ -14,7 +14,7 @@ from mnmt_ds.data.loader import collate
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.models.export import to_m2m100
-from mnmt_ds.models.pretrained import WeightSource, fill, open_weights
+from mnmt_ds.models.pretrained import TIED_MATRICES, WeightSource, fill, open_weights
 from mnmt_ds.models.transformer import Transformer
 from tests.pretrained import write_model
 
@@ -177,6 +177,37 @@ def test_old_directories_hold_tensors_that_no_model_needs(directory: Path) -> No
     save_file(state, path)
     after = open_weights(directory)
     assert all(torch.equal(after.read(name), value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.encoder.embed_tokens.weight", "model.shared.weight"])
+def test_embeddings_that_were_trained_apart(directory: Path, name: str) -> None:
+    """What a fine-tuning has untied and the configuration still ties is refused, and read once it says so."""
+    path = directory / "model.safetensors"
+    state = load_file(path)
+    tied = state["model.shared.weight"].clone()
+    state |= {repeat: tied.clone() for repeat in ("model.decoder.embed_tokens.weight", "lm_head.weight")}
+    state |= {name: tied + 1}
+    save_file(state, path)
+    assert "holds other values than model.shared.weight, though config.json ties them" in message(directory)
+    assert '"tie_word_embeddings": false' in message(directory)
+    edited(directory, tie_word_embeddings=False)
+    source = open_weights(directory)
+    read = {
+        our: (source.read(our) - tied).mean().round().item()
+        for our in source.parts
+        if source.parts[our][0] in TIED_MATRICES
+    }
+    assert read == {
+        "embedding.weight": 0.0,
+        "source_embedding.weight": float(name != "lm_head.weight"),
+        "head.weight": float(name == "lm_head.weight"),
+    }
+
+
+def test_a_single_file_beside_an_older_index(directory: Path) -> None:
+    """transformers leaves the index of shards there when it saves anew in one file, and reads the file."""
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": "gone.safetensors"}}')
+    assert open_weights(directory).read("embedding.weight").shape[1] == 16
 
 
 def test_files_that_are_not_whole(directory: Path) -> None:
