@@ -50,4 +50,4 @@ if __name__ == "__main__":
     print("torch", torch.__version__.partition("+")[0], flush=True)
     mp.spawn(main, (4,), 4)
 PY
-"$work/env/bin/python" "$work/try.py"
+"$work/env/bin/python" -W ignore "$work/try.py"

@@ -3,6 +3,7 @@
 # Guessed: merge_and_unload gives a whole model; saved and loaded again it computes the same.
 # Is: in memory it does. Its directory holds the trained projection and one embedding, and says that nothing is tied;
 #   transformers then looks for the encoder's and the decoder's own embeddings, which are in no file, and draws them anew.
+#   PEFT warns that input and output are no longer tied; that the other two matrices go, nobody says.
 # Versions: peft 0.21.2, transformers 5.24.0, torch 2.13.0, Python 3.11.
 # Why it matters: the directory that is published translates with random embeddings; the model that was evaluated did not.
 # Seen:

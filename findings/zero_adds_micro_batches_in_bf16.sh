@@ -60,4 +60,4 @@ if not right:
     raise SystemExit("CHANGED: not what is stated at the head of this file")
 torch.distributed.destroy_process_group()
 PY
-"$work/env/bin/python" "$work/try.py" 2>&1 | grep -v -e "^MA " -e "^CPU Virtual" -e "^be" -e "^after" -e "^end"
+"$work/env/bin/python" -W ignore "$work/try.py" 2>&1 | grep -v -e "^MA " -e "^CPU Virtual" -e "^be" -e "^after" -e "^end"
