@@ -13,6 +13,7 @@ from mnmt_ds.data.batching import EpochPlan, interleave_plans
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.methods.by_task import ByTaskSettings
 from mnmt_ds.methods.registry import build
+from mnmt_ds.models.transformer import Transformer, initialise
 from tests.unit.test_intra_distillation import loss_by_definition, student
 from tests.unit.test_lssd import context, example
 
@@ -69,6 +70,25 @@ def test_own_projection_and_weights() -> None:
     assert shared["cd_encoder_loss"][0] != apart["cd_encoder_loss"][0]
     total = 2.0 * shared["cd_decoder_loss"][0] + 0.5 * shared["cd_encoder_loss"][0]
     assert float(shared["loss"][0]) == pytest.approx(float(total), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["translation", "mlm", "dae"])
+def test_every_batch_gives_every_weight_a_gradient(task: str) -> None:
+    """ZeRO-3 updates a weight that a batch leaves out by the gradient of an earlier update (docs/surprises.md)."""
+    shape = student(0.0).settings.model_copy(update={"encoder_projection": "own"})
+    model = initialise(Transformer(shape, 30))
+    tasks = {name: {"name": "denoising", "encoder_weight": 2.0} for name in ("mlm", "dae")}
+    method = build(settings(tasks={"translation": {"name": "translation"}, **tasks}), context(model, {}))
+    batch, nothing = concurrent()._replace(task=task), torch.full_like(concurrent().target_BT, PAD)
+    if task == "mlm":
+        batch = batch._replace(target_BT=nothing)
+    if task != "mlm":
+        batch = batch._replace(encoder_target_BS=None)
+    states = model(batch.source_BS, batch.decoder_BT)
+    assert model.encoder_projection is not None
+    states = states._replace(encoder_projection_VD=model.encoder_projection.weight)
+    method.score(states, model.head.weight, batch).loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_divisors() -> None:
