@@ -99,8 +99,9 @@ def test_what_is_off_or_the_same_is_let_through(tmp_path: Path) -> None:
     }
     same = {"gradient_clipping": 1, "optimizer": {"type": "Adam", "params": {"lr": 2e-3, "torch_adam": True}}}
     passed = {"wall_clock_breakdown": False, "communication_data_type": "fp32", "flops_profiler": {"enabled": False}}
-    config = _used(tmp_path, {**off, **same, **passed})
+    config = _used(tmp_path, {**off, **same, **passed, "data_types": {"grad_accum_dtype": "fp32"}})
     assert config["communication_data_type"] == "fp32" and config["optimizer"]["type"] == "Adam"
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
 def test_the_table_has_every_key_that_deepspeed_reads() -> None:
