@@ -72,7 +72,7 @@ KEYS: Mapping[str, Key] = {
     },
     "fp16": _refused("masters and Adam's states stay in fp32"),
     "data_types.grad_accum_dtype": _passed(
-        "type in which gradients add up, at ZeRO 1 to 3; left out: train.precision, so fp32 for many micro-batches in bf16"
+        "type in which gradients add up, at ZeRO 1 to 3; left out: train.precision (in bf16 give fp32 for many batches)"
     ),
     "data_types": _refused(PRECISION),
     "torch_autocast": _refused(PRECISION),
