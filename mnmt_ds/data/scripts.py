@@ -64,8 +64,9 @@ CHARACTER_RANGES = {
 """Letters of a script, as a regular expression's character class."""
 SCRIPT_CODES = {
     "latn": "Latin", "latin": "Latin", "cyrl": "Cyrillic", "cyrillic": "Cyrillic", "grek": "Greek",
-    "deva": "Devanagari", "beng": "Bengali", "gujr": "Gujarati", "guru": "Gurmukhi", "orya": "Oriya", "taml": "Tamil",
-    "telu": "Telugu", "knda": "Kannada", "mlym": "Malayalam", "sinh": "Sinhala", "arab": "Arabic",
+    "deva": "Devanagari", "devanagari": "Devanagari", "arab": "Arabic", "arabic": "Arabic", "beng": "Bengali",
+    "gujr": "Gujarati", "guru": "Gurmukhi", "orya": "Oriya", "taml": "Tamil",
+    "telu": "Telugu", "knda": "Kannada", "mlym": "Malayalam", "sinh": "Sinhala",
     "hebr": "Hebrew", "armn": "Armenian",
     "geor": "Georgian", "ethi": "Ethiopic", "thai": "Thai", "laoo": "Lao", "khmr": "Khmer", "mymr": "Burmese",
     "hang": "Hangul", "kore": "Hangul", "jpan": "Japanese", "hans": "Han", "hant": "Han", "hani": "Han",
@@ -78,23 +79,26 @@ _SCRIPT_OF_LANGUAGE = {
 }
 _OTHER_LETTERS = {script: re.compile(rf"[^\W\d_{characters}]+") for script, characters in CHARACTER_RANGES.items()}
 _LETTERS = re.compile(r"[^\W\d_]+")
-_SUFFIX = re.compile(r"[A-Za-z]{4}|latin|cyrillic")
+_SUFFIX = re.compile(r"[_-](?P<code>[A-Za-z]{4}|latin|cyrillic)(?=[_@.-]|$)")
+_MODIFIER = re.compile(r"@(?P<name>[A-Za-z]+)$")
 
 
 def script_of_code(code: str) -> str | None:
     """Reads the script that a language's code names.
 
-    >>> [script_of_code(code) for code in ("uz_Cyrl", "sr_latin", "pt_BR", "bo_Tibt")]
-    ['Cyrillic', 'Latin', None, 'Tibt']
+    >>> [script_of_code(code) for code in ("uz_Cyrl", "sr_RS@latin", "pt_BR", "de_DE@euro", "bo_Tibt")]
+    ['Cyrillic', 'Latin', None, None, 'Tibt']
 
     Args:
-        code: the code, such as ``be_Latn``.
+        code: the code, such as ``be_Latn``, or a locale such as ``be@latin``.
 
     Returns:
         A script of ``CHARACTER_RANGES``; the suffix itself where it names another script; None where it names none.
     """
-    suffix = next((part for part in code.split("_")[1:] if _SUFFIX.fullmatch(part)), None)
-    return SCRIPT_CODES.get(suffix.lower(), suffix) if suffix else None
+    modifier, suffix = _MODIFIER.search(code), _SUFFIX.search(code)
+    if modifier and (script := SCRIPT_CODES.get(modifier["name"].lower())):
+        return script
+    return SCRIPT_CODES.get(suffix["code"].lower(), suffix["code"]) if suffix else None
 
 
 def default_script(language: str) -> str | None:

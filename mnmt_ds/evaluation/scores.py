@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mnmt_ds.config import Settings
+from mnmt_ds.data.language_codes import canonical_language
 from mnmt_ds.errors import UserError
 
 TOKENIZERS = (
     "auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "spm", "flores101", "flores200",
 )  # fmt: skip
 WITHOUT_SPACES = {
-    "zh": "zh",
-    "zho": "zh",
-    "cmn": "zh",
-    "yue": "zh",
     "ja": "ja-mecab",
-    "jpn": "ja-mecab",
-} | dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya"), "char")
-"""Target languages that 13a cannot tokenise, and what ``auto`` takes for them."""
+    **dict.fromkeys(("zh", "gan", "hsn", "lzh", "wuu", "yue"), "zh"),
+    **dict.fromkeys(("bo", "dz", "km", "lo", "my", "shn", "th"), "char"),
+}
+"""Target languages that 13a cannot tokenise, by their canonical codes, and what ``auto`` takes for them."""
 SPM_FILES = {
     "spm": "sacrebleu_tokenizer_spm.model",
     "flores101": "sacrebleu_tokenizer_spm.model",
@@ -98,7 +96,7 @@ def bleu_tokenizer(name: str, target: str) -> str:
     if name not in TOKENIZERS:
         raise UserError(f"BLEU tokenizer '{name}': not known; take one of {', '.join(TOKENIZERS)}")
     if name == "auto":
-        name = WITHOUT_SPACES.get(target.split("_")[0].lower(), "13a")
+        name = WITHOUT_SPACES.get(canonical_language(target), "13a")
         return "char" if name in NEEDS and find_spec(NEEDS[name][0]) is None else name
     if name in NEEDS and find_spec(NEEDS[name][0]) is None:
         raise UserError(f"BLEU tokenizer '{name}': not installed; pip install '{NEEDS[name][1]}', or take char")

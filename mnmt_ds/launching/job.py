@@ -28,7 +28,10 @@ from mnmt_ds.launching.remote import RemoteShell, forwarded_variables, is_local,
 from mnmt_ds.launching.watchdog import JOB_VARIABLE, READY
 
 LOG = logging.getLogger(__name__)
-PDSH_EXIT = re.compile(r"pdsh@\S+: (?P<node>\S+): \S+ exited with exit code (?P<code>[1-9]\d*)")
+PDSH_EXIT = re.compile(
+    r"pdsh@\S+: (?P<node>\S+): \S+ (?:exited with exit code (?P<code>[1-9]\d*)|killed by signal (?P<signal>\d+))"
+)
+"""What pdsh says of a node that failed; its own exit status counts those that were killed as 0."""
 HEARTBEAT = 2.0
 """Seconds between two heartbeats to the nodes."""
 FAILURE_GRACE = 8.0
@@ -207,7 +210,7 @@ def _forward_messages(stream: IO[str] | None, events: "queue.Queue[Event]") -> N
         sys.stderr.flush()
         match = PDSH_EXIT.match(line)
         if match:
-            events.put(("ended", match["node"], match["code"]))
+            events.put(("ended", match["node"], match["code"] or str(128 + int(match["signal"]))))
 
 
 def _nodes(args: Any, runner: Any) -> tuple[dict[str, int], bool]:

@@ -168,7 +168,8 @@ def test_catalogs_of_identifiers_are_told_apart(tmp_path: Path) -> None:
         ("uz_Cyrl", "Муқова саҳифаси", 1.0), ("uz", "Муқова", 0.0), ("uz", "Faylni ochish", 1.0),
         ("be_Latn", "Adčyni fajł", 1.0), ("be", "Adčyni", 0.0), ("pa_Arab", "فائل کھولو", 1.0), ("sr", "Datoteka", 1.0),
         ("sr_Cyrl", "Datoteka", 0.0), ("zh_Hant", "檔案", 1.0), ("zh_TW", "檔案", 1.0), ("fra_Latn", "Файл", 0.0),
-        ("bo_Tibt", "བོད", 1.0),
+        ("bo_Tibt", "བོད", 1.0), ("be@latin", "Adčyni fajł", 1.0), ("uz@cyrillic", "Faylni", 0.0),
+        ("sr-Cyrl", "Da", 0.0), ("de_DE@euro", "Datei", 1.0), ("sr_RS.UTF-8@latin", "Датотека", 0.0),
     ],
 )  # fmt: skip
 def test_the_script_that_a_code_names(code: str, text: str, wanted: float) -> None:

@@ -301,6 +301,20 @@ def test_cldr_says_the_same_thing_in_both_languages() -> None:
         list(cldr.read(ReadRequest("xx-en")))
 
 
+@pytest.mark.parametrize(
+    ("code", "english"),
+    [("sr@latin", "engleski"), ("srp_Latn", "engleski"), ("sr", "енглески"), ("bos_Cyrl", "енглески"),
+     ("uz@cyrillic", "инглизча"), ("zho_Hant", "英文"), ("zho_Hans", "英语"), ("arb_Arab", "الإنجليزية")],
+)  # fmt: skip
+def test_cldr_is_in_the_script_that_a_code_names(code: str, english: str) -> None:
+    assert cldr._locale(code).languages["en"] == english
+
+
+def test_cldr_refuses_a_script_that_babel_does_not_have() -> None:
+    with pytest.raises(UserError, match=r"language 'be@latin': .* in the script Latin"):
+        cldr._locale("be@latin")
+
+
 def test_settings_fill_languages_into_paths(tmp_path: Path) -> None:
     (tmp_path / "fr-en.en").write_text("one\n")
     (tmp_path / "fr-en.fr").write_text("un\n")

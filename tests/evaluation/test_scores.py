@@ -44,6 +44,16 @@ def test_equals_sacrebleu(tokenizer: str) -> None:
 def test_tokenizer_follows_the_target_language(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "find_spec", lambda name: None)
     wanted = {"en": "13a", "ko": "13a", "zh": "zh", "zh_CN": "zh", "zho_Hans": "zh", "ja": "char", "tha_Thai": "char"}
+    wanted |= {
+        "chi": "zh",
+        "zh-TW": "zh",
+        "zh-Hant": "zh",
+        "cmn_Hant": "zh",
+        "lzh": "zh",
+        "zh-yue": "zh",
+        "bur": "char",
+    }
+    wanted |= {"bod_Tibt": "char", "dzo_Tibt": "char", "ger": "13a"}
     assert {target: bleu_tokenizer("auto", target) for target in wanted} == wanted
     monkeypatch.setattr(scores, "find_spec", lambda name: object())
     assert bleu_tokenizer("auto", "jpn") == "ja-mecab"

@@ -1,6 +1,8 @@
 """Checks before a job: what is compared, what a node reports, locks, and how the watchdog ends a job."""
 
+import io
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -222,3 +224,11 @@ def differ() -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def test_what_pdsh_says_of_nodes_that_failed() -> None:
+    """Killed processes, too: pdsh's own exit status counts them as 0."""
+    events: queue.Queue[job.Event] = queue.Queue()
+    lines = ("pdsh@here: a: ssh exited with exit code 3", "a: pdsh@x: b: ssh", "pdsh@here: b: ssh killed by signal 9")
+    job._forward_messages(io.StringIO("\n".join(lines) + "\n"), events)
+    assert [events.get_nowait() for _ in range(events.qsize())] == [("ended", "a", "3"), ("ended", "b", "137")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mnmt_ds.data.language_codes import canonical_language
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
+from mnmt_ds.data.scripts import SCRIPT_CODES, script_fraction, script_of_code
 from mnmt_ds.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,14 +60,7 @@ def read(request: ReadRequest) -> Iterator[Row]:
 @cache
 def _render_items(language: str) -> dict[str, str]:
     """Every item that the language can say, by the item's name."""
-    from babel import Locale, UnknownLocaleError
-
-    locale = None
-    for code in (language, canonical_language(language)):
-        with contextlib.suppress(UnknownLocaleError, ValueError):
-            locale = locale or Locale.parse(code)
-    if locale is None:
-        raise UserError(f"language '{language}': Babel's CLDR data does not know it; give files in data.corpora")
+    locale = _locale(language)
     texts: dict[str, str] = {}
     for kind, table in (("l", locale.languages), ("t", locale.territories), ("s", locale.scripts),
                         ("c", locale.currencies), ("v", locale.variants)):  # fmt: skip
@@ -77,6 +71,22 @@ def _render_items(language: str) -> dict[str, str]:
         if text:
             texts[item] = text
     return texts
+
+
+def _locale(language: str) -> "Locale":
+    """Babel's data of a language in the script that its code names: Babel reads sr@latin and srp_Latn as Cyrillic."""
+    from babel import Locale, UnknownLocaleError
+
+    canonical, script = canonical_language(language), script_of_code(language)
+    named = [f"{canonical}_{code.title()}" for code, name in SCRIPT_CODES.items() if name == script and len(code) == 4]
+    suffixed = [name for name in named if name[-4:].lower() in language.lower()]
+    for code in (*suffixed, *named, language, canonical) if script else (language, canonical):
+        with contextlib.suppress(UnknownLocaleError, ValueError):
+            locale = Locale.parse(code)
+            if script is None or script_fraction(" ".join(locale.languages.values()), language) > 0.5:
+                return locale
+    asked = f" in the script {script}" if script else ""
+    raise UserError(f"language '{language}': Babel's CLDR data does not have it{asked}; give files in data.corpora")
 
 
 @cache
