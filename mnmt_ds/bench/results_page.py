@@ -17,7 +17,7 @@ from typing import Any
 from mnmt_ds.files import write_text
 
 RESULTS = Path(__file__).with_name("results")
-BENCHMARKS = ("throughput", "methods", "teachers", "loss", "pipeline", "staged", "placement")
+BENCHMARKS = ("throughput", "methods", "teachers", "loss", "pipeline", "staged", "placement", "finetune")
 SECTION = re.compile(r"(<!-- tables: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Result = Mapping[str, Any]
 
