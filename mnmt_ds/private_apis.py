@@ -124,7 +124,7 @@ def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> Excepti
     deepspeed_engine.checkpoint_engine = writer
     deepspeed_engine._copy_recovery_script = partial(writer.keep, copy_script)
     try:
-        deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False)
+        deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True)
     finally:
         deepspeed_engine.checkpoint_engine = inner
         del deepspeed_engine._copy_recovery_script
@@ -255,7 +255,7 @@ class OwnStageLayers:
 
 
 def weight_and_master_tensors(deepspeed_engine: Any) -> Iterator[Tensor]:
-    """An engine's weights (at ZeRO-3 this rank's partitions) and the fp32 masters of its optimizer.
+    """An engine's trained weights (at ZeRO-3 this rank's partitions) and the fp32 masters of its optimizer.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -263,7 +263,7 @@ def weight_and_master_tensors(deepspeed_engine: Any) -> Iterator[Tensor]:
     Yields:
         The tensors themselves, always in the same order: what is written into them is the engine's state.
     """
-    for parameter in deepspeed_engine.module.parameters():
+    for parameter in filter(lambda parameter: parameter.requires_grad, deepspeed_engine.module.parameters()):
         partition = getattr(parameter, "ds_tensor", None)  # behind a parameter's end it holds whatever the memory held
         rank = 0 if partition is None else torch.distributed.get_rank(parameter.ds_process_group)
         own = 0 if partition is None else max(0, parameter.ds_numel - rank * partition.ds_numel)

@@ -9,7 +9,9 @@ from mnmt_ds import __version__
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.decoding.pretrained import open_first_weights
 from mnmt_ds.distributed import same_everywhere
+from mnmt_ds.engine.checkpointing import frozen_weights
 from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
+from mnmt_ds.engine.checkpointing.frozen_weights import open_frozen
 from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.monitoring.dev_scores import dev_bleu
@@ -26,7 +28,8 @@ from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.methods.method import MethodContext
 from mnmt_ds.methods.peers import Peers
 from mnmt_ds.methods.registry import build
-from mnmt_ds.models.pretrained import WeightSource
+from mnmt_ds.models.frozen import is_frozen
+from mnmt_ds.models.pretrained import WeightSource, expected_shapes
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_pool import TeacherPool
@@ -152,7 +155,7 @@ def last_update(recipe: Recipe, training_data: TrainingData) -> int:
 
 def make_students(
     recipe: Recipe, config: ds_config.Json, corpus: Corpus, exchange: PeerExchange, dev_tokens: dict[str, int],
-    tracker: Tracker, source: WeightSource | None = None,
+    tracker: Tracker, source: WeightSource | None = None, frozen: Mapping[str, str] | None = None,
 ) -> list[Student]:  # fmt: skip
     """Builds this rank's students, each on an engine of its own, with a log of its own where the run has several.
 
@@ -164,6 +167,7 @@ def make_students(
         dev_tokens: dev tokens of each pair.
         tracker: the run's log.
         source: a pretrained model that they start from; None: their weights are drawn.
+        frozen: of a run that goes on, by student, the SHA-256 of its weights that are not trained; None: a new run.
 
     Returns:
         The students, in order.
@@ -175,7 +179,9 @@ def make_students(
         if name not in exchange.peer_group.own_students:
             continue
         training_data = exchange.training_data[name]
-        engine = build_engine(student_recipe, config, corpus.tokenizer.size, costs, layout, source)
+        digest, size = (frozen or {}).get(name, ""), corpus.tokenizer.size
+        weights = open_frozen(student_recipe.directory, digest, student_recipe.model, size) if digest else source
+        engine = build_engine(student_recipe, config, size, costs, layout, weights)
         log, peers = tracker, None
         if student_recipe is not recipe:
             layout.ranks.on_main_first(student_recipe.directory.mkdir, 0o777, True, True)
@@ -197,8 +203,27 @@ def make_students(
             log,
             eval_states,
             exchange.prefetch_peer_states,
+            frozen=digest or keep_frozen(student_recipe, engine, size),
         )
     return list(exchange.students.values())
+
+
+def keep_frozen(recipe: Recipe, engine: Engine, vocabulary_size: int) -> str:
+    """Writes the weights that a new run does not train beside its models; all of the student's ranks call this.
+
+    Args:
+        recipe: of the student.
+        engine: with its first weights.
+        vocabulary_size: V.
+
+    Returns:
+        The file's SHA-256; empty where all weights are trained.
+    """
+    names = [name for name in expected_shapes(recipe.model, vocabulary_size) if is_frozen(recipe.model, name)]
+    if not names:
+        return ""
+    weights = engine.gather_weights(everywhere=False, names=names)
+    return engine.layout.ranks.on_main_first(frozen_weights.write, recipe.directory, weights)
 
 
 def make_context(
@@ -229,10 +254,10 @@ def make_context(
             vocabularies[language] = training_data.target_vocabulary(language)[words].to(device)
         return vocabularies[language]
 
-    def teacher_pool(settings: TeacherSettings) -> TeacherPool:
+    def teacher_pool(settings: TeacherSettings, of_other_runs: bool = False) -> TeacherPool:
         if settings.disk is not None and peers is not None:
             settings = settings.model_copy(update={"disk": settings.disk / peers.name})
-        return build_teacher_pool(recipe, settings, training_data, engine, log)
+        return build_teacher_pool(recipe, settings, training_data, engine, log, of_other_runs)
 
     return MethodContext(
         pairs=list(recipe.data.pairs),

@@ -4,6 +4,7 @@ Shape letters: N elements of a shard.
 """
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,19 +15,22 @@ from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.data.loader import collate
-from mnmt_ds.distributed import device
+from mnmt_ds.distributed import RankGroup, device
 from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.parallel.engine import Engine
+from mnmt_ds.engine.parallel.first_weights import without_draws
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.kernels import deepspeed_ops
 from mnmt_ds.kernels.build import BuildError
 from mnmt_ds.models.layer_sequence import TIED
+from mnmt_ds.models.lora import is_adapter
+from mnmt_ds.models.settings import FreezeSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import shard_state
 from mnmt_ds.teachers.async_reader import AsynchronousReader
 from mnmt_ds.teachers.cache_blocks import CachePlan, Ints, plan_cache
-from mnmt_ds.teachers.layer_streaming import LayerStreamedTeachers
+from mnmt_ds.teachers.layer_streaming import FROZEN, FrozenShards, LayerStreamedTeachers
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.shard_layout import extract_shard, shard_layout
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
@@ -53,7 +57,7 @@ def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0) -> Transf
     Returns:
         In the precision of training.
     """
-    depth = {"encoder_layers": layers, "decoder_layers": layers} if layers else {}
+    depth = {"encoder_layers": layers, "decoder_layers": layers, "freeze": FreezeSettings()} if layers else {}
     return frozen(Transformer(recipe.model.model_copy(update=depth), vocabulary_size), recipe)
 
 
@@ -85,9 +89,12 @@ def projection_of(model: nn.Module) -> nn.Parameter:
 
 
 def build_teacher_pool(
-    recipe: Recipe, settings: TeacherSettings, training_data: TrainingData, engine: Engine, log: Callable[[str], None]
-) -> TeacherPool:
+    recipe: Recipe, settings: TeacherSettings, training_data: TrainingData, engine: Engine, log: Callable[[str], None],
+    of_other_runs: bool = False,
+) -> TeacherPool:  # fmt: skip
     """Makes room for frozen models of an engine's shape; called by all of its ranks together.
+
+    A teacher that the student itself was holds what the student trains; the rest of it is the student's own.
 
     Args:
         recipe: of the student.
@@ -95,6 +102,7 @@ def build_teacher_pool(
         training_data: of the student.
         engine: of the student.
         log: hears on the main rank what of the teachers' states is cached.
+        of_other_runs: teachers are other runs' plain models.
 
     Returns:
         Without teachers yet.
@@ -102,14 +110,17 @@ def build_teacher_pool(
     run, layout, model = recipe.directory, engine.layout, engine.model
     tokenizer_hash = training_data.corpus.tokenizer.hash
     ranks, dtype = layout.new_data_parallel_group(), getattr(torch, settings.dtype)
-    shards = shard_layout(model, projection_of(model), ranks.size)
-    names, vocab_shard = [piece.name for piece in shards.pieces], engine.vocab_shard
+    names = {name for name, weight in model.named_parameters() if of_other_runs or weight.requires_grad}
+    shape = model.settings.plain() if of_other_runs else model.settings
+    names -= {name for name in names if of_other_runs and is_adapter(name)}
+    shards = shard_layout(model, projection_of(model), ranks.size, names)
+    vocab_shard = engine.vocab_shard
 
     def load(version: Version) -> Tensor:
         if isinstance(version, int):
-            state = snapshots.read(run, version, names)
+            state = snapshots.read(run, version, sorted(names))
         else:
-            state = snapshots.read_expert(Path(version), model.settings, tokenizer_hash, names)
+            state = snapshots.read_expert(Path(version), model.settings, tokenizer_hash, sorted(names))
         if vocab_shard is not None:
             state = shard_state(vocab_shard, state, model)
         return extract_shard(shards, state, ranks, dtype)
@@ -124,9 +135,17 @@ def build_teacher_pool(
     teacher_shard = vocab_shard
     if plan is not None and vocab_shard is not None:  # its teachers run in the background
         teacher_shard = vocab_shard._replace(group=layout.new_vocab_parallel_group())
-    teachers = ShardedTeachers(
-        storage, shards, ranks, lambda: frozen(engine.blank_model(teacher_shard), recipe), layout.device
-    )
+    is_streamed = settings.on_device == "layers"
+    shared = {} if of_other_runs or is_streamed else engine.frozen_weights()
+
+    def teacher_model() -> nn.Module:
+        with without_draws():
+            teacher = engine.blank_model(teacher_shard, shape)
+        for name, value in shared.items():
+            teacher.get_parameter(name).data = value
+        return frozen(teacher, recipe)
+
+    teachers = ShardedTeachers(storage, shards, ranks, teacher_model, layout.device)
     cache = None
     if plan is not None:
         state_storage = StateStorage(plan.memory_bytes, plan.disk_bytes, plan.bytes_per_row, settings.disk)
@@ -138,13 +157,37 @@ def build_teacher_pool(
         log, "teacher states: computed for each micro-batch" if plan is None else plan.describe()
     )  # fmt: skip
     server: TeacherServer
-    if settings.on_device == "layers":
-        one_layer_model = partial(blank_model, recipe, model.vocabulary_size, layers=1)
-        server = LayerStreamedTeachers(teachers, one_layer_model, collator(training_data))
+    if is_streamed:
+        plain = recipe.model_copy(update={"model": shape})
+        one_layer_model = partial(blank_model, plain, model.vocabulary_size, layers=1)
+        others = None if of_other_runs else frozen_shards(engine, ranks, directory)
+        server = LayerStreamedTeachers(teachers, one_layer_model, collator(training_data), others)
     else:
         server = engine.connect_teachers(teachers, cache)
     own_shard = partial(engine.own_shard, shards, ranks, dtype)
     return TeacherPool(recipe.data.pairs, teachers, server, own_shard, load)
+
+
+def frozen_shards(engine: Engine, ranks: RankGroup, directory: Path) -> FrozenShards | None:
+    """This rank's shard of what no teacher has of its own, as the student has it.
+
+    Args:
+        engine: of the student.
+        ranks: the ranks that hold the shards.
+        directory: where teachers' files are written.
+
+    Returns:
+        The shard; None where the student trains all weights.
+    """
+    model = engine.model
+    held = {name: weight.dtype for name, weight in model.named_parameters() if not weight.requires_grad}
+    if not held:
+        return None
+    shards, dtype = shard_layout(model, projection_of(model), ranks.size, held), next(iter(held.values()))
+    own_shard = partial(engine.own_shard, shards, ranks, dtype)
+    storage = ShardStorage(dtype, sys.maxsize, directory, lambda version: own_shard())
+    storage.put(FROZEN, own_shard())
+    return FrozenShards(storage, shards)
 
 
 def asynchronous_reader() -> AsynchronousReader | None:

@@ -111,7 +111,9 @@ class Training:
             recipe.train.label_smoothing, recipe.train.loss_implementation, layout.vocab_group
         )  # fmt: skip
         self.peer_exchange = PeerExchange(self.peer_group, training_data, self.dev, self.pairs, self.plain_scorer)
-        self.students = make_students(recipe, config, self.corpus, self.peer_exchange, dev_tokens, self.tracker, source)
+        self.students = make_students(
+            recipe, config, self.corpus, self.peer_exchange, dev_tokens, self.tracker, source, self._frozen(start)
+        )
         self.job_layout = checkpoint.job_layout(self.first.engine)
         self.sampler_updates = SamplerUpdates(self.students, self.plain_scorer)
         self.time_spent = TimeSpent()
@@ -138,6 +140,12 @@ class Training:
         for tracker in self._trackers():
             tracker.log("run", self.update, self.progress.epoch, facts)
         self.flush_log()
+
+    def _frozen(self, start: Start | None) -> dict[str, str]:
+        """Of a run that goes on, by student, the SHA-256 of the weights that it does not train."""
+        names = self.peer_group.student_names if start is not None else []
+        states = {name: checkpoint.student_state(start.state, name) for name in names if start is not None}
+        return {name: str(state["frozen"]) for name, state in states.items() if "frozen" in state}
 
     def _trackers(self) -> list[Tracker]:
         """The run's, and each student's where it is not alone."""

@@ -20,7 +20,6 @@ from mnmt_ds.best_values import Measure
 from mnmt_ds.distributed import ALONE, RankGroup
 from mnmt_ds.methods.peers import Peers
 from mnmt_ds.teachers.overall_best import mean_loss
-from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 
 
@@ -178,8 +177,9 @@ class MethodContext:
     """Label smoothing of the cross-entropy with gold."""
     implementation: str
     """Name of the fused loss's implementation: auto, reference, chunked, cpu or cuda."""
-    build_teacher_pool: Callable[[TeacherSettings], TeacherPool]
-    """Room for frozen copies of the student, sharded over the ranks; called by all ranks together."""
+    build_teacher_pool: Callable[..., TeacherPool]
+    """From ``TeacherSettings`` to room for former states of the student, sharded over the ranks, or, with True behind
+    them, for other runs' models of its shape; called by all ranks together."""
     eval_states: Callable[[Batch], tuple[Tensor, Tensor]]
     """The student's decoder states (B, T, D) of a batch without dropout or gradient, and its projection (V, D)."""
     target_vocabulary: Callable[[str], Tensor]

@@ -87,7 +87,7 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
     Returns:
         The method.
     """
-    pool = context.build_teacher_pool(settings.teachers)
+    pool = context.build_teacher_pool(settings.teachers, True)
     experts = Experts(pool, expert_paths(settings, context.pairs), settings.rule, context.dev_bleu, context.ranks)
 
     def teach(batch: Batch) -> Batch:

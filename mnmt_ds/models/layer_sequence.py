@@ -6,6 +6,7 @@ D width, V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mnmt_ds.batch import PAD
+from mnmt_ds.models.frozen import is_frozen, layer_settings
 from mnmt_ds.models.layers import DecoderLayer, Embedding, EncoderLayer, OutputProjection, UntiedOutputProjection
-from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.settings import FreezeSettings, ModelSettings
 
 TIED = "embedding"
 """The one module that several entries of the sequence use, and so perhaps several stages: ``embedding.weight``."""
+
+LAST = ("decoder_norm", "projection", "head")
+"""What always stands together at the end of the layers, for the loss needs all of it."""
 
 
 class LayerEntry(NamedTuple):
@@ -53,11 +58,13 @@ def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEn
 
     entries = [LayerEntry("source", "source_embedding" if untied else TIED, embedding)]
     entries += [
-        LayerEntry("encoder", f"encoder.{i}", lambda: EncoderLayer(settings)) for i in range(settings.encoder_layers)
+        LayerEntry("encoder", f"encoder.{i}", partial(EncoderLayer, layer_settings(settings, "encoder", i)))
+        for i in range(settings.encoder_layers)
     ]
     entries += [LayerEntry("encoder_norm", "encoder_norm", norm), LayerEntry("target", TIED, embedding)]
     entries += [
-        LayerEntry("decoder", f"decoder.{i}", lambda: DecoderLayer(settings)) for i in range(settings.decoder_layers)
+        LayerEntry("decoder", f"decoder.{i}", partial(DecoderLayer, layer_settings(settings, "decoder", i)))
+        for i in range(settings.decoder_layers)
     ]
     entries += [LayerEntry("decoder_norm", "decoder_norm", norm)]
     if settings.encoder_projection == "own":
@@ -65,6 +72,38 @@ def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEn
     if settings.share_embeddings == "none":
         return [*entries, LayerEntry("head", "head", lambda: UntiedOutputProjection(settings, vocabulary_size))]
     return [*entries, LayerEntry("head", TIED, embedding)]
+
+
+def trained_entries(settings: ModelSettings, entries: Sequence[LayerEntry]) -> list[bool]:
+    """Tells of each layer whether a weight of it is trained.
+
+    Args:
+        settings: the model's.
+        entries: its layers.
+
+    Returns:
+        One flag a layer.
+    """
+    if settings.lora is None and settings.freeze == FreezeSettings():
+        return [True] * len(entries)
+    with torch.device("meta"):
+        names = [[f"{entry.name}.{name}" for name, _ in entry.make().named_parameters()] for entry in entries]
+    return [not all(is_frozen(settings, name) for name in own) for own in names]
+
+
+def possible_cuts(entries: Sequence[LayerEntry], trained: Sequence[bool] = ()) -> list[int]:
+    """Lists where stages may begin: each has something to train, for DeepSpeed's optimizer wants it; ``LAST`` is one.
+
+    Args:
+        entries: the model's layers in order.
+        trained: of each layer whether a weight of it is trained; empty: all are.
+
+    Returns:
+        Numbers of layers, from 0, and the number of layers.
+    """
+    last = sum(entry.kind not in LAST for entry in entries)
+    ends = [place + 1 for place in range(last) if not trained or trained[place]]
+    return [0, *(ends if not trained or any(trained[last:]) else ends[:-1]), len(entries)]
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnmt_ds.models.dropout import dropout
+from mnmt_ds.models.lora import linear
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.vocab_parallel import VocabParallelModule, vocab_parallel_embedding
 
@@ -155,8 +156,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = settings.heads
         self.dropout = settings.attention_dropout
-        self.qkv = nn.Linear(settings.d_model, 3 * settings.d_model)
-        self.out = nn.Linear(settings.d_model, settings.d_model)
+        self.qkv = linear(settings, "qkv", settings.d_model, 3 * settings.d_model)
+        self.out = linear(settings, "out", settings.d_model, settings.d_model)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projects states to queries, keys and values.
@@ -196,9 +197,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = settings.heads
         self.dropout = settings.attention_dropout
-        self.q = nn.Linear(settings.d_model, settings.d_model)
-        self.kv = nn.Linear(settings.d_model, 2 * settings.d_model)
-        self.out = nn.Linear(settings.d_model, settings.d_model)
+        self.q = linear(settings, "q", settings.d_model, settings.d_model)
+        self.kv = linear(settings, "kv", settings.d_model, 2 * settings.d_model)
+        self.out = linear(settings, "out", settings.d_model, settings.d_model)
 
     def project_memory(self, memory_BSD: Tensor) -> KeysValues:
         """Projects the encoder's states to keys and values.
@@ -258,8 +259,8 @@ class FeedForward(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.dropout = settings.activation_dropout
-        self.inner = nn.Linear(settings.d_model, settings.ffn)
-        self.outer = nn.Linear(settings.ffn, settings.d_model)
+        self.inner = linear(settings, "inner", settings.d_model, settings.ffn)
+        self.outer = linear(settings, "outer", settings.ffn, settings.d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Applies both maps.

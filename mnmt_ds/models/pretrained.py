@@ -19,7 +19,9 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.files import refuse_pointer, sha256, write_json
 from mnmt_ds.json_files import read_json, reason
 from mnmt_ds.models.export import m2m100_names, m2m100_tensors
-from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.frozen import VOCABULARY_WEIGHTS
+from mnmt_ds.models.lora import A, B, is_adapter, merged
+from mnmt_ds.models.settings import LoraSettings, ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, is_vocab_sharded
 from mnmt_ds.models.weight_files import NAMES, WeightFiles, write_weights
@@ -47,8 +49,6 @@ TIED_MATRICES = (
 """Names of M2M100's one matrix where embeddings are tied."""
 ROWS_AT_ONCE = 16384
 """Rows that are compared at a time."""
-VOCABULARY_WEIGHTS = ("embedding.weight", "source_embedding.weight", "head.weight", "encoder_projection.weight")
-"""Weights with one row a word."""
 UNUSED = ("embed_positions.weights", "encoder.version", "decoder.version", "final_logits_bias")
 """Ends of names that old directories hold and no model needs: position tables and version marks."""
 
@@ -66,6 +66,8 @@ class WeightSource(NamedTuple):
     """What of the directory is not used, a line each."""
     words: Callable[[str, slice], Tensor] | None = None
     """Reads rows of a matrix over another vocabulary than the files'; None: as in the files."""
+    lora: LoraSettings | None = None
+    """The files' adapters, which are merged into the weights that are read; None: they have none."""
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """Reads one of our weights.
@@ -75,12 +77,17 @@ class WeightSource(NamedTuple):
             rows: of these only; None: all.
 
         Returns:
-            On the CPU, in the file's type.
+            On the CPU, in the file's type; of adapted maps the sum with their adapters.
         """
         if self.words is not None and name in VOCABULARY_WEIGHTS:
             return self.words(name, rows or slice(0, self.vocabulary_size))
         parts = [self.files.read(part, rows) for part in self.parts[name]]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        value = parts[0] if len(parts) == 1 else torch.cat(parts)
+        adapters = [name.removesuffix(".weight") + end for end in (A, B)] if self.lora is not None else []
+        if self.lora is None or adapters[0] not in self.files.facts:
+            return value
+        state = {adapter: self.files.read(adapter) for adapter in adapters}
+        return merged(value, name, state, self.lora).to(value.dtype)
 
     def shapes(self) -> dict[str, torch.Size]:
         """Lists the weights.
@@ -358,7 +365,8 @@ def _open_own(directory: Path) -> WeightSource:
     names = {name: (name,) for name in expected_shapes(settings, size)}
     source = WeightSource(directory, settings, size, WeightFiles(directory), names)
     _check_tensors(source, tied_repeats=False)
-    return source
+    plain = {name: parts for name, parts in names.items() if not is_adapter(name)}
+    return source._replace(settings=settings.plain(), parts=plain, lora=settings.lora)
 
 
 def _check_tensors(source: WeightSource, tied_repeats: bool) -> None:

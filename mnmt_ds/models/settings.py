@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from mnmt_ds.config import PaperDifference, PathText, Settings
 
@@ -17,6 +17,41 @@ PRESETS: dict[str, dict[str, int]] = {
 }
 """tiny: calibration runs; ted: LSSD's released TED-8 scripts; base: papers 1 and 2; big and m15: paper 3. M2M-100 418M
 and NLLB-200 600M have m15's layers, M2M-100 1.2B those of nllb_1.3b."""
+
+
+class FreezeSettings(Settings):
+    """Parts of the model that keep their first weights."""
+
+    embeddings: bool = False
+    """Every matrix with a row a word: embeddings and output projections, tied or not."""
+    encoder: bool = False
+    """The whole encoder, its last norm included; not its embedding."""
+    decoder: bool = False
+    """The whole decoder, its last norm included; neither embedding nor output projection."""
+    encoder_layers: int = Field(0, ge=0, le=1000)
+    """The first so many encoder layers."""
+    decoder_layers: int = Field(0, ge=0, le=1000)
+    """The first so many decoder layers."""
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al. 2022) in every layer that ``model.freeze`` does not name: W + alpha / rank B A.
+
+    They and, where ``embeddings`` says so, embeddings and output projections are trained, nothing else.
+    """
+
+    rank: int = Field(8, ge=1, le=4096, validation_alias=AliasChoices("rank", "r"))
+    """Rows of A, columns of B (peft's r)."""
+    alpha: float = Field(8.0, gt=0, le=65_536, validation_alias=AliasChoices("alpha", "lora_alpha"))
+    """What B A is multiplied by, times the rank (peft's lora_alpha)."""
+    dropout: float = Field(0.0, ge=0, lt=1, validation_alias=AliasChoices("dropout", "lora_dropout"))
+    """Probability on A's input; projections of the same states share their draws."""
+    targets: tuple[Literal["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], ...] = Field(
+        ("q_proj", "v_proj"), min_length=1, validation_alias=AliasChoices("targets", "target_modules")
+    )
+    """Which maps get adapters, by M2M-100's names: projections of self- and cross-attention, the feed-forward maps."""
+    embeddings: bool = False
+    """Embeddings and output projections are trained as well, whole (peft's modules_to_save): for new tags and words."""
 
 
 class ModelSettings(Settings):
@@ -70,6 +105,10 @@ class ModelSettings(Settings):
     """Longest sequence in tokens."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
+    freeze: FreezeSettings = FreezeSettings()
+    """Parts that are not trained: neither gradients nor optimizer states; teachers and checkpoints leave them out."""
+    lora: LoraSettings | None = None
+    """Low-rank adapters; none: all that ``freeze`` does not name is trained itself."""
 
     @model_validator(mode="before")
     @classmethod
@@ -86,3 +125,25 @@ class ModelSettings(Settings):
         if self.heads and (self.d_model % self.heads or self.d_model % 2):
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads {self.heads}")
         return self
+
+    @model_validator(mode="after")
+    def _check_trained(self) -> "ModelSettings":
+        freeze, lora = self.freeze, self.lora
+        for side in ("encoder", "decoder"):
+            first, count = getattr(freeze, f"{side}_layers"), getattr(self, f"{side}_layers")
+            if first > count and not self.init:
+                raise ValueError(f"freeze.{side}_layers is {first}, the model has {count}; take fewer")
+        if lora is not None and lora.embeddings and freeze.embeddings:
+            raise ValueError("freeze.embeddings and lora.embeddings exclude each other; leave one out")
+        trains_words = not freeze.embeddings if lora is None else lora.embeddings
+        if freeze.encoder and freeze.decoder and not trains_words:
+            raise ValueError("freeze: nothing is left to train; freeze less")
+        return self
+
+    def plain(self) -> "ModelSettings":
+        """Describes the same model with its adapters merged into its weights and nothing frozen.
+
+        Returns:
+            Settings of the same shape.
+        """
+        return self.model_copy(update={"freeze": FreezeSettings(), "lora": None})

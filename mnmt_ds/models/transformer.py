@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mnmt_ds.batch import PAD
+from mnmt_ds.models.frozen import layer_settings
 from mnmt_ds.models.layers import (
     DecoderLayer,
     Embedding,
@@ -18,6 +19,7 @@ from mnmt_ds.models.layers import (
     TiedOutputProjection,
     UntiedOutputProjection,
 )
+from mnmt_ds.models.lora import initialise_adapter, is_adapter
 from mnmt_ds.models.settings import ModelSettings
 
 
@@ -45,9 +47,13 @@ class Transformer(nn.Module):
         self.embedding = Embedding(settings, vocabulary_size)
         untied = settings.share_embeddings != "all"
         self.source_embedding = Embedding(settings, vocabulary_size) if untied else self.embedding
-        self.encoder = nn.ModuleList([EncoderLayer(settings) for _ in range(settings.encoder_layers)])
+        self.encoder = nn.ModuleList(
+            [EncoderLayer(layer_settings(settings, "encoder", i)) for i in range(settings.encoder_layers)]
+        )
         self.encoder_norm = nn.LayerNorm(settings.d_model)
-        self.decoder = nn.ModuleList([DecoderLayer(settings) for _ in range(settings.decoder_layers)])
+        self.decoder = nn.ModuleList(
+            [DecoderLayer(layer_settings(settings, "decoder", i)) for i in range(settings.decoder_layers)]
+        )
         self.decoder_norm = nn.LayerNorm(settings.d_model)
         self.head = (
             UntiedOutputProjection(settings, vocabulary_size)
@@ -135,7 +141,9 @@ def initialise_parameter(name: str, weight: Tensor, width: int) -> None:
         weight: overwritten.
         width: D.
     """
-    if name.endswith(("embedding.weight", "encoder_projection.weight", "head.weight")):
+    if is_adapter(name):
+        initialise_adapter(name, weight)
+    elif name.endswith(("embedding.weight", "encoder_projection.weight", "head.weight")):
         nn.init.normal_(weight, std=width**-0.5)
         weight[PAD].zero_()
     elif weight.dim() == 2:

@@ -17,6 +17,8 @@ from mnmt_ds.files import refuse_pointer
 from mnmt_ds.json_files import read_json, reason
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FROZEN = "frozen.safetensors"
+"""Weights that a run does not train, once for all its models."""
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "checkpoint_best.pt")
 """Files that would have to be unpickled, which can run any code."""
 NAMES = {
@@ -44,19 +46,19 @@ class TensorFacts(NamedTuple):
 class WeightFiles:
     """The tensors of a directory by name; nothing is read before it is asked for."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: Sequence[Path] = ()) -> None:
         """Reads the files' headers.
 
         Args:
             directory: with model.safetensors, or with shards and model.safetensors.index.json.
+            files: that are read; none: the directory's.
 
         Raises:
             UserError: where files are missing, cut short, altered, Git LFS pointers, or pickled ones.
         """
         self.directory = directory
-        _check_digest(directory)
         self.facts: dict[str, TensorFacts] = {}
-        for path in _files(directory):
+        for path in files or _files(directory):
             for name, (shape, dtype) in _header(path).items():
                 self.facts[name] = TensorFacts(path, shape, dtype)
         self._open: dict[Path, Any] = {}
@@ -116,22 +118,51 @@ def write_weights(path: Path, names: Sequence[str], shapes: Sequence[Sequence[in
             del tensor, values
 
 
-def _check_digest(directory: Path) -> None:
-    """Holds a run's own model against the SHA-256 in its ``model.json``; other directories have none."""
+def frozen_file(directory: Path, digest: str) -> Path:
+    """Finds the weights that a model shares with the others of its run, since they were not trained.
+
+    Args:
+        directory: of the model.
+        digest: their SHA-256, as ``model.json`` has it.
+
+    Returns:
+        The file, verified: beside the model, or in the run.
+
+    Raises:
+        UserError: where it is missing or altered.
+    """
+    places = [directory / FROZEN, directory.resolve().parent.parent / FROZEN]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise UserError(
+            f"{directory}: holds trained weights alone, the others ({FROZEN}) are neither beside it nor in its run;"
+            " copy the file there, or move models with mnmt-ds import"
+        )
+    if first_altered({path: digest}, path.parent.resolve()) is not None:
+        raise UserError(f"{path}: was altered (its SHA-256 is not that of {directory}/model.json); restore the file")
+    return path
+
+
+def _own_files(directory: Path) -> list[Path]:
+    """The files of a model of ours, held against the SHA-256 in its ``model.json``; none of other directories."""
     weights, description = directory / SINGLE, directory / "model.json"
     if not (description.exists() and weights.exists()):
-        return
+        return []
     try:
-        digest = read_checked_json(description).get("sha256")
+        described = read_checked_json(description)
+        digest = described.get("sha256")
         is_altered = digest is not None and first_altered({weights: str(digest)}, directory.resolve()) is not None
     except (OSError, ValueError) as error:
         raise UserError(f"{description}: cannot be read ({reason(error)}); restore the file") from None
     if is_altered:
         raise UserError(f"{weights}: was altered (its SHA-256 is not model.json's); restore the file")
+    return [weights, *([frozen_file(directory, str(described["frozen"]))] if "frozen" in described else [])]
 
 
 def _files(directory: Path) -> list[Path]:
     """The directory's weight files; all of them are there."""
+    if own := _own_files(directory):
+        return own
     if (directory / SINGLE).exists():
         return [directory / SINGLE]
     index = directory / INDEX

@@ -18,8 +18,10 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.file_integrity import first_altered, read_checked_json, with_checksum
 from mnmt_ds.files import replacing_directory, sha256
 from mnmt_ds.json_files import reason
+from mnmt_ds.models.lora import is_adapter, merged
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
+from mnmt_ds.models.weight_files import frozen_file
 
 REMEDY = "restore the file, or take another checkpoint of the run"
 
@@ -100,6 +102,7 @@ class DescriptionShape(TypedDict):
     tokenizer_hash: str
     update: NotRequired[int]
     dev: NotRequired[dict[str, float]]
+    frozen: NotRequired[str]
     sha256: NotRequired[str]
 
 
@@ -149,13 +152,41 @@ def read_weights(directory: Path, names: Sequence[str] | None = None) -> dict[st
     path, digest = directory / "model.safetensors", describe_model(directory).get("sha256")
     try:
         is_altered = digest is not None and first_altered({path: str(digest)}, directory.resolve()) is not None
-        if not is_altered:
-            with safe_open(path, "pt") as file:
-                weights = {name: file.get_tensor(name) for name in names or file.keys()}
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from None
     if is_altered:
         raise UserError(f"{path}: was altered (its SHA-256 is not model.json's); {REMEDY}")
+    return _finite_tensors(path, names)
+
+
+def read_plain_weights(directory: Path) -> dict[str, Tensor]:
+    """Reads all weights of a model directory, verified: with what its run does not train, adapters merged.
+
+    Args:
+        directory: with ``model.safetensors`` and ``model.json``.
+
+    Returns:
+        Tensors on the CPU, by the plain model's names; adapted ones in float32.
+
+    Raises:
+        UserError: where a file is missing or altered, or a weight is not finite.
+    """
+    description = describe_model(directory)
+    lora, state = _settings(directory, description).lora, read_weights(directory)
+    if "frozen" in description:
+        state |= _finite_tensors(frozen_file(directory, description["frozen"]))
+    if lora is None:
+        return state
+    return {name: merged(value, name, state, lora) for name, value in state.items() if not is_adapter(name)}
+
+
+def _finite_tensors(path: Path, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Tensors of a file, all or some; UserError where it cannot be read or one is not finite."""
+    try:
+        with safe_open(path, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from None
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{path}: NaN or Inf in {name}; {REMEDY}")
@@ -170,7 +201,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Tra
         device: where the model is to be; meta: without its weights.
 
     Returns:
-        The model, in eval mode, and its description.
+        The model, in eval mode, its adapters merged; and its description.
 
     Raises:
         UserError: when a file is missing, altered or damaged, or does not hold finite weights of this architecture.
@@ -178,7 +209,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> tuple[Tra
     description = describe_model(directory)
     if str(device) == "meta":
         with torch.device("meta"):
-            return Transformer(_settings(directory, description), description["vocabulary_size"]), description
-    model = Transformer(_settings(directory, description), description["vocabulary_size"])
-    load_state(model, read_weights(directory), str(directory / "model.safetensors"))
+            return Transformer(_settings(directory, description).plain(), description["vocabulary_size"]), description
+    model = Transformer(_settings(directory, description).plain(), description["vocabulary_size"])
+    load_state(model, read_plain_weights(directory), str(directory / "model.safetensors"))
     return model.to(device).eval(), description

@@ -4,7 +4,7 @@ flight."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mnmt_ds.models.layer_sequence import layer_entries
+from mnmt_ds.models.layer_sequence import layer_entries, trained_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning.parameters import parameters_of_entries
 
@@ -76,7 +76,7 @@ def plan_stages(
     if count > 1:
         from mnmt_ds.engine.parallel.pipeline_module import stage_bounds
 
-        bounds = stage_bounds(entries, costs, count)
+        bounds = stage_bounds(entries, costs, count, trained_entries(m, entries))
     rank_costs = [
         cost / (vocabulary_shards if entry.kind in VOCABULARY_KINDS else 1)
         for cost, entry in zip(costs, entries, strict=True)

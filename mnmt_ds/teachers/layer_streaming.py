@@ -7,23 +7,38 @@ its request.
 Letters: B sentences, S source tokens, T target tokens, D = E width, V vocabulary; R ranks, C elements of a shard.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mnmt_ds.batch import PAD, Batch, to_device
+from mnmt_ds.models.lora import B
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.teachers.cache_blocks import Ints
 from mnmt_ds.teachers.pending_states import PendingStates
 from mnmt_ds.teachers.shard_exchange import MAX_ELEMENTS_PER_EXCHANGE, all_to_all_shards
-from mnmt_ds.teachers.shard_layout import ShardPiece, buckets, fill_parameters
-from mnmt_ds.teachers.shard_storage import Version
+from mnmt_ds.teachers.shard_layout import ShardLayout, ShardPiece, buckets, fill_parameters
+from mnmt_ds.teachers.shard_storage import ShardStorage, Version
 from mnmt_ds.teachers.sharded_teachers import ON_DEVICE, ShardedTeachers
 from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherStates
 
 STACKS = ("encoder.", "decoder.")
 """Prefixes of the parameters that pass through the device layer by layer."""
+
+
+FROZEN: Version = "frozen"
+"""Under which ``FrozenShards`` keeps its shard."""
+
+
+class FrozenShards(NamedTuple):
+    """What the student does not train, and so no teacher has of its own: one shard a rank for all of them."""
+
+    storage: ShardStorage
+    """Has ``FROZEN`` alone."""
+    layout: ShardLayout
+    """How these weights are cut."""
 
 
 class LayerStreamedTeachers:
@@ -34,6 +49,7 @@ class LayerStreamedTeachers:
         teachers: ShardedTeachers,
         one_layer_model: Callable[[], Transformer],
         collate: Callable[[int, Ints], Batch],
+        frozen: FrozenShards | None = None,
     ) -> None:
         """Starts with nothing on the device.
 
@@ -41,15 +57,18 @@ class LayerStreamedTeachers:
             teachers: the sharded weights; none of them is fetched whole.
             one_layer_model: makes a model of one encoder and one decoder layer, through which all layers pass.
             collate: makes a batch of some sentences (numbers) of a pair (number).
+            frozen: what all teachers have alike; None: nothing.
         """
         self._teachers = teachers
         self._one_layer_model, self._collate = one_layer_model, collate
         self._models: list[Transformer] = []
         self._prefetches = 0
         self._pending = PendingStates(teachers)
-        pieces = teachers.layout.pieces
-        self._encoder, self._decoder = (_layers(pieces, stack) for stack in STACKS)
-        self._others = [piece for piece in pieces if not piece.name.startswith(STACKS)]
+        self._frozen = frozen
+        layouts = [teachers.layout] + ([frozen.layout] if frozen is not None else [])
+        self._parts = [_by_layer(layout.pieces) for layout in layouts]
+        names = sorted({name for part in self._parts for name in part if name}, key=_number)
+        self._encoder, self._decoder = ([name for name in names if name.startswith(stack)] for stack in STACKS)
 
     def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops all other teachers.
@@ -106,43 +125,60 @@ class LayerStreamedTeachers:
         """Does what ``Transformer.forward`` does, with the weights of each layer fetched before it is run."""
         versions = [None if request is None else request.version for request in requests]
         own_request = requests[self._teachers.ranks.rank]
-        self._fetch(versions, self._others, "", model)
+        self._fetch(versions, "", model)
         batch = None
         if own_request is not None:
             batch = to_device(self._collate(own_request.pair, own_request.sentence), self._teachers.device)
             mask_BS, x_BSD = batch.source_BS != PAD, model.source_embedding(batch.source_BS)
-        for pieces in self._encoder:
-            self._fetch(versions, pieces, "encoder.0.", model)
+        for layer in self._encoder:
+            self._fetch(versions, layer, model)
             if batch is not None:
                 x_BSD = model.encoder[0](x_BSD, mask_BS)
         if batch is not None:
             memory_BSD, x_BTD = model.encoder_norm(x_BSD), model.embedding(batch.decoder_BT)
-        for pieces in self._decoder:
-            self._fetch(versions, pieces, "decoder.0.", model)
+        for layer in self._decoder:
+            self._fetch(versions, layer, model)
             if batch is not None:
                 x_BTD = model.decoder[0](x_BTD, memory_BSD, mask_BS)
         return None if batch is None else (model.decoder_norm(x_BTD), model.head.weight)
 
-    def _fetch(
-        self, versions: Sequence[Version | None], pieces: Sequence[ShardPiece], layer: str, model: Transformer
-    ) -> None:
-        """Writes pieces into the model; those of a layer into its only layer, whose prefix is ``layer``."""
-        teachers, parameters = self._teachers, dict(model.named_parameters())
-        targets = {
-            piece.name: parameters[layer + piece.name.split(".", 2)[-1] if layer else piece.name] for piece in pieces
-        }
+    def _fetch(self, versions: Sequence[Version | None], layer: str, model: Transformer) -> None:
+        """Writes a layer's weights into the model's only layer of that stack; ``layer`` empty: all that is in none."""
+        only = f"{layer.split('.')[0]}.0." if layer else ""
+        parameters = {name: value for name, value in model.named_parameters() if not only or name.startswith(only)}
+        storages = [self._teachers.shard_storage] + ([self._frozen.storage] if self._frozen is not None else [])
+        layouts = [self._teachers.layout] + ([self._frozen.layout] if self._frozen is not None else [])
+        alike = [None if version is None else FROZEN for version in versions]
+        absent = set(parameters)
+        for storage, layout, part, wanted in zip(storages, layouts, self._parts, (versions, alike), strict=False):
+            pieces = part.get(layer, [])
+            targets = {piece.name: only + piece.name.removeprefix(f"{layer}.") for piece in pieces}
+            absent -= set(targets.values())
+            self._receive(storage, layout, pieces, wanted, {name: parameters[at] for name, at in targets.items()})
+        for name in absent:
+            if name.endswith(B):  # a frozen layer has no adapters, others pass through the same model
+                parameters[name].zero_()
+
+    def _receive(
+        self, storage: ShardStorage, layout: ShardLayout, pieces: Sequence[ShardPiece],
+        versions: Sequence[Version | None], targets: Mapping[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Brings pieces from all ranks' shards and writes them into this rank's parameters."""
+        teachers = self._teachers
         for start, stop in buckets(pieces, MAX_ELEMENTS_PER_EXCHANGE // teachers.ranks.size):
-            received_RC = all_to_all_shards(
-                teachers.shard_storage, teachers.ranks, teachers.device, versions, start, stop
-            )
+            received_RC = all_to_all_shards(storage, teachers.ranks, teachers.device, versions, start, stop)
             if received_RC is not None:
-                fill_parameters(teachers.layout.between(start, stop), received_RC, start, targets)
+                fill_parameters(layout.between(start, stop), received_RC, start, targets)
 
 
-def _layers(pieces: Sequence[ShardPiece], stack: str) -> list[list[ShardPiece]]:
-    """Groups the pieces of a stack by layer, in the layers' order."""
+def _by_layer(pieces: Sequence[ShardPiece]) -> dict[str, list[ShardPiece]]:
+    """Groups pieces by layer, such as encoder.3; those that are in none under an empty name."""
     layers: dict[str, list[ShardPiece]] = {}
     for piece in pieces:
-        if piece.name.startswith(stack):
-            layers.setdefault(piece.name.split(".")[1], []).append(piece)
-    return list(layers.values())
+        name = ".".join(piece.name.split(".")[:2]) if piece.name.startswith(STACKS) else ""
+        layers.setdefault(name, []).append(piece)
+    return layers
+
+
+def _number(layer: str) -> int:
+    return int(layer.split(".")[1])

@@ -6,7 +6,7 @@ another, the output projection's first.
 Letters: R ranks, L elements of a range of shards, P elements of a piece.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ class ShardLayout(NamedTuple):
     @property
     def length(self) -> int:
         """Elements of a shard."""
-        return self.pieces[-1].start + self.pieces[-1].length
+        return self.pieces[-1].start + self.pieces[-1].length if self.pieces else 0
 
     def between(self, start: int, stop: int) -> list[ShardPiece]:
         """Lists the pieces in a range of a shard.
@@ -52,25 +52,30 @@ class ShardLayout(NamedTuple):
         return [piece for piece in self.pieces if start <= piece.start < stop]
 
 
-def shard_layout(model: nn.Module, projection: nn.Parameter, ranks: int) -> ShardLayout:
-    """Computes how a model is cut.
+def shard_layout(
+    model: nn.Module, projection: nn.Parameter, ranks: int, names: Container[str] | None = None
+) -> ShardLayout:
+    """Computes how a model, or some of its parameters, is cut.
 
     Args:
         model: the model; at ZeRO-3 its parameters may be partitioned already.
         projection: its output projection, or another parameter that is to come first.
         ranks: number of shards.
+        names: of the parameters that shards hold; None: all.
 
     Returns:
         The layout.
     """
-    named = sorted(model.named_parameters(), key=lambda item: item[1] is not projection)
+    wanted = [item for item in model.named_parameters() if names is None or item[0] in names]
+    named = sorted(wanted, key=lambda item: item[1] is not projection)
     pieces: list[ShardPiece] = []
     start = 0
     for name, parameter in named:
         shape = torch.Size(getattr(parameter, "ds_shape", parameter.shape))
         pieces.append(ShardPiece(name, shape, start, -(-shape.numel() // ranks)))
         start += pieces[-1].length
-    return ShardLayout(tuple(pieces), pieces[0].length)
+    has_projection = bool(named) and named[0][1] is projection
+    return ShardLayout(tuple(pieces), pieces[0].length if has_projection else 0)
 
 
 def extract_shard(

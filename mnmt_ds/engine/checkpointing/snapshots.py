@@ -14,7 +14,7 @@ from torch import Tensor
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import remove, replace_link
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.weights import describe_model, read_weights, save_model
+from mnmt_ds.models.weights import describe_model, read_plain_weights, read_weights, save_model
 
 SHAPE = (
     "d_model", "ffn", "heads", "encoder_layers", "decoder_layers", "share_embeddings", "scale_embedding",
@@ -55,7 +55,7 @@ def read(run: Path, update: int, names: Sequence[str] | None = None) -> dict[str
 def read_expert(
     directory: Path, shape: ModelSettings, tokenizer_hash: str, names: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """Reads another run's weights as a teacher's.
+    """Reads another run's weights as a teacher's, its adapters merged.
 
     Args:
         directory: a model directory.
@@ -78,7 +78,10 @@ def read_expert(
     expert = ModelSettings(**description["model"])
     if odd := [name for name in SHAPE if getattr(expert, name) != getattr(shape, name)]:
         raise UserError(f"{directory}: its {', '.join(odd)} differ from the student's; train an expert of that shape")
-    return read_weights(directory, names)
+    if expert.lora is None and "frozen" not in description:
+        return read_weights(directory, names)
+    weights = read_plain_weights(directory)
+    return {name: weights[name] for name in names} if names is not None else weights
 
 
 def link(run: Path, names: Iterable[str], update: int) -> None:

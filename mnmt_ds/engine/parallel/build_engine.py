@@ -12,6 +12,7 @@ from mnmt_ds.engine.parallel.pipeline_engine import make_pipeline_engine
 from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.frozen import freeze
 from mnmt_ds.models.pretrained import WeightSource
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary, vocab_shard_of
@@ -49,6 +50,7 @@ def build_engine(
             model = Transformer(recipe.model, vocabulary_size)
     else:
         model = initialise(Transformer(recipe.model, vocabulary_size))
+    freeze(model, recipe.model)
     if vocab_shard is not None:
         shard_vocabulary(model, vocab_shard)
     if source is not None:

@@ -6,7 +6,7 @@ There are two: ``ZeroEngine`` (whole layers on every rank, ZeRO 0 to 3; the voca
 Shape letters: B sentences, S source positions, T target positions, D model width, V words, N elements of a shard.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,7 @@ from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.methods.method import Method, ModelStates
 from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard
 from mnmt_ds.parallel_layout import ParallelLayout
@@ -213,12 +214,15 @@ class Engine(Protocol):
         """
         ...
 
-    def gather_weights(self, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
+    def gather_weights(
+        self, dtype: torch.dtype | None = None, everywhere: bool = True, names: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Copies the whole weights to the CPU; what is in parts is gathered, one parameter at a time.
 
         Args:
             dtype: of the copies; None: as they are.
             everywhere: pipeline stages are brought together on all ranks, not on the main one alone.
+            names: of those that are copied; None: all.
 
         Returns:
             Tensors by the plain model's names.
@@ -226,7 +230,7 @@ class Engine(Protocol):
         ...
 
     def whole_model(self) -> Transformer:
-        """The model with all its weights on this rank: the student's own where it is whole, else a copy.
+        """The plain model with all its weights on this rank: the student's own where it is whole, else a copy.
 
         Returns:
             A model in the engine's type.
@@ -246,11 +250,20 @@ class Engine(Protocol):
         """
         ...
 
-    def blank_model(self, vocab_shard: VocabShard | None = None) -> nn.Module:
+    def frozen_weights(self) -> dict[str, Tensor]:
+        """The weights of this rank's layers that are not trained, whole on its device.
+
+        Returns:
+            Tensors by the plain model's names: the student's own, where its parameters are partitioned copies.
+        """
+        ...
+
+    def blank_model(self, vocab_shard: VocabShard | None = None, settings: ModelSettings | None = None) -> nn.Module:
         """New layers such as this rank holds, their values to be filled: a teacher's.
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+            settings: of the model; None: the student's.
 
         Returns:
             Layers on the CPU, in fp32.

@@ -73,6 +73,7 @@ def gradient_shard(deepspeed_engine: Any, backward: Callable[[], None], ranks: R
     shards = [
         private_apis.reduced_gradient_shard(parameter, ranks.rank, ranks.size)
         for parameter in deepspeed_engine.module.parameters()
+        if parameter.requires_grad
     ]
     return torch.cat([shard.detach().to(device()).flatten().float() for shard in shards if shard is not None])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mnmt_ds import private_apis
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.lora import merge_all
 from mnmt_ds.models.transformer import Transformer
 
 OPTIMIZER_OPTIONS = ("betas", "eps", "weight_decay")
@@ -21,7 +22,7 @@ OPTIMIZER_OPTIONS = ("betas", "eps", "weight_decay")
 
 
 def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, device: torch.device) -> Transformer:
-    """A whole model on a device.
+    """A whole model on a device, its adapters merged.
 
     Args:
         weights: all of them, by name.
@@ -31,13 +32,15 @@ def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, dev
     Returns:
         The model.
     """
-    model = Transformer(like.settings, like.vocabulary_size).to(device, next(iter(weights.values())).dtype)
-    model.load_state_dict(weights, strict=False)
+    model = Transformer(like.settings.plain(), like.vocabulary_size).to(device, next(iter(weights.values())).dtype)
+    model.load_state_dict(merge_all(weights, like.settings.lora), strict=False)
     return model
 
 
 def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, universal: bool) -> bool:
     """Fills an engine from DeepSpeed's files; the optimizer's options and the clipping stay the recipe's.
+
+    The files lack weights that are not trained: the engine has them from the beginning.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -55,7 +58,8 @@ def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, 
     options = [{key: group[key] for key in OPTIMIZER_OPTIONS} for group in optimizer.param_groups]
     mode = private_apis.universal_checkpoint(deepspeed_engine) if universal else nullcontext()
     with mode, weights_only(directory / tag):
-        path, _ = deepspeed_engine.load_checkpoint(str(directory), tag=tag)
+        all_trained = all(parameter.requires_grad for parameter in deepspeed_engine.module.parameters())
+        path, _ = deepspeed_engine.load_checkpoint(str(directory), tag=tag, load_module_strict=all_trained)
     for group, given in zip(optimizer.param_groups, options, strict=True):
         group.update(given)
     if hasattr(optimizer, "clip_grad"):

@@ -6,7 +6,7 @@ Shape letters: B sentences, T target positions, D model width, V words, N elemen
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,8 @@ def make_pipeline_engine(
         config = {**config, "pipeline": {"pipe_partitioned": False, "grad_partitioned": False}}
     if ds_config.zero_stage(config) == 0:
         config = {**config, "gradient_clipping": 0.0}  # ours: see ``gradients.clip``
-    deepspeed_engine, *_ = deepspeed.initialize(model=module, model_parameters=list(module.parameters()), config=config)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    deepspeed_engine, *_ = deepspeed.initialize(model=module, model_parameters=parameters, config=config)
     return PipelineEngine(deepspeed_engine, layout, clip_norm)
 
 
@@ -247,21 +248,24 @@ class PipelineEngine:
         """
         return PrecomputedEvalStates(self, pairs)
 
-    def gather_weights(self, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
+    def gather_weights(
+        self, dtype: torch.dtype | None = None, everywhere: bool = True, names: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Copies the whole weights to the CPU.
 
         Args:
             dtype: of the copies; None: as they are.
             everywhere: on all ranks, not on the main one alone.
+            names: of those that are copied; None: all.
 
         Returns:
             Tensors by the plain model's names.
         """
-        weights = gather_stages(self.module, self.layout, everywhere)
+        weights = gather_stages(self.module, self.layout, everywhere, names)
         return weights if dtype is None else {name: value.to(dtype) for name, value in weights.items()}
 
     def whole_model(self) -> Transformer:
-        """A copy of the model with all stages' weights.
+        """A copy of the model with all stages' weights, adapters merged.
 
         Returns:
             A model in the engine's type.
@@ -281,16 +285,25 @@ class PipelineEngine:
         """
         return extract_shard(shard_layout, dict(self.model.named_parameters()), ranks, dtype)
 
-    def blank_model(self, vocab_shard: VocabShard | None = None) -> nn.Module:
+    def frozen_weights(self) -> dict[str, Tensor]:
+        """The weights of this rank's stage that are not trained.
+
+        Returns:
+            The student's own tensors by name.
+        """
+        return {name: value.detach() for name, value in self.model.named_parameters() if not value.requires_grad}
+
+    def blank_model(self, vocab_shard: VocabShard | None = None, settings: ModelSettings | None = None) -> nn.Module:
         """New layers of this rank's stage, their values to be filled.
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+            settings: of the model; None: the student's.
 
         Returns:
             Layers on the CPU, in fp32.
         """
-        return self.module.segment(vocab_shard)
+        return self.module.segment(vocab_shard, settings)
 
     def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
         """Batches pass a teacher from stage to stage.

@@ -10,6 +10,7 @@ width, E teacher's width, V words.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,16 @@ from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.engine.parallel.random_state import random_state, seed_random_state, set_random_state
-from mnmt_ds.models.layer_sequence import TIED, LayerEntry, LayerSegment, StageActivations, layer_entries
+from mnmt_ds.models.frozen import freeze, is_frozen
+from mnmt_ds.models.layer_sequence import (
+    TIED,
+    LayerEntry,
+    LayerSegment,
+    StageActivations,
+    layer_entries,
+    possible_cuts,
+    trained_entries,
+)
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary
 from mnmt_ds.parallel_layout import ParallelLayout
@@ -28,8 +38,6 @@ from mnmt_ds.private_apis import OwnStageLayers
 from mnmt_ds.progress import moved
 from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
 
-LAST = ("decoder_norm", "projection", "head")
-"""What always stands together at the end of the layers, for the loss needs all of it."""
 StageScorer = Callable[["PipelineStates", Tensor, Batch], Tensor]
 """From the last stage's states, its projection (V, D) and the batch to what DeepSpeed takes for the loss."""
 
@@ -93,8 +101,8 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
             else None
         )
         super().__init__(
-            [_spec(entry) for entry in self.entries], num_stages=count, topology=topology, loss_fn=self._loss,
-            dynamic_shape=True,
+            [_spec(entry, self._is_tied) for entry in self.entries], num_stages=count, topology=topology,
+            loss_fn=self._loss, dynamic_shape=True,
         )  # fmt: skip
         self.universal_checkpoint_info = {"pipeline_replicated_parameter_patterns": [rf"model\.{TIED}\..*"]}
         self.pipeline_teachers: list[PipelineTeachers | CachedPipelineTeachers] = []
@@ -110,7 +118,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         Returns:
             One number more than there are stages.
         """
-        return stage_bounds(self.entries, self.costs, self.num_stages)
+        return stage_bounds(self.entries, self.costs, self.num_stages, trained_entries(self.settings, self.entries))
 
     def build_stage(self) -> tuple[list[Callable[..., Any]], dict[str, nn.Module]]:
         """Makes this stage's layers: what is called in turn, and the tied ones by key.
@@ -121,19 +129,27 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         self.model = self.segment(self.vocab_shard)
         for parameter in self.model.parameters():
             parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
-        tied = {TIED: self.model.get_submodule(TIED)} if hasattr(self.model, TIED) else {}
+        freeze(self.model, self.settings)
+        tied = {TIED: self.model.get_submodule(TIED)} if hasattr(self.model, TIED) and self._is_tied else {}
         return list(self.model.layers()), tied
 
-    def segment(self, vocab_shard: VocabShard | None) -> LayerSegment:
+    @property
+    def _is_tied(self) -> bool:
+        """Whether stages add up their gradients of one matrix: not of one that is not trained."""
+        return not is_frozen(self.settings, f"{TIED}.weight")
+
+    def segment(self, vocab_shard: VocabShard | None, settings: ModelSettings | None = None) -> LayerSegment:
         """New layers of this rank's stage, such as a teacher's.
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
+            settings: of the model; None: the student's.
 
         Returns:
             The layers, values not yet drawn.
         """
-        segment = LayerSegment(self.settings, self.vocabulary_size, self.entries, *self.layer_range)
+        entries = self.entries if settings is None else layer_entries(settings, self.vocabulary_size)
+        segment = LayerSegment(settings or self.settings, self.vocabulary_size, entries, *self.layer_range)
         if vocab_shard is not None:
             shard_vocabulary(segment, vocab_shard)
         return segment
@@ -217,22 +233,25 @@ def as_pipeline_input(batch: Batch, seed: int) -> tuple[Any, Any]:
     return (batch.source_BS, batch.decoder_BT, torch.tensor(note, device=batch.source_BS.device)), Labels(batch)
 
 
-def stage_bounds(entries: Sequence[LayerEntry], costs: Sequence[float], count: int) -> list[int]:
-    """Cuts the layers into stages of which the dearest is as cheap as can be.
+def stage_bounds(
+    entries: Sequence[LayerEntry], costs: Sequence[float], count: int, trained: Sequence[bool] = ()
+) -> list[int]:
+    """Cuts the layers into stages of which the dearest is as cheap as can be, and each has something to train.
 
     Args:
         entries: the model's layers in order.
         costs: of each layer.
         count: stages.
+        trained: of each layer whether a weight of it is trained; empty: all are.
 
     Returns:
         The first layer of every stage, and the number of layers.
     """
-    rest = sum(entry.kind not in LAST for entry in entries)
-    units = [*costs[:rest], sum(costs[rest:])]
+    cuts = possible_cuts(entries, trained)
+    units = [sum(costs[start:stop]) for start, stop in pairwise(cuts)]
     scale = 1e6 / sum(units)  # DeepSpeed's cut counts in integers
     bounds = partition_balanced([max(1, round(cost * scale)) for cost in units], count)
-    return [*map(int, bounds[:-1]), len(entries)]
+    return [cuts[int(bound)] for bound in bounds]
 
 
 def as_integers(states_BLD: Tensor) -> Tensor:
@@ -260,8 +279,8 @@ def as_floats(bytes_BLD: Tensor, dtype: torch.dtype) -> Tensor:
     return bytes_BLD.view(dtype)
 
 
-def _spec(entry: LayerEntry) -> LayerSpec:
-    if entry.name == TIED:
+def _spec(entry: LayerEntry, is_tied: bool) -> LayerSpec:
+    if entry.name == TIED and is_tied:
         return TiedLayerSpec(TIED, nn.Module, tied_weight_attr="weight")
     return LayerSpec(nn.Module)
 

@@ -1,5 +1,7 @@
 """First weights of a pipeline stage, and all stages' weights brought together, without ever holding the whole model."""
 
+from collections.abc import Collection
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -32,13 +34,16 @@ def initialise_stage(stage: LayerSegment, vocab_shard: VocabShard | None = None)
             target.copy_(whole[shard.start : shard.stop])
 
 
-def gather_stages(module: StudentPipelineModule, layout: ParallelLayout, everywhere: bool) -> dict[str, Tensor]:
+def gather_stages(
+    module: StudentPipelineModule, layout: ParallelLayout, everywhere: bool, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """Brings all stages' weights together on the CPU, one parameter at a time; all ranks call this.
 
     Args:
         module: this rank's stage.
         layout: the ranks.
         everywhere: on all ranks, not on the main one alone (where the others get empty tensors).
+        names: of those that are brought together; None: all.
 
     Returns:
         Tensors by the plain model's names.
@@ -51,7 +56,7 @@ def gather_stages(module: StudentPipelineModule, layout: ParallelLayout, everywh
             shapes = {f"{entry.name}.{name}": p.shape for name, p in entry.make().named_parameters()}
         first = module.stage_owner(place) * ranks_a_stage
         for name, shape in shapes.items():
-            if name in weights:
+            if name in weights or (names is not None and name not in names):
                 continue
             rows = []
             for source, size in _holders(entry, first, shape, module.vocab_shard, layout):

@@ -8,7 +8,8 @@ from mnmt_ds.distributed import world_size
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.methods import registry as methods
-from mnmt_ds.models.layer_sequence import layer_entries
+from mnmt_ds.models.layer_sequence import layer_entries, possible_cuts, trained_entries
+from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.parallel_layout import ParallelLayout, form_layout, plan_layout
 from mnmt_ds.requirements import PIPELINE, PLACEMENT, PRECISION, VOCABULARY, Requirements, RunLayout
 from mnmt_ds.samplers import registry as samplers
@@ -49,7 +50,7 @@ def run_layout(recipe: Recipe, config: ds_config.Json, ranks: int) -> RunLayout:
         precision=recipe.train.precision,
         stages=recipe.pipeline.stages if recipe.pipeline is not None else None,
         model_layers=len(layer_entries(model, 1)),
-        most_stages=model.encoder_layers + model.decoder_layers + 2,
+        most_stages=min(model.encoder_layers + model.decoder_layers + 2, _trained_parts(model)),
         vocabulary_shards=_vocab_shards(recipe),
         students=max(1, len(recipe.students)),
         split=recipe.placement == "split",
@@ -116,6 +117,12 @@ def _sizes(recipe: Recipe) -> tuple[int, int, int]:
     """Student teams, pipeline stages, ranks that share a vocabulary."""
     teams = len(recipe.students) if recipe.placement == "split" else 1
     return teams, recipe.pipeline.stages if recipe.pipeline is not None else 1, _vocab_shards(recipe)
+
+
+def _trained_parts(model: ModelSettings) -> int:
+    """Parts of a model that could be stages of their own, since each has something to train."""
+    entries = layer_entries(model, 1)
+    return len(possible_cuts(entries, trained_entries(model, entries))) - 1
 
 
 def _vocab_shards(recipe: Recipe) -> int:

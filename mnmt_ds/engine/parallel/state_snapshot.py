@@ -1,8 +1,8 @@
 """An engine's whole training state copied aside and put back, bit for bit, at any ZeRO stage.
 
-Copied: weights (at ZeRO-3 this rank's partitions), fp32 masters, the optimizer's moments and step counters, the loss
-scaler, the counters and rates of engine and optimizer, and the random states of torch. Tensors are written in place,
-since DeepSpeed's buffers are views of one another.
+Copied: trained weights (at ZeRO-3 this rank's partitions), fp32 masters, the optimizer's moments and step counters, the
+loss scaler, the counters and rates of engine and optimizer, and the random states of torch. Tensors are written in
+place, since DeepSpeed's buffers are views of one another.
 """
 
 import itertools
@@ -92,7 +92,7 @@ def restore_state(deepspeed_engine: Any, kept: TrainingState) -> None:
 
 
 def is_finite(deepspeed_engine: Any) -> bool:
-    """Whether an engine's weights are finite on this rank; each step makes them from their fp32 masters.
+    """Whether an engine's trained weights are finite on this rank; each step makes them from their fp32 masters.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -100,7 +100,7 @@ def is_finite(deepspeed_engine: Any) -> bool:
     Returns:
         False where one is not.
     """
-    count = len(list(deepspeed_engine.module.parameters()))
+    count = sum(parameter.requires_grad for parameter in deepspeed_engine.module.parameters())
     weights = itertools.islice(private_apis.weight_and_master_tensors(deepspeed_engine), count)
     sums = [tensor.sum(dtype=torch.float64) for tensor in weights]
     return all(bool(total.isfinite()) for total in sums)  # finite numbers of 32 bits never overflow 64

@@ -27,6 +27,7 @@ class StudentModule(nn.Module):
         super().__init__()
         self.model = model
         self.universal_checkpoint_info: Any = {}  # lets DeepSpeed's checkpoints be read by another layout
+        self.register_state_dict_post_hook(_without_frozen)
 
     def forward(self, batch: Batch, score: Scorer) -> Any:
         """A batch's loss.
@@ -55,3 +56,10 @@ class StudentModule(nn.Module):
             )
 
         return encoder_projection(score_with_encoder)
+
+
+def _without_frozen(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, Any]) -> None:
+    """Leaves weights that are not trained out of checkpoints, under all names of a tied one."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)

@@ -4,7 +4,7 @@ Shape letters: B sentences, T target positions, D model width, V words, N elemen
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mnmt_ds.engine.parallel.random_state import seed_random_state
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.engine.parallel.student_module import StudentModule
 from mnmt_ds.methods.method import ModelStates
+from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
 from mnmt_ds.parallel_layout import ModelParallelUnit, ParallelLayout
@@ -72,7 +73,7 @@ def initialize(module: nn.Module, config: ds_config.Json, model_parallel_unit: M
     """
     import deepspeed
 
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     deepspeed_engine, *_ = deepspeed.initialize(
         model=module, model_parameters=parameters, config=config, mpu=model_parallel_unit
     )
@@ -233,12 +234,15 @@ class ZeroEngine:
         """
         return DirectEvalStates(self)
 
-    def gather_weights(self, dtype: torch.dtype | None = None, everywhere: bool = True) -> dict[str, Tensor]:
+    def gather_weights(
+        self, dtype: torch.dtype | None = None, everywhere: bool = True, names: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Copies the whole weights to the CPU, on every rank.
 
         Args:
             dtype: of the copies; None: as they are.
             everywhere: ignored; all ranks have them.
+            names: of those that are copied; None: all.
 
         Returns:
             Tensors by name.
@@ -247,6 +251,8 @@ class ZeroEngine:
 
         weights = {}
         for name, parameter in self.model.named_parameters():
+            if names is not None and name not in names:
+                continue
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
                 value = parameter.detach()
                 if self.vocab_shard is not None and is_vocab_sharded(parameter):
@@ -255,12 +261,12 @@ class ZeroEngine:
         return weights
 
     def whole_model(self) -> Transformer:
-        """The student's own model where it is whole on this rank, else a copy with all weights.
+        """The student's own model where it is whole on this rank, else a copy with all weights, adapters merged.
 
         Returns:
             A model in the engine's type.
         """
-        if self.zero_stage < 3 and self.vocab_shard is None:
+        if self.zero_stage < 3 and self.vocab_shard is None and self.model.settings.lora is None:
             return self.model
         return model_with(self.gather_weights(), self.model, self.layout.device)
 
@@ -285,16 +291,34 @@ class ZeroEngine:
                 raise RuntimeError(f"{piece.name}: ZeRO-3 holds {length} elements a rank, {piece.length} expected")
         return assemble_shard(shard_layout, partitions, dtype)
 
-    def blank_model(self, vocab_shard: VocabShard | None = None) -> nn.Module:
+    def frozen_weights(self) -> dict[str, Tensor]:
+        """The weights that are not trained, whole on this rank's device.
+
+        Returns:
+            Tensors by name: the student's own, at ZeRO-3 copies.
+        """
+        import deepspeed
+
+        frozen = {name: value for name, value in self.model.named_parameters() if not value.requires_grad}
+        if self.zero_stage < 3:
+            return {name: value.detach() for name, value in frozen.items()}
+        copies = {}
+        for name, parameter in frozen.items():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                copies[name] = parameter.detach().clone()
+        return copies
+
+    def blank_model(self, vocab_shard: VocabShard | None = None, settings: ModelSettings | None = None) -> nn.Module:
         """A new model of the student's shape, its values to be filled.
 
         Args:
             vocab_shard: this rank's words, with the group that the model's collectives use; None: all words.
+            settings: of the model; None: the student's.
 
         Returns:
             A model on the CPU, in fp32.
         """
-        model = Transformer(self.model.settings, self.model.vocabulary_size)
+        model = Transformer(settings or self.model.settings, self.model.vocabulary_size)
         if vocab_shard is not None:
             shard_vocabulary(model, vocab_shard)
         return model

@@ -15,6 +15,8 @@ from mnmt_ds.engine.dataloading.position import position_of
 from mnmt_ds.engine.monitoring.validation import PairValues
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.methods.method import Measuring, ValidationReport
+from mnmt_ds.models.frozen import is_frozen
+from mnmt_ds.models.pretrained import expected_shapes
 
 
 def state_of(student: Student) -> dict[str, Any]:
@@ -27,7 +29,8 @@ def state_of(student: Student) -> dict[str, Any]:
         JSON values; "records" counts those of its log.
     """
     data_iterator = student.data_iterator
-    return {
+    frozen = {"frozen": student.frozen} if student.frozen else {}
+    return frozen | {
         "position": data_iterator.position.values(),
         "trained": data_iterator.trained,
         "losses": data_iterator.losses,
@@ -157,8 +160,13 @@ def keep_last(corpus: Corpus, student: Student) -> None:
 
 
 def _write_snapshot(corpus: Corpus, student: Student, facts: dict[str, Any]) -> None:
-    weights, update = student.engine.gather_weights(everywhere=False), student.updates
+    update, names = student.updates, None
     description = {**model_description(student.recipe, corpus), "update": update, **facts}
+    if student.frozen:
+        model = student.recipe.model
+        names = [name for name in expected_shapes(model, corpus.tokenizer.size) if not is_frozen(model, name)]
+        description["frozen"] = student.frozen
+    weights = student.engine.gather_weights(everywhere=False, names=names)
     student.engine.layout.ranks.on_main_first(snapshots.write, student.directory, update, weights, description)
 
 

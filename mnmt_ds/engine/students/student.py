@@ -39,6 +39,8 @@ class Student:
     """Its own states without dropout, for its method."""
     prefetch_peer_states: Callable[["Student", Update], None] = lambda student, update: None
     """Gets other students' states of an update's micro-batches, before it."""
+    frozen: str = ""
+    """SHA-256 of the file with the weights that are not trained; empty: all are."""
     last: int | None = None
     """The update whose weights are kept as ``last``."""
 
