@@ -224,22 +224,24 @@ def rank_memory(
     stage = stage or plan_stages(m, rank_vocabulary)[0]
     n, r, element = stage.parameters, layout.data_parallel_size, layout.element_bytes
     students_here = students.number // layout.teams
-    weights, gradients, optimizer = state_bytes(n, layout)
-    search_copy, host_search_copy = search_copy_bytes(n, layout) if students.weight_search else (0, 0)
+    trained = n if stage.trained is None else stage.trained
+    weights, gradients, optimizer = state_bytes(n, layout, trained)
+    search_copy, host_search_copy = search_copy_bytes(trained, layout) if students.weight_search else (0, 0)
     host_weights, host_optimizer = 0, 0
     if layout.offload_optimizer:  # with fp32 gradients and a buffer for the weights' way back
-        host_optimizer, optimizer = optimizer + (FP32_BYTES + element) * n // r, 0
-        gradients -= element * n // r if layout.zero_stage > 1 else 0
+        host_optimizer, optimizer = optimizer + (FP32_BYTES + element) * trained // r, 0
+        gradients -= element * trained // r if layout.zero_stage > 1 else 0
     if layout.offload_parameters:
         host_weights = element * n // r
         weights -= host_weights
-    live_gradients = live_gradient_bytes(n, layout) if micro_batches > 1 else 0
+    live_gradients = live_gradient_bytes(trained, layout) if micro_batches > 1 else 0
     per_batch = teachers.per_batch + students.peers
     loss = max(step_loss_bytes(m, shape, rank_vocabulary, per_batch, passes, layout) for shape in shapes)
     if layout.on_cpu and layout.stages > 1 and stage.alternates:
         loss *= 2  # behind a backward pass a stage takes it anew, as it does activations
-    device_teachers = device_teacher_bytes(m, rank_vocabulary, layout, teachers, n) if teachers.versions else 0
-    shards = min(teachers.versions * teachers.dtype_bytes * n // r, teachers.max_shard_bytes)
+    device_teachers = device_teacher_bytes(m, rank_vocabulary, layout, teachers, trained) if teachers.versions else 0
+    device_teachers += element * (n - trained) if teachers.versions and layout.zero_stage == 3 else 0  # once for all
+    shards = min(teachers.versions * teachers.dtype_bytes * trained // r, teachers.max_shard_bytes)
     peers = students.peer_states + students.peers * projection_bytes(m, rank_vocabulary, layout)
     return RankMemory(
         base=base,
@@ -264,7 +266,7 @@ def search_copy_bytes(n: int, layout: PlannedLayout) -> tuple[int, int]:
     """Counts what a search copies of a training state (engine/parallel/state_snapshot.py).
 
     Args:
-        n: parameters of the student on this rank.
+        n: trained parameters of the student on this rank.
         layout: how it is laid out.
 
     Returns:
@@ -395,32 +397,35 @@ def stage_boundary_bytes(
     return (boundary_positions * (passes + teachers.per_batch) + kept * passes) * m.d_model * layout.element_bytes
 
 
-def state_bytes(n: int, layout: PlannedLayout) -> tuple[int, int, int]:
+def state_bytes(n: int, layout: PlannedLayout, trained: int | None = None) -> tuple[int, int, int]:
     """Counts weights, gradients (with buffers) and optimizer states.
 
     Args:
         n: N parameters of the student on this rank.
         layout: how it is laid out.
+        trained: those of them that are trained; None: all.
 
     Returns:
         Bytes of each on a rank.
     """
     e, r = layout.element_bytes, layout.data_parallel_size
     is_fp32 = e == FP32_BYTES
+    weights, weight_shard, gathered = e * n, e * n // r, e * min(n, layout.max_live)
+    n = n if trained is None else trained
     whole, shard = e * n, e * n // r
     copy = e * min(n, layout.bucket)
     buffer = copy if layout.on_cpu else e * layout.bucket  # a CPU gives memory to what is written alone
     masters_and_moments = 3 * FP32_BYTES * n // r
     wide = 0 if is_fp32 else FP32_BYTES * n // r  # a step's gradients, as wide as the masters
     if layout.zero_stage == 0:  # fp32: no masters, gradients flattened to be reduced
-        return whole, whole + copy + (0 if is_fp32 else FP32_BYTES * n), (2 if is_fp32 else 3) * FP32_BYTES * n
+        return weights, whole + copy + (0 if is_fp32 else FP32_BYTES * n), (2 if is_fp32 else 3) * FP32_BYTES * n
     if layout.zero_stage == 1:
-        return whole, whole + buffer + copy + wide, masters_and_moments
+        return weights, whole + buffer + copy + wide, masters_and_moments
     if layout.zero_stage == 2:
-        return whole, shard + buffer + copy + wide, masters_and_moments
+        return weights, shard + buffer + copy + wide, masters_and_moments
     # gathered parameters stay until their next use, as far as DeepSpeed lets so many live
     wide = min(wide, FP32_BYTES * SUB_GROUP)
-    return shard + e * min(n, layout.max_live), shard + copy + buffer + 2 * copy + wide, masters_and_moments
+    return weight_shard + gathered, shard + copy + buffer + 2 * copy + wide, masters_and_moments
 
 
 def live_gradient_bytes(n: int, layout: PlannedLayout) -> int:

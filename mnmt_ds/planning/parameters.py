@@ -6,6 +6,9 @@ Letters: D width, F feed-forward width, V vocabulary.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
+from mnmt_ds.models.frozen import is_frozen
 from mnmt_ds.models.layer_sequence import LayerEntry
 from mnmt_ds.models.settings import ModelSettings
 
@@ -73,3 +76,19 @@ def parameters_of_entries(m: ModelSettings, vocabulary: int, entries: Sequence[L
     matrix, norm = vocabulary * m.d_model, n.final_norms // 2
     sizes = {"encoder": n.encoder_layer, "decoder": n.decoder_layer, "encoder_norm": norm, "decoder_norm": norm}
     return sum({entry.name: sizes.get(entry.kind, matrix) for entry in entries}.values())
+
+
+def trained_parameters(m: ModelSettings, entries: Sequence[LayerEntry]) -> tuple[int, int]:
+    """Counts the parameters of a part of a model with frozen parts or adapters.
+
+    Args:
+        m: the model.
+        entries: entries of its layer sequence; a matrix at several of them counts once.
+
+    Returns:
+        All parameters, adapters included, and those that are trained.
+    """
+    with torch.device("meta"):
+        layers = {entry.name: dict(entry.make().named_parameters()) for entry in entries}
+    sizes = {f"{layer}.{name}": value.numel() for layer, named in layers.items() for name, value in named.items()}
+    return sum(sizes.values()), sum(size for name, size in sizes.items() if not is_frozen(m, name))

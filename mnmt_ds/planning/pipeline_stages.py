@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mnmt_ds.models.layer_sequence import layer_entries, trained_entries
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.planning.parameters import parameters_of_entries
+from mnmt_ds.planning.parameters import parameters_of_entries, trained_parameters
 
 VOCABULARY_KINDS = ("source", "target", "projection", "head")
 """Kinds of entries whose matrix has a row a word."""
@@ -28,6 +28,8 @@ class StageContents(NamedTuple):
     """Whether forward passes follow backward passes within an update: m is more than that."""
     work: float
     """Its work, as a part of what all of the model is on one rank."""
+    trained: int | None = None
+    """Those of its parameters that are trained; None: all."""
 
     @property
     def is_first(self) -> bool:
@@ -84,14 +86,18 @@ def plan_stages(
     stages = []
     for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         in_flight = min(micro_batches, count - number)
+        parameters, trained = parameters_of_entries(m, rank_vocabulary, entries[begin:end]), None
+        if m != m.plain():
+            parameters, trained = trained_parameters(m, entries[begin:end])
         stages.append(
             StageContents(
                 kinds=[entry.kind for entry in entries[begin:end]],
                 next_kind=entries[end].kind if end < len(entries) else "",
-                parameters=parameters_of_entries(m, rank_vocabulary, entries[begin:end]),
+                parameters=parameters,
                 in_flight=in_flight,
                 alternates=micro_batches > in_flight,
                 work=sum(rank_costs[begin:end]) / sum(costs),
+                trained=trained,
             )
         )
     return stages

@@ -81,6 +81,8 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         REFUSED: "d_model ffn heads encoder_layers decoder_layers share_embeddings encoder_projection max_positions"
         " scale_embedding",
     },
+    "model.freeze": {REFUSED: "embeddings encoder decoder encoder_layers decoder_layers"},
+    "model.lora": {FREE: "dropout", REFUSED: "rank alpha targets embeddings"},
     "method.translation": {REFUSED: "name"},
     "method.lssd": {
         FREE: "profile variant alpha cap selective_below selective_strict gate_level gate_student halve_total"
