@@ -15,10 +15,11 @@ Letters: S source and T target positions, D width, F feed-forward width, K passe
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning import activations
 from mnmt_ds.planning.activations import FP32_BYTES, Shape
-from mnmt_ds.planning.parameters import count_parameters
+from mnmt_ds.planning.parameters import count_parameters, trained_parameters
 from mnmt_ds.planning.pipeline_stages import StageContents, plan_stages
 from mnmt_ds.teachers.shard_exchange import MAX_ELEMENTS_PER_EXCHANGE as FETCH
 from mnmt_ds.teachers.sharded_teachers import ON_DEVICE
@@ -257,9 +258,23 @@ def rank_memory(
         host_weights=students_here * host_weights,
         host_teachers=students_here * shards
         + (students_here * teachers.cached_states + students.cached_states if stage.is_last else 0),
-        snapshot=element * count_parameters(m, vocabulary).total if stage.is_first else 0,
+        snapshot=element * snapshot_parameters(m, vocabulary) if stage.is_first else 0,
         on_cpu=layout.on_cpu,
     )
+
+
+def snapshot_parameters(m: ModelSettings, vocabulary: int) -> int:
+    """Counts what a best model or a checkpoint of the whole model holds: what is trained.
+
+    Args:
+        m: the model.
+        vocabulary: words in all.
+
+    Returns:
+        Parameters.
+    """
+    total = count_parameters(m, vocabulary).total
+    return total if m == m.plain() else trained_parameters(m, layer_entries(m, vocabulary))[1]
 
 
 def search_copy_bytes(n: int, layout: PlannedLayout) -> tuple[int, int]:

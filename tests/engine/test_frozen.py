@@ -141,8 +141,8 @@ def begin(corpus: str, folder: str, resume: bool, updates: int) -> list[list[str
 
 @pytest.mark.slow
 def test_a_checkpoint_moves_to_other_ranks(tiny_corpus: Path, tmp_path: Path) -> None:
-    """DeepSpeed's universal checkpoints lack what has no gradient; it comes from the run's own file. A run whose file is
-    another one does not go on."""
+    """DeepSpeed's universal checkpoints lack what has no gradient: it comes from the run's own file, which must be the
+    one that was written."""
     on_ranks(2, begin, str(tiny_corpus), str(tmp_path), False, 4)
     (tmp_path / "whole").mkdir()
     [_] = on_ranks(1, begin, str(tiny_corpus), str(tmp_path / "whole"), False, 8)
@@ -154,7 +154,7 @@ def test_a_checkpoint_moves_to_other_ranks(tiny_corpus: Path, tmp_path: Path) ->
             assert values[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-5), (stage, key)
     path = tmp_path / "1" / "frozen.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(AssertionError, match="frozen.safetensors: was altered"):
+    with pytest.raises(AssertionError, match=r"frozen.safetensors: was altered"):
         on_ranks(1, begin, str(tiny_corpus), str(tmp_path), True, 9)
 
 

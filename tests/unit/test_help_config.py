@@ -30,6 +30,7 @@ GIVEN: dict[str, dict[str, Any]] = {
         "method": {"name": "multi_teacher", "methods": [{"name": "lssd"}, {"name": "multi_distill"}]}
     },
     "method.denoising": {"method": {"name": "by_task", "tasks": TASKS}},
+    "model.lora": {"model": {"lora": {}}},
     "sampler.chi_ibr": {"sampler": {"name": "chi_ibr", "baseline": "runs/plain"}},
     "students": {"students": [{}, {}]},
 }

@@ -79,7 +79,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     "model": {
         FREE: "init preset dropout attention_dropout activation_dropout activation_checkpointing",
         REFUSED: "d_model ffn heads encoder_layers decoder_layers share_embeddings encoder_projection max_positions"
-        " scale_embedding",
+        " scale_embedding lora",
     },
     "model.freeze": {REFUSED: "embeddings encoder decoder encoder_layers decoder_layers"},
     "model.lora": {FREE: "dropout", REFUSED: "rank alpha targets embeddings"},
