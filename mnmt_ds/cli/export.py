@@ -98,7 +98,7 @@ def write_transformers(translator: "Translator", pair: str, out: Path, restore: 
     Raises:
         UserError: where the vocabulary was trimmed and cannot be restored.
     """
-    from mnmt_ds.decoding.hf_tokenizer import family_files, write_tokenizer
+    from mnmt_ds.decoding.hf_tokenizer import family_files, files_with_pieces, new_tags, write_tokenizer
     from mnmt_ds.decoding.pretrained import open_for_export
     from mnmt_ds.models.export import m2m100_config
     from mnmt_ds.models.pretrained import write_as_m2m100
@@ -112,8 +112,7 @@ def write_transformers(translator: "Translator", pair: str, out: Path, restore: 
     }
     generation["max_length"] = max_length(translator)
     if tokenizer.originals:
-        added = tokenizer.derivation.new if tokenizer.derivation is not None else {}
-        for name, content in family_files(tokenizer.originals, {i: tokenizer.piece(i) for i in added}).items():
+        for name, content in family_files(files_with_pieces(tokenizer), new_tags(tokenizer)).items():
             (out / name).write_bytes(content)
         generation = json.loads(tokenizer.originals.get("generation_config.json", json.dumps(generation)))
         if pair:

@@ -110,6 +110,19 @@ def origin_of(tokenizer: Tokenizer) -> Derivation:
     return Derivation(tokenizer.hash, tokenizer.size, tuple(range(tokenizer.size)), {})
 
 
+def new_piece_ids(tokenizer: Tokenizer) -> list[int]:
+    """Lists the pieces that the pretrained model's tokenizer lacks.
+
+    Args:
+        tokenizer: any.
+
+    Returns:
+        Their ids in order; none of a tokenizer that was not derived.
+    """
+    new = tokenizer.derivation.new if tokenizer.derivation is not None else ()
+    return sorted(i for i in new if i < tokenizer.piece_count)
+
+
 def used_ids(tokenizer: Tokenizer, lines: Sequence[str], language: str) -> NDArray[np.bool_]:
     """Finds the ids that text has.
 

@@ -1,4 +1,4 @@
-"""Stage 3 where the tokenizer is given: it is used as it is, with tags of new languages, or without unused pieces."""
+"""Stage 3 where the tokenizer is given: as it is, with tags of new languages, with new pieces, without unused ones."""
 
 import logging
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from mnmt_ds.data.binarize_stage import ParallelText
 from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.derived_tokenizer import add_languages, trim, used_ids
+from mnmt_ds.data.new_pieces import add_pieces, learn_pieces
 from mnmt_ds.data.pretrained_tokenizer import open_given_tokenizer
-from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.data.settings import DataSettings, TokenizerSettings
 from mnmt_ds.data.tokenizer import Tokenizer
+from mnmt_ds.data.tokenizer_stage import TrainingText, sample_sentences
+from mnmt_ds.errors import UserError
 
 LOG = logging.getLogger(__name__)
 
@@ -38,9 +41,10 @@ def open_recipe_tokenizer(settings: DataSettings) -> Tokenizer | None:
 
 
 def build_given_tokenizer_stage(
-    work: Path, pool: Executor, settings: DataSettings, given: Tokenizer, texts: Sequence[ParallelText]
-) -> tuple[BuildStage, bool]:
-    """Writes a given tokenizer, without the pieces that no text uses where the recipe says so.
+    work: Path, pool: Executor, settings: DataSettings, given: Tokenizer, texts: Sequence[ParallelText],
+    training: Sequence[TrainingText] = (),
+) -> tuple[BuildStage, bool]:  # fmt: skip
+    """Writes a given tokenizer, with new pieces and without those that no text uses where the recipe says so.
 
     Args:
         work: directory of the corpus's stages.
@@ -48,25 +52,45 @@ def build_given_tokenizer_stage(
         settings: the recipe's ``data`` section.
         given: the tokenizer.
         texts: all text, held-out sets included.
+        training: training text alone, of which new pieces are learned.
 
     Returns:
         The stage, with the tokenizer's files, and whether it had to be made.
     """
     hashes = [text.hashes for text in texts] if settings.tokenizer.trim else []
     new_languages = settings.tokenizer.new_languages
-    fingerprint = fingerprint_of(given.hash, new_languages, sorted(given.originals), settings.tokenizer.trim, hashes)
+    learned = settings.tokenizer.new_pieces
+    sources = [[learned, *(text.sha256 for text in training if text.language in learned)]] if learned else []
+    fingerprint = fingerprint_of(
+        given.hash, new_languages, sorted(given.originals), settings.tokenizer.trim, hashes, *sources
+    )
     if stage := load_stage(work, "tokenizer", fingerprint):
         return stage, False
     with new_stage(work, "tokenizer", fingerprint) as (path, record):
         tokenizer = given
+        for language in learned:
+            tokenizer = _with_pieces(tokenizer, language, settings.tokenizer, training)
         if settings.tokenizer.trim:
             files = [file for text in texts for file in zip(text.paths, text.languages, strict=True)]
-            jobs = [pool.submit(_used_in_file, given, *file) for file in files]
-            tokenizer = trim(given, np.logical_or.reduce([job.result() for job in jobs]))
+            jobs = [pool.submit(_used_in_file, tokenizer, *file) for file in files]
+            tokenizer = trim(tokenizer, np.logical_or.reduce([job.result() for job in jobs]))
             LOG.info("tokenizer: %s of %s ids are kept", f"{tokenizer.size:,}", f"{given.size:,}")
         tokenizer.save_to(path)
         record.update(hash=tokenizer.hash, size=tokenizer.size)
     return built_stage(work, "tokenizer", fingerprint), True
+
+
+def _with_pieces(
+    tokenizer: Tokenizer, language: str, settings: TokenizerSettings, training: Sequence[TrainingText]
+) -> Tokenizer:
+    """A tokenizer with the pieces that a language's training text gives."""
+    files = [text.text for text in training if text.language == language]
+    if not files:
+        known = ", ".join(dict.fromkeys(text.language for text in training))
+        raise UserError(f"data.tokenizer.new_pieces.{language}: no training text in it; name one of {known}")
+    pieces = learn_pieces(tokenizer, sample_sentences(files, settings), settings.new_pieces[language])
+    LOG.info("tokenizer: %s new pieces of %s", f"{len(pieces):,}", language)
+    return add_pieces(tokenizer, pieces)
 
 
 def _used_in_file(tokenizer: Tokenizer, path: Path, language: str) -> NDArray[np.bool_]:

@@ -114,7 +114,8 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     if given is None:
         made = build_tokenizer_stage(work, pool, settings, list(_tokenizer_texts(settings, texts)))
     else:
-        made = build_given_tokenizer_stage(work, pool, settings, given, list(to_tokenise.values()))
+        training = list(_tokenizer_texts(settings, texts)) if settings.tokenizer.new_pieces else []
+        made = build_given_tokenizer_stage(work, pool, settings, given, list(to_tokenise.values()), training)
     tokenizer = _announce("tokenizer", *made)
     binaries = {
         name: _announce(f"tokenise {name}", *build_binary_stage(work, pool, name, text, tokenizer))

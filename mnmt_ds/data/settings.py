@@ -124,6 +124,11 @@ class TokenizerSettings(Settings):
     new_languages: dict[str, str] = Field(default_factory=dict, examples=[{"xx": "es"}])
     """With ``model: PATH``: languages that it lacks. Each gets a tag whose weights start as those of a relative's (a
     language that it has), as the mean of all tags' (mean), or drawn (random)."""
+    new_pieces: dict[str, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        default_factory=dict, examples=[{"xx": 4000}]
+    )
+    """With ``model: PATH``, a byte-pair one: by language how many pieces are learned of its prepared training text (of
+    ``sample`` sentences at most); a piece's row starts as the mean of the old pieces that it consists of."""
     trim: bool = False
     """With ``model: PATH``: leave out all pieces that the prepared text does not use; other text is split smaller."""
     coverage: float = Field(default=0.9995, ge=0.98, le=1)
@@ -143,8 +148,10 @@ class TokenizerSettings(Settings):
     def _bytes(self) -> "TokenizerSettings":
         if self.byte_fallback and self.kind == "per_language":
             raise ValueError("byte_fallback needs kind: joint")
-        if self.given is None and (self.new_languages or self.trim):
-            raise ValueError("new_languages and trim are for a tokenizer that is given; set model to its path")
+        if self.given is None and (self.new_languages or self.new_pieces or self.trim):
+            raise ValueError(
+                "new_languages, new_pieces and trim are for a tokenizer that is given; set model to its path"
+            )
         return self
 
     @property

@@ -107,7 +107,7 @@ def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, 
     sentencepiece.set_min_log_level(2)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sample_sentences(texts, settings),
+            sentence_iterator=sample_sentences(texts, settings),
             model_writer=model,
             vocab_size=settings.size,
             model_type=settings.model,
@@ -161,7 +161,7 @@ def sample_sizes(counts: Sequence[int], max_total: int, temperature: float) -> l
     return sizes
 
 
-def _sample_sentences(texts: Sequence[TextFile], settings: TokenizerSettings) -> Iterator[str]:
+def sample_sentences(texts: Sequence[TextFile], settings: TokenizerSettings) -> Iterator[str]:
     """Evenly spaced lines of each text."""
     sizes = sample_sizes([text.lines for text in texts], settings.sample, settings.temperature)
     for text, size in zip(texts, sizes, strict=True):

@@ -7,12 +7,14 @@ is composed (NFC, half-width kana with their marks), which leaves a few differen
 
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnmt_ds.data.derived_tokenizer import new_piece_ids
 from mnmt_ds.data.framing import Frame
-from mnmt_ds.data.tokenizer import UNK, Tokenizer
+from mnmt_ds.data.pretrained_tokenizer import FAST, M2M_VOCABULARY, SENTENCEPIECE
+from mnmt_ds.data.tokenizer import JOINT, UNK, Tokenizer
 
 SPECIALS = {"bos_token": 0, "pad_token": 1, "eos_token": 2}
 """Symbols by transformers' names; the unknown piece is none of them there, since it is written, as ours, " ⁇ "."""
@@ -196,6 +198,77 @@ def family_files(originals: Mapping[str, bytes], added: Mapping[int, str]) -> di
     config.setdefault("added_tokens_decoder", {}).update({str(i): token for i, token in tokens.items()})
     for name in ("additional_special_tokens", "extra_special_tokens"):
         if isinstance(config.get(name), list):
-            config[name] += [token["content"] for token in tokens.values()]
+            config[name] += [token["content"] for token in tokens.values() if token["content"] not in config[name]]
     files["tokenizer_config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def new_tags(tokenizer: Tokenizer) -> dict[int, str]:
+    """Lists the tags that a pretrained model's tokenizer files have to be told of.
+
+    Args:
+        tokenizer: derived from the pretrained model's.
+
+    Returns:
+        New tags by id; beside them all others of M2M-100, which transformers would number behind the new ones.
+    """
+    added = [] if tokenizer.derivation is None else [i for i in tokenizer.derivation.new if i >= tokenizer.piece_count]
+    every = [
+        tokenizer.tag(language) for language in tokenizer.languages if added and M2M_VOCABULARY in tokenizer.originals
+    ]
+    return {i: tokenizer.piece(i) for i in sorted({*added, *every})}
+
+
+def files_with_pieces(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Gives a pretrained model's tokenizer files the pieces that were added to it.
+
+    Args:
+        tokenizer: derived from the pretrained model's.
+
+    Returns:
+        The files by name, as they were where no piece was added. Tags and whatever stands behind the pieces have their
+        new ids.
+    """
+    files, new = dict(tokenizer.originals), new_piece_ids(tokenizer)
+    if not new:
+        return files
+    first, count = new[0], len(new)
+
+    def moved(place: int) -> int:
+        return place + count if place >= first else place
+
+    numbers = {symbol: i for i, symbol in enumerate(tokenizer.symbols[: tokenizer.piece_count])}
+    if SENTENCEPIECE in files:
+        files[SENTENCEPIECE] = tokenizer.serialised[JOINT]
+    if M2M_VOCABULARY in files:
+        files[M2M_VOCABULARY] = json.dumps(numbers, ensure_ascii=False, indent=0).encode()
+    if "added_tokens.json" in files:
+        added = json.loads(files["added_tokens.json"])
+        files["added_tokens.json"] = json.dumps({text: moved(place) for text, place in added.items()}).encode()
+    if "tokenizer_config.json" in files:
+        config = json.loads(files["tokenizer_config.json"])
+        if "added_tokens_decoder" in config:
+            entries = config["added_tokens_decoder"].items()
+            config["added_tokens_decoder"] = {str(moved(int(place))): token for place, token in entries}
+        files["tokenizer_config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+    if FAST in files:
+        files[FAST] = json.dumps(_fast_with_pieces(json.loads(files[FAST]), numbers, new, moved)).encode()
+    return files
+
+
+def _fast_with_pieces(
+    values: dict[str, Any], numbers: Mapping[str, int], new: Sequence[int], moved: Callable[[int], int]
+) -> dict[str, Any]:
+    """A tokenizer.json with further pieces, each of which may be joined of any two pieces that are there."""
+    model, names = values["model"], {place: symbol for symbol, place in numbers.items()}
+    model["vocab"] = {symbol: moved(place) for symbol, place in model["vocab"].items()} | dict(numbers)
+    as_text = not model["merges"] or isinstance(model["merges"][0], str)
+    for piece in (names[place] for place in new):
+        halves = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
+        joined = [pair for pair in halves if pair[0] in numbers and pair[1] in numbers]
+        model["merges"] += [" ".join(pair) if as_text else list(pair) for pair in joined]
+    for token in values.get("added_tokens", ()):
+        token["id"] = moved(token["id"])
+    for special in ((values.get("post_processor") or {}).get("special_tokens") or {}).values():
+        special["ids"] = [moved(place) for place in special["ids"]]
+    return values

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mnmt_ds.data.derived_tokenizer import add_languages
+from mnmt_ds.data.derived_tokenizer import add_languages, new_piece_ids
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.pretrained_tokenizer import family_framing, open_family_tokenizer
 from mnmt_ds.data.tokenizer import Tokenizer
@@ -186,7 +186,14 @@ def open_for_export(directory: Path, tokenizer: Tokenizer, restore: Path | None)
     source, derivation = open_weights(directory), tokenizer.derivation
     rows = derivation.rows if derivation is not None else ()
     base_size = derivation.base_size if derivation is not None else 0
-    is_whole = len(rows) >= base_size and all(row in (i, -1) for i, row in enumerate(rows))
+    pieces = new_piece_ids(tokenizer)
+    others = [row for place, row in enumerate(rows) if place not in pieces]
+    is_whole = len(others) >= base_size and all(row in (i, -1) for i, row in enumerate(others))
+    if pieces and (restore is not None or not is_whole):
+        raise UserError(
+            f"{directory}: its vocabulary has new pieces, which the model that it started from lacks; "
+            + ("leave out --restore" if is_whole else "it was trimmed, too: export it with --format ctranslate2")
+        )
     if restore is None:
         if not is_whole and tokenizer.originals:
             raise UserError(f"{directory}: its vocabulary was trimmed; add --restore and the model it started from")

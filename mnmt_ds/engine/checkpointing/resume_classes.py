@@ -55,7 +55,8 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     },
     "data.split": {FREE: "key_language dev test seed"},
     "data.tokenizer": {
-        FREE: "kind size model coverage hard_limit normalization byte_fallback sample temperature new_languages trim",
+        FREE: "kind size model coverage hard_limit normalization byte_fallback sample temperature new_languages"
+        " new_pieces trim",
     },
     "framing": {REFUSED: "encoder_langtok encoder_langtok_position decoder_langtok decoder_langtok_position"},
     "denoising": {
