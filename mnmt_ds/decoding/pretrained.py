@@ -126,6 +126,10 @@ def with_pretrained(model: ModelSettings, framing: FramingSettings | None) -> tu
     for name, value in given.items():
         if name in SHAPE and value != taken[name]:
             raise UserError(f"model.{name}: is {value}, that of model.init={model.init} is {taken[name]}; leave it out")
+    for side in ("encoder", "decoder"):
+        first, count = getattr(model.freeze, f"{side}_layers"), taken[f"{side}_layers"]
+        if first > count:
+            raise UserError(f"model.freeze.{side}_layers: is {first}, model.init={model.init} has {count}; take fewer")
     if framing is not None and framing != facts.framing:
         theirs, ours = (settings.model_dump() for settings in (facts.framing, framing))
         odd = [f"{name}: is {ours[name]}, there {theirs[name]}" for name in theirs if ours[name] != theirs[name]]

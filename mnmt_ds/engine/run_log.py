@@ -13,6 +13,7 @@ from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.students.peer_group import PeerGroup
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.frozen import freeze
 from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.tracking import Tracker
 
@@ -111,7 +112,10 @@ def introduction(
     """
     layout, training_data = student.engine.layout, student.training_data
     with torch.device("meta"):
-        parameters = parameter_count(Transformer(recipe.model, corpus.tokenizer.size))
+        model = Transformer(recipe.model, corpus.tokenizer.size)
+    freeze(model, recipe.model)
+    parameters, trained = parameter_count(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = "" if trained == parameters else f" ({trained / 1e6:.3f}M trained)"
     students = f"{len(peer_group.student_names)} students, " if recipe.students else ""
     bounds = job_layout.bounds
     stages = "+".join(str(end - start) for start, end in pairwise(bounds))
@@ -124,7 +128,7 @@ def introduction(
     return (
         f"{recipe.name}: {recipe.method.name}, {students}{len(training_data.pairs)} pairs,"
         f" {sum(training_data.sizes)} sentences ({training_data.left_out} too long),"
-        f" {parameters / 1e6:.1f}M parameters,"
+        f" {parameters / 1e6:.1f}M parameters{share},"
         f" {layout.job.size} rank(s){spread}, ZeRO-{job_layout.zero_stage}, {recipe.train.precision},"
         f" loss: {implementation}"
     )

@@ -86,7 +86,7 @@ def dev_bleu(
     for path in dict.fromkeys(models.values()):
         pairs = [pair for pair, directory in models.items() if directory == path]
         weights = snapshots.read_expert(path, shape, corpus.tokenizer.hash)
-        model = Transformer(shape, corpus.tokenizer.size).to(device())
+        model = Transformer(shape.plain(), corpus.tokenizer.size).to(device())
         model.load_state_dict(weights, strict=False)
         scores = _scores(model, describe_model(path), corpus, pairs, settings, ranks)
         bleu |= {pair: row["bleu"] for pair, row in scores.items()}
