@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.decoding.loading import open_translator
+from mnmt_ds.engine.recipe import with_first_weights
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.frozen import is_frozen
 from mnmt_ds.models.pretrained import expected_shapes, open_weights
@@ -24,6 +25,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "lora": {"lora": {"rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": ["q_proj", "v_proj", "fc2"]}},
     "words": {"lora": {"rank": 2, "alpha": 4.0, "embeddings": True}, "freeze": {"encoder": True}},
 }
+RATES = {"frozen": 0.08, "lora": 0.3, "words": 0.1}
+"""So high that dev losses rise, and teachers teach."""
 KEYS = ("train/loss", "train/gnorm", "train/kd_loss", "valid/avg/macro")
 LAYERS = {"name": "lssd", "variant": "adaptive", "teachers": {"on_device": "layers"}}
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
@@ -36,9 +39,9 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 """By ranks: ZeRO's stage is 1 where none is given."""
 
 
-def settings(corpus: str, directory: str, model: str, stage: int = 1, updates: int = 8, **more: Any) -> Any:
-    shape = {"dropout": 0.1, "encoder_layers": 2, "decoder_layers": 2, **MODELS.get(model, {}), **more.pop("model", {})}
-    train = {"max_steps": updates, "lr": 0.3, "warmup_steps": 2, "clip_norm": 0.5, **more.pop("train", {})}
+def settings(corpus: str, directory: str, parts: str, stage: int = 1, updates: int = 8, **more: Any) -> Any:
+    shape = {"dropout": 0.1, "encoder_layers": 2, "decoder_layers": 2, **MODELS[parts], **more.pop("model", {})}
+    train = {"max_steps": updates, "lr": RATES[parts], "warmup_steps": 2, "clip_norm": 0.5, **more.pop("train", {})}
     return recipe(
         Path(corpus), Path(directory), deepspeed=zero(stage, directory), train=train, model=shape,
         method=more.pop("method", {"name": "lssd", "variant": "adaptive"}), validation={"every": 2}, **more,
@@ -91,7 +94,7 @@ def test_every_layout_trains_alike(tiny_corpus: Path, tmp_path: Path) -> None:
     """What is frozen stays bit for bit, what is trained and what is measured is one rank's; teachers teach."""
     found: dict[str, RunResult] = {}
     for ranks, layouts in LAYOUTS.items():
-        runs = {f"{m}-{name}": {"model": m, **values} for m in MODELS for name, values in layouts.items()}
+        runs = {f"{m}-{name}": {"parts": m, **values} for m in MODELS for name, values in layouts.items()}
         found |= on_ranks(ranks, run_all, str(tiny_corpus), str(tmp_path), runs)[0]
     for model in MODELS:
         expected, weights = (
@@ -125,10 +128,12 @@ def go_on(corpus: str, folder: str, runs: dict[str, dict[str, Any]]) -> None:
 @pytest.mark.slow
 def test_resumed_runs_go_on_bit_for_bit(tiny_corpus: Path, tmp_path: Path) -> None:
     layouts = {"1": {}, "3": {"stage": 3}, "stages": {"pipeline": {"stages": 2}}}
-    runs = {f"{m}-{name}": {"model": m, **values} for m in ("frozen", "lora") for name, values in layouts.items()}
+    runs = {f"{m}-{name}": {"parts": m, **values} for m in ("frozen", "lora") for name, values in layouts.items()}
     on_ranks(2, go_on, str(tiny_corpus), str(tmp_path), runs)
     for name in runs:
-        assert values_of(tmp_path / name) == values_of(tmp_path / f"{name}-again"), name
+        values, again = values_of(tmp_path / name), values_of(tmp_path / f"{name}-again")
+        assert values.pop("train/gnorm") == pytest.approx(again.pop("train/gnorm"), rel=1e-6), name  # how it is summed
+        assert values == again, name
         for file in ("frozen.safetensors", "last/model.safetensors", "best/model.safetensors"):
             assert (tmp_path / name / file).read_bytes() == (tmp_path / f"{name}-again" / file).read_bytes(), name
 
@@ -167,7 +172,9 @@ def adapted_run(corpus: str, folder: str) -> None:
         "experts": dict.fromkeys(("bs-en", "hi-en", "fr-en"), f"{folder}/run/best"),
     }
     for name, values in (("next", {"method": {"name": "translation"}}), ("taught", {"method": expert})):
-        train(settings(corpus, f"{folder}/{name}", "words", model={"init": f"{folder}/run"}, **values))
+        train(
+            with_first_weights(settings(corpus, f"{folder}/{name}", "words", model={"init": f"{folder}/run"}, **values))
+        )
 
 
 @pytest.mark.slow
