@@ -162,7 +162,15 @@ def sample_sizes(counts: Sequence[int], max_total: int, temperature: float) -> l
 
 
 def sample_sentences(texts: Sequence[TextFile], settings: TokenizerSettings) -> Iterator[str]:
-    """Evenly spaced lines of each text."""
+    """Reads evenly spaced lines of each text.
+
+    Args:
+        texts: the files.
+        settings: how many lines of all files together, and how they are shared out.
+
+    Yields:
+        Lines, without their ends.
+    """
     sizes = sample_sizes([text.lines for text in texts], settings.sample, settings.temperature)
     for text, size in zip(texts, sizes, strict=True):
         with text.path.open("rb") as stream:
