@@ -52,6 +52,12 @@ def results(home: Path) -> dict[str, object]:
     return found
 
 
+def tables(home: Path) -> dict[str, str]:
+    """The report's tables, without what the runs cost."""
+    files = (home / "runs" / "report").glob("*.csv")
+    return {path.name: path.read_text(encoding="utf-8") for path in files if path.stem != "cost"}
+
+
 @pytest.mark.slow
 def test_a_study_killed_at_random_moments_ends_with_the_same_results(tiny_corpus: Path, tmp_path: Path) -> None:
     homes = [tmp_path / name for name in ("whole", "killed")]
@@ -84,6 +90,7 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_results(tiny_corpus
         process.communicate(timeout=300)
     said, _ = start(path).communicate(timeout=900)
     assert results(homes[1]) == wanted, said
+    assert tables(homes[1]) == tables(homes[0]) and len(tables(homes[0])) > 3
     said, _ = (again := start(path, "--only", "plain", "taught")).communicate(timeout=300)
     assert again.returncode == 0 and "done in" not in said  # nothing was made twice
 
