@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mnmt_ds import log
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.launching.job import launch
 from mnmt_ds.terminal import escaped_output
 
@@ -14,7 +14,7 @@ def main() -> int:
     """Starts the job that the command line asks for.
 
     Returns:
-        The exit code; 2 after a UserError, which is printed as one line on standard error.
+        The exit code; 2 after a UserError or a fault of a file or disk: a line a fault on standard error.
     """
     log.set_up()
     words = [word for word in sys.argv[1:] if word != "--no_checks"]
@@ -25,8 +25,12 @@ def main() -> int:
         script = Path(__file__).resolve().with_name("train.py")
         options, recipe, rest = words[:position], words[position], words[position + 1 :]
         return launch(options, script, recipe, rest, "--no_checks" not in sys.argv)
-    except UserError as error:
-        print(f"launch: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        fault = error if isinstance(error, UserError) else file_fault(error)
+        if fault is None:
+            raise
+        for line in fault.faults:
+            print(f"launch: {line}", file=sys.stderr)
         return 2
 
 

@@ -260,10 +260,13 @@ def _lines(path: Path) -> list[str]:
     """The lines of a text file; UserError where it cannot be read."""
     content = path.read_bytes()
     try:
-        return content.decode("utf-8").splitlines()
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL character; remove it")
+    return text.splitlines()
 
 
 def _without_exported_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -182,6 +182,9 @@ def test_no_secret_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
     (tmp_path / ".deepspeed_env").write_bytes(b"A=1\nNAME=caf\xe9\n")
     with pytest.raises(UserError, match=r"^\.deepspeed_env:2: byte 12 is not UTF-8; save the file as UTF-8$"):
         job._user_variables()
+    (tmp_path / ".deepspeed_env").write_bytes(b"A=1\nB=2\nC=\0\n")
+    with pytest.raises(UserError, match=r"^\.deepspeed_env:3: a NUL character; remove it$"):
+        job._user_variables()
     assert "HF_TOKEN stays here" in caplog.text and "hf_x" not in caplog.text and "hidden" not in caplog.text
 
 
