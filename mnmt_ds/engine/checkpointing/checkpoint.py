@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from mnmt_ds.engine.checkpointing.verification import MANIFEST, fault_of, listed
 from mnmt_ds.engine.parallel.engine import Engine
 from mnmt_ds.engine.parallel.loading import weights_only
 from mnmt_ds.errors import UserError, file_fault
-from mnmt_ds.files import errors_naming, link_or_copy, publish_directory, remove, replace_link, sha256
+from mnmt_ds.files import errors_naming, link_or_copy, publish_directory, remove, replace_link, sha256, sync
 from mnmt_ds.json_files import read_json, reason
 
 STATE = "state.json"
@@ -295,7 +296,17 @@ def _finish(temporary: Path, final: Path, state: State, needed: int, faults: lis
         if faults:
             raise UserError(faults[0])
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        _publish(temporary, final, state, {str(path.relative_to(temporary)): sha256(path) for path in files})
+        digests = dict(zip(files, _flushed_digests(files), strict=True))
+        _publish(temporary, final, state, {str(path.relative_to(temporary)): digests[path] for path in files})
+
+
+def _flushed_digests(files: list[Path]) -> list[str]:
+    """The SHA-256 of each file, computed while the disk writes them: so it takes no time where the disk is slower."""
+    with ThreadPoolExecutor(1) as pool:
+        flushing = pool.submit(lambda: [sync(path) for path in files])
+        digests = [sha256(path) for path in files]
+        flushing.result()
+    return digests
 
 
 def _replace_state(final: Path, state: State) -> None:
