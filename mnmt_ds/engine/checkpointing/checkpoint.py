@@ -303,9 +303,10 @@ def _finish(temporary: Path, final: Path, state: State, needed: int, faults: lis
 def _flushed_digests(files: list[Path]) -> list[str]:
     """The SHA-256 of each file, computed while the disk writes them: so it takes no time where the disk is slower."""
     with ThreadPoolExecutor(1) as pool:
-        flushing = pool.submit(lambda: [sync(path) for path in files])
+        flushed = [pool.submit(sync, path) for path in files]
         digests = [sha256(path) for path in files]
-        flushing.result()
+        for future in flushed:
+            future.result()
     return digests
 
 
