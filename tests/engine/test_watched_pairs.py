@@ -26,6 +26,7 @@ def train_two(corpus: str, place: str) -> None:
     loop.train(with_first_weights(made))
 
 
+@pytest.mark.slow
 def test_watched_losses_are_those_of_trained_pairs(tiny_corpus: Path, tmp_path: Path) -> None:
     on_ranks(1, train_two, str(tiny_corpus), str(tmp_path))
     first, second = (
