@@ -151,7 +151,7 @@ def test_a_given_tokenizer_is_prepared(pretrained: Path, tmp_path: Path) -> None
         unknown = DataSettings.model_validate({"pairs": [languages], "tokenizer": {"model": str(pretrained)}})
         with pytest.raises(UserError, match=words):
             open_recipe_tokenizer(unknown)
-    with pytest.raises(ValueError, match="new_languages and trim are for a tokenizer that is given"):
+    with pytest.raises(ValueError, match="new_languages, new_pieces and trim are for a tokenizer that is given"):
         DataSettings.model_validate({"pairs": ["fr-en"], "tokenizer": {"trim": True}})
     typo = DataSettings.model_validate({"pairs": ["fr-en"], "tokenizer": {"model": "unigarm"}})
     with pytest.raises(UserError, match="'unigarm' is neither unigram, bpe nor a path that is there"):

@@ -91,7 +91,7 @@ def trained_shapes(model: str, vocabulary: int) -> dict[str, torch.Size]:
 
 @pytest.mark.slow
 def test_every_layout_trains_alike(tiny_corpus: Path, tmp_path: Path) -> None:
-    """What is frozen stays bit for bit, what is trained and what is measured is one rank's; teachers teach."""
+    """What is frozen stays bit for bit, what is trained and what is measured is one rank's."""
     found: dict[str, RunResult] = {}
     for ranks, layouts in LAYOUTS.items():
         runs = {f"{m}-{name}": {"parts": m, **values} for m in MODELS for name, values in layouts.items()}
@@ -101,7 +101,7 @@ def test_every_layout_trains_alike(tiny_corpus: Path, tmp_path: Path) -> None:
             values_of(tmp_path / f"{model}-0"),
             load_file(tmp_path / f"{model}-0/last/model.safetensors"),
         )
-        assert expected["train/kd_loss"] and max(expected["train/gnorm"]) > 0.5, "no teacher, or nothing was clipped"
+        assert max(expected["train/gnorm"]) > 0.5, "nothing was clipped"
         vocabulary = json.loads((tmp_path / f"{model}-0" / "last" / "model.json").read_text())["vocabulary_size"]
         trained = trained_shapes(model, vocabulary)
         size = sum(shape.numel() for shape in trained.values())
