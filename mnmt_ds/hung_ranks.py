@@ -163,7 +163,7 @@ def process_state(pid: int) -> str:
         return ""
 
 
-def without_the_first(known: Sequence[RankState], own: RankState) -> tuple[list[RankState], bool]:
+def without_the_first(known: Sequence[RankState], own: RankState) -> list[RankState]:
     """Finds the ranks that do not answer, where rank 0 is one of them, so that no rank hears of the others any more.
 
     Args:
@@ -171,11 +171,10 @@ def without_the_first(known: Sequence[RankState], own: RankState) -> tuple[list[
         own: the rank that asks.
 
     Returns:
-        Rank 0 and the stopped ranks of this machine; and whether this rank is the first here that runs, which says it.
+        Rank 0 and the stopped ranks of this machine.
     """
-    here = [state for state in known[1:] if state.host == own.host]
-    stopped = [state for state in here if state.rank != own.rank and process_state(state.pid) in STOPPED]
-    return [known[0], *stopped], own.rank == min(state.rank for state in here if state not in stopped)
+    here = [state for state in known[1:] if state.host == own.host and state.rank != own.rank]
+    return [known[0], *(state for state in here if process_state(state.pid) in STOPPED)]
 
 
 def verdict(hung: Sequence[RankState], what: str, stacks: Path) -> str:
@@ -256,9 +255,9 @@ class Watch:
             )  # fmt: skip
             self._is_stuck = still > self.limit and (seen.is_waiting or PROGRESS.in_update)
             if self._is_stuck and now - self._answered > max(2.0, self.limit / 4):
-                silent, is_author = without_the_first(self._known, self.state)
+                silent = without_the_first(self._known, self.state)
                 silent = [self._asked(state._replace(still=now - self._answered)) for state in silent]
-                self._end(verdict(silent, SILENT, self.stacks), silent, is_author)
+                self._end(verdict(silent, SILENT, self.stacks), silent, is_author=True)
 
     def _talk(self) -> None:
         """Tells the others; asks them who hangs when the main thread is stuck; leaves when anyone knows."""
