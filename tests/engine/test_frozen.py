@@ -114,7 +114,8 @@ def test_every_layout_trains_alike(tiny_corpus: Path, tmp_path: Path) -> None:
                 assert (value - weights[key]).abs().max() < 1e-3, (name, key)
             assert found[name].shard <= 2 * (size + 2 * len(trained)), "a teacher holds what was frozen"
             total = sum(path.stat().st_size for path in (tmp_path / name / "checkpoints/last").rglob("*.pt"))
-            assert total < 16 * size + 4000 * len(trained), (name, "a checkpoint holds what was frozen")
+            copies = 2 if name.endswith("vocabulary") else 1  # both ranks have what is not split
+            assert total < copies * (16 * size + 4000 * len(trained)), (name, "a checkpoint holds what was frozen")
 
 
 def go_on(corpus: str, folder: str, runs: dict[str, dict[str, Any]]) -> None:
