@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import PAD, Batch, to_device
-from mnmt_ds.models.lora import B
+from mnmt_ds.models.lora import is_adapter
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.teachers.cache_blocks import Ints
 from mnmt_ds.teachers.pending_states import PendingStates
@@ -156,7 +156,7 @@ class LayerStreamedTeachers:
             absent -= set(targets.values())
             self._receive(storage, layout, pieces, wanted, {name: parameters[at] for name, at in targets.items()})
         for name in absent:
-            if name.endswith(B):  # a frozen layer has no adapters, others pass through the same model
+            if is_adapter(name):  # a frozen layer has no adapters, others pass through the same model
                 parameters[name].zero_()
 
     def _receive(
