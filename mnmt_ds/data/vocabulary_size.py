@@ -27,6 +27,8 @@ def count_characters(characters: Counter[str], content: bytes) -> None:
 def fewest_pieces(characters: Counter[str], settings: TokenizerSettings) -> int:
     """Counts the pieces that a vocabulary has at least: special ones, and one for each character within ``coverage``.
 
+    White space is one character, ``▁``, which stands before each word.
+
     Args:
         characters: of the text.
         settings: of the tokenizer.
@@ -34,7 +36,8 @@ def fewest_pieces(characters: Counter[str], settings: TokenizerSettings) -> int:
     Returns:
         Pieces.
     """
-    counts = sorted((count for character, count in characters.items() if not character.isspace()), reverse=True)
+    letters = [count for character, count in characters.items() if not character.isspace()]
+    counts = sorted([*letters, characters.total() - sum(letters)], reverse=True) if characters else []
     total, covered, pieces = sum(counts), 0, 0
     while pieces < len(counts) and covered < settings.coverage * total:
         covered, pieces = covered + counts[pieces], pieces + 1
