@@ -15,12 +15,15 @@ PATIENCE = float(os.environ.get("MNMT_DS_TEST_PATIENCE", "1"))
 mp.set_forkserver_preload(["torch", "deepspeed", "mnmt_ds.engine.training"])
 
 
-def on_ranks(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """``function(*arguments)`` on every rank; its results in order of rank. A rank's failure is raised here."""
+def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, start_method: str = "forkserver") -> list[Any]:
+    """``function(*arguments)`` on every rank; its results in order of rank. A rank's failure is raised here.
+
+    With ``start_method="spawn"`` the function may register entries before the engine is imported.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = mp.get_context("forkserver")
+    context = mp.get_context(start_method)
     results = context.Queue()
     environment = dict(os.environ)
     ranks = [

@@ -16,7 +16,16 @@ def test_a_loss_divided_by_the_world_size_fails(tiny_corpus: Path, tmp_path: Pat
     """Each run by itself is without fault, and what the method logs is right; only the comparison tells."""
     entries = [Entry("method", "wrong"), Entry("method", "translation")]
     alone, spread = (
-        on_ranks(layout.ranks, train_entries, str(tiny_corpus), str(tmp_path), entries, layout, [MODULE])[0]
+        on_ranks(
+            layout.ranks,
+            train_entries,
+            str(tiny_corpus),
+            str(tmp_path),
+            entries,
+            layout,
+            [MODULE],
+            start_method="spawn",
+        )[0]
         for layout in (ALONE, EVERYDAY[0])
     )
     checks.complete(alone[0])
