@@ -17,7 +17,7 @@ def characters_of(text: str) -> Counter[str]:
 
 
 def test_special_pieces_and_a_piece_for_each_character() -> None:
-    """Four special pieces; white space; a to j; x is one character of 11,002, so that a coverage of 0.9995 leaves it out."""
+    """Four special pieces; white space; a to j; x is one character of 11,002, left out by a coverage of 0.9995."""
     counts = characters_of("abcdefghij " * 1000 + "x")
     assert fewest_pieces(counts, TokenizerSettings(size=100, coverage=1)) == 16
     assert fewest_pieces(counts, TokenizerSettings(size=100)) == 15

@@ -114,7 +114,7 @@ def context(student: Transformer, weights: dict[str, torch.Tensor], **changes: A
 
     values: dict[str, Any] = dict(
         pairs=PAIRS, smoothing=0.1, implementation="auto",
-        build_teacher_pool=lambda settings, of_other_runs=False: teacher_pool(weights, dtype=getattr(torch, settings.dtype)),
+        build_teacher_pool=lambda settings, others=False: teacher_pool(weights, dtype=getattr(torch, settings.dtype)),
         eval_states=eval_states,
         target_vocabulary=lambda language: torch.arange(30) % 3 != 0,
     )  # fmt: skip
