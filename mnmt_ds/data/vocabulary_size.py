@@ -36,8 +36,8 @@ def fewest_pieces(characters: Counter[str], settings: TokenizerSettings) -> int:
     Returns:
         Pieces.
     """
-    letters = [count for character, count in characters.items() if not character.isspace()]
-    counts = sorted([*letters, characters.total() - sum(letters)], reverse=True) if characters else []
+    visible = [count for character, count in characters.items() if not character.isspace()]
+    counts = sorted([*visible, characters.total() - sum(visible)], reverse=True) if characters else []
     total, covered, pieces = sum(counts), 0, 0
     while pieces < len(counts) and covered < settings.coverage * total:
         covered, pieces = covered + counts[pieces], pieces + 1
