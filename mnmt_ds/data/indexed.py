@@ -5,6 +5,7 @@ Letters: N documents (sentence pairs), S sequences of a document (sides).
 Two files: ``.bin`` holds the ids of all sequences, ``.idx`` a header, lengths, byte offsets and document bounds.
 """
 
+import errno
 import struct
 from array import array
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.private_apis import write_megatron_index
 
 HEADER = b"MMIDIDX\x00\x00"
@@ -93,6 +94,8 @@ class IndexedDataset:
             self.ids = np.memmap(f"{prefix}.bin", dtype, "r") if size else np.zeros(0, dtype)
             """Of all sequences, one after another."""
         except (OSError, ValueError, KeyError, struct.error) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise file_fault(error, Path(f"{prefix}.idx")) or error from None
             reason = getattr(error, "strerror", None) or str(error) or "unknown number type"
             raise UserError(f"{prefix}.idx: not readable ({reason}); run mnmt-ds prepare again") from None
         self._size = dtype.itemsize

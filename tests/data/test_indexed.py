@@ -1,5 +1,7 @@
 """Our reader and megatron-core's see the same ids in the same file."""
 
+import os
+import resource
 import warnings
 from pathlib import Path
 
@@ -65,3 +67,16 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
                 indexed.IndexedDataset(tmp_path / "ids")
         (tmp_path / f"ids.{kind}").write_bytes(whole[kind])
     assert indexed.IndexedDataset(tmp_path / "ids")[1].tolist() == [2, 3, 4]
+
+
+def test_too_many_open_files_are_called_that(tmp_path: Path) -> None:
+    """A mapped file holds a descriptor: of many language pairs there may be too few."""
+    prefix = tmp_path / "ids"
+    indexed.write_indexed_dataset(prefix, [(np.arange(4), np.array([[2, 2]]))], np.uint16)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"ids\.(idx|bin): too many open files; raise the limit \(ulimit -n\)"):
+            _ = [indexed.IndexedDataset(prefix) for _ in range(40)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
