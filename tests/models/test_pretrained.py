@@ -164,7 +164,7 @@ def test_old_directories_hold_tensors_that_no_model_needs(directory: Path) -> No
     path = directory / "model.safetensors"
     before = open_weights(directory)
     weights = {name: before.read(name).clone() for name in before.parts}
-    state = load_file(path)
+    state = {name: value.clone() for name, value in load_file(path).items()}  # the file is written over
     state |= {f"model.{side}.embed_positions.weights": torch.zeros(66, 16) for side in ("encoder", "decoder")}
     state |= {
         f"model.{side}.embed_tokens.weight": state["model.shared.weight"].clone() for side in ("encoder", "decoder")
