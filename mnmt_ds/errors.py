@@ -99,7 +99,7 @@ _FAULTS = {
     errno.EISDIR: "is a directory; name a file",
     errno.ENOTDIR: "part of the path is a file, not a directory; name another place",
     errno.EEXIST: "exists and is no directory; name another place",
-    errno.EMFILE: "too many open files; raise the limit (ulimit -n): prepared data takes up to four a language pair",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files on this machine; raise its limit (sysctl fs.file-max)",
     errno.ENAMETOOLONG: "the name is too long; name another place",
 }

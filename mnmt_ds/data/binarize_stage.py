@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnmt_ds.data import indexed
+from mnmt_ds.data import indexed, mapped_datasets
 from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.data.worker_pool import Progress, map_in_order
@@ -51,7 +51,7 @@ def build_binary_stage(
         side, without special symbols.
     """
     stage_name = f"binary.{name}"
-    fingerprint = fingerprint_of(text.hashes, text.languages, tokenizer.record["hash"], indexed.HEADER.hex())
+    fingerprint = fingerprint_of(text.hashes, text.languages, tokenizer.record["hash"], mapped_datasets.HEADER.hex())
     if stage := load_stage(work, stage_name, fingerprint):
         return stage, False
     dtype = indexed.smallest_dtype(Tokenizer.open(tokenizer.directory).size)

@@ -38,13 +38,19 @@ class Split:
         self._texts = [f"text/{pair}.{name}.{side}" for side in ("src", "tgt")]
         verify(f"bin/{pair}.{name}.idx", f"bin/{pair}.{name}.bin")
         self._data = IndexedDataset(directory / "bin" / f"{pair}.{name}")
-        self.source_lengths: np.ndarray = self._data.lengths[0::2]
-        """Pieces of each source, without special symbols; int32."""
-        self.target_lengths: np.ndarray = self._data.lengths[1::2]
-        """Pieces of each target, without special symbols; int32."""
 
     def __len__(self) -> int:
         return len(self._data) // 2
+
+    @property
+    def source_lengths(self) -> np.ndarray:
+        """Pieces of each source, without special symbols; int32."""
+        return self._data.lengths[0::2]
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        """Pieces of each target, without special symbols; int32."""
+        return self._data.lengths[1::2]
 
     def pieces(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Reads a sentence pair.
@@ -83,11 +89,14 @@ class MonolingualSentences:
         self._text = f"text/mono.{lang}"
         verify(f"bin/mono.{lang}.idx", f"bin/mono.{lang}.bin")
         self._data = IndexedDataset(directory / "bin" / f"mono.{lang}")
-        self.lengths: np.ndarray = self._data.lengths
-        """Pieces of each sentence; int32."""
 
     def __len__(self) -> int:
         return len(self._data)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Pieces of each sentence; int32."""
+        return self._data.lengths
 
     def pieces(self, i: int) -> np.ndarray:
         """Reads a sentence.

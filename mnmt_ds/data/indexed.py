@@ -5,19 +5,15 @@ Letters: N documents (sentence pairs), S sequences of a document (sides).
 Two files: ``.bin`` holds the ids of all sequences, ``.idx`` a header, lengths, byte offsets and document bounds.
 """
 
-import errno
-import struct
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mnmt_ds.errors import UserError, file_fault
+from mnmt_ds.data.mapped_datasets import map_dataset
 from mnmt_ds.private_apis import write_megatron_index
-
-HEADER = b"MMIDIDX\x00\x00"
-DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16}
 
 
 def smallest_dtype(vocabulary: int) -> type[np.integer]:
@@ -65,7 +61,7 @@ def write_indexed_dataset(
 
 
 class IndexedDataset:
-    """Read-only view of one dataset."""
+    """Read-only view of one dataset; its files are mapped while it is read (``map_dataset``)."""
 
     def __init__(self, prefix: Path) -> None:
         """Opens the files.
@@ -76,34 +72,30 @@ class IndexedDataset:
         Raises:
             UserError: when they cannot be read, or do not fit together.
         """
-        try:
-            index = np.memmap(f"{prefix}.idx", np.uint8, "r")
-            header, version, code, count, bounds = struct.unpack("<9sQBQQ", bytes(index[:34]))
-            if header != HEADER or version != 1:
-                raise ValueError("not an index of version 1")
-            dtype = np.dtype(DTYPES[code])
-            self.lengths = index[34 : 34 + 4 * count].view(np.int32)
-            """Ids of each sequence."""
-            start = 34 + 4 * count
-            self._offsets = index[start : start + 8 * count].view(np.int64)
-            self.documents = index[start + 8 * count : start + 8 * count + 8 * bounds].view(np.int64)
-            """First sequence of each document, then the number of sequences."""
-            size = Path(f"{prefix}.bin").stat().st_size
-            if len(self.documents) != bounds or int(self.lengths.sum(dtype=np.int64)) * dtype.itemsize != size:
-                raise ValueError("index and data do not fit together")
-            self.ids = np.memmap(f"{prefix}.bin", dtype, "r") if size else np.zeros(0, dtype)
-            """Of all sequences, one after another."""
-        except (OSError, ValueError, KeyError, struct.error) as error:
-            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-                raise file_fault(error, Path(f"{prefix}.idx")) or error from None
-            reason = getattr(error, "strerror", None) or str(error) or "unknown number type"
-            raise UserError(f"{prefix}.idx: not readable ({reason}); run mnmt-ds prepare again") from None
-        self._size = dtype.itemsize
+        self._prefix = prefix
+        arrays = map_dataset(prefix)
+        self._files, self._count, self._size = arrays.files, len(arrays.lengths), arrays.ids.itemsize
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self._count
 
     def __getitem__(self, i: int) -> np.ndarray:
         """Reads the ids of sequence i, int64."""
-        start = int(self._offsets[i]) // self._size
-        return self.ids[start : start + int(self.lengths[i])].astype(np.int64)
+        arrays = map_dataset(self._prefix, self._files)
+        start = int(arrays.offsets[i]) // self._size
+        return arrays.ids[start : start + int(arrays.lengths[i])].astype(np.int64)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Ids of each sequence; the file stays mapped as long as the array is held."""
+        return map_dataset(self._prefix, self._files).lengths
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        """First sequence of each document, then the number of sequences."""
+        return map_dataset(self._prefix, self._files).documents
+
+    @property
+    def ids(self) -> NDArray[np.integer]:
+        """Of all sequences, one after another."""
+        return map_dataset(self._prefix, self._files).ids

@@ -49,8 +49,10 @@ class TextPool(Protocol):
 class PoolPart(NamedTuple):
     """Text from one place."""
 
-    lengths: NDArray[np.integer]
-    """Pieces of each sentence."""
+    size: int
+    """Its number of sentences."""
+    lengths: Callable[[], NDArray[np.integer]]
+    """Looks up the pieces of each sentence."""
     pieces: Callable[[int], Ints]
     """Reads the ids of a sentence."""
 
@@ -65,7 +67,7 @@ class SentencePool:
             parts: text from several places.
         """
         self._parts = parts
-        self._ends = np.cumsum([len(part.lengths) for part in parts])
+        self._ends = np.cumsum([part.size for part in parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -83,7 +85,8 @@ class SentencePool:
         lengths_N = np.zeros(len(index_N), np.int64)
         for number, part in enumerate(self._parts):
             here_N = part_N == number
-            lengths_N[here_N] = part.lengths[index_N[here_N] - (self._ends[number] - len(part.lengths))]
+            if here_N.any():
+                lengths_N[here_N] = part.lengths()[index_N[here_N] - (self._ends[number] - part.size)]
         return lengths_N
 
     def pieces(self, index: int) -> Ints:
@@ -97,7 +100,7 @@ class SentencePool:
         """
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self._parts[number]
-        return part.pieces(index - int(self._ends[number] - len(part.lengths)))
+        return part.pieces(index - int(self._ends[number] - part.size))
 
 
 class BlockPool:
@@ -164,15 +167,19 @@ def language_pool(corpus: Corpus, pairs: Sequence[str], language: str, bitext: b
     parts: list[PoolPart] = []
     if language in corpus.monolingual:
         text = corpus.monolingual_sentences(language)
-        parts.append(PoolPart(text.lengths, text.pieces))
+        parts.append(PoolPart(len(text), lambda: text.lengths, text.pieces))
     for pair in pairs if bitext else ():
         for side, name in enumerate(split_pair(pair)):
             if name == language:
                 train = corpus.split(pair, "train")
-                lengths = train.target_lengths if side else train.source_lengths
-                parts.append(PoolPart(lengths, partial(_side_pieces, train, side)))
+                lengths, pieces = partial(_side_lengths, train, side), partial(_side_pieces, train, side)
+                parts.append(PoolPart(len(train), lengths, pieces))
     return SentencePool(parts)
 
 
 def _side_pieces(split: Split, side: int, index: int) -> Ints:
     return split.pieces(index)[side]
+
+
+def _side_lengths(split: Split, side: int) -> NDArray[np.integer]:
+    return split.target_lengths if side else split.source_lengths

@@ -1,14 +1,17 @@
 """Our reader and megatron-core's see the same ids in the same file."""
 
 import os
+import pickle
 import resource
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mnmt_ds.data import indexed
+from mnmt_ds.data import indexed, mapped_datasets
+from mnmt_ds.data.mapped_datasets import MAPPED
 from mnmt_ds.errors import UserError
 
 
@@ -69,14 +72,46 @@ def test_what_is_not_whole_is_refused(tmp_path: Path) -> None:
     assert indexed.IndexedDataset(tmp_path / "ids")[1].tolist() == [2, 3, 4]
 
 
-def test_too_many_open_files_are_called_that(tmp_path: Path) -> None:
-    """A mapped file holds a descriptor: of many language pairs there may be too few."""
-    prefix = tmp_path / "ids"
-    indexed.write_indexed_dataset(prefix, [(np.arange(4), np.array([[2, 2]]))], np.uint16)
+def write_datasets(directory: Path, count: int) -> list[Path]:
+    """Datasets of two sequences, [n, n] and [n + 1]."""
+    prefixes = [directory / f"ids{number}" for number in range(count)]
+    for number, prefix in enumerate(prefixes):
+        ids = np.array([number, number, number + 1], np.uint16)
+        indexed.write_indexed_dataset(prefix, [(ids, np.array([[2, 1]]))], np.uint16)
+    return prefixes
+
+
+def test_descriptors_do_not_grow_with_the_datasets(tmp_path: Path) -> None:
+    prefixes = write_datasets(tmp_path, 2 * MAPPED)
+    before = len(os.listdir("/proc/self/fd"))
+    datasets = [indexed.IndexedDataset(prefix) for prefix in prefixes]
+    for _ in range(2):
+        for number, dataset in enumerate(datasets):
+            assert dataset[0].tolist() == [number, number] and dataset[1].tolist() == [number + 1]
+            assert dataset.lengths.tolist() == [2, 1] and len(dataset) == 2
+            assert len(os.listdir("/proc/self/fd")) <= before + 2 * MAPPED
+    copies = pickle.loads(pickle.dumps(datasets))  # read-ahead workers get no ids, but where they stand
+    assert len(pickle.dumps(datasets[0])) < 1000 and copies[-1][1].tolist() == [2 * MAPPED]
+
+
+def test_a_dataset_that_was_replaced_is_not_mixed_with_the_old_one(tmp_path: Path) -> None:
+    first, *others = write_datasets(tmp_path, MAPPED + 1)
+    dataset = indexed.IndexedDataset(first)
+    indexed.write_indexed_dataset(first, [(np.arange(6), np.array([[3, 3]]))], np.uint16)
+    for prefix in others:
+        indexed.IndexedDataset(prefix)
+    with pytest.raises(UserError, match=r"ids0\.idx: was replaced while it was being read; start again"):
+        dataset[0]
+    assert indexed.IndexedDataset(first)[1].tolist() == [3, 4, 5]
+
+
+def test_too_many_open_files_are_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped_datasets, "_mapped", OrderedDict())
+    prefixes = write_datasets(tmp_path, 20)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 10, before[1]))
     try:
-        with pytest.raises(UserError, match=r"ids\.(idx|bin): too many open files; raise the limit \(ulimit -n\)"):
-            _ = [indexed.IndexedDataset(prefix) for _ in range(40)]
+        with pytest.raises(UserError, match=r"ids\d+\.(idx|bin): too many open files; raise the limit \(ulimit -n\)"):
+            _ = [indexed.IndexedDataset(prefix) for prefix in prefixes]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

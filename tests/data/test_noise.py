@@ -300,7 +300,8 @@ def test_drawn_items_do_not_depend_on_the_cuts() -> None:
 
 def test_pools_and_blocks() -> None:
     texts = [[np.arange(10, 10 + n) for n in (3, 2, 4)], [np.arange(50, 50 + n) for n in (6, 1)]]
-    parts = [PoolPart(np.array([len(t) for t in text], np.int32), text.__getitem__) for text in texts]
+    lengths = [np.array([len(t) for t in text], np.int32) for text in texts]
+    parts = [PoolPart(len(text), length.view, text.__getitem__) for text, length in zip(texts, lengths, strict=True)]
     pool = SentencePool(parts)
     assert len(pool) == 5
     assert pool.lengths(np.array([4, 0, 3])).tolist() == [1, 3, 6]
