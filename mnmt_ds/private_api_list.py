@@ -94,8 +94,9 @@ PRIVATE_APIS = (
     ),
     PrivateApi(
         "deepspeed.runtime.engine:DeepSpeedEngine", ("checkpoint_engine", "_copy_recovery_script"),
-        "replaced while a checkpoint is written, by such as keep the first error",
-        "a rank whose disk is full would leave the others in a barrier; and torch's own writer hides the error number",
+        "replaced while a checkpoint is written, by such as hash what they write and keep the first error",
+        "a rank whose disk is full would leave the others in a barrier; torch's own writer hides the error number; and"
+        " no file is read again for its SHA-256",
         "engine/parallel/zero_engine.py",
     ),
     PrivateApi(

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mnmt_ds.checkpoint_writer import CheckpointWriter, WrittenFiles
+
 Number = int | float | bool
 Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -108,7 +110,7 @@ def universal_checkpoint(deepspeed_engine: Any) -> Iterator[None]:
         deepspeed_engine._config.load_universal_checkpoint = False
 
 
-def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> Exception | None:
+def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> WrittenFiles:
     """Lets an engine write its checkpoint; an error of a file ends nothing here, as the other ranks would wait.
 
     Args:
@@ -117,10 +119,10 @@ def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> Excepti
         tag: the folder in it.
 
     Returns:
-        The first error of this rank's files; None where all are written.
+        This rank's files, and the first error of them.
     """
     inner, copy_script = deepspeed_engine.checkpoint_engine, deepspeed_engine._copy_recovery_script
-    writer = _ErrorsKept(inner)
+    writer = CheckpointWriter(inner)
     deepspeed_engine.checkpoint_engine = writer
     deepspeed_engine._copy_recovery_script = partial(writer.keep, copy_script)
     try:
@@ -128,47 +130,8 @@ def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> Excepti
     finally:
         deepspeed_engine.checkpoint_engine = inner
         del deepspeed_engine._copy_recovery_script
-    return writer.error
-
-
-class _ErrorsKept:
-    """A checkpoint engine of DeepSpeed that keeps the first error of its files and goes on."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.error: Exception | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def save(self, state_dict: Any, path: str) -> None:
-        self.keep(self._save, state_dict, path)
-
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        self.keep(self._inner.makedirs, path, exist_ok=exist_ok)
-
-    def keep(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        if self.error is None:
-            try:
-                function(*arguments, **named)
-            except (OSError, RuntimeError) as error:
-                self.error = error
-
-    def _save(self, state_dict: Any, path: str) -> None:
-        """Through a file of Python's, whose errors say what happened; those of torch's own do not."""
-        from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-
-        if not isinstance(self._inner, TorchCheckpointEngine):
-            self._inner.save(state_dict, path)
-            return
-        try:
-            with open(path, "wb") as file:
-                self._inner.save(state_dict, file)
-        except (OSError, RuntimeError) as error:
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            if isinstance(cause, OSError) and cause.errno is not None:
-                cause.filename = path
-            raise cause from None
+        written = writer.finish()
+    return written
 
 
 def checkpoint_globals() -> list[Any]:

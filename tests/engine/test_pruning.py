@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import ALONE
 from mnmt_ds.engine.checkpointing import checkpoint
 from mnmt_ds.engine.checkpointing.pruning import Pruner
@@ -20,10 +21,10 @@ class StandIn:
 
     error: Exception | None = None
 
-    def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
+    def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
         (directory / tag).mkdir()
         (directory / tag / "states.pt").write_text(directory.name * 50)
-        return self.error
+        return WrittenFiles({}, self.error)
 
 
 def save(run: Path, update: int, error: Exception | None = None) -> Path:

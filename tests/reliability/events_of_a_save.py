@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import ALONE
 from mnmt_ds.engine.checkpointing import checkpoint
 from mnmt_ds.engine.checkpointing.pruning import Pruner
@@ -19,14 +20,14 @@ from tests.reliability.file_events import MODES, going_wrong, struck
 class StandIn:
     """An engine whose training state is some text."""
 
-    def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
+    def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
         try:
             (directory / tag).mkdir()
             for name in ("a.pt", "b.pt"):
                 (directory / tag / name).write_text(directory.name * 5000)
         except OSError as error:
-            return error
-        return None
+            return WrittenFiles({}, error)
+        return WrittenFiles({}, None)
 
 
 def save(run: Path, update: int) -> None:

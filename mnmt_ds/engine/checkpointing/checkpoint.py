@@ -11,23 +11,25 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnmt_ds.checkpoint_writer import WrittenFile
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.checkpointing.step_directories import clear_remains, step_directories, strays
 from mnmt_ds.engine.checkpointing.verification import MANIFEST, fault_of, listed_files, write_manifest
 from mnmt_ds.engine.parallel.engine import Engine
 from mnmt_ds.engine.parallel.loading import weights_only
 from mnmt_ds.errors import UserError, file_fault
-from mnmt_ds.files import errors_naming, link_or_copy, publish_directory, remove, replace_link, sha256, sync
+from mnmt_ds.files import errors_naming, link_or_copy, publish_directory, remove, replace_link, sha256
 from mnmt_ds.json_files import read_json, reason
 
 STATE = "state.json"
 State = dict[str, Any]
 Engines = Mapping[str, Engine]
 """This rank's engines by their students' names."""
+RankFiles = tuple[list[str], dict[Path, WrittenFile]]
+"""A rank's faults, a line each, and the files that it wrote."""
 
 CONVERTIBLE_GROUP = {0: "whole", 1: "sharded optimizer", 2: "sharded optimizer", 3: "sharded parameters"}
 """What each ZeRO stage (0 to 3) spreads over ranks: universal checkpoints move only between stages of equal value."""
@@ -88,12 +90,12 @@ def save(run: Path, engines: Engines, state: State, needed: int, barrier_and_ran
     final = run / "checkpoints" / f"step_{state['update']}"
     temporary = final.with_name(final.name + ".tmp")
     barrier_and_ranks().on_main_first(_make_empty, temporary)
-    errors = [engine.save_checkpoint(temporary, name) for name, engine in engines.items()]
-    faults = [str(file_fault(error, temporary, needed) or error) for error in errors if error is not None]
+    written = [engine.save_checkpoint(temporary, name) for name, engine in engines.items()]
+    errors = [part.error for part in written if part.error is not None]
+    faults = [str(file_fault(error, temporary, needed) or error) for error in errors]
     ranks = barrier_and_ranks()
-    ranks.on_main_first(
-        _finish, temporary, final, state, needed, [line for part in ranks.gather(faults) for line in part]
-    )
+    by_rank = ranks.gather((faults, {path: file for part in written for path, file in part.files.items()}))
+    ranks.on_main_first(_finish, temporary, final, state, needed, by_rank)
     return final
 
 
@@ -291,23 +293,22 @@ def _make_empty(directory: Path) -> None:
     directory.mkdir(parents=True)
 
 
-def _finish(temporary: Path, final: Path, state: State, needed: int, faults: list[str]) -> None:
+def _finish(temporary: Path, final: Path, state: State, needed: int, by_rank: list[RankFiles]) -> None:
     with _removed_on_failure(temporary, needed):
-        if faults:
+        if faults := [fault for faults, _ in by_rank for fault in faults]:
             raise UserError(faults[0])
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        digests = dict(zip(files, _flushed_digests(files), strict=True))
-        _publish(temporary, final, state, {str(path.relative_to(temporary)): digests[path] for path in files})
-
-
-def _flushed_digests(files: list[Path]) -> list[str]:
-    """The SHA-256 of each file, computed while the disk writes them: so it takes no time where the disk is slower."""
-    with ThreadPoolExecutor(1) as pool:
-        flushed = [pool.submit(sync, path) for path in files]
-        digests = [sha256(path) for path in files]
-        for future in flushed:
-            future.result()
-    return digests
+        digests = {path: file.sha256 for _, files in by_rank for path, file in files.items()}
+        for rank, (_, files) in enumerate(by_rank):
+            for path, file in files.items():
+                if not path.is_file() or path.stat().st_size != file.size:
+                    raise UserError(
+                        f"{path}: rank {rank} wrote it, but rank 0 does not see all of it; the run's directory must be"
+                        " on a file system that all nodes share"
+                    )
+        for path in temporary.rglob("*"):  # DeepSpeed's script
+            if path.is_file() and path not in digests:
+                digests[path] = sha256(path)
+        _publish(temporary, final, state, {str(path.relative_to(temporary)): digests[path] for path in digests})
 
 
 def _replace_state(final: Path, state: State) -> None:

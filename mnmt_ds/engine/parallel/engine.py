@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch, MicroBatchContent, to_device
+from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.methods.method import Method, ModelStates
@@ -352,7 +353,7 @@ class Engine(Protocol):
         """
         ...
 
-    def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
+    def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
         """Writes DeepSpeed's files of the training state.
 
         Args:
@@ -360,8 +361,7 @@ class Engine(Protocol):
             tag: the folder in it, one for each student.
 
         Returns:
-            The first error of this rank's files, so that all ranks come out of here together; None where all are
-            written.
+            This rank's files, and the first error of them, so that all ranks come out of here together.
         """
         ...
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mnmt_ds import private_apis
 from mnmt_ds.batch import Batch, to_device
+from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.parallel import ds_config, gradients, state_snapshot
 from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
@@ -411,7 +412,7 @@ class ZeroEngine:
         """
         return state_snapshot.is_finite(self.deepspeed_engine)
 
-    def save_checkpoint(self, directory: Path, tag: str) -> Exception | None:
+    def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
         """Writes DeepSpeed's files of the training state.
 
         Args:
@@ -419,7 +420,7 @@ class ZeroEngine:
             tag: the folder in it.
 
         Returns:
-            The first error of this rank's files; None where all are written.
+            This rank's files, and the first error of them.
         """
         return private_apis.save_checkpoint(self.deepspeed_engine, directory, tag)
 
