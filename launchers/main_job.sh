@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launchers/environment.sh
-GPUS=$(python -c 'import torch; print(torch.cuda.device_count())')
+GPUS=$([ "$DS_ACCELERATOR" = cpu ] && echo 0 || python -c 'import torch; print(torch.cuda.device_count())')
 if [ "$GPUS" -gt 0 ]; then RANKS=${1:-$((GPUS > 2 ? 2 : GPUS))}; else RANKS=${1:-2}; fi
 export OMP_NUM_THREADS=1
 OUT=runs/gettext

@@ -183,13 +183,22 @@ def barrier() -> None:
     job_ranks().barrier()
 
 
+def uses_gpu() -> bool:
+    """Whether this process computes on a CUDA device: as DS_ACCELERATOR says, else wherever torch sees a GPU.
+
+    Returns:
+        False where DS_ACCELERATOR is cpu, even on a machine with GPUs.
+    """
+    return os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
+
+
 def device() -> torch.device:
-    """The device of this rank: its CUDA device where there is one, else the CPU.
+    """The device of this rank: its CUDA device where GPUs are used, else the CPU.
 
     Returns:
         A CUDA device, or the CPU.
     """
-    if torch.cuda.is_available():
+    if uses_gpu():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
 
@@ -221,18 +230,24 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
         Nothing: a context manager.
 
     Raises:
-        UserError: where a launcher has not said what joining needs.
+        UserError: where a launcher has not said what joining needs, or DS_ACCELERATOR names what is not here.
     """
     _environment()
+    wanted = os.environ["DS_ACCELERATOR"]
+    if wanted not in ("cpu", "cuda"):
+        raise UserError(f"DS_ACCELERATOR={wanted}: know cpu and cuda; unset it to use what is there")
+    if wanted == "cuda" and not uses_gpu():
+        raise UserError("DS_ACCELERATOR=cuda: torch sees no GPU here; unset it to compute on the CPU")
     import deepspeed
 
-    if torch.cuda.is_available():
+    gpu = uses_gpu()
+    if gpu:
         torch.cuda.set_device(device())
     else:
         private_apis.leave_out_shared_memory_op()
     timeout = datetime.timedelta(minutes=timeout_minutes)
     deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False,
+        dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False,
         timeout=timeout,
     )  # fmt: skip
     try:
@@ -245,7 +260,8 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
 
 def choose_accelerator() -> None:
     """Says to DeepSpeed, before it is imported, what it computes on, where the user has not."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if not os.environ.get("DS_ACCELERATOR"):
+        os.environ["DS_ACCELERATOR"] = "cuda" if uses_gpu() else "cpu"
 
 
 def _environment() -> None:

@@ -32,6 +32,7 @@ from mnmt_ds.bench.loss_baselines import (
 )
 from mnmt_ds.bench.measuring import seconds_of, wait_for_device
 from mnmt_ds.config.ranges import number_option
+from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_json, write_text
 
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=number_option(int, ge=1), default=3, help="rounds in which every peer has its turn"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if uses_gpu() else "cpu")
     parser.add_argument("--dtype", default=None, choices=["float32", "bfloat16", "float16"], help="default: by device")
     parser.add_argument(
         "--floor",
@@ -86,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: when there is no GPU, or a peer's loss or gradients differ from the baseline's.
     """
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    if args.device == "cuda" and not uses_gpu():
+        raise UserError("--device cuda: torch sees no GPU here, or DS_ACCELERATOR=cpu; use --device cpu")
     dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
     if args.peak:
         return _print_peak(args, dtype)

@@ -24,7 +24,9 @@ def wait_for_device() -> None:
     """Waits until the GPU has done all that it was given; does nothing without one."""
     import torch
 
-    if torch.cuda.is_available():
+    from mnmt_ds.distributed import uses_gpu
+
+    if uses_gpu():
         torch.cuda.synchronize()
 
 

@@ -123,6 +123,7 @@ def _row(args: argparse.Namespace, engine: Any, count: int, micro_batches: int) 
     import torch
     import torch.distributed as dist
 
+    from mnmt_ds.distributed import uses_gpu
     from mnmt_ds.engine.monitoring.meter import peak_resident
     from mnmt_ds.engine.parallel.pipeline_module import as_pipeline_input
     from mnmt_ds.methods.translation import scorer
@@ -147,7 +148,7 @@ def _row(args: argparse.Namespace, engine: Any, count: int, micro_batches: int) 
         if round_number:  # the first round warms up
             steps.append(time.perf_counter() - began)
             rounds.append(passes)
-    peak = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident()) / 2**20
+    peak = (torch.cuda.max_memory_allocated() if uses_gpu() else peak_resident()) / 2**20
     own = (median_passes(rounds), sum(p.numel() for p in engine.module.parameters()) / 1e6, peak)
     every: list[Any] = [None] * count
     dist.all_gather_object(every, own)

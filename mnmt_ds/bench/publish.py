@@ -22,7 +22,9 @@ def publish(name: str, table: str, results: dict[str, Any], out: Path | None) ->
     """
     import torch
 
-    gpu, date = torch.cuda.is_available(), time.strftime("%Y-%m-%d")
+    from mnmt_ds.distributed import uses_gpu
+
+    gpu, date = uses_gpu(), time.strftime("%Y-%m-%d")
     content = {
         "command": "mnmt-ds " + " ".join(sys.argv[1:]),
         "date": date,

@@ -27,12 +27,13 @@ def record_passes(deepspeed_engine: Any, cpu_clock: Callable[[], float]) -> list
     import torch
     from deepspeed.runtime.pipe import schedule
 
+    from mnmt_ds.distributed import uses_gpu
     from mnmt_ds.private_apis import wrap_pipeline_instructions
 
     passes: list[StagePass] = []
 
     def clock() -> float:
-        if not torch.cuda.is_available():
+        if not uses_gpu():
             return cpu_clock()
         torch.cuda.synchronize()
         return time.perf_counter()

@@ -160,11 +160,12 @@ def open_model(
     import torch
 
     from mnmt_ds.decoding.loading import open_translator
+    from mnmt_ds.distributed import uses_gpu
     from mnmt_ds.errors import UserError
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU that torch can use; take --device cpu")
-    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = args.device if args.device != "auto" else "cuda" if uses_gpu() else "cpu"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
     return open_translator(path or args.model, device, dtype, data, pair)
 

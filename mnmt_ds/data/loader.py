@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mnmt_ds.batch import EOS, PAD, Batch
 from mnmt_ds.data.batching import EpochPlan
 from mnmt_ds.data.framing import Frame
+from mnmt_ds.distributed import uses_gpu
 
 Item = TypeVar("Item")
 
@@ -159,7 +160,7 @@ def iterate_updates(batches: RankBatches, first: int = 0, workers: int = 0) -> I
         sampler=range(first * batches.steps, len(batches)),
         num_workers=workers,
         collate_fn=_identity,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=uses_gpu(),
         prefetch_factor=4 if workers else None,
     )
     group: list[Batch] = []

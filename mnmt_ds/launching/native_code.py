@@ -4,9 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from mnmt_ds.distributed import device
+from mnmt_ds.distributed import device, uses_gpu
 from mnmt_ds.kernels import deepspeed_ops
 from mnmt_ds.kernels.build import BuildError
 from mnmt_ds.kernels.implementations import resolve_implementation
@@ -26,7 +24,7 @@ def ops_needed(config: dict[str, Any]) -> list[str]:
     ops = ["AsyncIOBuilder"] if "nvme" in devices else []
     if optimizer.get("type", "").lower() in ("adam", "adamw") and not optimizer["params"].get("torch_adam"):
         offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
-        ops.append("CPUAdamBuilder" if offloaded or not torch.cuda.is_available() else "FusedAdamBuilder")
+        ops.append("CPUAdamBuilder" if offloaded or not uses_gpu() else "FusedAdamBuilder")
     return ops
 
 

@@ -107,8 +107,8 @@ def compare_reports(nodes: Mapping[str, int], reports: Mapping[str, NodeReport],
     if not reports:
         return faults
     first, reference = next(iter(reports.items()))
-    wanted = os.environ.get("DS_ACCELERATOR", forwarded_variables().get("DS_ACCELERATOR", "")) == "cuda"
-    on_gpus = wanted or any(report.gpus for report in reports.values())
+    accelerator = os.environ.get("DS_ACCELERATOR", forwarded_variables().get("DS_ACCELERATOR", ""))
+    on_gpus = accelerator == "cuda" or (accelerator != "cpu" and any(report.gpus for report in reports.values()))
     for name, report in reports.items():
         for what, value in report.must_match.items():
             if value != (expected := reference.must_match.get(what, value)):

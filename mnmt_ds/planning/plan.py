@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.engine.build import open_corpus, open_training_data
 from mnmt_ds.engine.parallel import ds_config, stage_balance
 from mnmt_ds.engine.parallel.run_layout import check_run_layout
@@ -57,7 +56,7 @@ def make_plan(
         UserError: when the devices cannot be shared out to stages, vocabulary shards or students, or the recipe would
             be refused.
     """
-    on_cpu = not (gpu or torch.cuda.is_available())
+    on_cpu = not (gpu or uses_gpu())
     layout = recipe_layout(recipe, devices, on_cpu)
     multiple = layout.teams * layout.model_parallel_size
     if layout.ranks % multiple:
@@ -182,7 +181,7 @@ def layer_costs(recipe: Recipe, corpus: Corpus, on_cpu: bool) -> LayerCosts:
     def costs() -> Sequence[float]:
         entries = layer_entries(recipe.model, size)
         by_parameters = recipe.pipeline is not None and recipe.pipeline.balance == "parameters"
-        if by_parameters or not (on_cpu or torch.cuda.is_available()):
+        if by_parameters or not (on_cpu or uses_gpu()):
             return stage_balance.by_parameters(entries)
         if recipe.pipeline is not None and file.exists():
             seconds = stage_balance.read_times(file)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.kernels.build import BuildError
 
 ALIGNMENT = 4096
@@ -38,7 +39,7 @@ class AsynchronousReader:
         """
         _check_machine(module.__file__)
         self._handle = module.aio_handle(REQUEST, QUEUE, False, True, 1)
-        if torch.cuda.is_available():
+        if uses_gpu():
             windows = torch.empty(2 * WINDOW, dtype=torch.uint8, pin_memory=True)
         else:
             windows = self._handle.new_cpu_locked_tensor(2 * WINDOW, torch.empty(0, dtype=torch.uint8))
@@ -61,7 +62,7 @@ class AsynchronousReader:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
         if path.stat().st_size < offset + size:
             raise OSError(f"{path.stat().st_size} bytes, {offset + size} expected")
-        content = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        content = torch.empty(size, dtype=torch.uint8, pin_memory=uses_gpu())
         self._start(path, offset, min(WINDOW, size), 0)
         for number, start in enumerate(range(0, size, WINDOW)):
             self._handle.wait()
@@ -87,7 +88,7 @@ def _check_machine(library_path: str) -> None:
             library.io_destroy(context)
     if any(codes):
         raise BuildError(f"the kernel gives no context for it: {os.strerror(-min(codes))}; see fs.aio-max-nr")
-    if torch.cuda.is_available():
+    if uses_gpu():
         return  # the windows are CUDA's pinned memory
     with mmap.mmap(-1, 2 * WINDOW) as pages:
         first_byte = ctypes.c_char.from_buffer(pages)

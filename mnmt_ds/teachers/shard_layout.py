@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mnmt_ds.distributed import RankGroup
+from mnmt_ds.distributed import RankGroup, uses_gpu
 
 
 class ShardPiece(NamedTuple):
@@ -110,7 +110,7 @@ def assemble_shard(layout: ShardLayout, parts: Mapping[str, Tensor], dtype: torc
     Returns:
         The shard, (length,); 0 where a piece is short.
     """
-    shard = torch.zeros(layout.length, dtype=dtype, pin_memory=torch.cuda.is_available())
+    shard = torch.zeros(layout.length, dtype=dtype, pin_memory=uses_gpu())
     for piece in layout.pieces:
         part = parts[piece.name].detach().flatten()[: piece.length]
         shard[piece.start : piece.start + len(part)].copy_(part)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from mnmt_ds.kernels.ce_with_teacher import Gate, LossSums, Teacher, ce_with_teacher
 
+HAS_GPU = torch.cuda.device_count() > 0
+"""Whether the CUDA implementation is tested, too."""
+
 
 class Case(NamedTuple):
     hidden: Tensor

@@ -8,9 +8,9 @@ import torch
 
 from mnmt_ds.kernels.ce_with_teacher import Gate, ce_with_teacher
 from mnmt_ds.kernels.implementations import resolve_implementation
-from tests.kernels.cases import Case, case, numbers, outcome
+from tests.kernels.cases import HAS_GPU, Case, case, numbers, outcome
 
-IMPLEMENTATIONS = ["chunked", "cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+IMPLEMENTATIONS = ["chunked", "cpu"] + (["cuda"] if HAS_GPU else [])
 SHAPES = [(1, 1, 1, 7), (3, 5, 7, 250), (1, 33, 40, 4093), (4, 9, 300, 131), (2, 4, 5, 1)]
 MIXES = [
     {},

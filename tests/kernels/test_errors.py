@@ -8,6 +8,7 @@ import torch
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.ce_with_teacher import Gate, Teacher, ce_with_teacher
 from mnmt_ds.kernels.implementations import resolve_implementation
+from tests.kernels.cases import HAS_GPU
 
 NAN = float("nan")
 
@@ -61,7 +62,7 @@ def test_one_clear_line(implementation: str) -> None:
 
 
 def test_cuda_by_name_without_a_gpu() -> None:
-    if torch.cuda.is_available():
+    if HAS_GPU:
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="cannot run on cpu"):
         resolve_implementation("cuda", torch.device("cpu"))

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds import metric_keys
+from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.engine.parallel.engine import Metrics
 from mnmt_ds.parallel_layout import ParallelLayout
 
@@ -98,7 +99,7 @@ def memory(layout: ParallelLayout | None = None) -> dict[str, float]:
         Values by metric key.
     """
     values: dict[str, float] = {metric_keys.MEMORY_CPU: peak_resident()}
-    if torch.cuda.is_available():
+    if uses_gpu():
         values[metric_keys.MEMORY_GPU] = float(torch.cuda.max_memory_allocated())
     if layout is None or layout.pipeline_parallel_size == 1:
         return values

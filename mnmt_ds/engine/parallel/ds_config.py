@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
+from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.engine.parallel import ds_config_keys
 from mnmt_ds.engine.settings import TrainSettings, batches_per_update
 from mnmt_ds.errors import FaultList, UserError
@@ -170,7 +171,7 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
     for offload in ("offload_optimizer", "offload_param"):
         section = filled.get("zero_optimization", {}).get(offload, {})
         if section.get("pin_memory") == "auto":
-            section["pin_memory"] = torch.cuda.is_available()
+            section["pin_memory"] = uses_gpu()
     faults += [f"{where}: {key} is 'auto' and no recipe key fills it; give a value" for key in _autos(filled, "")]
     FaultList(faults).raise_any()
     return filled

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mnmt_ds import private_apis
-from mnmt_ds.distributed import RankGroup, device
+from mnmt_ds.distributed import RankGroup, device, uses_gpu
 from mnmt_ds.models.vocab_parallel import is_vocab_sharded
 from mnmt_ds.parallel_layout import ParallelLayout
 
@@ -38,7 +38,7 @@ def without_side_effects(deepspeed_engine: Any) -> Iterator[None]:
     counters = private_apis.counters(deepspeed_engine)
     buffers = private_apis.zero3_gradient_buffers(deepspeed_engine)
     values = [buffer.clone() for buffer in buffers]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    devices = [torch.cuda.current_device()] if uses_gpu() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield

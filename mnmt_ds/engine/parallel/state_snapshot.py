@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds import private_apis
+from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.errors import UserError
 from mnmt_ds.private_apis import Number
 
@@ -56,7 +57,7 @@ def capture_state(deepspeed_engine: Any) -> TrainingState:
             for group in deepspeed_engine.optimizer.param_groups
         ],
         torch.get_rng_state(),
-        torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        torch.cuda.get_rng_state_all() if uses_gpu() else [],
     )
 
 

@@ -1,0 +1,70 @@
+"""What a process computes on: DS_ACCELERATOR's word counts, also on a machine with GPUs."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import mnmt_ds
+from mnmt_ds.distributed import choose_accelerator, device, job, uses_gpu
+from mnmt_ds.errors import UserError
+from mnmt_ds.launching.native_code import ops_needed
+from mnmt_ds.launching.node_report import NodeReport
+from mnmt_ds.launching.preflight import compare_reports
+
+MAY_ASK = {"distributed.py", "kernels/cuda.py", "cli/translate.py"}
+"""Files that ask torch for a GPU whatever DS_ACCELERATOR says: its reader, and what was asked for by name."""
+
+
+@pytest.fixture
+def gpu_machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_the_accelerator_that_is_named_is_used(gpu_machine: pytest.MonkeyPatch) -> None:
+    gpu_machine.setenv("LOCAL_RANK", "3")
+    assert (uses_gpu(), device()) == (False, torch.device("cpu"))
+    for value in ("cuda", ""):
+        gpu_machine.setenv("DS_ACCELERATOR", value)
+        assert (uses_gpu(), device()) == (True, torch.device("cuda", 1))
+        choose_accelerator()
+        assert os.environ["DS_ACCELERATOR"] == "cuda"
+
+
+def test_a_job_on_the_cpu_of_a_machine_with_gpus(gpu_machine: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        gpu_machine.setenv(name, "0" if "RANK" in name else "1")
+    gpu_machine.setenv("MASTER_ADDR", "127.0.0.1")
+    gpu_machine.setenv("MASTER_PORT", "0")
+    with job():
+        assert dist.get_backend() == "gloo"
+        value = torch.ones(1, device=device())
+        dist.all_reduce(value)
+    assert ops_needed({"optimizer": {"type": "AdamW", "params": {}}}) == ["CPUAdamBuilder"]
+
+
+@pytest.mark.parametrize(("wanted", "gpus"), [("cuda", False), ("xpu", True)])
+def test_an_accelerator_that_is_not_there(gpu_machine: pytest.MonkeyPatch, wanted: str, gpus: bool) -> None:
+    gpu_machine.setattr(torch.cuda, "is_available", lambda: gpus)
+    gpu_machine.setenv("DS_ACCELERATOR", wanted)
+    with pytest.raises(UserError, match=f"DS_ACCELERATOR={wanted}"), job():
+        pass
+
+
+def test_preflight_counts_gpus_only_where_they_are_used(gpu_machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reports = {"a": NodeReport({}, 1, "127.0.0.1", True, [])}
+    assert compare_reports({"a": 4}, reports, tmp_path) == []
+    gpu_machine.setenv("DS_ACCELERATOR", "cuda")
+    assert "1 GPU(s) visible, 4 wanted" in compare_reports({"a": 4}, reports, tmp_path)[0]
+
+
+def test_nothing_else_asks_torch_for_a_gpu() -> None:
+    root = Path(mnmt_ds.__file__).parent
+    asking = {str(file.relative_to(root)) for file in root.rglob("*.py") if "cuda.is_available" in file.read_text()}
+    assert asking == MAY_ASK
