@@ -24,6 +24,17 @@ def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
 
 
+def device_overrides() -> tuple[str, ...]:
+    """Settings in which trainings are measured here unless the command line says otherwise.
+
+    Returns:
+        bf16 on a GPU; the recipe's own precision on a CPU.
+    """
+    from mnmt_ds.distributed import uses_gpu
+
+    return ("train.precision=bf16",) if uses_gpu() else ()
+
+
 def add_random_training(parser: argparse.ArgumentParser) -> None:
     """Adds what a training on random sentences needs: sizes, DeepSpeed's configuration, the model's settings.
 

@@ -1,7 +1,8 @@
 """The fused loss against its peers: time, peak memory, share of the lower bound.
 
 Checks that all compute the same before it times anything. Peers take turns within each round, so that a busy machine
-slows all alike; memory is measured in a process a peer.
+slows all alike. Times on a GPU are those of its own clock; memory there is torch's own count, on a CPU that of a
+process a peer.
 
 Letters: N tokens, D width, V vocabulary.
 """
@@ -12,7 +13,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from mnmt_ds.bench.loss_baselines import (
+    APPROXIMATE,
     BASELINES,
     FULL_MATRICES,
     KL_BASELINES,
@@ -30,7 +31,7 @@ from mnmt_ds.bench.loss_baselines import (
     make_inputs,
     teacher_entropy,
 )
-from mnmt_ds.bench.measuring import seconds_of, wait_for_device
+from mnmt_ds.bench.measuring import seconds_of_device
 from mnmt_ds.config.ranges import number_option
 from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.errors import UserError
@@ -156,7 +157,10 @@ def _problem(
         ratio = [0.0]
         if "ours" in able_peers:
             ratio = sorted(a / b for a, b in zip(seconds[name], seconds["ours"], strict=True))
-        peak = _peak_in_child(args, name, tokens, width, vocabulary, task, dtype)
+        if args.device == "cuda":
+            peak = _peak_on_device(name, x)
+        else:
+            peak = _peak_in_child(args, name, tokens, width, vocabulary, task, dtype)
         row = {
             "tokens": tokens, "width": width, "vocabulary": vocabulary, "task": task, "peer": name,
             "milliseconds": round(ordered[len(ordered) // 2] * 1e3, 2), "best": round(ordered[0] * 1e3, 2),
@@ -181,7 +185,7 @@ def _loss_and_gradients(name: str, x: Inputs) -> tuple[torch.Tensor, torch.Tenso
 
 def _check_same(name: str, actual: Any, expected: Any, x: Inputs, dtype: str) -> None:
     """UserError where loss (up to the teacher's entropy, where a peer has a KL divergence) or a gradient differs."""
-    tolerance = 1e-4 if dtype == "float32" else 3e-2
+    tolerance = (1e-4 if dtype == "float32" else 3e-2) * (10 if name in APPROXIMATE else 1)
     entropy = teacher_entropy(x) if name in KL_BASELINES else 0.0
     for what, a, b in zip(("loss", "hidden", "projection"), (actual[0] + entropy, *actual[1:]), expected, strict=True):
         worst, scale = float((a.float() - b.float()).abs().max()), float(b.float().abs().max())
@@ -208,11 +212,7 @@ def _free_bytes(device: str) -> float:
 def _seconds(name: str, x: Inputs) -> float:
     """Times one forward and backward of a peer."""
     x.hidden_ND.grad = x.projection_VD.grad = None
-    wait_for_device()
-    began = time.perf_counter()
-    BASELINES[name](x).backward()  # type: ignore[no-untyped-call]
-    wait_for_device()
-    return time.perf_counter() - began
+    return seconds_of_device(lambda: BASELINES[name](x).backward(), x.hidden_ND.device.type)  # type: ignore[no-untyped-call]
 
 
 def _print_peak(args: argparse.Namespace, dtype: str) -> int:
@@ -222,17 +222,21 @@ def _print_peak(args: argparse.Namespace, dtype: str) -> int:
     small = make_inputs(64, 32, 128, *TASKS[task], args.device, dtype)
     _seconds(args.peak, small)  # imports, libraries and thread pools are not counted
     x = make_inputs(tokens, width, vocabulary, *TASKS[task], args.device, dtype)
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        allocated = torch.cuda.memory_allocated()
-        _seconds(args.peak, x)
-        print(f"peak {(torch.cuda.max_memory_allocated() - allocated) / 2**20}")
-        return 0
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     resident = _status("VmRSS")
     _seconds(args.peak, x)
     print(f"peak {(_status('VmHWM') - resident) / 1024}")
     return 0
+
+
+def _peak_on_device(name: str, x: Inputs) -> float:
+    """MiB of the GPU above the inputs that one forward and backward needs, gradients included."""
+    x.hidden_ND.grad = x.projection_VD.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    allocated = torch.cuda.memory_allocated()
+    _seconds(name, x)
+    return (torch.cuda.max_memory_allocated() - allocated) / 2**20
 
 
 def _status(field: str) -> float:
@@ -257,11 +261,10 @@ def _peak_in_child(
 
 def _measured_flops(device: str, dtype: str) -> float:
     """TFLOP/s of torch's own large product here, the best of six: what "of floor" is a share of."""
-    a = torch.randn(2048, 2048, device=device, dtype=getattr(torch, dtype))
-    best = float("inf")
-    for _ in range(6):
-        best = min(best, seconds_of(lambda: a @ a))
-    return 2 * 2048**3 / best / 1e12
+    size = 8192 if device == "cuda" else 2048  # on a GPU smaller ones are over before their launch is
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
+    best = min(seconds_of_device(lambda: a @ a, device) for _ in range(6))
+    return 2 * size**3 / best / 1e12
 
 
 def _machine(device: str) -> str:
@@ -280,7 +283,7 @@ def _page(result: dict[str, Any]) -> str:
         f"{result['machine']}, torch {result['torch']}, {result['threads']} threads, {result['dtype']}; a plain "
         f"product runs at {result['tflops_of_a_plain_product']} TFLOP/s. Forward and backward; median of rounds in "
         f"which all take turns (load average at the end: {result['load_average']}); "
-        "memory above the inputs, gradients included, each in a process of its own.", "",
+        "memory above the inputs, gradients included.", "",
         "| N | d | V | task | peer | ms | best ms | times ours | peak MiB | of floor |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -4,7 +4,7 @@ Letters: N tokens, D width, V vocabulary, C tokens of a chunk, K passes, X eithe
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -155,6 +155,19 @@ def compiled_chunks(x: Inputs) -> Tensor:
     return total
 
 
+def compiled_whole(x: Inputs) -> Tensor:
+    """torch.compile over all tokens at once, logits held whole.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+    """
+    arguments = (x.hidden_ND, x.projection_VD, x.target_N, x.teacher_ND, x.teacher_VD, x.weight, x.smoothing)
+    return _compiled(*arguments)
+
+
 def linear_cross_entropy(x: Inputs) -> Tensor:
     """torch 2.13's F.linear_cross_entropy: chunked for hard targets, with the whole teacher distribution for KD.
 
@@ -209,11 +222,55 @@ def liger(x: Inputs) -> Tensor:
     return loss * len(x.target_N)  # it divides by the tokens
 
 
-def cut_cross_entropy(x: Inputs) -> Tensor:
+def liger_cross_entropy(x: Inputs) -> Tensor:
+    """liger-kernel's fused linear cross-entropy, in Triton: CE alone.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when there is a teacher, no GPU, or the package is missing.
+    """
+    if x.weight or not x.hidden_ND.is_cuda:
+        raise Unsupported("CE without a teacher, on a GPU")
+    try:
+        from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Function
+    except ImportError as error:
+        raise Unsupported(str(error)) from None
+    found = Function.apply(x.hidden_ND, x.projection_VD, x.target_N, None, None, -100, 0.0, x.smoothing, "sum")
+    return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+
+
+def quack(x: Inputs) -> Tensor:
+    """QuACK's chunked linear cross-entropy, in CuTe: CE alone, no smoothing.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: when there is label smoothing or a teacher, no GPU, or the package is missing.
+    """
+    if x.smoothing or x.weight or not x.hidden_ND.is_cuda:
+        raise Unsupported("CE without smoothing and teacher, on a GPU")
+    try:
+        from quack.linear_cross_entropy import chunked_linear_cross_entropy as function
+    except ImportError as error:
+        raise Unsupported(str(error)) from None
+    return function(x.hidden_ND, x.projection_VD, x.target_N, chunk_size=4096, reduction="sum")  # type: ignore[no-any-return]
+
+
+def cut_cross_entropy(x: Inputs, exact: bool = True) -> Tensor:
     """cut-cross-entropy: CE alone, no smoothing.
 
     Args:
         x: the problem.
+        exact: without its filter, which on a GPU drops small gradients.
 
     Returns:
         The loss, ().
@@ -227,9 +284,27 @@ def cut_cross_entropy(x: Inputs) -> Tensor:
         from cut_cross_entropy import linear_cross_entropy as function
     except ImportError as error:
         raise Unsupported(str(error)) from None
-    # without its filter, which drops small gradients
-    options = {"impl": "cce", "filter_eps": None} if x.hidden_ND.is_cuda else {"impl": "torch_compile"}
+    options: dict[str, Any] = {"impl": "torch_compile"}
+    if x.hidden_ND.is_cuda:
+        options = {"impl": "cce", **({"filter_eps": None} if exact else {})}
     return function(x.hidden_ND, x.projection_VD, x.target_N, reduction="sum", **options)  # type: ignore[no-any-return]
+
+
+def cut_cross_entropy_filtered(x: Inputs) -> Tensor:
+    """cut-cross-entropy as it comes, its filter dropping small gradients.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: as ``cut_cross_entropy``, and on a CPU, where it has no filter.
+    """
+    if not x.hidden_ND.is_cuda:
+        raise Unsupported("has a filter on a GPU alone")
+    return cut_cross_entropy(x, exact=False)
 
 
 def trl(x: Inputs) -> Tensor:
@@ -302,10 +377,14 @@ BASELINES: dict[str, Loss] = {
     "ours_without_divergence": ours_without_divergence,
     "chunked": lambda x: ours(x, "chunked"),
     "eager": eager,
+    "compiled_whole": compiled_whole,
     "compiled_chunks": compiled_chunks,
     "linear_cross_entropy": linear_cross_entropy,
     "liger": liger,
+    "liger_cross_entropy": liger_cross_entropy,
     "cut_cross_entropy": cut_cross_entropy,
+    "cut_cross_entropy_filtered": cut_cross_entropy_filtered,
+    "quack": quack,
     "trl": trl,
     "deepspeed_opsd": deepspeed_opsd,
 }
@@ -313,7 +392,11 @@ OURS = ("ours", "ours_without_divergence", "chunked")
 """Our own implementations."""
 WITH_PASSES = (*OURS, "eager")
 """Peers that compute the divergence of passes."""
-FULL_MATRICES = {"eager": (3, 4), "linear_cross_entropy": (0, 5), "trl": (0, 8), "deepspeed_opsd": (0, 8)}
+APPROXIMATE = ("cut_cross_entropy_filtered",)
+"""Peers that leave part of the gradient out."""
+FULL_MATRICES = {
+    "eager": (3, 4), "compiled_whole": (3, 4), "linear_cross_entropy": (0, 5), "trl": (0, 8), "deepspeed_opsd": (0, 8),
+}  # fmt: skip
 """Peers that hold (N, V) matrices of fp32: how many at once, without and with a teacher (measured, rounded up)."""
 KL_BASELINES = ("liger", "trl", "deepspeed_opsd")
 """Peers whose loss lacks the teacher's entropy."""
@@ -348,7 +431,8 @@ def _compiled(*arguments: object) -> Tensor:
     """``_plain``, compiled on first use."""
     global _compiled_plain
     if _compiled_plain is None:
-        _compiled_plain = torch.compile(_plain)
+        torch._dynamo.config.recompile_limit = 64  # beyond it later shapes would silently run eager
+        _compiled_plain = torch.compile(_plain, dynamic=False)
     return _compiled_plain(*arguments)
 
 

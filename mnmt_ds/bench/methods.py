@@ -3,7 +3,8 @@
 All take turns, some updates each, round after round, on the same parallel data and through the training loop's own
 steps. A ratio is that of seconds for each target token of parallel text, the median over rounds. A method that also
 trains on text of one language, or trains two students, pays for that. A sampler that measures the student does so once
-a turn; its ratio is computed for the interval that is its default. Peak memory is that of a process of its own.
+a turn; its ratio is computed for the interval that is its default. Peak memory is that of a process of its own. On a
+GPU training is in bf16.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds
+from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds, device_overrides
 from mnmt_ds.bench.measuring import peak_mib, peak_mib_in_child, rotated, seconds_of, set_threads
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.config.ranges import number_option
@@ -155,7 +156,7 @@ def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], 
 
     def new_training(method: Sequence[str], directory: Path) -> Training:
         # the user's settings come last, but for the method, which is this row's
-        overrides = [f"directory={directory}", *FIXED, *args.overrides, *method]
+        overrides = [f"directory={directory}", *FIXED, *device_overrides(), *args.overrides, *method]
         return Training(load_recipe(args.recipe, overrides), resume=False)
 
     directory = folder / name.replace(" ", "_").replace(",", "")

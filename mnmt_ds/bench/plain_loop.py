@@ -72,7 +72,7 @@ def make(
 
     Args:
         settings: the model's shape.
-        train: seed, Adam's settings, label smoothing, clipping.
+        train: seed, Adam's settings, label smoothing, clipping, precision (bf16 and fp16: autocast).
         vocabulary_size: V.
         device: where the model is.
 
@@ -81,17 +81,25 @@ def make(
     """
     torch.manual_seed(train.seed)
     model = PlainTransformer(settings, vocabulary_size).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=train.adam_betas, eps=train.adam_eps)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=1e-4, betas=train.adam_betas, eps=train.adam_eps, fused=device.type == "cuda" or None
+    )
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(train.precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
 
     def step(batch: Batch) -> None:
-        logits_BTV = model(batch.source_BS, batch.decoder_BT)
-        loss = F.cross_entropy(
-            logits_BTV.flatten(0, 1), batch.target_BT.flatten(), ignore_index=PAD, label_smoothing=train.label_smoothing
-        )
-        loss.backward()
+        with torch.autocast(device.type, half, enabled=half is not None):
+            logits_BTV = model(batch.source_BS, batch.decoder_BT)
+            loss = F.cross_entropy(
+                logits_BTV.flatten(0, 1), batch.target_BT.flatten(), ignore_index=PAD,
+                label_smoothing=train.label_smoothing,
+            )  # fmt: skip
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if train.clip_norm > 0:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
 
     return step

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batches", type=number_option(int, ge=1), default=16, help="micro-batches a turn (default: 16)"
     )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the student (default: bf16 on a GPU)")
     add_random_training(parser)
     add_output(parser, "teachers")
 
@@ -149,7 +150,7 @@ def _set_up(args: argparse.Namespace, pairs: int) -> BenchSetup:
     from mnmt_ds.batch import MicroBatchContent
     from mnmt_ds.bench.random_text import random_text
     from mnmt_ds.bench.teacher_pools import new_teacher_pool
-    from mnmt_ds.distributed import rank, world_size
+    from mnmt_ds.distributed import rank, uses_gpu, world_size
     from mnmt_ds.engine.parallel import ds_config
     from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
     from mnmt_ds.engine.settings import TrainSettings
@@ -158,7 +159,8 @@ def _set_up(args: argparse.Namespace, pairs: int) -> BenchSetup:
 
     batches = -(-max(args.batches, pairs) // world_size()) * world_size()
     text = random_text(pairs, batches, args.max_tokens, args.vocabulary)
-    train = TrainSettings(max_tokens=args.max_tokens)
+    precision = args.precision or ("bf16" if uses_gpu() else "fp32")
+    train = TrainSettings(max_tokens=args.max_tokens, precision=precision)
     config = ds_config.resolve(ds_config.read(args.deepspeed), train, world_size(), str(args.deepspeed))
     torch.manual_seed(1)
     model = initialise(Transformer(model_settings(args.model), args.vocabulary))

@@ -1,7 +1,8 @@
 """Training and decoding speed: ours under DeepSpeed, plain and distilling, against a plain PyTorch loop, taking turns.
 
 All trainers step through the same batches, some updates each in turn, so that whatever else the machine does affects
-all alike; ratios are medians over rounds. Peak memory is that of a process of its own a trainer.
+all alike; ratios are medians over rounds. Peak memory is that of a process of its own a trainer. On a GPU all train and
+decode there, in bf16.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds
+from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds, device_overrides
 from mnmt_ds.bench.measuring import peak_mib, peak_mib_in_child, rotated, seconds_of, set_threads
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.config.ranges import number_option
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     set_threads()
     with tempfile.TemporaryDirectory() as folder:
-        recipe = load_recipe(args.recipe, [*args.overrides, f"directory={folder}/run", *FIXED])
+        recipe = load_recipe(args.recipe, [*device_overrides(), *args.overrides, f"directory={folder}/run", *FIXED])
         if args.memory_of:
             print(json.dumps(_peak_mib(recipe, args.memory_of, args.updates)))
             return 0
@@ -67,11 +68,14 @@ def run(args: argparse.Namespace) -> int:
         training = _measure_training(recipe, args.rounds, args.updates)
     for name in TRAINERS:
         training[name]["peak_mib"] = peaks[name]
-    result: dict[str, Any] = {"deepspeed": str(recipe.deepspeed.name), "training": training}
+    result: dict[str, Any] = {
+        "deepspeed": str(recipe.deepspeed.name), "precision": recipe.train.precision, "training": training,
+    }  # fmt: skip
     if not args.skip_decoding:
         from mnmt_ds.bench.decoding import measure_decoding
+        from mnmt_ds.distributed import device
 
-        result["decoding"] = [row._asdict() for row in measure_decoding()]
+        result["decoding"] = [row._asdict() for row in measure_decoding(device=device().type)]
     return publish("throughput", table(result), result, args.out)
 
 

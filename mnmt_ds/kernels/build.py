@@ -132,11 +132,16 @@ def stable_abi() -> tuple[str, ...]:
 def torch_libraries() -> tuple[str, ...]:
     """Lists linker flags for torch's own libraries (its OpenMP runtime is then ours too: one pool of threads).
 
+    libtorch_cuda is named where it is, and kept though no symbol of it is a strong one, as linkers by default do not:
+    the CUDA stream's function is found there alone.
+
     Returns:
         The flags.
     """
     directory = Path(torch.__file__).parent / "lib"
-    return (f"-L{directory}", f"-Wl,-rpath,{directory}", "-ltorch_cpu", "-ltorch", "-lc10")
+    cuda = ("-ltorch_cuda",) if (directory / "libtorch_cuda.so").exists() else ()
+    libraries = ("-ltorch_cpu", "-ltorch", "-lc10", *cuda)
+    return (f"-L{directory}", f"-Wl,-rpath,{directory}", "-Wl,--no-as-needed", *libraries)
 
 
 @functools.cache

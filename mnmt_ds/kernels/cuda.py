@@ -51,7 +51,7 @@ def why_unavailable() -> str:
         build.load(build.cuda_recipe)
     except (build.BuildError, OSError) as error:
         return str(error)
-    return ""
+    return "" if torch.ops.mnmt_ds_cuda.sees_cuda() else "its library does not find torch's CUDA"
 
 
 def supports(inputs: LossInputs) -> bool:
@@ -98,8 +98,8 @@ def statistics(inputs: LossInputs, chunk: slice, workspace: Workspace) -> Statis
     pack_size = 16 // dtype.itemsize
     pitch = -(-vocabulary_size // pack_size) * pack_size
     hidden_RD = inputs.hidden_KND[:, chunk].to(dtype).reshape(-1, inputs.hidden_KND.shape[2])
-    logits_RP = _buffer(workspace, "logits", passes * tokens, pitch, dtype)
-    teacher_RP = _buffer(workspace, "teacher", teachers * tokens, pitch, dtype)
+    logits_RP = _buffer(workspace, "logits", passes * tokens, pitch, vocabulary_size, dtype)
+    teacher_RP = _buffer(workspace, "teacher", teachers * tokens, pitch, vocabulary_size, dtype)
     torch.mm(hidden_RD, inputs.projection_VD.t(), out=logits_RP[:, :vocabulary_size])
     for j, t in enumerate(inputs.teachers):
         teacher_CV = teacher_RP[j * tokens : (j + 1) * tokens, :vocabulary_size]
@@ -190,7 +190,10 @@ def _gradient_scale(inputs: LossInputs) -> float:
     return 256.0 if inputs.projection_VD.dtype == torch.float16 else 1.0
 
 
-def _buffer(workspace: Workspace, name: str, rows: int, pitch: int, dtype: torch.dtype) -> Tensor:
-    """(rows, pitch) numbers, reused from chunk to chunk."""
-    buffer = workspace.buffer(name, rows * pitch, dtype)
-    return buffer[: rows * pitch].view(rows, pitch)
+def _buffer(workspace: Workspace, name: str, rows: int, pitch: int, vocabulary_size: int, dtype: torch.dtype) -> Tensor:
+    """(rows, pitch) numbers, reused from chunk to chunk; what no product writes is 0, for kernels read whole packs."""
+    is_new = name not in workspace.buffers or workspace.buffers[name].numel() < rows * pitch
+    buffer_RP = workspace.buffer(name, rows * pitch, dtype)[: rows * pitch].view(rows, pitch)
+    if is_new and pitch > vocabulary_size:
+        buffer_RP[:, vocabulary_size:] = 0
+    return buffer_RP

@@ -89,9 +89,13 @@ bool fits(int64_t passes, int64_t teachers, int64_t pitch, int64_t bytes, int64_
   return mnmt::fits_on_chip(int(passes), int(teachers), pitch, dtype, int(device));
 }
 
+// Whether this library sees torch's CUDA; without it no kernel can be launched.
+bool sees_cuda() { return aoti_torch_get_current_cuda_stream != nullptr; }
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(mnmt_ds_cuda, m) {
+  m.def("sees_cuda() -> bool");
   m.def("fits(int passes, int teachers, int pitch, int bytes, int device) -> bool");
   m.def(
       "rows(Tensor(a!) logits, Tensor teacher_logits, int passes, int vocab_size, Tensor[] vocabulary, "
@@ -100,6 +104,9 @@ STABLE_TORCH_LIBRARY(mnmt_ds_cuda, m) {
       "float gradient_scale, int steps) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cuda, CompositeExplicitAutograd, m) { m.impl("fits", TORCH_BOX(&fits)); }
+STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cuda, CompositeExplicitAutograd, m) { 
+  m.impl("fits", TORCH_BOX(&fits));
+  m.impl("sees_cuda", TORCH_BOX(&sees_cuda));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cuda, CUDA, m) { m.impl("rows", TORCH_BOX(&rows)); }
