@@ -48,7 +48,7 @@ directory.mkdir()
 tests.tiny.write_corpus(directory)" >> "$OUT/log.txt" 2>&1 || say "no corpus: see log.txt"
 fi
 if wanted loss; then # compilers' caches fill beside the steps that are not timed
-  WARM_ONLY=1 timeout -k 5 100 $python $here/loss.py > "$OUT/warm.txt" 2>&1 &
+  WARM_ONLY=1 timeout -k 5 $((100 * patience)) $python $here/loss.py > "$OUT/warm.txt" 2>&1 &
   warm=$!
 fi
 step 60 build $python $here/build.py

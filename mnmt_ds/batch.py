@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnmt_ds.kernels.target_rows import TargetRows
 from mnmt_ds.kernels.types import Teacher
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
     pair: int
     """Index of the language pair in the run's list."""
     sentence_B: Tensor
-    """int64, index of each sentence in its pair's training set (the key of caches)."""
+    """int64, index of each sentence in its pair's training set (the key of caches); stays on the CPU."""
     tokens: int
     """Gold tokens of this micro-batch that count."""
     divisor: int
@@ -55,6 +56,10 @@ class Batch(NamedTuple):
     """All passes' decoders look at the first pass's encoder states (a fault of intra-distillation's released code)."""
     divergence_weight: float = 0.0
     """Weight of the K passes' X-divergence."""
+    target_rows: TargetRows | None = None
+    """Which tokens of ``target_BT`` count; found where the batch is made, so that nobody waits for a GPU to find it."""
+    encoder_target_rows: TargetRows | None = None
+    """The same of ``encoder_target_BS``."""
 
 
 class MicroBatchContent(NamedTuple):
@@ -69,12 +74,20 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """Copies a batch's tensors to a device; asynchronously where they are in pinned memory.
 
     Args:
-        batch: the batch; teachers' states stay where they are.
+        batch: the batch; teachers' states and the sentences' numbers stay where they are.
         device: where the tensors are to be.
 
     Returns:
         A new batch; what is on the device already is shared with the old one.
     """
-    tensors = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
-    moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+    moved: dict[str, Any] = {**_tensors_to(batch, device), "sentence_B": batch.sentence_B}
+    for name in ("target_rows", "encoder_target_rows"):
+        rows: TargetRows | None = getattr(batch, name)
+        moved[name] = rows and rows._replace(**_tensors_to(rows, device))
     return batch._replace(**moved)
+
+
+def _tensors_to(fields: Batch | TargetRows, device: torch.device) -> dict[str, Any]:
+    """A tuple's tensors on a device, by name."""
+    tensors = {name: value for name, value in fields._asdict().items() if isinstance(value, Tensor)}
+    return {name: value.to(device, non_blocking=True) for name, value in tensors.items()}

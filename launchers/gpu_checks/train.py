@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import traceback
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Bench:
 
     def __init__(self, way: Way, folder: str) -> None:
         pairs = list(json.loads((DATA / "manifest.json").read_text())["pairs"])
-        self.recipe = load_recipe("launchers/gpu_checks/gpu.yaml", [
+        self.recipe = load_recipe(Path("launchers/gpu_checks/gpu.yaml"), [
             f"data.directory={DATA}", f"data.pairs={json.dumps(pairs)}", f"model.preset={way.preset}",
             f"train.max_tokens={way.max_tokens}", f"train.workers={way.workers}", f"directory={folder}/run",
             f"deepspeed=ds_configs/{way.zero}.json", f"method.teachers.cache={way.cache}",

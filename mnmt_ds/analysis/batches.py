@@ -154,6 +154,8 @@ def join_batches(parts: Sequence[Batch]) -> Batch:
         source_BS=_stack([part.source_BS for part in parts]),
         decoder_BT=_stack([part.decoder_BT for part in parts]),
         target_BT=_stack([part.target_BT for part in parts]),
+        target_rows=None,
+        encoder_target_rows=None,
         pair=-1,
         sentence_B=torch.cat([part.sentence_B for part in parts]),
         tokens=sum(part.tokens for part in parts),

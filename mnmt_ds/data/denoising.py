@@ -20,6 +20,7 @@ from mnmt_ds.data.framing import Frame
 from mnmt_ds.data.masking import MaskSettings, mask_fragment, mask_words
 from mnmt_ds.data.noise import NoiseSettings, add_noise
 from mnmt_ds.data.word_boundaries import Ints, WordBoundaries
+from mnmt_ds.kernels.target_rows import target_rows
 
 
 class ConcurrentTask(MaskSettings):
@@ -230,9 +231,11 @@ def collate_noised(
         source_BS=torch.from_numpy(source),
         decoder_BT=torch.from_numpy(decoder),
         target_BT=torch.from_numpy(target),
+        target_rows=target_rows(torch.from_numpy(target), PAD),
         pair=-1,
         sentence_B=torch.full((len(rows),), -1),
         tokens=int(max((target != PAD).sum(), (encoder_target != PAD).sum() if has_encoder_target else 0)),
         divisor=1,
         encoder_target_BS=torch.from_numpy(encoder_target) if has_encoder_target else None,
+        encoder_target_rows=target_rows(torch.from_numpy(encoder_target), PAD) if has_encoder_target else None,
     )

@@ -15,6 +15,7 @@ from mnmt_ds.batch import EOS, PAD, Batch
 from mnmt_ds.data.batching import EpochPlan
 from mnmt_ds.data.framing import Frame
 from mnmt_ds.distributed import uses_gpu
+from mnmt_ds.kernels.target_rows import target_rows
 
 Item = TypeVar("Item")
 
@@ -65,10 +66,12 @@ def collate(
         target[row, :size] = decoder[row, 1 : size + 1]
         target[row, size] = EOS
     tokens = sum(len(gold) + frame.target_extra for _, gold in rows)
+    target_BT = torch.from_numpy(target)
     return Batch(
         source_BS=torch.from_numpy(source),
         decoder_BT=torch.from_numpy(decoder),
-        target_BT=torch.from_numpy(target),
+        target_BT=target_BT,
+        target_rows=target_rows(target_BT, PAD),
         pair=pair,
         sentence_B=torch.as_tensor(np.asarray(chosen, np.int64)),
         tokens=tokens,
@@ -87,10 +90,12 @@ def empty_batch(pair: int, frame: Frame, divisor: int) -> Batch:
     Returns:
         A batch of one sentence whose only target is padding.
     """
+    target_BT = torch.full((1, 1), PAD)
     return Batch(
         source_BS=torch.full((1, 1), EOS),
         decoder_BT=torch.full((1, 1), frame.decoder_start),
-        target_BT=torch.full((1, 1), PAD),
+        target_BT=target_BT,
+        target_rows=target_rows(target_BT, PAD),
         pair=pair,
         sentence_B=torch.tensor([-1]),
         tokens=0,

@@ -53,7 +53,7 @@ def compute_loss(
     Raises:
         UserError: when arguments do not fit, or the implementation cannot run here.
     """
-    check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
+    options = check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
     inputs = flatten(hidden_BTD, projection_VD, target_BT, teachers, options)
     functions = select_implementation(resolve_implementation(implementation, hidden_BTD.device), inputs)
     results = compute_chunks(inputs, functions, want_hidden, want_projection)

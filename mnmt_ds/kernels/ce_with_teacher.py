@@ -15,11 +15,12 @@ from torch import distributed as dist
 from mnmt_ds.kernels import operator, reference
 from mnmt_ds.kernels.autograd import attach_gradients, compute_loss, gradients_needed
 from mnmt_ds.kernels.loss_inputs import check_arguments
+from mnmt_ds.kernels.target_rows import TargetRows
 from mnmt_ds.kernels.top_k import add_top_k_terms
 from mnmt_ds.kernels.types import Gate, LossOptions, LossSums, Teacher
 from mnmt_ds.kernels.vocab_parallel import vocab_parallel_ce_with_teacher
 
-__all__ = ["Gate", "LossOptions", "LossSums", "Teacher", "ce_with_teacher"]
+__all__ = ["Gate", "LossOptions", "LossSums", "TargetRows", "Teacher", "ce_with_teacher"]
 
 
 def ce_with_teacher(
@@ -33,6 +34,7 @@ def ce_with_teacher(
     passes: int = 1,
     divergence_weight: float = 0.0,
     pad: int = 1,
+    target_rows: TargetRows | None = None,
     implementation: str = "auto",
     group: dist.ProcessGroup | None = None,
 ) -> LossSums:
@@ -43,11 +45,12 @@ def ce_with_teacher(
         projection_VD: output projection.
         target_BT: int64 or int32 gold tokens; positions equal to ``pad`` never count.
         teachers: none to any number.
-        smoothing: see ``LossOptions``, as for the following four.
+        smoothing: see ``LossOptions``, as for the following five.
         gold_weight: a number, (B,) or (B, T).
         passes: K.
         divergence_weight: weight of the X-divergence.
         pad: target id that never counts.
+        target_rows: of ``target_BT``, where they are known already.
         implementation: auto, reference, chunked, cpu or cuda.
         group: ranks over which every projection is split by words (vocab_parallel.py, whatever the implementation).
 
@@ -57,12 +60,12 @@ def ce_with_teacher(
     Raises:
         UserError: when shapes, dtypes, weights, targets or vocabularies do not fit, or the implementation cannot run.
     """
-    options = LossOptions(smoothing, gold_weight, passes, divergence_weight, pad)
+    options = LossOptions(smoothing, gold_weight, passes, divergence_weight, pad, target_rows)
     if group is not None:
         return vocab_parallel_ce_with_teacher(hidden_BTD, projection_VD, target_BT, teachers, options, group)
     if implementation == "reference" or not any(teacher.top_k for teacher in teachers):
         return _loss(hidden_BTD, projection_VD, target_BT, teachers, options, implementation)
-    check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
+    options = check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
 
     def loss_of_other_teachers(others: Sequence[Teacher]) -> LossSums:
         return _loss(hidden_BTD, projection_VD, target_BT, others, options, implementation)

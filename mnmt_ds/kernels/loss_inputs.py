@@ -9,11 +9,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.gates import GATE_KINDS, GATE_LEVELS
+from mnmt_ds.kernels.target_rows import target_rows
 from mnmt_ds.kernels.types import Gate, LossOptions, Teacher
 
+_MASKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Whether a vocabulary mask allows any word, by tensor."""
 VECTOR_TOKENS = 32
 """Chunks are multiples of this, so that vectors and matrix tiles are full."""
 
@@ -51,6 +55,8 @@ class LossInputs(NamedTuple):
     divergence_weight: float
     tokens_B: Tensor
     """Number of tokens that count, per sentence."""
+    counts: tuple[int, ...]
+    """The same as numbers."""
 
     @property
     def passes(self) -> int:
@@ -79,8 +85,8 @@ def flatten(
         The rows; tensors share memory with the arguments where nothing is padding.
     """
     sentences, positions = target_BT.shape
-    rows_N = (target_BT.reshape(-1) != options.pad).nonzero().squeeze(1)
-    sentence_N = rows_N.div(max(positions, 1), rounding_mode="floor")
+    rows = options.target_rows or target_rows(target_BT, options.pad)
+    rows_N, sentence_N = rows.rows_N, rows.sentence_N
     dtype = accumulation_dtype(hidden_BTD.dtype, projection_VD.dtype)
 
     def per_token(weight: float | Tensor) -> Tensor:
@@ -115,7 +121,8 @@ def flatten(
         ),
         smoothing=options.smoothing,
         divergence_weight=options.divergence_weight if options.passes > 1 else 0.0,
-        tokens_B=torch.bincount(sentence_N, minlength=sentences),
+        tokens_B=rows.tokens_B,
+        counts=rows.counts,
     )
 
 
@@ -153,7 +160,7 @@ def chunk_ranges(inputs: LossInputs, max_tokens: int) -> list[tuple[int, int]]:
         edges = [min(tokens, -(-tokens * i // (count * unit)) * unit) for i in range(count)] + [tokens]
         return list(itertools.pairwise(edges))
     ranges, start, stop = [], 0, 0
-    for length in inputs.tokens_B.tolist():
+    for length in inputs.counts:
         if stop > start and stop + length - start > max_tokens:
             ranges.append((start, stop))
             start = stop
@@ -168,8 +175,10 @@ def check_arguments(
     teachers: Sequence[Teacher],
     options: LossOptions,
     vocabulary_size: int | None = None,
-) -> None:
+) -> LossOptions:
     """Checks the loss's arguments, before anything reads them.
+
+    On a GPU weights are not searched for NaN, which would be a wait for it: the loss is then NaN itself.
 
     Args:
         hidden_BTD: decoder states; with K passes (K * B, T, D).
@@ -178,6 +187,9 @@ def check_arguments(
         teachers: none to any number.
         options: weights, smoothing, passes, padding.
         vocabulary_size: number of words that targets may name; None: the projection's (given where that is a shard).
+
+    Returns:
+        The options with the targets' rows.
 
     Raises:
         UserError: when something does not fit, in one line.
@@ -199,14 +211,15 @@ def check_arguments(
     _check_weight("gold_weight", options.gold_weight, sentences, positions)
     for i, teacher in enumerate(teachers):
         _check_teacher(f"teacher {i}", teacher, (sentences, positions), rows, is_shard=vocabulary_size != rows)
-    if target_BT.numel():
-        gold_BT = target_BT.where(target_BT != options.pad, 0)
-        lowest, highest = gold_BT.aminmax()
-        if int(lowest) < 0 or int(highest) >= vocabulary_size:
-            wrong = int(lowest) if int(lowest) < 0 else int(highest)
-            raise UserError(
-                f"loss: target {wrong} is outside the vocabulary of {vocabulary_size}; check tokenizer and padding id"
-            )
+    found = options.target_rows or target_rows(target_BT, options.pad)
+    if found.shape != tuple(target_BT.shape):
+        raise UserError(f"loss: target_rows are of targets {found.shape}, not {tuple(target_BT.shape)}; leave them out")
+    if found.lowest < 0 or found.highest >= vocabulary_size:
+        wrong = found.lowest if found.lowest < 0 else found.highest
+        raise UserError(
+            f"loss: target {wrong} is outside the vocabulary of {vocabulary_size}; check tokenizer and padding id"
+        )
+    return options._replace(target_rows=found)
 
 
 def _check_teacher(name: str, teacher: Teacher, shape_BT: tuple[int, int], rows: int, is_shard: bool) -> None:
@@ -228,8 +241,15 @@ def _check_teacher(name: str, teacher: Teacher, shape_BT: tuple[int, int], rows:
     mask_V = teacher.vocabulary_V
     if mask_V is not None and (mask_V.dtype != torch.bool or mask_V.shape != (rows,)):
         raise UserError(f"loss: {name}'s vocabulary mask is {_describe(mask_V)}; give bool ({rows},)")
-    if mask_V is not None and not is_shard and not mask_V.any():
+    if mask_V is not None and not is_shard and not _allows_a_word(mask_V):
         raise UserError(f"loss: {name}'s vocabulary mask allows no word; mark at least one")
+
+
+def _allows_a_word(mask_V: Tensor) -> bool:
+    """Whether a vocabulary mask allows any word; a tensor is looked at once, for on a GPU that is a wait for it."""
+    if mask_V not in _MASKS:
+        _MASKS[mask_V] = bool(mask_V.any())
+    return _MASKS[mask_V]
 
 
 def _check_weight(name: str, weight: float | Tensor, sentences: int, positions: int) -> None:
@@ -238,7 +258,7 @@ def _check_weight(name: str, weight: float | Tensor, sentences: int, positions: 
         shapes = ((), (sentences,), (sentences, positions))
         if tuple(weight.shape) not in shapes:
             raise UserError(f"loss: {name} is {_describe(weight)}; give a number or one of {shapes[1:]}")
-        has_nan = bool(weight.isnan().any())
+        has_nan = weight.device.type == "cpu" and bool(weight.isnan().any())
     else:
         has_nan = weight != weight
     if has_nan:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mnmt_ds.kernels.target_rows import TargetRows
+
 
 class Gate(NamedTuple):
     """How much of a teacher's term a sentence (or a token) takes (LSSD); carries no gradient.
@@ -59,6 +61,8 @@ class LossOptions(NamedTuple):
     """Weight of the K passes' X-divergence (intra-distillation)."""
     pad: int = 1
     """Target id that never counts."""
+    target_rows: TargetRows | None = None
+    """Which targets count, where that is known already; it spares the waits for a GPU that finding it takes."""
 
 
 class LossSums(NamedTuple):

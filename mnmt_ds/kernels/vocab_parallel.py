@@ -67,7 +67,7 @@ def vocab_parallel_ce_with_teacher(
     sizes = _shard_sizes(projection_VD, group)
     start, vocabulary_size = sum(sizes[: dist.get_rank(group)]), sum(sizes)
     shard = VocabShard(group, start, start + projection_VD.shape[0])
-    check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options, vocabulary_size)
+    options = check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options, vocabulary_size)
     if any(teacher.top_k for teacher in teachers):
         raise UserError("loss: top_k needs the whole vocabulary on each rank; set top_k: 0 under tensor parallelism")
     needed = gradients_needed(hidden_BTD, projection_VD)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.config import PaperDifference, Settings
-from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
+from mnmt_ds.kernels.ce_with_teacher import TargetRows, ce_with_teacher
 from mnmt_ds.kernels.types import LossSums
 from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelStates
@@ -59,7 +59,9 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
     """
 
     def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
-        def side(hidden_BTD: Tensor, weights_VD: Tensor, target_BT: Tensor, weight: float) -> LossSums:
+        def side(
+            hidden_BTD: Tensor, weights_VD: Tensor, target_BT: Tensor, rows: TargetRows | None, weight: float
+        ) -> LossSums:
             return ce_with_teacher(
                 hidden_BTD,
                 weights_VD,
@@ -70,19 +72,20 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
                 divergence_weight=settings.divergence_share * batch.divergence_weight,
                 implementation=context.implementation,
                 group=context.group,
+                target_rows=rows,
             )
 
-        decoder = side(states.decoder_BTD, projection_VD, batch.target_BT, settings.decoder_weight)
+        decoder = side(states.decoder_BTD, projection_VD, batch.target_BT, batch.target_rows, settings.decoder_weight)
         gold_BS = batch.encoder_target_BS
         if gold_BS is None:
             gold_BS = torch.full_like(batch.source_BS[: len(batch.target_BT)], PAD)
         encoder_VD = projection_VD if states.encoder_projection_VD is None else states.encoder_projection_VD
-        encoder = side(states.encoder_BSD, encoder_VD, gold_BS, settings.encoder_weight)
+        encoder = side(states.encoder_BSD, encoder_VD, gold_BS, batch.encoder_target_rows, settings.encoder_weight)
         loss = decoder.loss + encoder.loss
         count = decoder.tokens.new_tensor(float(batch.tokens))
         means = {"loss": (loss.detach(), count)}
         for name, sums, used in (
-            ("decoder", decoder, bool(decoder.tokens)),
+            ("decoder", decoder, any(batch.target_rows.counts) if batch.target_rows else bool(decoder.tokens)),
             ("encoder", encoder, batch.encoder_target_BS is not None),
         ):
             if used:

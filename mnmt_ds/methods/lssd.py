@@ -193,8 +193,8 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
         hidden_BTD, projection_VD = context.eval_states(batch)
         with torch.no_grad():
             sums = ce_with_teacher(
-                hidden_BTD, projection_VD, batch.target_BT, (teacher,), implementation=context.implementation,
-                group=context.group,
+                hidden_BTD, projection_VD, batch.target_BT, (teacher,), target_rows=batch.target_rows,
+                implementation=context.implementation, group=context.group,
             )  # fmt: skip
         return sums.gate[0]
 

@@ -64,6 +64,7 @@ def scorer(
             gold_weight=batch.gold_weight,
             passes=batch.passes,
             divergence_weight=batch.divergence_weight,
+            target_rows=batch.target_rows,
             implementation=implementation,
             group=group,
         )

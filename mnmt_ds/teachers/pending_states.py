@@ -52,7 +52,7 @@ class PendingStates:
         Raises:
             RuntimeError: when the micro-batch was not prefetched and other ranks would have to help.
         """
-        request = TeacherRequest(version, batch.pair, batch.sentence_B.cpu().numpy())
+        request = TeacherRequest(version, batch.pair, batch.sentence_B.numpy())
         if request.key not in self._futures:
             if self._teachers.ranks.size > 1:
                 raise RuntimeError(f"teacher {version}: this micro-batch was not prefetched")

@@ -156,6 +156,8 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
     if "type" not in optimizer:
         optimizer |= {"type": "AdamW", "params": {"torch_adam": True, "fused": True, **optimizer.get("params", {})}}
     filled.setdefault("zero_allow_untested_optimizer", True)
+    # by default it waits for the whole device twice a micro-batch; tokens/s are measured by monitoring/meter.py
+    filled.setdefault("timers", {}).setdefault("throughput", {"enabled": False, "synchronized": False})
     faults: list[str] = []
     for dotted, value in known_values(settings, ranks).items():
         *parents, last = dotted.split(".")

@@ -246,4 +246,5 @@ class PeerExchange:
 
 def _empty_states(student: Student, *shape: int) -> Tensor:
     """Room for another student's states of a shape, which are as wide and of the same type as a student's own."""
-    return torch.empty(*shape, student.recipe.model.d_model).to(next(student.engine.model.parameters()))
+    like = next(student.engine.model.parameters())
+    return torch.empty(*shape, student.recipe.model.d_model, dtype=like.dtype, device=like.device)
