@@ -240,8 +240,8 @@ def liger_cross_entropy(x: Inputs) -> Tensor:
         from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Function
     except ImportError as error:
         raise Unsupported(str(error)) from None
-    found = Function.apply(x.hidden_ND, x.projection_VD, x.target_N, None, None, -100, 0.0, x.smoothing, "sum")
-    return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+    result = Function.apply(x.hidden_ND, x.projection_VD, x.target_N, None, None, -100, 0.0, x.smoothing, "sum")
+    return result[0] if isinstance(result, tuple) else result  # type: ignore[no-any-return]
 
 
 def quack(x: Inputs) -> Tensor:

@@ -211,15 +211,17 @@ def check_arguments(
     _check_weight("gold_weight", options.gold_weight, sentences, positions)
     for i, teacher in enumerate(teachers):
         _check_teacher(f"teacher {i}", teacher, (sentences, positions), rows, is_shard=vocabulary_size != rows)
-    found = options.target_rows or target_rows(target_BT, options.pad)
-    if found.shape != tuple(target_BT.shape):
-        raise UserError(f"loss: target_rows are of targets {found.shape}, not {tuple(target_BT.shape)}; leave them out")
-    if found.lowest < 0 or found.highest >= vocabulary_size:
-        wrong = found.lowest if found.lowest < 0 else found.highest
+    target = options.target_rows or target_rows(target_BT, options.pad)
+    if target.shape != tuple(target_BT.shape):
+        raise UserError(
+            f"loss: target_rows are of targets {target.shape}, not {tuple(target_BT.shape)}; leave them out"
+        )
+    if target.lowest < 0 or target.highest >= vocabulary_size:
+        wrong = target.lowest if target.lowest < 0 else target.highest
         raise UserError(
             f"loss: target {wrong} is outside the vocabulary of {vocabulary_size}; check tokenizer and padding id"
         )
-    return options._replace(target_rows=found)
+    return options._replace(target_rows=target)
 
 
 def _check_teacher(name: str, teacher: Teacher, shape_BT: tuple[int, int], rows: int, is_shard: bool) -> None:
