@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,18 @@ def read_recipe(run: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in SECTIONS or isinstance(value, dict)}
 
 
-def data_directory(run: Path) -> Path | None:
+def data_directory(run: Path, recipe: Mapping[str, Any] | None = None) -> Path | None:
     """Finds the prepared corpus of a run.
 
     Args:
         run: the run's directory.
+        recipe: what ``read_recipe`` gave; None: it is read.
 
     Returns:
         The corpus that the run's recipe names, seen from here or from a directory above the run; None where it is at
         none of these.
     """
-    named = (read_recipe(run).get("data") or {}).get("directory")
+    named = ((read_recipe(run) if recipe is None else recipe).get("data") or {}).get("directory")
     if named is None:
         return None
     for base in (Path(), *run.absolute().parents):

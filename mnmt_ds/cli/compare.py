@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.reporting.comparison import compare_groups, group_runs
     from mnmt_ds.reporting.frontier import find_experiments, frontier_markdown
     from mnmt_ds.reporting.gallery import read_pictures
+    from mnmt_ds.reporting.kept_bootstraps import BOOTSTRAPS, read_bootstraps
     from mnmt_ds.reporting.metrics import with_resource_classes
     from mnmt_ds.reporting.page import render_page
     from mnmt_ds.reporting.runs import read_runs, student_directories
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if any(limit is not None for limit in limits.values()):
         limits = {name: limit for name, limit in limits.items() if limit is not None}
         runs = [with_resource_classes(run, settings.model_copy(update=limits)) for run in runs]
-    part = compare_groups(group_runs(runs), settings)
+    kept = read_bootstraps(args.output)
+    part = compare_groups(group_runs(runs), settings, kept=kept)
     pictures = read_pictures((run.directory for run in runs), "analysis/**/*.png")
     table = summary_markdown(part)
     points = frontier_markdown(find_experiments(runs), runs)
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             args.output / "compare.md": f"{table}\n\n{notes}\n" if notes else table + "\n",
             args.output / "runs.csv": _csv(run_rows(runs)),
             args.output / "pairs.csv": _csv(pair_rows(runs, part.sizes)),
+            args.output / BOOTSTRAPS: kept.text(),
             args.output / "compare.html": render_page(args.title, [part], pictures=pictures),
         }
     )

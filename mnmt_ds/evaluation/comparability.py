@@ -53,9 +53,10 @@ def unlike_translations(ours: Report, theirs: Report, pair: str) -> Reasons:
         for what, key in (("references", "reference_hash"), ("sources", "source_hash"))
         if _differ(our_facts.get(key), their_facts.get(key))
     ]
-    our_search, their_search = _search(ours, our_facts), _search(theirs, their_facts)
-    if our_search is not None and their_search is not None:
-        reasons += _differing(our_search, their_search)
+    if _said_of_search(ours, our_facts) != _said_of_search(theirs, their_facts):
+        our_search, their_search = _search(ours, our_facts), _search(theirs, their_facts)
+        if our_search is not None and their_search is not None:
+            reasons += _differing(our_search, their_search)
     dtypes = [facts.get("dtype", report.get("dtype")) for report, facts in ((ours, our_facts), (theirs, their_facts))]
     if _differ(*dtypes):
         reasons.append(f"decoded in {dtypes[0]}, not {dtypes[1]}")
@@ -74,7 +75,10 @@ def unlike_scores(ours: Report, theirs: Report, metric: str, pairs: Sequence[str
     Returns:
         Reasons against comparing, each once.
     """
-    evaluated = [[p for p in report.get("pairs", {}) if pairs is None or p in pairs] for report in (ours, theirs)]
+    evaluated = [
+        [*report.get("pairs", {})] if pairs is None else [pair for pair in pairs if pair in report.get("pairs", {})]
+        for report in (ours, theirs)
+    ]
     reasons: dict[str, None] = {}
     if set(evaluated[0]) != set(evaluated[1]):
         reasons[f"over {_listed(evaluated[0])}, not {_listed(evaluated[1])}"] = None
@@ -122,9 +126,10 @@ def unlike_dev_losses(ours: DevLossFacts, theirs: DevLossFacts, pairs: Sequence[
         reasons.append("a token is another unit: another tokenizer" + (f" ({versions})" if versions else ""))
     if _differ(ours.label_smoothing, theirs.label_smoothing):
         reasons.append(f"label smoothing {ours.label_smoothing:g}, not {theirs.label_smoothing:g}")
-    validated = [[p for p in side.pairs if pairs is None or p in pairs] for side in (ours, theirs)]
-    if all(validated) and set(validated[0]) != set(validated[1]):
-        reasons.append(f"over {_listed(validated[0])}, not {_listed(validated[1])}")
+    wanted = None if pairs is None else set(pairs)
+    validated = [{pair: None for pair in side.pairs if wanted is None or pair in wanted} for side in (ours, theirs)]
+    if all(validated) and validated[0].keys() != validated[1].keys():
+        reasons.append(f"over {_listed([*validated[0]])}, not {_listed([*validated[1]])}")
     shared = [pair for pair in validated[0] if pair in validated[1]]
     if ours.dev_sets and theirs.dev_sets:
         other = [pair for pair in shared if _differ(ours.dev_sets.get(pair), theirs.dev_sets.get(pair))]
@@ -162,9 +167,13 @@ def _sentencepiece(ours: DevLossFacts, theirs: DevLossFacts) -> str:
     return f"SentencePiece {ours.sentencepiece}, not {theirs.sentencepiece}"
 
 
+def _said_of_search(report: Report, facts: Mapping[str, Any]) -> Any:
+    return facts.get("search") or report.get("search")
+
+
 def _search(report: Report, facts: Mapping[str, Any]) -> SearchSettings | None:
     """How a pair was translated; a setting that came later had its default then."""
-    values = facts.get("search") or report.get("search")
+    values = _said_of_search(report, facts)
     known = {key: value for key, value in (values or {}).items() if key in SearchSettings.model_fields}
     return SearchSettings.model_validate(known) if values else None
 

@@ -4,7 +4,6 @@ Shape letters: N sentences, K sufficient statistics of a metric, R resamples.
 """
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
+from mnmt_ds.evaluation.resampling import SCORES_OF_SUMS, resampled_sums
 from mnmt_ds.evaluation.scores import MetricScore, ScoreSettings
 
 Texts = Mapping[str, Sequence[str]]
@@ -34,7 +34,7 @@ class Difference(NamedTuple):
 
 
 def resampled_differences(
-    ours: MetricScore, theirs: MetricScore, name: str, tokenizer: str, settings: ScoreSettings, key: str
+    ours: MetricScore, theirs: MetricScore, name: str, settings: ScoreSettings, key: str
 ) -> NDArray[np.float64]:
     """Takes the difference of a corpus metric on resamples of sentences, the same for both systems (Koehn 2004).
 
@@ -42,25 +42,16 @@ def resampled_differences(
         ours: the first system's score.
         theirs: the second system's score on the same test set.
         name: bleu or chrf.
-        tokenizer: BLEU's.
         settings: number of resamples and seed.
         key: names the test set, so that its resamples do not depend on what else is tested.
 
     Returns:
         float64 (R,), a difference a resample.
     """
-    generator = np.random.default_rng([settings.seed, zlib.crc32(key.encode())])
-    size = len(ours.stats_NK)
-    both_NK = np.concatenate([ours.stats_NK, theirs.stats_NK], 1)
     width = ours.stats_NK.shape[1]
-    differences_R = np.empty(settings.samples)
-    for i in range(settings.samples):
-        counts_N = np.bincount(generator.integers(size, size=size), minlength=size)
-        sums_K = counts_N @ both_NK
-        differences_R[i] = scores.score_from_statistics(name, sums_K[:width], tokenizer) - scores.score_from_statistics(
-            name, sums_K[width:], tokenizer
-        )
-    return differences_R
+    sums_RK = resampled_sums(np.concatenate([ours.stats_NK, theirs.stats_NK], 1), settings.samples, settings.seed, key)
+    score = SCORES_OF_SUMS[name]
+    return score(sums_RK[:, :width]) - score(sums_RK[:, width:])
 
 
 def significance_of(delta: float, samples_R: NDArray[np.float64]) -> Difference:
@@ -122,9 +113,7 @@ def paired_bootstrap(
                 [_score(metric, side[pair], references[pair], tokenizer) for side in system] for system in systems
             ]
             deltas.append(float(np.mean([first.value - second.value for first, second in scored])))
-            resampled = [
-                resampled_differences(first, second, metric, tokenizer, settings, pair) for first, second in scored
-            ]
+            resampled = [resampled_differences(first, second, metric, settings, pair) for first, second in scored]
             samples.append(np.mean(resampled, 0))
             differences[metric][pair] = significance_of(deltas[-1], samples[-1])
         differences[metric]["macro"] = significance_of(float(np.mean(deltas)), np.mean(samples, 0))

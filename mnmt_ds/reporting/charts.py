@@ -28,6 +28,7 @@ from mnmt_ds.reporting.drawing import (
     to_svg,
 )
 from mnmt_ds.reporting.formatting import excludes_zero
+from mnmt_ds.reporting.many_pairs import deficit_of_others, drawn_points, points_a_curve
 from mnmt_ds.reporting.metrics import NATS_A_BIT
 from mnmt_ds.reporting.runs import Run, Series
 
@@ -132,11 +133,18 @@ def deficit_chart(part: ComparedRuns) -> str | None:
         1, 2, figsize=(WIDTH, max(2.4, 1.5 + 0.32 * len(validated))), layout="constrained", width_ratios=[3, 2]
     )
     left_G = np.zeros(len(validated))
+    deficits = [[run.deficits() for run in runs] for _, _, runs in validated]
     for pair, colour in zip(pairs, pair_colours(len(pairs)), strict=True):
-        deficit_G = np.array([np.mean([run.deficits().get(pair, 0.0) for run in runs]) for _, _, runs in validated])
+        deficit_G = np.array([np.mean([values.get(pair, 0.0) for values in seeds]) for seeds in deficits])
         bars = range(len(validated))
         axes[0].barh(bars, deficit_G, left=left_G, color=colour, height=0.62, label=pair_name(pair), lw=0)
         left_G += deficit_G
+    others_G = np.array([np.mean([deficit_of_others(values, pairs) for values in seeds]) for seeds in deficits])
+    if others_G.any():
+        axes[0].barh(
+            range(len(validated)), others_G, left=left_G, color=FAINT_COLOUR, height=0.62, label="all others", lw=0
+        )
+        left_G += others_G
     for row, total in enumerate(left_G):
         unlike = part.unlike(part.groups[validated[row][0]], "deficit")
         text = f"{total:.3f} ({total / NATS_A_BIT:.3f} bits)" + (" †" if unlike else "")
@@ -149,9 +157,12 @@ def deficit_chart(part: ComparedRuns) -> str | None:
     axes[0].set_title("deficit by pair, nats a token")
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(len(pairs), 8), fontsize=8,
                    handlelength=0.9, columnspacing=1.0)  # fmt: skip
+    points = points_a_curve(len(part.runs))
     for index, _, runs in validated:
         for run in runs:
-            set_group(axes[1].plot(run.epoch_V, run.deficit_V, color=group_colour(index), lw=1.5, alpha=0.8), index)
+            drawn = drawn_points(run.deficit_V, points)
+            lines = axes[1].plot(run.epoch_V[drawn], run.deficit_V[drawn], color=group_colour(index), lw=1.5, alpha=0.8)
+            set_group(lines, index)
     axes[1].set_title("deficit so far, nats a token")
     add_bits_axis(axes[1])
     axes[1].set_xlabel("epoch")
@@ -238,12 +249,16 @@ def training_chart(part: ComparedRuns) -> str | None:
         return None
     figure, axes = pyplot.subplots(1, 2, figsize=(WIDTH, 2.6), layout="constrained")
     titles = {"nll": "training NLL, nats a token", "tokens_per_sec": "target tokens/s"}
+    points = points_a_curve(2 * len(part.runs))
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
         for index, group in enumerate(part.groups):
             for run in group.runs:
                 y_R = _smooth(run.train[key])
                 if len(y_R):
-                    lines = ax.plot(run.train["epoch"], y_R, color=group_colour(index), lw=1.2, alpha=0.85)
+                    drawn = drawn_points(y_R, points)
+                    lines = ax.plot(
+                        run.train["epoch"][drawn], y_R[drawn], color=group_colour(index), lw=1.2, alpha=0.85
+                    )
                     set_group(lines, index)
         ax.set_title(title)
         ax.set_xlabel("epoch")

@@ -1,5 +1,6 @@
 """Groups of runs and their differences to a baseline, with significance."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from mnmt_ds.evaluation.comparability import Reasons, unlike_translations
 from mnmt_ds.evaluation.report import read_lines
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import Difference, paired_bootstrap, welch_t_test
+from mnmt_ds.reporting.kept_bootstraps import KeptBootstraps, kept_or_new
 from mnmt_ds.reporting.metrics import metrics_of_run
 from mnmt_ds.reporting.runs import Run, train_sizes
 from mnmt_ds.reporting.unlike import TRAINING, Footnotes, unlike_runs
@@ -138,22 +140,27 @@ def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
     ]
 
 
-def compare_groups(groups: Sequence[RunGroup], score: ScoreSettings, name: str = "") -> ComparedRuns:
+def compare_groups(
+    groups: Sequence[RunGroup], score: ScoreSettings, name: str = "", kept: KeptBootstraps | None = None
+) -> ComparedRuns:
     """Compares groups with the first of them.
 
     Args:
         groups: the first is the baseline.
         score: resamples, seed and BLEU tokenizer of the bootstrap.
         name: of the study's condition; empty where there is one part.
+        kept: bootstraps that were made before; new ones are added.
 
     Returns:
         The groups with their differences over sentences and over seeds.
     """
     part = ComparedRuns(name, groups, train_sizes([run for group in groups for run in group.runs]), {}, {}, score)
-    return part._replace(bootstraps=bootstrap_against_baseline(part), t_tests=t_tests_against_baseline(part))
+    return part._replace(bootstraps=bootstrap_against_baseline(part, kept), t_tests=t_tests_against_baseline(part))
 
 
-def bootstrap_against_baseline(part: ComparedRuns) -> dict[str, dict[str, dict[str, Difference]]]:
+def bootstrap_against_baseline(
+    part: ComparedRuns, kept: KeptBootstraps | None = None
+) -> dict[str, dict[str, dict[str, Difference]]]:
     """Compares the translations of each group with those of the baseline by paired bootstrap.
 
     Over several seeds, the i-th run of one group is held against the i-th of the other. BLEU is by the tokenizer that
@@ -161,6 +168,7 @@ def bootstrap_against_baseline(part: ComparedRuns) -> dict[str, dict[str, dict[s
 
     Args:
         part: compared runs.
+        kept: bootstraps that were made before; new ones are added.
 
     Returns:
         {label: {"bleu" or "chrf": {pair or "macro": difference}}}, over the pairs whose scores are comparable in all
@@ -185,8 +193,11 @@ def bootstrap_against_baseline(part: ComparedRuns) -> dict[str, dict[str, dict[s
             tokenizers = {
                 pair: facts["bleu_tokenizer"] for pair, facts in evaluated.items() if "bleu_tokenizer" in facts
             }
-            all_differences = paired_bootstrap(ours, theirs, shared, part.score, tokenizers)
-            kept = {
+            all_differences = kept_or_new(
+                kept or KeptBootstraps({}, {}), [ours, theirs, shared, tokenizers, part.score.model_dump(mode="json")],
+                functools.partial(paired_bootstrap, ours, theirs, shared, part.score, tokenizers),
+            )  # fmt: skip
+            comparable = {
                 metric: {
                     pair: difference
                     for pair, difference in rows.items()
@@ -194,7 +205,7 @@ def bootstrap_against_baseline(part: ComparedRuns) -> dict[str, dict[str, dict[s
                 }
                 for metric, rows in all_differences.items()
             }
-            differences[group.label] = {metric: rows for metric, rows in kept.items() if rows}
+            differences[group.label] = {metric: rows for metric, rows in comparable.items() if rows}
     return {label: rows for label, rows in differences.items() if rows}
 
 

@@ -24,8 +24,11 @@ from mnmt_ds.reporting.drawing import (
     set_group,
     to_svg,
 )
+from mnmt_ds.reporting.many_pairs import CELLS_AS_SHAPES, drawn_points, points_a_curve
 from mnmt_ds.reporting.runs import Run, Series
 
+MOST_TICKS = 100
+"""Replacements of a teacher that are drawn in a row, about."""
 EXCESS_COLOURS = LinearSegmentedColormap.from_list("excess", ["#f4f7fb", "#9fc3dd", "#3d7fb1", "#173f6b", "#0a1a33"])
 AGE_COLOURS = LinearSegmentedColormap.from_list("age", ["#fde3c3", "#f5a259", "#d1562b", "#7c2413"])
 
@@ -47,13 +50,14 @@ def dev_loss_curves(part: ComparedRuns) -> str | None:
     if not pairs:
         return None
     columns = _panels_a_row(len(pairs) + 1)
+    points = points_a_curve(len(part.runs) * (len(pairs) + 1))
     figure, axes = make_panels(len(pairs) + 1, columns, WIDTH / columns, 2.35, sharex=True)
     for ax, pair in zip(axes, [*pairs, None], strict=True):
         ax.set_title(
             pair_title(pair, part.sizes) if pair else "mean over pairs", fontweight="bold" if pair is None else "normal"
         )
         for index, group in enumerate(part.groups):
-            _draw_curves(ax, index, group, pair)
+            _draw_curves(ax, index, group, pair, points)
         _cut_start(ax, [_curve(run, pair) for run in part.runs])
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.margins(x=0.03)
@@ -78,13 +82,16 @@ def _curve(run: Run, pair: str | None) -> Series:
     return run.dev_losses.get(pair, np.full_like(run.mean_dev_loss_V, np.nan))
 
 
-def _draw_curves(ax: Axes, index: int, group: RunGroup, pair: str | None) -> None:
-    """A group's runs in one panel; marks of the first seed only."""
+def _draw_curves(ax: Axes, index: int, group: RunGroup, pair: str | None, points: int) -> None:
+    """A group's runs in one panel, thinned; marks of the first seed only."""
     runs = [run for run in group.runs if run.best_validation >= 0 and np.isfinite(_curve(run, pair)).any()]
     several, colour = len(runs) > 1, group_colour(index)
     for seed, run in enumerate(runs):
         loss_V = _curve(run, pair)
-        lines = ax.plot(run.epoch_V, loss_V, color=colour, lw=0.9 if several else 1.7, alpha=0.45 if several else 1)
+        drawn = drawn_points(loss_V, points)
+        lines = ax.plot(
+            run.epoch_V[drawn], loss_V[drawn], color=colour, lw=0.9 if several else 1.7, alpha=0.45 if several else 1
+        )
         set_group(lines, index)
         if several and seed:
             continue
@@ -99,7 +106,8 @@ def _draw_curves(ax: Axes, index: int, group: RunGroup, pair: str | None) -> Non
     if several:
         length = min(len(run.epoch_V) for run in runs)
         mean_V = np.mean([_curve(run, pair)[:length] for run in runs], 0)
-        set_group(ax.plot(runs[0].epoch_V[:length], mean_V, color=colour, lw=2), index)
+        drawn = drawn_points(mean_V, points)
+        set_group(ax.plot(runs[0].epoch_V[drawn], mean_V[drawn], color=colour, lw=2), index)
 
 
 def _cut_start(ax: Axes, curves: Sequence[Series]) -> None:
@@ -136,8 +144,9 @@ def excess_maps(part: ComparedRuns) -> str | None:
     for ax, group_run, excess_PV in zip(axes, validated_runs, excesses, strict=True):
         run = group_run.run
         image = ax.pcolormesh(
-            _edges(run.epoch_V), np.arange(len(pairs) + 1), excess_PV, cmap=EXCESS_COLOURS, vmin=0, vmax=top
-        )
+            _edges(run.epoch_V), np.arange(len(pairs) + 1), excess_PV, cmap=EXCESS_COLOURS, vmin=0, vmax=top,
+            rasterized=excess_PV.size > CELLS_AS_SHAPES // len(excesses),
+        )  # fmt: skip
         for row, pair in enumerate(pairs):
             if pair in run.dev_losses:
                 best_epoch = run.epoch_V[run.best_validation_of(pair)]
@@ -182,11 +191,12 @@ def switch_maps(part: ComparedRuns) -> str | None:
         age_PV = np.array([ages_of_run.get(pair, np.full_like(run.epoch_V, np.nan)) for pair in pairs])
         image = ax.pcolormesh(
             _edges(run.epoch_V), np.arange(len(pairs) + 1), np.ma.masked_invalid(age_PV), cmap=AGE_COLOURS, vmin=0,
-            vmax=top, edgecolors="white", linewidth=0.4,
+            vmax=top, edgecolors="white", linewidth=0.4, rasterized=age_PV.size > CELLS_AS_SHAPES // len(with_teachers),
         )  # fmt: skip
         for row, pair in enumerate(pairs):
             if pair in ages_of_run:
                 replaced = run.epoch_V[np.diff(run.pair_metrics[pair]["version"], prepend=-1) != 0]
+                replaced = replaced[:: 1 + len(replaced) // MOST_TICKS]
                 ax.plot(replaced, np.full(len(replaced), row + 0.5), "|", color=FAINT_COLOUR, ms=6, mew=1)
         _set_axes_of_map(ax, group_run, pairs, part.sizes, _last_epoch(with_teachers))
     figure.colorbar(image, ax=axes, label="teacher's age in epochs", shrink=0.8, pad=0.01)

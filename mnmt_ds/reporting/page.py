@@ -14,7 +14,9 @@ from mnmt_ds.reporting.comparison import ComparedRuns
 from mnmt_ds.reporting.drawing import group_colour, pair_name
 from mnmt_ds.reporting.formatting import format_difference, format_interval, format_number, format_p_value
 from mnmt_ds.reporting.gallery import Picture
+from mnmt_ds.reporting.many_pairs import notable_part
 from mnmt_ds.reporting.metrics import COMPARED_METRICS, METRIC_TITLES, ComparedMetric
+from mnmt_ds.reporting.pair_table import pair_table
 from mnmt_ds.reporting.run_settings import count_equal_settings, differing_settings
 from mnmt_ds.reporting.samples import sample_translations
 from mnmt_ds.reporting.sections import SECTIONS, PageSection
@@ -115,6 +117,7 @@ def part_values(part: ComparedRuns) -> dict[str, Any]:
         Values by their names in ``page.html``.
     """
     metrics = filled_metrics(summarise_groups(part.groups))
+    drawn = notable_part(part)
     recipes = [group.runs[0].recipe for group in part.groups]
     rows, footnotes = summary_rows(part)
     return dict(
@@ -123,7 +126,9 @@ def part_values(part: ComparedRuns) -> dict[str, Any]:
         run_count=len(part.runs),
         pair_count=len(part.sizes),
         groups=part.groups,
-        colours=[group_colour(i) for i in range(len(part.groups))],
+        drawn_groups=drawn.groups,
+        drawn_pair_count=len(drawn.sizes),
+        colours={group.label: group_colour(i) for i, group in enumerate(drawn.groups)},
         metrics=metrics,
         summary=rows,
         footnotes=[*footnotes, *text_notes(part.runs)],
@@ -135,11 +140,14 @@ def part_values(part: ComparedRuns) -> dict[str, Any]:
             for key, difference in differences.items()
         ],
         signatures=score_signatures(part.runs),
-        charts=_charts(part),
+        charts=_charts(drawn),
+        pair_table=pair_table(part),
         differing_settings=differing_settings(recipes),
         equal_setting_count=count_equal_settings(recipes),
         changes=change_table(part),
-        samples={pair_name(pair): samples for pair, samples in sample_translations(part.groups, [*part.sizes]).items()},
+        samples={
+            pair_name(pair): samples for pair, samples in sample_translations(drawn.groups, [*drawn.sizes]).items()
+        },
         all_metrics=COMPARED_METRICS,
         runs=[
             {**row, "cells": [format_number(row[metric.key], metric.digits) for metric in COMPARED_METRICS]}

@@ -273,8 +273,12 @@ def train_sizes(runs: Sequence[Run]) -> dict[str, int]:
     for run in runs:
         evaluated_pairs = (run.report or {}).get("pairs", {})
         limits = (run.recipe.get("data") or {}).get("max_train") or {}
+        prepared: Mapping[str, Any] | None = None
         for pair in run.pairs:
-            size = evaluated_pairs.get(pair, {}).get("train_sentences") or _manifest_size(run, pair)
+            size = evaluated_pairs.get(pair, {}).get("train_sentences")
+            if not size:
+                prepared = _manifest_pairs(run) if prepared is None else prepared
+                size = _manifest_size(prepared, pair)
             size = size or (limits.get(pair) if isinstance(limits, Mapping) else 0)
             sizes[pair] = max(sizes.get(pair, 0), int(size or 0))
     return dict(sorted(sizes.items(), key=lambda item: item[1]))
@@ -292,25 +296,32 @@ def is_running(run: Path) -> bool:
     return is_locked(run / LOCK)
 
 
-def _manifest_size(run: Run, pair: str) -> int:
-    """Training sentences by the prepared corpus; 0 where it is not there."""
-    directory = data_directory(run.directory)
+def _manifest_pairs(run: Run) -> Mapping[str, Any]:
+    """What the prepared corpus says of its pairs; empty where it is not there."""
+    directory = data_directory(run.directory, run.recipe)
     try:
         manifest = read_checked_json(directory / "manifest.json") if directory else {}
     except OSError:
-        return 0
+        return {}
     except ValueError as error:
         raise UserError(f"{directory}/manifest.json: not readable ({error}); run mnmt-ds prepare again") from None
+    pairs = manifest.get("pairs") if isinstance(manifest, dict) else None
+    return pairs if isinstance(pairs, dict) else {}
+
+
+def _manifest_size(pairs: Mapping[str, Any], pair: str) -> int:
+    """Training sentences of a pair; 0 where the manifest does not say."""
     try:
-        return int(manifest["pairs"][pair]["splits"]["train"]["sentences"])
-    except (KeyError, TypeError):
+        return int(pairs[pair]["splits"]["train"]["sentences"])
+    except (KeyError, TypeError, ValueError):
         return 0
 
 
 def _pairs(valid: Sequence[Record], recipe: Mapping[str, Any]) -> tuple[str, ...]:
     """The recipe's pairs, then any others that were validated."""
     in_recipe = (recipe.get("data") or {}).get("pairs") or []
-    names = {metric_keys.VALID_LOSS.name_in(key) for record in valid for key in record}
+    keys = {key for record in valid for key in record}
+    names = {metric_keys.VALID_LOSS.name_in(key) for key in keys}
     logged = {name for name in names if name is not None and "-" in name}
     named = [pair for pair in (in_recipe if isinstance(in_recipe, list) else []) if isinstance(pair, str)]
     return tuple(dict.fromkeys([*named, *sorted(logged)]))

@@ -8,6 +8,7 @@ from mnmt_ds.files import write_together
 from mnmt_ds.reporting.comparison import ComparedRuns, compare_groups, group_runs
 from mnmt_ds.reporting.frontier import find_experiments, frontier_markdown
 from mnmt_ds.reporting.gallery import read_pictures
+from mnmt_ds.reporting.kept_bootstraps import BOOTSTRAPS, KeptBootstraps, read_bootstraps
 from mnmt_ds.reporting.page import render_page
 from mnmt_ds.reporting.runs import Run, read_run, student_directories
 from mnmt_ds.reporting.summary import score_signatures, summary_markdown
@@ -28,7 +29,10 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     """
     settings, directory = study.settings, study.settings.directory / "report"
     done = [entry for entry in study.entries if is_complete(study, entry)]
-    compared = [part for name in settings.conditions or ("",) if (part := _compared(study, name, done)) is not None]
+    kept = read_bootstraps(directory)
+    compared = [
+        part for name in settings.conditions or ("",) if (part := _compared(study, name, done, kept)) is not None
+    ]
     if not compared:
         return None
     tables = all_tables(compared)
@@ -43,6 +47,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
         {
             **{directory / f"{table.name}.csv": table_csv(table) for table in tables},
             directory / "study.md": "\n\n".join(text for text in texts if text) + "\n",
+            directory / BOOTSTRAPS: kept.text(),
             directory / "study.html": render_page(
                 settings.title, compared, tables, "study", read_pictures([directory])
             ),
@@ -99,7 +104,7 @@ def missing_runs(study: Study, done: Sequence[StudyEntry], failed: Mapping[Path,
     ]
 
 
-def _compared(study: Study, condition: str, done: Sequence[StudyEntry]) -> ComparedRuns | None:
+def _compared(study: Study, condition: str, done: Sequence[StudyEntry], kept: KeptBootstraps) -> ComparedRuns | None:
     """A condition's groups (the baseline first), their differences, tests over seeds, and how they were scored."""
     base = study.baseline(condition)
     entries = sorted(
@@ -109,7 +114,7 @@ def _compared(study: Study, condition: str, done: Sequence[StudyEntry]) -> Compa
     if not runs:
         return None
     score = ScoreSettings.model_validate({**(runs[0].report or {}).get("score", {}), "samples": study.settings.samples})
-    return compare_groups(group_runs(runs), score, condition)
+    return compare_groups(group_runs(runs), score, condition, kept)
 
 
 def _sort_key(study: Study, entry: StudyEntry, base: str) -> tuple[bool, int, int]:

@@ -1,13 +1,15 @@
 """Scores by hand and against sacreBLEU's public interface; the bootstrap's properties."""
 
 import math
+import zlib
 
 import numpy as np
 import pytest
 import sacrebleu
 
 from mnmt_ds.errors import UserError
-from mnmt_ds.evaluation import scores
+from mnmt_ds.evaluation import resampling, scores
+from mnmt_ds.evaluation.resampling import SCORES_OF_SUMS, resampled_sums
 from mnmt_ds.evaluation.scores import ScoreSettings, bleu_tokenizer, resource_class, score_pair
 from mnmt_ds.evaluation.significance import (
     Difference,
@@ -106,8 +108,37 @@ def test_bootstrap_resamples_sum_to_corpora() -> None:
     """With one sentence every resample is the corpus itself."""
     settings = ScoreSettings(samples=7)
     own, other = scores.bleu(HYPOTHESES[:1], REFERENCES[:1], "13a"), scores.bleu(REFERENCES[:1], REFERENCES[:1], "13a")
-    samples = resampled_differences(own, other, "bleu", "13a", settings, "x-en")
+    samples = resampled_differences(own, other, "bleu", settings, "x-en")
     assert samples == pytest.approx([own.value - 100] * 7)
+
+
+def test_scores_of_many_sums_are_sacrebleus() -> None:
+    """Also where an order has no match, a sentence is too short for an order, or a side is empty."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(0, 12, (500, 2))
+    bleu_RK, chrf_RK = np.zeros((500, 10)), np.zeros((500, 18))
+    bleu_RK[:, :2] = lengths
+    for order in range(4):
+        bleu_RK[:, 6 + order] = np.maximum(lengths[:, 0] - order, 0)
+        bleu_RK[:, 2 + order] = generator.integers(0, bleu_RK[:, 6 + order] + 1) * (generator.random(500) < 0.8)
+    for order in range(6):
+        sizes = np.maximum(lengths - order, 0)
+        chrf_RK[:, 3 * order : 3 * order + 2] = sizes
+        chrf_RK[:, 3 * order + 2] = generator.integers(0, sizes.min(1) + 1)
+    for metric, stats_RK in (("bleu", bleu_RK), ("chrf", chrf_RK)):
+        expected = [scores.score_from_statistics(metric, stats_K) for stats_K in stats_RK]
+        np.testing.assert_allclose(SCORES_OF_SUMS[metric](stats_RK), expected, rtol=1e-12, atol=1e-12)
+        assert np.ptp(expected) > 50 and 0 in expected
+
+
+def test_resamples_are_drawn_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of them is held at once."""
+    stats_NK = np.arange(40.0).reshape(20, 2)
+    generator = np.random.default_rng([3, zlib.crc32(b"x-en")])
+    expected = [stats_NK[generator.integers(20, size=20)].sum(0) for _ in range(7)]
+    assert resampled_sums(stats_NK, 7, 3, "x-en").tolist() == np.array(expected).tolist()
+    monkeypatch.setattr(resampling, "CHUNK", 50)
+    assert resampled_sums(stats_NK, 7, 3, "x-en").tolist() == np.array(expected).tolist()
 
 
 def test_bootstrap() -> None:

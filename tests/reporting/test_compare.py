@@ -172,8 +172,8 @@ def test_page_is_whole_and_offline(page: Path) -> None:
     assert [fetched for fetched in reader.fetched if not fetched.startswith("image data:image/png")] == []
     assert "url(http" not in text and "@import" not in text
     assert reader.sections == [
-        "summary", "curves", "convergence", "deficit", "bleu", "chrf", "teachers", "shares", "training", "settings",
-        "samples", "runs",
+        "summary", "curves", "convergence", "deficit", "bleu", "chrf", "teachers", "shares", "training", "pairs",
+        "settings", "samples", "runs",
     ]  # fmt: skip
     assert reader.groups == {"g0", "g1"}, "both experiments that have curves can be dimmed"
     for unit in ("nats a token", "bits a token", "dev loss (nats)", "dev loss (bits)", "deficit (bits)"):
@@ -215,7 +215,7 @@ def test_one_plain_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert f"no test scores of {run}" in out
     reader = Reader()
     reader.feed((tmp_path / "out" / "compare.html").read_text())
-    assert reader.sections == ["summary", "curves", "convergence", "deficit", "shares", "training", "runs"]
+    assert reader.sections == ["summary", "curves", "convergence", "deficit", "shares", "training", "pairs", "runs"]
 
 
 def test_a_moving_distribution_is_drawn(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Bootstraps that an earlier report made: kept beside it, by the digest of all that they depend on."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnmt_ds.evaluation.significance import Difference
+from mnmt_ds.file_integrity import read_checked_json, with_checksum
+
+BOOTSTRAPS = "bootstraps.json"
+"""Name of the file beside a report."""
+_ByDigest = dict[str, Any]
+"""{digest: {"bleu" or "chrf": {pair or "macro": [delta, low, high, p]}}}."""
+
+
+class KeptBootstraps(NamedTuple):
+    """Bootstraps by the digest of what they depend on."""
+
+    before: _ByDigest
+    """Of an earlier report."""
+    used: _ByDigest
+    """Of this one: what is kept for the next."""
+
+    def text(self) -> str:
+        """Gives the file that keeps what was used.
+
+        Returns:
+            JSON with a checksum.
+        """
+        return json.dumps(with_checksum(self.used))
+
+
+def read_bootstraps(report: Path) -> KeptBootstraps:
+    """Reads what an earlier report kept.
+
+    Args:
+        report: the report's directory.
+
+    Returns:
+        The bootstraps; none where there is no file, or none that can be trusted: they are made anew.
+    """
+    try:
+        kept = read_checked_json(report / BOOTSTRAPS)
+    except (OSError, ValueError):
+        kept = {}
+    return KeptBootstraps(kept, {})
+
+
+def kept_or_new(
+    kept: KeptBootstraps, depends_on: Any, make: Callable[[], Mapping[str, Mapping[str, Difference]]]
+) -> dict[str, dict[str, Difference]]:
+    """Looks a bootstrap up, or makes and keeps it.
+
+    Args:
+        kept: those there are; a new one is added.
+        depends_on: texts and settings, as JSON has them.
+        make: makes the bootstrap.
+
+    Returns:
+        Differences by metric and pair.
+    """
+    version = importlib.metadata.version("sacrebleu")
+    digest = hashlib.sha256(json.dumps([version, depends_on], sort_keys=True).encode()).hexdigest()
+    rows = kept.before.get(digest)
+    if rows is None:
+        rows = {metric: {pair: list(row) for pair, row in by_pair.items()} for metric, by_pair in make().items()}
+    kept.used[digest] = rows
+    return {metric: {pair: Difference(*row) for pair, row in by_pair.items()} for metric, by_pair in rows.items()}

@@ -1,0 +1,136 @@
+"""What a page draws of many language pairs: the ones that stand out; and of many validations: as many as can be seen.
+
+Shape letters: V validations of a run.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
+from mnmt_ds.reporting.runs import Series
+from mnmt_ds.reporting.summary import summarise_groups
+
+PAIRS_DRAWN = 31
+"""Of more pairs a chart draws these; with the mean over pairs the curves are 32 panels."""
+GROUPS_DRAWN = 12
+"""Of more experiments, too; there are eight colours."""
+POINTS_DRAWN = 60_000
+"""Points of all curves of a chart."""
+LEAST_POINTS, MOST_POINTS = 30, 400
+"""Points of one curve."""
+CELLS_AS_SHAPES = 2_000
+"""Of more cells a heat map is a picture, not a shape a cell."""
+
+
+def notable_pairs(part: ComparedRuns, most: int = PAIRS_DRAWN) -> list[str]:
+    """Picks the pairs that a reader would look for first.
+
+    Half of them have the largest deficit in any experiment; the others, where there are test scores, are those whose
+    BLEU lies farthest from the baseline's, up and down.
+
+    Args:
+        part: compared runs.
+        most: how many.
+
+    Returns:
+        All pairs where there are no more than ``most``; else as many, in the order of ``part.sizes``.
+    """
+    if len(part.sizes) <= most:
+        return [*part.sizes]
+    runs = [group.runs[0] for group in part.groups]
+    deficits = [run.deficits() for run in runs]
+    deficit = {pair: max((values.get(pair, 0.0) for values in deficits), default=0.0) for pair in part.sizes}
+    bleu = [{pair: scores["bleu"] for pair, scores in (run.report or {}).get("pairs", {}).items()} for run in runs]
+    moved = {
+        pair: max((abs(scores[pair] - bleu[0][pair]) for scores in bleu[1:] if pair in scores), default=0.0)
+        if pair in bleu[0]
+        else 0.0
+        for pair in part.sizes
+    }
+    by_deficit, by_bleu = (sorted(part.sizes, key=lambda pair: -figure[pair]) for figure in (deficit, moved))
+    chosen = dict.fromkeys(by_deficit[: most // 2])
+    for pair in by_bleu if any(moved.values()) else by_deficit:
+        if len(chosen) == most:
+            break
+        chosen[pair] = None
+    return [pair for pair in part.sizes if pair in chosen]
+
+
+def notable_groups(part: ComparedRuns, most: int = GROUPS_DRAWN) -> list[RunGroup]:
+    """Picks the experiments that charts draw: the baseline, and of the others those with the lowest dev loss.
+
+    Args:
+        part: compared runs.
+        most: how many.
+
+    Returns:
+        All where there are no more than ``most``; else as many, in the order of ``part.groups``.
+    """
+    if len(part.groups) <= most:
+        return [*part.groups]
+    losses = [summary.mean["dev"] for summary in summarise_groups(part.groups)]
+    order = sorted(range(1, len(losses)), key=lambda i: (not np.isfinite(losses[i]), losses[i]))
+    chosen = {0, *order[: most - 1]}
+    return [group for i, group in enumerate(part.groups) if i in chosen]
+
+
+def notable_part(part: ComparedRuns) -> ComparedRuns:
+    """Leaves what charts draw in a part: of many pairs and experiments those that stand out.
+
+    Args:
+        part: compared runs.
+
+    Returns:
+        The part; its runs, and their sums and means over pairs, are the same.
+    """
+    part = part._replace(groups=notable_groups(part))
+    return part._replace(sizes={pair: part.sizes[pair] for pair in notable_pairs(part)})
+
+
+def points_a_curve(curves: int) -> int:
+    """Says how many points a curve gets in a chart of many.
+
+    Args:
+        curves: curves of the chart.
+
+    Returns:
+        Points of each.
+    """
+    return int(np.clip(POINTS_DRAWN // max(1, curves), LEAST_POINTS, MOST_POINTS))
+
+
+def drawn_points(values_V: Series, most: int) -> np.ndarray:
+    """Thins a curve for drawing: of each stretch of neighbours the lowest and the highest point stay, and both ends.
+
+    Args:
+        values_V: the curve; nan where it has no value.
+        most: points that stay, about.
+
+    Returns:
+        Indices of the points, ascending.
+    """
+    count = len(values_V)
+    if count <= most:
+        return np.arange(count)
+    edges = np.linspace(0, count, max(2, most // 2) + 1).astype(np.int64)
+    kept = {0, count - 1}
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        stretch = values_V[first:last]
+        if np.isfinite(stretch).any():
+            kept |= {int(first + np.nanargmin(stretch)), int(first + np.nanargmax(stretch))}
+    return np.array(sorted(kept), np.int64)
+
+
+def deficit_of_others(deficits: Mapping[str, float], pairs: Sequence[str]) -> float:
+    """Sums the deficit of the pairs that are not drawn.
+
+    Args:
+        deficits: by pair.
+        pairs: those that are drawn.
+
+    Returns:
+        In the unit of the deficits; 0.0 where all are drawn.
+    """
+    drawn = set(pairs)
+    return sum((deficit for pair, deficit in deficits.items() if pair not in drawn), start=0.0)
