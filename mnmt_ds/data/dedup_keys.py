@@ -18,12 +18,27 @@ AMOUNT = re.compile(
 """Amounts of money and percentages of ordinary text that look like placeholders."""
 
 
+_NON_JOINER = "\u200c"
+"""Stands between the parts of a Persian word where others write a space."""
+_UNSEEN_MARKS = re.compile("[\u034f\u0640\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Letters and marks that change no word: a grapheme joiner, the Arabic tatweel, variation selectors."""
+
+
 class _LettersOnly(dict[int, str]):
-    """Table for ``str.translate``: letters and combining marks stay, anything else becomes a space."""
+    """Table for ``str.translate``: letters and combining marks stay, anything else becomes a space.
+
+    What is not seen goes without one: soft hyphens, zero-width spaces, joiners and marks of direction are in one
+    edition of a text and not in another.
+    """
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        self[code] = kept = character if unicodedata.category(character)[0] in "LM" else " "
+        category = unicodedata.category(character)
+        if (category == "Cf" and character != _NON_JOINER) or _UNSEEN_MARKS.match(character):
+            kept = ""
+        else:
+            kept = character if category[0] in "LM" else " "
+        self[code] = kept
         return kept
 
 
@@ -40,8 +55,8 @@ def normalise_key(text: str) -> str:
         text: a sentence.
 
     Returns:
-        Lower case without placeholders, punctuation and digits, words one space apart; the text itself in lower case
-        where nothing of it is left.
+        Lower case without placeholders, punctuation, digits and characters that are not seen, words one space apart;
+        the text itself in lower case where nothing of it is left.
     """
     bare = PLACEHOLDER.sub(" ", text).lower() if "%" in text or "{" in text or "$" in text else text.lower()
     words = unicodedata.normalize("NFKC", bare).translate(_LETTERS)

@@ -18,6 +18,9 @@ from mnmt_ds.data.dedup_keys import find_placeholders, hash64, normalise_key
         ("मेनू %s", "मेनू"),
         ("%d:%d", "%d:%d"),
         ("42.", "42."),
+        ("\ufeffhy\u00adphen\u200bated w\u2060or\u200ed\ufe0f", "hyphenated word"),
+        ("ប្រទេស\u200bកម្ពុជា", "ប្រទេសកម្ពុជា"),
+        ("سـلام می\u200cخواهم", "سلام می خواهم"),
     ],
 )
 def test_normalised(text: str, key: str) -> None:
