@@ -119,6 +119,8 @@ def replacing(path: Path) -> Iterator[Path]:
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
         if target.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        if target.is_dir():  # also what has no name: "" and "."
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
@@ -345,6 +347,9 @@ def sync(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise  # some network file systems flush directories by themselves, and say EINVAL when they are asked
         finally:
             os.close(descriptor)
 
@@ -379,7 +384,8 @@ def lock(path: Path, wait: bool = False) -> IO[str]:
     """
     file = path.open("w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with errors_naming(path):
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:
         file.close()
         raise

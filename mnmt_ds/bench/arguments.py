@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.config import parse_yaml
+from mnmt_ds.config.paths import path_option
 from mnmt_ds.config.ranges import number_option
 from mnmt_ds.models.settings import ModelSettings
 
@@ -20,7 +21,7 @@ def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
         parser: the benchmark's parser.
         default: path of the recipe that is measured where none is given.
     """
-    parser.add_argument("recipe", type=Path, nargs="?", default=Path(default))
+    parser.add_argument("recipe", type=path_option, nargs="?", default=Path(default))
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
 
 
@@ -45,7 +46,7 @@ def add_random_training(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=number_option(int, ge=1), default=512, help="padded tokens of a micro-batch"
     )
     parser.add_argument("--vocabulary", type=number_option(int, ge=1), default=4000)
-    parser.add_argument("--deepspeed", type=Path, default=Path("ds_configs/zero1.json"))
+    parser.add_argument("--deepspeed", type=path_option, default=Path("ds_configs/zero1.json"))
     shape = " ".join(f"{name}={value}" for name, value in SMALL_MODEL.items())
     parser.add_argument("model", nargs="*", metavar="a=b", help=f"model settings (default: {shape})")
 
@@ -69,7 +70,7 @@ def add_output(parser: argparse.ArgumentParser, benchmark: str) -> None:
         benchmark: name of the benchmark.
     """
     where = f"runs/bench/{benchmark}-DATE-DEVICE.json"
-    parser.add_argument("--out", type=Path, help=f"JSON result file; default: {where}")
+    parser.add_argument("--out", type=path_option, help=f"JSON result file; default: {where}")
 
 
 def add_rank_result(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def add_rank_result(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the benchmark's parser.
     """
-    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=path_option, help=argparse.SUPPRESS)
 
 
 def model_settings(words: Sequence[str]) -> ModelSettings:

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds
 from mnmt_ds.bench.measuring import rotated, seconds_of, set_threads
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.config.paths import path_option
 from mnmt_ds.config.ranges import number_option
 
 if TYPE_CHECKING:  # imported when the benchmark runs: DeepSpeed takes seconds
@@ -49,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sentences", type=number_option(int, ge=1), default=5_000_000, help="sentence pairs (default: 5,000,000)"
     )
     parser.add_argument(
-        "--place", type=Path, help="directory on the disk that is measured (default: the system's temporary directory)"
+        "--place",
+        type=path_option,
+        help="directory on the disk that is measured (default: the system's temporary directory)",
     )
     add_output(parser, "checks")
 

@@ -19,6 +19,7 @@ from typing import Any
 from mnmt_ds.bench.arguments import add_output
 from mnmt_ds.bench.measuring import set_threads
 from mnmt_ds.bench.publish import publish
+from mnmt_ds.config.paths import path_option
 from mnmt_ds.config.ranges import number_option
 from mnmt_ds.errors import UserError
 
@@ -46,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number("--batches-per-update", 4, "micro-batches of an update")
     number("--updates", 3, "updates that are timed; one more warms up")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of both (default: bf16)")
-    parser.add_argument("--deepspeed", type=Path, default=Path("ds_configs/zero1.json"))
+    parser.add_argument("--deepspeed", type=path_option, default=Path("ds_configs/zero1.json"))
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS), help="what is measured")
     add_output(parser, "finetune")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=path_option, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ from mnmt_ds.bench.loss_baselines import (
     teacher_entropy,
 )
 from mnmt_ds.bench.measuring import seconds_of_device
+from mnmt_ds.config.paths import path_option
 from mnmt_ds.config.ranges import number_option
 from mnmt_ds.distributed import uses_gpu
 from mnmt_ds.errors import UserError
@@ -72,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="TFLOP/s of the machine, for the share of the floor",
     )
-    parser.add_argument("--results", type=Path, default=None, help="directory of the dated result file; default: none")
+    parser.add_argument(
+        "--results", type=path_option, default=None, help="directory of the dated result file; default: none"
+    )
     parser.add_argument("--peak", metavar="PEER", help=argparse.SUPPRESS)  # a child that measures one peer's memory
 
 

@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnmt_ds.config.paths import path_option
+
 if TYPE_CHECKING:
     from mnmt_ds.analysis.analyses import AnalysisSettings
 
@@ -31,13 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from mnmt_ds.config.ranges import number_option
 
     parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, shown beside each other")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="for pictures and numbers (default: RUN/analysis)"
+        "runs", type=path_option, nargs="+", metavar="RUN", help="run directories, shown beside each other"
+    )
+    parser.add_argument(
+        "-o", "--output", type=path_option, metavar="DIR", help="for pictures and numbers (default: RUN/analysis)"
     )
     parser.add_argument("--checkpoint", default="best", help="best, best_<pair>, last… (default: %(default)s)")
     parser.add_argument("--task", choices=("translation", "cd"), default="translation", help="whose loss")
-    parser.add_argument("--data", type=Path, help="prepared corpus (default: the recipe's)")
+    parser.add_argument("--data", type=path_option, help="prepared corpus (default: the recipe's)")
     parser.add_argument(
         "--batches", type=number_option(int, ge=1), default=500, help="random batches a language (default: %(default)s)"
     )

@@ -4,9 +4,9 @@ import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from mnmt_ds.config.paths import path_option
 from mnmt_ds.files import write_together
 
 HELP = "table and offline HTML page about several runs"
@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from mnmt_ds.config.ranges import setting_option
     from mnmt_ds.evaluation.scores import ScoreSettings
 
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories; the first is the baseline")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument(
+        "runs", type=path_option, nargs="+", metavar="RUN", help="run directories; the first is the baseline"
+    )
+    parser.add_argument("-o", "--output", type=path_option, required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--checkpoint", default="best", help="whose evaluation is shown (default: %(default)s)")
     parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
     parser.add_argument(

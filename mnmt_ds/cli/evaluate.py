@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.cli.translate import add_search_arguments, open_model, processes, search_settings
+from mnmt_ds.config.paths import path_option
 
 HELP = "BLEU and chrF of a run, per language pair, also against another run"
 
@@ -19,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from mnmt_ds.evaluation.scores import TOKENIZERS, ScoreSettings
 
     default = ScoreSettings()
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("directory", type=path_option, metavar="RUN", help="run directory")
     parser.add_argument("--checkpoint", default="best", help="best, best_<pair>, last… (default: %(default)s)")
     parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
     parser.add_argument("--pairs", help="bs-en,mr-en… (default: the run's)")
-    parser.add_argument("--data", type=Path, help="prepared corpus (default: the recipe's)")
-    parser.add_argument("--against", type=Path, metavar="RUN", help="paired bootstrap against another evaluated run")
+    parser.add_argument("--data", type=path_option, help="prepared corpus (default: the recipe's)")
+    parser.add_argument(
+        "--against", type=path_option, metavar="RUN", help="paired bootstrap against another evaluated run"
+    )
     parser.add_argument("--against-checkpoint", metavar="NAME", help="its checkpoint (default: as --checkpoint)")
     parser.add_argument("--tokenizers", default=",".join(default.tokenizers),
                         help=f"BLEU tokenizers, the first is the main one: {', '.join(TOKENIZERS)}")  # fmt: skip

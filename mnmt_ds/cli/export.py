@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnmt_ds.config.paths import path_option
+
 if TYPE_CHECKING:
     from mnmt_ds.decoding.loading import Translator
 
@@ -18,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
-    parser.add_argument("out", type=Path, help="directory to write")
+    parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
+    parser.add_argument("out", type=path_option, help="directory to write")
     parser.add_argument(
         "--format", choices=("transformers", "ctranslate2"), default="transformers", help="default: %(default)s"
     )
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pair whose tags become the files' defaults (default: the model's first; of M2M-100 and NLLB none)",
     )
     parser.add_argument(
-        "--restore", type=Path, metavar="BASE",
+        "--restore", type=path_option, metavar="BASE",
         help="of a model with a trimmed vocabulary: the model that it started from, whose other words are put back",
     )  # fmt: skip
 

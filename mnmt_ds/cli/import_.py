@@ -1,7 +1,8 @@
 """Make a model directory of a pretrained model: M2M-100 or NLLB-200 as transformers keeps them, or a run's best."""
 
 import argparse
-from pathlib import Path
+
+from mnmt_ds.config.paths import path_option
 
 HELP = "make a model directory of M2M-100, NLLB-200 or a run"
 
@@ -12,8 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    parser.add_argument("model", type=Path, help="transformers directory (config.json, safetensors), model or run")
-    parser.add_argument("out", type=Path, help="model directory to write")
+    parser.add_argument(
+        "model", type=path_option, help="transformers directory (config.json, safetensors), model or run"
+    )
+    parser.add_argument("out", type=path_option, help="model directory to write")
 
 
 def run(args: argparse.Namespace) -> int:

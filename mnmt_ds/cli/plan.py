@@ -1,8 +1,9 @@
 """Say what a recipe will need before it runs: parameters, memory a rank, layouts that fit, passes over data, hours."""
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from mnmt_ds.config.paths import path_option
 
 HELP = "say what a recipe will need: memory, layouts that fit, passes, hours"
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from mnmt_ds.config.ranges import number_option
 
-    parser.add_argument("recipe", type=Path, help="YAML recipe; its corpus must be prepared")
+    parser.add_argument("recipe", type=path_option, help="YAML recipe; its corpus must be prepared")
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument(
         "--devices",

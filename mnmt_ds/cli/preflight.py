@@ -1,7 +1,8 @@
 """Check every node of a job before it starts: versions, data, disk, GPUs, run directory; build native code on each."""
 
 import argparse
-from pathlib import Path
+
+from mnmt_ds.config.paths import path_option
 
 HELP = "check every node of a job and build native code on each"
 
@@ -14,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from mnmt_ds.config.ranges import number_option
 
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("recipe", type=path_option, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
-    parser.add_argument("-H", "--hostfile", type=Path, help="lines HOST slots=N; default: this node alone")
+    parser.add_argument("-H", "--hostfile", type=path_option, help="lines HOST slots=N; default: this node alone")
     parser.add_argument("--launcher", default="pdsh", help="slurm: reach nodes by srun; otherwise by ssh")
     parser.add_argument("--ssh-port", "--ssh_port", type=number_option(int, ge=1, le=65_535), help="default: ssh's own")
     parser.add_argument("--rehash", action="store_true", help="read all prepared data again and compare its hashes")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnmt_ds.cli.printing import PrintAction
+from mnmt_ds.config.paths import path_option
 
 if TYPE_CHECKING:
     from mnmt_ds.study.plan import Study, StudyEntry
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from mnmt_ds.config.ranges import number_option
 
-    parser.add_argument("study", type=Path, help="YAML file of the study")
+    parser.add_argument("study", type=path_option, help="YAML file of the study")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="recipe settings for all runs, after the rows'"
     )
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", help="1,2,3: of every row (default: as the study says)")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, and what they need")
     parser.add_argument("--conditions", nargs="+", metavar="NAME", help="these of the study's conditions alone")
-    parser.add_argument("--directory", type=Path, help="for runs and report, instead of the study's")
+    parser.add_argument("--directory", type=path_option, help="for runs and report, instead of the study's")
     parser.add_argument("--dry-run", action="store_true", help="print the grid with the state of every run, do nothing")
     parser.add_argument("--report", action="store_true", help="train nothing; tables of what is complete")
     parser.add_argument(

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from mnmt_ds.cli.printing import PrintAction
+from mnmt_ds.config.paths import path_option
 
 HELP = "train a model as a recipe says"
 
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("recipe", type=path_option, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on from the run's newest good checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from mnmt_ds import files
+from mnmt_ds.config.paths import path_option
 from mnmt_ds.data.language_pairs import split_pair
 
 if TYPE_CHECKING:
@@ -33,12 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from mnmt_ds.config.ranges import number_option
 
-    parser.add_argument("model", type=Path, help="model directory (run/best, run/best_<pair>) or run")
+    parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument(
-        "files", type=Path, nargs="*", default=[], help="UTF-8 text, one sentence a line (default: standard input)"
+        "files",
+        type=path_option,
+        nargs="*",
+        default=[],
+        help="UTF-8 text, one sentence a line (default: standard input)",
     )
     parser.add_argument("--pair", required=True, help="source-target, such as bs-en")
-    parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
+    parser.add_argument("-o", "--output", type=path_option, help="file to write (default: standard output)")
     parser.add_argument(
         "--nbest",
         type=number_option(int, ge=0),

@@ -1,7 +1,8 @@
 """Check a recipe, all its text and what was prepared from it; list every fault, write nothing."""
 
 import argparse
-from pathlib import Path
+
+from mnmt_ds.config.paths import path_option
 
 HELP = "check a recipe and its text, write nothing"
 
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from mnmt_ds.config.ranges import number_option
 
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("recipe", type=path_option, help="YAML recipe")
     parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=c", help="settings that replace the recipe's")
     parser.add_argument(
         "--processes", type=number_option(int, ge=1, le=4096), help="worker processes (default: one for each processor)"

@@ -4,12 +4,13 @@ Each component's settings class stands beside the component; this package knows 
 """
 
 from mnmt_ds.config.loading import Loaded, dump, key_locations, load, load_with_faults
-from mnmt_ds.config.paths import FilePath, PathText
+from mnmt_ds.config.paths import FilePath, FilledPathText, PathText
 from mnmt_ds.config.settings import PaperDifference, Settings, merged
 from mnmt_ds.config.yaml_values import format_value, parse_yaml
 
 __all__ = [
     "FilePath",
+    "FilledPathText",
     "Loaded",
     "PaperDifference",
     "PathText",

@@ -1,5 +1,6 @@
-"""Paths in settings: ``~`` and ``$VARIABLES`` in them are expanded when a recipe is read."""
+"""Paths in settings and on command lines: ``~`` and ``$VARIABLES`` in them are expanded; none is empty."""
 
+import argparse
 import os
 import re
 from pathlib import Path
@@ -42,7 +43,44 @@ def expanded(value: Any) -> Any:
     return path
 
 
-FilePath = Annotated[Path, BeforeValidator(expanded)]
+def not_empty(value: Any) -> Any:
+    """Refuses an empty path, which would mean the present directory: a variable that is not set leaves one.
+
+    Args:
+        value: a path; what is none is given back, for pydantic to refuse.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: where it is empty.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is empty; name a path ('.' is the present directory)")
+    return value
+
+
+def path_option(text: str) -> Path:
+    """Reads a path of a command line, for argparse.
+
+    Args:
+        text: as it was given.
+
+    Returns:
+        The path, expanded as in recipes.
+
+    Raises:
+        ArgumentTypeError: where it is empty, or cannot be expanded.
+    """
+    try:
+        return Path(expanded(not_empty(text)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+FilePath = Annotated[Path, BeforeValidator(expanded), BeforeValidator(not_empty)]
 """A path in a recipe."""
 PathText = Annotated[str, BeforeValidator(expanded)]
 """A path in a recipe that may hold placeholders, or that stays text."""
+FilledPathText = Annotated[PathText, BeforeValidator(not_empty)]
+"""The same where no path is no choice."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mnmt_ds.config import FilePath, PathText, Settings
+from mnmt_ds.config import FilePath, FilledPathText, PathText, Settings
 from mnmt_ds.data.language_pairs import is_pair, reverse_pair, split_pair
 from mnmt_ds.data.readers.registry import READERS, describe_formats, formats_with_target_path
 
@@ -163,7 +163,7 @@ class TokenizerSettings(Settings):
 class DataSettings(Settings):
     """Everything that ``mnmt-ds prepare`` needs; paths are relative to the working directory."""
 
-    directory: PathText = "data"
+    directory: FilledPathText = "data"
     """Where the prepared corpus is."""
     pairs: tuple[str, ...] = Field(examples=[["bs-en", "mr-en"]])
     """Language pairs, source-target: a list, or "bs-en,mr-en"."""

@@ -1,5 +1,6 @@
 """Settings: file, line and remedy of every fault; what wins over what."""
 
+import argparse
 import json
 import re
 import time
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from mnmt_ds.cli.main import make_parser
 from mnmt_ds.config import dump, load, parse_yaml
+from mnmt_ds.config.paths import path_option
 from mnmt_ds.config.sections import sections
 from mnmt_ds.engine.recipe import Recipe, resolved_method, students_of
 from mnmt_ds.engine.settings import TrainSettings
@@ -377,6 +380,33 @@ def test_every_path_is_one_that_is_expanded() -> None:
         for name, field in kind.model_fields.items():
             if "Path" in str(field.annotation) or names.search(name):
                 assert "expanded" in f"{field.annotation}{field.metadata}", f"{kind.__name__}.{name}: take FilePath"
+
+
+def test_paths_of_command_lines_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a quoted word or ``--output=~/x`` comes; a variable that is not set leaves an empty one."""
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = make_parser()
+    for words in (["export", "~/m", "~/o"], ["compare", "-o=~/o", "~/m"], ["translate", "~/m", "--pair=a-b", "-o=~/o"]):
+        given = vars(parser.parse_args(words))
+        assert given.get("output", given.get("out")) == Path("/home/me/o")
+        assert given.get("model", (given.get("runs") or [None])[0]) == Path("/home/me/m")
+    for bad in ("", "  ", "$NOT_SET_AT_ALL/x", "~nobody-x/y"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            path_option(bad)
+
+
+def test_every_path_of_a_command_line_is_one_that_is_expanded() -> None:
+    choices = next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
+    benchmarks = next(action.choices for action in choices["bench"]._actions if isinstance(action.choices, dict))
+    for name, command in [*choices.items(), *benchmarks.items()]:
+        for action in command._actions:
+            assert action.type is not Path, f"{name} {action.dest}: take path_option"
+
+
+def test_no_directory_is_empty(tmp_path: Path) -> None:
+    for line in ("directory: ''", "deepspeed: ''", "data: {pairs: [bs-en], directory: ' '}"):
+        section = "" if line.startswith("data") else DATA
+        assert "is empty; name a path" in fault(tmp_path, f"{section}{line}\n"), line
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -1,16 +1,20 @@
 """Files and directories that are written whole or not at all, hashes and locks."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from mnmt_ds import files
+from mnmt_ds.errors import file_fault
 
 
 def names(directory: Path) -> list[str]:
@@ -92,3 +96,40 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path: Path) -> None:
     with files.lock(path, wait=True):
         assert files.is_locked(path)
     assert not files.is_locked(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "here"])
+def test_a_directory_is_not_written_over(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a path has no name, as that of an empty word."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write_text(Path(name), "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError) as caught:
+        files.lock(tmp_path / "lock")
+    assert str(file_fault(caught.value)).startswith(f"{tmp_path}/lock: the file system has no locks")
+
+
+def test_directories_that_flush_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems refuse to flush a directory; a file that is not flushed is an error."""
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) or path == Path("bad"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    for path in (Path("good"), Path("bad")):
+        with pytest.raises(OSError) if path.name == "bad" else nullcontext():
+            files.write_text(path, "text")
+    assert [found.name for found in tmp_path.iterdir()] == ["good"]
