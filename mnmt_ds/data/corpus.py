@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from mnmt_ds.data.indexed import IndexedDataset
@@ -18,6 +19,8 @@ MANIFEST = "manifest.json"
 """Name of the manifest in a corpus's directory."""
 FORMAT = 1
 """Version of the directory's layout."""
+SEQUENCES_AT_ONCE = 1 << 17
+"""Of sources and targets, when all of a split are looked at; even."""
 Verify = Callable[..., None]
 """Called with names of files of a corpus that are about to be read; raises a UserError where one was altered."""
 
@@ -62,6 +65,25 @@ class Split:
             Ids of source and target (int64), without special symbols.
         """
         return self._data[2 * i], self._data[2 * i + 1]
+
+    def target_pieces_used(self, size: int) -> NDArray[np.bool_]:
+        """Finds out which pieces the targets are made of.
+
+        Args:
+            size: of the vocabulary.
+
+        Returns:
+            Whether each id stands in a target; (size,).
+        """
+        used = np.zeros(size, np.bool_)
+        start = 0
+        for first in range(0, len(self._data), SEQUENCES_AT_ONCE):
+            lengths = self._data.lengths[first : first + SEQUENCES_AT_ONCE]
+            end = start + int(lengths.sum(dtype=np.int64))
+            is_target = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+            used[self._data.ids[start:end][is_target]] = True
+            start = end
+        return used
 
     def text(self) -> tuple[list[str], list[str]]:
         """Reads the split's text, cleaned but not tokenised.

@@ -127,7 +127,8 @@ class Tokenizer:
         }
         self.is_numbered_by_model = all(np.array_equal(ids, np.arange(len(ids))) for ids in self._ids.values())
         """Ids of pieces are the numbers that SentencePiece gives them."""
-        self._unmodelled = {symbol: i for symbol, i in known.items() if symbol not in names} if symbols else {}
+        modelled = {*names}
+        self._unmodelled = {symbol: i for symbol, i in known.items() if symbol not in modelled} if symbols else {}
         """Pieces that SentencePiece does not know: it gives their text as unknown."""
         self._model_ids = np.zeros(0, np.int64)
         """SentencePiece's number of each id, where one model is numbered otherwise."""

@@ -143,8 +143,10 @@ def best_response(
         if abs(distance) <= tolerance:
             break
         low, high = (low, middle) if distance > 0 else (middle, high)
-    raised = [max(q, min(shares)) for q in tilted(shares, losses, eta, least)]
-    return [q / sum(raised) for q in raised]
+    floor = min(shares)
+    raised = [max(q, floor) for q in tilted(shares, losses, eta, least)]
+    total = sum(raised)
+    return [q / total for q in raised]
 
 
 def tilted(shares: Sequence[float], losses: Sequence[float], eta: float, least: float) -> list[float]:
@@ -160,8 +162,10 @@ def tilted(shares: Sequence[float], losses: Sequence[float], eta: float, least: 
         p(eta), a probability a pair.
     """
     u = [p * max(loss - eta, 0.0) for p, loss in zip(shares, losses, strict=True)]
-    raised = [max(x / sum(u), least * p) for x, p in zip(u, shares, strict=True)]
-    return [value / sum(raised) for value in raised]
+    total = sum(u)
+    raised = [max(x / total, least * p) for x, p in zip(u, shares, strict=True)]
+    total = sum(raised)
+    return [value / total for value in raised]
 
 
 def read_baseline(path: Path, pairs: Sequence[str]) -> list[float]:

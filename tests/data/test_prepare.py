@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnmt_ds.data import corpus as corpus_module
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.dedup_keys import normalise_key
 from mnmt_ds.data.prepare import prepare
@@ -21,7 +22,8 @@ Moses = Callable[..., dict[str, Any]]
 Make = Callable[..., DataSettings]
 
 
-def test_what_comes_out_is_what_went_in(moses: Moses, settings_of: Make) -> None:
+def test_what_comes_out_is_what_went_in(moses: Moses, settings_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "SEQUENCES_AT_ONCE", 6)
     settings = three_pairs(moses, settings_of)
     prepare(settings, processes=2)
     corpus = Corpus.open(settings.directory)
@@ -40,6 +42,8 @@ def test_what_comes_out_is_what_went_in(moses: Moses, settings_of: Make) -> None
                 assert (len(source), len(target)) == (split.source_lengths[i], split.target_lengths[i])
                 english, other = (sources[i], targets[i]) if source_language == "en" else (targets[i], sources[i])
                 assert other == translated(english, {"bs-en": "bs", "en-mr": "mr"}[pair])
+            used = {int(piece) for i in range(len(split)) for piece in split.pieces(i)[1]}
+            assert {*np.flatnonzero(split.target_pieces_used(corpus.tokenizer.size))} == used
     sizes = {
         pair: [len(corpus.split(pair, split_name)) for split_name in ("train", "dev", "test")] for pair in corpus.pairs
     }

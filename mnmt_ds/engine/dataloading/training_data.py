@@ -357,8 +357,7 @@ class TrainingData:
         for pair, split, frame in zip(self.pairs, self.splits, self.frames, strict=True):
             if split_pair(pair)[1] == language:
                 seen[list(frame.target_prefix)] = True
-                for i in range(len(split)):
-                    seen[torch.from_numpy(np.unique(split.pieces(i)[1]).astype(np.int64))] = True
+                seen |= torch.from_numpy(split.target_pieces_used(len(seen)))
         return seen
 
 

@@ -128,13 +128,11 @@ class StudentMeasurements:
         most = min(len(longest), -(-count * max_tokens // max(1, int(longest.mean()))))
         seed = seed_of(train.seed, "measure", self.student.updates, side, pair)
         chosen = np.random.Generator(np.random.Philox(seed)).choice(len(longest), most, replace=False)
-        nothing = lengths._replace(sentence=lengths.sentence[:0], source=lengths.source[:0], target=lengths.target[:0])
-        drawn = [nothing] * len(self.dev)
-        drawn[pair] = lengths._replace(
+        drawn = lengths._replace(
             sentence=lengths.sentence[chosen], source=lengths.source[chosen], target=lengths.target[chosen]
         )
-        plan = plan_batches(drawn, seed, max_tokens, count)
-        return plan._replace(pair=plan.pair[:count], tokens=plan.tokens[:count], start=plan.start[: count + 1])
+        plan = plan_batches([drawn], seed, max_tokens, count)  # of all pairs alone: its batches are those of number 0
+        return plan._replace(pair=plan.pair[:count] + pair, tokens=plan.tokens[:count], start=plan.start[: count + 1])
 
     def _seed(self, *parts: int | str) -> None:
         seed_random_state(seed_of(self.student.recipe.train.seed, *parts, self.student.updates))
