@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mnmt_ds.config import FilePath, FilledPathText, PathText, Settings
 from mnmt_ds.data.language_pairs import is_pair, reverse_pair, split_pair
-from mnmt_ds.data.readers.registry import READERS, describe_formats, formats_with_target_path
+from mnmt_ds.data.readers.registry import READERS, describe_formats
 
 if TYPE_CHECKING:
     Format = str
@@ -23,12 +23,15 @@ class Files(Settings):
 
     format: Format = Field(description=f"{describe_formats()}.")
     path: PathText = ""
-    """File or directory; with moses the source side. .gz, .xz and .zst are read as they are."""
+    """File, directory, zip archive, or a pattern with * (** for any directories); with moses the source side where
+    ``target_path`` is given. .gz, .bz2, .xz, .zst and .zip are read as they are; ARCHIVE.zip/FILE is one file."""
     target_path: PathText = ""
-    """With moses: the file of the target side."""
+    """With moses: the file of the target side; a * in it stands for what it stood for in ``path``."""
     columns: tuple[int | str, int | str] | None = None
-    """Source and target column: numbers from 1 in a TSV without header (default 1, 2), names in a TED file or a
-    Hugging Face dataset (default: the language codes)."""
+    """Source and target column: numbers from 1 in a TSV without header (default 1, 2), names elsewhere (default: the
+    language codes), with dots into inner records of JSON and Parquet."""
+    min_scores: dict[int | str, float] = Field(default_factory=dict, examples=[{3: 1.05}])
+    """tsv, csv, json, parquet: the least score by column; rows with less, or without a score, are left out."""
     split: str = ""
     """flores: dev or devtest (default: dev for ``dev``, devtest for ``test``); huggingface: the split's name."""
     domain: str = ""
@@ -45,12 +48,13 @@ class Files(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> "Files":
-        needs = READERS[self.format].needs
-        if not all(getattr(self, key) for key in needs):
-            keys = "'path' (source side) and 'target_path' (target side)" if "target_path" in needs else "'path'"
-            raise ValueError(f"{self.format} needs {keys}")
-        if self.target_path and "target_path" not in needs:
-            raise ValueError(f"{self.format} has no 'target_path'; only {' and '.join(formats_with_target_path())} has")
+        reader = READERS[self.format]
+        if not all(getattr(self, key) for key in reader.needs):
+            raise ValueError(f"{self.format} needs 'path'")
+        for key in ("target_path", "min_scores"):
+            if getattr(self, key) and key not in reader.accepts:
+                having = " and ".join(name for name, other in READERS.items() if key in other.accepts)
+                raise ValueError(f"{self.format} has no '{key}'; only {having} has")
         return self
 
 

@@ -28,6 +28,7 @@ from mnmt_ds.errors import UserError
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
     ".gz": gzip.compress,
+    ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": zstandard.compress,
 }
@@ -45,14 +46,14 @@ def test_lines_of_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
     assert list(read_lines(str(path), 100)) == []
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_compressed_files_of_several_members(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"text{suffix}"
     path.write_bytes(PACK[suffix](b"a\nb") + PACK[suffix](b"c\nd\n"))
     assert list(read_lines(str(path), 100)) == [b"a", b"bc", b"d"]
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"text{suffix}"
     whole = PACK[suffix](b"".join(f"{i * 7919 % 10007} line\n".encode() for i in range(20000)))
@@ -66,7 +67,7 @@ def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, suffix: str) -> No
 
 
 def test_a_file_that_is_not_compressed_at_all(tmp_path: Path) -> None:
-    for suffix in (".gz", ".xz", ".zst"):
+    for suffix in (".gz", ".bz2", ".xz", ".zst"):
         path = tmp_path / f"text{suffix}"
         path.write_bytes(b"plain text\n")
         with pytest.raises(UserError, match="damaged"):
@@ -204,6 +205,11 @@ def zipped(text: bytes) -> bytes:
     return content.getvalue()
 
 
+XCES = (
+    b'<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE cesAlign PUBLIC "-//CES//DTD XML cesAlign//EN" "">\n<cesAlign/>'
+)
+
+
 def tarred(text: bytes) -> bytes:
     content, info = io.BytesIO(), tarfile.TarInfo("a.tsv")
     info.size = len(text)
@@ -215,8 +221,11 @@ def tarred(text: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "make", "expected"),
     [
-        ("a.tsv", zipped, "this is a zip archive; unpack it"),
-        ("a.tsv.bz2", bz2.compress, "this is bzip2; decompress it, or compress it as .gz, .xz or .zst"),
+        ("a.tsv", lambda text: zipped(text)[:-30], "this is a damaged zip archive; copy or make it again"),
+        ("a.tsv", bz2.compress, "this is bzip2; let its name end in .bz2"),
+        ("a.tar.bz2", lambda text: bz2.compress(tarred(text)), "this is a tar archive; unpack it"),
+        ("a.xml", lambda text: XCES, "this is an XCES alignment, which holds no text; take the same corpus in Moses"),
+        ("a.xml.gz", lambda text: gzip.compress(XCES), "this is an XCES alignment, which holds no text"),
         ("a.tsv", gzip.compress, "this is gzip; let its name end in .gz"),
         ("a.tsv.gz", lzma.compress, "this is xz; let its name end in .xz"),
         ("a.tar", tarred, "this is a tar archive; unpack it"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mnmt_ds.config import Settings, load
+from mnmt_ds.data.readers.registry import READERS
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.errors import UserError
 
@@ -31,15 +32,10 @@ def test_the_other_recipes() -> None:
     assert (ted.tokenizer.kind, ted.tokenizer.size, ted.tokenizer.hard_limit) == ("per_language", 8000, False)
     assert [place.format for place in ted.files_of("ko-en").dev] == ["ted"]
     files = load(Section, RECIPES / "files.yaml").data
-    assert {place.format for place in files.files_of("fr-en").train} == {
-        "moses",
-        "tsv",
-        "tmx",
-        "po",
-        "mo",
-        "huggingface",
-    }
-    assert [place.path for place in files.files_of("en-ko").test] == ["corpora/flores200_dataset"]
+    named = {place.format for pair in files.pairs for role in ("train", "dev", "test")
+             for place in getattr(files.files_of(pair), role)}  # fmt: skip
+    assert named | {"text", "gettext", "cldr"} == set(READERS)
+    assert [place.path for place in files.files_of("en-ko").test] == ["corpora/NTREX"]
 
 
 def test_pairs_languages_and_limits() -> None:
@@ -67,7 +63,10 @@ def test_what_concerns_no_pair_is_named() -> None:
         ({"pairs": ["fr-en"], "max_train": {"koen": 3}}, "max_train: 'koen': write source-target"),
         ({"pairs": ["fr-en"], "corpora": {"fr": {}}}, "corpora: 'fr': write source-target"),
         ({"pairs": ["fr-en"], "source": "files"}, "no train files for 'fr-en'"),
-        ({"pairs": ["fr-en"], "corpora": {"*": {"train": [{"format": "moses", "path": "a"}]}}}, "moses needs 'path'"),
+        (
+            {"pairs": ["fr-en"], "corpora": {"*": {"train": [{"format": "moses", "target_path": "a"}]}}},
+            "moses needs 'path'",
+        ),
         ({"pairs": ["fr-en"], "corpora": {"*": {"train": [{"format": "tmx"}]}}}, "tmx needs 'path'"),
         (
             {"pairs": ["fr-en"], "corpora": {"*": {"train": [{"format": "tmx", "path": "a", "target_path": "b"}]}}},

@@ -1,17 +1,14 @@
 """Gettext catalogs: compiled (.mo) and source (.po), each plain or compressed, of English and one other language."""
 
-import gzip
-import lzma
 import re
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
-from mnmt_ds.data.readers.lines import open_decompressed
+from mnmt_ds.data.readers.lines import opened
 from mnmt_ds.data.readers.plural_forms import pair_forms, read_plural_forms
 from mnmt_ds.errors import UserError
 
@@ -182,13 +179,8 @@ def po_messages(path: str) -> list[Message]:
 
 
 def _read(path: str) -> bytes:
-    try:
-        with open_decompressed(path) as stream:
-            return stream.read()
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise UserError(f"{path}: the compressed file is cut short or damaged ({error}); copy it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or leave out this catalog") from None
+    with opened(path) as stream:
+        return stream.read()
 
 
 def _mo_entries(path: str) -> Iterator[tuple[int, bytes, bytes]]:

@@ -1,7 +1,7 @@
 """What a reader is given, and what it yields: numbered rows of one part of a pair's text."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mnmt_ds.data.language_pairs import split_pair
 
@@ -30,6 +30,8 @@ class ReadRequest(NamedTuple):
     """What the rows are for: train, dev, test or mono."""
     codes: Mapping[str, str] = {}
     """What a language is called in the file where that differs from its name in the recipe."""
+    min_scores: Mapping[int | str, float] = {}
+    """The least score by column."""
     key_language: str = "en"
     """Language whose text is hashed to choose held-out rows; as the pair names it where a side is in it."""
     max_line_bytes: int = 1_000_000
@@ -66,5 +68,7 @@ class CorpusPart(NamedTuple):
     """Name for the cap per domain and for ``clean.drop_domains``."""
     catalog: bool = False
     """Text of user interfaces: accelerator marks and context prefixes are stripped."""
+    keys: tuple[Any, ...] = ()
+    """What of the recipe's entry decides which rows are read, where it is not what it is by default."""
     tolerant: bool = False
     """The system's own files: what is wrong with them is counted, and no error."""

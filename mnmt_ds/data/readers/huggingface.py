@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
+from mnmt_ds.data.readers.records import texts_by_language
 from mnmt_ds.errors import UserError
 
 
@@ -70,7 +71,7 @@ def _nested_rows(path: str, data: Any, source: str, target: str) -> Iterator[Row
     for batch in data.iter(batch_size=1000):
         for cell in batch["translation"]:
             number += 1
-            texts = _texts_by_language(cell)
+            texts = texts_by_language(cell)
             if texts is None:
                 raise UserError(f"{path}: record {number}: its 'translation' is no texts by language; name 'columns'")
             seen.update(dict.fromkeys(texts))
@@ -92,24 +93,6 @@ def _check_languages(path: str, source: str, target: str, known: Iterable[str] |
             raise UserError(
                 f"{path}: no column '{name}'; the columns are {', '.join(languages)}: say which in 'columns'"
             )
-
-
-def _texts_by_language(cell: Any) -> dict[str, Any] | None:
-    """{language: text} of one record, whichever way it is laid out; None where it is none of the known ways."""
-    if isinstance(cell, dict) and isinstance(cell.get("language"), list) and isinstance(cell.get("translation"), list):
-        return dict(zip(cell["language"], cell["translation"], strict=False))
-    if isinstance(cell, dict):
-        return cell
-    if not isinstance(cell, list) or not all(isinstance(part, dict) for part in cell):
-        return None
-    texts: dict[str, Any] = {}
-    for part in cell:
-        language = part.get("language", part.get("lang"))
-        words = [value for name, value in part.items() if name in ("text", "translation", "sentence")]
-        if not isinstance(language, str) or len(words) != 1:
-            return None
-        texts.setdefault(language, words[0])
-    return texts
 
 
 def _batches(path: str, data: Any, columns: list[str]) -> Iterator[Any]:

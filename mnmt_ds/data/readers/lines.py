@@ -1,36 +1,39 @@
 """Lines of plain and compressed files, split on \\n bytes and nothing else."""
 
+import bz2
 import gzip
 import io
 import lzma
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from mnmt_ds.data.readers.archives import is_archive, open_member, split_member
 from mnmt_ds.errors import UserError
 
 CHUNK = 1 << 17
 """Bytes that are read at once."""
 KINDS = {
-    b"PK\x03\x04": ("a zip archive", (), "unpack it and name the file inside"),
+    b"PK\x03\x04": ("a damaged zip archive", (), "copy or make it again"),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", (), "unpack it and name the file inside"),
     b"Rar!\x1a\x07": ("a rar archive", (), "unpack it and name the file inside"),
-    **{
-        b"BZh%d1AY&SY" % level: ("bzip2", (), "decompress it, or compress it as .gz, .xz or .zst")
-        for level in range(1, 10)
-    },
+    **{b"BZh%d1AY&SY" % level: ("bzip2", (".bz2",), "let its name end in .bz2") for level in range(1, 10)},
     b"\x1f\x8b": ("gzip", (".gz",), "let its name end in .gz"),
     b"\xfd7zXZ\x00": ("xz", (".xz",), "let its name end in .xz"),
     b"\x28\xb5\x2f\xfd": ("zstd", (".zst",), "let its name end in .zst"),
     b"\xff\xfe": ("UTF-16", (), "convert it to UTF-8"),
     b"\xfe\xff": ("UTF-16", (), "convert it to UTF-8"),
-    b"PAR1\x15": ("a Parquet file", (), "load it with 'datasets' and save_to_disk, then name format huggingface"),
+    b"PAR1\x15": ("a Parquet file", (), "name format parquet"),
 }
 """First bytes of files that are no plain text: what they are, the endings with which they are read, what to do."""
 TAR_AT = 257
 """Where a tar archive says that it is one."""
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+HEAD = TAR_AT + 5
+"""Bytes at a file's start that tell what it is."""
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile)
 """What reading a compressed file raises where its content is cut short or damaged."""
 
 
@@ -38,7 +41,7 @@ def read_lines(path: str, max_bytes: int) -> Iterator[bytes | None]:
     """Reads a plain or compressed file line by line.
 
     Args:
-        path: file; decompressed where its name ends in .gz, .xz or .zst.
+        path: file, also inside a zip archive; decompressed where its name ends in .gz, .bz2, .xz or .zst.
         max_bytes: longest line, in bytes; a longer one is not held in memory.
 
     Yields:
@@ -63,7 +66,45 @@ def read_lines(path: str, max_bytes: int) -> Iterator[bytes | None]:
     except DAMAGED as error:
         raise damaged_file(f"{path}:{number + 1}", error) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe") from None
+        raise unreadable_file(path, f"{path}:{number + 1}", error) from None
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """Opens a file as ``open_decompressed`` does; what goes wrong while it is read names the file.
+
+    Args:
+        path: file to open.
+
+    Yields:
+        The stream of its (decompressed) bytes.
+
+    Raises:
+        UserError: where the file cannot be read, or is cut short or damaged.
+    """
+    try:
+        with open_decompressed(path) as stream:
+            yield stream
+    except DAMAGED as error:
+        raise damaged_file(path, error) from None
+    except OSError as error:
+        raise unreadable_file(path, path, error) from None
+
+
+def unreadable_file(path: str, place: str, error: OSError) -> UserError:
+    """Makes the error for a file that the system cannot read, or that bz2 says is damaged.
+
+    Args:
+        path: the file.
+        place: the file, with the line that could not be read where it is known.
+        error: what was raised.
+
+    Returns:
+        The error.
+    """
+    if error.errno is None:  # what bz2 raises for its content
+        return damaged_file(place, error)
+    return UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe")
 
 
 def damaged_file(place: str, error: Exception) -> UserError:
@@ -81,61 +122,75 @@ def damaged_file(place: str, error: Exception) -> UserError:
 
 
 def open_decompressed(path: str) -> BinaryIO:
-    """Opens a file for reading, decompressed where its name ends in .gz, .xz or .zst.
+    """Opens a file for reading, decompressed where its name ends in .gz, .bz2, .xz or .zst.
 
     Args:
-        path: file to open.
+        path: file to open; a zip archive stands for the only file in it, and may be followed by a file's name in it.
 
     Returns:
         The stream of its (decompressed) bytes.
 
     Raises:
-        UserError: where the file is an archive or compressed in a way that its name does not say.
+        UserError: where the file is an archive that cannot be read in place, or compressed in a way that its name does
+            not say.
     """
-    suffix = Path(path).suffix
-    _check_kind(path, suffix)
-    opened: Any = None
-    if suffix == ".gz":
-        opened = gzip.open(path)  # noqa: SIM115 (closed by the caller)
-    elif suffix == ".xz":
-        opened = lzma.open(path)  # noqa: SIM115
-    elif suffix == ".zst":
-        opened = io.BufferedReader(_Zstandard(path), CHUNK)
-    if opened is not None:
-        try:
-            _check_tar(path, opened.peek(TAR_AT + 5))
-        except BaseException:
-            opened.close()
-            raise
-        return cast(BinaryIO, opened)
-    return Path(path).open("rb", buffering=CHUNK)
+    archive, member = split_member(path)
+    source: Any = path
+    if member or is_archive(path):
+        source = open_member(archive, member)
+        path = f"{archive}/{source.name}"
+        start = source.peek(HEAD)
+    else:
+        start = _first_bytes(path)
+    try:
+        _check_kind(path, start)
+        opener = DECOMPRESSORS.get(Path(path).suffix)
+        if opener is not None:
+            stream = source = opener(source)
+            _check_content(path, stream.peek(HEAD))
+        else:
+            stream = open(path, "rb", CHUNK) if source is path else io.BufferedReader(source, CHUNK)  # noqa: SIM115
+    except BaseException:
+        if source is not path:
+            source.close()
+        raise
+    return cast(BinaryIO, stream)
 
 
-def _check_kind(path: str, suffix: str) -> None:
-    """UserError where the first bytes are those of an archive, or of a compression that the name does not say."""
+def _first_bytes(path: str) -> bytes:
+    """A file's first bytes; none of a pipe, which is read once."""
     if not Path(path).is_file():
-        return  # a pipe is read once
+        return b""
     with Path(path).open("rb") as file:
-        start = file.read(TAR_AT + 5)
+        return file.read(HEAD)
+
+
+def _check_kind(path: str, start: bytes) -> None:
+    """UserError where the first bytes are those of an archive, or of a compression that the name does not say."""
+    suffix = Path(path).suffix
     for magic, (name, endings, remedy) in KINDS.items():
         if start.startswith(magic) and suffix not in endings and (name != "UTF-16" or b"\0" in start):
             raise UserError(f"{path}: this is {name}; {remedy}")
-    _check_tar(path, start)
+    _check_content(path, start)
 
 
-def _check_tar(path: str, start: bytes) -> None:
-    """UserError where a file, or what is compressed in it, is a tar archive."""
+def _check_content(path: str, start: bytes) -> None:
+    """UserError where a file, or what is compressed in it, is a tar archive, or aligns texts that are elsewhere."""
     if start[TAR_AT : TAR_AT + 5] == b"ustar":
         raise UserError(f"{path}: this is a tar archive; unpack it and name the file inside")
+    if start.lstrip().startswith(b"<?xml") and b"cesAlign" in start:
+        raise UserError(
+            f"{path}: this is an XCES alignment, which holds no text; take the same corpus in Moses or TMX format"
+        )
 
 
 class _Zstandard(io.RawIOBase):
     """Frames of a .zst file; unlike the library's own stream it says when the last one is cut short."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, source: Any) -> None:
         import zstandard
 
-        self._file = Path(path).open("rb")  # noqa: SIM115 (closed by close)
+        self._file = open(source, "rb") if isinstance(source, str) else source  # noqa: SIM115 (closed by close)
         self._new_frame = zstandard.ZstdDecompressor().decompressobj
         self._error = zstandard.ZstdError
         self._decompressor = self._new_frame()
@@ -168,3 +223,12 @@ class _Zstandard(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda source: io.BufferedReader(_Zstandard(source), CHUNK),
+}
+"""What opens a path or a stream of compressed bytes, by the ending of the name."""

@@ -1,4 +1,4 @@
-"""Moses: two files of aligned lines."""
+"""Moses: two files of aligned lines, also in a zip archive as OPUS gives them."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -7,9 +7,45 @@ from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import read_lines
+from mnmt_ds.data.readers.places import beside, is_pattern, matching, paired_files
 from mnmt_ds.errors import UserError
 
 _END = object()
+
+
+def locate(request: ReadRequest) -> list[ReadRequest]:
+    """Finds the two files, or all pairs of files.
+
+    Args:
+        request: two paths, which may be patterns; or one, a directory, a zip archive or a pattern of files whose names
+            end in the languages: ``codes`` say how where that is not the recipe's name or another code of it.
+
+    Returns:
+        One request for each two files.
+
+    Raises:
+        UserError: when there are none, or a file of one language has no other beside it.
+    """
+    if len(request.paths) == 1:
+        pairs = paired_files(request.paths[0], request.names, request.role)
+        default = Path(request.paths[0]).name
+        return [
+            request._replace(paths=(source, target), domain=stem if request.domain == default else request.domain)
+            for source, target, stem in pairs
+        ]
+    source_path, target_path = request.paths
+    if not is_pattern(source_path):
+        return [request]
+    located = []
+    for source in matching(source_path):
+        target = beside(source_path, source, target_path)
+        if not Path(target).exists():
+            raise UserError(f"{target}: is not there, but {source} is; each needs the other")
+        own_domain = request.domain == Path(source_path).name
+        located.append(
+            request._replace(paths=(source, target), domain=Path(source).name if own_domain else request.domain)
+        )
+    return located
 
 
 def read(request: ReadRequest) -> Iterator[Row]:

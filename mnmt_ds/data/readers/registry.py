@@ -26,16 +26,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.data.readers import (
+    android,
     catalog,
     cldr,
+    csv_table,
     flores,
     huggingface,
+    json_records,
     moses,
+    ntrex,
+    parquet,
     plain_text,
+    qt,
     system_catalogs,
+    tatoeba,
     ted,
     tmx,
     tsv,
+    xliff,
 )
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 
@@ -72,9 +80,13 @@ class ReaderEntry(NamedTuple):
     description: str
     """What the format is, in a few words, for messages and documentation."""
     needs: tuple[str, ...] = ("path",)
-    """Keys of the recipe's entry that must be given; with ``target_path`` the format is of two files."""
+    """Keys of the recipe's entry that must be given."""
     accepts: tuple[str, ...] = ()
-    """Further keys that the format looks at, of ``columns``, ``split`` and ``codes``; all formats have ``domain``."""
+    """Further keys that the format looks at, of ``target_path``, ``columns``, ``split``, ``codes`` and ``min_scores``;
+    all formats have ``domain``."""
+    endings: tuple[str, ...] = ()
+    """How names of the format's files end, compression aside: a directory or zip archive stands for all of these in it.
+    None: a path is what ``locate`` takes it for."""
     monolingual: bool = True
     """Whether the format may stand under ``data.monolingual``."""
     locate: Callable[[ReadRequest], list[ReadRequest]] = as_requested
@@ -89,13 +101,73 @@ class ReaderEntry(NamedTuple):
 
 READERS: dict[str, ReaderEntry] = {
     "moses": ReaderEntry(
-        moses.read, "two files of aligned lines", needs=("path", "target_path"), example=moses.example
+        moses.read,
+        "two files of aligned lines, or a directory or zip archive of such files",
+        accepts=("target_path", "codes"),
+        locate=moses.locate,
+        example=moses.example,
     ),
-    "tsv": ReaderEntry(tsv.read, "two columns of a TSV file without header", accepts=("columns",), example=tsv.example),
-    "tmx": ReaderEntry(tmx.read, "translation memory (XML)", accepts=("columns", "codes"), example=tmx.example),
+    "tsv": ReaderEntry(
+        tsv.read,
+        "two columns of a TSV file without header",
+        accepts=("columns", "min_scores"),
+        endings=(".tsv", ".txt"),
+        example=tsv.example,
+    ),
+    "csv": ReaderEntry(
+        csv_table.read,
+        "two columns of a CSV file with header and quotes",
+        accepts=("columns", "codes", "min_scores"),
+        endings=(".csv",),
+        example=csv_table.example,
+    ),
+    "json": ReaderEntry(
+        json_records.read,
+        "JSON Lines, or an array of objects",
+        accepts=("columns", "codes", "min_scores"),
+        endings=(".jsonl", ".json", ".ndjson"),
+        example=json_records.example,
+    ),
+    "parquet": ReaderEntry(
+        parquet.read,
+        "Parquet file",
+        accepts=("columns", "codes", "min_scores"),
+        endings=(".parquet",),
+        example=parquet.example,
+    ),
+    "tmx": ReaderEntry(
+        tmx.read, "translation memory (XML)", accepts=("columns", "codes"), endings=(".tmx",), example=tmx.example
+    ),
+    "xliff": ReaderEntry(
+        xliff.read,
+        "XLIFF 1.2 or 2",
+        accepts=("columns", "codes"),
+        endings=(".xlf", ".xliff", ".sdlxliff", ".mqxliff"),
+        monolingual=False,
+        example=xliff.example,
+    ),
+    "qt": ReaderEntry(
+        qt.read,
+        "Qt Linguist's .ts file",
+        accepts=("columns", "codes"),
+        endings=(".ts",),
+        catalog=True,
+        monolingual=False,
+        example=qt.example,
+    ),
+    "android": ReaderEntry(
+        android.read,
+        "directory of Android's string resources",
+        accepts=("codes",),
+        locate=android.locate,
+        catalog=True,
+        monolingual=False,
+        example=android.example,
+    ),
     "po": ReaderEntry(
         catalog.read_po,
         "gettext catalog, source",
+        endings=(".po",),
         locate=catalog.with_key_language,
         catalog=True,
         example=catalog.example_po,
@@ -103,12 +175,28 @@ READERS: dict[str, ReaderEntry] = {
     "mo": ReaderEntry(
         catalog.read_mo,
         "gettext catalog, compiled",
+        endings=(".mo", ".gmo"),
         locate=catalog.with_key_language,
         catalog=True,
         example=catalog.example_mo,
     ),
     "flores": ReaderEntry(
-        flores.read, "FLORES-200 directory", accepts=("split", "codes"), locate=flores.locate, example=flores.example
+        flores.read,
+        "FLORES-200 or FLORES+ directory",
+        accepts=("split", "codes"),
+        locate=flores.locate,
+        example=flores.example,
+    ),
+    "ntrex": ReaderEntry(
+        ntrex.read, "NTREX-128 directory", accepts=("codes",), locate=ntrex.locate, example=ntrex.example
+    ),
+    "tatoeba": ReaderEntry(
+        tatoeba.read,
+        "directory of Tatoeba's exports",
+        accepts=("columns", "codes"),
+        locate=tatoeba.locate,
+        monolingual=False,
+        example=tatoeba.example,
     ),
     "huggingface": ReaderEntry(
         huggingface.read,
@@ -119,7 +207,12 @@ READERS: dict[str, ReaderEntry] = {
     "ted": ReaderEntry(
         ted.read, "TED's all_talks TSV with a header", accepts=("columns", "codes"), example=ted.example
     ),
-    "text": ReaderEntry(plain_text.read, "plain text in one language, for ``monolingual``", example=plain_text.example),
+    "text": ReaderEntry(
+        plain_text.read,
+        "plain text in one language, for ``monolingual``",
+        endings=("",),
+        example=plain_text.example,
+    ),
     "gettext": ReaderEntry(
         system_catalogs.read_system,
         "the system's gettext catalogs",
@@ -133,15 +226,6 @@ READERS: dict[str, ReaderEntry] = {
     "cldr": ReaderEntry(cldr.read, "names, dates and amounts of Babel's CLDR data", needs=(), locate=cldr.locate),
 }
 """Every corpus format by the name that a recipe's ``format`` gives."""
-
-
-def formats_with_target_path() -> list[str]:
-    """Lists the formats that read the two sides from two files.
-
-    Returns:
-        Names of formats, in the registry's order.
-    """
-    return [name for name, reader in READERS.items() if "target_path" in reader.needs]
 
 
 def describe_formats() -> str:

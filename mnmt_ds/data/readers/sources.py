@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from mnmt_ds.data.language_codes import code_in_pair
 from mnmt_ds.data.language_pairs import split_pair
+from mnmt_ds.data.readers.archives import disk_file
 from mnmt_ds.data.readers.corpus_part import CorpusPart, ReadRequest, Row
+from mnmt_ds.data.readers.places import files_at
 from mnmt_ds.data.readers.registry import READERS, ReaderEntry
 from mnmt_ds.data.settings import DataSettings, Files
 from mnmt_ds.errors import UserError
@@ -82,7 +84,7 @@ def parts_identity(parts: Iterable[CorpusPart]) -> list[Any]:
     """
     identity: list[Any] = []
     for part in parts:
-        identity.append([part.domain, part.catalog])
+        identity.append([part.domain, part.catalog, *part.keys])
         for path in files_of_part(part):
             try:
                 status = path.stat()
@@ -103,9 +105,10 @@ def files_of_part(part: CorpusPart) -> list[Path]:
     """
     files = []
     for path in filter(None, dict.fromkeys(part.files)):
+        path = disk_file(path)
         inside = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
         files += [file for file in inside if not file.is_dir()]
-    return files
+    return list(dict.fromkeys(files))
 
 
 def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) -> list[CorpusPart]:
@@ -114,30 +117,49 @@ def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) 
     if role == "mono" and not reader.monolingual:
         raise UserError(f"data.monolingual.{name}: format {entry.format} is for pairs of languages; give a text file")
     source, target = split_pair(name)
-    paths = tuple(
+    paths = [
         path.replace("{source}", source).replace("{target}", target).replace("{pair}", name)
         for path in (entry.path, entry.target_path)
         if path
-    )
-    request = ReadRequest(
-        pair=name,
-        format=entry.format,
-        paths=paths,
-        domain=entry.domain or Path(paths[0] if paths else entry.format).name,
-        columns=entry.columns,
-        split=entry.split,
-        role=role,
-        codes=entry.codes,
-        key_language=code_in_pair(source, target or source, settings.split.key_language),
-        max_line_bytes=settings.clean.max_line_bytes,
-        catalog_roots=settings.catalogs,
-    )
-    return [_part(reader, located) for located in reader.locate(request)]
+    ]
+    located = [(path,) for path in files_at(paths[0], reader.endings)] if reader.endings else [tuple(paths)]
+    requests = [
+        ReadRequest(
+            pair=name,
+            format=entry.format,
+            paths=each,
+            domain=entry.domain or Path(each[0] if each else entry.format).name,
+            columns=entry.columns,
+            split=entry.split,
+            role=role,
+            codes=entry.codes,
+            min_scores=entry.min_scores,
+            key_language=code_in_pair(source, target or source, settings.split.key_language),
+            max_line_bytes=settings.clean.max_line_bytes,
+            catalog_roots=settings.catalogs,
+        )
+        for each in located
+    ]
+    keys = [entry.columns, entry.split, entry.codes, entry.min_scores]
+    return [_part(reader, located, keys) for request in requests for located in reader.locate(request)]
 
 
-def _part(reader: ReaderEntry, request: ReadRequest) -> CorpusPart:
+def _part(reader: ReaderEntry, request: ReadRequest, keys: list[Any]) -> CorpusPart:
     read = partial(_read_until_fault if reader.tolerant else _read, reader, request)
-    return CorpusPart(read, request.paths, request.domain, reader.catalog, reader.tolerant)
+    inside = [path for path in request.paths if disk_file(path) != path]
+    decisive = tuple(_as_json(key) for key in (*keys, inside) if key)
+    return CorpusPart(read, request.paths, request.domain, reader.catalog, decisive, reader.tolerant)
+
+
+def _as_json(value: Any) -> Any:
+    """A value as it comes back from JSON."""
+    return (
+        {str(key): item for key, item in value.items()}
+        if isinstance(value, dict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )
 
 
 def _read(reader: ReaderEntry, request: ReadRequest) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
-from mnmt_ds.data.readers.lines import DAMAGED, damaged_file, open_decompressed
+from mnmt_ds.data.readers.xml_elements import elements, local_name
 from mnmt_ds.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -33,34 +33,17 @@ def read(request: ReadRequest) -> Iterator[Row]:
     Raises:
         UserError: when the file is not whole XML, or no unit has both languages.
     """
-    from lxml import etree
-
     (path,) = request.paths
     source, target = request.names
     any_rows, chosen = False, dict[str, str]()
-    try:
-        with open_decompressed(path) as stream:
-            units = etree.iterparse(
-                stream, tag=("{*}tu",), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True
-            )
-            for _, unit in units:
-                sides = [_variants(unit, language, path, chosen) for language in (source, target)]
-                for source_segment, target_segment in zip(*sides, strict=False):
-                    any_rows = True
-                    texts = _texts(source_segment), _texts(target_segment)
-                    same = len(texts[0]) == len(texts[1])
-                    for pair in zip(*texts, strict=True) if same else [(texts[0][0], texts[1][0])]:
-                        yield unit.sourceline or 0, *pair, None
-                unit.clear()
-                while unit.getprevious() is not None:
-                    del unit.getparent()[0]
-    except etree.XMLSyntaxError as error:
-        line = error.position[0] if error.position else 1
-        raise UserError(f"{path}:{line}: not whole XML ({error.msg}); mend or leave out this file") from None
-    except DAMAGED as error:
-        raise damaged_file(path, error) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); mend the path in the recipe") from None
+    for unit in elements(path, "tu"):
+        sides = [_variants(unit, language, path, chosen) for language in (source, target)]
+        for source_segment, target_segment in zip(*sides, strict=False):
+            any_rows = True
+            texts = _texts(source_segment), _texts(target_segment)
+            same = len(texts[0]) == len(texts[1])
+            for pair in zip(*texts, strict=True) if same else [(texts[0][0], texts[1][0])]:
+                yield unit.sourceline or 0, *pair, None
     if not any_rows:
         raise UserError(
             f"{path}:1: no unit holds both '{source}' and '{target}'; give 'codes' if they are called otherwise"
@@ -92,7 +75,7 @@ def _texts(segment: Any) -> list[str]:
     """The segment's own text, then those of the sub elements in its codes."""
     own, inner = [segment.text or ""], []
     for child in segment:
-        name = child.tag.rpartition("}")[2] if isinstance(child.tag, str) else ""  # comments have no name
+        name = local_name(child)
         if name in NATIVE_CODES:
             inner += [text for sub in child.iterfind("{*}sub") for text in _texts(sub)]
         elif name:

@@ -1,0 +1,120 @@
+"""Records with named fields, as JSON and Parquet hold them, and the ways in which they hold texts by language.
+
+The two languages are fields of their own ({"en": …, "fr": …}, or other names that the recipe gives, with dots into
+inner records), or a field ``translation`` has them: one text a language, parallel lists of languages and texts
+({"language": […], "translation": […]}), or a list with an element a language.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
+from mnmt_ds.data.readers.scores import Thresholds
+from mnmt_ds.errors import UserError
+
+
+def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]], request: ReadRequest) -> Iterator[Row]:
+    """Takes two languages' texts out of records.
+
+    Args:
+        path: the file, for messages.
+        records: number and fields of each record.
+        request: ``columns`` or ``codes`` name the fields, or the languages within ``translation``.
+
+    Yields:
+        A row a record; a language that a record lacks is empty.
+
+    Raises:
+        UserError: when a field holds no text, or no record has one of the languages.
+    """
+    names = request.names
+    missing = dict.fromkeys(names)
+    seen: dict[str, None] = {}
+    thresholds = Thresholds(path, request)
+    for number, record in records:
+        source, target = record.get(names[0]), record.get(names[1])
+        if type(source) is str and type(target) is str and not thresholds.columns:  # what most files are
+            missing.clear()
+            yield number, source, target, None
+            continue
+        texts = texts_of_record(record, names)
+        if texts is None:
+            raise UserError(f"{path}:{number}: its 'translation' is no texts by language; name 'columns'")
+        if thresholds.columns and not thresholds.pass_row(number, lambda name: field_of(record, str(name))):  # noqa: B023
+            continue
+        sides = []
+        for name in names:
+            text = texts.get(name)
+            if text is not None:
+                missing.pop(name, None)
+            if not isinstance(text, str | None):
+                raise UserError(f"{path}:{number}: '{name}' holds {type(text).__name__}, not text; name 'columns'")
+            sides.append(text or "")
+        if missing and len(seen) < 100:
+            seen.update(dict.fromkeys([*texts, *record]))
+        yield number, sides[0], sides[1], None
+    if seen and missing:
+        known = ", ".join(name for name in seen if name not in missing)
+        raise UserError(f"{path}: no field '{next(iter(missing))}'; it has {known}: say which in 'columns'")
+    thresholds.log()
+
+
+def field_of(record: Any, name: str) -> Any:
+    """Looks up a field, also an inner one.
+
+    Args:
+        record: fields by name.
+        name: the field's name, or names with dots between them, such as ``meta.score``.
+
+    Returns:
+        What it holds; None where there is no such field.
+    """
+    if isinstance(record, Mapping) and name in record:
+        return record[name]
+    for part in name.split("."):
+        if not isinstance(record, Mapping) or part not in record:
+            return None
+        record = record[part]
+    return record
+
+
+def texts_of_record(record: Mapping[str, Any], names: tuple[str, str]) -> Mapping[str, Any] | None:
+    """Looks up the texts of a record.
+
+    Args:
+        record: fields by name.
+        names: the two languages, as the file calls them.
+
+    Returns:
+        At least those texts of the two that the record has, by name; None where its ``translation`` is laid out in no
+        known way.
+    """
+    fields = {name: field_of(record, name) for name in names}
+    if "translation" not in record or all(text is not None for text in fields.values()):
+        return {name: text for name, text in fields.items() if text is not None}
+    return texts_by_language(record["translation"])
+
+
+def texts_by_language(cell: Any) -> Mapping[str, Any] | None:
+    """Reads the texts of one record's ``translation``, whichever way it is laid out.
+
+    Args:
+        cell: what the field holds.
+
+    Returns:
+        Texts by language; None where it is none of the known ways.
+    """
+    if isinstance(cell, dict) and isinstance(cell.get("language"), list) and isinstance(cell.get("translation"), list):
+        return dict(zip(cell["language"], cell["translation"], strict=False))
+    if isinstance(cell, dict):
+        return cell
+    if not isinstance(cell, list) or not all(isinstance(part, dict) for part in cell):
+        return None
+    texts: dict[str, Any] = {}
+    for part in cell:
+        language = part.get("language", part.get("lang"))
+        words = [value for name, value in part.items() if name in ("text", "translation", "sentence")]
+        if not isinstance(language, str) or len(words) != 1:
+            return None
+        texts.setdefault(language, words[0])
+    return texts

@@ -1,0 +1,88 @@
+"""Elements of an XML file, one at a time, without entities from elsewhere; and languages as such files name them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mnmt_ds.data.readers.lines import opened
+from mnmt_ds.errors import UserError
+
+
+def elements(path: str, *tags: str) -> Iterator[Any]:
+    """Reads elements as they end; each is emptied once the next is asked for.
+
+    Args:
+        path: the XML file.
+        *tags: names of the elements, in any namespace.
+
+    Yields:
+        lxml elements.
+
+    Raises:
+        UserError: when the file cannot be read or is not whole XML.
+    """
+    from lxml import etree
+
+    try:
+        with opened(path) as stream:
+            for _, element in etree.iterparse(
+                stream, tag=tuple(f"{{*}}{tag}" for tag in tags), resolve_entities=False, no_network=True,
+                load_dtd=False, huge_tree=True,
+            ):  # fmt: skip
+                yield element
+                element.clear()
+                while element.getprevious() is not None:
+                    del element.getparent()[0]
+    except etree.XMLSyntaxError as error:
+        line = error.position[0] if error.position else 1
+        raise UserError(f"{path}:{line}: not whole XML ({error.msg}); mend or leave out this file") from None
+
+
+def local_name(element: Any) -> str:
+    """Looks up an element's name without its namespace.
+
+    Args:
+        element: of lxml.
+
+    Returns:
+        The name; '' for comments and processing instructions.
+    """
+    tag = element.tag
+    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
+
+
+def is_language(code: str, wanted: str) -> bool:
+    """Tells whether a file's code means a language, be it in a regional variety.
+
+    Args:
+        code: as the file has it, such as ``fr-CA``.
+        wanted: as the recipe has it, such as ``fr``.
+
+    Returns:
+        Whether the codes are equal, or ``code`` is ``wanted`` with a region or script.
+    """
+    code, wanted = (text.lower().replace("_", "-") for text in (code, wanted))
+    return code == wanted or code.startswith(f"{wanted}-")
+
+
+def is_turned(place: str, languages: tuple[str, str], names: tuple[str, str]) -> bool:
+    """Tells whether a bilingual file goes from a pair's target into its source.
+
+    Args:
+        place: the file, with the line where it is known, for messages.
+        languages: the file's source and target language; a target of '' may be any.
+        names: the pair's languages, as the file calls them.
+
+    Returns:
+        Whether the two are the other way round.
+
+    Raises:
+        UserError: when the file is in other languages.
+    """
+    source, target = languages
+    for (first, second), turned in (((names[0], names[1]), False), ((names[1], names[0]), True)):
+        if is_language(source, first) and (not target or is_language(target, second)):
+            return turned
+    raise UserError(
+        f"{place}: from '{source}' into '{target}', not {names[0]} and {names[1]}; give 'codes' if the languages are"
+        " called otherwise"
+    )
