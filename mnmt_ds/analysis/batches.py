@@ -172,5 +172,4 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _first(plan: EpochPlan, count: int) -> list[Ints]:
-    bounds = zip(plan.start[:-1], plan.start[1:], strict=True)
-    return [plan.sentence[a:b] for a, b in list(bounds)[:count]]
+    return [plan.sentences_of(number) for number in range(min(count, len(plan.pair)))]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.data.batching import Ints, PairLengths, fixed_batches
+from mnmt_ds.data.batching import PairLengths, fixed_batches
 from mnmt_ds.data.framing import Frame
 from mnmt_ds.data.loader import collate
 
@@ -38,9 +38,9 @@ class RandomText(NamedTuple):
 
     lengths: list[PairLengths]
     """Of each pair."""
-    batch: Callable[[int, Ints], Batch]
+    batch: Callable[[int, NDArray[np.int64]], Batch]
     """Makes a batch of some sentences (numbers) of a pair (number)."""
-    micro_batches: list[tuple[int, Ints]]
+    micro_batches: list[tuple[int, NDArray[np.int64]]]
     """Pair and sentences of each micro-batch."""
 
 

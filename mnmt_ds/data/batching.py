@@ -7,7 +7,7 @@ batches of like length under a token budget, shuffles the batches of all pairs, 
 Letters: N sentences, K micro-batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mnmt_ds.distributed import seed_of
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer]
 BAND = 3
 """Source tokens that a band of ``length_order`` spans."""
 
@@ -54,6 +54,17 @@ class EpochPlan(NamedTuple):
         """Updates of the epoch."""
         return -(-len(self.pair) // self.batches_per_update)
 
+    def sentences_of(self, number: int) -> NDArray[np.int64]:
+        """Looks up what a micro-batch holds.
+
+        Args:
+            number: of the micro-batch in the epoch, from 0.
+
+        Returns:
+            Numbers of its sentences.
+        """
+        return self.sentence[self.start[number] : self.start[number + 1]].astype(np.int64)
+
     def divisor(self, update: int) -> int:
         """Counts the target tokens of a whole update: the one divisor of its loss.
 
@@ -80,9 +91,21 @@ def usable_lengths(source: Ints, target: Ints, source_extra: int, target_extra: 
     Returns:
         The usable sentences and their lengths in tokens.
     """
-    source, target = source.astype(np.int64) + source_extra, target.astype(np.int64) + target_extra
-    usable = np.flatnonzero((source <= max_length) & (target <= max_length))
-    return PairLengths(usable, source[usable], target[usable])
+    source, target = source.astype(np.int32) + np.int32(source_extra), target.astype(np.int32) + np.int32(target_extra)
+    fits = (source <= max_length) & (target <= max_length)
+    return PairLengths(numbers_below(len(fits))[fits], source[fits], target[fits])
+
+
+def numbers_below(size: int) -> Ints:
+    """Numbers sentences in as few bytes as hold them: a run keeps several numbers of each of its sentences.
+
+    Args:
+        size: how many there are.
+
+    Returns:
+        0 to size - 1.
+    """
+    return np.arange(size, dtype=np.int32 if size <= np.iinfo(np.int32).max else np.int64)
 
 
 def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> Ints:
@@ -102,7 +125,8 @@ def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> 
     while position < end:
         permutation, first = divmod(position, size)
         taken = min(size - first, end - position)
-        order = np.random.Generator(np.random.Philox(seed_of(seed, "draw", pair, permutation))).permutation(size)
+        generator = np.random.Generator(np.random.Philox(seed_of(seed, "draw", pair, permutation)))
+        order = generator.permutation(numbers_below(size))
         parts.append(order[first : first + taken])
         position += taken
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
@@ -184,14 +208,14 @@ def plan_epoch(
     Returns:
         The plan.
     """
-    drawn = draw_pairs(lengths, counts, offsets, seed)
+    drawn = iterate_drawn_pairs(lengths, counts, offsets, seed)
     return plan_batches(drawn, seed_of(seed, "order", epoch), max_tokens, batches_per_update)
 
 
-def draw_pairs(
+def iterate_drawn_pairs(
     lengths: Sequence[PairLengths], counts: Sequence[int], offsets: Sequence[int], seed: int
-) -> list[PairLengths]:
-    """Draws sentences of every pair.
+) -> Iterator[PairLengths]:
+    """Draws sentences of every pair, one pair after another: no more than one pair's need stand at once.
 
     Args:
         lengths: usable sentences of each pair.
@@ -199,21 +223,19 @@ def draw_pairs(
         offsets: position of each pair in its endless sequence of permutations.
         seed: the run's seed.
 
-    Returns:
+    Yields:
         The drawn sentences of each pair.
     """
-    drawn = []
     for pair, (pair_lengths, count, offset) in enumerate(zip(lengths, counts, offsets, strict=True)):
         rows = draw_sentences(len(pair_lengths.sentence), count, offset, seed, pair)
-        drawn.append(PairLengths(pair_lengths.sentence[rows], pair_lengths.source[rows], pair_lengths.target[rows]))
-    return drawn
+        yield PairLengths(pair_lengths.sentence[rows], pair_lengths.source[rows], pair_lengths.target[rows])
 
 
-def plan_batches(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> EpochPlan:
+def plan_batches(drawn: Iterable[PairLengths], seed: int, max_tokens: int, batches_per_update: int) -> EpochPlan:
     """Cuts drawn sentences into single-pair batches, and shuffles these.
 
     Args:
-        drawn: the sentences that were drawn of each pair.
+        drawn: the sentences that were drawn of each pair; taken one pair after another.
         seed: of the batches' order.
         max_tokens: padded tokens of a micro-batch.
         batches_per_update: micro-batches of an update, on all ranks together.
@@ -222,24 +244,38 @@ def plan_batches(drawn: Sequence[PairLengths], seed: int, max_tokens: int, batch
         The plan.
     """
     sentences: list[Ints] = []
-    pairs: list[int] = []
-    tokens: list[int] = []
-    for pair, lengths in enumerate(drawn):
+    sizes: list[Ints] = []
+    tokens: list[Ints] = []
+    for lengths in drawn:
         rows = length_order(lengths.source, lengths.target)
-        bounds = batch_bounds(lengths.source[rows], lengths.target[rows], max_tokens)
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-            sentences.append(lengths.sentence[rows[first:last]])
-            tokens.append(int(lengths.target[rows[first:last]].sum()))
-            pairs.append(pair)
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(pairs))
-    sizes = np.array([len(sentences[k]) for k in order], np.int64)
+        target = lengths.target[rows]
+        bounds = batch_bounds(lengths.source[rows], target, max_tokens)
+        sentences.append(lengths.sentence[rows])
+        sizes.append(np.diff(bounds))
+        tokens.append(np.add.reduceat(target, bounds[:-1], dtype=np.int64) if len(bounds) > 1 else np.diff(bounds))
+    pair = np.repeat(np.arange(len(sizes)), [len(pair_sizes) for pair_sizes in sizes])
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(pair))
+    size = np.concatenate([np.zeros(0, np.int64), *sizes])
     return EpochPlan(
-        sentence=np.concatenate([sentences[k] for k in order]) if len(order) else np.zeros(0, np.int64),
-        start=np.concatenate([np.zeros(1, np.int64), sizes.cumsum()]),
-        pair=np.array(pairs, np.int64)[order],
-        tokens=np.array(tokens, np.int64)[order],
+        sentence=_in_order(sentences, size, order),
+        start=np.concatenate([np.zeros(1, np.int64), size[order].cumsum()]),
+        pair=pair[order],
+        tokens=np.concatenate([np.zeros(0, np.int64), *tokens])[order],
         batches_per_update=batches_per_update,
     )
+
+
+def _in_order(parts: Sequence[Ints], size: Ints, order: Ints) -> Ints:
+    """The sentences of all batches, one part after another, in another order of the batches."""
+    if not parts:
+        return np.zeros(0, np.int64)
+    sentence = np.concatenate(parts)
+    ordered, first, position = np.empty_like(sentence), np.append(0, size.cumsum()).tolist(), 0
+    for batch in order.tolist():
+        begin, end = first[batch], first[batch + 1]
+        ordered[position : position + end - begin] = sentence[begin:end]
+        position += end - begin
+    return ordered
 
 
 def interleave_plans(plans: Sequence[EpochPlan]) -> EpochPlan:
@@ -303,7 +339,7 @@ def rest_of(drawn: Sequence[PairLengths], plan: EpochPlan, sentences: int) -> li
     return rest
 
 
-def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[Ints]:
+def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[NDArray[np.int64]]:
     """Cuts a dev or test set into batches of like length, always the same.
 
     Args:
@@ -315,4 +351,4 @@ def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[Ints]:
     """
     order = length_order(lengths.source, lengths.target)
     bounds = batch_bounds(lengths.source[order], lengths.target[order], max_tokens)
-    return [lengths.sentence[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [lengths.sentence[order[a:b]].astype(np.int64) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]

@@ -142,7 +142,7 @@ class RankBatches(Dataset[Batch]):
             pair = min(int(self.plan.pair[-1]), len(self.frames) - 1)
             return empty_batch(pair, self.frames[pair], divisor)
         pair = int(self.plan.pair[number])
-        chosen = self.plan.sentence[self.plan.start[number] : self.plan.start[number + 1]]
+        chosen = self.plan.sentences_of(number)
         if pair >= len(self.frames) and self.make_denoising_batch is not None:
             return self.make_denoising_batch(pair, chosen)
         return collate(self.sentences[pair], chosen, self.frames[pair], pair, divisor)

@@ -78,7 +78,7 @@ def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[Shape]:
         pair_source[lengths.sentence], pair_target[lengths.sentence] = lengths.source, lengths.target
     shapes = []
     for k, pair in enumerate(plan.pair):
-        rows = plan.sentence[plan.start[k] : plan.start[k + 1]]
+        rows = plan.sentences_of(k)
         if pair < len(source):
             shapes.append(Shape(len(rows), int(source[pair][rows].max()), int(target[pair][rows].max())))
     return shapes

@@ -1,14 +1,17 @@
 """Order and batches: functions of (seed, epoch, index); nothing twice, nothing missed."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnmt_ds.batch import EOS, PAD
-from mnmt_ds.data.batching import PairLengths, batch_bounds, draw_sentences, length_order, plan_epoch
+from mnmt_ds.data.batching import PairLengths, batch_bounds, draw_sentences, length_order, plan_epoch, usable_lengths
 from mnmt_ds.data.framing import FramingSettings, frame_of
 from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
+from mnmt_ds.distributed import seed_of
 from mnmt_ds.samplers.temperature import counts, probabilities
 
 
@@ -86,6 +89,32 @@ def test_ranks_and_workers_share_the_same_updates(ranks: int, workers: int) -> N
             plan.sentence[plan.start[k] : plan.start[k + 1]].tolist() for k in numbers
         )
         assert sum(batch.tokens for batch in batches) == plan.divisor(u) == batches[0].divisor
+
+
+def test_a_plan_takes_few_bytes_a_sentence() -> None:
+    """Kept lengths 12 (number, source, target), the plan 4 and its batches; while it is made, one pair is drawn."""
+    pairs, size = 20, 4000
+    maker = np.random.default_rng(0)
+    sides = [maker.integers(3, 60, (2, size), np.int32) for _ in range(pairs)]
+    tracemalloc.start()
+    try:
+        lengths = [usable_lengths(source, target, 2, 1, 100) for source, target in sides]
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        plan_epoch(
+            lengths, [size] * pairs, [7] * pairs, seed=1, epoch=3, max_tokens=1024, batches_per_update=4
+        )  # fmt: skip
+        peak = tracemalloc.get_traced_memory()[1] - kept
+    finally:
+        tracemalloc.stop()
+    assert kept / (pairs * size) < 13 and peak / (pairs * size) < 20
+
+
+def test_numbers_of_32_bits_permute_as_those_of_64() -> None:
+    size, offset = 1000, 300
+    seed = seed_of(3, "draw", 1, 0)
+    expected = np.random.Generator(np.random.Philox(seed)).permutation(size)[offset : offset + 9]
+    assert draw_sentences(size, 9, offset, seed=3, pair=1).tolist() == expected.tolist()
 
 
 def test_collate_by_hand() -> None:

@@ -52,8 +52,6 @@ def micro_batch_contents(plan: EpochPlan, number: int, layout: ParallelLayout) -
     update, index = divmod(number, micro_batches_of(plan, layout))
     first = update * plan.batches_per_update + index * layout.data_parallel_size
     return [
-        MicroBatchContent(int(plan.pair[k]), plan.sentence[plan.start[k] : plan.start[k + 1]])
-        if k < len(plan.pair)
-        else None
+        MicroBatchContent(int(plan.pair[k]), plan.sentences_of(k)) if k < len(plan.pair) else None
         for k in range(first, first + layout.data_parallel_size)
     ]

@@ -3,7 +3,7 @@
 Shape letters: V words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -15,9 +15,9 @@ from mnmt_ds.config import Settings
 from mnmt_ds.data.batching import (
     EpochPlan,
     PairLengths,
-    draw_pairs,
     fixed_batches,
     interleave_plans,
+    iterate_drawn_pairs,
     moved_offset,
     plan_batches,
     plan_epoch,
@@ -208,6 +208,9 @@ class TrainingData:
         """
         segment, cuts = segment or self.whole_epoch(epoch), cuts or (self.cut,)
         place = f"{epoch}+{segment.number}" if segment.number else str(epoch)
+        if len(cuts) == 1 and self.denoising is None and self.longest(cuts[0].max_tokens) >= segment.longest:
+            drawn = iterate_drawn_pairs(self._lengths_of(segment), segment.counts, segment.offsets, self.train.seed)
+            return self._cut(drawn, cuts[0], place)._replace(epoch=epoch, longest=segment.longest)
         left = self.drawn(segment)
         for number, cut in enumerate(cuts):
             within, beyond = split_by_length(left, self.longest(cut.max_tokens))
@@ -238,7 +241,7 @@ class TrainingData:
         Returns:
             Those of each pair, then the items of each denoising source.
         """
-        drawn = draw_pairs(self._lengths_of(segment), segment.counts, segment.offsets, self.train.seed)
+        drawn = [*iterate_drawn_pairs(self._lengths_of(segment), segment.counts, segment.offsets, self.train.seed)]
         denoising = self._denoising_within(segment.longest)
         if denoising is not None:
             for items in denoising.draw(segment.items, segment.done, segment.sentences):
@@ -259,16 +262,19 @@ class TrainingData:
             return self.lengths
         return self.lengths_within(segment.longest)
 
-    def _cut(self, drawn: Sequence[PairLengths], cut: Cut, place: str) -> EpochPlan:
+    def _cut(self, drawn: Iterable[PairLengths], cut: Cut, place: str) -> EpochPlan:
         """Cuts the sentences of all sources into micro-batches; those of the pairs and of each task evenly spread."""
+        if self.denoising is None:
+            return plan_batches(drawn, seed_of(self.train.seed, "order", place), cut.max_tokens, cut.batches_per_update)
+        drawn = [*drawn]
         first, size = 0, len(self.pairs)
         plans = []
-        for name in [(), *((task.name,) for task in (self.denoising.settings.tasks if self.denoising else ()))]:
+        for name in [(), *((task.name,) for task in self.denoising.settings.tasks)]:
             seed = seed_of(self.train.seed, "order", *name, place)
             plan = plan_batches(drawn[first : first + size], seed, cut.max_tokens, cut.batches_per_update)
             plans.append(plan._replace(pair=plan.pair + first))
-            first, size = first + size, len(self.denoising.pools) if self.denoising else 0
-        return interleave_plans(plans) if self.denoising is not None else plans[0]
+            first, size = first + size, len(self.denoising.pools)
+        return interleave_plans(plans)
 
     def plan_sample(self, share: float, name: str) -> EpochPlan:
         """Plans the micro-batches of a fixed sample; the same on every rank.
