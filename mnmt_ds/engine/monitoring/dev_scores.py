@@ -1,4 +1,4 @@
-"""BLEU and chrF of the dev sets while a student trains: every rank decodes its share of the batches."""
+"""BLEU and chrF of the dev sets while a student trains: ranks share the decoding of batches, the scoring of pairs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from mnmt_ds import metric_keys
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.language_pairs import split_pair
-from mnmt_ds.decoding.beam_search import Hypothesis, SearchSettings
+from mnmt_ds.decoding.beam_search import SearchSettings
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.translation import decode_batch, hypothesis_text, make_batches, untranslatable_ids
 from mnmt_ds.distributed import RankGroup, device
@@ -21,8 +21,6 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model
 
-Hypotheses = dict[str, dict[int, list[Hypothesis]]]
-"""By pair and by place in its dev set."""
 DevScores = dict[str, dict[str, float]]
 """bleu, chrf and their ceilings by pair."""
 
@@ -107,20 +105,22 @@ def _scores(
         jobs += make_batches(translator, pair, pieces, settings.max_tokens)
     search = SearchSettings(beam=settings.bleu_beam, ban_unknown=settings.bleu_ban_unknown)
     banned = untranslatable_ids(corpus.tokenizer, search)
-    hypotheses: Hypotheses = {pair: {} for pair in pairs}
+    texts: dict[str, dict[int, str]] = {pair: {} for pair in pairs}
     model.eval()
     with torch.no_grad():
         for job in jobs[ranks.rank :: ranks.size]:
-            hypotheses[job.pair] |= dict(zip(job.positions, decode_batch(model, job, search, banned), strict=True))
+            for place, beams in zip(job.positions, decode_batch(model, job, search, banned), strict=True):
+                texts[job.pair][place] = hypothesis_text(translator, beams[0]) if beams else ""
     model.train()
-    gathered = ranks.gather(hypotheses)
+    gathered = ranks.gather(texts)
     scores: DevScores = {}
-    for pair, split in splits.items() if ranks.is_main else ():
-        best = {place: beams for part in gathered for place, beams in part[pair].items()}
-        texts = [hypothesis_text(translator, best[i][0]) if best.get(i) else "" for i in range(counts[pair])]
-        target, references = split_pair(pair)[1], split.text()[1][: counts[pair]]
-        figures = score_pair(texts, references, target, ScoreSettings())
+    for pair in pairs[ranks.rank :: ranks.size]:  # each rank scores its share: one alone would keep all others waiting
+        by_place = {place: text for part in gathered for place, text in part[pair].items()}
+        hypotheses = [by_place.get(i, "") for i in range(counts[pair])]
+        target, references = split_pair(pair)[1], splits[pair].text()[1][: counts[pair]]
+        figures = score_pair(hypotheses, references, target, ScoreSettings())
         reachable = corpus.tokenizer.round_trip(references, target, without_unknown=search.ban_unknown)
         figures |= ceilings(reachable, references, figures["bleu_tokenizer"])
         scores[pair] = {name: figures[name] for name in AVERAGED}
-    return ranks.broadcast_from_main(scores)
+    all_scores = {pair: row for part in ranks.gather(scores) for pair, row in part.items()}
+    return {pair: all_scores[pair] for pair in pairs}
