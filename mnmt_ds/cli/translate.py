@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from mnmt_ds import files
 from mnmt_ds.config.paths import path_option
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    from mnmt_ds.config.ranges import number_option
+    from mnmt_ds.config.ranges import number_option, setting_option
+    from mnmt_ds.decoding.beam_search import SearchSettings
 
     parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument(
@@ -49,7 +50,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number_option(int, ge=0),
         default=0,
         metavar="N",
-        help="write N hypotheses as 'line ||| text ||| score'",
+        help="write N hypotheses (with --sample N draws) as 'line ||| text ||| score'",
+    )
+    parser.add_argument(
+        "--interactive", action="store_true", help="translate each line as it comes, and write it at once"
+    )
+    parser.add_argument("--pivot", metavar="LANG", help="translate into this language first, and from it on")
+    parser.add_argument("--prefix", default="", metavar="TEXT", help="text with which every translation begins")
+    parser.add_argument(
+        "--split",
+        type=number_option(int, ge=1),
+        nargs="?",
+        const=0,
+        metavar="PIECES",
+        help="translate lines of more pieces (default: than the model takes) in parts of whole sentences",
+    )
+    parser.add_argument(
+        "--ban", action="append", default=[], metavar="PIECE", help="piece that is never generated; may be repeated"
+    )
+    parser.add_argument(
+        "--sample",
+        type=setting_option(SearchSettings, "sample_temperature"),
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        metavar="TEMPERATURE",
+        help="draw translations, do not search (default: 1)",
+    )
+    parser.add_argument(
+        "--top-k", type=setting_option(SearchSettings, "sample_top_k"), default=0, metavar="K",
+        help="draw from the K most probable tokens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top-p", type=setting_option(SearchSettings, "sample_top_p"), default=1.0, metavar="P",
+        help="draw from the most probable tokens that together have this probability",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=setting_option(SearchSettings, "sample_seed"), default=0, help="of what is drawn"
     )
     add_search_arguments(parser)
 
@@ -109,23 +146,36 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.errors import UserError
 
     search = search_settings(args)
-    if args.nbest > search.beam:
+    if args.nbest > search.beam and not args.sample:
         raise UserError(f"--nbest {args.nbest}: a beam of {search.beam} has no more hypotheses; raise --beam")
+    if args.nbest and args.split is not None:
+        raise UserError("--nbest: parts of a line have no common hypotheses; leave out --nbest or --split")
+    if args.pivot and args.pivot in split_pair(args.pair):
+        raise UserError(f"--pivot {args.pivot}: is a language of {args.pair} itself; leave it out")
     for path in args.files:
         if not path.exists():
             raise UserError(f"{path}: no such file; give text files, or nothing for standard input")
         if path.is_dir() or not os.access(path, os.R_OK):
             raise UserError(f"{path}: cannot be read; give text files, or nothing for standard input")
-    translator = open_model(args, pair=args.pair)
-    translator.frame(args.pair)
-    warn_untrained_pair(translator, args.pair)
-    cut = 0
+    pairs = _steps(args)
+    translator = open_model(args, pair=pairs[0])
+    for pair in pairs:
+        translator.frame(pair)
+        warn_untrained_pair(translator, pair)
+    cut: list[int] = []
     with _output(args.output) as output, Progress(f"translate {args.pair}", "lines") as progress:
-        for first, lines in _windows(args.files):
+        for first, lines in _windows(args.files, args.interactive):
             cut += _translate(translator, lines, first, args, search, output, progress)
     if cut:
-        LOG.warning("%d line(s) had more pieces than the model has positions; their ends were left out", cut)
+        LOG.warning("%d line(s) had more pieces than the model has positions, the first is line %d; their ends were"
+                    " left out; take --split to translate them in parts", len(cut), cut[0] + 1)  # fmt: skip
     return 0
+
+
+def _steps(args: argparse.Namespace) -> list[str]:
+    """The pairs through which the text goes."""
+    source, target = split_pair(args.pair)
+    return [f"{source}-{args.pivot}", f"{args.pivot}-{target}"] if args.pivot else [args.pair]
 
 
 def search_settings(args: argparse.Namespace) -> "SearchSettings":
@@ -139,9 +189,13 @@ def search_settings(args: argparse.Namespace) -> "SearchSettings":
     """
     from mnmt_ds.decoding.beam_search import SearchSettings
 
+    sample = getattr(args, "sample", 0.0)
+    drawn: dict[str, Any] = {}
+    if sample:
+        drawn = dict(sample_temperature=sample, sample_top_k=args.top_k, sample_top_p=args.top_p, sample_seed=args.seed)
     return SearchSettings(
-        beam=args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient,
-        ban_unknown=args.ban_unknown,
+        beam=1 if sample else args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient,
+        ban_unknown=args.ban_unknown, banned_pieces=tuple(getattr(args, "ban", ())), **drawn,
     )  # fmt: skip
 
 
@@ -195,31 +249,51 @@ def processes(args: argparse.Namespace, translator: "Translator", sentences: int
 def _translate(
     translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "SearchSettings",
     output: IO[bytes], progress: "Progress",
-) -> int:  # fmt: skip
-    """Translates lines, whose first has number ``first``, into the output; how many were too long."""
+) -> list[int]:  # fmt: skip
+    """Translates lines, whose first has number ``first``, into the output; the numbers of those that were cut."""
+    from mnmt_ds.decoding.long_text import join_parts, split_long
     from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 
     longest = translator.model.settings.max_positions
-    texts = [line[: 64 * longest] for line in lines]  # what lies beyond cannot fit, and encoding it would take long
-    pieces = translator.tokenizer.encode_many(texts, split_pair(args.pair)[0])
-    results = translate_all(
-        translator, {args.pair: pieces}, search, args.batch_tokens, processes(args, translator, len(lines)),
-        progress.add,
-    )[args.pair]  # fmt: skip
-    for number, hypotheses in enumerate(results, first):
-        if args.nbest:
-            for hypothesis in hypotheses[: args.nbest]:
-                text = hypothesis_text(translator, hypothesis)
-                output.write(f"{number} ||| {text} ||| {hypothesis.score:.4f}\n".encode())
-        else:
-            output.write(f"{hypothesis_text(translator, hypotheses[0]) if hypotheses else ''}\n".encode())
+    cut: set[int] = set()
+    pairs = _steps(args)
+    for pair in pairs:
+        source, target = split_pair(pair)
+        is_last = pair == pairs[-1]
+        room = longest - translator.frame(pair).source_extra
+        parts = [[line] for line in lines]
+        if args.split is not None:
+            most = min(args.split or room, room)
+            parts = [split_long(line, source, translator.tokenizer, most) or [""] for line in lines]
+        texts = [part[: 64 * longest] for each in parts for part in each]  # what lies beyond cannot fit
+        owner = [number for number, each in enumerate(parts) for _ in each]
+        pieces = translator.tokenizer.encode_many(texts, source)
+        cut |= {first + line for line, ids in zip(owner, pieces, strict=True) if len(ids) > room}
+        draws = max(1, args.nbest) if args.sample and is_last else 1
+        rows = translate_all(
+            translator, {pair: pieces * draws}, search, args.batch_tokens, processes(args, translator, len(pieces)),
+            progress.add if is_last else lambda count: None, args.prefix if is_last else "",
+        )[pair]  # fmt: skip
+        if args.nbest and is_last:
+            for line in range(len(lines)):
+                best = [each for row in rows[line :: len(lines)] for each in row]
+                for each in sorted(best, key=lambda each: -each.score)[: args.nbest]:
+                    text = hypothesis_text(translator, each)
+                    output.write(f"{first + line} ||| {text} ||| {each.score:.4f}\n".encode())
+            continue
+        done: list[list[str]] = [[] for _ in lines]
+        for line, row in zip(owner, rows, strict=True):
+            done[line].append(hypothesis_text(translator, row[0]) if row else "")
+        lines = [join_parts(each, target) for each in done]
+        if is_last:
+            output.write("".join(f"{line}\n" for line in lines).encode())
     output.flush()
-    return sum(len(sentence) > longest - 2 for sentence in pieces)
+    return sorted(cut)
 
 
-def _windows(files: list[Path]) -> Iterator[tuple[int, list[str]]]:
+def _windows(files: list[Path], interactive: bool) -> Iterator[tuple[int, list[str]]]:
     """(index of the first line, lines), over all files; a line typed on a terminal is translated at once."""
-    size = 1 if not files and sys.stdin.isatty() else WINDOW
+    size = 1 if interactive or (not files and sys.stdin.isatty()) else WINDOW
     first, window = 0, []
     for line in _lines(files):
         window.append(line)

@@ -30,7 +30,9 @@ class Files(Settings):
     columns: tuple[int | str, int | str] | None = None
     """Source and target column: numbers from 1 in a TSV without header (default 1, 2), names elsewhere (default: the
     language codes), with dots into inner records of JSON and Parquet."""
-    min_scores: dict[int | str, float] = Field(default_factory=dict, examples=[{3: 1.05}])
+    min_scores: dict[int | str, Annotated[float, Field(ge=-1e9, le=1e9)]] = Field(
+        default_factory=dict, examples=[{3: 1.05}]
+    )
     """tsv, csv, json, parquet: the least score by column; rows with less, or without a score, are left out."""
     split: str = ""
     """flores: dev or devtest (default: dev for ``dev``, devtest for ``test``); huggingface: the split's name."""

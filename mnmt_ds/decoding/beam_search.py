@@ -7,13 +7,13 @@ Shape letters: B sentences, W beams, C = 2·W candidates, T generated tokens, N 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mnmt_ds.batch import BOS, EOS, PAD
@@ -42,6 +42,22 @@ class SearchSettings(Settings):
     """See max_length_ratio."""
     ban_unknown: bool = False
     """Never generate the unknown piece, which is written " ⁇ "; the best translation without it is searched for."""
+    banned_pieces: tuple[str, ...] = ()
+    """Pieces of the vocabulary that are never generated."""
+    sample_temperature: float = Field(default=0.0, ge=0, le=100)
+    """Above 0 translations are drawn, not searched for: token by token, from probabilities ** (1 / temperature)."""
+    sample_top_k: int = Field(default=0, ge=0)
+    """Draw from that many of the most probable tokens; 0: from all."""
+    sample_top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from as many of the most probable tokens as together have this probability."""
+    sample_seed: int = Field(default=0, ge=0)
+    """Of what is drawn."""
+
+    @model_validator(mode="after")
+    def _one_beam(self) -> "SearchSettings":
+        if self.sample_temperature and self.beam != 1:
+            raise ValueError("sampling has no beam; set beam to 1")
+        return self
 
 
 class Hypothesis(NamedTuple):
@@ -79,6 +95,7 @@ def beam_search(
     limit: Sequence[int] | None = None,
     banned: Sequence[int] = (BOS, PAD),
     implementation: Literal["auto", "native", "torch"] = "auto",
+    continuations: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> list[list[Hypothesis]]:
     """Searches for translations of a batch of sentences.
 
@@ -91,6 +108,7 @@ def beam_search(
         limit: longest hypothesis of each sentence in tokens, end symbol included; None: from the settings.
         banned: tokens that are never generated; their probability still counts in the normalisation.
         implementation: native (C++, float32 on a CPU), torch (any device and dtype), auto: native where it can run.
+        continuations: chooses how sentences go on; None: the most probable continuations.
 
     Returns:
         For each sentence at most ``settings.beam`` hypotheses, best first.
@@ -108,7 +126,9 @@ def beam_search(
     result: list[list[Hypothesis]] = [[] for _ in range(len(source_BS))]
     while len(search.row_B):
         hidden_ND, cache = step.decode_step(model, cache, token_BW)
-        candidates = step.top_continuations(model, hidden_ND, search.score_BW, 2 * settings.beam, banned)
+        candidates = (continuations or step.top_continuations)(
+            model, hidden_ND, search.score_BW, 2 * settings.beam, banned
+        )
         search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings)
         cache = step.reorder_beams(cache, parent_BW)
         done = int(search.done_B.sum())

@@ -16,11 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from mnmt_ds.batch import BOS, PAD, UNK
+from mnmt_ds.batch import BOS, EOS, PAD, UNK
 from mnmt_ds.data.framing import frame_source
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.decoding.beam_search import Hypothesis, SearchSettings, beam_search
 from mnmt_ds.decoding.loading import Translator
+from mnmt_ds.decoding.sampling import sampler
+from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import load_model
 
@@ -37,6 +40,8 @@ class DecodingBatch(NamedTuple):
     sources: list[list[int]]
     start: tuple[int, ...]
     """The decoder's first inputs."""
+    forced: tuple[int, ...] = ()
+    """Pieces with which every translation begins."""
 
 
 class Decoder(Protocol):
@@ -45,7 +50,9 @@ class Decoder(Protocol):
     def __call__(self, batches: Sequence[DecodingBatch]) -> Iterator[tuple[DecodingBatch, list[list[Hypothesis]]]]: ...
 
 
-def make_batches(translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int) -> list[DecodingBatch]:
+def make_batches(
+    translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int, prefix: str = ""
+) -> list[DecodingBatch]:
     """Cuts a pair's sentences into batches, longest sentences first.
 
     Sentences without a piece are left out: their translation is empty. Sources beyond the model's positions are cut.
@@ -55,18 +62,25 @@ def make_batches(translator: Translator, pair: str, pieces: Sequence[Pieces], ba
         pair: source and target language, such as ``bs-en``.
         pieces: ids of each source sentence's pieces.
         batch_tokens: padded source tokens a batch at most; a batch has at least one sentence.
+        prefix: text with which every translation begins.
 
     Returns:
         The batches.
+
+    Raises:
+        UserError: where the prefix leaves no room for a translation.
     """
     frame = translator.frame(pair)
+    forced = tuple(translator.tokenizer.encode(prefix, split_pair(pair)[1])) if prefix else ()
+    if len(forced) + frame.target_extra >= translator.model.settings.max_positions:
+        raise UserError(f"prefix of {len(forced)} pieces: the model has {translator.model.settings.max_positions}")
     room = translator.model.settings.max_positions - frame.source_extra
     order = sorted((i for i in range(len(pieces)) if len(pieces[i])), key=lambda i: (-len(pieces[i]), i))
     batches: list[DecodingBatch] = []
     for position in order:
         source = frame_source(frame, [int(piece) for piece in pieces[position][:room]])
         if not batches or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > batch_tokens:
-            batches.append(DecodingBatch(pair, [], [], (frame.decoder_start, *frame.target_prefix)))
+            batches.append(DecodingBatch(pair, [], [], (frame.decoder_start, *frame.target_prefix), forced))
         batches[-1].positions.append(position)
         batches[-1].sources.append(source)
     return batches
@@ -81,9 +95,29 @@ def untranslatable_ids(tokenizer: Tokenizer, settings: SearchSettings) -> tuple[
 
     Returns:
         The ids, as ``beam_search`` bans them.
+
+    Raises:
+        UserError: where a piece that is to be banned is not in the vocabulary.
     """
     unknown = (UNK,) if settings.ban_unknown else ()
-    return (BOS, PAD, *unknown, *range(tokenizer.piece_count, tokenizer.size))
+    return (
+        BOS,
+        PAD,
+        *unknown,
+        *_ids_of(tokenizer, settings.banned_pieces),
+        *range(tokenizer.piece_count, tokenizer.size),
+    )
+
+
+def _ids_of(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:
+    """Ids of pieces; UserError where the vocabulary has no such piece."""
+    if not pieces:
+        return []
+    id_of = {tokenizer.piece(id_): id_ for id_ in range(tokenizer.piece_count)}
+    for piece in pieces:
+        if id_of.get(piece, EOS) == EOS:
+            raise UserError(f"piece '{piece}': not in the vocabulary; a word's first piece begins with ▁ (U+2581)")
+    return [id_of[piece] for piece in pieces]
 
 
 def decode_batch(
@@ -102,7 +136,15 @@ def decode_batch(
     """
     device = model.embedding.weight.device
     source_BS = pad_sequence([torch.tensor(source) for source in batch.sources], batch_first=True, padding_value=PAD)
-    return beam_search(model, source_BS.to(device), batch.start, settings, banned=banned)
+    draw = (
+        sampler(settings, f"{batch.pair} {batch.positions} {batch.sources[0]}") if settings.sample_temperature else None
+    )
+    rows = beam_search(
+        model, source_BS.to(device), (*batch.start, *batch.forced), settings, banned=banned, continuations=draw
+    )
+    if not batch.forced:
+        return rows
+    return [[each._replace(tokens=[*batch.forced, *each.tokens]) for each in row] for row in rows]
 
 
 def hypothesis_text(translator: Translator, hypothesis: Hypothesis) -> str:
@@ -189,6 +231,7 @@ def translate_all(
     batch_tokens: int,
     processes: int = 1,
     progress: Callable[[int], None] = lambda count: None,
+    prefix: str = "",
 ) -> dict[str, list[list[Hypothesis]]]:
     """Translates all sentences of several pairs, long batches first.
 
@@ -199,12 +242,15 @@ def translate_all(
         batch_tokens: padded source tokens a batch at most.
         processes: worker processes; 1: none.
         progress: called with the number of sentences done, batch by batch.
+        prefix: text with which every translation begins.
 
     Returns:
         For each pair the hypotheses of its sentences in input order; an empty list for an empty sentence.
     """
     batches = [
-        batch for pair, sentences in pieces.items() for batch in make_batches(translator, pair, sentences, batch_tokens)
+        batch
+        for pair, sentences in pieces.items()
+        for batch in make_batches(translator, pair, sentences, batch_tokens, prefix)
     ]
     batches.sort(key=lambda batch: -len(batch.sources[0]) * len(batch.sources))
     result: dict[str, list[list[Hypothesis]]] = {pair: [[] for _ in rows] for pair, rows in pieces.items()}

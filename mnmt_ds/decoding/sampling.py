@@ -1,0 +1,65 @@
+"""Translations drawn from the model's distribution, in place of searched ones.
+
+Shape letters: B sentences, W beams (one), N = B·W, V vocabulary, D width.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.models.transformer import Transformer
+
+Continuations = Callable[[Transformer, Tensor, Tensor, int, Sequence[int]], tuple[Tensor, Tensor, Tensor]]
+"""Chooses how each sentence goes on, as ``top_continuations`` of ``mnmt_ds.decoding.incremental`` does."""
+
+
+def sampler(settings: SearchSettings, name: str) -> Continuations:
+    """Makes what draws the next token of each sentence.
+
+    Args:
+        settings: temperature, the most probable tokens that may be drawn, and the seed.
+        name: of the batch: with the seed it decides what is drawn, wherever and in which process.
+
+    Returns:
+        A function from the model, its decoder states, the summed log-probabilities, a count (not heeded) and banned
+        tokens to the new sums under the model's own distribution, beams and tokens, each (B, 1).
+    """
+    digest = hashlib.sha256(f"{settings.sample_seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def draw(
+        model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        log_prob_NV = torch.log_softmax(F.linear(hidden_ND, model.head.weight).float(), -1)
+        scaled_NV = log_prob_NV / settings.sample_temperature
+        scaled_NV[:, list(banned)] = -torch.inf
+        kept_NV = keep_likely(scaled_NV, settings.sample_top_k, settings.sample_top_p)
+        token_N1 = torch.multinomial(torch.softmax(kept_NV.cpu(), -1), 1, generator=generator).to(hidden_ND.device)
+        return score_BW + log_prob_NV.gather(1, token_N1), torch.zeros_like(token_N1), token_N1
+
+    return draw
+
+
+def keep_likely(logit_NV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Leaves out unlikely tokens.
+
+    Args:
+        logit_NV: log-probabilities, up to a constant a row.
+        top_k: how many of the most probable tokens stay; 0: all.
+        top_p: of the most probable tokens as many stay as together have this probability; 1: all.
+
+    Returns:
+        The same with -inf for what is left out; (N, V).
+    """
+    if 0 < top_k < logit_NV.shape[1]:
+        logit_NV = logit_NV.masked_fill(logit_NV < logit_NV.topk(top_k)[0][:, -1:], -torch.inf)
+    if top_p < 1:
+        sorted_NV, order_NV = logit_NV.sort(descending=True)
+        prob_NV = torch.softmax(sorted_NV, -1)
+        unlikely_NV = prob_NV.cumsum(-1) - prob_NV >= top_p  # what stands before it has that probability already
+        logit_NV = logit_NV.masked_fill(unlikely_NV.scatter(1, order_NV, unlikely_NV), -torch.inf)
+    return logit_NV

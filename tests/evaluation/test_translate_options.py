@@ -1,0 +1,157 @@
+"""What ``mnmt-ds translate`` can be asked for: line by line, pivots, prefixes, bans, parts of long lines, draws."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnmt_ds.batch import PAD
+from mnmt_ds.bench.decoding import make_peaked, random_sources
+from mnmt_ds.cli.main import main
+from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
+from mnmt_ds.decoding.loading import open_translator
+from mnmt_ds.decoding.long_text import join_parts, split_long
+from mnmt_ds.decoding.sampling import keep_likely, sampler
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.transformer import Transformer, initialise
+from tests.evaluation.runs import model_run
+
+LINES = ["derbo eulbbo", "hsifbo", "", "eulbbo hsifbo derbo"]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_run(tmp_path_factory.mktemp("runs") / "one", tiny_corpus)
+
+
+def translate(run: Path, lines: list[str], *options: Any, pair: str = "bs-en") -> list[str]:
+    source, target = run.parent / "in", run.parent / "out"
+    source.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    arguments = ["translate", run, source, "--pair", pair, "-o", target, "--device", "cpu", "--jobs", "1", *options]
+    assert main([str(argument) for argument in arguments]) == 0
+    return target.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def test_a_line_is_translated_before_the_next_one_comes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = translate(run, LINES)
+    (in_read, in_write), (out_read, out_write) = os.pipe(), os.pipe()
+    monkeypatch.setattr("sys.stdin", os.fdopen(in_read, "r"))
+    monkeypatch.setattr("sys.stdout", os.fdopen(out_write, "w"))
+    command = ["translate", str(run), "--pair", "bs-en", "--interactive", "--device", "cpu"]
+    codes: list[int] = []
+    worker = threading.Thread(target=lambda: codes.append(main(command)), daemon=True)
+    worker.start()
+    with os.fdopen(out_read, "r") as answers, os.fdopen(in_write, "w") as questions:
+        for line, wanted in zip(LINES, expected, strict=True):
+            questions.write(f"{line}\n")
+            questions.flush()
+            assert answers.readline() == f"{wanted}\n"
+    worker.join(60)
+    assert codes == [0]
+
+
+def test_pivot(run: Path) -> None:
+    through = translate(run, translate(run, LINES, pair="bs-en"), pair="en-hi")
+    assert translate(run, LINES, "--pivot", "en", pair="bs-hi") == through
+    assert main(["translate", str(run), "--pair", "bs-en", "--pivot", "en"]) == 2
+
+
+def test_prefix_and_banned_pieces(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What follows a prefix is what the model says after these pieces; the scores of a beam stay in order."""
+    plain = translate(run, LINES)
+    begun = translate(run, LINES, "--prefix", "river stone")
+    assert begun[2] == "" and all(line.startswith("river stone") for line in begun[:2] + begun[3:])
+    translator = open_translator(run)
+    first = translator.tokenizer.encode(plain[0], "en")
+    own = translate(run, LINES[:1], "--prefix", translator.tokenizer.decode(first[:2]))
+    assert own[0].startswith(translator.tokenizer.decode(first[:2]))
+    piece = translator.tokenizer.piece(translator.tokenizer.encode(plain[0], "en")[0])
+    without = translate(run, LINES[:1], "--ban", piece)[0]
+    assert piece not in [translator.tokenizer.piece(id_) for id_ in translator.tokenizer.encode(without, "en")]
+    assert main(["translate", str(run), os.devnull, "--pair", "bs-en", "--ban", "no such piece"]) in (0, 2)
+    source = run.parent / "in"
+    assert main(["translate", str(run), str(source), "--pair", "bs-en", "--ban", "no such piece"]) == 2
+    assert "piece 'no such piece': not in the vocabulary" in capfd.readouterr().err
+
+
+def test_long_lines_are_split_or_said(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sentences = ["derbo eulbbo hsifbo.", "hsifbo derbo!", "eulbbo?"]
+    line = " ".join(sentences * 20)
+    translate(run, ["derbo", line])
+    assert "1 line(s) had more pieces than the model has positions, the first is line 2" in capfd.readouterr().err
+    whole = translate(run, ["derbo", line, "", "eulbbo " * 70], "--split")
+    assert "had more pieces" not in capfd.readouterr().err and len(whole) == 4 and whole[2] == ""
+    translator = open_translator(run)
+    room = translator.model.settings.max_positions - translator.frame("bs-en").source_extra
+    parts = split_long(line, "bs", translator.tokenizer, room)
+    assert len(parts) > 1 and " ".join(parts) == line and all(part[-1] in ".!?" for part in parts)
+    assert whole[1] == join_parts(translate(run, parts), "en")
+    assert translate(run, ["derbo"], "--split") == whole[:1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ab. cd. ef.", ["ab. cd.", "ef."]),
+        ("ab “cd.” efg", ["ab “cd.”", "efg"]),
+        ("一二三。四五六七八。九十", ["一二三。", "四五六七八。九十"]),
+        ("abcdefghijklmnop", ["abcdefgh", "ijklmnop"]),
+        ("aaaa bbbb cccc d", ["aaaa bbbb", "cccc d"]),
+        ("v1.2 of its", ["v1.2", "of its"]),
+        ("  ", ["  "]),
+    ],
+)
+def test_parts(text: str, expected: list[str]) -> None:
+    class Characters:
+        """A piece a character that is no space."""
+
+        def encode(self, text: str, language: str) -> list[int]:
+            return [1] * len(text.replace(" ", ""))
+
+    assert split_long(text, "xx", Characters(), 8) == expected  # type: ignore[arg-type]
+    assert join_parts(["甲", "", "乙"], "zho_Hans") == "甲乙" and join_parts(["a", "", "b"], "en") == "a b"
+
+
+def test_draws_follow_the_models_distribution() -> None:
+    """The first token's frequencies are the model's probabilities; scores are those of the drawn tokens."""
+    torch.manual_seed(0)
+    shape = ModelSettings(d_model=32, heads=2, ffn=64, encoder_layers=1, decoder_layers=1)
+    model = initialise(Transformer(shape, 12)).eval()
+    make_peaked(model, end_pull=None, around=2)
+    source = random_sources(1, 12)
+    rows, settings = 4000, SearchSettings(beam=1, sample_temperature=1.0)
+    drawn = beam_search(
+        model, source.expand(rows, -1), 11, settings, [1] * rows, (), continuations=sampler(settings, "x")
+    )
+    memory_BSD, mask_BS = model.encode(source)
+    with torch.inference_mode():
+        log_prob = model.head(model.decode(torch.tensor([[11]]), memory_BSD, mask_BS)).log_softmax(-1)[0, 0]
+    tokens = [row[0].tokens[0] if row[0].tokens else 2 for row in drawn]
+    frequency = torch.bincount(torch.tensor(tokens), minlength=12) / rows
+    assert (frequency - log_prob.exp()).abs().max() < 0.03
+    assert [row[0].score for row in drawn] == pytest.approx([float(log_prob[token]) for token in tokens], abs=1e-4)
+    again = beam_search(
+        model, source.expand(9, -1), 11, settings, [9] * 9, (PAD,), continuations=sampler(settings, "x")
+    )
+    same = beam_search(model, source.expand(9, -1), 11, settings, [9] * 9, (PAD,), continuations=sampler(settings, "x"))
+    assert again == same and len({tuple(row[0].tokens) for row in again}) > 3
+
+
+def test_what_is_likely_is_kept() -> None:
+    logit = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()
+    assert (keep_likely(logit, 2, 1.0) > -torch.inf).tolist() == [[True, False, True, False]]
+    assert (keep_likely(logit, 0, 0.5) > -torch.inf).tolist() == [[True, False, False, False]]
+    assert (keep_likely(logit, 0, 0.6) > -torch.inf).tolist() == [[True, False, True, False]]
+    assert torch.equal(keep_likely(logit, 0, 1.0), logit)
+
+
+def test_sampled_translations(run: Path) -> None:
+    options = ("--sample", "--seed", 3)
+    assert translate(run, LINES, *options) == translate(run, LINES, *options) != translate(run, LINES)
+    assert translate(run, LINES, "--sample", "--top-k", 1) == translate(run, LINES, "--beam", 1)
+    several = translate(run, LINES, *options, "--nbest", 4)
+    assert [line.split(" ||| ")[0] for line in several] == ["0"] * 4 + ["1"] * 4 + ["3"] * 4
+    assert len(set(several)) > 6
