@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.json_files import parse_json
+from mnmt_ds.packed_records import unpack
 
 Record = dict[str, Any]
 _SEALED = re.compile(rb'(.*), "crc": "([0-9a-f]{8})"\}', re.DOTALL)
@@ -110,7 +111,7 @@ def read_records(path: Path) -> list[Record]:
         path: the file.
 
     Returns:
-        Records, in the file's order.
+        Flat records, in the file's order.
 
     Raises:
         UserError: that names the first line that is not as it was written.
@@ -118,7 +119,10 @@ def read_records(path: Path) -> list[Record]:
     lines, faults = check_lines(path)
     if faults:
         raise UserError(f"{faults[0]}; restore the file from a copy, or resume the run, which drops such lines")
-    return [line.record for line in lines]
+    try:
+        return [unpack(line.record) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; restore the file from a copy") from None
 
 
 def last_crc(path: Path) -> int:

@@ -20,6 +20,7 @@ from mnmt_ds.config import Settings
 from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import append_line, write_text
 from mnmt_ds.log import REPORT
+from mnmt_ds.packed_records import pack, packable
 from mnmt_ds.record_lines import Record, kept_lines, last_crc, read_records, seal
 from mnmt_ds.run_files import METRICS
 
@@ -38,6 +39,9 @@ class TrackingSettings(Settings):
     """wandb entity (user or team); empty: your default."""
     group: str = ""
     """wandb group, such as a study's name."""
+    wandb_pairs: tuple[str, ...] = ()
+    """Pairs whose figures wandb gets each by itself where there are 200 pairs or more; of all others it gets means and
+    histograms."""
     log_every: int = Field(50, ge=1)
     """Updates between two reports; a large number: none."""
 
@@ -65,6 +69,7 @@ class Tracker:
         self.fault: UserError | None = None
         """Why the log could not be written; whoever writes it with other ranks raises it on all of them."""
         self.wandb: Any = None
+        self._wandb_pairs = settings.wandb_pairs
         if main and settings.wandb != "off":
             self.wandb = self._start_wandb(run, settings, settings.wandb, config, name)
 
@@ -98,14 +103,13 @@ class Tracker:
             return
         record = {"kind": kind, "update": update, "epoch": round(epoch, 4), "time": time.time(), **values}
         with self._faults_kept():
-            line = seal(json.dumps(record).encode(), last_crc(self.path) if self._crc is None else self._crc)
+            line = seal(json.dumps(pack(record)).encode(), last_crc(self.path) if self._crc is None else self._crc)
             append_line(self.path, line.text.decode())
             self.records += kind != "run"
             self._crc = line.crc
         if self.wandb is not None:
-            numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
             try:
-                self.wandb.log({**numbers, "update": update, "epoch": epoch})
+                self.wandb.log({**_for_wandb(values, self._wandb_pairs), "update": update, "epoch": epoch})
             except Exception as error:  # whatever wandb raises must not end the training
                 self.warning(f"wandb: {_one_line(error)}; going on without it")
                 self.wandb = None
@@ -182,6 +186,18 @@ class Tracker:
         except Exception as error:  # a dashboard that cannot be reached is no reason to stop
             self.warning(f"wandb: {_one_line(error)}; going on without it (metrics.jsonl has everything)")
             return None
+
+
+def _for_wandb(values: Record, pairs: tuple[str, ...]) -> Record:
+    """Numbers by key; of very many pairs a histogram a figure, and the figures of the pairs that were asked for."""
+    names, figures = packable(values)
+    inside = {f"{before}/{name}/{after}" for before, after in figures for name in names if name not in pairs}
+    numbers: Record = {k: value for k, value in values.items() if isinstance(value, int | float) and k not in inside}
+    if figures:
+        import wandb
+
+        numbers |= {f"{before}/pairs/{after}": wandb.Histogram(row) for (before, after), row in figures.items()}
+    return numbers
 
 
 def _one_line(error: Exception) -> str:

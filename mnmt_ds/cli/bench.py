@@ -3,7 +3,18 @@
 import argparse
 import importlib
 
-BENCHMARKS = ("throughput", "loss", "teachers", "methods", "placement", "pipeline", "staged", "finetune", "checks")
+BENCHMARKS = (
+    "throughput",
+    "loss",
+    "teachers",
+    "methods",
+    "placement",
+    "pipeline",
+    "staged",
+    "finetune",
+    "checks",
+    "scale",
+)
 HELP = f"measure speed and memory: {', '.join(BENCHMARKS)}"
 
 

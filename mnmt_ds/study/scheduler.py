@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import lock
 from mnmt_ds.reporting.runs import is_running, student_directories
@@ -20,8 +19,8 @@ from mnmt_ds.run_files import METRICS
 from mnmt_ds.shipped_files import shipped_file
 from mnmt_ds.study import run_state
 from mnmt_ds.study.bilingual import is_merged, merge_pair_runs
+from mnmt_ds.study.log_progress import LogProgress, read_progress
 from mnmt_ds.study.plan import Study, StudyEntry, TrainingJob
-from mnmt_ds.tracking import read_records
 
 LAUNCHER = shipped_file("launchers/launch.py")
 LOG = "log.txt"
@@ -125,6 +124,7 @@ def run_all(
                     say(f"{entry.name}: failed: {failed[directory]}")
             waiting.pop(directory)
 
+    progress: dict[Path, LogProgress] = {}
     with ThreadPoolExecutor(at_once) as pool:
         try:
             settle()
@@ -151,7 +151,7 @@ def run_all(
                 settle()
                 if time.monotonic() > last_report + 60 and under_way:
                     last_report = time.monotonic()
-                    where = "; ".join(_progress(entry, job) for entry, job, *_ in under_way.values())
+                    where = "; ".join(_progress(entry, job, progress) for entry, job, *_ in under_way.values())
                     say(f"[{finished}/{total}, {_minutes(last_report - started)}] {where}")
         except BaseException:
             processes.stop()
@@ -304,20 +304,18 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "nothing said")
 
 
-def _progress(entry: StudyEntry, job: TrainingJob) -> str:
-    """``lssd, seed 1: epoch 3.2 of 30, dev loss 4.12``."""
-    records: list[dict[str, Any]] = []
-    for directory in student_directories(job.directory)[:1]:
-        if (directory / METRICS).exists():
-            records = read_records(directory / METRICS)
+def _progress(entry: StudyEntry, job: TrainingJob, before: dict[Path, LogProgress]) -> str:
+    """``lssd, seed 1: epoch 3.2 of 30, dev loss 4.12``; what was read of the logs is kept."""
     what = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
     if run_state.is_trained(job):
         return f"{what}: evaluating"
-    if not records:
+    log = student_directories(job.directory)[0] / METRICS
+    progress = read_progress(log, before.get(log))
+    if progress is None or progress.epoch is None:
         return f"{what}: starting"
-    text = f"{what}: epoch {records[-1].get('epoch', 0):.1f} of {job.recipe.train.max_epochs}"
-    dev = [record[metric_keys.VALID_MACRO] for record in records if metric_keys.VALID_MACRO in record]
-    return text + (f", dev loss {min(dev):.3f}" if dev else "")
+    before[log] = progress
+    text = f"{what}: epoch {progress.epoch:.1f} of {job.recipe.train.max_epochs}"
+    return text + (f", dev loss {progress.best_dev:.3f}" if progress.best_dev is not None else "")
 
 
 def _minutes(seconds: float) -> str:

@@ -48,7 +48,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         REFUSED: "pairs",
     },
     "data.corpora": {FREE: "train dev test"},
-    "data.monolingual": {FREE: "format path target_path columns split domain codes"},
+    "data.monolingual": {FREE: "format path target_path columns split domain codes min_scores"},
     "data.clean": {
         FREE: "bad_lines max_line_bytes max_words max_key_words max_characters max_ratio min_script copied placeholders"
         " duplicates drop_domains domain_cap unicode"
@@ -116,7 +116,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         FREE: "every max_tokens watch keep_best_per_pair bleu_every",
         NEW_MEASURE: "selection bleu_sentences bleu_beam bleu_ban_unknown",
     },
-    "tracking": {NO_EFFECT: "wandb project entity group log_every"},
+    "tracking": {NO_EFFECT: "wandb project entity group wandb_pairs log_every"},
 }
 """Keys by class, for every section of a recipe as ``config.sections`` lists them."""
 MEASURES: Mapping[str, Measure] = {
