@@ -177,6 +177,9 @@ class Fields(NamedTuple):
     update: str = "optimizer steps so far"
     epoch: str = "epochs so far, with fraction"
     time: str = "seconds since 1970"
+    packed: str = (
+        "figures of 200 pairs or more, as numbers of 32 bits; `mnmt_ds.tracking.read_records` gives the flat record"
+    )
     crc: str = "CRC-32 of the line before this key, begun with the line's above; an altered or missing line is named"
 
 
