@@ -105,8 +105,15 @@ class _PrecomputedGradients(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """The known gradients times the loss's own, rounded only then (a token sum's may not fit into fp16).
 
-        In place unless the graph is kept for another backward; on a CPU, where a look at it is free, not times 1.
+        In place unless the graph is kept for another backward; on a CPU, where a look at it is free, not times 1. On a
+        GPU one pass reads, scales, rounds and writes into a tensor of the right dtype.
         """
+        if scale.is_cuda:
+            dhidden, dprojection = (
+                None if gradient is None else torch.mul(gradient, scale, out=torch.empty_like(gradient, dtype=dtype))
+                for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            )
+            return dhidden, dprojection, None, None, None
         is_one = scale.device.type == "cpu" and float(scale) == 1
         keep_graph = keeps_graph()
         dhidden, dprojection = (

@@ -150,9 +150,8 @@ def gradients(
         if scale != 1:
             dhidden_RD.mul_(scale)
     if dprojection_VD is not None:
-        if chunk.start == 0:
-            dprojection_VD.zero_()
-        torch.addmm(dprojection_VD, dz_RV.t(), saved.hidden_RD, **out_dtype, beta=1, alpha=scale, out=dprojection_VD)
+        beta = 0 if chunk.start == 0 else 1  # the first chunk writes, and reads nothing
+        torch.addmm(dprojection_VD, dz_RV.t(), saved.hidden_RD, **out_dtype, beta=beta, alpha=scale, out=dprojection_VD)
 
 
 def _launch(

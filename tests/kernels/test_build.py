@@ -16,6 +16,7 @@ import torch
 from mnmt_ds.kernels import build, implementations
 from mnmt_ds.kernels.ce_with_teacher import Gate
 from mnmt_ds.kernels.gates import GATE_KINDS, gate_value
+from tests.kernels.sass import cuobjdump, loops
 
 
 def _slow(directory: str, marker: str) -> build.LibraryRecipe:
@@ -105,3 +106,8 @@ def test_nvcc_compiles_all_targets_without_spills() -> None:
     assert len(registers) == len(spills) >= 3 * 26
     assert set(spills) == {("0", "0")}
     assert max(registers) <= 128
+    if cuobjdump() is not None:
+        # instructions of the loops over a pack of 8 words: statistics, then gradient; bf16, rows on the chip
+        found = loops(library)
+        assert sum(found["bf16", 1, 0, True]) <= 8 * 18, "cross-entropy"
+        assert found["bf16", 1, 1, True][1] + found["bf16", 1, 1, True][-1] <= 8 * 36, "one teacher, all words, T = 1"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mnmt_ds.kernels import cpu, cuda, implementations
 from mnmt_ds.kernels.ce_with_teacher import Gate
-from tests.kernels.cases import case
+from tests.kernels.cases import case, outcome
 from tests.kernels.test_bounds import MIXES, assert_bounded
 
 HERE = Path(__file__).parent
@@ -118,6 +118,23 @@ def test_error_bound(gpu: ctypes.CDLL, dtype: torch.dtype, on_chip: bool) -> Non
     few = [mix for mix in MIXES if mix.get("passes", 1) <= cuda.MAX_PASSES]
     for shape, mix in itertools.product([(3, 5, 7, 250), (1, 2, 16, 9001)], [*few, *token_gates]):
         assert_bounded(case(*shape, **mix).to(dtype), "cpu", f"{shape} {mix}")
+
+
+@pytest.mark.parametrize("on_chip", [True, False])
+def test_the_most_probable_word_is_the_first_of_equals(gpu: ctypes.CDLL, on_chip: bool) -> None:
+    gpu.most_shared(232448 if on_chip else 0)
+    gates = (Gate("whole", "token"),)
+    for words, temperature, masked in ((250, 1.0, False), (9001, 1.0, False), (9001, 2.0, True)):
+        given = case(2, 6, 16, words, 2, gates, temperature=temperature, masked=masked).to(torch.bfloat16)
+        half = words // 2
+        for projection in (given.projection, given.teachers[0].projection_VE):
+            projection[half : 2 * half] = projection[:half]  # every word has a later twin, in another thread's pack
+        teacher = given.teachers[0]._replace(hidden_BTE=given.hidden[:2], projection_VE=given.projection)
+        given = given._replace(teachers=[given.teachers[0], teacher])
+        expected, actual = outcome(given, "reference")[0], outcome(given, "cpu")[0]
+        for e, a in zip(expected.agreement, actual.agreement, strict=True):
+            torch.testing.assert_close(a.float(), e.float())
+        assert masked or float(actual.agreement[1][0]) >= 0.5
 
 
 def test_chunks_add_up(gpu: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,13 +106,68 @@ struct TokenRows {
 };
 
 // A teacher's logits, words outside its vocabulary far below all others.
-template <class T>
-__device__ __forceinline__ void unpack_teacher(const Pack<T>& p, const bool* vocabulary, int64_t first,
-                                               int64_t vocab_size, float* to) {
+template <bool MASKED, class T>
+__device__ __forceinline__ void unpack_teacher(const Pack<T>& p, const bool* vocabulary, int first, int vocab_size,
+                                               float* to) {
 #pragma unroll
-  for (int i = 0; i < Pack<T>::SIZE; ++i) {
-    const bool allowed = !vocabulary || (first + i < vocab_size && vocabulary[first + i]);
-    to[i] = allowed ? widen(p.at[i]) : LOWEST;
+  for (int i = 0; i < Pack<T>::SIZE; ++i) to[i] = widen(p.at[i]);
+  if (!MASKED || !vocabulary) return;
+#pragma unroll
+  for (int i = 0; i < Pack<T>::SIZE; ++i)
+    if (first + i >= vocab_size || !vocabulary[first + i]) to[i] = LOWEST;
+}
+
+// Whether every teacher may use all words, at temperature 1: its loops are then shorter.
+template <int J>
+__device__ __forceinline__ bool is_plain(const RowArguments& a) {
+  bool plain = true;
+#pragma unroll
+  for (int j = 0; j < J; ++j) plain = plain && !a.vocabulary[j] && a.temperature[j] == 1.f;
+  return plain;
+}
+
+// The gold word's logits, by one thread.
+template <class T, int K, int J, bool STAGED>
+__device__ void read_gold(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
+                          Shared<K, J>& shared) {
+  const int64_t gold = a.gold[token];
+#pragma unroll
+  for (int k = 0; k < K; ++k) shared.gold_logit[k] = widen(rows.student[k * rows.pass_step + gold]);
+#pragma unroll
+  for (int j = 0; j < J; ++j) {
+    const bool allowed = !a.vocabulary[j] || a.vocabulary[j][gold];
+    shared.teacher_gold[j] = allowed ? widen(rows.teacher[j * rows.teacher_step + gold]) : LOWEST;
+  }
+}
+
+// From the pack that holds a thread's most probable word to that word: of equal ones the first.
+template <class T, int K, int J, bool STAGED>
+__device__ void find_argmax(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows,
+                            StudentStatistics<float> (&student)[K], TeacherStatistics<float, K> (&teacher)[J + 1]) {
+  constexpr int SIZE = Pack<T>::SIZE;
+  const auto word_of = [&](const float (&x)[SIZE], float scale, float max, float first) {
+    float word = first;
+#pragma unroll
+    for (int i = SIZE - 1; i >= 0; --i)
+      if (first + float(i) < float(a.vocab_size) && x[i] * scale == max) word = first + float(i);
+    return word;
+  };
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    if (student[k].lse.max == LOWEST) continue;  // no word yet: the pack of argmax is not this thread's
+    const Pack<T> pack = rows.student_pack(k, int(student[k].argmax) / SIZE, false);
+    float z[SIZE];
+#pragma unroll
+    for (int i = 0; i < SIZE; ++i) z[i] = widen(pack.at[i]);
+    student[k].argmax = word_of(z, 1.f, student[k].lse.max, student[k].argmax);
+  }
+#pragma unroll
+  for (int j = 0; j < J; ++j) {
+    if (teacher[j].lse.max == LOWEST) continue;
+    const int p = int(teacher[j].argmax) / SIZE;
+    float y[SIZE];
+    unpack_teacher<true>(rows.teacher_pack(j, p, false), a.vocabulary[j], p * SIZE, int(a.vocab_size), y);
+    teacher[j].argmax = word_of(y, 1.f / a.temperature[j], teacher[j].lse.max, teacher[j].argmax);
   }
 }
 
@@ -133,9 +188,9 @@ __device__ void compute_statistics(const RowArguments& a, const TokenRows<T, K, 
 #pragma unroll
     for (int k = 0; k < K; ++k) student_at_temperature[j][k] = LogSumExp<float>::empty();
   }
-  const int64_t gold = a.gold[token];
-  for (int p = threadIdx.x; p < rows.packs; p += THREADS) {
-    const int64_t first = int64_t(p) * SIZE;
+  if (threadIdx.x == 0) read_gold(a, rows, token, shared);
+  const auto add_pack = [&]<bool FULL, bool PLAIN>(int p) {  // a row's last pack may hold fewer words
+    const int first = p * SIZE, words = int(a.vocab_size);
     float z[K][SIZE], y[J + 1][SIZE];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
@@ -145,38 +200,35 @@ __device__ void compute_statistics(const RowArguments& a, const TokenRows<T, K, 
     }
 #pragma unroll
     for (int j = 0; j < J; ++j)
-      unpack_teacher<T>(rows.teacher_pack(j, p, true), a.vocabulary[j], first, a.vocab_size, y[j]);
+      unpack_teacher<!PLAIN>(rows.teacher_pack(j, p, true), a.vocabulary[j], first, words, y[j]);
+    const auto exists = [&](int i) { return FULL || first + i < words; };
 #pragma unroll
-    for (int i = 0; i < SIZE; ++i) {
-      if (first + i != gold) continue;
-#pragma unroll
-      for (int k = 0; k < K; ++k) shared.gold_logit[k] = z[k][i];
-#pragma unroll
-      for (int j = 0; j < J; ++j) shared.teacher_gold[j] = y[j][i];
+    for (int k = 0; k < K; ++k) {
+      update<(J > 0)>(student[k], [&](int i) { return exists(i) ? z[k][i] : LOWEST; },
+                      [&](int i) { return exists(i) ? z[k][i] : 0.f; }, SIZE, first);
     }
-    const auto update_all = [&]<bool FULL>() {  // a row's last pack may hold fewer words
-      const auto exists = [&](int i) { return FULL || first + i < a.vocab_size; };
 #pragma unroll
-      for (int k = 0; k < K; ++k) {
-        update<(J > 0)>(student[k], [&](int i) { return exists(i) ? z[k][i] : LOWEST; },
-                        [&](int i) { return exists(i) ? z[k][i] : 0.f; }, SIZE, int(first));
-      }
+    for (int j = 0; j < J; ++j) {
+      const auto teacher_logit = [&](int i) { return exists(i) ? y[j][i] : LOWEST; };
+      const float scale = PLAIN ? 1.f : 1.f / a.temperature[j];
+      const auto student_logit = [&](int k, int i) { return exists(i) ? z[k][i] : 0.f; };
+      update<float, K>(teacher[j], teacher_logit, student_logit, SIZE, first, scale);
+      if (scale == 1.f) continue;
+      update(teacher_at_one[j], teacher_logit, SIZE, 1.f);
 #pragma unroll
-      for (int j = 0; j < J; ++j) {
-        const auto teacher_logit = [&](int i) { return exists(i) ? y[j][i] : LOWEST; };
-        const float scale = 1.f / a.temperature[j];
-        const auto student_logit = [&](int k, int i) { return exists(i) ? z[k][i] : 0.f; };
-        update<float, K>(teacher[j], teacher_logit, student_logit, SIZE, int(first), scale);
-        if (scale == 1.f) continue;
-        update(teacher_at_one[j], teacher_logit, SIZE, 1.f);
-#pragma unroll
-        for (int k = 0; k < K; ++k)
-          update(student_at_temperature[j][k], [&](int i) { return exists(i) ? z[k][i] : LOWEST; }, SIZE, scale);
-      }
-    };
-    if (first + SIZE <= a.vocab_size) update_all.template operator()<true>();
-    else update_all.template operator()<false>();
-  }
+      for (int k = 0; k < K; ++k)
+        update(student_at_temperature[j][k], [&](int i) { return exists(i) ? z[k][i] : LOWEST; }, SIZE, scale);
+    }
+  };
+  const int full = int(a.vocab_size / SIZE);
+  const auto add_packs = [&]<bool PLAIN>() {
+#pragma unroll 1
+    for (int p = threadIdx.x; p < full; p += THREADS) add_pack.template operator()<true, PLAIN>(p);
+  };
+  if (is_plain<J>(a)) add_packs.template operator()<true>();
+  else add_packs.template operator()<false>();
+  if (full < rows.packs && int(threadIdx.x) == full % THREADS) add_pack.template operator()<false, false>(full);
+  if constexpr (J > 0) find_argmax(a, rows, student, teacher);
   TokenState<K, J>& state = shared.state;
   const auto write = [&](int64_t row, float x) { a.packed[row * a.tokens + token] = x; };
   const auto write_normalizer = [&](int64_t row, const LogNormalizer<float>& x) {
@@ -307,16 +359,14 @@ __device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, S
   }
   __syncthreads();
   const GradientCoefficients<float, K, J> coefficients = shared.coefficients;
-  const int64_t gold = a.gold[token];
-  for (int p = threadIdx.x; p < rows.packs; p += THREADS) {
-    const int64_t first = int64_t(p) * SIZE;
+  const auto write_pack = [&]<bool PLAIN>(int p) {
     Pack<T> pack[K];
     float y[J + 1][SIZE];
 #pragma unroll
     for (int k = 0; k < K; ++k) pack[k] = rows.student_pack(k, p, false);
 #pragma unroll
     for (int j = 0; j < J; ++j)
-      unpack_teacher<T>(rows.teacher_pack(j, p, false), a.vocabulary[j], first, a.vocab_size, y[j]);
+      unpack_teacher<!PLAIN>(rows.teacher_pack(j, p, false), a.vocabulary[j], p * SIZE, int(a.vocab_size), y[j]);
 #pragma unroll
     for (int i = 0; i < SIZE; ++i) {
       float z[K], teacher_z[J + 1], dz[K];
@@ -324,15 +374,30 @@ __device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, S
       for (int k = 0; k < K; ++k) z[k] = widen(pack[k].at[i]);
 #pragma unroll
       for (int j = 0; j < J; ++j) teacher_z[j] = y[j][i];
-      gradient<float, K, J>(coefficients, z, teacher_z, dz);
+      gradient<float, K, J, !PLAIN>(coefficients, z, teacher_z, dz);
 #pragma unroll
-      for (int k = 0; k < K; ++k) {
-        if (first + i == gold) dz[k] -= shared.gold;
-        narrow(dz[k], &pack[k].at[i]);
-      }
+      for (int k = 0; k < K; ++k) narrow(dz[k], &pack[k].at[i]);
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) reinterpret_cast<Pack<T>*>(rows.student + k * rows.pass_step)[p] = pack[k];
+  };
+  const auto write_packs = [&]<bool PLAIN>() {
+#pragma unroll 1
+    for (int p = threadIdx.x; p < rows.packs; p += THREADS) write_pack.template operator()<PLAIN>(p);
+  };
+  if (is_plain<J>(a)) write_packs.template operator()<true>();
+  else write_packs.template operator()<false>();
+  // the gold word's own term, by the thread that wrote its pack
+  const int gold = int(a.gold[token]);
+  if (int(threadIdx.x) == gold / SIZE % THREADS) {
+    float z[K], y[J + 1], dz[K];
+#pragma unroll
+    for (int k = 0; k < K; ++k) z[k] = shared.gold_logit[k];
+#pragma unroll
+    for (int j = 0; j < J; ++j) y[j] = shared.teacher_gold[j];
+    gradient<float, K, J>(coefficients, z, y, dz);
+#pragma unroll
+    for (int k = 0; k < K; ++k) narrow(dz[k] - shared.gold, rows.student + k * rows.pass_step + gold);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #define INLINE __host__ __device__ __forceinline__
@@ -37,7 +38,9 @@ struct Ops {
   static INLINE F select(bool condition, F yes, F no) { return condition ? yes : no; }
   static INLINE F exponential(F x) {
 #ifdef __CUDA_ARCH__
-    return __expf(x);
+    float y;  // two instructions; __expf has five more for results below 2^-126, which are 0 here
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+    return y;
 #else
     return std::exp(x);
 #endif
@@ -61,6 +64,7 @@ template <class F>
 INLINE F larger(F a, F b) {
   return select(a > b, a, b);
 }
+INLINE float larger(float a, float b) { return fmaxf(a, b); }  // one instruction on a GPU
 
 // A running log-sum-exp: sum_v exp(x_v), kept as the largest x and the sum of exp(x - max).
 template <class F>
@@ -84,7 +88,7 @@ INLINE F merge_argmax(const LogSumExp<F>& a, F argmax_a, const LogSumExp<F>& b, 
 }
 
 // Running statistics of a student's row: log-sum-exp, the plain sum of logits (for label smoothing), the most probable
-// word.
+// word. On a GPU that is the first word of the block that holds it while blocks are added; the caller then finds it.
 template <class F>
 struct StudentStatistics {
   LogSumExp<F> lse;
@@ -100,17 +104,29 @@ INLINE StudentStatistics<F> merge(const StudentStatistics<F>& a, const StudentSt
   return {merge(a.lse, b.lse), a.logit_sum + b.logit_sum, merge_argmax(a.lse, a.argmax, b.lse, b.argmax)};
 }
 
+// The largest of n logits and of those before, and its word (F = float: its block).
+template <bool WITH_ARGMAX, class F, class Z>
+INLINE F update_max(F max, F& argmax, Z z, int n, int first) {
+  if constexpr (std::is_same_v<F, float>) {
+    const F before = max;
+    UNROLL for (int i = 0; i < n; ++i) max = larger(z(i), max);
+    if (WITH_ARGMAX) argmax = max > before ? float(first) : argmax;
+  } else {
+    UNROLL for (int i = 0; i < n; ++i) {
+      const F x = z(i);
+      const auto is_higher = x > max;
+      max = select(is_higher, x, max);
+      if (WITH_ARGMAX) argmax = select(is_higher, Ops<F>::broadcast(float(first + i)), argmax);
+    }
+  }
+  return max;
+}
+
 // Adds n words to a student's statistics. z(i): the logits of words first .. first + n - 1; z_or_zero(i): the same, or
 // 0 where z(i) is LOWEST because there is no such word. WITH_ARGMAX: also keep the most probable word.
 template <bool WITH_ARGMAX, class F, class Z, class P>
 INLINE void update(StudentStatistics<F>& s, Z z, P z_or_zero, int n, int first) {
-  F max = s.lse.max;
-  UNROLL for (int i = 0; i < n; ++i) {
-    const F x = z(i);
-    const auto is_higher = x > max;
-    max = select(is_higher, x, max);
-    if (WITH_ARGMAX) s.argmax = select(is_higher, Ops<F>::broadcast(float(first + i)), s.argmax);
-  }
+  const F max = update_max<WITH_ARGMAX>(s.lse.max, s.argmax, z, n, first);
   F sum = Ops<F>::broadcast(0.f), logit_sum = Ops<F>::broadcast(0.f);
   UNROLL for (int i = 0; i < n; ++i) {
     sum += exponential(z(i) - max);
@@ -163,13 +179,7 @@ INLINE TeacherStatistics<F, K> merge(const TeacherStatistics<F, K>& a, const Tea
 // word; scale: 1 / T.
 template <class F, int K, class Y, class Z>
 INLINE void update(TeacherStatistics<F, K>& t, Y y, Z z, int n, int first, float scale) {
-  F max = t.lse.max;
-  UNROLL for (int i = 0; i < n; ++i) {
-    const F x = y(i) * scale;
-    const auto is_higher = x > max;
-    max = select(is_higher, x, max);
-    t.argmax = select(is_higher, Ops<F>::broadcast(float(first + i)), t.argmax);
-  }
+  const F max = update_max<true>(t.lse.max, t.argmax, [&](int i) { return y(i) * scale; }, n, first);
   F sum = Ops<F>::broadcast(0.f), dot[K];
   UNROLL for (int k = 0; k < K; ++k) dot[k] = Ops<F>::broadcast(0.f);
   UNROLL for (int i = 0; i < n; ++i) {
@@ -236,8 +246,9 @@ struct GradientCoefficients {
   float scale[J + 1];                                 // 1 / T
 };
 
-// One word's derivatives, but for the gold word's -(1 - smoothing). z: the passes' logits, y: the teachers'.
-template <class F, int K, int J>
+// One word's derivatives, but for the gold word's -(1 - smoothing). z: the passes' logits, y: the teachers'. TEMPERED:
+// some teacher's temperature may not be 1.
+template <class F, int K, int J, bool TEMPERED = true>
 INLINE void gradient(const GradientCoefficients<F, K, J>& c, const F (&z)[K], const F (&y)[J + 1], F (&out)[K]) {
   F a[K], p[K];
   UNROLL for (int k = 0; k < K; ++k) {
@@ -246,10 +257,10 @@ INLINE void gradient(const GradientCoefficients<F, K, J>& c, const F (&z)[K], co
     out[k] = c.student_factor[k] * p[k] - c.smoothing_term;
   }
   UNROLL for (int j = 0; j < J; ++j) {
-    const F q = exponential(c.teacher[j].log_probability(y[j] * c.scale[j]));
+    const F q = exponential(c.teacher[j].log_probability(TEMPERED ? y[j] * c.scale[j] : y[j]));
     UNROLL for (int k = 0; k < K; ++k) {
       out[k] -= c.kd_factor[j][k] * q;
-      if (c.scale[j] != 1.f)
+      if (TEMPERED && c.scale[j] != 1.f)
         out[k] += c.kd_factor[j][k] * exponential(c.student_at_temperature[j][k].log_probability(z[k] * c.scale[j]));
     }
   }
