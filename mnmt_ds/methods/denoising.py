@@ -82,7 +82,7 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
         encoder_VD = projection_VD if states.encoder_projection_VD is None else states.encoder_projection_VD
         encoder = side(states.encoder_BSD, encoder_VD, gold_BS, batch.encoder_target_rows, settings.encoder_weight)
         loss = decoder.loss + encoder.loss
-        count = decoder.tokens.new_tensor(float(batch.tokens))
+        count = torch.full_like(decoder.tokens, float(batch.tokens))
         means = {"loss": (loss.detach(), count)}
         for name, sums, used in (
             ("decoder", decoder, any(batch.target_rows.counts) if batch.target_rows else bool(decoder.tokens)),

@@ -75,7 +75,7 @@ def scorer(
         }
         if batch.passes > 1:
             means["id_loss"] = (sums.divergence, sums.tokens)
-        sentences = sums.tokens.new_tensor(float(len(batch.target_BT)))
+        sentences = torch.full_like(sums.tokens, float(len(batch.target_BT)))
         for j, name in enumerate(batch.teachers):
             means[f"{name}_loss"] = (sums.kd[j], sums.tokens)
             means[f"{name}_gate"] = (sums.gate[j].sum(), sentences)

@@ -6,6 +6,7 @@ a whole gradient that its ZeRO stage would not hold anyway: dot products are tak
 Shape letters: N elements of this rank's shard.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -115,10 +116,11 @@ def clip(module: nn.Module, layout: ParallelLayout, most: float, parts: dist.Pro
     if parts is not None:
         dist.all_reduce(square, group=parts)
     norm = square.sqrt()
-    if most > 0 and norm.isfinite():
+    number = float(norm)
+    if most > 0 and math.isfinite(number):
         for _, gradient in held:
             gradient.mul_((most / (norm + 1e-6)).clamp(max=1.0))
-    return float(norm)
+    return number
 
 
 def _counts(parameter: nn.Parameter, layout: ParallelLayout) -> float:
