@@ -213,7 +213,22 @@ def new_group(ranks: Sequence[int], backend: str | None = None) -> dist.ProcessG
     Returns:
         The group, on each of its members.
     """
-    return dist.new_group(list(ranks), backend=backend, use_local_synchronization=True)
+    return warmed_up(dist.new_group(list(ranks), backend=backend, use_local_synchronization=True))
+
+
+def warmed_up(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    """Calls a new group's first collective, in which NCCL makes its communicator: later, in the middle of other groups'
+    collectives, that may wait for ever.
+
+    Args:
+        group: new; its members call this together.
+
+    Returns:
+        The same group.
+    """
+    nccl = dist.get_backend(group) == "nccl"
+    dist.all_reduce(torch.zeros(1, device=device() if nccl else "cpu"), group=group)
+    return group
 
 
 @contextmanager
@@ -241,6 +256,8 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
     import deepspeed
 
     gpu = uses_gpu()
+    if gpu:  # collectives of several communicators run in the order in which this rank has launched them
+        os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
     if gpu:
         torch.cuda.set_device(device())
     else:

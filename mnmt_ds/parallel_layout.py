@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds import private_apis
-from mnmt_ds.distributed import ALONE, RankGroup, device, job_ranks, new_group, world_size
+from mnmt_ds.distributed import ALONE, RankGroup, device, job_ranks, new_group, warmed_up, world_size
 
 Value = TypeVar("Value")
 
@@ -225,7 +225,7 @@ class ParallelLayout:
         """
         if self.ranks.size == 1:
             return RankGroup()
-        return RankGroup(self.ranks.rank, self.ranks.size, dist.new_group())
+        return RankGroup(self.ranks.rank, self.ranks.size, warmed_up(dist.new_group()))
 
 
 def plan_layout(teams: int = 1, pipeline_stages: int = 1, vocab_shards: int = 1) -> ParallelLayout:
@@ -285,4 +285,5 @@ def _megatron_groups(pipeline_stages: int, vocab_shards: int) -> tuple[dist.Proc
         create_gloo_process_groups=False,
         distributed_timeout_minutes=private_apis.default_timeout().total_seconds() / 60,
     )
-    return parallel_state.get_data_parallel_group(), parallel_state.get_tensor_model_parallel_group()
+    data_group, vocab_group = parallel_state.get_data_parallel_group(), parallel_state.get_tensor_model_parallel_group()
+    return warmed_up(data_group), warmed_up(vocab_group)

@@ -74,6 +74,8 @@ class TrainSettings(Settings):
     """Processes a rank that read batches ahead; 0: the training process reads."""
     loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda"] = "auto"
     """Which fused loss runs; auto: the fastest that this machine has."""
+    deterministic: bool = False
+    """On a GPU only algorithms that give the same bits each time, some of them slower; a CPU's always do."""
     save_every: int = Field(0, ge=0)
     """Updates between two checkpoints; 0: at validations (before the dev sets are scored) and at the end alone."""
     keep_checkpoints: int = Field(2, ge=1)

@@ -25,6 +25,7 @@ from mnmt_ds.engine.checkpointing.resume_changes import (
 from mnmt_ds.engine.dataloading.training_data import dev_batches
 from mnmt_ds.engine.monitoring.progress import RunProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
+from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
 from mnmt_ds.engine.recipe import Recipe, unused_sampler
 from mnmt_ds.engine.run_log import RunLog, introduction
@@ -73,6 +74,8 @@ class Training:
             UserError: where the recipe asks for what cannot be done, or the directory cannot be used.
         """
         self.recipe, self.directory = recipe, recipe.directory
+        if recipe.train.deterministic:
+            use_deterministic_algorithms()
         with all_faults_listed(recipe):
             config = ds_config.read(recipe.deepspeed)
             check_run_layout(recipe, config)

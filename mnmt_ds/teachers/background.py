@@ -1,4 +1,7 @@
-"""Work beside the training step, one job after another: on a thread, and on a GPU also on a CUDA stream of its own."""
+"""Work beside the training step, one job after another: on a thread, and on a GPU also on a CUDA stream of its own.
+
+On GPUs of several ranks the submitting thread launches it, on that stream: see ``runs_in_caller``.
+"""
 
 import threading
 from collections.abc import Callable
@@ -12,6 +15,22 @@ import torch
 from torch import Tensor
 
 Value = TypeVar("Value")
+
+
+def runs_in_caller(device: torch.device, ranks: int) -> bool:
+    """Whether jobs are launched by the thread that submits them, on their own CUDA stream all the same.
+
+    NCCL's collectives on two communicators must be launched in one order on all ranks. The training loop submits jobs
+    at the same places on all of them; a thread would launch theirs whenever it comes to it.
+
+    Args:
+        device: where the jobs compute.
+        ranks: how many take part in the jobs' collectives.
+
+    Returns:
+        True on GPUs of several ranks.
+    """
+    return device.type == "cuda" and ranks > 1
 
 
 @dataclass(frozen=True)
@@ -31,13 +50,15 @@ class BackgroundWorker:
     not wait for a job that waits for other ranks.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ranks: int = 1) -> None:
         """Starts no thread yet.
 
         Args:
             device: where the jobs compute.
+            ranks: how many take part in the jobs' collectives.
         """
         self.device = device
+        self._runs_in_caller = runs_in_caller(device, ranks)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._wait_for_last: Callable[[], object] | None = None
@@ -58,13 +79,16 @@ class BackgroundWorker:
         """
         if self._failure is not None:
             raise self._failure
-        if self._thread is None:
+        if self._thread is None and not self._runs_in_caller:
             self._thread = threading.Thread(target=self._run, daemon=True, name="teachers")
             self._thread.start()
         future: Future[Finished[Value]] = Future()
         event = torch.cuda.current_stream(self.device).record_event() if self._stream is not None else None
         self._wait_for_last = partial(self.result, future)
-        self._jobs.put(partial(self._run_job, job, event, future))
+        if self._runs_in_caller:
+            self._run_job(job, event, future)
+        else:
+            self._jobs.put(partial(self._run_job, job, event, future))
         return future
 
     def result(self, future: "Future[Finished[Value]]") -> Value:

@@ -134,7 +134,7 @@ class ShardedTeachers:
             device: this rank's device.
         """
         self.shard_storage, self.layout, self.ranks, self.device = shard_storage, layout, ranks, device
-        self.background = BackgroundWorker(device)
+        self.background = BackgroundWorker(device, ranks.size)
         self._blank_model = blank_model
         self._buffers = BufferTable(ranks.size)
         self._models: dict[int, nn.Module] = {}

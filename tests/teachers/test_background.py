@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from mnmt_ds.teachers import background
 from mnmt_ds.teachers.background import BackgroundWorker
 
 
@@ -19,6 +20,21 @@ def test_jobs_run_in_order_and_without_gradient():
     values = [worker.result(f) for f in futures]
     assert seen == list(range(20))
     assert [v.item() for v in values] == seen and not any(v.requires_grad for v in values)
+
+
+def test_on_gpus_of_several_ranks_the_caller_launches_jobs(monkeypatch):
+    assert background.runs_in_caller(torch.device("cuda", 0), 2)
+    assert not background.runs_in_caller(torch.device("cuda", 0), 1)
+    assert not background.runs_in_caller(torch.device("cpu"), 2)
+    monkeypatch.setattr(background, "runs_in_caller", lambda device, ranks: True)
+    worker, threads = BackgroundWorker(torch.device("cpu"), 2), []
+    future = worker.submit(lambda: threads.append(threading.current_thread()))
+    assert threads == [threading.main_thread()] and worker.result(future) is None
+    failing = worker.submit(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        worker.result(failing)
+    with pytest.raises(ZeroDivisionError):
+        worker.submit(lambda: threads.append(None))
 
 
 def test_after_a_failure_no_job_runs():

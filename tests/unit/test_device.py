@@ -9,10 +9,15 @@ import torch.distributed as dist
 
 import mnmt_ds
 from mnmt_ds.distributed import choose_accelerator, device, job, uses_gpu
+from mnmt_ds.engine.parallel.ds_config import resolve
+from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
+from mnmt_ds.engine.parallel.run_layout import check_run_layout
+from mnmt_ds.engine.settings import TrainSettings
 from mnmt_ds.errors import UserError
 from mnmt_ds.launching.native_code import ops_needed
 from mnmt_ds.launching.node_report import NodeReport
 from mnmt_ds.launching.preflight import compare_reports
+from tests.tiny import recipe
 
 MAY_ASK = {"distributed.py", "kernels/cuda.py", "cli/translate.py"}
 """Files that ask torch for a GPU whatever DS_ACCELERATOR says: its reader, and what was asked for by name."""
@@ -62,6 +67,43 @@ def test_preflight_counts_gpus_only_where_they_are_used(gpu_machine: pytest.Monk
     assert compare_reports({"a": 4}, reports, tmp_path) == []
     gpu_machine.setenv("DS_ACCELERATOR", "cuda")
     assert "1 GPU(s) visible, 4 wanted" in compare_reports({"a": 4}, reports, tmp_path)[0]
+
+
+def test_one_connection_is_refused_where_collectives_run_beside_others(gpu_machine: pytest.MonkeyPatch) -> None:
+    gpu_machine.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    gpu_machine.setenv("DS_ACCELERATOR", "cuda")
+    taught = recipe(Path("data"), Path("run"), method={"name": "lssd"})
+    with pytest.raises(UserError, match="CUDA_DEVICE_MAX_CONNECTIONS=1: collectives for teachers"):
+        check_run_layout(taught, {}, ranks=2)
+    check_run_layout(taught, {}, ranks=1)
+    check_run_layout(recipe(Path("data"), Path("run")), {}, ranks=2)
+    gpu_machine.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8")
+    check_run_layout(taught, {}, ranks=2)
+
+
+def test_gradients_are_reduced_beside_the_backward_on_gpus(gpu_machine: pytest.MonkeyPatch) -> None:
+    config = {"zero_optimization": {"stage": 1}}
+    assert resolve(config, TrainSettings(), 2, "x.json")["zero_optimization"] == {"stage": 1}
+    gpu_machine.setenv("DS_ACCELERATOR", "cuda")
+    filled = resolve(config, TrainSettings(), 2, "x.json")["zero_optimization"]
+    assert filled == {"stage": 1, "overlap_comm": True, "reduce_bucket_size": 50_000_000}
+    given = {"zero_optimization": {"stage": 2, "overlap_comm": False}}
+    assert not resolve(given, TrainSettings(), 2, "x.json")["zero_optimization"]["overlap_comm"]
+    assert resolve(config, TrainSettings(), 1, "x.json")["zero_optimization"] == {"stage": 1}
+
+
+def test_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    try:
+        use_deterministic_algorithms()
+        assert (
+            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        )
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 def test_nothing_else_asks_torch_for_a_gpu() -> None:

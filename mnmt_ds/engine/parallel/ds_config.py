@@ -18,7 +18,7 @@ from mnmt_ds.shipped_files import find_file
 
 Json = dict[str, Any]
 SMALL_BUCKET = 50_000_000
-"""Elements of a gradients' buffer that no other rank waits for."""
+"""Elements of a gradients' buffer that no other rank waits for, or that is reduced while the backward goes on."""
 
 
 def read(path: Path) -> Json:
@@ -156,8 +156,6 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
     if "type" not in optimizer:
         optimizer |= {"type": "AdamW", "params": {"torch_adam": True, "fused": True, **optimizer.get("params", {})}}
     filled.setdefault("zero_allow_untested_optimizer", True)
-    # by default it waits for the whole device twice a micro-batch; tokens/s are measured by monitoring/meter.py
-    filled.setdefault("timers", {}).setdefault("throughput", {"enabled": False, "synchronized": False})
     faults: list[str] = []
     for dotted, value in known_values(settings, ranks).items():
         *parents, last = dotted.split(".")
@@ -170,6 +168,11 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
         elif given != value and last != "steps_per_print":
             fault = f"{where}: {dotted} is {given!r} there and {value!r} by the recipe"
             faults.append(f'{fault}; write "auto" there and set the recipe alone')
+    if uses_gpu() and ranks > 1 and zero_stage(filled) in (1, 2):
+        # else one reduction follows the whole backward: nearly all models fit in DeepSpeed's bucket of 5e8 numbers
+        filled["zero_optimization"] = {"overlap_comm": True, "reduce_bucket_size": SMALL_BUCKET} | filled[
+            "zero_optimization"
+        ]
     for offload in ("offload_optimizer", "offload_param"):
         section = filled.get("zero_optimization", {}).get(offload, {})
         if section.get("pin_memory") == "auto":
@@ -284,6 +287,20 @@ def without_large_buckets(config: Json) -> Json:
     if zero_stage(config) not in (1, 2) or "reduce_bucket_size" in zero:
         return config
     return {**config, "zero_optimization": {**zero, "reduce_bucket_size": SMALL_BUCKET}}
+
+
+def without_throughput_timer(config: Json) -> Json:
+    """Turns off DeepSpeed's throughput timer, which waits for the whole device twice a micro-batch.
+
+    Tokens a second are measured by ``monitoring/meter.py``.
+
+    Args:
+        config: resolved.
+
+    Returns:
+        The same where it says itself what the timer does.
+    """
+    return {**config, "timers": {"throughput": {"enabled": False}, **config.get("timers", {})}}
 
 
 def dtype(config: Json) -> torch.dtype:

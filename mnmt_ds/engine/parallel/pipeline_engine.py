@@ -84,7 +84,9 @@ def make_pipeline_engine(
     if ds_config.zero_stage(config) == 0:
         config = {**config, "gradient_clipping": 0.0}  # ours: see ``gradients.clip``
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    deepspeed_engine, *_ = deepspeed.initialize(model=module, model_parameters=parameters, config=config)
+    deepspeed_engine, *_ = deepspeed.initialize(
+        model=module, model_parameters=parameters, config=ds_config.without_throughput_timer(config)
+    )
     return PipelineEngine(deepspeed_engine, layout, clip_norm)
 
 

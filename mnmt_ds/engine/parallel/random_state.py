@@ -1,4 +1,6 @@
-"""The random generator that dropout draws from on this rank's device."""
+"""The random generator that dropout draws from on this rank's device, and torch's deterministic algorithms."""
+
+import os
 
 import torch
 from torch import Tensor
@@ -41,3 +43,13 @@ def set_random_state(state: Tensor) -> None:
         torch.set_rng_state(state)
     else:
         torch.cuda.set_rng_state(state.cpu(), here)
+
+
+def use_deterministic_algorithms() -> None:
+    """Lets torch choose only algorithms that give the same bits each time, from now on in this process.
+
+    An operation that has none ends the run with torch's error, which names it.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True)  # with warn_only attention's backward would stay as it is
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we read none

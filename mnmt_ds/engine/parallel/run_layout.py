@@ -1,12 +1,14 @@
 """From a recipe to the layout of its run: what is refused, and the ranks' groups."""
 
 import math
+import os
 from collections.abc import Sequence
 
 from mnmt_ds import requirements
-from mnmt_ds.distributed import world_size
+from mnmt_ds.distributed import uses_gpu, world_size
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.recipe import Recipe, students_of
+from mnmt_ds.errors import UserError
 from mnmt_ds.methods import registry as methods
 from mnmt_ds.models.layer_sequence import layer_entries, possible_cuts, trained_entries
 from mnmt_ds.models.settings import ModelSettings
@@ -75,6 +77,13 @@ def check_run_layout(
     """
     layout = run_layout(recipe, config, world_size() if ranks is None else ranks)
     requirements.check_layout(requirements_of(recipe), layout, settings)
+    if layout.ranks > 1 and uses_gpu() and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":
+        who = "students on ranks of their own" if layout.split else "teachers"
+        if layout.split or methods.teacher_settings(recipe.method):
+            raise UserError(
+                f"CUDA_DEVICE_MAX_CONNECTIONS=1: collectives for {who} would wait behind one another for ever;"
+                " unset it, or set 8 or more"
+            )
 
 
 def plan_parallel_layout(recipe: Recipe) -> ParallelLayout:

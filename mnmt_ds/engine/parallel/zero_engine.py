@@ -76,8 +76,9 @@ def initialize(module: nn.Module, config: ds_config.Json, model_parallel_unit: M
 
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     deepspeed_engine, *_ = deepspeed.initialize(
-        model=module, model_parameters=parameters, config=config, mpu=model_parallel_unit
-    )
+        model=module, model_parameters=parameters, config=ds_config.without_throughput_timer(config),
+        mpu=model_parallel_unit,
+    )  # fmt: skip
     private_apis.undo_initial_step(deepspeed_engine)
     return deepspeed_engine
 

@@ -69,8 +69,6 @@ class PeerGroup:
             return
         self._header_group = new_group(self.members, "gloo")
         self._state_group = new_group(self.members)
-        # NCCL's first call must be all members'
-        dist.all_reduce(torch.zeros(1, device=layout.device), group=self._state_group)
 
     @property
     def own_students(self) -> list[str]:
