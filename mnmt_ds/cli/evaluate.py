@@ -2,10 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnmt_ds.cli.translate import add_search_arguments, open_model, processes, search_settings
 from mnmt_ds.config.paths import path_option
+
+if TYPE_CHECKING:
+    from mnmt_ds.evaluation.scores import ScoreSettings
 
 HELP = "BLEU and chrF of a run, per language pair, also against another run"
 
@@ -20,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from mnmt_ds.evaluation.scores import TOKENIZERS, ScoreSettings
 
     default = ScoreSettings()
-    parser.add_argument("directory", type=path_option, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "directory", type=path_option, metavar="RUN", help="run directory; with --test also a model directory"
+    )
+    _add_test_arguments(parser)
     parser.add_argument("--checkpoint", default="best", help="best, best_<pair>, last… (default: %(default)s)")
     parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
     parser.add_argument("--pairs", help="bs-en,mr-en… (default: the run's)")
@@ -59,6 +65,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_search_arguments(parser)
 
 
+def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of test files, and further metrics."""
+    from mnmt_ds.config.ranges import number_option
+
+    parser.add_argument(
+        "--test", nargs="+", metavar="FILE",
+        help="score these files, not the run's sets: source, one or several references; --pairs names their pair",
+    )  # fmt: skip
+    parser.add_argument("--hypotheses", metavar="FILE", help="with --test: score these translations, load no model")
+    parser.add_argument("--show", type=number_option(int, ge=0), default=0, metavar="N",
+                        help="with --test: print N sentences, from the worst to the best")  # fmt: skip
+    parser.add_argument("--off-target", action="store_true",
+                        help="with --test: share of translations in another language, by py3langid")  # fmt: skip
+    parser.add_argument("-o", "--output", type=path_option, metavar="DIR",
+                        help="with --test: write texts and translations")  # fmt: skip
+    parser.add_argument("--metrics", default="", help="further metrics: chrf++, ter (default: none)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluates the run, or each of its students.
 
@@ -68,8 +92,15 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    from mnmt_ds.cli.evaluate_files import evaluate_files
+    from mnmt_ds.errors import UserError
     from mnmt_ds.reporting.runs import student_directories
 
+    if args.test:
+        return evaluate_files(args, score_settings(args))
+    for option in ("hypotheses", "show", "off_target", "output"):
+        if getattr(args, option):
+            raise UserError(f"--{option.replace('_', '-')}: is for test files; give --test SOURCE REFERENCE")
     others = student_directories(args.against) if args.against is not None else [None]
     for number, directory in enumerate(student_directories(args.directory)):
         other = others[number] if number < len(others) else others[0]
@@ -89,13 +120,9 @@ def evaluate_model(args: argparse.Namespace) -> None:
     from mnmt_ds.data.worker_pool import Progress
     from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.evaluation import report as reports
-    from mnmt_ds.evaluation.scores import ScoreSettings
 
     search = search_settings(args)
-    score = ScoreSettings(
-        tokenizers=tuple(args.tokenizers.split(",")), high=args.high, very_low=args.very_low, samples=args.samples,
-        seed=args.seed,
-    )  # fmt: skip
+    score = score_settings(args)
     directory = _checkpoint(args.directory, args.checkpoint)
     other = _other_report(args) if args.against is not None else None
     translator = open_model(args, directory, args.data)
@@ -120,6 +147,30 @@ def evaluate_model(args: argparse.Namespace) -> None:
         )
         reports.write_report(path, report)
     print(table(report, path))
+
+
+def score_settings(args: argparse.Namespace) -> "ScoreSettings":
+    """Makes the settings of scoring that the arguments ask for.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UserError: where a metric is not known.
+    """
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.scores import ScoreSettings
+
+    metrics = tuple(name for name in args.metrics.split(",") if name)
+    if unknown := [name for name in metrics if name not in ("chrf++", "ter")]:
+        raise UserError(f"--metrics: '{unknown[0]}' is not known; take of chrf++, ter (BLEU and chrF are always there)")
+    return ScoreSettings(
+        tokenizers=tuple(args.tokenizers.split(",")), metrics=metrics, high=args.high, very_low=args.very_low,
+        samples=args.samples, seed=args.seed,
+    )  # fmt: skip
 
 
 def table(report: dict[str, Any], path: Path) -> str:
@@ -154,6 +205,10 @@ def table(report: dict[str, Any], path: Path) -> str:
     lines += [
         f"{'BLEU' if metric == 'bleu' else 'chrF'} signature: {signature}" for signature, metric in signatures.items()
     ]
+    for pair, facts in report["pairs"].items():
+        for other in [*facts.get("other_bleu", []), *facts.get("other_scores", [])]:
+            name = other.get("name") or ("spBLEU" if "tok:flores" in other["signature"] else "BLEU")
+            lines.append(f"{pair:<12}{name:<8}{other['value']:>8.2f}   {other['signature']}")
     if report["seconds"]:
         lines.append(f"decoded in {report['seconds']:.1f} s, {total / report['seconds']:.0f} sentences/s")
     return "\n".join([*lines, f"written: {path}"])

@@ -36,6 +36,8 @@ SPM_FILES = {
 NEEDS = {"ja-mecab": ("MeCab", "sacrebleu[ja]"), "ko-mecab": ("mecab_ko", "sacrebleu[ko]")}
 """BLEU tokenizers that need another package: the module to look for, and what to install with pip."""
 
+MORE_METRICS = {"chrf++": "chrF++", "ter": "TER"}
+"""Further metrics of sacreBLEU, and how people write them."""
 AVERAGED = ("bleu", "chrf", "bleu_ceiling", "chrf_ceiling")
 """Figures of a pair whose mean over pairs a report has."""
 ResourceClass = Literal["high", "low", "very low"]
@@ -48,6 +50,8 @@ class ScoreSettings(Settings):
     tokenizers: tuple[str, ...] = ("auto",)
     """BLEU tokenizers; the first is the main one. auto: by target language (zh, ja-mecab or char, else 13a). none: text
     that is tokenised already ("tokenised BLEU"). spm is flores101."""
+    metrics: tuple[Literal["chrf++", "ter"], ...] = ()
+    """Further metrics beside BLEU and chrF."""
     high: int = Field(default=1_000_000, ge=0)
     """Training sentence pairs from which a language pair counts as high-resource (paper 3)."""
     very_low: int = Field(default=100_000, ge=0)
@@ -199,6 +203,12 @@ def score_pair(
     if others:
         scored = [bleu(hypotheses, references, name) for name in others]
         report["other_bleu"] = [{"value": other.value, "signature": other.signature} for other in scored]
+    if settings.metrics:
+        report["other_scores"] = [
+            {"name": MORE_METRICS[name], "value": other.value, "signature": other.signature}
+            for name in settings.metrics
+            for other in [_score(_metric(name, ""), hypotheses, references)]
+        ]
     return report
 
 
@@ -235,10 +245,26 @@ def class_averages(pairs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
 
 @cache
 def _metric(name: str, tokenizer: str) -> Any:
+    return make_metric(name, tokenizer)
+
+
+def make_metric(name: str, tokenizer: str) -> Any:
+    """Makes a metric of sacreBLEU.
+
+    Args:
+        name: bleu, chrf, chrf++ or ter.
+        tokenizer: BLEU's.
+
+    Returns:
+        The metric; it keeps the number of references of the last texts for its signature.
+    """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
+    from sacrebleu.metrics.ter import TER
 
-    return BLEU(tokenize=tokenizer, force=True) if name == "bleu" else CHRF()
+    if name == "bleu":
+        return BLEU(tokenize=tokenizer, force=True)
+    return TER() if name == "ter" else CHRF(word_order=2 if name == "chrf++" else 0)
 
 
 def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> MetricScore:

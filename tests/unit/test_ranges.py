@@ -22,7 +22,10 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.study.settings import StudySettings
 
-UNBOUNDED = {"Files.columns": "a number or a name; its own check says from 1 on"}
+UNBOUNDED = {
+    "Files.columns": "a number or a name; its own check says from 1 on",
+    "Files.min_scores": "its keys are numbers or names; the reader's check says from 1 on",
+}
 """Fields with a number that declares no bounds, each with the reason."""
 
 
