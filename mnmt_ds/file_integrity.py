@@ -1,6 +1,7 @@
 """Whether files still hold what was written: SHA-256 of the content, computed again only when a file was touched.
 
-Beside the files, ``.hashes.json`` keeps the digest of every file that was read, by the file's inode, size and times.
+Beside the files, ``.hashes.jsonl`` keeps the digest of every file that was read, by the file's inode, size and times: a
+line a digest, and a process reads a line once, for a corpus of thousands of language pairs has hundreds of thousands.
 One process of a node computes, under a lock; the others wait for it and read what it wrote. A digest from there only
 ever says that a file is well: before one is called altered, it is read again. JSON files carry a checksum in them.
 """
@@ -11,19 +12,21 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from mnmt_ds.files import sha256, write_json
 from mnmt_ds.json_files import Object, check_shape, parse_json, read_json
 
-CACHE = ".hashes.json"
+CACHE = ".hashes.jsonl"
 """File of a directory that keeps the digests of the files in it."""
 CHECKSUM = "checksum"
 """Key of a JSON object under which the SHA-256 of all others stands."""
 SETTLED_NS = 1_000_000_000
 """Nanoseconds since a file's last change before which its times do not yet tell it from the next change."""
+STALE_LINES = 1000
+"""Lines of former files that a file of digests may have beside those that it needs, and as many as those."""
 Digests = dict[str, list[int | str]]
 """By inode: size (bytes), mtime, ctime (nanoseconds), SHA-256."""
 
@@ -42,13 +45,15 @@ def first_altered(expected: Mapping[Path, str], directory: Path) -> Path | None:
         OSError: when a file cannot be read.
     """
     places = [directory / CACHE, _users_cache(directory)]
-    known = {inode: entry for place in reversed(places) for inode, entry in _read(place).items()}
+    known = [_read(place) for place in places]
     unknown = {path: digest for path, digest in expected.items() if _known_digest(known, path) != digest}
     if not unknown:
         return None
-    with _locked(places[0] if os.access(directory, os.W_OK) else places[1]) as cache:
-        known |= _parse(cache.read()) if cache is not None else {}
-        altered = None
+    place = places[0] if os.access(directory, os.W_OK) else places[1]
+    with _locked(place) as cache:
+        if cache is not None:
+            _read(place)
+        altered, new = None, Digests()
         for path, digest in unknown.items():
             if _known_digest(known, path) == digest:  # another process was first
                 continue
@@ -57,9 +62,9 @@ def first_altered(expected: Mapping[Path, str], directory: Path) -> Path | None:
                 altered = path
                 break
             if _stamp(path) == (inode, *stamp) and time.time_ns() - stamp[-1] > SETTLED_NS:
-                known[str(inode)] = [*stamp, digest]
+                new[str(inode)] = [*stamp, digest]
         if cache is not None:
-            _write(cache, known)
+            _append(cache, place, new)
     return altered
 
 
@@ -109,11 +114,14 @@ def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, CHECKSUM: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
-def _known_digest(known: Digests, path: Path) -> str | None:
+def _known_digest(known: Sequence[Digests], path: Path) -> str | None:
     """The digest that was computed of a file, if it was not touched since."""
     inode, *stamp = _stamp(path)
-    *known_stamp, digest = known.get(str(inode), [""])
-    return str(digest) if known_stamp == stamp else None
+    for digests in known:
+        *known_stamp, digest = digests.get(str(inode), [""])
+        if known_stamp == stamp:
+            return str(digest)
+    return None
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -129,41 +137,62 @@ def _users_cache(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[IO[str] | None]:
+def _locked(path: Path) -> Iterator[IO[bytes] | None]:
     """The file of digests, for this process alone; None where there cannot be one (then every process computes)."""
     with contextlib.ExitStack() as stack:
-        file: IO[str] | None = None
+        file: IO[bytes] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("a+", encoding="utf-8", errors="replace"))
+            file = stack.enter_context(path.open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
         except OSError:
             file = None
         yield file
 
 
+class _ReadDigests(NamedTuple):
+    """What this process has read of a file of digests."""
+
+    inode: int
+    offset: int
+    lines: int
+    digests: Digests
+
+
+_read_before: dict[Path, _ReadDigests] = {}
+
+
 def _read(path: Path) -> Digests:
+    """The digests of a file: only what is new is read; lines that a crash or a fault of the disk left are left out."""
     try:
-        return _parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            before = _read_before.get(path)
+            if before is None or before.inode != status.st_ino or before.offset > status.st_size:
+                before = _ReadDigests(status.st_ino, 0, 0, {})
+            file.seek(before.offset)
+            text = file.read()
+    except OSError:
         return {}
+    whole = text[: text.rfind(b"\n") + 1].splitlines()
+    for line in whole:
+        try:
+            inode, *entry = parse_json(line, list[int | str])
+            before.digests[str(inode)] = entry
+        except ValueError:
+            continue
+    offset = before.offset + text.rfind(b"\n") + 1
+    _read_before[path] = before._replace(offset=offset, lines=before.lines + len(whole))
+    return before.digests
 
 
-def _parse(text: str) -> Digests:
-    """The digests; none where a crash or a fault of the disk left something else."""
-    try:
-        known: Digests = parse_json(text)
-    except ValueError:
-        return {}
-    well_formed = all(isinstance(entry, list) and entry for entry in known.values())
-    return known if well_formed else {}
-
-
-def _write(file: IO[str], known: Digests) -> None:
-    """Written in place, under the lock: what a crash leaves of it is not read."""
+def _append(file: IO[bytes], path: Path, new: Digests) -> None:
+    """Adds digests under the lock; a file most of whose lines are of former files is written anew."""
     with contextlib.suppress(OSError):  # a full disk costs time at the next start, nothing else
-        file.seek(0)
-        file.truncate()
-        json.dump(known, file)
+        before = _read_before.get(path)
+        if before is not None and before.lines > 2 * len(before.digests) + STALE_LINES:
+            new = {**before.digests, **new}
+            file.truncate(0)
+        lines = [json.dumps([inode, *entry]) for inode, entry in new.items()]
+        file.write(b"".join(b"\n%s\n" % line.encode() for line in lines))  # behind a line that a crash cut off, too
         file.flush()

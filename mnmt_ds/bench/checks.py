@@ -160,7 +160,7 @@ def _measure(recipe: "Recipe", home: Path, rounds: int) -> dict[str, Any]:
     starts: dict[str, list[Times]] = {way: [] for way in WAYS}
     saves: dict[str, list[Times]] = {way: [] for way in WAYS}
     _started(recipe, home, {"with": []}, "with")  # what a process does once
-    (home / "data" / ".hashes.json").unlink(missing_ok=True)
+    (home / "data" / ".hashes.jsonl").unlink(missing_ok=True)
     first: dict[str, list[Times]] = {"with": []}
     _started(recipe, home, first, "with")
     for number in range(rounds + 1):
