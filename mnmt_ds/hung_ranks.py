@@ -330,6 +330,8 @@ class Watch:
         for state in hung:
             if state.rank != self.ranks.rank and state.host == self.state.host:
                 end_neighbour(state, self.stacks, grace=0.3 if SILENT in line else 1.0)
+        if self._store is not None and self.ranks.rank == 0:
+            time.sleep(2 * self.interval)  # the store goes with this rank: first the others read there why the job ends
         os._exit(1)
 
     def _write_stacks(self) -> None:
