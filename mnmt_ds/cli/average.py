@@ -1,0 +1,63 @@
+"""Average the weights of several checkpoints into one model."""
+
+import argparse
+
+from mnmt_ds.config.paths import path_option
+
+HELP = "average the weights of several checkpoints into one model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
+    parser.add_argument("out", type=path_option, help="model directory to write")
+    parser.add_argument(
+        "models", type=path_option, nargs="+", metavar="MODEL",
+        help="model directories; of a run all its best, best_<pair> and last models",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the averaged model with its tokenizer.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: when the directory is not empty, or the models do not fit together.
+    """
+    from mnmt_ds.decoding.loading import find_tokenizer
+    from mnmt_ds.errors import UserError, file_fault
+    from mnmt_ds.models.averaging import average_models, distinct_models
+    from mnmt_ds.models.weights import save_model
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"{args.out}: exists and is not empty; give a new directory")
+    directories = []
+    for path in args.models:
+        if (path / "model.json").exists():
+            directories.append(path)
+        elif inside := sorted(model.parent for model in path.glob("*/model.json")):
+            directories += inside
+        else:
+            raise UserError(f"{path}: holds no model; give a run, or its best, best_<pair> or last directory")
+    models = distinct_models(directories)
+    weights, description = average_models(models)
+    tokenizer = find_tokenizer(models[0], description["tokenizer_hash"])
+    try:
+        if args.out.exists():
+            args.out.rmdir()
+        save_model(args.out, weights, description)
+        tokenizer.save_to(args.out / "tokenizer")
+    except OSError as error:
+        raise file_fault(error, args.out) or error from None
+    repeated = len(directories) - len(models)
+    print(f"{args.out}: the mean of {len(models)} models: {', '.join(map(str, models))}"
+          + (f" ({repeated} named twice)" if repeated else ""))  # fmt: skip
+    return 0
