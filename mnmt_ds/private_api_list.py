@@ -13,6 +13,8 @@ TESTED = {
     "torch": (">=2.11,<2.14", "2.13.0"),
     "deepspeed": (">=0.19.8,<0.20", "0.19.8"),
     "megatron-core": (">=0.16,<0.17", "0.16.1"),
+    "sacrebleu": (">=2.5", "2.6.0"),
+    "babel": (">=2.16", "2.19.0"),
 }
 """The range of versions that pyproject.toml declares, and the version that the tests ran with last."""
 
@@ -219,6 +221,48 @@ PRIVATE_APIS = (
     PrivateApi(
         "torch._ops:ops", ("mkldnn._linear_pointwise",), "linear layers of float32 on a CPU",
         "torch.nn.functional.linear calls a BLAS that takes up to twice as long", "private_apis.py",
+    ),
+    PrivateApi(
+        "deepspeed.launcher.runner",
+        ("parse_args", "parse_inclusion_exclusion", "apply_num_nodes_and_gpus", "DLTS_HOSTFILE", "EXPORT_ENVS"),
+        "a job's options are read as the launcher reads them",
+        "preflight must see the nodes that the launcher will take", "launching/job.py",
+    ),
+    PrivateApi(
+        "deepspeed.runtime.pipe.schedule", ("OptimizerStep", "ForwardPass", "BackwardPass"),
+        "the instructions whose execution is wrapped", "a step is split in two, and stages are timed",
+        "engine/parallel/pipeline_engine.py, bench/stage_timing.py",
+    ),
+    PrivateApi(
+        "deepspeed.runtime.pipe.topology", ("PipeModelDataParallelTopology",), "made of the run's groups",
+        "PipelineModule takes no groups otherwise", "engine/parallel/pipeline_module.py",
+    ),
+    PrivateApi(
+        "deepspeed.runtime.utils", ("partition_balanced",), "stages of equal cost", "as DeepSpeed itself would cut",
+        "engine/parallel/pipeline_module.py",
+    ),
+    PrivateApi(
+        "deepspeed.runtime.checkpoint_engine", ("TorchCheckpointEngine",), "the class whose save is overridden",
+        "files get their SHA-256 while they are written", "checkpoint_writer.py",
+    ),
+    PrivateApi(
+        "sacrebleu.metrics.base:Metric", ("_extract_corpus_statistics", "_aggregate_and_compute"),
+        "each sentence's statistics and their corpus score", "the paired bootstrap sums them over resamples",
+        "evaluation/scores.py",
+    ),
+    PrivateApi(
+        "babel.core:Locale", ("_data",), "names of units", "no public property lists them", "data/readers/cldr.py",
+    ),
+    PrivateApi(
+        "torch", ("_dynamo",), "its recompile_limit is raised", "later shapes would silently run eager",
+        "bench/loss_baselines.py",
+    ),
+    PrivateApi(
+        "argparse:ArgumentParser", ("_actions",), "options are listed", "pages and suggestions are made of them",
+        "cli/main.py, cli/reference.py",
+    ),
+    PrivateApi(
+        "argparse", ("_HelpAction", "_SubParsersAction"), "told from other options", "as above", "cli/reference.py",
     ),
 )  # fmt: skip
 """All of them, in the order of the files that use them."""

@@ -159,20 +159,6 @@ def ceilings(reachable: Sequence[str], references: Sequence[str], tokenizer: str
     }
 
 
-def score_from_statistics(metric: str, stats_K: NDArray[np.float64], tokenizer: str = "13a") -> float:
-    """Computes the corpus score that belongs to summed sufficient statistics.
-
-    Args:
-        metric: bleu or chrf.
-        stats_K: a sum of rows of ``MetricScore.stats_NK``.
-        tokenizer: BLEU's.
-
-    Returns:
-        The score (0 to 100).
-    """
-    return float(_metric(metric, tokenizer)._compute_score_from_stats(stats_K.tolist()).score)
-
-
 def score_pair(
     hypotheses: Sequence[str], references: Sequence[str], target: str, settings: ScoreSettings
 ) -> dict[str, Any]:

@@ -19,6 +19,12 @@ from mnmt_ds.evaluation.significance import (
     welch_t_test,
 )
 
+
+def score_from_statistics(metric: str, stats_K: np.ndarray, tokenizer: str = "13a") -> float:
+    """sacreBLEU's own score of a sum of statistics."""
+    return float(scores.make_metric(metric, tokenizer)._compute_score_from_stats(stats_K.tolist()).score)
+
+
 HYPOTHESES = ["the cat sat on the mat", "a dog barked loudly", "It's 3.5 km (far) away!"]
 REFERENCES = ["the cat sat on a mat", "the dog barked loudly today", "It's 3.5 km (too far) away!"]
 
@@ -37,10 +43,10 @@ def test_equals_sacrebleu(tokenizer: str) -> None:
     score = scores.bleu(HYPOTHESES, REFERENCES, tokenizer)
     assert score.value == expected.score
     assert score.signature == str(metric.get_signature()) and f"tok:{tokenizer}" in score.signature
-    assert scores.score_from_statistics("bleu", score.stats_NK.sum(0), tokenizer) == pytest.approx(expected.score)
+    assert score_from_statistics("bleu", score.stats_NK.sum(0), tokenizer) == pytest.approx(expected.score)
     characters = scores.chrf(HYPOTHESES, REFERENCES)
     assert characters.value == sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES]).score
-    assert scores.score_from_statistics("chrf", characters.stats_NK.sum(0)) == pytest.approx(characters.value)
+    assert score_from_statistics("chrf", characters.stats_NK.sum(0)) == pytest.approx(characters.value)
 
 
 def test_tokenizer_follows_the_target_language(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +132,7 @@ def test_scores_of_many_sums_are_sacrebleus() -> None:
         chrf_RK[:, 3 * order : 3 * order + 2] = sizes
         chrf_RK[:, 3 * order + 2] = generator.integers(0, sizes.min(1) + 1)
     for metric, stats_RK in (("bleu", bleu_RK), ("chrf", chrf_RK)):
-        expected = [scores.score_from_statistics(metric, stats_K) for stats_K in stats_RK]
+        expected = [score_from_statistics(metric, stats_K) for stats_K in stats_RK]
         np.testing.assert_allclose(SCORES_OF_SUMS[metric](stats_RK), expected, rtol=1e-12, atol=1e-12)
         assert np.ptp(expected) > 50 and 0 in expected
 

@@ -42,10 +42,30 @@ def test_private_names_are_touched_where_they_are_declared() -> None:
     wrong = []
     for path in sorted((ROOT / "mnmt_ds").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        touched = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & names
+        attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        own = {id(node) for node in attributes if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")}
+        touched = {node.attr for node in attributes if id(node) not in own} & names
         if touched and path.name not in allowed:
             wrong.append(f"{path.relative_to(ROOT)}: {', '.join(sorted(touched))}")
     assert not wrong
+
+
+def test_no_private_name_of_another_package_is_undeclared() -> None:
+    """Attributes with an underscore that nothing in this package defines are another package's."""
+    documented = {"_replace", "_asdict", "_fields", "_make", "_exit", "_current_frames"}
+    declared = {part for api in PRIVATE_APIS for name in (api.owner, *api.names) for part in re.split(r"[.:]", name)}
+    defined, used = set[str](), dict[str, str]()
+    for path in sorted((ROOT / "mnmt_ds").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                defined.add(node.id)
+            elif isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                defined |= {node.attr} if own and isinstance(node.ctx, ast.Store) else set()
+                used.setdefault(node.attr, str(path.relative_to(ROOT)))
+    assert {name: file for name, file in used.items() if name not in defined | declared | documented} == {}
 
 
 def test_the_page_is_written_from_the_list() -> None:
