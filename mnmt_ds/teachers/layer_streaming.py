@@ -86,7 +86,7 @@ class LayerStreamedTeachers:
             requests: one entry a data-parallel rank, equal on all of them; None: no teacher.
         """
         while len(self._models) < ON_DEVICE:
-            with torch.random.fork_rng():  # making a model draws random numbers
+            with torch.random.fork_rng(devices=()):  # making a model draws random numbers, on the CPU
                 self._models.append(self._one_layer_model())
         self._prefetches += 1
         model = self._models[self._prefetches % ON_DEVICE]

@@ -206,7 +206,7 @@ class ShardedTeachers:
         called in the main thread, which puts the random state back.
         """
         for buffer in range(ON_DEVICE if not self._models else 0):
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=()):
                 self._models[buffer] = self._blank_model()
             self._parameters[buffer] = dict(self._models[buffer].named_parameters())
 
