@@ -7,6 +7,9 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +98,21 @@ def gpu_mib() -> float:
     return 0.0 if DRY_RUN else torch.cuda.max_memory_allocated() / 2**20
 
 
+def host_waits(call: Callable[[], Any]) -> dict[str, int]:
+    """How often the host waits for the GPU, by place, as CUDA's sync debug mode sees it; empty on a CPU."""
+    if DRY_RUN:
+        call()
+        return {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return dict(Counter(f"{Path(warning.filename).name}:{warning.lineno}" for warning in caught))
+
+
 def measure(way: Way, folder: str) -> None:
     """All figures of one way."""
     if not DRY_RUN:
@@ -114,6 +132,8 @@ def measure(way: Way, folder: str) -> None:
             bench.again()
             emit("train", name=name, way=f"lssd, {turn}", **bench.run(UPDATES, True), gpu_mib=gpu_mib(),
                  **bench.bank.pool.report())  # fmt: skip
+        waits = host_waits(lambda: bench.run(1, True))
+        emit("host waits", name=name, way="lssd, an update", total=sum(waits.values()), places=waits)
         emit("train kernels", name=name, way="lssd", **kernels(lambda: bench.run(1, True), 3))
         bench.again()
         emit("train", name=name, way="plain, again", **bench.run(UPDATES, False))
