@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from common import DATA, DRY_RUN, device_is_lost, emit, fault_text, kernels, seconds_left, wait_for_device
