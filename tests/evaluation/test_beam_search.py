@@ -1,6 +1,7 @@
 """Beam search against transformers' generate, token for token, and by hand."""
 
 import math
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from mnmt_ds.batch import EOS, PAD
 from mnmt_ds.bench.decoding import hf_model, make_peaked, random_sources
+from mnmt_ds.data.framing import Frame
 from mnmt_ds.decoding import incremental, native
 from mnmt_ds.decoding.beam_search import SearchSettings, beam_search, length_limits
 from mnmt_ds.decoding.incremental import FOLD_COLUMNS, folded_topk
+from mnmt_ds.decoding.translation import make_batches
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 
@@ -251,3 +254,51 @@ def test_limit_ends_hypotheses_without_an_end_symbol() -> None:
     found = beam_search(model, source_BS, 59, SearchSettings(), [4, 9, 6])
     lengths = [[len(hypothesis.tokens) for hypothesis in hypotheses] for hypotheses in found]
     assert lengths == [[4] * 5, [9] * 5, [6] * 5]
+
+
+def _log_prob(model: Transformer, source_S: torch.Tensor, start: list[int], tokens: list[int]) -> float:
+    """What the model itself gives these tokens, of all its words."""
+    memory_BSD, mask_BS = model.encode(source_S[None])
+    states_BTD = model.decode(torch.tensor([start + tokens[:-1]]), memory_BSD, mask_BS)
+    log_prob_TV = model.head(states_BTD)[0, len(start) - 1 :].log_softmax(-1)
+    return float(log_prob_TV.gather(-1, torch.tensor(tokens)[:, None]).sum())
+
+
+@both
+@pytest.mark.parametrize("start", [[59], [59, 7]])
+@torch.no_grad()
+def test_an_empty_translation_is_one_like_any_other(start: list[int], implementation: Any) -> None:
+    """Also right behind a forced tag, where CTranslate2 prunes the end symbol."""
+    model = make_model(60, share_embeddings="decoder")  # type: ignore[arg-type]
+    [source_S] = random_sources(1, 60)
+    memory_BSD, mask_BS = model.encode(source_S[None])
+    model.embedding.weight[EOS] = model.decode(torch.tensor([start]), memory_BSD, mask_BS)[0, -1]  # most probable there
+    [found] = beam_search(model, source_S[None], start, SearchSettings(beam=4), [6], implementation=implementation)
+    [empty] = [hypothesis for hypothesis in found if not hypothesis.tokens]
+    assert empty.score == pytest.approx(_log_prob(model, source_S, start, [EOS]) / len(start), abs=1e-4)
+
+
+@both
+@torch.no_grad()
+def test_a_ban_leaves_scores_as_they_are(implementation: Any) -> None:
+    """Scores are the model's own log-probabilities; CTranslate2 shares a banned word's probability out."""
+    model = make_model(60)
+    [source_S] = random_sources(1, 60)
+    [[free, *_]] = beam_search(model, source_S[None], 59, SearchSettings(), [12], implementation=implementation)
+    banned = (0, PAD, free.tokens[0])
+    [found] = beam_search(
+        model, source_S[None], 59, SearchSettings(), [12], banned=banned, implementation=implementation
+    )
+    for hypothesis in found:
+        ended = [*hypothesis.tokens, EOS]
+        assert free.tokens[0] not in hypothesis.tokens
+        expected = _log_prob(model, source_S, [59], ended[:12])
+        assert hypothesis.score == pytest.approx(expected / len(ended[:12]), abs=1e-4)
+
+
+def test_an_empty_source_has_no_translation() -> None:
+    """CTranslate2 answers it with its prefix and a score of 0."""
+    frame = Frame((), (EOS,), 59, ())
+    translator: Any = SimpleNamespace(model=make_model(60), tokenizer=None, frame=lambda pair: frame)
+    batches = make_batches(translator, "aa-bb", [[], [5, 6], []], 100)
+    assert [batch.positions for batch in batches] == [[1]]
