@@ -30,6 +30,7 @@ LAYERS = (
     ("engine", "analysis"),
     ("launching", "planning", "study"),
     ("cli", "bench"),
+    ("__main__",),
 )
 ENGINE_LAYERS = (
     ("settings",),

@@ -1,10 +1,12 @@
 """The command line: words in any order, errors in one line, the level of messages."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mnmt_ds import log
+from mnmt_ds import __version__, log
 from mnmt_ds.cli.main import COMMANDS, main, make_parser
 from mnmt_ds.config import parse_yaml
 
@@ -76,3 +78,8 @@ def test_the_level_of_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert os.environ[log.VARIABLE] == "error", "for the processes that the command starts"
     monkeypatch.setenv(log.VARIABLE, "info")
     log.set_up()
+
+
+def test_the_package_is_the_command() -> None:
+    ran = subprocess.run([sys.executable, "-m", "mnmt_ds", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"mnmt-ds {__version__}\n"
