@@ -62,9 +62,11 @@ def waits(corpus: Path, run: Path, sections: dict[str, Any]) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("zero", "method"),
     [
-        ("zero1", {"name": "translation"}),
+        pytest.param("zero1", {"name": "translation"}, marks=pytest.mark.slow),
         ("zero1", {"name": "lssd", "variant": "adaptive", "teachers": {"cache": "off"}}),
-        ("zero2", {"name": "lssd", "variant": "selective", "teachers": {"cache": "ram"}}),
+        pytest.param(
+            "zero2", {"name": "lssd", "variant": "selective", "teachers": {"cache": "ram"}}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_waits_of_an_update(tiny_corpus: Path, tmp_path: Path, zero: str, method: dict[str, Any]) -> None:
