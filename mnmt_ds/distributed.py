@@ -235,11 +235,11 @@ def warmed_up(group: dist.ProcessGroup) -> dist.ProcessGroup:
 def job(timeout_minutes: float = 30.0) -> Iterator[None]:
     """Joins the ranks of a ``deepspeed``, ``torchrun`` or ``srun`` job (or none) for as long as the block runs.
 
-    Leaves with a barrier only where the block ended well, so that a failed rank never waits for its peers.
+    Leaves with a barrier only where the block ended well, so that a failed rank never waits for the other ranks.
 
     Args:
-        timeout_minutes: how long a rank waits for its peers, also in the groups that DeepSpeed forms (left alone, it
-            gives them torch's default, which is 10 minutes under NCCL).
+        timeout_minutes: how long a rank waits for the other ranks, also in the groups that DeepSpeed forms (left
+            alone, it gives them torch's default, which is 10 minutes under NCCL).
 
     Returns:
         Nothing: a context manager.

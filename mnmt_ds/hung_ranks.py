@@ -1,9 +1,9 @@
 """Names the rank for which a job waits, and ends the job, shortly before the ranks' own timeout is over.
 
-A thread of every rank tells the others, through a store on rank 0, what the main thread does and whether it waits for
-other ranks. A rank that has waited too long, or has got nowhere within an update, asks who hangs: a rank that tells
+A thread of every rank publishes, through a store on rank 0, what the main thread does and whether it waits for
+other ranks. A rank that has waited too long, or has got nowhere within an update, finds who hangs: one that publishes
 nothing any more (it is stopped, or does not let its threads run), else one that does not wait for others, else the one
-that is behind. The first one's answer is the line that the run ends with; every rank writes the stacks of all its
+that is behind. The first diagnosis is the line that the run ends with; every rank writes the stacks of all its
 threads into the run's directory and exits. On the way out a rank that is stopped is continued and killed.
 """
 
@@ -39,7 +39,8 @@ WAITS = re.compile(r"\.(wait|synchronize|barrier)\(")
 """Source lines in which a thread waits for other ranks."""
 COLLECTIVES = (os.path.join("torch", "distributed"), os.path.join("deepspeed", "comm"))
 """Parts of the paths of files whose functions wait for other ranks."""
-VERDICT = "verdict"
+DIAGNOSIS_KEY = "diagnosis"
+"""Under which the store keeps what the run ends with: a line, the ranks that hang, the rank that found them."""
 SILENT = "does not answer (stopped, or stuck outside of Python)"
 DUMP_SIGNAL = signal.SIGUSR2
 """Has the interpreter write all threads' stacks, even where no thread of Python can run."""
@@ -50,7 +51,7 @@ STOPPED = ("T", "t", "")
 
 
 class RankState(NamedTuple):
-    """What a rank tells of itself."""
+    """What a rank publishes of itself."""
 
     rank: int
     """Of the job."""
@@ -58,7 +59,7 @@ class RankState(NamedTuple):
     """Its machine."""
     pid: int
     """Its process."""
-    beat: int = 0
+    heartbeat: int = 0
     """Rises with every message."""
     update: int = 0
     """``TrainingProgress.update``."""
@@ -131,13 +132,13 @@ def who_hangs(before: Sequence[RankState], after: Sequence[RankState]) -> tuple[
     """Finds the ranks that a job waits for.
 
     Args:
-        before: what the ranks told, by rank.
-        after: what they told some beats later.
+        before: the ranks' states, by rank.
+        after: their states some heartbeats later.
 
     Returns:
         The ranks, and what is wrong with them in words.
     """
-    silent = [new for old, new in zip(before, after, strict=True) if new.beat == old.beat]
+    silent = [new for old, new in zip(before, after, strict=True) if new.heartbeat == old.heartbeat]
     if silent:
         return silent, SILENT
     working = [state for state in after if not state.is_waiting]
@@ -167,7 +168,7 @@ def without_the_first(known: Sequence[RankState], own: RankState) -> list[RankSt
     """Finds the ranks that do not answer, where rank 0 is one of them, so that no rank hears of the others any more.
 
     Args:
-        known: what the ranks told at the start, by rank.
+        known: the ranks' states at the start, by rank.
         own: the rank that asks.
 
     Returns:
@@ -177,8 +178,8 @@ def without_the_first(known: Sequence[RankState], own: RankState) -> list[RankSt
     return [known[0], *(state for state in here if process_state(state.pid) in STOPPED)]
 
 
-def verdict(hung: Sequence[RankState], what: str, stacks: Path) -> str:
-    """Words what is wrong.
+def diagnosis(hung: Sequence[RankState], what: str, stacks: Path) -> str:
+    """Says what is wrong.
 
     Args:
         hung: the ranks that hang.
@@ -198,16 +199,16 @@ def verdict(hung: Sequence[RankState], what: str, stacks: Path) -> str:
     return f"{'; '.join(names)}{more}; the job ends; stacks of all threads: {stacks}"
 
 
-class Watch:
-    """The watch of one rank over its job: a thread that looks at the main thread, one that talks to the other ranks."""
+class HangDetector:
+    """Detects hung ranks: one thread samples the main thread, another exchanges states with the other ranks."""
 
     def __init__(self, ranks: RankGroup, stacks: Path, timeout: float) -> None:
-        """Starts to watch; all ranks of the job call this together.
+        """Starts both threads; all ranks of the job call this together.
 
         Args:
             ranks: of the job.
             stacks: the directory that stacks are written to.
-            timeout: seconds that a rank waits for its peers.
+            timeout: seconds that a rank waits for the other ranks.
         """
         self.ranks, self.stacks = ranks, stacks
         self.limit = timeout - min(0.2 * timeout, 10.0)
@@ -223,56 +224,56 @@ class Watch:
         self._end_lock = threading.Lock()
         self._seen: MainThread | None = None
         self._since = self._answered = time.monotonic()
-        for target in (self._look, self._talk):
+        for target in (self._sample_main_thread, self._exchange_states):
             threading.Thread(target=target, name="hung ranks", daemon=True).start()
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Stops the threads."""
         self._done.set()
         faulthandler.unregister(DUMP_SIGNAL)
         self._dump.close()
 
-    def last_word(self) -> None:
-        """Waits whether the job is being ended: then this process leaves here, too, and says nothing of its own."""
+    def wait_for_end(self) -> None:
+        """Waits whether the job is being ended: then this process ends here, too, without an error of its own."""
         time.sleep(3 * self.interval)
         self.leave_if_ending()
 
     def leave_if_ending(self) -> None:
-        """Leaves it to the watch's thread to end this process, where it is about to."""
+        """Leaves it to the detector's threads to end this process, where it is about to."""
         if self._is_ending:
             time.sleep(30.0)
 
-    def _look(self) -> None:
-        """Looks at the main thread; where rank 0, which keeps the store, does not answer, ends the job alone."""
+    def _sample_main_thread(self) -> None:
+        """Samples the main thread; where rank 0, which keeps the store, does not answer, ends the job alone."""
         while not self._done.wait(self.interval):
             now, seen = time.monotonic(), look_at(sys._current_frames().get(self._main or 0))
             if self._seen is None or seen[:2] != self._seen[:2]:
                 self._seen, self._since = seen, now
             still = now - self._since
             self.state = self.state._replace(
-                beat=self.state.beat + 1, update=PROGRESS.update, micro_batch=PROGRESS.micro_batch,
+                heartbeat=self.state.heartbeat + 1, update=PROGRESS.update, micro_batch=PROGRESS.micro_batch,
                 is_waiting=seen.is_waiting, still=still, place=seen.place,
             )  # fmt: skip
             self._is_stuck = still > self.limit and (seen.is_waiting or PROGRESS.in_update)
             if self._is_stuck and now - self._answered > max(2.0, self.limit / 4):
                 silent = without_the_first(self._known, self.state)
-                silent = [self._asked(state._replace(still=now - self._answered)) for state in silent]
-                self._end(verdict(silent, SILENT, self.stacks), silent, is_author=True)
+                silent = [self._dump_stack_of(state._replace(still=now - self._answered)) for state in silent]
+                self._end(diagnosis(silent, SILENT, self.stacks), silent, is_author=True)
 
-    def _talk(self) -> None:
-        """Tells the others; asks them who hangs when the main thread is stuck; leaves when anyone knows."""
+    def _exchange_states(self) -> None:
+        """Publishes this rank's state; diagnoses when the main thread is stuck; ends when any rank has diagnosed."""
         try:
             while not self._done.wait(self.interval):
-                self._tell()
-                if self._store is not None and self._store.check([VERDICT]):
-                    self._obey(json.loads(self._store.get(VERDICT)))
+                self._publish_state()
+                if self._store is not None and self._store.check([DIAGNOSIS_KEY]):
+                    self._end_as_diagnosed(json.loads(self._store.get(DIAGNOSIS_KEY)))
                 self._answered = time.monotonic()
                 if self._is_stuck:
-                    self._judge()
+                    self._diagnose()
         except Exception as error:  # the store is gone with rank 0: the lost connections of the ranks tell of it
-            LOG.debug("the watch over hung ranks ended: %s", error)
+            LOG.debug("the detection of hung ranks ended: %s", error)
 
-    def _tell(self) -> None:
+    def _publish_state(self) -> None:
         if self._store is not None:
             self._store.set(f"rank {self.ranks.rank}", json.dumps(self.state))
 
@@ -282,26 +283,27 @@ class Watch:
         keys = [f"rank {number}" for number in range(self.ranks.size)]
         return [RankState(*json.loads(text)) for text in self._store.multi_get(keys)]
 
-    def _judge(self) -> None:
-        """Looks at all ranks twice, some beats apart, and tells who hangs; the first verdict counts."""
+    def _diagnose(self) -> None:
+        """Reads all ranks' states twice, some heartbeats apart, and finds who hangs; the first diagnosis counts."""
         before = self._states()
         for _ in range(3):
             time.sleep(self.interval)
-            self._tell()
+            self._publish_state()
             self._answered = time.monotonic()
         if not self._is_stuck:
             return
         hung, what = who_hangs(before, self._states())
         if what == SILENT:
-            hung = [self._asked(state) for state in hung]
-        own = json.dumps([verdict(hung, what, self.stacks), hung, self.ranks.rank])
-        text = own if self._store is None else self._store.compare_set(VERDICT, "", own).decode()
-        self._obey(json.loads(text))
+            hung = [self._dump_stack_of(state) for state in hung]
+        own = json.dumps([diagnosis(hung, what, self.stacks), hung, self.ranks.rank])
+        text = own if self._store is None else self._store.compare_set(DIAGNOSIS_KEY, "", own).decode()
+        self._end_as_diagnosed(json.loads(text))
 
-    def _asked(self, state: RankState) -> RankState:
-        """A silent rank with the place that its stacks name; of one that is stopped or on another machine: as it told.
+    def _dump_stack_of(self, state: RankState) -> RankState:
+        """Has a silent rank dump its stacks and puts the place that they name into its state.
 
-        A stopped rank must not be continued before all know that the job ends.
+        The place stays as it was published where the rank is stopped or on another machine. A stopped rank must
+        not be continued before all know that the job ends.
         """
         state = state._replace(update=PROGRESS.update, still=max(state.still, self.state.still))
         with contextlib.suppress(OSError):
@@ -311,12 +313,12 @@ class Watch:
                 return state._replace(place=place_in(Path(state.stacks).read_text()) or state.place)
         return state
 
-    def _obey(self, judged: Sequence[Any]) -> None:
-        line, hung, author = judged
+    def _end_as_diagnosed(self, diagnosed: Sequence[Any]) -> None:
+        line, hung, author = diagnosed
         self._end(line, [RankState(*state) for state in hung], author == self.ranks.rank)
 
     def _end(self, line: str, hung: Sequence[RankState], is_author: bool) -> None:
-        """Ends this process; its stopped neighbours, too. Of its two threads, the first that comes here does."""
+        """Ends this process and hung ranks of this machine. Of its two threads, the first that comes here does."""
         with self._end_lock:
             self._end_now(line, hung, is_author)
 
@@ -329,7 +331,7 @@ class Watch:
         writer.join(5.0)  # the file system may be what hangs
         for state in hung:
             if state.rank != self.ranks.rank and state.host == self.state.host:
-                end_neighbour(state, self.stacks, grace=0.3 if SILENT in line else 1.0)
+                kill_rank(state, self.stacks, grace=0.3 if SILENT in line else 1.0)
         if self._store is not None and self.ranks.rank == 0:
             time.sleep(2 * self.interval)  # the store goes with this rank: first the others read there why the job ends
         os._exit(1)
@@ -341,7 +343,7 @@ class Watch:
                 faulthandler.dump_traceback(file, all_threads=True)
 
 
-def end_neighbour(state: RankState, stacks: Path, grace: float) -> None:
+def kill_rank(state: RankState, stacks: Path, grace: float) -> None:
     """Ends a rank of this machine that hangs: continues it, has it write its stacks, kills it.
 
     Args:
@@ -380,24 +382,24 @@ def _open_store(ranks: RankGroup) -> Any:
 
 
 @contextlib.contextmanager
-def watched(directory: Path, timeout_minutes: float) -> Iterator[None]:
-    """Watches over the ranks of this job for as long as the block runs; all ranks enter it together.
+def hang_detection(directory: Path, timeout_minutes: float) -> Iterator[None]:
+    """Detects hung ranks of this job for as long as the block runs; all ranks enter it together.
 
     Args:
         directory: of the run, below which stacks are written.
-        timeout_minutes: how long a rank waits for its peers.
+        timeout_minutes: how long a rank waits for the other ranks.
 
     Returns:
         Nothing: a context manager.
     """
-    watch = Watch(job_ranks(), directory / "stacks", 60 * timeout_minutes)
+    detector = HangDetector(job_ranks(), directory / "stacks", 60 * timeout_minutes)
     try:
         yield
-        watch.leave_if_ending()
+        detector.leave_if_ending()
     except (RunError, UserError):
         raise
-    except Exception:  # such as a lost connection to a rank that has left at a verdict
-        watch.last_word()
+    except Exception:  # such as a lost connection to a rank that has ended as diagnosed
+        detector.wait_for_end()
         raise
     finally:
-        watch.close()
+        detector.close()

@@ -138,7 +138,11 @@ SEARCH_ACTION = Metric("pareto/{pair}/action", "", "What the pair took: 1 raise,
 ACTION_NUMBERS = {"raise": 1.0, "keep": 0.0, "lower": -1.0}
 """How ``SEARCH_ACTION`` writes an action."""
 SEARCH_SHARE = Metric("pareto/search_share", "", "Part of the run's time so far that weight searches took.")
-TRIALS_ON_TOP = Metric("pareto/trials_on_top", "", "Time of the searches' trial updates as a share of training's own.")
+TRIALS_ON_TOP = Metric(
+    "pareto/trials_on_top",
+    "",
+    "Seconds of the searches' trial updates (without their dev losses) over the run's seconds outside its searches.",
+)
 
 DATA_PROB = Metric("data/{pair}/prob", "", "Probability with which the sampler draws the pair.")
 DATA_LOSS = Metric(

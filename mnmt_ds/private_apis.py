@@ -40,7 +40,7 @@ def forget_model_parallel_unit() -> None:
 
 
 def default_timeout() -> datetime.timedelta:
-    """How long a rank waits for its peers in groups that are formed without a timeout of their own.
+    """How long a rank waits for the other ranks in groups that are formed without a timeout of their own.
 
     Returns:
         torch's present default.
@@ -56,7 +56,7 @@ def default_timeout_of(timeout: datetime.timedelta) -> Iterator[None]:
     """Sets torch's default timeout of groups for as long as the block runs.
 
     Args:
-        timeout: how long a rank waits for its peers.
+        timeout: how long a rank waits for the other ranks.
 
     Returns:
         Nothing: a context manager.

@@ -1,4 +1,4 @@
-"""How far this process's main thread has come in training: what the watch over hung ranks looks at."""
+"""How far this process's main thread has come in training: what the detection of hung ranks samples."""
 
 import threading
 from collections.abc import Iterator

@@ -3,6 +3,8 @@
 import argparse
 import importlib
 
+from mnmt_ds.cli.printing import printed_docstring
+
 BENCHMARKS = (
     "throughput",
     "loss",
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name in BENCHMARKS:
         module = importlib.import_module(f"mnmt_ds.bench.{name}")
-        sub = benchmarks.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
+        sub = benchmarks.add_parser(name, help=module.HELP, description=printed_docstring(module), allow_abbrev=False)
         module.add_arguments(sub)
         sub.set_defaults(measure=module.run)
 

@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--high",
         type=setting_option(ScoreSettings, "high"),
-        help="training pairs of a high-resource pair, at least (default: as evaluated)",
+        help="sentence pairs from which a language pair counts as high-resource (default: as evaluated)",
     )
     parser.add_argument(
         "--very-low",
         type=setting_option(ScoreSettings, "very_low"),
-        help="training pairs of very low ones, below (default: as evaluated)",
+        help="sentence pairs below which a language pair counts as very low-resource (default: as evaluated)",
     )
     parser.add_argument("--title", default="Runs compared", help="heading of the page")
     parser.add_argument(

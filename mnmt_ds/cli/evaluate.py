@@ -41,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--high",
         type=setting_option(ScoreSettings, "high"),
         default=default.high,
-        help="training pairs of a high-resource pair, at least",
+        help="sentence pairs from which a language pair counts as high-resource (default: %(default)s)",
     )
     parser.add_argument(
         "--very-low",
         type=setting_option(ScoreSettings, "very_low"),
         default=default.very_low,
-        help="training pairs of very low ones, below",
+        help="sentence pairs below which a language pair counts as very low-resource (default: %(default)s)",
     )
     parser.add_argument(
         "--samples",

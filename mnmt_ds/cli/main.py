@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds import __version__, log
+from mnmt_ds.cli.printing import printed_docstring
 from mnmt_ds.errors import RunError, UserError, file_fault
 from mnmt_ds.files import errors_naming
 from mnmt_ds.terminal import escaped_output
@@ -39,7 +40,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = command_module(name)
-        sub = commands.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
+        sub = commands.add_parser(name, help=module.HELP, description=printed_docstring(module), allow_abbrev=False)
         if command in (None, name):
             module.add_arguments(sub)
             sub.add_argument(

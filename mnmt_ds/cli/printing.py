@@ -1,4 +1,4 @@
-"""Options that print something and end, such as ``--help-config``; they need no other arguments."""
+"""What commands print of themselves: options that print and end, such as ``--help-config``; ``--help``."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -33,3 +33,15 @@ class PrintAction(argparse.Action):
         """
         print(self.make(values or ""), end="")
         parser.exit()
+
+
+def printed_docstring(module: Any) -> str:
+    """Gives a module's docstring as ``--help`` prints it.
+
+    Args:
+        module: of a command.
+
+    Returns:
+        The docstring with single backticks.
+    """
+    return (module.__doc__ or "").replace("``", "`")

@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
     with job(recipe.train.timeout_minutes):
         from mnmt_ds.engine.dry_run import check
         from mnmt_ds.engine.loop import train
-        from mnmt_ds.hung_ranks import watched
+        from mnmt_ds.hung_ranks import hang_detection
 
         if args.dry_run:
             check(recipe)
             return 0
-        with watched(recipe.directory, recipe.train.timeout_minutes):
+        with hang_detection(recipe.directory, recipe.train.timeout_minutes):
             train(recipe, args.resume)
     return 0
 

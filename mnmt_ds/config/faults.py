@@ -235,6 +235,9 @@ def _keys_of(kind: type[Settings], details: Mapping[str, Any], where: Mapping[Ke
     loc: KeyPath = tuple(details["loc"])
     keys: KeyPath = ()
     for n, key in enumerate(loc):
+        choices = _classes_at(kind, loc[:n])
+        if len(choices) > 1 and any(tag(choice) == key for choice in choices):
+            continue  # a tag, also where a field inside has its name
         field = _field_at(kind, loc[: n + 1])
         names = [key, *(aliases(str(key), field) if field is not None else [])]
         known = [name for name in names if (*keys, name) in where]
@@ -242,8 +245,6 @@ def _keys_of(kind: type[Settings], details: Mapping[str, Any], where: Mapping[Ke
             keys = (*keys, known[0] if known else key)
         elif n == len(loc) - 1 and (field is not None and key in _names_at(kind, loc[:n])):
             keys = (*keys, key)
-    if keys not in where and keys[-1:] == keys[-2:-1]:  # a tag that is the name of the field below it
-        keys = keys[:-1]
     return keys
 
 

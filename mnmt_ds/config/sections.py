@@ -83,7 +83,7 @@ def member_of(kind: type[Settings], keys: list[str], path: str) -> tuple[FieldIn
     name, *rest = keys
     if name not in kind.model_fields:
         deeper = [section.path for section in sections(kind)] if path == ".".join(keys) else []
-        raise unknown_section(path, list(kind.model_fields), deeper)
+        raise unknown_section(path, name, list(kind.model_fields), deeper)
     field = kind.model_fields[name]
     members = settings_classes(field.annotation)
     if not members or not rest:
@@ -94,22 +94,27 @@ def member_of(kind: type[Settings], keys: list[str], path: str) -> tuple[FieldIn
         return field, members[0], rest
     by_tag = {tag(member) or "": member for member in members}
     if rest[0] not in by_tag:
-        raise unknown_section(path, [f"{name}.{known}" for known in by_tag])
+        before = path.removesuffix(".".join(keys))
+        raise unknown_section(path, rest[0], [f"{before}{name}.{known}" for known in by_tag])
     return field, by_tag[rest[0]], rest[1:]
 
 
-def unknown_section(path: str, known: list[str], deeper: Sequence[str] = ()) -> UserError:
+def unknown_section(path: str, key: str, known: list[str], deeper: Sequence[str] = ()) -> UserError:
     """Makes the error for a path that leads nowhere.
 
     Args:
         path: what the user gave.
+        key: the key of it that is not known.
         known: names that would be right at that place.
         deeper: paths of sections whose last key may be what was meant.
 
     Returns:
         The error, with the nearest name or all of them.
     """
-    names = {**{section.rpartition(".")[2]: section for section in reversed(deeper)}, **{name: name for name in known}}
-    near = difflib.get_close_matches(path.rpartition(".")[2], names, n=1, cutoff=0.5)
+    names = {name.rpartition(".")[2]: name for name in [*reversed(deeper), *known]}
+    near = [
+        match for word in (key, path.rpartition(".")[2])
+        for match in difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    ]  # fmt: skip
     remedy = f"did you mean '{names[near[0]]}'?" if near else f"known here: {', '.join(known)}"
     return UserError(f"--help-config {path}: no such section; {remedy}")

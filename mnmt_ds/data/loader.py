@@ -80,7 +80,7 @@ def collate(
 
 
 def empty_batch(pair: int, frame: Frame, divisor: int) -> Batch:
-    """Makes a batch in which nothing counts: for a rank that has none left when its peers still do.
+    """Makes a batch in which nothing counts: for a rank that has none left when the other ranks still do.
 
     Args:
         pair: the pair's number.

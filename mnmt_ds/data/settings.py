@@ -81,7 +81,7 @@ class CleanSettings(Settings):
     max_words: int = Field(default=250, ge=1)
     """Longest side, in words between spaces."""
     max_key_words: int | None = Field(default=None, ge=1)
-    """Longest side in the key language (English), in words."""
+    """Longest side in the key language (English), in words; null: no limit of its own."""
     max_characters: int = Field(default=2000, ge=1)
     """Longest side, in characters."""
     max_ratio: float = Field(default=4.0, ge=1)
@@ -97,7 +97,7 @@ class CleanSettings(Settings):
     drop_domains: tuple[str, ...] = ("iso_*",)
     """Domains (catalog or file names, shell patterns) that are left out: lists of names."""
     domain_cap: int | None = Field(default=None, ge=1)
-    """Most sentence pairs of one domain, in each pair."""
+    """Most sentence pairs of one domain, in each pair; null: no limit."""
     unicode: Literal["NFC", "keep"] = "NFC"
     """Unicode normal form of the kept text."""
 
@@ -140,7 +140,7 @@ class TokenizerSettings(Settings):
     coverage: float = Field(default=0.9995, ge=0.98, le=1)
     """Share of characters that get a piece of their own (SentencePiece takes 0.98 to 1)."""
     hard_limit: bool = True
-    """False: a small corpus may give fewer pieces than ``size``, without an error."""
+    """false: a small corpus may give fewer pieces than ``size``, without an error."""
     normalization: Literal["nmt_nfkc", "nfkc", "identity"] = "nmt_nfkc"
     """SentencePiece's normalisation rule."""
     byte_fallback: bool = False

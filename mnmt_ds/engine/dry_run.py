@@ -61,12 +61,14 @@ def check(recipe: Recipe) -> None:
             f"warning: train.max_steps {recipe.train.max_steps} ends within train.warmup_steps"
             f" {recipe.train.warmup_steps}; the peak learning rate is never reached"
         )
+    ending = "all is well"
     if world_size() % multiple:
+        ending += f" for a start on a multiple of {multiple} ranks"
         print(f"training needs a multiple of {multiple} ranks, this dry run has {world_size()}")
     plan = training_data[0].plan(0)
     implementation = resolve_implementation(recipe.train.loss_implementation, layout.device)
     print(
         f"{plan.updates} updates an epoch of {int(plan.tokens.sum()):,} target tokens, {training_data[0].left_out}"
         f" sentences too long; {parameter_count(model) / 1e6:.1f}M parameters; {world_size()} rank(s) at"
-        f" ZeRO-{ds_config.zero_stage(config)}; loss: {implementation}; all is well"
+        f" ZeRO-{ds_config.zero_stage(config)}; loss: {implementation}; {ending}"
     )

@@ -68,7 +68,7 @@ class StudentLoop:
 
 
 def student_loops(training: Training, next_change: Callable[[Student], int] | None = None) -> dict[str, StudentLoop]:
-    """What the loop keeps of each of this rank's students, by name.
+    """Makes what the loop keeps of each of this rank's students, by name.
 
     Args:
         training: the run.
@@ -89,7 +89,9 @@ def student_loops(training: Training, next_change: Callable[[Student], int] | No
 
 
 def train_epochs(training: Training, stop: "StopRequest") -> None:
-    """Paper 2, Algorithm 1; paper 1's where there is one student. T is an epoch, or ``validation.every`` updates.
+    """Trains to the run's end: updates, and a validation after every T (paper 2, Algorithm 1; one student: paper 1's).
+
+    T is an epoch, or ``validation.every`` updates.
 
     Args:
         training: the run.
@@ -115,7 +117,7 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
 
 
 def finish_update(training: Training, loops: Mapping[str, StudentLoop]) -> None:
-    """What follows an update, where something does: a validation, the next epoch, the end of the run.
+    """Does what follows an update, where something is due: a validation, the next epoch, the end of the run.
 
     The checkpoint before it is written already, so that a crash here loses nothing: a resumed run comes here first.
 
@@ -154,7 +156,7 @@ def end(training: Training) -> None:
 
 
 def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float], bool]:
-    """Lines 3 to 7, a pair, a batch of it and a step, for every student.
+    """Makes one update of every student: draws batches, forward, backward, step (Algorithm 1, lines 3 to 7).
 
     Args:
         training: the run; all ranks of the job call this together.
@@ -200,7 +202,7 @@ class UpdateResult(NamedTuple):
 
 
 def forward_backward(loop: StudentLoop, micro_batches: list[Batch]) -> ReadyGradient:
-    """Forward and backward of an update; several students may do theirs before any takes its step.
+    """Runs forward and backward of an update; several students may do theirs before any takes its step.
 
     Args:
         loop: of the student; all of its ranks call this together.
@@ -227,7 +229,7 @@ def forward_backward(loop: StudentLoop, micro_batches: list[Batch]) -> ReadyGrad
 
 
 def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult:
-    """The optimizer's step; all ranks learn of losses and of a stop together.
+    """Takes the optimizer's step; all ranks learn of losses and of a stop together.
 
     Args:
         loop: of the student; all of its ranks call this together.
@@ -263,7 +265,7 @@ def _broken_pairs(student: Student, gradient: ReadyGradient) -> list[str]:
 
 
 def train_update(loop: StudentLoop, micro_batches: list[Batch]) -> UpdateResult:
-    """One whole update of a student that is trained alone; for benchmarks and tests.
+    """Makes one whole update of a student that is trained alone; for benchmarks and tests.
 
     Args:
         loop: of the student; all of its ranks call this together.

@@ -41,7 +41,7 @@ class StudentSettings(Settings):
     sampler: SamplerSettings = TemperatureSettings()
     """Its shares of the language pairs (the recipe's ``sampler`` is for a student that is alone)."""
     seed: int | None = Field(None, ge=0)
-    """Of its weights, data order and dropout; none: train.seed, for every further student 1000 more."""
+    """Of its weights, data order and dropout; null: train.seed, for every further student 1000 more."""
 
 
 class Recipe(Settings):
@@ -58,7 +58,7 @@ class Recipe(Settings):
     framing: FramingSettings = FramingSettings()
     """Language tags."""
     denoising: DenoisingSettings | None = None
-    """Text of one language beside the pairs, and the tasks on it; with ``method: by_task``."""
+    """Text of one language beside the pairs, and the tasks on it, with ``method: by_task``; null: pairs alone."""
     sampler: SamplerSettings = TemperatureSettings()
     """Shares of the language pairs: fixed by temperature, or moved by what is measured."""
     students: tuple[StudentSettings, ...] = Field((), examples=[[{}, {}]])
@@ -77,9 +77,9 @@ class Recipe(Settings):
     train: TrainSettings = TrainSettings()
     """Budget and optimizer."""
     pipeline: PipelineSettings | None = None
-    """Pipeline stages; none: every rank holds all layers."""
+    """Pipeline stages; null: every rank holds all layers."""
     tensor: TensorSettings | None = None
-    """The vocabulary over several ranks; none: every rank holds all words."""
+    """The vocabulary over several ranks; null: every rank holds all words."""
     validation: ValidationSettings = ValidationSettings()
     """Dev losses and checkpoint selection."""
     deepspeed: FilePath = Path("ds_configs/zero1.json")

@@ -82,7 +82,7 @@ class TrainSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints that stay on disk, of those that verify; a large number: all."""
     timeout_minutes: float = Field(30.0, gt=0, le=525_600)
-    """How long a rank waits for its peers before the job ends with an error; 525600: a year."""
+    """How long a rank waits for the other ranks before the job ends with an error; 525600: a year."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSettings":

@@ -27,9 +27,10 @@ from mnmt_ds.methods.method import ValidationReport
 
 
 def validate_students(training: Training) -> None:
-    """Paper 1, Algorithm 1, lines 12 to 20: dev loss of every pair; bests, teachers and switches follow from it.
+    """Validates all students and does what follows from their dev losses, in the order above.
 
-    Then paper 2, Algorithm 1, lines 7 to 9: the students' distillation weights, once all dev losses are known.
+    Bests, teachers and switches (paper 1, Algorithm 1, lines 12 to 20); then, once all dev losses are known, the
+    students' distillation weights (paper 2, Algorithm 1, lines 7 to 9).
 
     Args:
         training: the run; all ranks of the job call this together.

@@ -1,7 +1,5 @@
 """Which weights of a model are trained: what ``model.freeze`` and ``model.lora`` say of each name."""
 
-from collections.abc import Iterable
-
 from torch import nn
 
 from mnmt_ds.models.lora import is_adapter
@@ -71,16 +69,3 @@ def freeze(model: nn.Module, settings: ModelSettings) -> None:
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not is_frozen(settings, name))
-
-
-def frozen_names(settings: ModelSettings, names: Iterable[str]) -> list[str]:
-    """Lists the weights that are not trained.
-
-    Args:
-        settings: the model's.
-        names: of weights.
-
-    Returns:
-        Those of them that keep their first values.
-    """
-    return [name for name in names if is_frozen(settings, name)]

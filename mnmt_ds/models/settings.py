@@ -108,7 +108,7 @@ class ModelSettings(Settings):
     freeze: FreezeSettings = FreezeSettings()
     """Parts that are not trained: neither gradients nor optimizer states; teachers and checkpoints leave them out."""
     lora: LoraSettings | None = None
-    """Low-rank adapters; none: all that ``freeze`` does not name is trained itself."""
+    """Low-rank adapters; null: all that ``freeze`` does not name is trained itself."""
 
     @model_validator(mode="before")
     @classmethod

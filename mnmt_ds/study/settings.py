@@ -28,44 +28,44 @@ class CapSettings(Settings):
     """One budget for all rows; a row's ``times`` multiplies it."""
 
     max_epochs: int | None = Field(None, ge=1)
-    """Epochs at most; none: the recipe's."""
+    """Epochs at most; null: the recipe's."""
     max_steps: int | None = Field(None, ge=0)
-    """Updates at most; 0: no limit; none: the recipe's."""
+    """Updates at most; 0: no limit; null: the recipe's."""
 
 
 class ConditionSettings(Settings):
     """One of the study's ``conditions``, in which every row is run: a corpus, a direction, a dropout."""
 
     recipe: FilePath | None = None
-    """Its base recipe; none: the study's."""
+    """Its base recipe; null: the study's."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes."""
     rows: dict[str, Keys] = Field(default_factory=dict)
     """Keys of the recipe that single rows change in this condition, after the row's own: {row: {key: value}}."""
     seeds: tuple[Seed, ...] | None = None
-    """The seeds of rows that have none of their own; none: the study's."""
+    """The seeds of rows that have none of their own; null: the study's."""
     baseline: str | None = None
-    """The row that gains are over; none: the study's."""
+    """The row that gains are over; null: the study's."""
 
 
 class RowSettings(Settings):
     """A row of the tables: one way to train, in every condition and with every seed."""
 
     recipe: FilePath | None = None
-    """Its base recipe, from the study's folder; none: the condition's, else the study's."""
+    """Its base recipe, from the study's folder; null: the condition's, else the study's."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that it changes. "{run.ROW}" in a value stands for that row's run of the same condition and
     seed (its first seed where it has not this one), which is then made first."""
     seeds: tuple[Seed, ...] | None = None
-    """Its seeds; none: the condition's, else the study's."""
+    """Its seeds; null: the condition's, else the study's."""
     conditions: tuple[str, ...] | None = Field(None, validation_alias=AliasChoices("settings"))
-    """The conditions that it is run in; none: all."""
+    """The conditions that it is run in; null: all."""
     per_pair: bool = False
     """One model a language pair, each a run of its own; together they are the row (BILINGUAL)."""
     times: float = Field(default=1.0, gt=0, le=10**6)
     """Its budget as a multiple of the study's cap."""
     launch: LaunchSettings | None = None
-    """How its runs are started; none: as the study says."""
+    """How its runs are started; null: as the study says."""
 
 
 class StudySettings(Settings):
@@ -88,7 +88,7 @@ class StudySettings(Settings):
     rows: dict[str, RowSettings] = Field(examples=[{"plain": {}}])
     """The rows, in the order of the tables."""
     baseline: str | None = None
-    """The row that gains are over; none: the first."""
+    """The row that gains are over; null: the first."""
     prepare: bool = True
     """Run ``mnmt-ds prepare`` for every condition first (quick where nothing changed)."""
     evaluate: str = ""

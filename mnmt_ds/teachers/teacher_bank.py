@@ -45,7 +45,7 @@ class TeacherBank:
         return self.best[pair].update if self.switch[pair] else None
 
     def update(self, report: DevResults) -> None:
-        """Algorithm 1, lines 12 to 20: a pair that improved gets a new teacher and is not distilled; the others are.
+        """Gives pairs that improved a new teacher, undistilled for now; distils the others (Algorithm 1, lines 12-20).
 
         Args:
             report: the validation's results.

@@ -1,4 +1,4 @@
-"""A rank of a small job under the watch over hung ranks; at its third round some of them hang as they are told.
+"""A rank of a small job under the detection of hung ranks; at its third round some of them hang as they are told.
 
 ``python hanging_rank.py RANK RANKS PORT DIRECTORY HANGING HOW SECONDS``
 """
@@ -25,13 +25,13 @@ def main() -> None:
     rank, ranks, port, directory, hanging, how, seconds = sys.argv[1:]
     os.environ.update(RANK=rank, WORLD_SIZE=ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     from mnmt_ds.distributed import job_ranks
-    from mnmt_ds.hung_ranks import watched
+    from mnmt_ds.hung_ranks import hang_detection
     from mnmt_ds.log import set_up
     from mnmt_ds.progress import moved, update_under_way
 
     set_up()
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-    with watched(Path(directory), float(seconds) / 60):
+    with hang_detection(Path(directory), float(seconds) / 60):
         for update in range(1, 5):
             with update_under_way(update):
                 for micro_batch in range(3):

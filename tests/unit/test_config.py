@@ -72,6 +72,11 @@ def test_faults_name_the_line_and_the_remedy(tmp_path: Path, text: str, expected
 
 def test_overrides_are_named_in_their_faults(tmp_path: Path) -> None:
     assert "override 'train.max_tokns=4': unknown key" in fault(tmp_path, DATA, "train.max_tokns=4")
+    sampler = DATA + "sampler: {name: temperature, temperature: 5}\n"  # a member and its key of one name
+    for key, meant in (("temperatur", "temperature"), ("nam", "name")):
+        expected = f"override 'sampler.{key}=3': unknown key 'sampler.{key}'; did you mean '{meant}'?"
+        assert fault(tmp_path, sampler, f"sampler.{key}=3") == expected
+    assert "recipe.yaml:3: sampler.temperature: must be" in fault(tmp_path, sampler.replace("5", "-5"))
     assert "not of the form" in fault(tmp_path, DATA, "train.max_tokens")
     text = DATA + "method:\n  name: pareto\n"
     expected = "override 'method.name=lsd': no such method 'lsd'; did you mean 'lssd'? (known: by_task,"

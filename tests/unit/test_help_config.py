@@ -104,10 +104,13 @@ def test_one_key_and_what_is_no_section(capsys: pytest.CaptureFixture[str]) -> N
     assert parse_yaml(text) == {"train": {"max_tokens": 4096}} and "# Padded tokens" in text
     with pytest.raises(UserError, match=r"--help-config lssd: no such section; did you mean 'method.lssd'\?"):
         help_yaml(Recipe, "lssd")
+    for path in ("method.lsd", "method.lsd.teachers"):
+        with pytest.raises(UserError, match=rf"--help-config {path}: no such section; did you mean 'method.lssd'\?"):
+            help_yaml(Recipe, path)
     with pytest.raises(UserError, match=r"--help-config trian: no such section; did you mean 'train'\?"):
         help_yaml(Recipe, "trian")
-    with pytest.raises(UserError, match=r"method\.lsd: no such section; known here: method\.by_task, "):
-        help_yaml(Recipe, "method.lsd")
+    with pytest.raises(UserError, match=r"method\.xyz: no such section; known here: method\.by_task, "):
+        help_yaml(Recipe, "method.xyz")
     with pytest.raises(UserError, match="name has no section inside"):
         help_yaml(Recipe, "name.x")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds.distributed import free_port
-from mnmt_ds.hung_ranks import SILENT, RankState, look_at, process_state, verdict, who_hangs, without_the_first
+from mnmt_ds.hung_ranks import SILENT, RankState, diagnosis, look_at, process_state, who_hangs, without_the_first
 from tests.spawn import PATIENCE
 
 SCRIPT = Path(__file__).with_name("hanging_rank.py")
@@ -83,21 +83,21 @@ def test_a_job_in_which_none_hangs_is_left_alone(tmp_path: Path) -> None:
     assert codes == [0, 0] and not "".join(printed).count("job ends") and not (tmp_path / "stacks").exists()
 
 
-def _states(*waiting: bool, beats: int = 5, updates: tuple[int, ...] = ()) -> list[RankState]:
+def _states(*waiting: bool, heartbeats: int = 5, updates: tuple[int, ...] = ()) -> list[RankState]:
     return [
-        RankState(rank, "a", 1, beats, updates[rank] if updates else 7, 0, is_waiting, 9.0, "engine/loop.py:1 step")
+        RankState(rank, "a", 1, heartbeats, updates[rank] if updates else 7, 0, is_waiting, 9.0, "engine/loop.py:1 f")
         for rank, is_waiting in enumerate(waiting)
     ]
 
 
 def test_who_hangs() -> None:
-    later = _states(True, False, True, beats=9)
+    later = _states(True, False, True, heartbeats=9)
     assert who_hangs(_states(True, False, True), later) == ([later[1]], "does not get on")
-    stopped = [*later[:2], _states(True, True, True)[2]]  # its last word was that it waits
+    stopped = [*later[:2], _states(True, True, True)[2]]  # its last state was that it waits
     assert who_hangs(_states(True, False, True), stopped) == ([stopped[2]], SILENT)
-    behind = _states(False, False, False, beats=9, updates=(8, 7, 8))
+    behind = _states(False, False, False, heartbeats=9, updates=(8, 7, 8))
     assert who_hangs(_states(False, False, False), behind)[0] == [behind[1]]
-    all_wait = _states(True, True, beats=9)
+    all_wait = _states(True, True, heartbeats=9)
     assert who_hangs(_states(True, True), all_wait) == (all_wait, "waits for the others, as all ranks do")
 
 
@@ -120,9 +120,9 @@ def test_stopped_ranks_are_found_where_rank_0_is_silent() -> None:
 
 
 def test_the_line_is_one_line_also_of_many_ranks() -> None:
-    line = verdict(_states(*[False] * 6), "does not get on", Path("run/stacks"))
+    line = diagnosis(_states(*[False] * 6), "does not get on", Path("run/stacks"))
     assert line.count("rank ") == 4 and "; and 2 more; the job ends; stacks of all threads: run/stacks" in line
-    assert "rank 3 on a (process 1) does not get on: 9 s in update 7 at engine/loop.py:1 step" in line
+    assert "rank 3 on a (process 1) does not get on: 9 s in update 7 at engine/loop.py:1 f" in line
 
 
 def test_a_thread_that_waits_on_a_handle_is_known_by_its_line() -> None:
