@@ -14,19 +14,21 @@ from tests.contracts.docs import DOCS
 
 ROOT = DOCS.parent
 PAGE = DOCS / "extending.md"
-NAMES = ("dev_weighted", "annealed", "csv")
+NAMES = ("dev_weighted", "annealed", "psv")
 """The page's method, sampler and reader."""
+TESTS = ("tests/contracts", "tests/unit/test_resume_changes.py")
+ONE_WORD = "test_every_setting_of_every_component_has_one_word"
 
 
 class Block(NamedTuple):
     """A block of code with the comment before it."""
 
     what: str
-    """file or registry."""
+    """file, registry, or words: those for a resumed run."""
     path: str
     """Where it goes."""
     table: str
-    """The registry's name."""
+    """The name of the registry or table."""
     code: str
 
 
@@ -36,12 +38,12 @@ def blocks() -> list[Block]:
     Returns:
         In the page's order.
     """
-    pattern = r"<!-- (file|registry): (\S+?)(?: (\w+))? -->\n```python\n(.*?)```"
+    pattern = r"<!-- (file|registry|words): (\S+?)(?: (\w+))? -->\n```python\n(.*?)```"
     return [Block(*match) for match in re.findall(pattern, PAGE.read_text(encoding="utf-8"), re.DOTALL)]
 
 
 def apply(block: Block, root: Path) -> None:
-    """Writes a block's file, or its lines into a registry: imports to the imports, entries to the table.
+    """Writes a block's file, or its lines into a table, with an import of a registry into the one that is there.
 
     Args:
         block: of the page.
@@ -52,14 +54,27 @@ def apply(block: Block, root: Path) -> None:
         assert not path.exists(), path
         path.write_text(block.code, encoding="utf-8")
         return
-    imports, entries = block.code.split("\n\n")
-    text = path.read_text(encoding="utf-8")
-    text = re.sub(r"^from mnmt_ds", f"{imports}\nfrom mnmt_ds", text, count=1, flags=re.MULTILINE)
+    text, entries = path.read_text(encoding="utf-8"), block.code
+    if block.what == "registry":
+        line, entries = block.code.split("\n\n")
+        text = _with_import(text, line)
     text, count = re.subn(
         rf"^({block.table}: .* = {{\n)", lambda match: match[1] + entries, text, count=1, flags=re.MULTILINE
     )
     assert count == 1, (block.path, block.table)
     path.write_text(text, encoding="utf-8")
+
+
+def _with_import(text: str, line: str) -> str:
+    """A module's text with a name more in an import that it has."""
+    start, name = line.split(" import ")
+    found = re.search(rf"^{start} import (?:\(([^)]*)\)|(.*))$", text, flags=re.MULTILINE)
+    assert found, line
+    names = sorted([name, *re.findall(r"\w+", found[1] or found[2])])
+    together = f"{start} import {', '.join(names)}"
+    if found[1] or len(together) > 120:
+        together = "\n".join([f"{start} import (", *(f"    {name}," for name in names), ")"])
+    return text[: found.start()] + together + text[found.end() :]
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +90,25 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_adds_a_file_and_a_line_each() -> None:
-    assert [block.what for block in blocks()] == ["file", "registry"] * 3
+    assert [block.what for block in blocks()] == ["file", "registry", "words"] * 2 + ["file", "registry"]
     for block in blocks():
         if block.what == "registry":
             assert len(block.code.strip().split("\n")) == 3  # an import, an empty line, an entry
+
+
+@pytest.mark.parametrize("words", [["check"], ["format", "--check"]])
+def test_what_was_added_has_the_style_of_the_rest(extended: Path, words: list[str]) -> None:
+    paths = sorted({block.path for block in blocks()})
+    command = [sys.executable, "-m", "ruff", *words, "--no-cache", *paths]
+    done = subprocess.run(command, cwd=extended, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_toy_passes_the_contract(extended: Path) -> None:
     """The tests are those of the checkout, none was changed: the entries are found by themselves."""
     environment = {**os.environ, "PYTHONPATH": str(extended), "CXX": "/no/compiler"}  # a copy's kernels are not built
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/contracts", "-k", " or ".join(NAMES), "-rA"],
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", *TESTS, "-k", " or ".join([*NAMES, ONE_WORD]), "-rA"],
         cwd=extended,
         env=environment,
         text=True,
@@ -95,3 +118,4 @@ def test_every_toy_passes_the_contract(extended: Path) -> None:
     for name in NAMES:
         passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED") and name in line]
         assert len(passed) >= 4, (name, done.stdout[-3000:])
+    assert re.search(rf"^PASSED .*{ONE_WORD}", done.stdout, re.MULTILINE), done.stdout[-3000:]
