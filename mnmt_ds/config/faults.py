@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -236,7 +236,8 @@ def _keys_of(kind: type[Settings], details: Mapping[str, Any], where: Mapping[Ke
     keys: KeyPath = ()
     for n, key in enumerate(loc):
         choices = _classes_at(kind, loc[:n])
-        if len(choices) > 1 and any(tag(choice) == key for choice in choices):
+        is_tag = len(choices) > 1 and any(tag(choice) == key for choice in choices)
+        if is_tag and not (loc[n - 1] in _names_at(kind, loc[: n - 1]) and _is_mapping(_field_at(kind, loc[:n]))):
             continue  # a tag, also where a field inside has its name
         field = _field_at(kind, loc[: n + 1])
         names = [key, *(aliases(str(key), field) if field is not None else [])]
@@ -263,15 +264,25 @@ def _field_at(kind: type[Settings], loc: KeyPath) -> FieldInfo | None:
     return _follow(kind, loc)[1]
 
 
+def _is_mapping(field: FieldInfo | None) -> bool:
+    """Whether a field's value is a mapping with keys of the user's own."""
+    return field is not None and get_origin(field.annotation) in (dict, Mapping)
+
+
 def _follow(kind: type[Settings], loc: KeyPath) -> tuple[list[type[Settings]], FieldInfo | None]:
     choices: list[type[Settings]] = [kind]
     field: FieldInfo | None = None
+    is_mapping_key = False
     for key in loc:
+        if is_mapping_key:  # whatever it is called
+            is_mapping_key = False
+            continue
         tagged = [choice for choice in choices if tag(choice) == key]
         fields = [choice.model_fields[key] for choice in choices if key in choice.model_fields]  # type: ignore[index]
         if fields and not (tagged and len(choices) > 1):
             field = fields[0]
             choices = settings_classes(field.annotation) or choices
+            is_mapping_key = _is_mapping(field)
         elif tagged:
             choices = tagged
     return choices, field

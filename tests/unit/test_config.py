@@ -77,6 +77,12 @@ def test_overrides_are_named_in_their_faults(tmp_path: Path) -> None:
         expected = f"override 'sampler.{key}=3': unknown key 'sampler.{key}'; did you mean '{meant}'?"
         assert fault(tmp_path, sampler, f"sampler.{key}=3") == expected
     assert "recipe.yaml:3: sampler.temperature: must be" in fault(tmp_path, sampler.replace("5", "-5"))
+    tasks = (
+        DATA + "method:\n  name: by_task\n  tasks:\n    translation: {name: lssd, alhpa: 1}\n"
+    )  # a key called as a tag
+    assert "recipe.yaml:6: unknown key 'method.tasks.translation.alhpa'; did you mean 'alpha'?" in fault(
+        tmp_path, tasks
+    )
     assert "not of the form" in fault(tmp_path, DATA, "train.max_tokens")
     text = DATA + "method:\n  name: pareto\n"
     expected = "override 'method.name=lsd': no such method 'lsd'; did you mean 'lssd'? (known: by_task,"
