@@ -18,21 +18,24 @@ class DiskUse(NamedTuple):
     """How many models that is."""
     teacher_shards: int
     """Files of each rank with shards of teachers that its memory does not hold."""
+    frozen: int = 0
+    """What is not trained, once for each student."""
 
 
 def disk_use(
     recipe: Recipe, parameters: int, layout: PlannedLayout, students: PlannedStudents, teachers: FrozenTeachers,
-    rank_parameters: int,
+    rank_parameters: int, frozen: int = 0,
 ) -> DiskUse:  # fmt: skip
     """Counts a run's bytes on disk.
 
     Args:
         recipe: the recipe.
-        parameters: of one student.
+        parameters: of one student, those that are trained.
         layout: how students are laid out over ranks.
         students: how many there are.
         teachers: frozen teachers.
-        rank_parameters: of a student on the rank that has most.
+        rank_parameters: of these on the rank that has most.
+        frozen: parameters of a student that are not trained.
 
     Returns:
         Bytes at most.
@@ -48,4 +51,5 @@ def disk_use(
         snapshots=distinct * layout.element_bytes * parameters,
         distinct=distinct,
         teacher_shards=students_here * max(0, shards - teachers.max_shard_bytes),
+        frozen=students.number * layout.element_bytes * frozen,
     )

@@ -16,7 +16,7 @@ from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.planning.disk import disk_use
 from mnmt_ds.planning.layouts import EstimateMemory, recipe_layout
 from mnmt_ds.planning.memory import PlannedLayout, RankMemory, rank_memory
-from mnmt_ds.planning.parameters import count_parameters
+from mnmt_ds.planning.parameters import count_parameters, trained_parameters
 from mnmt_ds.planning.pipeline_stages import StageContents, plan_stages
 from mnmt_ds.planning.probe import MINIMAL_MODEL, run_probe
 from mnmt_ds.planning.report import RunPlan
@@ -79,7 +79,8 @@ def make_plan(
     parameters = count_parameters(recipe.model, corpus.tokenizer.size)
     students = planned_students(recipe, training_data, layout, data_survey.shapes)
     teachers = frozen_teachers(recipe, training_data, layout.data_parallel_size)
-    most = max(stage.parameters for stage in stages)
+    most = max(stage.parameters if stage.trained is None else stage.trained for stage in stages)
+    every, trained = trained_parameters(recipe.model, layer_entries(recipe.model, corpus.tokenizer.size))
     return RunPlan(
         recipe,
         corpus.tokenizer.size,
@@ -89,7 +90,7 @@ def make_plan(
         stages,
         stage_memories(recipe, corpus, layout, base, stages),
         data_survey,
-        disk_use(recipe, parameters.total, layout, students, teachers, most),
+        disk_use(recipe, trained, layout, students, teachers, most, every - trained),
         base_measured=bool(base),
         speed=speed,
     )

@@ -156,6 +156,8 @@ def disk_lines(plan: RunPlan) -> list[str]:
         (f"checkpoints ({keep} that stay, one that is written)", disk.checkpoints),
         (f"models that are kept (best, of each pair, last: {disk.distinct} distinct at most)", disk.snapshots),
     ]
+    if disk.frozen:
+        rows.append(("what is not trained, once a student", disk.frozen))
     if disk.teacher_shards:
         rows.append(("shards of teachers beyond weights_gib of memory, of each rank", disk.teacher_shards))
     return ["disk", *(f"  {text:67}{format_bytes(size):>12}" for text, size in rows)]

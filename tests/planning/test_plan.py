@@ -20,7 +20,7 @@ from mnmt_ds.planning.layouts import LayoutChoice, candidate_layouts, fitting_la
 from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, RankMemory, rank_memory, state_bytes
 from mnmt_ds.planning.parameters import count_parameters
 from mnmt_ds.planning.pipeline_stages import bubble, plan_stages, slowdown
-from mnmt_ds.planning.plan import layer_costs, stage_contents, stage_memories
+from mnmt_ds.planning.plan import layer_costs, make_plan, stage_contents, stage_memories
 from mnmt_ds.planning.survey import (
     frozen_teachers,
     largest_shapes,
@@ -407,6 +407,24 @@ def test_the_command_reports(tiny_corpus: Path, tmp_path: Path, capfd: pytest.Ca
     assert main(["plan", str(path), "--devices", "3", *words]) == 2
     assert "3 devices cannot be shared by 2 students; give --devices a multiple of 2" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_frozen_or_adapted_model_is_on_disk_once(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Checkpoints, best models and teachers' shards hold what is trained; on 64 devices, too."""
+    parts = {"freeze": {"encoder": True}, "lora": {"rank": 2, "targets": ["q_proj"]}}
+    settings = recipe(tiny_corpus, tmp_path / "run", method={"name": "lssd"}, train={"batches_per_update": 64})
+    adapted = settings.model_copy(update={"model": ModelSettings.model_validate({"preset": "tiny", **parts})})
+    path, found = tmp_path / "r.yaml", []
+    for each in (settings.model_copy(update={"model": ModelSettings(preset="tiny")}), adapted):
+        path.write_text(dump(each))
+        found.append(make_plan(load_recipe(path), path, [], 64, gpu=True, measure=False, calibrate=False))
+    (plain, disk), parameters = (plan.disk for plan in found), found[0].parameters.total
+    adapters = 2 * 2 * 2 * 2 * found[0].recipe.model.d_model  # 2 layers, self- and cross-attention, A and B of rank 2
+    assert plain.frozen == 0 and plain.snapshots == plain.distinct * 4 * parameters
+    assert disk.frozen == 4 * parameters and disk.distinct == plain.distinct
+    assert disk.snapshots == disk.distinct * 4 * adapters
+    assert disk.checkpoints * parameters == plain.checkpoints * adapters
+    assert found[1].layout.data_parallel_size == 64
 
 
 @pytest.mark.slow
