@@ -1,5 +1,6 @@
 """Tokenizers of pretrained models: transformers' own ids, for text of many scripts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("kind", ["m2m_100", "nllb", "fast"])
 def test_ids_and_frames_are_transformers(directories: dict[str, Path], kind: str) -> None:
     check_ids(directories[kind], kind, [*TEXT[::17], *AWKWARD])
+
+
+@pytest.mark.parametrize("files", [(), ("tokenizer_config.json",)])
+def test_nllb_of_a_sentencepiece_model_alone_keeps_its_codes(
+    directories: dict[str, Path], files: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Every id's symbol and every tag as published; transformers 5.24 knows no code of such a directory."""
+    for name in ("sentencepiece.bpe.model", *files):
+        shutil.copy(directories["nllb"] / name, tmp_path / name)
+    alone, whole = (open_given_tokenizer(path, ("ka", "fr")) for path in (tmp_path, directories["nllb"]))
+    assert [alone.piece(i) for i in range(alone.size)] == [whole.piece(i) for i in range(whole.size)]
+    assert all(alone.tag(language) == whole.tag(language) for language in ("ka", "fr", "kat_Geor", "zho_Hant"))
+    assert alone.encode_many(AWKWARD, "ka") == whole.encode_many(AWKWARD, "ka")
+    assert family_framing(tmp_path) == family_framing(directories["nllb"])
 
 
 @pytest.mark.slow

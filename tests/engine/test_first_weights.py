@@ -27,6 +27,7 @@ from mnmt_ds.engine.recipe import load_recipe, with_first_weights
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
 from mnmt_ds.models.layer_sequence import LayerSegment, layer_entries
+from mnmt_ds.models.layers import sinusoids
 from mnmt_ds.models.pretrained import expected_shapes, open_weights
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
@@ -180,6 +181,10 @@ def run_layouts(init: str, corpus: str, folder: str) -> list[str]:
         for key, value in training.first.engine.gather_weights().items():
             if not torch.equal(value.float(), whole[key].to(dtype).float()):
                 wrong.append(f"{name}: {key}")
+        if name.startswith("zero"):
+            table = training.first.engine.model.embedding.positions  # DeepSpeed's zero.Init would compute it in bf16
+            if not torch.equal(table, sinusoids(len(table), table.shape[1]).to(table.dtype)):
+                wrong.append(f"{name}: positions")
         training.close()
     return wrong
 

@@ -58,3 +58,24 @@ def test_two_ranks_agree_with_the_definition() -> None:
         for rank in ranks:
             torch.testing.assert_close(exactly(rank[i][1]), hidden)
         torch.testing.assert_close(torch.cat([exactly(rank[i][2]) for rank in ranks]), projection)
+
+
+def _nan_on_one_rank(place: int) -> list[bool]:
+    """Loss and this rank's gradients where one rank's words hold a NaN: MAX over gloo loses it."""
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=2)
+    group, rank = parallel_state.get_tensor_model_parallel_group(), dist.get_rank()
+    c = case(words=50)
+    projection = (c.projection[:25] if rank == 0 else c.projection[25:]).clone()
+    if rank == place:
+        projection[3] = float("nan")
+    hidden, projection = c.hidden.requires_grad_(), projection.requires_grad_()
+    sums = ce_with_teacher(hidden, projection, c.target, **c.options, group=group)
+    gradients = torch.autograd.grad(sums.loss, (hidden, projection))
+    return [bool(value.isnan().any()) for value in (sums.loss, *gradients)]
+
+
+def test_a_nan_of_one_rank_reaches_all() -> None:
+    for place in (0, 1):
+        assert on_ranks(2, _nan_on_one_rank, place) == [[True] * 3] * 2
