@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from mnmt_ds.kernels import operator, reference
+from mnmt_ds.kernels import operator, reference, tiles
 from mnmt_ds.kernels.autograd import attach_gradients, compute_loss, gradients_needed
-from mnmt_ds.kernels.loss_inputs import check_arguments
+from mnmt_ds.kernels.implementations import TILES, resolve_implementation, select_implementation
+from mnmt_ds.kernels.loss_inputs import check_arguments, flatten
 from mnmt_ds.kernels.target_rows import TargetRows
 from mnmt_ds.kernels.top_k import add_top_k_terms
 from mnmt_ds.kernels.types import Gate, LossOptions, LossSums, Teacher
@@ -84,6 +85,12 @@ def _loss(
         check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
         return reference.ce_with_teacher(hidden_BTD, projection_VD, target_BT, teachers, options)
     needed = gradients_needed(hidden_BTD, projection_VD)
+    if any(needed) and not teachers and hidden_BTD.device.type == "cpu" and hidden_BTD.dtype == torch.bfloat16:
+        options = check_arguments(hidden_BTD, projection_VD, target_BT, teachers, options)
+        inputs = flatten(hidden_BTD, projection_VD, target_BT, teachers, options)
+        functions = select_implementation(resolve_implementation(implementation, hidden_BTD.device), inputs)
+        if functions is TILES and len(inputs.gold_N):
+            return tiles.loss_with_late_gradients(hidden_BTD, projection_VD, inputs)
     sums, inputs, results = compute_loss(
         hidden_BTD, projection_VD, target_BT, teachers, options, implementation, *needed
     )

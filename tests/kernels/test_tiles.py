@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mnmt_ds.kernels import cpu, tiles
 from mnmt_ds.kernels.ce_with_teacher import Gate, ce_with_teacher
+from mnmt_ds.kernels.chunk_loop import compute_chunks
 from mnmt_ds.kernels.implementations import CPU, TILES, select_implementation
 from mnmt_ds.kernels.loss_inputs import flatten
 from mnmt_ds.kernels.types import LossOptions
@@ -85,3 +86,42 @@ def test_what_goes_through_tiles() -> None:
     assert chosen(case(2, 4, 40, 50).to(torch.bfloat16)) is CPU
     assert chosen(case(2, 4, 32, 50, 2).to(torch.bfloat16)) is CPU
     assert chosen(case(2, 4, 32, 50, gates=(Gate(),)).to(torch.bfloat16)) is CPU
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 37])
+def test_late_gradients_are_the_early_ones(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made in the backward pass or in the forward, over one group of tokens or several: bit for bit alike."""
+    given = case(5, 30, 64, 1500).to(torch.bfloat16)
+    inputs = flatten(given.hidden, given.projection, given.target, (), LossOptions(smoothing=0.1))
+    early = compute_chunks(inputs, TILES, True, True)
+    for group in (1024, 40):
+        monkeypatch.setattr(tiles, "MAX_TOKENS", group)
+        hidden, projection = (x.clone().requires_grad_() for x in (given.hidden, given.projection))
+        loss = ce_with_teacher(hidden, projection, given.target, smoothing=0.1, implementation="cpu").loss
+        (loss * scale).backward(retain_graph=True)
+        assert early.dprojection_VD is not None and early.dhidden_KND is not None
+        factor = torch.tensor(scale)
+        assert torch.equal(projection.grad, (early.dprojection_VD * factor).bfloat16())
+        rows = hidden.grad.flatten(0, 1)[inputs.rows_N]
+        if group == 1024:
+            assert torch.equal(rows, (early.dhidden_KND[0] * factor).bfloat16())
+        else:
+            assert relative(rows, early.dhidden_KND[0] * factor) < 1 / 512
+        assert int(hidden.grad.flatten(0, 1).any(1).sum()) == len(rows)
+        (loss * scale).backward()  # the graph was kept
+        assert relative(projection.grad, 2 * early.dprojection_VD * factor) < 1 / 256
+
+
+def test_late_gradients_of_frozen_ends() -> None:
+    given = case(2, 9, 32, 300).to(torch.bfloat16)
+
+    def gradients(*trained: bool) -> list[Tensor | None]:
+        ends = [x.clone().requires_grad_(wanted) for x, wanted in zip(given[:2], trained, strict=True)]
+        ce_with_teacher(*ends, given.target, smoothing=0.1, implementation="cpu").loss.backward()
+        return [end.grad for end in ends]
+
+    both = gradients(True, True)
+    for frozen in (0, 1):
+        found = gradients(frozen != 0, frozen != 1)
+        assert found[frozen] is None
+        assert torch.equal(found[1 - frozen], both[1 - frozen])

@@ -1,5 +1,6 @@
 // The vocabulary goes by in blocks, each with all of the chunk's tokens: a block's rows are read twice and its gradient
-// is written once, whatever the number of tokens, and no logits outlive their block. Logits lie as [word][token].
+// is written once, whatever the number of tokens, and no logits outlive their block. A block's logits are made for a
+// group of tokens at a time, as many as stay in the second cache; they lie as [word][token].
 //
 // Letters in names of packed matrices: a: left factor of a product, [16 rows][32 columns] after one another; b: right
 // factor, [panel of 32 columns][pair of rows][32 columns][2].
@@ -32,6 +33,7 @@ namespace {
 constexpr int64_t WORDS = 256;  // of a block
 constexpr int64_t SIDE = 32;    // of the products that are held in registers
 constexpr int64_t STEP = 1024;  // bfloat16 numbers of SIDE x SIDE
+constexpr int64_t NEAR_STEPS = 8;  // of a right factor that stays in the first cache
 
 struct Free {
   void operator()(void* p) const { std::free(p); }
@@ -148,6 +150,7 @@ void pack_a_transposed(const uint16_t* from, int64_t rows, int64_t padded_rows, 
 Lanes exponential(Lanes x) { return Ops<Lanes>::exponential(x); }
 Lanes larger(Lanes a, Lanes b) { return Ops<Lanes>::select(a > b, a, b); }
 __m256i rounded(Lanes x) { return (__m256i)_mm512_cvtneps_pbh((__m512)x); }
+Lanes widened(__m256i x) { return (Lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16); }
 
 // A chunk with its sizes rounded up, and its hidden states packed.
 struct Packed {
@@ -161,15 +164,21 @@ struct Packed {
   }
   int64_t words(int64_t block) const { return std::min(WORDS, c.vocab_size - block * WORDS); }
   const uint16_t* rows(int64_t block) const { return c.projection + block * WORDS * c.width; }
-  // Logits [word][token] of a block; `rows_a`: room for its packed rows.
-  void logits(int64_t block, uint16_t* rows_a, float* z) const {
-    const int64_t padded = ceil_div(words(block), SIDE) * SIDE;
-    pack_a(rows(block), words(block), padded, c.width, rows_a);
-    for (int64_t t = 0; t < tokens; t += SIDE)
-      for (int64_t v = 0; v < padded; v += SIDE)
-        multiply(rows_a + v * c.width, 16 * c.width, hidden_b.get() + t * c.width, steps, z + v * tokens + t, tokens,
-                 false);
+  // A block's rows, as a left factor.
+  void pack_rows(int64_t block, uint16_t* rows_a) const {
+    pack_a(rows(block), words(block), ceil_div(words(block), SIDE) * SIDE, c.width, rows_a);
   }
+  // Logits [word][token] of a block and of `count` tokens from `first` on.
+  void logits(int64_t block, const uint16_t* rows_a, int64_t first, int64_t count, float* z) const {
+    const int64_t padded = ceil_div(words(block), SIDE) * SIDE;
+    for (int64_t t = 0; t < count; t += SIDE)
+      for (int64_t s = 0; s < steps; s += NEAR_STEPS)
+        for (int64_t v = 0; v < padded; v += SIDE)
+          multiply(rows_a + v * c.width + s * (STEP / 2), 16 * c.width,
+                   hidden_b.get() + (first + t) * c.width + s * STEP, std::min(NEAR_STEPS, steps - s),
+                   z + v * count + t, count, s > 0);
+  }
+  int64_t group() const { return std::min(tokens, ceil_div(c.group, SIDE) * SIDE); }
 };
 
 // Running maximum, sum of exponentials and sum of logits of every token.
@@ -177,23 +186,23 @@ struct Running {
   std::vector<float> max, sum, logits;
   explicit Running(int64_t tokens)
       : max(tokens, std::numeric_limits<float>::lowest()), sum(tokens, 0.f), logits(tokens, 0.f) {}
-  // `top`: room for a number a token.
-  void add(const float* z, int64_t words, std::vector<float>& top) {
-    const int64_t tokens = int64_t(max.size());
-    std::copy(max.begin(), max.end(), top.begin());
+  // Takes a block's logits of `count` tokens from `first` on in; `top`: room for a number a token.
+  void add(const float* z, int64_t words, int64_t first, int64_t count, std::vector<float>& top) {
+    std::copy_n(max.begin() + first, count, top.begin());
     for (int64_t v = 0; v < words; ++v)
-      for (int64_t t = 0; t < tokens; t += LANES) store(&top[t], larger(load(z + v * tokens + t), load(&top[t])));
-    for (int64_t t = 0; t < tokens; t += LANES) {
+      for (int64_t t = 0; t < count; t += LANES) store(&top[t], larger(load(z + v * count + t), load(&top[t])));
+    for (int64_t t = 0; t < count; t += LANES) {
       Lanes total{}, plain{};
       const Lanes m = load(&top[t]);
       for (int64_t v = 0; v < words; ++v) {
-        const Lanes x = load(z + v * tokens + t);
+        const Lanes x = load(z + v * count + t);
         total += exponential(x - m);
         plain += x;
       }
-      store(&sum[t], load(&sum[t]) * exponential(load(&max[t]) - m) + total);
-      store(&logits[t], load(&logits[t]) + plain);
-      store(&max[t], m);
+      float *sums = &sum[first + t], *plains = &logits[first + t], *most = &max[first + t];
+      store(sums, load(sums) * exponential(load(most) - m) + total);
+      store(plains, load(plains) + plain);
+      store(most, m);
     }
   }
   void merge(const Running& other) {
@@ -206,32 +215,35 @@ struct Running {
   }
 };
 
-// The gradient of a block's logits, as a left factor [16 words][steps of 32 tokens] and as a right one
-// [panel of 32 tokens][pair of words][32 tokens][2]. `lse`, `scale`, `base`: of every token.
-void logit_gradients(const Packed& p, int64_t block, const float* z, const float* lse, const float* weight,
-                     const float* base, const float* gold, uint16_t* left, uint16_t* right) {
+// The gradient of a block's logits of `count` tokens from `first_token` on, as a left factor [16 words][steps of 32
+// tokens] and as a right one [panel of 32 tokens][pair of words][32 tokens][2], both of all tokens.
+// `lse`, `weight`, `base`, `gold`: of every token.
+void logit_gradients(const Packed& p, int64_t block, int64_t first_token, int64_t count, const float* z,
+                     const float* lse, const float* weight, const float* base, const float* gold, uint16_t* left,
+                     uint16_t* right) {
   const int64_t words = p.words(block), padded = ceil_div(words, SIDE) * SIDE, tokens = p.tokens;
+  lse += first_token, weight += first_token, base += first_token;
   const auto gradient = [&](int64_t v, int64_t t) {
     if (v >= words) return Lanes{};
-    return exponential(load(z + v * tokens + t) - load(lse + t)) * load(weight + t) - load(base + t);
+    return exponential(load(z + v * count + t) - load(lse + t)) * load(weight + t) - load(base + t);
   };
   std::vector<std::pair<int64_t, int64_t>> here;  // words and tokens of gold
-  for (int64_t t = 0; t < p.c.tokens; ++t)
+  for (int64_t t = first_token; t < std::min(first_token + count, p.c.tokens); ++t)
     if (const int64_t v = p.c.gold[t] - block * WORDS; v >= 0 && v < words) here.emplace_back(v, t);
   std::sort(here.begin(), here.end());
   auto next = here.begin();
-  std::vector<float> rows(2 * tokens);
+  std::vector<float> rows(2 * count);
   for (int64_t v = 0; v < padded; v += 2) {
     float* first = rows.data();
-    float* second = first + tokens;
-    for (int64_t t = 0; t < tokens; t += LANES) {
+    float* second = first + count;
+    for (int64_t t = 0; t < count; t += LANES) {
       store(first + t, gradient(v, t));
       store(second + t, gradient(v + 1, t));
     }
     for (; next != here.end() && next->first < v + 2; ++next)
-      rows[(next->first - v) * tokens + next->second] -= gold[next->second];
-    for (int64_t t = 0; t < tokens; t += LANES) {
-      const __m256i upper = rounded(load(first + t)), lower = rounded(load(second + t));
+      rows[(next->first - v) * count + next->second - first_token] -= gold[next->second];
+    for (int64_t i = 0, t = first_token; i < count; i += LANES, t += LANES) {
+      const __m256i upper = rounded(load(first + i)), lower = rounded(load(second + i));
       uint16_t* at = left + v / 16 * 16 * tokens + t / 32 * (STEP / 2) + v % 16 * 32 + t % 32;
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), upper);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 32), lower);
@@ -240,13 +252,21 @@ void logit_gradients(const Packed& p, int64_t block, const float* z, const float
   }
 }
 
-// Writes a product's 32 x 32 numbers where only `rows` rows exist.
-void multiply_edge(const uint16_t* a, int64_t below, const uint16_t* b, int64_t steps, float* c, int64_t stride,
-                   bool add, int64_t rows) {
-  alignas(64) float whole[SIDE * SIDE];
-  multiply(a, below, b, steps, whole, SIDE, false);
+// Writes up to 32 rows of a product's 32 x 32 sums where they belong: from number `at` on.
+void write_sums(const float* sums, int64_t rows, int64_t width, const ProjectionGradient& to, int64_t at) {
+  const Lanes scale = Ops<Lanes>::broadcast(to.scale);
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < SIDE; ++i) c[r * stride + i] = whole[r * SIDE + i] + (add ? c[r * stride + i] : 0.f);
+    for (int64_t d = 0; d < SIDE; d += LANES) {
+      const int64_t i = at + r * width + d;
+      const Lanes sum = load(sums + r * SIDE + d);
+      if (to.exact) {
+        store(to.exact + i, to.overwrite ? sum : load(to.exact + i) + sum);
+        continue;
+      }
+      const auto at_i = reinterpret_cast<__m256i*>(to.rounded + i);
+      const __m256i scaled = rounded(sum * scale);
+      _mm256_storeu_si256(at_i, to.overwrite ? scaled : rounded(widened(_mm256_loadu_si256(at_i)) + widened(scaled)));
+    }
 }
 
 bool ask_for_tiles() {
@@ -263,21 +283,26 @@ bool has_tiles() {
 
 void tile_statistics(const TileChunk& c, float* packed) {
   const Packed p(c);
+  const int64_t group = p.group();
   std::vector<Running> running;
   for (int i = 0; i < c.threads; ++i) running.emplace_back(p.tokens);
 #pragma omp parallel num_threads(c.threads)
   {
     const Tiles tiles;
     const auto rows_a = buffer<uint16_t>(WORDS * c.width);
-    const auto z = buffer<float>(WORDS * p.tokens);
-    std::vector<float> room(p.tokens);
+    const auto z = buffer<float>(WORDS * group);
+    std::vector<float> room(group);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < p.blocks; ++b) {
-      p.logits(b, rows_a.get(), z.get());
-      running[omp_get_thread_num()].add(z.get(), p.words(b), room);
-      for (int64_t t = 0; t < c.tokens; ++t)
-        if (const int64_t v = c.gold[t] - b * WORDS; v >= 0 && v < p.words(b))
-          packed[3 * c.tokens + t] = z[v * p.tokens + t];
+      p.pack_rows(b, rows_a.get());
+      for (int64_t first = 0; first < p.tokens; first += group) {
+        const int64_t count = std::min(group, p.tokens - first);
+        p.logits(b, rows_a.get(), first, count, z.get());
+        running[omp_get_thread_num()].add(z.get(), p.words(b), first, count, room);
+        for (int64_t t = first; t < std::min(first + count, c.tokens); ++t)
+          if (const int64_t v = c.gold[t] - b * WORDS; v >= 0 && v < p.words(b))
+            packed[3 * c.tokens + t] = z[v * count + t - first];
+      }
     }
   }
   for (int i = 1; i < c.threads; ++i) running[0].merge(running[i]);
@@ -289,10 +314,11 @@ void tile_statistics(const TileChunk& c, float* packed) {
   }
 }
 
-void tile_gradients(const TileChunk& c, const float* packed, const float* weight, float smoothing, bool overwrite,
-                    float* dhidden, float* dprojection) {
+void tile_gradients(const TileChunk& c, const float* packed, const float* weight, float smoothing, float* dhidden,
+                    const ProjectionGradient& dprojection) {
   const Packed p(c);
-  const int64_t tokens = p.tokens, width = c.width;
+  const int64_t tokens = p.tokens, width = c.width, group = p.group();
+  const bool wanted = dprojection.exact || dprojection.rounded;
   std::vector<float> lse(tokens, 0.f), scale(tokens, 0.f), base(tokens, 0.f), gold(tokens, 0.f);
   for (int64_t t = 0; t < c.tokens; ++t) {
     lse[t] = packed[t] + packed[c.tokens + t];
@@ -300,29 +326,33 @@ void tile_gradients(const TileChunk& c, const float* packed, const float* weight
     base[t] = weight[t] * smoothing / float(c.vocab_size);
     gold[t] = weight[t] * (1.f - smoothing);
   }
-  const auto tokens_b = buffer<uint16_t>(dprojection ? tokens * width : 0);
-  if (dprojection) pack_b(c.hidden, c.tokens, tokens, width, tokens_b.get());
+  const auto tokens_b = buffer<uint16_t>(wanted ? tokens * width : 0);
+  if (wanted) pack_b(c.hidden, c.tokens, tokens, width, tokens_b.get());
   const int64_t size = dhidden ? tokens * width : 0;
-  const auto sums = buffer<float>(size * c.threads);  // of each thread: [32 tokens][32 widths][width][token]
+  const auto partial = buffer<float>(size * c.threads);  // of each thread: [32 tokens][32 widths][width][token]
 #pragma omp parallel num_threads(c.threads)
   {
     const Tiles tiles;
-    float* own = sums.get() + size * omp_get_thread_num();
+    float* own = partial.get() + size * omp_get_thread_num();
     std::fill(own, own + size, 0.f);
     const auto rows_a = buffer<uint16_t>(WORDS * width), across_a = buffer<uint16_t>(dhidden ? WORDS * width : 0);
-    const auto z = buffer<float>(WORDS * tokens);
+    const auto z = buffer<float>(WORDS * group);
     const auto left = buffer<uint16_t>(WORDS * tokens), right = buffer<uint16_t>(WORDS * tokens);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < p.blocks; ++b) {
       const int64_t words = p.words(b), padded = ceil_div(words, SIDE) * SIDE;
-      p.logits(b, rows_a.get(), z.get());
-      logit_gradients(p, b, z.get(), lse.data(), scale.data(), base.data(), gold.data(), left.get(), right.get());
-      for (int64_t v = 0; dprojection && v < words; v += SIDE)
-        for (int64_t d = 0; d < width; d += SIDE) {
-          float* to = dprojection + (b * WORDS + v) * width + d;
-          const uint16_t *a = left.get() + v * tokens, *columns = tokens_b.get() + d * tokens;
-          if (words - v >= SIDE) multiply(a, 16 * tokens, columns, tokens / SIDE, to, width, !overwrite);
-          else multiply_edge(a, 16 * tokens, columns, tokens / SIDE, to, width, !overwrite, words - v);
+      p.pack_rows(b, rows_a.get());
+      for (int64_t first = 0; first < tokens; first += group) {
+        const int64_t count = std::min(group, tokens - first);
+        p.logits(b, rows_a.get(), first, count, z.get());
+        logit_gradients(p, b, first, count, z.get(), lse.data(), scale.data(), base.data(), gold.data(), left.get(),
+                        right.get());
+      }
+      for (int64_t d = 0; wanted && d < width; d += SIDE)
+        for (int64_t v = 0; v < words; v += SIDE) {
+          alignas(64) float sums[SIDE * SIDE];
+          multiply(left.get() + v * tokens, 16 * tokens, tokens_b.get() + d * tokens, tokens / SIDE, sums, SIDE, false);
+          write_sums(sums, std::min(SIDE, words - v), width, dprojection, (b * WORDS + v) * width + d);
         }
       if (!dhidden) continue;
       pack_a_transposed(p.rows(b), words, padded, width, across_a.get());
@@ -336,7 +366,7 @@ void tile_gradients(const TileChunk& c, const float* packed, const float* weight
       for (int64_t d = 0; d < width; ++d) {
         float sum = 0.f;
         for (int i = 0; i < c.threads; ++i)
-          sum += sums[size * i + t / SIDE * SIDE * width + d * SIDE + t % SIDE];
+          sum += partial[size * i + t / SIDE * SIDE * width + d * SIDE + t % SIDE];
         dhidden[t * width + d] = sum;
       }
   }
@@ -350,7 +380,7 @@ namespace mnmt {
 
 bool has_tiles() { return false; }
 void tile_statistics(const TileChunk&, float*) {}
-void tile_gradients(const TileChunk&, const float*, const float*, float, bool, float*, float*) {}
+void tile_gradients(const TileChunk&, const float*, const float*, float, float*, const ProjectionGradient&) {}
 
 }  // namespace mnmt
 

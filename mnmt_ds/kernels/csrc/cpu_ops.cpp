@@ -113,7 +113,8 @@ void gradients(std::vector<Tensor> hidden, Tensor projection, std::vector<Tensor
 }
 
 // The checked inputs of a chunk that goes through matrix tiles.
-mnmt::TileChunk tile_chunk(const Tensor& hidden, const Tensor& projection, const Tensor& gold, int64_t threads) {
+mnmt::TileChunk tile_chunk(const Tensor& hidden, const Tensor& projection, const Tensor& gold, int64_t group,
+                           int64_t threads) {
   STD_TORCH_CHECK(mnmt::has_tiles(), "this machine has no matrix tiles");
   const int64_t width = projection.size(1), tokens = gold.numel();
   for (const Tensor* t : {&hidden, &projection})
@@ -125,25 +126,32 @@ mnmt::TileChunk tile_chunk(const Tensor& hidden, const Tensor& projection, const
   const mnmt::TileChunk c{static_cast<const uint16_t*>(hidden.const_data_ptr()),
                           static_cast<const uint16_t*>(projection.const_data_ptr()),
                           static_cast<const int64_t*>(gold.const_data_ptr()), tokens, projection.size(0), width,
-                          int(threads)};
+                          group, int(threads)};
   for (int64_t t = 0; t < tokens; ++t)
     STD_TORCH_CHECK(c.gold[t] >= 0 && c.gold[t] < c.vocab_size, "target ", c.gold[t], " is outside the vocabulary");
   return c;
 }
 
 // mnmt::tile_statistics.
-void tile_statistics(Tensor hidden, Tensor projection, Tensor gold, int64_t threads, Tensor packed) {
-  const auto c = tile_chunk(hidden, projection, gold, threads);
+void tile_statistics(Tensor hidden, Tensor projection, Tensor gold, int64_t group, int64_t threads, Tensor packed) {
+  const auto c = tile_chunk(hidden, projection, gold, group, threads);
   mnmt::tile_statistics(c, floats(packed, mnmt::PASS_ROWS * c.tokens));
 }
 
-// mnmt::tile_gradients; an empty tensor stands for a gradient that is not wanted.
-void tile_gradients(Tensor hidden, Tensor projection, Tensor gold, int64_t threads, Tensor packed, Tensor weight,
-                    double smoothing, bool overwrite, Tensor dhidden, Tensor dprojection) {
-  const auto c = tile_chunk(hidden, projection, gold, threads);
+// mnmt::tile_gradients; an empty tensor stands for a gradient that is not wanted. `dprojection`: float32, or bfloat16.
+void tile_gradients(Tensor hidden, Tensor projection, Tensor gold, int64_t group, int64_t threads, Tensor packed,
+                    Tensor weight, double smoothing, bool overwrite, double scale, Tensor dhidden, Tensor dprojection) {
+  const auto c = tile_chunk(hidden, projection, gold, group, threads);
+  mnmt::ProjectionGradient to{nullptr, nullptr, overwrite, float(scale)};
+  if (dprojection.numel() && dprojection.scalar_type() == ScalarType::BFloat16) {
+    STD_TORCH_CHECK(dprojection.is_contiguous() && dprojection.numel() == c.vocab_size * c.width,
+                    "a gradient of the projection's shape expected");
+    to.rounded = static_cast<uint16_t*>(dprojection.mutable_data_ptr());
+  } else if (dprojection.numel()) {
+    to.exact = floats(dprojection, c.vocab_size * c.width);
+  }
   mnmt::tile_gradients(c, floats(packed, mnmt::PASS_ROWS * c.tokens), floats(weight, c.tokens), float(smoothing),
-                       overwrite, dhidden.numel() ? floats(dhidden, c.tokens * c.width) : nullptr,
-                       dprojection.numel() ? floats(dprojection, c.vocab_size * c.width) : nullptr);
+                       dhidden.numel() ? floats(dhidden, c.tokens * c.width) : nullptr, to);
 }
 
 // The GPU kernel's own gate for single tokens, here for its tests.
@@ -175,10 +183,10 @@ STABLE_TORCH_LIBRARY(mnmt_ds_cpu, m) {
       "Tensor weight, Tensor teacher_weight, Tensor gate, float smoothing, float divergence_weight, bool overwrite, "
       "Tensor(a!) logits, Tensor(b!) teacher_logits, Tensor(c!) dhidden, Tensor(d!) dprojection) -> ()");
   m.def("has_tiles() -> bool");
-  m.def("tile_statistics(Tensor hidden, Tensor projection, Tensor gold, int threads, Tensor(a!) packed) -> ()");
+  m.def("tile_statistics(Tensor hidden, Tensor projection, Tensor gold, int group, int threads, Tensor(a!) packed) -> ()");
   m.def(
-      "tile_gradients(Tensor hidden, Tensor projection, Tensor gold, int threads, Tensor packed, Tensor weight, "
-      "float smoothing, bool overwrite, Tensor(a!) dhidden, Tensor(b!) dprojection) -> ()");
+      "tile_gradients(Tensor hidden, Tensor projection, Tensor gold, int group, int threads, Tensor packed, "
+      "Tensor weight, float smoothing, bool overwrite, float scale, Tensor(a!) dhidden, Tensor(b!) dprojection) -> ()");
   m.def("gate(Tensor teacher, Tensor student, int kind, bool strict, float cap, float below, Tensor(a!) to) -> ()");
 }
 
