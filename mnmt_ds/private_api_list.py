@@ -187,6 +187,25 @@ PRIVATE_APIS = (
         "engine/parallel/state_snapshot.py",
     ),
     PrivateApi(
+        f"{ZERO}.stage_1_and_2:DeepSpeedZeroOptimizer",
+        (
+            "has_overflow_partitioned_grads_serial", "get_grad_norm_direct", "_get_preflattened_grad_partition",
+            "unscale_and_clip_grads", "copy_grads_in_partition", "average_tensor", "_use_compact_grad_partition_buffer",
+            "averaged_gradients", "partition_size", "bit16_groups", "reduce_bucket_size", "contiguous_gradients",
+            "dp_process_group", "cpu_offload", "zenflow", "torch_autocast_gradscaler",
+        ),
+        "answered by blocks of the gradient, where torch's fused Adam steps on the CPU",
+        "a step makes three whole copies of the gradient: flattened, in float32, in float64 for its norm",
+        "private_block_step.py",
+    ),
+    PrivateApi(
+        "torch.optim:Adam", ("_init_group",), "called: makes a group's state", "as above", "private_block_step.py",
+    ),
+    PrivateApi(
+        "torch._C", ("_current_graph_task_id",), "asked in a backward",
+        "rows of a tied embedding's gradient belong to one pass", "private_apis.py",
+    ),
+    PrivateApi(
         f"{ZERO}.stage3:DeepSpeedZeroOptimizer_Stage3", ("fp32_partitioned_groups_flat",),
         "copied and put back: fp32 masters of ZeRO-3", "as above", "engine/parallel/state_snapshot.py",
     ),

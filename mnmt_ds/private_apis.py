@@ -1,7 +1,7 @@
 """Every use of a private part of another package stands here, so that a person who upgrades reads one file.
 
-Such parts may change with any release. ``private_api_list`` says of each why it is needed and in which versions it was
-seen; ``docs/deepspeed_internals.md`` is written from that list.
+``private_api_list`` says of each why it is needed and in which versions it was seen; ``docs/deepspeed_internals.md`` is
+written from that list. ``private_block_step`` has those of one step.
 """
 
 import datetime
@@ -389,6 +389,11 @@ def reduced_gradient_shard(parameter: Any, rank: int, size: int) -> Tensor | Non
     length = -(-parameter.numel() // size)
     whole = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return whole.flatten()[rank * length : (rank + 1) * length]
+
+
+def backward_pass() -> int:
+    """The number of the backward pass that runs, which no other pass of the process has; -1 outside of one."""
+    return int(torch._C._current_graph_task_id())
 
 
 def keeps_graph() -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mnmt_ds.models.dropout import dropout
 from mnmt_ds.models.lora import linear
+from mnmt_ds.models.row_gradients import RowGradients
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.vocab_parallel import VocabParallelModule, vocab_parallel_embedding
 
@@ -58,6 +59,7 @@ class Embedding(VocabParallelModule):
         self.weight = nn.Parameter(torch.empty(vocabulary_size, settings.d_model))
         self.scale = math.sqrt(settings.d_model) if settings.scale_embedding else 1.0
         self.dropout = settings.dropout
+        self.row_gradients: RowGradients | None = None
         self.positions: Tensor
         self.register_buffer("positions", sinusoids(settings.max_positions, settings.d_model), persistent=False)
 
@@ -72,11 +74,12 @@ class Embedding(VocabParallelModule):
             (B, T, D).
         """
         position_TD = self.positions[offset : offset + token_BT.shape[1]]
-        x_BTD = (
-            F.embedding(token_BT, self.weight)
-            if self.vocab_shard is None
-            else vocab_parallel_embedding(token_BT, self.weight, self.vocab_shard)
-        )
+        if self.vocab_shard is not None:
+            x_BTD = vocab_parallel_embedding(token_BT, self.weight, self.vocab_shard)
+        elif self.row_gradients is not None:
+            x_BTD = self.row_gradients.lookup(token_BT, self.weight)
+        else:
+            x_BTD = F.embedding(token_BT, self.weight)
         x_BTD = torch.add(position_TD.to(self.weight.dtype), x_BTD, alpha=self.scale)
         return dropout(x_BTD, self.dropout, self.training)
 
@@ -94,6 +97,7 @@ class TiedOutputProjection(VocabParallelModule):
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
         self.weight = embedding.weight
+        self.row_gradients: RowGradients | None = None
 
     def forward(self, hidden_BTD: Tensor, loss: Callable[[Tensor, Tensor], Result] | None = None) -> Result | Tensor:
         """Applies a loss to the hidden states and the projection, or the projection alone.
@@ -105,7 +109,8 @@ class TiedOutputProjection(VocabParallelModule):
         Returns:
             What the loss returns, or logits (B, T, V).
         """
-        return loss(hidden_BTD, self.weight) if loss is not None else F.linear(hidden_BTD, self.weight)
+        weight_VD = self.weight if self.row_gradients is None else self.row_gradients.projection(self.weight)
+        return loss(hidden_BTD, weight_VD) if loss is not None else F.linear(hidden_BTD, weight_VD)
 
 
 class UntiedOutputProjection(TiedOutputProjection):
@@ -119,6 +124,7 @@ class UntiedOutputProjection(TiedOutputProjection):
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         VocabParallelModule.__init__(self)
         self.weight = nn.Parameter(torch.empty(vocabulary_size, settings.d_model))
+        self.row_gradients = None
 
 
 class OutputProjection(VocabParallelModule):

@@ -29,13 +29,17 @@ class Chain(torch.nn.Module):
         return self.layers(x_BD.to(self.layers[0].weight.dtype)).float().square().mean()  # type: ignore[no-any-return]
 
 
-def _engine(precision: str, stage: int, weight_decay: float = 0.0, clip_norm: float = 1.0) -> Any:
+def _engine(
+    precision: str, stage: int, weight_decay: float = 0.0, clip_norm: float = 1.0, bucket: int | None = None
+) -> Any:
     """The product's own engine around a ``Chain``."""
     from mnmt_ds.engine.parallel import ds_config
     from mnmt_ds.engine.parallel.zero_engine import initialize
     from mnmt_ds.engine.settings import TrainSettings
 
     config = json.loads((ROOT / "ds_configs" / f"zero{stage}.json").read_text())
+    if bucket is not None:
+        config["zero_optimization"]["reduce_bucket_size"] = bucket
     settings = TrainSettings(precision=precision, weight_decay=weight_decay, lr=1e-2, clip_norm=clip_norm)  # type: ignore[arg-type]
     return initialize(Chain(), ds_config.resolve(config, settings, _ranks(), "test"))
 
@@ -154,3 +158,49 @@ def test_trials_leave_no_trace_and_the_first_update_is_the_first_step(ranks: int
         assert ranks > 1 or found["total"] == pytest.approx(masters, rel=1e-4), case
         tolerance = {"fp32": 1e-5, "bf16": 2**-8, "fp16": 2**-11}[precision]
         assert found["losses"] == pytest.approx(results[f"{precision} 1"]["losses"], rel=tolerance), case
+
+
+def _stepped(precision: str, stage: int, in_blocks: bool) -> dict[str, Any]:
+    """Updates, one with a gradient that is not finite; blocks cut the layers' weights, which are beyond a bucket."""
+    import mnmt_ds.engine.parallel.zero_engine as zero_engine
+    from mnmt_ds import private_block_step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(private_block_step, "BLOCK", 96)
+        if not in_blocks:
+            patch.setattr(zero_engine, "step_in_blocks", lambda engine: None)
+        engine = _engine(precision, stage, weight_decay=0.1, clip_norm=0.01, bucket=100)
+        norms, losses = [], []
+        for seed in (1, 2, 3):
+            if seed == 2:
+                engine.backward(engine(torch.full((8, 16), float("nan"))))
+                engine.step()
+            losses.append(_update(engine, seed))
+            norms.append(float(engine.get_global_grad_norm()))
+        stepper = type(engine.optimizer.optimizer.step.__self__).__name__
+    return {"norms": norms, "losses": losses, "state": _masters(engine) + _moments(engine), "stepper": stepper}
+
+
+def _both_ways(cases: list[tuple[str, int]]) -> list[str]:
+    wrong = []
+    for precision, stage in cases:
+        ours, theirs = (_stepped(precision, stage, in_blocks) for in_blocks in (True, False))
+        if ours["stepper"] != "_BlockStep" or theirs["stepper"] == "_BlockStep":
+            wrong.append(f"{precision} {stage}: stepped by {ours['stepper']} and {theirs['stepper']}")
+        if ours["norms"] != theirs["norms"] or ours["losses"] != theirs["losses"]:
+            wrong.append(f"{precision} {stage}: {ours['norms']} {theirs['norms']}")
+        if not _equal(ours["state"], theirs["state"]):
+            wrong.append(f"{precision} {stage}: states differ")
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cases"),
+    [
+        (1, [("bf16", 1), ("fp16", 2), ("fp32", 1)]),
+        pytest.param(2, list(product(("bf16", "fp16", "fp32"), (1, 2))), marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_in_blocks_is_deepspeeds_own(ranks: int, cases: list[tuple[str, int]]) -> None:
+    """Norms, clipped updates, moments, an update that is left out: bit for bit."""
+    assert on_ranks(ranks, _both_ways, cases) == [[]] * ranks

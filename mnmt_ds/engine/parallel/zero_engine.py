@@ -24,10 +24,12 @@ from mnmt_ds.engine.parallel.random_state import seed_random_state
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.engine.parallel.student_module import StudentModule
 from mnmt_ds.methods.method import ModelStates
+from mnmt_ds.models.row_gradients import RowGradients
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
 from mnmt_ds.parallel_layout import ModelParallelUnit, ParallelLayout
+from mnmt_ds.private_block_step import step_in_blocks
 from mnmt_ds.progress import moved
 from mnmt_ds.teachers.shard_layout import ShardLayout, assemble_shard, extract_shard
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
@@ -57,8 +59,21 @@ def make_zero_engine(
         config = {**config, "gradient_clipping": 0.0}  # ours: see ``gradients.clip``
     if layout.data_parallel_size == 1:
         config = ds_config.without_large_buckets(config)
+    if ds_config.zero_stage(config) < 3 and vocab_shard is None and layout.device.type == "cpu":
+        gather_row_gradients(model)
     deepspeed_engine = initialize(StudentModule(model), config, layout.model_parallel_unit)
     return ZeroEngine(deepspeed_engine, layout, vocab_shard, clip_norm)
+
+
+def gather_row_gradients(model: Transformer) -> None:
+    """Has a trained embedding that is tied to the output projection add its lookups' gradients by rows.
+
+    Args:
+        model: each weight whole on this rank, on the CPU.
+    """
+    weight = model.embedding.weight
+    if weight.requires_grad and model.head.weight is weight:
+        model.embedding.row_gradients = model.head.row_gradients = RowGradients(weight)
 
 
 def initialize(module: nn.Module, config: ds_config.Json, model_parallel_unit: ModelParallelUnit | None = None) -> Any:
@@ -80,6 +95,7 @@ def initialize(module: nn.Module, config: ds_config.Json, model_parallel_unit: M
         mpu=model_parallel_unit,
     )  # fmt: skip
     private_apis.undo_initial_step(deepspeed_engine)
+    step_in_blocks(deepspeed_engine)
     return deepspeed_engine
 
 
