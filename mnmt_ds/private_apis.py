@@ -392,7 +392,11 @@ def reduced_gradient_shard(parameter: Any, rank: int, size: int) -> Tensor | Non
 
 
 def backward_pass() -> int:
-    """The number of the backward pass that runs, which no other pass of the process has; -1 outside of one."""
+    """Numbers the backward pass that runs.
+
+    Returns:
+        What no other pass of the process has; -1 outside of one.
+    """
     return int(torch._C._current_graph_task_id())
 
 

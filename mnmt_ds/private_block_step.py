@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+LEAST = 1 << 24
+"""Elements of a rank's part from which on the copies matter; smaller optimizers step as DeepSpeed has it."""
 BLOCK = 1 << 18
 """Elements that are widened at once: they stay in the cache."""
 
@@ -19,12 +21,12 @@ def step_in_blocks(deepspeed_engine: Any) -> None:
     """Has an engine's optimizer step block by block, where torch's fused Adam steps on the CPU at ZeRO 1 or 2.
 
     Args:
-        deepspeed_engine: a DeepSpeedEngine that has just been made; any other is left as it is.
+        deepspeed_engine: a DeepSpeedEngine that has just been made; any other, and a small one, is left as it is.
     """
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
     optimizer = deepspeed_engine.optimizer
-    if type(optimizer) is DeepSpeedZeroOptimizer and _is_fused_adam_on_cpu(optimizer):
+    if type(optimizer) is DeepSpeedZeroOptimizer and _is_fused_adam_on_cpu(optimizer) and _is_large(optimizer):
         _BlockStep(optimizer)
 
 
@@ -39,6 +41,10 @@ def _is_fused_adam_on_cpu(optimizer: Any) -> bool:
         and not optimizer.zenflow
         and optimizer.torch_autocast_gradscaler is None
     )
+
+
+def _is_large(optimizer: Any) -> bool:
+    return sum(master.numel() for master in optimizer.single_partition_of_fp32_groups) >= LEAST
 
 
 class _BlockStep:

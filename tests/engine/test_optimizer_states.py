@@ -167,6 +167,7 @@ def _stepped(precision: str, stage: int, in_blocks: bool) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(private_block_step, "BLOCK", 96)
+        patch.setattr(private_block_step, "LEAST", 0)
         if not in_blocks:
             patch.setattr(zero_engine, "step_in_blocks", lambda engine: None)
         engine = _engine(precision, stage, weight_decay=0.1, clip_norm=0.01, bucket=100)

@@ -17,7 +17,7 @@ LAYERS = (
         "private_api_list",
     ),
     ("checkpoint_writer",),
-    ("private_apis",),
+    ("private_apis", "private_block_step"),
     ("config", "kernels", "requirements", "private_apis_page", "file_integrity", "packed_records"),
     ("record_lines",),
     ("run_files",),

@@ -37,6 +37,9 @@ from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.teachers.teacher_forward import LocalForward, TeacherForward
 from mnmt_ds.teachers.teacher_server import TeacherServer, WholeTeachers
 
+LEAST_TIED = 1 << 22
+"""Elements of a tied embedding from which on its lookups' gradients are added by rows."""
+
 
 def make_zero_engine(
     model: Transformer, config: ds_config.Json, layout: ParallelLayout, vocab_shard: VocabShard | None = None
@@ -66,13 +69,13 @@ def make_zero_engine(
 
 
 def gather_row_gradients(model: Transformer) -> None:
-    """Has a trained embedding that is tied to the output projection add its lookups' gradients by rows.
+    """Has a large trained embedding that is tied to the output projection add its lookups' gradients by rows.
 
     Args:
         model: each weight whole on this rank, on the CPU.
     """
     weight = model.embedding.weight
-    if weight.requires_grad and model.head.weight is weight:
+    if weight.requires_grad and model.head.weight is weight and weight.numel() >= LEAST_TIED:
         model.embedding.row_gradients = model.head.row_gradients = RowGradients(weight)
 
 
