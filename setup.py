@@ -15,6 +15,6 @@ setup(
     package_data={
         "mnmt_ds": ["py.typed", "**/csrc/*", "**/*.html", "bench/results/*"],
         "mnmt_ds._shipped.ds_configs": ["*.json"],
-        "mnmt_ds._shipped.launchers": ["*.sh", "*.py", "**/*.yaml", "**/*.json"],
+        "mnmt_ds._shipped.launchers": ["**/*.sh", "**/*.py", "**/*.yaml", "**/*.json"],
     },
 )

@@ -52,7 +52,7 @@ def first_altered(expected: Mapping[Path, str], directory: Path) -> Path | None:
     place = places[0] if os.access(directory, os.W_OK) else places[1]
     with _locked(place) as cache:
         if cache is not None:
-            _read(place)
+            known = [_read(place) for place in places]
         altered, new = None, Digests()
         for path, digest in unknown.items():
             if _known_digest(known, path) == digest:  # another process was first

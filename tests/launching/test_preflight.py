@@ -31,7 +31,8 @@ def report(must_match: dict[str, str] = VERSIONS, gpus: int = 0, shared: bool = 
     return NodeReport(must_match, gpus, "10.0.0.1", shared, list(faults))
 
 
-def test_each_fault_is_a_line_that_names_its_node() -> None:
+def test_each_fault_is_a_line_that_names_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     reports = {
         "one": report(gpus=8),
         "two": report({"mnmt_ds": "2", "data": "abc"}, 8, False, "/data: 1.0 GiB free"),

@@ -39,7 +39,7 @@ def fail(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     ("error", "faults"),
-    [(TWO, TWO.faults), (FileNotFoundError(2, "none", "x"), None), (OSError(28, "full", "log.txt"), 1)],
+    [(TWO, TWO.faults), (OSError(7, "odd", "x"), None), (OSError(28, "full", "log.txt"), 1)],
 )
 def test_the_main_ranks_faults_are_those_of_all(error: Exception, faults: Any) -> None:
     main, seen = Ranks(0, 2), []
