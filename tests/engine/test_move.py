@@ -37,7 +37,9 @@ def made(corpus: str, run: str, stage: int, until: int) -> Any:
     )
 
 
-@pytest.mark.parametrize("family", LEGS)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[pytest.mark.slow] if family == 3 else []) for family in LEGS]
+)
 def test_a_run_moves_between_layouts(family: int, tiny_corpus: Path, tmp_path: Path) -> None:
     on_ranks(1, leg, str(tiny_corpus), str(tmp_path / "whole"), family, STEPS * 2)
     for number, (ranks, stage) in enumerate(LEGS[family]):

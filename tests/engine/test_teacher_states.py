@@ -119,7 +119,7 @@ def _cached_states(pool: Any, whole: Any, batch: Any, case: Case) -> Tensor:
     return rows
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("ranks", [1, *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in (2, 3))])
 def test_teachers_are_those_of_the_files(ranks: int, tiny_corpus: Path, tmp_path: Path) -> None:
     results = on_ranks(ranks, train_and_compare, str(tiny_corpus), str(tmp_path), CASES[ranks])
     for number, case in enumerate(CASES[ranks]):

@@ -94,6 +94,7 @@ def test_the_gpu_kernels_gate_is_the_definitions() -> None:
         torch.testing.assert_close(computed, gate_value(gate, teacher, student), rtol=0, atol=0)
 
 
+@pytest.mark.slow  # half a minute of nvcc; the kernels themselves run in test_cuda_on_cpu.py
 def test_nvcc_compiles_all_targets_without_spills() -> None:
     """sm_80, sm_90 and sm_100 in one library; no kernel spills, none exceeds what its block leaves it."""
     if shutil.which("nvcc") is None and not Path("/usr/local/cuda/bin/nvcc").exists():
