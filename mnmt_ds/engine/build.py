@@ -124,7 +124,7 @@ def open_training_data(
 
 
 def run_facts(recipe: Recipe, training_data: Sequence[TrainingData]) -> RunFacts:
-    """What a method's check is given.
+    """Collects what a method's check may know of a run before it is built.
 
     Args:
         recipe: of the run.
@@ -230,7 +230,7 @@ def make_context(
     recipe: Recipe, engine: Engine, corpus: Corpus, training_data: TrainingData, log: Callable[[str], None],
     peers: Peers | None, eval_states: MethodEvalStates, overall_loss: Callable[[Mapping[str, float]], float],
 ) -> MethodContext:  # fmt: skip
-    """What a student's method may use of the run.
+    """Collects what a student's method may use of the run.
 
     Args:
         recipe: of the student.

@@ -57,7 +57,7 @@ def train(recipe: Recipe, resume: bool = False) -> Path:
 
 @dataclass
 class StudentLoop:
-    """What the loop keeps of a student from update to update."""
+    """What the training loop keeps of a student from update to update."""
 
     student: Student
     """Who is trained."""
@@ -117,7 +117,7 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
 
 
 def finish_update(training: Training, loops: Mapping[str, StudentLoop]) -> None:
-    """Does what follows an update, where something is due: a validation, the next epoch, the end of the run.
+    """Does the work that is due after an update: a validation, the start of the next epoch, the end of the run.
 
     The checkpoint before it is written already, so that a crash here loses nothing: a resumed run comes here first.
 
@@ -291,7 +291,7 @@ def _report(training: Training, loop: StudentLoop, norm: float) -> None:
 
 
 class StopRequest:
-    """Set by SIGTERM or SIGINT; the loop sees it at the next update and saves before it leaves."""
+    """Flag that SIGTERM and SIGINT set; the loop reads it at the next update, saves and leaves."""
 
     asked = False
 

@@ -45,7 +45,7 @@ class StudentSettings(Settings):
 
 
 class Recipe(Settings):
-    """Everything that a run is made of."""
+    """Everything that a run is made of: data, model, method, sampler, training, students and directories."""
 
     name: str = "run"
     """Name of the run in pictures and on dashboards."""
@@ -194,7 +194,7 @@ def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
 
 
 def unused_sampler(recipe: Recipe) -> str:
-    """Says where a recipe sets a sampler that none of its students follows.
+    """Reports where a recipe sets a sampler that none of its students follows.
 
     Args:
         recipe: of the run.
@@ -255,7 +255,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), first_weights:
 def load_recipe_with_faults(
     path: Path | None, overrides: Sequence[str] = (), first_weights: bool = True
 ) -> Loaded[Recipe]:
-    """Does what ``load_recipe`` does, and gives what is without fault beside the faults.
+    """Loads a recipe as ``load_recipe`` does, but returns its faults beside the parts that are without fault.
 
     Args:
         path: the recipe; None: defaults alone.

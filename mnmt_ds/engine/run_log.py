@@ -97,7 +97,7 @@ class RunLog:
 def introduction(
     recipe: Recipe, corpus: Corpus, peer_group: PeerGroup, student: Student, job_layout: JobLayout, implementation: str
 ) -> str:
-    """What a run says of itself when it starts, in one line.
+    """Describes a run in one line, as its log begins.
 
     Args:
         recipe: of the run.

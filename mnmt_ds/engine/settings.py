@@ -144,7 +144,7 @@ class ValidationSettings(Settings):
 
 
 def learning_rate(settings: TrainSettings, update: int) -> float:
-    """Inverse square root with linear warm-up, as fairseq's ``inverse_sqrt``.
+    """Computes the learning rate: inverse square root with linear warm-up, as fairseq's ``inverse_sqrt``.
 
     Args:
         settings: peak rate and warm-up.

@@ -47,7 +47,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def blank_model(recipe: Recipe, vocabulary_size: int, layers: int = 0) -> Transformer:
-    """A frozen model of the student's architecture on this rank's device, its weights to be filled.
+    """Makes a frozen model of the student's architecture on this rank's device; the caller fills its weights.
 
     Args:
         recipe: of the student.
@@ -75,7 +75,7 @@ def frozen(model: Model, recipe: Recipe) -> Model:
 
 
 def projection_of(model: nn.Module) -> nn.Parameter:
-    """The output projection; of a pipeline stage that has none, its first weights.
+    """Returns a model's output projection; of a pipeline stage that has none, its first weights.
 
     Args:
         model: a rank's layers.
@@ -169,7 +169,7 @@ def build_teacher_pool(
 
 
 def frozen_shards(engine: Engine, ranks: RankGroup, directory: Path) -> FrozenShards | None:
-    """This rank's shard of what no teacher has of its own, as the student has it.
+    """Cuts this rank's shard of the weights that the student does not train, which all teachers share.
 
     Args:
         engine: of the student.
@@ -191,10 +191,10 @@ def frozen_shards(engine: Engine, ranks: RankGroup, directory: Path) -> FrozenSh
 
 
 def asynchronous_reader() -> AsynchronousReader | None:
-    """DeepSpeed's asynchronous I/O for teachers beyond the budget, built now if need be; None where it cannot be.
+    """Opens DeepSpeed's asynchronous I/O for teachers beyond the memory budget, and builds it if need be.
 
     Returns:
-        The reader.
+        The reader; None where it cannot be built here.
     """
     try:
         return AsynchronousReader(deepspeed_ops.load("AsyncIOBuilder"))
@@ -224,7 +224,7 @@ def cache_plan(recipe: Recipe, settings: TeacherSettings, training_data: Trainin
 
 
 def collator(training_data: TrainingData) -> Callable[[int, Ints], Batch]:
-    """How sentences of a pair become a batch, outside the order of training.
+    """Returns a function that makes a batch of a pair's sentences, outside the order of training.
 
     Args:
         training_data: of the student.

@@ -45,7 +45,7 @@ from mnmt_ds.tracking import Tracker
 
 
 class Start(NamedTuple):
-    """What a run goes on from."""
+    """The checkpoint or the weights that a run starts from."""
 
     checkpoint: Path
     """Its directory."""
@@ -58,7 +58,7 @@ class Start(NamedTuple):
 
 
 class Training:
-    """State of a run: students, data, logs.
+    """State of a run: its students, its data and its logs.
 
     The first student's epochs are the run's; all students take equally many updates.
     """
@@ -284,7 +284,7 @@ class Training:
         self._remove_unused(path)
 
     def state(self) -> checkpoint.State:
-        """What a checkpoint of the present position holds besides DeepSpeed's files.
+        """Collects what a checkpoint of the present position holds besides DeepSpeed's files.
 
         Returns:
             JSON values; of all students, on every rank.
@@ -298,7 +298,7 @@ class Training:
         return state | ({"seconds": self.time_spent.state()} if self.recipe.students else {})
 
     def state_at_end(self, state: checkpoint.State) -> checkpoint.State:
-        """A state to which is added that the run has ended: the weights kept as ``last``, the last validation.
+        """Adds to a state that the run has ended: the weights kept as ``last``, and the last validation.
 
         Args:
             state: of ``state``, at the same update.
@@ -344,7 +344,7 @@ class Training:
         return {student.name: student.engine for student in self.students}
 
     def next_change(self, student: Student) -> int:
-        """The updates that will be done when the next validation comes, or a student's sampler next measures.
+        """Computes the update after which the next validation comes, or a student's sampler next measures.
 
         Args:
             student: whose updates are counted.
@@ -355,7 +355,7 @@ class Training:
         return next_change(student, self.recipe.validation.every, self.progress.epoch_end)
 
     def is_validation_due(self) -> bool:
-        """Whether a validation follows the last update, and is not done yet.
+        """Returns whether a validation follows the last update and is not done yet.
 
         Returns:
             True where training goes on only after it.
@@ -365,7 +365,7 @@ class Training:
         return here and update not in (0, self.validated)
 
     def is_save_due(self) -> bool:
-        """Whether a checkpoint is written after the last update: every so many, before a validation, at the end.
+        """Returns whether a checkpoint is written now: every so many updates, before a validation, at the end.
 
         Returns:
             True also where one of this update was resumed from.
@@ -386,7 +386,7 @@ class Training:
         self.log_samplers()
 
     def has_ended(self) -> bool:
-        """Whether the run is over, and its last weights are validated and kept.
+        """Returns whether the run is over, with its last weights validated and kept.
 
         Returns:
             False also where a longer budget lets an ended run go on.
@@ -395,7 +395,7 @@ class Training:
         return self.finished() and is_validated and all(student.last == self.update for student in self.students)
 
     def finished(self) -> bool:
-        """Whether ``max_steps``, ``max_epochs`` or ``patience`` is reached.
+        """Returns whether ``max_steps``, ``max_epochs`` or ``patience`` is reached.
 
         Returns:
             True where the run is over.
@@ -433,7 +433,7 @@ class Training:
 
 
 def next_change(student: Student, every: int, epoch_end: int) -> int:
-    """The updates that will be done when the next validation comes, or a student's sampler next measures.
+    """Computes the update after which the next validation comes, or a student's sampler next measures.
 
     Counted from the student's own updates: those before it in the run are one ahead while it trains.
 

@@ -8,7 +8,7 @@ from mnmt_ds.methods.method import ValidationReport
 
 
 class BestCheckpoints:
-    """Keeps paper 1's two kinds of best checkpoint; state of a run."""
+    """Tracks the overall best checkpoint and each pair's best one (paper 1); its state is in the run's checkpoints."""
 
     def __init__(self, pairs: Sequence[str], selection: Literal["pairs", "tokens"], tokens: Mapping[str, int]) -> None:
         """Starts without any.
@@ -43,7 +43,7 @@ class BestCheckpoints:
         return is_better, self.pair.update_lowest(report.dev, report.update)
 
     def overall_loss(self, dev: Mapping[str, float]) -> float:
-        """The dev loss that the overall best checkpoint is selected by.
+        """Computes the dev loss that the overall best checkpoint is selected by.
 
         Args:
             dev: dev loss of each pair, in nats a token.
@@ -54,7 +54,7 @@ class BestCheckpoints:
         return overall_loss(dev, self.selection, self.tokens)
 
     def begin_anew(self, pairs: bool) -> None:
-        """Forgets what is measured otherwise from here on; weights are kept until the next validation finds better.
+        """Drops values that are measured otherwise from here on; kept weights stay until the next validation.
 
         Args:
             pairs: the pairs' dev losses are; else the overall one alone.
@@ -69,7 +69,9 @@ class BestCheckpoints:
         self.pair = BestValues({pair: BestValue(best.value) for pair, best in self.pair.items()})
 
     def deficit(self) -> float:
-        """sum_l [dev_l(overall best checkpoint) - dev_l(best checkpoint of l)], at least 0 (paper 1, Section 2).
+        """Computes sum_l [dev_l(overall best checkpoint) - dev_l(best checkpoint of l)], at least 0.
+
+        Source: paper 1, Section 2.
 
         Returns:
             Nats a token, summed over pairs.
@@ -89,7 +91,7 @@ class BestCheckpoints:
         return overall | self.pair.updates() if per_pair else overall
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint carries (JSON values).
+        """Returns what a checkpoint of the run holds, as JSON values.
 
         Returns:
             Values by name.
@@ -114,7 +116,7 @@ class BestCheckpoints:
 
 
 def overall_loss(dev: Mapping[str, float], selection: str, tokens: Mapping[str, int]) -> float:
-    """Mean dev loss over pairs, or over all dev tokens.
+    """Averages dev losses over pairs, or over all dev tokens.
 
     Args:
         dev: dev loss of each pair, in nats a token.

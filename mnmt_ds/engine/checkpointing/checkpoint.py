@@ -36,7 +36,7 @@ CONVERTIBLE_GROUP = {0: "whole", 1: "sharded optimizer", 2: "sharded optimizer",
 
 
 class JobLayout(NamedTuple):
-    """How a student's training state is spread, as a checkpoint records it."""
+    """The layout of a student's training state over ranks, as a checkpoint records it."""
 
     ranks: int
     """Ranks of a student."""
@@ -48,7 +48,7 @@ class JobLayout(NamedTuple):
     """Ranks that share a vocabulary."""
 
     def describe(self) -> str:
-        """The layout in words.
+        """Describes the layout in words.
 
         Returns:
             A phrase for messages.
@@ -59,7 +59,7 @@ class JobLayout(NamedTuple):
 
 
 def job_layout(engine: Engine) -> JobLayout:
-    """How an engine's training state is spread.
+    """Reads from an engine how its training state is spread over ranks.
 
     Args:
         engine: of any of the run's students.
@@ -100,7 +100,7 @@ def save(run: Path, engines: Engines, state: State, needed: int, barrier_and_ran
 
 
 def replace_state(run: Path, state: State, ranks: RankGroup) -> Path:
-    """Gives the checkpoint of this update another state; its other files are the same.
+    """Replaces the state of this update's checkpoint; its other files stay the same.
 
     Args:
         run: the run's directory.
@@ -163,7 +163,7 @@ def load(
 
 
 def move_refusal(written: JobLayout, present: JobLayout) -> str:
-    """Says why a checkpoint cannot be moved from one layout to another.
+    """Explains why a checkpoint cannot be moved from one layout to another.
 
     Args:
         written: the layout of the job that wrote it.
@@ -190,7 +190,7 @@ def move_refusal(written: JobLayout, present: JobLayout) -> str:
 
 
 def init_setting(run: Path) -> str:
-    """The setting by which another run starts from a run's best weights.
+    """Writes the setting with which another run starts from this run's best weights.
 
     Args:
         run: the run's directory.
@@ -250,7 +250,7 @@ def read_state(path: Path) -> State:
 
 
 def student_state(state: State, name: str) -> State:
-    """A student's part of a state; a student that is alone owns all of it.
+    """Returns one student's part of a state; a student that is alone owns all of it.
 
     Args:
         state: of ``read_state``.
@@ -263,7 +263,7 @@ def student_state(state: State, name: str) -> State:
 
 
 def complete(run: Path) -> list[Path]:
-    """Published checkpoints, newest first; not yet verified.
+    """Lists published checkpoints, newest first; not yet verified.
 
     Args:
         run: the run's directory.
@@ -275,7 +275,7 @@ def complete(run: Path) -> list[Path]:
 
 
 def readable_states(run: Path) -> Iterator[State]:
-    """The states of all checkpoints whose ``state.json`` can be read, newest first; not verified.
+    """Reads the states of all checkpoints whose ``state.json`` is readable, newest first; not verified.
 
     Args:
         run: the run's directory.

@@ -7,7 +7,7 @@ from mnmt_ds.engine.recipe import Recipe
 
 
 def model_description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
-    """What a model directory says of its model.
+    """Collects what a model directory records of its model.
 
     Args:
         recipe: of the student.

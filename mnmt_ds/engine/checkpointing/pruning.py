@@ -13,7 +13,7 @@ Signature = tuple[tuple[int, int, int], ...]
 
 
 class Pruner:
-    """Removes old checkpoints after a save; on the main rank.
+    """Removes old checkpoints after each save, on the main rank.
 
     A checkpoint is read and hashed once; after that it counts as good while no file of it has changed.
     """

@@ -54,7 +54,7 @@ class Change(NamedTuple):
     """What is measured otherwise."""
 
     def line(self) -> str:
-        """The change in one line.
+        """Formats the change as one line.
 
         Returns:
             Such as "train.lr: 0.002 -> 0.001: from here on".
@@ -63,7 +63,7 @@ class Change(NamedTuple):
 
 
 class WrittenBy(NamedTuple):
-    """The run that wrote a checkpoint."""
+    """Description of the run that wrote a checkpoint: its recipe, its DeepSpeed configuration and its data."""
 
     recipe: Recipe
     """Its recipe."""
@@ -76,7 +76,7 @@ class WrittenBy(NamedTuple):
 
 
 def description(recipe: Recipe, config: ds_config.Json, corpus: Corpus, ranks: int) -> dict[str, Any]:
-    """What a checkpoint holds of the run that writes it.
+    """Collects what a checkpoint records of the run that writes it.
 
     Args:
         recipe: of the run.

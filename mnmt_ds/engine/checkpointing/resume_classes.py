@@ -14,7 +14,7 @@ from mnmt_ds.config import Settings
 
 
 class ResumeClass(StrEnum):
-    """What a resumed run does with a setting that has changed; in any case it says so."""
+    """The ways in which a resumed run treats a changed setting; it reports every one of them."""
 
     NO_EFFECT = "no_effect"
     """Nothing that is trained depends on it."""
@@ -224,7 +224,7 @@ def longest_fit(table: Mapping[str, Any], name: str) -> Any:
 
 
 def is_section(annotation: Any) -> bool:
-    """Whether a field always holds one settings object, so that the fields of that decide.
+    """Returns whether a field always holds one settings object, whose own fields then decide.
 
     Args:
         annotation: the field's.

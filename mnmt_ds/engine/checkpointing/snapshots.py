@@ -85,7 +85,7 @@ def read_expert(
 
 
 def link(run: Path, names: Iterable[str], update: int) -> None:
-    """Lets links ``run/NAME`` point to a snapshot, each in one step.
+    """Points links ``run/NAME`` at a snapshot, each in one atomic step.
 
     Args:
         run: the student's directory.
@@ -97,7 +97,7 @@ def link(run: Path, names: Iterable[str], update: int) -> None:
 
 
 def restore_links(run: Path, updates: Mapping[str, int]) -> None:
-    """Lets links point to snapshots again, where these are still there.
+    """Points links at their snapshots again, where these are still there.
 
     Args:
         run: the student's directory.
@@ -109,7 +109,7 @@ def restore_links(run: Path, updates: Mapping[str, int]) -> None:
 
 
 def linked(run: Path) -> set[str]:
-    """The snapshots to which links of the run point: best models and the last one.
+    """Lists the snapshots that the run's links point to: best models and the last one.
 
     Args:
         run: the student's directory.

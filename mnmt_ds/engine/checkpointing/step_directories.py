@@ -12,7 +12,7 @@ _REMAINS = re.compile(_STEP.pattern + r"\.(tmp|old[0-9]*|universal)")
 
 
 def step_number(path: Path) -> int:
-    """The update in the name of a ``step_N``.
+    """Parses the update from the name of a ``step_N`` directory.
 
     Args:
         path: of ``step_directories``.
@@ -24,7 +24,7 @@ def step_number(path: Path) -> int:
 
 
 def step_directories(run: Path) -> list[Path]:
-    """The directories under ``checkpoints/`` that are named ``step_N``, whatever is in them.
+    """Lists the directories under ``checkpoints/`` that are named ``step_N``, whatever is in them.
 
     Args:
         run: the run's directory.
@@ -37,7 +37,7 @@ def step_directories(run: Path) -> list[Path]:
 
 
 def strays(run: Path) -> list[str]:
-    """What stands under ``checkpoints/`` and can be no checkpoint: files, broken links, other names than ``step_N``.
+    """Lists what under ``checkpoints/`` can be no checkpoint: files, broken links, other names than ``step_N``.
 
     Args:
         run: the run's directory.

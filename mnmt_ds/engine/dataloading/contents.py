@@ -11,7 +11,7 @@ RankContents = Sequence[MicroBatchContent | None]
 
 
 def micro_batches_of(plan: EpochPlan, layout: ParallelLayout) -> int:
-    """Micro-batches of an update on each rank.
+    """Computes how many micro-batches of an update each rank has.
 
     Args:
         plan: of an epoch.
@@ -24,7 +24,7 @@ def micro_batches_of(plan: EpochPlan, layout: ParallelLayout) -> int:
 
 
 def update_contents(plan: EpochPlan, update: int, layout: ParallelLayout) -> list[RankContents]:
-    """What each rank holds in every micro-batch of one update.
+    """Lists what each rank holds in every micro-batch of one update.
 
     Args:
         plan: of an epoch.
@@ -39,7 +39,7 @@ def update_contents(plan: EpochPlan, update: int, layout: ParallelLayout) -> lis
 
 
 def micro_batch_contents(plan: EpochPlan, number: int, layout: ParallelLayout) -> RankContents:
-    """What each rank holds in one micro-batch.
+    """Lists what each rank holds in one micro-batch.
 
     Args:
         plan: of an epoch.

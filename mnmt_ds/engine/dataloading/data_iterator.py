@@ -17,7 +17,7 @@ from mnmt_ds.samplers.temperature import counts
 
 
 class DataIterator:
-    """Update after update, epoch after epoch of the training data, from any position on."""
+    """Iterates over updates of the training data, epoch after epoch; can be set to any position in the run."""
 
     def __init__(self, training_data: TrainingData) -> None:
         """Starts at the beginning of the run.
@@ -45,7 +45,7 @@ class DataIterator:
         self._start(position)
 
     def describe_cut(self) -> str:
-        """Says what became of an epoch's rest that a resumed run cuts anew.
+        """Describes how a resumed run cuts the rest of an epoch anew.
 
         Returns:
             One line; empty where nothing is cut anew.
@@ -138,7 +138,7 @@ class DataIterator:
         return before
 
     def next_update(self) -> list[Batch]:
-        """This rank's micro-batches of the coming update; of the next epoch where this one has ended.
+        """Reads this rank's micro-batches of the coming update, going on to the next epoch where this one has ended.
 
         Returns:
             One batch a micro-batch.
@@ -150,7 +150,7 @@ class DataIterator:
         return next(self._updates)
 
     def next_contents(self) -> list[RankContents]:
-        """What every rank's micro-batches of the update that ``next_update`` gave hold.
+        """Lists what every rank holds in the micro-batches of the update that ``next_update`` gave.
 
         Returns:
             One entry a micro-batch.

@@ -12,7 +12,7 @@ from mnmt_ds.data.monolingual import ItemRange
 
 
 class Cut(NamedTuple):
-    """How a segment, or what other cuts left of it, is cut into updates, and how much of that is done."""
+    """How an epoch's segment (or what earlier cuts left of it) is cut into updates, and how many of these are done."""
 
     max_tokens: int
     """Padded tokens of a micro-batch; longer sentences are left to a later cut."""
@@ -23,7 +23,7 @@ class Cut(NamedTuple):
 
 
 class EpochSegment(NamedTuple):
-    """What an epoch, or its rest under a new sampling distribution, draws."""
+    """The sentences that an epoch, or its rest under a new sampling distribution, draws."""
 
     counts: Sequence[int]
     """Sentences to draw of each pair."""
@@ -49,7 +49,7 @@ class EpochSegment(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a student stands; all that the order of its data depends on, besides the seed."""
+    """A student's position in its training data; with the seed it determines the order of all that follows."""
 
     segment: EpochSegment
     """The segment under way."""
@@ -61,7 +61,7 @@ class Position(NamedTuple):
     """The epoch under way, from 0."""
 
     def values(self) -> dict[str, Any]:
-        """What a checkpoint holds.
+        """Returns the position as a checkpoint holds it.
 
         Returns:
             JSON values, of which ``position_of`` makes the position again.

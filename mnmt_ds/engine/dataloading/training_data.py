@@ -41,7 +41,7 @@ from mnmt_ds.samplers.temperature import counts
 
 
 class TrainingData:
-    """Training batches of all pairs; what comes is a function of (seed, epoch, index) and the sampler's state alone."""
+    """Training batches of all pairs; a function of (seed, epoch, index) and the sampler's state alone."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class TrainingData:
         return Cut(self.train.max_tokens, self.batches_per_update)
 
     def longest(self, max_tokens: int) -> int:
-        """Tokens of the longest sentence that is used.
+        """Computes how many tokens the longest sentence that is used may have.
 
         Args:
             max_tokens: padded tokens of a micro-batch.
@@ -125,7 +125,7 @@ class TrainingData:
         return min(self.max_positions, max_tokens)
 
     def lengths_within(self, longest: int) -> list[PairLengths]:
-        """Usable sentences of every pair.
+        """Returns the lengths of every pair's usable sentences.
 
         Args:
             longest: tokens of a side at most.
@@ -136,7 +136,7 @@ class TrainingData:
         return [framed_lengths(split, frame, longest) for split, frame in zip(self.splits, self.frames, strict=True)]
 
     def whole_epoch(self, epoch: int) -> EpochSegment:
-        """A whole epoch of the sampler's present distribution, after as many of the same.
+        """Builds a whole epoch of the sampler's present distribution, as if all epochs before were like it.
 
         Args:
             epoch: its number, from 0.
@@ -151,7 +151,7 @@ class TrainingData:
         return EpochSegment(tuple(counts), before, before, longest, sum(self.sizes), items=items)
 
     def next_epoch(self, segment: EpochSegment, trained: Sequence[int], shares: Sequence[float]) -> EpochSegment:
-        """The epoch that follows another one, whatever distribution and longest sentence that one had.
+        """Builds the epoch that follows another one, whatever that one's distribution and longest sentence were.
 
         Args:
             segment: the last of that epoch.
@@ -173,7 +173,7 @@ class TrainingData:
     def rest_of_epoch(
         self, segment: EpochSegment, trained: Sequence[int], shares: Sequence[float]
     ) -> EpochSegment | None:
-        """What is left of an epoch, drawn anew from another distribution.
+        """Draws what is left of an epoch anew, from another distribution.
 
         Args:
             segment: the present one.
@@ -309,7 +309,7 @@ class TrainingData:
         return map(self.with_divisors, iterate_updates(self.batches(plan), first, self.train.workers))
 
     def batches(self, plan: EpochPlan) -> RankBatches:
-        """This rank's micro-batches of a plan, by index; their divisors do not know of other tasks yet.
+        """Returns this rank's micro-batches of a plan, by index; divisors do not yet count tokens of other tasks.
 
         Args:
             plan: of an epoch.
@@ -350,7 +350,7 @@ class TrainingData:
         ]
 
     def target_vocabulary(self, language: str) -> Tensor:
-        """Tokens in the training text of a target language, end symbol and a predicted tag included.
+        """Marks the tokens in the training text of a target language, end symbol and a predicted tag included.
 
         Args:
             language: such as "en".
@@ -380,7 +380,7 @@ def joined(parts: Sequence[PairLengths]) -> PairLengths:
 
 
 def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:
-    """The frame of a pair, its tags looked up in the corpus's tokenizer.
+    """Builds a pair's frame, its tags looked up in the corpus's tokenizer.
 
     Args:
         corpus: prepared.
@@ -395,7 +395,7 @@ def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:
 
 
 def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
-    """Lengths of a set's sentences with tags and end symbols.
+    """Computes the lengths of a set's sentences with tags and end symbols.
 
     Args:
         split: a pair's training or dev set.

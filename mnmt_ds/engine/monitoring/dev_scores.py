@@ -44,7 +44,7 @@ def dev_scores(
 
 
 def dev_score_metrics(scores: DevScores) -> dict[str, float]:
-    """Metric keys of dev scores: each pair's and their means.
+    """Names dev scores by metric key: each pair's scores and their means.
 
     Args:
         scores: by pair; empty where nothing was scored.

@@ -36,7 +36,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything since the last report."""
+        """Drops everything collected since the last report."""
         self.sums: dict[str, Tensor] = {}
         self.tokens, self.flops = 0, 0.0
         self.since = time.monotonic()
@@ -73,8 +73,9 @@ class Meter:
 
 
 def peak_resident() -> float:
-    """Peak resident bytes of this process: Linux's own figure where there is one, for getrusage's is at least what the
-    process that started this one held then.
+    """Reads the peak resident memory of this process.
+
+    Linux's own figure where there is one: getrusage's is at least what the process that started this one held then.
 
     Returns:
         Bytes.
@@ -89,7 +90,7 @@ def peak_resident() -> float:
 
 
 def memory(layout: ParallelLayout | None = None) -> dict[str, float]:
-    """Peak bytes of this rank: of the process on the CPU, of its tensors on the GPU.
+    """Measures this rank's peak memory: of the process on the CPU, of its tensors on the GPU.
 
     Args:
         layout: along a pipeline also the most of any rank of each stage is reported, and all ranks call this together;

@@ -14,7 +14,7 @@ PEAK_FLOPS = {"A100": 312e12, "A800": 312e12, "H100": 989e12, "H200": 989e12, "H
 
 
 def peak_flops(precision: str) -> float | None:
-    """This rank's peak FLOP/s.
+    """Looks up this rank's peak FLOP/s.
 
     Args:
         precision: fp32, bf16 or fp16.
@@ -29,7 +29,7 @@ def peak_flops(precision: str) -> float | None:
 
 
 def training_flops(model: ModelSettings, vocabulary_size: int, batch: Batch) -> float:
-    """FLOPs of one translation pass over a batch, forward and twice that backward; a multiply-add is two.
+    """Counts the FLOPs of one translation pass over a batch: forward, and twice that backward; a multiply-add is two.
 
     Padding does no useful work and is left out, but for the attention's lengths. Recomputed layers, further passes and
     teachers are left out: they are the method's cost, not the model's work.

@@ -8,7 +8,7 @@ from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 
 
 class RunProgress(NamedTuple):
-    """The run's epochs, which are the first student's; equal on all ranks."""
+    """The run's progress in epochs, which are the first student's; equal on all ranks."""
 
     epoch: int
     """The epoch under way, from 0."""
@@ -23,7 +23,7 @@ class RunProgress(NamedTuple):
 
     @classmethod
     def of(cls, data_iterator: DataIterator, since_better: int) -> "RunProgress":
-        """The progress of one student.
+        """Reads the progress of one student.
 
         Args:
             data_iterator: its iterator over its updates.
@@ -42,7 +42,7 @@ class RunProgress(NamedTuple):
 
 
 class TimeSpent:
-    """Seconds that a run has taken, pauses between two legs left out."""
+    """Seconds that a run has trained, without the pauses between a stop and a resume."""
 
     def __init__(self, before: float = 0.0, search: float = 0.0, measuring: float = 0.0) -> None:
         """Starts the clock.
@@ -56,7 +56,7 @@ class TimeSpent:
         self._before, self._began = before, time.monotonic()
 
     def total(self) -> float:
-        """Seconds of training so far, validations and searches with them.
+        """Computes the seconds of training so far, including validations and searches.
 
         Returns:
             Seconds.
@@ -64,7 +64,7 @@ class TimeSpent:
         return self._before + time.monotonic() - self._began
 
     def state(self) -> list[float]:
-        """What goes into a checkpoint: total, search and measuring.
+        """Returns what goes into a checkpoint: seconds in total, of searches and of measuring.
 
         Returns:
             Seconds, each.
@@ -72,7 +72,7 @@ class TimeSpent:
         return [self.total(), self.search, self.measuring]
 
     def report(self) -> dict[str, float]:
-        """Gives the searches' part of the time, and the time of their trial updates over that outside searches.
+        """Computes the share of time that searches take, and their trial updates' time over that of other updates.
 
         The second is what paper 2 estimates as 0.3; the dev losses of trials are not counted in it.
 

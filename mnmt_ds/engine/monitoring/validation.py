@@ -13,7 +13,7 @@ PairValues = dict[str, dict[str, float]]
 
 
 def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], score: Scorer) -> PairValues:
-    """Dev losses of the present weights.
+    """Computes dev losses of the present weights.
 
     Each rank takes every data_parallel_size-th batch; one that has none left runs an empty batch, since at ZeRO-3 all
     must gather together.

@@ -23,7 +23,7 @@ def build_engine(
     recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float], layout: ParallelLayout,
     source: WeightSource | None = None,
 ) -> Engine:  # fmt: skip
-    """A model with its first weights, on an engine.
+    """Builds a student's model, sets its first weights, and puts it on an engine.
 
     Args:
         recipe: of the student.
@@ -60,7 +60,7 @@ def build_engine(
 
 
 def own_vocab_shard(vocabulary_size: int, layout: ParallelLayout) -> VocabShard | None:
-    """This rank's words.
+    """Computes which words of the vocabulary this rank holds.
 
     Args:
         vocabulary_size: V.

@@ -104,7 +104,7 @@ def _once(pairs: list[tuple[str, Any]]) -> Json:
 
 
 def known_values(settings: TrainSettings, ranks: int) -> dict[str, Any]:
-    """What the recipe decides.
+    """Computes the values of DeepSpeed's configuration that the recipe decides.
 
     Args:
         settings: of the training.
@@ -262,7 +262,7 @@ def check_by_deepspeed(config: Json, where: str) -> None:
 
 
 def zero_stage(config: Json) -> int:
-    """The ZeRO stage of a configuration.
+    """Reads the ZeRO stage of a configuration.
 
     Args:
         config: as written or resolved.
@@ -304,7 +304,7 @@ def without_throughput_timer(config: Json) -> Json:
 
 
 def dtype(config: Json) -> torch.dtype:
-    """The type of weights and activations of a configuration.
+    """Reads the dtype of weights and activations from a configuration.
 
     Args:
         config: resolved.

@@ -57,7 +57,7 @@ class Update(NamedTuple):
     """What is drawn in the update is seeded by it: its number, "12+3" for the fourth of a trial after update 12."""
 
     def drawn_seed(self, purpose: str, update_index: int) -> int:
-        """The seed of what is drawn for a micro-batch: the same on any number of ranks, nothing to save for a resume.
+        """Computes the seed of a micro-batch's random numbers; it is the same on any number of ranks.
 
         Args:
             purpose: "teach" or "dropout".
@@ -69,7 +69,7 @@ class Update(NamedTuple):
         return seed_of(self.seed, purpose, self.key, update_index)
 
     def on_device(self, index: int, device: torch.device) -> Batch:
-        """One of the micro-batches with its place in the run filled in.
+        """Copies one of the micro-batches to a device and fills in its update and index.
 
         Args:
             index: which of this rank's.
@@ -82,10 +82,10 @@ class Update(NamedTuple):
 
 
 class MethodEvalStates(Protocol):
-    """The student's own states without dropout, for a method that asks for them in the middle of an update."""
+    """Gives a method the student's own states in eval mode (no dropout, no gradient) during an update."""
 
     def request(self, wanted: Callable[[str], bool]) -> None:
-        """Says once, when the method is built, which batches will ask.
+        """Declares, once when the method is built, which micro-batches will ask for eval states.
 
         Args:
             wanted: of a language pair's name: whether a batch of it will ask, as things then are; equal on all ranks.
@@ -93,7 +93,7 @@ class MethodEvalStates(Protocol):
         ...
 
     def prefetch(self, micro_batches: Sequence[Batch]) -> None:
-        """Gets ready what an update's micro-batches will ask for; all of the student's ranks call this together.
+        """Prepares the eval states of an update's micro-batches; all of the student's ranks call this together.
 
         Args:
             micro_batches: this rank's.
@@ -101,7 +101,7 @@ class MethodEvalStates(Protocol):
         ...
 
     def states(self, batch: Batch) -> DecoderStates:
-        """States of a micro-batch of the update at hand, where it is scored.
+        """Returns the eval states of one of the update's micro-batches, while it is scored.
 
         Args:
             batch: on this rank's device.
@@ -113,7 +113,10 @@ class MethodEvalStates(Protocol):
 
 
 class Engine(Protocol):
-    """One model in training. Every method is called by all of the student's ranks together."""
+    """Trains one model: forward, backward and step, eval passes, copies of weights and of training state.
+
+    All of the student's ranks call every method together.
+    """
 
     @property
     def layout(self) -> ParallelLayout:
@@ -156,7 +159,7 @@ class Engine(Protocol):
         ...
 
     def forward_backward(self, update: Update) -> list[Metrics]:
-        """Forward and backward of an update's micro-batches; the gradient is then ready for ``step``.
+        """Runs forward and backward of an update's micro-batches; the gradient is then ready for ``step``.
 
         Args:
             update: the micro-batches, their method and seeds.
@@ -168,7 +171,7 @@ class Engine(Protocol):
         ...
 
     def step(self, learning_rate: float) -> float:
-        """The optimizer's step with the gradient of the last ``forward_backward``, clipped.
+        """Clips the gradient of the last ``forward_backward`` and takes the optimizer's step.
 
         Args:
             learning_rate: of this step.
@@ -181,7 +184,7 @@ class Engine(Protocol):
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
     ) -> Iterator[DecoderStates | None]:
-        """Forward passes without gradient.
+        """Runs forward passes without gradient and yields the decoder states.
 
         Args:
             batches: one after another.
@@ -193,7 +196,7 @@ class Engine(Protocol):
         ...
 
     def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
-        """Metric sums of batches in eval mode, without gradient.
+        """Computes metric sums of batches in eval mode, without gradient.
 
         Args:
             batches: one after another, equally many on every rank.
@@ -205,7 +208,7 @@ class Engine(Protocol):
         ...
 
     def method_eval_states(self, pairs: Sequence[str]) -> MethodEvalStates:
-        """The way in which a method gets the student's eval states in the middle of an update.
+        """Builds the object through which a method gets the student's eval states during an update.
 
         Args:
             pairs: names of the run's language pairs.
@@ -231,7 +234,7 @@ class Engine(Protocol):
         ...
 
     def whole_model(self) -> Transformer:
-        """The plain model with all its weights on this rank: the student's own where it is whole, else a copy.
+        """Returns the plain model with all its weights on this rank: the student's own where it is whole, else a copy.
 
         Returns:
             A model in the engine's type.
@@ -252,7 +255,7 @@ class Engine(Protocol):
         ...
 
     def frozen_weights(self) -> dict[str, Tensor]:
-        """The weights of this rank's layers that are not trained, whole on its device.
+        """Returns the weights of this rank's layers that are not trained, whole on its device.
 
         Returns:
             Tensors by the plain model's names: the student's own, where its parameters are partitioned copies.
@@ -260,7 +263,7 @@ class Engine(Protocol):
         ...
 
     def blank_model(self, vocab_shard: VocabShard | None = None, settings: ModelSettings | None = None) -> nn.Module:
-        """New layers such as this rank holds, their values to be filled: a teacher's.
+        """Makes new layers like this rank's for a teacher, without values; the caller fills them.
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
@@ -272,7 +275,7 @@ class Engine(Protocol):
         ...
 
     def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
-        """How batches pass a teacher outside of training, when its states are computed for the cache.
+        """Builds the forward pass through a teacher that computes states for the cache, outside of training.
 
         Args:
             ranks: the ranks that hold the same layers.
@@ -295,7 +298,7 @@ class Engine(Protocol):
         ...
 
     def without_side_effects(self) -> AbstractContextManager[None]:
-        """A block of passes between two updates that leave no trace: counters, gradients and random state come back.
+        """Runs a block of passes between two updates, then restores counters, gradients and random state.
 
         Returns:
             A context manager.
@@ -303,7 +306,7 @@ class Engine(Protocol):
         ...
 
     def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
-        """This rank's shard of a batch's gradient, averaged over the ranks; within ``without_side_effects``.
+        """Computes this rank's shard of a batch's gradient, averaged over ranks; inside ``without_side_effects``.
 
         Args:
             batch: on this rank's device; the loss sum is divided by its divisor over all ranks.
@@ -315,7 +318,7 @@ class Engine(Protocol):
         ...
 
     def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
-        """A forward pass with dropout, without gradient; within ``without_side_effects``.
+        """Runs a forward pass with dropout, without gradient; call it inside ``without_side_effects``.
 
         Args:
             batch: on this rank's device.
@@ -327,7 +330,7 @@ class Engine(Protocol):
         ...
 
     def capture_state(self) -> TrainingState:
-        """A copy of the whole training state: weights, masters, moments, counters, random state.
+        """Copies the whole training state: weights, masters, moments, counters, random state.
 
         Returns:
             The copy.
@@ -346,7 +349,7 @@ class Engine(Protocol):
         ...
 
     def is_finite(self) -> bool:
-        """Whether this rank's weights and their fp32 masters are finite.
+        """Checks whether this rank's weights and their fp32 masters are finite.
 
         Returns:
             False where one is not.

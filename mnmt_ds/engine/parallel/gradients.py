@@ -53,7 +53,7 @@ def without_side_effects(deepspeed_engine: Any) -> Iterator[None]:
 
 
 def gradient_shard(deepspeed_engine: Any, backward: Callable[[], None], ranks: RankGroup) -> Tensor:
-    """This rank's part of the gradient, averaged over ranks, that a backward pass leaves.
+    """Runs a backward pass and returns this rank's shard of its gradient, averaged over ranks.
 
     Called by all ranks together, within ``without_side_effects``.
 
@@ -80,7 +80,7 @@ def gradient_shard(deepspeed_engine: Any, backward: Callable[[], None], ranks: R
 
 
 def dots(pairs: Sequence[tuple[Tensor, Tensor]], ranks: RankGroup) -> list[float]:
-    """Dot products of sharded vectors, in float64.
+    """Computes dot products of sharded vectors, in float64.
 
     Args:
         pairs: this rank's shards (N,) of both vectors of each product.

@@ -22,7 +22,7 @@ OPTIMIZER_OPTIONS = ("betas", "eps", "weight_decay")
 
 
 def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, device: torch.device) -> Transformer:
-    """A whole model on a device, its adapters merged.
+    """Builds a whole model on a device from given weights, and merges its adapters.
 
     Args:
         weights: all of them, by name.

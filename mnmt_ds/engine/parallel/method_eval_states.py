@@ -14,12 +14,12 @@ from mnmt_ds.engine.parallel.engine import DecoderStates
 
 
 class EvalPasses(Protocol):
-    """An engine's part that this file needs."""
+    """The one method of an engine that eval states are computed with."""
 
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
     ) -> Iterator[DecoderStates | None]:
-        """As ``Engine.decoder_states``.
+        """Runs forward passes without gradient, as ``Engine.decoder_states`` does.
 
         Args:
             batches: one after another.
@@ -32,7 +32,7 @@ class EvalPasses(Protocol):
 
 
 class DirectEvalStates:
-    """Eval states that are computed when they are asked for."""
+    """Computes a micro-batch's eval states when the method asks for them; for engines without a pipeline."""
 
     def __init__(self, engine: EvalPasses) -> None:
         """Answers for one engine.
@@ -43,14 +43,14 @@ class DirectEvalStates:
         self._engine = engine
 
     def request(self, wanted: Callable[[str], bool]) -> None:
-        """Nothing is needed beforehand.
+        """Does nothing: states are computed when they are asked for.
 
         Args:
             wanted: ignored.
         """
 
     def prefetch(self, micro_batches: Sequence[Batch]) -> None:
-        """Nothing is needed beforehand.
+        """Does nothing: states are computed when they are asked for.
 
         Args:
             micro_batches: ignored.
@@ -71,7 +71,7 @@ class DirectEvalStates:
 
 
 class PrecomputedEvalStates:
-    """Eval states of an update's micro-batches, computed before the update."""
+    """Computes the eval states of all of an update's micro-batches before the update; for pipelines."""
 
     def __init__(self, engine: EvalPasses, pairs: Sequence[str]) -> None:
         """Answers for one engine.
@@ -86,7 +86,7 @@ class PrecomputedEvalStates:
         """By the micro-batch's index; None on all stages but the last."""
 
     def request(self, wanted: Callable[[str], bool]) -> None:
-        """Says which batches will ask.
+        """Declares which micro-batches will ask for eval states.
 
         Args:
             wanted: of a language pair's name: whether a batch of it will ask, as things then are; equal on all ranks.
@@ -111,7 +111,7 @@ class PrecomputedEvalStates:
         self._states = dict(zip(places, states, strict=True))
 
     def states(self, batch: Batch) -> DecoderStates:
-        """The states of a micro-batch, on the last stage.
+        """Returns the precomputed states of a micro-batch, on the last stage.
 
         Args:
             batch: a micro-batch of the update at hand.

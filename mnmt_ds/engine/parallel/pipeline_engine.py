@@ -91,7 +91,7 @@ def make_pipeline_engine(
 
 
 class PipelineEngine:
-    """An ``Engine`` whose ranks each have a stage of the layers, at ZeRO 0 or 1.
+    """Training engine over DeepSpeed's PipelineEngine: each rank holds one stage of the layers, at ZeRO 0 or 1.
 
     DeepSpeed's ``train_batch`` does forward, backward and step in one call. Here its last instruction, the optimizer's
     step, does nothing; ``step`` does what it would have done. So the loop reads alike on every engine.
@@ -123,7 +123,7 @@ class PipelineEngine:
         return self.module.model
 
     def forward_backward(self, update: Update) -> list[Metrics]:
-        """Forward and backward of an update's micro-batches along the stages.
+        """Runs forward and backward of an update's micro-batches along the stages.
 
         Args:
             update: the micro-batches, their method and seeds.
@@ -165,7 +165,7 @@ class PipelineEngine:
         self.deepspeed_engine.global_steps -= 1  # ``_postponed_step`` counted it for train_batch's report
 
     def step(self, learning_rate: float) -> float:
-        """The optimizer's step.
+        """Clips the gradient of the last ``forward_backward`` and takes the optimizer's step.
 
         Args:
             learning_rate: of this step.
@@ -187,7 +187,7 @@ class PipelineEngine:
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
     ) -> Iterator[DecoderStates | None]:
-        """Forward passes along the stages, all of them at once.
+        """Runs forward passes along the stages, for all batches in one schedule.
 
         Args:
             batches: one after another; also none: all ranks of the job begin together.
@@ -206,7 +206,7 @@ class PipelineEngine:
         return iter(states or [None] * len(batches))
 
     def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
-        """Metric sums of batches in eval mode, all of them at once.
+        """Computes metric sums of batches in eval mode, for all batches in one schedule.
 
         Args:
             batches: one after another, equally many on every rank.
@@ -241,7 +241,7 @@ class PipelineEngine:
         self.deepspeed_engine.train()
 
     def method_eval_states(self, pairs: Sequence[str]) -> MethodEvalStates:
-        """Eval states for a method: computed before the update.
+        """Builds the eval states that a method may ask for; they are computed before the update.
 
         Args:
             pairs: names of the run's language pairs.
@@ -268,7 +268,7 @@ class PipelineEngine:
         return weights if dtype is None else {name: value.to(dtype) for name, value in weights.items()}
 
     def whole_model(self) -> Transformer:
-        """A copy of the model with all stages' weights, adapters merged.
+        """Gathers all stages' weights into a copy of the model, adapters merged.
 
         Returns:
             A model in the engine's type.
@@ -289,7 +289,7 @@ class PipelineEngine:
         return extract_shard(shard_layout, dict(self.model.named_parameters()), ranks, dtype)
 
     def frozen_weights(self) -> dict[str, Tensor]:
-        """The weights of this rank's stage that are not trained.
+        """Returns the weights of this rank's stage that are not trained.
 
         Returns:
             The student's own tensors by name.
@@ -297,7 +297,7 @@ class PipelineEngine:
         return {name: value.detach() for name, value in self.model.named_parameters() if not value.requires_grad}
 
     def blank_model(self, vocab_shard: VocabShard | None = None, settings: ModelSettings | None = None) -> nn.Module:
-        """New layers of this rank's stage, their values to be filled.
+        """Makes new layers like this rank's stage, without values; the caller fills them.
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
@@ -309,7 +309,7 @@ class PipelineEngine:
         return self.module.segment(vocab_shard, settings)
 
     def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
-        """Batches pass a teacher from stage to stage.
+        """Builds the forward pass of batches through a teacher, from stage to stage.
 
         Args:
             ranks: the ranks that hold the same stage.
@@ -334,7 +334,7 @@ class PipelineEngine:
         return server
 
     def without_side_effects(self) -> AbstractContextManager[None]:
-        """Refused: see ``gradient_shard``.
+        """Raises a UserError, as ``gradient_shard`` does.
 
         Returns:
             Never.
@@ -342,7 +342,7 @@ class PipelineEngine:
         raise _no_measurements()
 
     def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
-        """Refused: DeepSpeed's schedules know no backward without an update.
+        """Raises a UserError: DeepSpeed's pipeline schedules have no backward pass without an update.
 
         Args:
             batch: on this rank's device.
@@ -357,7 +357,7 @@ class PipelineEngine:
         raise _no_measurements()
 
     def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
-        """Refused: see ``gradient_shard``.
+        """Raises a UserError, as ``gradient_shard`` does.
 
         Args:
             batch: on this rank's device.
@@ -372,7 +372,7 @@ class PipelineEngine:
         raise _no_measurements()
 
     def capture_state(self) -> TrainingState:
-        """A copy of this stage's training state.
+        """Copies this stage's training state.
 
         Returns:
             The copy.
@@ -388,7 +388,7 @@ class PipelineEngine:
         state_snapshot.restore_state(self.deepspeed_engine, state)
 
     def is_finite(self) -> bool:
-        """Whether this stage's weights and their masters are finite.
+        """Checks whether this stage's weights and their fp32 masters are finite.
 
         Returns:
             False where one is not.

@@ -43,7 +43,7 @@ StageScorer = Callable[["PipelineStates", Tensor, Batch], Tensor]
 
 
 class MicroBatchNote(NamedTuple):
-    """What every stage must know of a micro-batch; sent as int64."""
+    """The integers that every stage must know of a micro-batch; sent along the stages as int64."""
 
     seed: int
     """Of dropout; set by the first stage, then the generator's state is sent along."""
@@ -54,7 +54,7 @@ class MicroBatchNote(NamedTuple):
 
 
 class PipelineStates(NamedTuple):
-    """What the last layer hands to the loss."""
+    """The states that a pipeline's last layer hands to the loss."""
 
     decoder_BTD: Tensor
     """Decoder states."""
@@ -69,13 +69,13 @@ class PipelineStates(NamedTuple):
 
 @dataclass
 class Labels:
-    """A micro-batch on its way past DeepSpeed, which would take a NamedTuple for a tuple of tensors."""
+    """Wraps a micro-batch as DeepSpeed's labels; DeepSpeed would take a bare NamedTuple for a tuple of tensors."""
 
     batch: Batch
 
 
 class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[misc]
-    """One stage of a student, and beside its layers the same layers of the present teachers."""
+    """DeepSpeed PipelineModule of a student: this stage's layers, and beside them the present teachers' layers."""
 
     def __init__(
         self, settings: ModelSettings, vocabulary_size: int, layout: ParallelLayout, costs: Sequence[float],
@@ -113,10 +113,10 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         """Dropout is on in passes without gradient, too."""
 
     def cut_stages(self) -> list[int]:
-        """The first layer of every stage, and the number of layers.
+        """Computes the first layer of every stage.
 
         Returns:
-            One number more than there are stages.
+            The stages' first layers in order, then the number of layers.
         """
         return stage_bounds(self.entries, self.costs, self.num_stages, trained_entries(self.settings, self.entries))
 
@@ -139,7 +139,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         return not is_frozen(self.settings, f"{TIED}.weight")
 
     def segment(self, vocab_shard: VocabShard | None, settings: ModelSettings | None = None) -> LayerSegment:
-        """New layers of this rank's stage, such as a teacher's.
+        """Makes new layers like this rank's stage, such as a teacher's.
 
         Args:
             vocab_shard: this rank's words, with the group that the layers' collectives use; None: all words.
@@ -220,7 +220,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
 
 
 def as_pipeline_input(batch: Batch, seed: int) -> tuple[Any, Any]:
-    """A micro-batch as DeepSpeed reads it.
+    """Converts a micro-batch to the inputs and labels that DeepSpeed's pipeline takes.
 
     Args:
         batch: on this rank's device.
@@ -255,7 +255,7 @@ def stage_bounds(
 
 
 def as_integers(states_BLD: Tensor) -> Tensor:
-    """Gives states the type int32, byte for byte: what has no gradient must not be a float on its way.
+    """Views floating-point states as int32, byte for byte, for DeepSpeed wants a gradient of a float tensor.
 
     Args:
         states_BLD: of a float type.
@@ -267,7 +267,7 @@ def as_integers(states_BLD: Tensor) -> Tensor:
 
 
 def as_floats(bytes_BLD: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gives states back the type that they had before ``as_integers``.
+    """Views the int32 tensors of ``as_integers`` as their former dtype again.
 
     Args:
         bytes_BLD: int32.

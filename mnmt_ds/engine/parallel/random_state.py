@@ -9,7 +9,7 @@ from mnmt_ds.distributed import device
 
 
 def seed_random_state(seed: int) -> None:
-    """``torch.manual_seed`` for the CPU and CUDA alone, which is all that dropout draws from here.
+    """Seeds torch's random generators of the CPU and of CUDA, from which dropout is drawn.
 
     torch 2.13's own formats the stack of calls for each kind of device that is not initialised: about a millisecond a
     call at the depth of a training step.
@@ -23,7 +23,7 @@ def seed_random_state(seed: int) -> None:
 
 
 def random_state() -> Tensor:
-    """The random generator's state, as bytes on this rank's device.
+    """Reads the random generator's state, as bytes on this rank's device.
 
     Returns:
         uint8.

@@ -21,7 +21,7 @@ ALL = (PLACEMENT, PIPELINE, VOCABULARY, PRECISION)
 
 
 def requirements_of(recipe: Recipe) -> Requirements:
-    """What a run's method and its students' samplers need.
+    """Joins what a run's method and its students' samplers require of the run.
 
     Args:
         recipe: of the run.
@@ -34,7 +34,7 @@ def requirements_of(recipe: Recipe) -> Requirements:
 
 
 def run_layout(recipe: Recipe, config: ds_config.Json, ranks: int) -> RunLayout:
-    """The layout that a recipe asks for, as requirements are compared with it.
+    """Derives the layout that a recipe asks for, in the form that requirements are compared with.
 
     Args:
         recipe: of the run.
@@ -87,7 +87,7 @@ def check_run_layout(
 
 
 def plan_parallel_layout(recipe: Recipe) -> ParallelLayout:
-    """The layout of a recipe's run over this job's ranks, without groups.
+    """Plans the layout of a recipe's run over this job's ranks, without process groups.
 
     Args:
         recipe: of the run.
@@ -99,7 +99,7 @@ def plan_parallel_layout(recipe: Recipe) -> ParallelLayout:
 
 
 def form_parallel_layout(recipe: Recipe) -> ParallelLayout:
-    """The layout of a recipe's run over this job's ranks, with its groups; all ranks call this together.
+    """Forms the layout of a recipe's run over this job's ranks with its groups; all ranks call this together.
 
     Args:
         recipe: of the run, which ``check_run_layout`` has not refused.

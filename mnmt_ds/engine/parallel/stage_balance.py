@@ -33,7 +33,7 @@ FILE = "pipeline.json"
 
 
 def costs(recipe: Recipe, vocabulary_size: int) -> list[float]:
-    """A cost for each layer; times are kept beside the run, so that a resumed run is cut alike.
+    """Computes a cost of each layer; measured times are kept beside the run, so that a resumed run is cut alike.
 
     Args:
         recipe: with a pipeline.

@@ -18,7 +18,7 @@ from mnmt_ds.private_apis import Number
 
 
 class TrainingState(NamedTuple):
-    """A training state."""
+    """A copy of a student's training state on this rank, from which the engine can go on."""
 
     tensors: list[Tensor]
     """Weights and fp32 masters."""
@@ -93,7 +93,7 @@ def restore_state(deepspeed_engine: Any, kept: TrainingState) -> None:
 
 
 def is_finite(deepspeed_engine: Any) -> bool:
-    """Whether an engine's trained weights are finite on this rank; each step makes them from their fp32 masters.
+    """Checks whether an engine's trained weights are finite on this rank; each step makes them from fp32 masters.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.

@@ -30,7 +30,7 @@ class StudentModule(nn.Module):
         self.register_state_dict_post_hook(_without_frozen)
 
     def forward(self, batch: Batch, score: Scorer) -> Any:
-        """A batch's loss.
+        """Runs the model on a batch and scores its states.
 
         Args:
             batch: on the model's device.

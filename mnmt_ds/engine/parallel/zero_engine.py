@@ -69,7 +69,7 @@ def make_zero_engine(
 
 
 def gather_row_gradients(model: Transformer) -> None:
-    """Has a large trained embedding that is tied to the output projection add its lookups' gradients by rows.
+    """Makes a large trained embedding that is tied to the output projection add its lookups' gradients by rows.
 
     Args:
         model: each weight whole on this rank, on the CPU.
@@ -80,7 +80,7 @@ def gather_row_gradients(model: Transformer) -> None:
 
 
 def initialize(module: nn.Module, config: ds_config.Json, model_parallel_unit: ModelParallelUnit | None = None) -> Any:
-    """A DeepSpeedEngine before its first update.
+    """Makes a DeepSpeedEngine before its first update.
 
     Args:
         module: what it runs.
@@ -103,7 +103,7 @@ def initialize(module: nn.Module, config: ds_config.Json, model_parallel_unit: M
 
 
 class ZeroEngine:
-    """An ``Engine`` whose ranks each have all layers; ZeRO shards optimizer, gradients or parameters over them."""
+    """Engine over DeepSpeedEngine: each rank runs all layers; ZeRO shards optimizer, gradients or parameters."""
 
     stage_bounds: Sequence[int] = ()
 
@@ -132,7 +132,7 @@ class ZeroEngine:
         return model
 
     def forward_backward(self, update: Update) -> list[Metrics]:
-        """Forward and backward of an update's micro-batches.
+        """Runs forward and backward of an update's micro-batches.
 
         Args:
             update: the micro-batches, their method and seeds.
@@ -167,7 +167,7 @@ class ZeroEngine:
         self.deepspeed_engine.backward(loss * factor, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """The optimizer's step.
+        """Clips the gradient of the last ``forward_backward`` and takes the optimizer's step.
 
         Args:
             learning_rate: of this step.
@@ -188,7 +188,7 @@ class ZeroEngine:
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
     ) -> Iterator[DecoderStates | None]:
-        """Forward passes without gradient.
+        """Runs forward passes without gradient and yields the decoder states.
 
         Args:
             batches: one after another.
@@ -228,7 +228,7 @@ class ZeroEngine:
             self.deepspeed_engine.train()
 
     def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
-        """Metric sums of batches in eval mode.
+        """Computes metric sums of batches in eval mode, without gradient.
 
         Args:
             batches: one after another, equally many on every rank.
@@ -245,7 +245,7 @@ class ZeroEngine:
                 yield metrics
 
     def method_eval_states(self, pairs: Sequence[str]) -> MethodEvalStates:
-        """Eval states for a method: computed when they are asked for.
+        """Builds the eval states that a method may ask for; they are computed when it asks.
 
         Args:
             pairs: names of the run's language pairs.
@@ -282,7 +282,7 @@ class ZeroEngine:
         return weights
 
     def whole_model(self) -> Transformer:
-        """The student's own model where it is whole on this rank, else a copy with all weights, adapters merged.
+        """Returns the student's own model where it is whole on this rank, else a gathered copy, adapters merged.
 
         Returns:
             A model in the engine's type.
@@ -313,7 +313,7 @@ class ZeroEngine:
         return assemble_shard(shard_layout, partitions, dtype)
 
     def frozen_weights(self) -> dict[str, Tensor]:
-        """The weights that are not trained, whole on this rank's device.
+        """Returns the weights that are not trained, whole on this rank's device.
 
         Returns:
             Tensors by name: the student's own, at ZeRO-3 copies.
@@ -330,7 +330,7 @@ class ZeroEngine:
         return copies
 
     def blank_model(self, vocab_shard: VocabShard | None = None, settings: ModelSettings | None = None) -> nn.Module:
-        """A new model of the student's shape, its values to be filled.
+        """Makes a new model of the student's shape, without values; the caller fills them.
 
         Args:
             vocab_shard: this rank's words, with the group that the model's collectives use; None: all words.
@@ -345,7 +345,7 @@ class ZeroEngine:
         return model
 
     def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
-        """Batches pass a teacher on this rank alone.
+        """Builds the forward pass of batches through a teacher, on this rank alone.
 
         Args:
             ranks: the ranks that hold the same layers.
@@ -356,7 +356,7 @@ class ZeroEngine:
         return LocalForward(ranks if self.vocab_shard is None else self.layout.new_world_group())
 
     def connect_teachers(self, teachers: ShardedTeachers, cache: StateCache | None) -> TeacherServer:
-        """Teachers are asked by the method itself: nothing is joined.
+        """Builds the server of teacher states; the method asks it itself, so nothing is wired into the engine.
 
         Args:
             teachers: the teachers.
@@ -368,7 +368,7 @@ class ZeroEngine:
         return WholeTeachers(teachers) if cache is None else cache
 
     def without_side_effects(self) -> AbstractContextManager[None]:
-        """A block of passes between two updates that leave no trace.
+        """Runs a block of passes between two updates, then restores counters, gradients and random state.
 
         Returns:
             A context manager.
@@ -376,7 +376,7 @@ class ZeroEngine:
         return gradients.without_side_effects(self.deepspeed_engine)
 
     def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
-        """This rank's shard of a batch's gradient, averaged over the ranks.
+        """Computes this rank's shard of a batch's gradient, averaged over the ranks.
 
         Args:
             batch: on this rank's device.
@@ -394,7 +394,7 @@ class ZeroEngine:
 
     @torch.no_grad()
     def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
-        """A forward pass with dropout, without gradient.
+        """Runs a forward pass with dropout, without gradient.
 
         Args:
             batch: on this rank's device.
@@ -406,7 +406,7 @@ class ZeroEngine:
         return self.deepspeed_engine(batch, score)
 
     def capture_state(self) -> TrainingState:
-        """A copy of the whole training state.
+        """Copies the whole training state: weights, masters, moments, counters, random state.
 
         Returns:
             The copy.
@@ -425,7 +425,7 @@ class ZeroEngine:
         state_snapshot.restore_state(self.deepspeed_engine, state)
 
     def is_finite(self) -> bool:
-        """Whether this rank's weights and their masters are finite.
+        """Checks whether this rank's weights and their fp32 masters are finite.
 
         Returns:
             False where one is not.

@@ -36,7 +36,7 @@ TrialRun = Callable[["PeerExchange", Student, TrialSettings, Changes], list[dict
 
 @dataclass
 class TrialStateCache:
-    """Other students' states of the trial set: the same in every trial."""
+    """Cache of other students' states on the trial set, which are the same in every trial."""
 
     fits: bool
     """Whether they are kept; equal on all ranks, since at ZeRO-3 all must compute or none."""
@@ -45,7 +45,7 @@ class TrialStateCache:
 
 
 class PeerExchange:
-    """The run's students by name (those of this rank; empty until they are built), and their states for one another."""
+    """The run's students by name (those of this rank; empty until they are built); exchanges their states."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class PeerExchange:
         """Members may send requests still."""
 
     def peers_of(self, name: str, last_update: int, run: TrialRun) -> Peers:
-        """What the method of a student is given of the others.
+        """Builds the view of the other students that a student's method is given.
 
         Args:
             name: of the student.
@@ -105,7 +105,7 @@ class PeerExchange:
         return Peers(name, others, subscribe, self.states, trial, last_update)
 
     def take_measuring_seconds(self) -> float:
-        """The seconds that trials have spent on dev sets since the last call.
+        """Returns the seconds that trials have spent on dev sets since the last call.
 
         Returns:
             Seconds.
@@ -114,7 +114,7 @@ class PeerExchange:
         return seconds
 
     def states(self, names: Sequence[str], batch: Batch) -> dict[str, DecoderStates]:
-        """Other students' states of a micro-batch of the update at hand, without gradient.
+        """Returns other students' states of a micro-batch, which ``prefetch_peer_states`` fetched before the update.
 
         Args:
             names: the students.
@@ -132,7 +132,7 @@ class PeerExchange:
         return states
 
     def prefetch_peer_states(self, student: Student, update: Update) -> None:
-        """Gets the other students' states of an update's micro-batches, before it; in trials without dropout.
+        """Fetches the other students' states of an update's micro-batches, before it; in trials without dropout.
 
         Args:
             student: who learns; all of its ranks call this, in the same order.
@@ -164,7 +164,7 @@ class PeerExchange:
 
     @contextmanager
     def requests_served(self) -> Iterator[None]:
-        """Split students that learn from others may send requests in the block; all serve the rest at its end.
+        """Runs a block in which split students may request each other's states; all serve the rest at its end.
 
         Returns:
             Nothing: a context manager.

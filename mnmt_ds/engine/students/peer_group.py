@@ -25,7 +25,7 @@ from mnmt_ds.parallel_layout import ParallelLayout
 
 
 class Kind(IntEnum):
-    """What a header says of its sender."""
+    """The kinds of messages that members of a peer group send, as their headers name them."""
 
     REQUEST = 0
     """It requests states, and will again."""
@@ -48,7 +48,7 @@ Header = list[int]
 
 
 class PeerGroup:
-    """The students' ranks that have one index in their teams; of one member where students are together."""
+    """Process group of the ranks with one index in the students' teams; one member where students share all ranks."""
 
     def __init__(self, recipe: Recipe, layout: ParallelLayout) -> None:
         """Forms the groups; all ranks of the job call this together.
@@ -177,7 +177,7 @@ class PeerGroup:
 
     @contextmanager
     def failures_shared(self) -> Iterator[None]:
-        """An error in the block is sent to the other members before it is raised.
+        """Runs a block; sends an error in it to the other members before it is raised.
 
         Returns:
             Nothing: a context manager.
@@ -220,7 +220,7 @@ class PeerGroup:
 
 
 def encode_failure(error: Exception) -> bytes:
-    """What a failed rank sends of its error.
+    """Encodes a failed rank's error for the other ranks.
 
     Args:
         error: any.
@@ -234,7 +234,7 @@ def encode_failure(error: Exception) -> bytes:
 
 
 def decode_failure(text: bytes, where: str, is_shown: bool) -> UserError | RunError:
-    """The error that a rank raises for another one's failure.
+    """Makes the error that a rank raises when another one failed.
 
     Args:
         text: of ``encode_failure``.

@@ -20,7 +20,7 @@ from mnmt_ds.models.pretrained import expected_shapes
 
 
 def state_of(student: Student) -> dict[str, Any]:
-    """What a checkpoint carries of a student besides DeepSpeed's files.
+    """Collects what a checkpoint holds of a student besides DeepSpeed's files.
 
     Args:
         student: between two updates.
@@ -44,7 +44,7 @@ def state_of(student: Student) -> dict[str, Any]:
 
 
 def restore_state(student: Student, state: dict[str, Any], written: WrittenBy, anew: Collection[Measure] = ()) -> None:
-    """Lets a student go on from a checkpoint, whose DeepSpeed files are loaded.
+    """Restores a student's state from a checkpoint whose DeepSpeed files are already loaded.
 
     Args:
         student: just built.
@@ -84,7 +84,7 @@ def _begin_anew(student: Student, measure: Measure) -> None:
 
 
 def restore_links(student: Student) -> None:
-    """Lets ``best``, ``best_<pair>`` and ``last`` name what the student knows: a killed run may have been ahead.
+    """Points ``best``, ``best_<pair>`` and ``last`` at what the student's state says; a killed run may have been ahead.
 
     Args:
         student: restored from a checkpoint.
@@ -171,7 +171,7 @@ def _write_snapshot(corpus: Corpus, student: Student, facts: dict[str, Any]) -> 
 
 
 def validation_record(student: Student, report: ValidationReport, values: PairValues) -> dict[str, Any]:
-    """Metrics of a validation; of the sampler, what was in use until then.
+    """Collects the metrics of a validation; the sampler's are those in use until then.
 
     Args:
         student: who was validated.
@@ -203,7 +203,7 @@ def validation_record(student: Student, report: ValidationReport, values: PairVa
 
 
 def watched_record(values: PairValues) -> dict[str, float]:
-    """Metrics of the pairs that are validated and not trained on.
+    """Collects the metrics of pairs that are validated and not trained on.
 
     Args:
         values: dev figures of each; empty where none is watched.
@@ -218,7 +218,7 @@ def watched_record(values: PairValues) -> dict[str, float]:
 
 
 def method_record(student: Student, update: int) -> dict[str, float]:
-    """Metrics of what a student's method keeps: teachers, weights.
+    """Collects the metrics of a student's method: its teachers, its weights.
 
     Args:
         student: whose method.
@@ -231,7 +231,7 @@ def method_record(student: Student, update: int) -> dict[str, float]:
 
 
 def validation_line(student: Student, report: ValidationReport, record: dict[str, Any]) -> str:
-    """A validation in one line.
+    """Formats a validation as one line.
 
     Args:
         student: who was validated.

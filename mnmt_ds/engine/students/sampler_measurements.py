@@ -28,7 +28,7 @@ from mnmt_ds.samplers.uncertainty import REWARDS, TokenStatistics, token_statist
 
 
 class StudentMeasurements:
-    """A student's ``samplers.sampler.Measurements``."""
+    """Measures gradients and uncertainty of one student for its sampler (``samplers.sampler.Measurements``)."""
 
     def __init__(self, student: Student, score: Scorer) -> None:
         """Prepares the dev sets.
@@ -47,9 +47,11 @@ class StudentMeasurements:
         self.dev_lengths = [framed_lengths(split, frame, longest) for split, frame in framed]
 
     def alignments(self, max_tokens: int) -> list[float]:
-        """r_j = 1/L sum_i cos(d_i, t_j) = <1/L sum_i d_i / |d_i|, t_j / |t_j|>: L + L passes, two shards held.
+        """Measures how well each pair's training gradient agrees with the dev sets' gradients (MultiDDS-S's reward).
 
-        d_i: gradient of the token-mean cross-entropy on dev data of pair i; t_j: on training data of pair j.
+        r_j = 1/L sum_i cos(d_i, t_j) = <1/L sum_i d_i / |d_i|, t_j / |t_j|>, with d_i the gradient of the token-mean
+        cross-entropy on dev data of pair i, and t_j on training data of pair j. It takes L + L passes and holds two
+        shards of a gradient.
 
         Args:
             max_tokens: padded tokens of a micro-batch; 0: train.max_tokens.
@@ -73,7 +75,7 @@ class StudentMeasurements:
         return rewards
 
     def uncertainties(self, reward: str, passes: int, max_tokens: int) -> list[float]:
-        """MultiUAT's reward on dev data of every pair.
+        """Measures MultiUAT's reward on dev data of every pair.
 
         Args:
             reward: a name of ``REWARDS``.

@@ -13,7 +13,7 @@ from mnmt_ds.engine.students.student import Student
 
 
 class SamplerUpdates:
-    """Calls the samplers of this rank's students."""
+    """Calls the dynamic samplers of this rank's students, and redraws the rest of an epoch where they change it."""
 
     def __init__(self, students: Sequence[Student], score: Scorer) -> None:
         """Prepares the measurements of samplers that make some.
@@ -30,12 +30,12 @@ class SamplerUpdates:
         """Of each student whose sampler measures it."""
 
     def resumed(self) -> None:
-        """The samplers' distributions come from a checkpoint: they are logged already."""
+        """Marks the samplers' distributions as logged already; called after they are loaded from a checkpoint."""
         for student in self._students:
             self._logged_changes[student.name] = student.sampler.changes
 
     def measure(self, update: int) -> None:
-        """Lets samplers measure whose turn it is; the rest of the epoch follows from it.
+        """Calls each sampler that measures at this update, and redraws the rest of its epoch.
 
         Args:
             update: updates that every student has taken.
@@ -49,7 +49,7 @@ class SamplerUpdates:
                 _adopt_distribution(student)
 
     def on_validation(self, student: Student, values: PairValues) -> None:
-        """A student's sampler hears of its dev losses; what comes from here on may follow from it.
+        """Hands a student's dev losses to its sampler, and redraws the rest of its epoch where that changes the shares.
 
         Args:
             student: who was validated.
@@ -63,7 +63,7 @@ class SamplerUpdates:
             _adopt_distribution(student)
 
     def new_records(self, update: int) -> Iterator[tuple[Student, dict[str, Any], str]]:
-        """Every dynamic sampler's distribution where it is new.
+        """Yields the records of dynamic samplers whose distribution has changed since the last call.
 
         Args:
             update: updates that every student has taken.

@@ -19,7 +19,7 @@ from mnmt_ds.tracking import Tracker
 
 @dataclass
 class Student:
-    """One model in training."""
+    """One model in training: its engine, its data, its method and its best checkpoints."""
 
     name: str
     """Among the run's students; "student" where it is alone."""
@@ -65,7 +65,7 @@ class Student:
         return self.data_iterator.update
 
     def forward_backward(self, update: Update) -> list[Metrics]:
-        """Forward and backward of an update: other students' states first, then the student's own micro-batches.
+        """Runs forward and backward of an update, after other students' states that it needs are fetched.
 
         Args:
             update: of its training or of a trial; all of the student's ranks call this together.
@@ -79,7 +79,7 @@ class Student:
 
 
 def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: Callable[[int], None]) -> Update:
-    """The coming update of a student's training.
+    """Builds the next update of a student's training.
 
     Args:
         student: whose iterator gave the micro-batches.
@@ -123,7 +123,7 @@ def check_gradient(student: Student, update: Update, norm: float, what: str) -> 
 
 
 def stopped(student: Student, what: str) -> RunError:
-    """What ends a run whose numbers are no longer finite.
+    """Builds the error that ends a run whose loss, gradient or weights are no longer finite.
 
     Args:
         student: whose numbers they are.

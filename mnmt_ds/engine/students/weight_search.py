@@ -47,7 +47,7 @@ class DataPosition(NamedTuple):
 def run_trials(
     exchange: PeerExchange, student: Student, settings: TrialSettings, changes: Changes
 ) -> list[dict[str, float]]:
-    """For each change: makes it, trains on the trial set for one epoch, takes every pair's dev loss.
+    """Tries each change: makes it, trains one epoch on the trial set, measures every pair's dev loss.
 
     The trials see the same batches under the same dropout, so that only the weights tell them apart. Other students'
     states are computed once for all. Where trials are thrown away the student is put back bit for bit; so split
@@ -151,7 +151,7 @@ def _trial_update(student: Student, micro_batches: Sequence[Batch], plan: EpochP
 
 
 def trial_set(exchange: PeerExchange, student: Student, settings: TrialSettings) -> list[UpdateRange]:
-    """The updates that a student is tried on.
+    """Chooses the updates that trials train on.
 
     Args:
         exchange: the run's students.
@@ -182,7 +182,7 @@ def _data_position(student: Student) -> DataPosition:
 
 
 def next_updates(training_data: TrainingData, place: DataPosition, rho: float) -> list[UpdateRange]:
-    """The updates that come next: what is left of the epoch under way, then the next one's first.
+    """Lists the updates that come next: the rest of the epoch under way, then the start of the next one.
 
     As they come if the sampler changes nothing before: one that measures within an epoch, or decides at its end, may.
 
