@@ -9,8 +9,8 @@ NO_UPDATE = -1
 """The update of a value that was never set."""
 
 
-class Measure(StrEnum):
-    """What validations measure and a run goes by."""
+class DevMetric(StrEnum):
+    """A metric of dev sets by which a run selects checkpoints and teachers."""
 
     DEV_LOSS = "dev loss"
     """Each pair's loss on its dev set."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mnmt_ds import private_apis
 from mnmt_ds.errors import UserError, file_fault
-from mnmt_ds.progress import moved
+from mnmt_ds.training_position import moved
 
 Value = TypeVar("Value")
 

@@ -31,7 +31,7 @@ import torch.distributed as dist
 
 from mnmt_ds.distributed import RankGroup, job_ranks
 from mnmt_ds.errors import RunError, UserError
-from mnmt_ds.progress import PROGRESS
+from mnmt_ds.training_position import POSITION
 
 LOG = logging.getLogger(__name__)
 PACKAGE = str(Path(__file__).parent)
@@ -62,9 +62,9 @@ class RankState(NamedTuple):
     heartbeat: int = 0
     """Rises with every message."""
     update: int = 0
-    """``TrainingProgress.update``."""
+    """``TrainingPosition.update``."""
     micro_batch: int = 0
-    """``TrainingProgress.micro_batch``."""
+    """``TrainingPosition.micro_batch``."""
     is_waiting: bool = False
     """Whether its main thread waits for other ranks."""
     still: float = 0.0
@@ -75,7 +75,7 @@ class RankState(NamedTuple):
     """The file on its machine into which ``DUMP_SIGNAL`` writes."""
 
 
-class MainThread(NamedTuple):
+class ThreadPosition(NamedTuple):
     """Where the main thread is at a moment."""
 
     signature: tuple[object, ...]
@@ -86,7 +86,7 @@ class MainThread(NamedTuple):
     """The innermost line of this package; where there is none, the innermost one."""
 
 
-def look_at(frame: FrameType | None) -> MainThread:
+def thread_position(frame: FrameType | None) -> ThreadPosition:
     """Says where a thread is.
 
     Args:
@@ -95,7 +95,7 @@ def look_at(frame: FrameType | None) -> MainThread:
     Returns:
         Its place.
     """
-    signature: list[object] = [PROGRESS.moves]
+    signature: list[object] = [POSITION.moves]
     is_waiting, place, innermost = False, "", ""
     if frame is not None:
         innermost = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
@@ -108,10 +108,10 @@ def look_at(frame: FrameType | None) -> MainThread:
             if file.startswith(PACKAGE):
                 place = f"{os.path.relpath(file, PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
-    return MainThread(tuple(signature), is_waiting, place or innermost)
+    return ThreadPosition(tuple(signature), is_waiting, place or innermost)
 
 
-def place_in(dump: str) -> str:
+def read_place(dump: str) -> str:
     """Reads from written stacks where a process is.
 
     Args:
@@ -128,7 +128,7 @@ def place_in(dump: str) -> str:
     return names[0] if names else ""
 
 
-def who_hangs(before: Sequence[RankState], after: Sequence[RankState]) -> tuple[list[RankState], str]:
+def find_hung_ranks(before: Sequence[RankState], after: Sequence[RankState]) -> tuple[list[RankState], str]:
     """Finds the ranks that a job waits for.
 
     Args:
@@ -164,7 +164,7 @@ def process_state(pid: int) -> str:
         return ""
 
 
-def without_the_first(known: Sequence[RankState], own: RankState) -> list[RankState]:
+def silent_ranks_beside_rank_0(known: Sequence[RankState], own: RankState) -> list[RankState]:
     """Finds the ranks that do not answer, where rank 0 is one of them, so that no rank hears of the others any more.
 
     Args:
@@ -222,7 +222,7 @@ class HangDetector:
         self._main = threading.main_thread().ident
         self._done, self._is_stuck, self._is_ending = threading.Event(), False, False
         self._end_lock = threading.Lock()
-        self._seen: MainThread | None = None
+        self._seen: ThreadPosition | None = None
         self._since = self._answered = time.monotonic()
         for target in (self._sample_main_thread, self._exchange_states):
             threading.Thread(target=target, name="hung ranks", daemon=True).start()
@@ -246,17 +246,17 @@ class HangDetector:
     def _sample_main_thread(self) -> None:
         """Samples the main thread; where rank 0, which keeps the store, does not answer, ends the job alone."""
         while not self._done.wait(self.interval):
-            now, seen = time.monotonic(), look_at(sys._current_frames().get(self._main or 0))
+            now, seen = time.monotonic(), thread_position(sys._current_frames().get(self._main or 0))
             if self._seen is None or seen[:2] != self._seen[:2]:
                 self._seen, self._since = seen, now
             still = now - self._since
             self.state = self.state._replace(
-                heartbeat=self.state.heartbeat + 1, update=PROGRESS.update, micro_batch=PROGRESS.micro_batch,
+                heartbeat=self.state.heartbeat + 1, update=POSITION.update, micro_batch=POSITION.micro_batch,
                 is_waiting=seen.is_waiting, still=still, place=seen.place,
             )  # fmt: skip
-            self._is_stuck = still > self.limit and (seen.is_waiting or PROGRESS.in_update)
+            self._is_stuck = still > self.limit and (seen.is_waiting or POSITION.in_update)
             if self._is_stuck and now - self._answered > max(2.0, self.limit / 4):
-                silent = without_the_first(self._known, self.state)
+                silent = silent_ranks_beside_rank_0(self._known, self.state)
                 silent = [self._dump_stack_of(state._replace(still=now - self._answered)) for state in silent]
                 self._end(diagnosis(silent, SILENT, self.stacks), silent, is_author=True)
 
@@ -292,7 +292,7 @@ class HangDetector:
             self._answered = time.monotonic()
         if not self._is_stuck:
             return
-        hung, what = who_hangs(before, self._states())
+        hung, what = find_hung_ranks(before, self._states())
         if what == SILENT:
             hung = [self._dump_stack_of(state) for state in hung]
         own = json.dumps([diagnosis(hung, what, self.stacks), hung, self.ranks.rank])
@@ -305,12 +305,12 @@ class HangDetector:
         The place stays as it was published where the rank is stopped or on another machine. A stopped rank must
         not be continued before all know that the job ends.
         """
-        state = state._replace(update=PROGRESS.update, still=max(state.still, self.state.still))
+        state = state._replace(update=POSITION.update, still=max(state.still, self.state.still))
         with contextlib.suppress(OSError):
             if state.host == self.state.host and process_state(state.pid) not in STOPPED:
                 os.kill(state.pid, DUMP_SIGNAL)
                 time.sleep(0.5)
-                return state._replace(place=place_in(Path(state.stacks).read_text()) or state.place)
+                return state._replace(place=read_place(Path(state.stacks).read_text()) or state.place)
         return state
 
     def _end_as_diagnosed(self, diagnosed: Sequence[Any]) -> None:

@@ -196,20 +196,6 @@ METRICS: tuple[Metric, ...] = tuple(
 """All keys, in the order of this file; the first template that fits a key explains it."""
 
 
-def metric_of(key: str) -> Metric | None:
-    """Finds what explains a key: an exact one, then the most special template.
-
-    Args:
-        key: as it stands in a record; of a run of several students with or without ``<student>/`` before it.
-
-    Returns:
-        The metric; None where the key is no metric of this file.
-    """
-    exact = [metric for metric in METRICS if metric == key]
-    fitting = exact or [metric for metric in METRICS if _fits(metric, key)]
-    return min(fitting, key=lambda metric: metric.count("{") * 100 - len(metric)) if fitting else None
-
-
 def page() -> str:
     """The documentation's page of metric keys.
 
@@ -233,11 +219,6 @@ def page() -> str:
         *(f"| `{_shown(metric)}` | {metric.unit or '–'} | {metric.meaning} |" for metric in METRICS),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _fits(metric: Metric, key: str) -> bool:
-    pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(metric))
-    return re.fullmatch(pattern, key) is not None or re.fullmatch("[^/]+/" + pattern, key) is not None
 
 
 def _shown(metric: Metric) -> str:

@@ -19,8 +19,8 @@ from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.language_pairs import split_pair
-from mnmt_ds.data.worker_pool import Progress
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.data.worker_pool import ProgressBar
+from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.decoding.loading import Translator, open_translator
 from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 from mnmt_ds.distributed import device, is_main, rank, world_size
@@ -112,7 +112,7 @@ def measure_sensitivities(
     if is_main():
         for path in others.glob("*.safetensors"):  # of an earlier measurement
             path.unlink()
-    with Progress(f"sensitivity {run.name} {task}", "batches", total) if is_main() else nullcontext() as progress:
+    with ProgressBar(f"sensitivity {run.name} {task}", "batches", total) if is_main() else nullcontext() as progress:
         for directory, group in ((files.analysis_directory(run, checkpoint, task), drawn), (others, mixed)):
             for name, rows in group.items():
                 values = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
@@ -243,7 +243,7 @@ def correlate_languages(runs: Sequence[Path], checkpoint: str, task: str, output
 
 
 def score_pruned_models(
-    run: Path, checkpoint: str, split: str, data: Path | None, settings: AnalysisSettings, search: SearchSettings
+    run: Path, checkpoint: str, split: str, data: Path | None, settings: AnalysisSettings, search: BeamSettings
 ) -> dict[float, dict[str, float]]:
     """Prunes and translates: BLEU of every pair at each share of pruned parameters, each pair by its own specificity.
 
@@ -268,7 +268,7 @@ def score_pruned_models(
     kept_N = specificity.most_sensitive(sensitivity_LN, settings.top)
     work = [(ratio, i) for ratio in settings.ratios for i in range(len(names))]
     mine: dict[tuple[float, int], float] = {}
-    with Progress(f"prune {run.name}", "models", len(work[rank() :: world_size()])) as progress:
+    with ProgressBar(f"prune {run.name}", "models", len(work[rank() :: world_size()])) as progress:
         for ratio, i in work[rank() :: world_size()]:
             stays = pruning.pruning_masks(pruning.pruning_order(D_LN[i], kept_N), ratio, like)
             with pruning.pruned_weights(translator.model, stays):
@@ -303,7 +303,12 @@ def draw_pruning_curves(bleu: Mapping[str, Mapping[float, Mapping[str, float]]],
 
 
 def _bleu(
-    translator: Translator, corpus: Corpus, pair: str, split: str, settings: AnalysisSettings, search: SearchSettings
+    translator: Translator,
+    corpus: Corpus,
+    pair: str,
+    split: str,
+    settings: AnalysisSettings,
+    search: BeamSettings,
 ) -> float:
     sentences = corpus.split(pair, split)
     pieces = {pair: [sentences.pieces(i)[0] for i in range(len(sentences))]}

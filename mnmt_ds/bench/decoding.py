@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mnmt_ds.batch import EOS, PAD
-from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
+from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
 from mnmt_ds.models import export
 from mnmt_ds.models.layers import sinusoids
 from mnmt_ds.models.settings import ModelSettings
@@ -161,7 +161,7 @@ def hf_model(model: Transformer, start: int) -> Any:
 
 def _decoders(model: Transformer, start: int, peers: tuple[str, ...]) -> dict[str, Decode]:
     def ours(source_BS: Tensor, start: int, limit: int) -> list[list[int]]:
-        hypotheses_B = beam_search(model, source_BS, start, SearchSettings(), limit=[limit] * len(source_BS))
+        hypotheses_B = beam_search(model, source_BS, start, BeamSettings(), limit=[limit] * len(source_BS))
         return [hypotheses[0].tokens for hypotheses in hypotheses_B]
 
     decoders: dict[str, Decode] = {"mnmt-ds": ours}

@@ -173,7 +173,7 @@ def _trainer(args: argparse.Namespace, name: str, folder: Path) -> Callable[[], 
         method = tuple(override.replace(placeholder, value) for override in method)
     training = new_training(method, directory)
     _give_each_pair_a_teacher(training)
-    loops = student_loops(training, next_change=lambda student: 1 << 60)
+    loops = student_loops(training, next_evaluation=lambda student: 1 << 60)
 
     def update_all_students() -> int:
         tokens = 0

@@ -1,6 +1,6 @@
-"""How each stage grows with the number of language pairs, and what that means for thousands of them.
+"""How each step of a training grows with the number of language pairs, and what that means for thousands of them.
 
-Made-up text of P languages into English, the same number of sentences of each, goes through every stage: ``prepare``,
+Made-up text of P languages into English, the same number of sentences of each, goes through every step: ``prepare``,
 ``prepare`` again, the start of a training, updates, validations, ``compare`` of two runs. The table has what each took
 at each P, the exponent k of its growth a + b P^k through the three largest, and what that makes at ``--extrapolate``
 pairs. Seconds are of all processors together (CPU), so that other work on the machine hardly counts.
@@ -159,7 +159,7 @@ def growth(counts: Sequence[int], values: Sequence[float]) -> Growth:
 
 
 def measure(home: Path, pairs: int, sentences: int) -> dict[str, float]:
-    """Sends text of so many pairs through all stages.
+    """Sends text of so many pairs through all steps.
 
     Args:
         home: an empty directory.

@@ -152,7 +152,7 @@ def _trainers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[dict[str, Train
     training = Training(recipe, resume=False)
     training_data, method = training.first.training_data, training.first.method
     epoch = list(training_data.iterate_updates(training_data.plan(0), 0))
-    loop = student_loops(training, next_change=lambda student: 0)[training.first.name]
+    loop = student_loops(training, next_evaluation=lambda student: 0)[training.first.name]
     bank = method.state["teachers"]
     assert isinstance(bank, TeacherBank)
 

@@ -105,9 +105,9 @@ def _analyse(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             analyses.measure_sensitivities(run, args.checkpoint, args.task, args.data, settings)
         return on_main_first(analyses.compare_distributions, runs, args.checkpoint, args.task, output), output
     if args.what == "prune":
-        from mnmt_ds.decoding.beam_search import SearchSettings
+        from mnmt_ds.decoding.beam_search import BeamSettings
 
-        search = SearchSettings(beam=args.beam)
+        search = BeamSettings(beam=args.beam)
         bleu = {
             run.name: analyses.score_pruned_models(run, args.checkpoint, args.split, args.data, settings, search)
             for run in runs

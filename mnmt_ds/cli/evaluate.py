@@ -117,7 +117,7 @@ def evaluate_model(args: argparse.Namespace) -> None:
     Raises:
         UserError: when there is no such run, checkpoint or corpus.
     """
-    from mnmt_ds.data.worker_pool import Progress
+    from mnmt_ds.data.worker_pool import ProgressBar
     from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.evaluation import report as reports
 
@@ -139,7 +139,7 @@ def evaluate_model(args: argparse.Namespace) -> None:
         args.directory, args.checkpoint, args.split, pairs, search, score, args.batch_tokens,
         processes(args, translator, sentences), args.fresh,
     )  # fmt: skip
-    with Progress(f"evaluate {args.directory.name} {args.checkpoint}", "sentences", sentences) as progress:
+    with ProgressBar(f"evaluate {args.directory.name} {args.checkpoint}", "sentences", sentences) as progress:
         report = reports.evaluate(task, translator, corpus, progress.add)
     if args.against is not None:
         report["against"] = reports.bootstrap_against(

@@ -67,7 +67,7 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
 def _translations(args: argparse.Namespace, sources: list[str]) -> list[str]:
     """The model's best translation of every line."""
     from mnmt_ds.data.language_pairs import split_pair
-    from mnmt_ds.data.worker_pool import Progress
+    from mnmt_ds.data.worker_pool import ProgressBar
     from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 
@@ -75,7 +75,7 @@ def _translations(args: argparse.Namespace, sources: list[str]) -> list[str]:
     warn_untrained_pair(translator, args.pairs)
     pieces = translator.tokenizer.encode_many(sources, split_pair(args.pairs)[0])
     _warn_of_cuts(args, translator, [len(ids) for ids in pieces])
-    with Progress(f"evaluate {args.pairs}", "sentences", len(sources)) as progress:
+    with ProgressBar(f"evaluate {args.pairs}", "sentences", len(sources)) as progress:
         rows = translate_all(
             translator, {args.pairs: pieces}, search_settings(args), args.batch_tokens,
             processes(args, translator, len(sources)), progress.add,

@@ -46,7 +46,7 @@ with both values, and the record `run` of `metrics.jsonl` keeps them; the column
   `train.max_tokens` are left out, and counted. Whatever a lack of memory asks for is free: teachers' places and caches,
   `train.max_tokens`, `model.activation_checkpointing`, offloading.
 - `next_epoch`: the epoch under way is finished as it was drawn; the setting has effect from the next one on.
-- `new_measure`: it has effect at once, and what is measured before and after cannot be compared: the bests and
+- `new_metric`: it has effect at once, and what is measured before and after cannot be compared: the bests and
   `train.patience` begin anew at the next validation, and so do teachers that are chosen by what is measured. Until then
   the weights that were best stay.
 - `refused`: the run does not go on; all such settings are named. Resume with the former values, or begin a new run in

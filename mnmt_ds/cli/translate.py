@@ -14,8 +14,8 @@ from mnmt_ds.config.paths import path_option
 from mnmt_ds.data.language_pairs import split_pair
 
 if TYPE_CHECKING:
-    from mnmt_ds.data.worker_pool import Progress
-    from mnmt_ds.decoding.beam_search import SearchSettings
+    from mnmt_ds.data.worker_pool import ProgressBar
+    from mnmt_ds.decoding.beam_search import BeamSettings
     from mnmt_ds.decoding.loading import Translator
 
 HELP = "translate files or standard input with a trained model"
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser.
     """
     from mnmt_ds.config.ranges import number_option, setting_option
-    from mnmt_ds.decoding.beam_search import SearchSettings
+    from mnmt_ds.decoding.beam_search import BeamSettings
 
     parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument(
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sample",
-        type=setting_option(SearchSettings, "sample_temperature"),
+        type=setting_option(BeamSettings, "sample_temperature"),
         nargs="?",
         const=1.0,
         default=0.0,
@@ -78,16 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw translations, do not search (default: 1)",
     )
     parser.add_argument(
-        "--top-k", type=setting_option(SearchSettings, "sample_top_k"), default=0, metavar="K",
+        "--top-k", type=setting_option(BeamSettings, "sample_top_k"), default=0, metavar="K",
         help="draw from the K most probable tokens",
     )  # fmt: skip
     parser.add_argument(
-        "--top-p", type=setting_option(SearchSettings, "sample_top_p"), default=1.0, metavar="P",
+        "--top-p", type=setting_option(BeamSettings, "sample_top_p"), default=1.0, metavar="P",
         help="draw from the most probable tokens that together have this probability",
     )  # fmt: skip
-    parser.add_argument(
-        "--seed", type=setting_option(SearchSettings, "sample_seed"), default=0, help="of what is drawn"
-    )
+    parser.add_argument("--seed", type=setting_option(BeamSettings, "sample_seed"), default=0, help="of what is drawn")
     add_search_arguments(parser)
 
 
@@ -98,18 +96,18 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the command's parser.
     """
     from mnmt_ds.config.ranges import number_option, setting_option
-    from mnmt_ds.decoding.beam_search import SearchSettings
+    from mnmt_ds.decoding.beam_search import BeamSettings
 
-    default = SearchSettings()
+    default = BeamSettings()
     parser.add_argument(
         "--beam",
-        type=setting_option(SearchSettings, "beam"),
+        type=setting_option(BeamSettings, "beam"),
         default=default.beam,
         help="hypotheses kept (default: %(default)s)",
     )
     parser.add_argument(
         "--length-penalty",
-        type=setting_option(SearchSettings, "length_penalty"),
+        type=setting_option(BeamSettings, "length_penalty"),
         default=default.length_penalty,
         help="default: %(default)s",
     )
@@ -141,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from mnmt_ds.data.worker_pool import Progress
+    from mnmt_ds.data.worker_pool import ProgressBar
     from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.errors import UserError
 
@@ -163,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         translator.frame(pair)
         warn_untrained_pair(translator, pair)
     cut: list[int] = []
-    with _output(args.output) as output, Progress(f"translate {args.pair}", "lines") as progress:
+    with _output(args.output) as output, ProgressBar(f"translate {args.pair}", "lines") as progress:
         for first, lines in _windows(args.files, args.interactive):
             cut += _translate(translator, lines, first, args, search, output, progress)
     if cut:
@@ -178,7 +176,7 @@ def _steps(args: argparse.Namespace) -> list[str]:
     return [f"{source}-{args.pivot}", f"{args.pivot}-{target}"] if args.pivot else [args.pair]
 
 
-def search_settings(args: argparse.Namespace) -> "SearchSettings":
+def search_settings(args: argparse.Namespace) -> "BeamSettings":
     """Makes the search settings that the arguments ask for.
 
     Args:
@@ -187,13 +185,13 @@ def search_settings(args: argparse.Namespace) -> "SearchSettings":
     Returns:
         The settings.
     """
-    from mnmt_ds.decoding.beam_search import SearchSettings
+    from mnmt_ds.decoding.beam_search import BeamSettings
 
     sample = getattr(args, "sample", 0.0)
     drawn: dict[str, Any] = {}
     if sample:
         drawn = dict(sample_temperature=sample, sample_top_k=args.top_k, sample_top_p=args.top_p, sample_seed=args.seed)
-    return SearchSettings(
+    return BeamSettings(
         beam=1 if sample else args.beam, length_penalty=args.length_penalty, early_stopping=not args.patient,
         ban_unknown=args.ban_unknown, banned_pieces=tuple(getattr(args, "ban", ())), **drawn,
     )  # fmt: skip
@@ -247,8 +245,8 @@ def processes(args: argparse.Namespace, translator: "Translator", sentences: int
 
 
 def _translate(
-    translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "SearchSettings",
-    output: IO[bytes], progress: "Progress",
+    translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "BeamSettings",
+    output: IO[bytes], progress: "ProgressBar",
 ) -> list[int]:  # fmt: skip
     """Translates lines, whose first has number ``first``, into the output; the numbers of those that were cut."""
     from mnmt_ds.decoding.long_text import join_parts, split_long

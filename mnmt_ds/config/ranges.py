@@ -25,11 +25,6 @@ class NumberRange(NamedTuple):
     le: float | None = None
     lt: float | None = None
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether there is a lower bound."""
-        return self.ge is not None or self.gt is not None
-
     def holds(self, value: float) -> bool:
         """Says whether a number lies in the range.
 

@@ -1,7 +1,7 @@
-"""Work that survives: a stage's output is a directory named by its fingerprint, complete as soon as it exists.
+"""Each step of ``prepare`` writes a directory named by a fingerprint, complete as soon as it exists.
 
-A stage writes into a temporary directory; when done, its files are hashed and synced, ``stage.json`` is written, and
-one rename gives the directory its name. An interrupted stage leaves a temporary directory, which the next run removes.
+A step writes into a temporary directory; when done, its files are hashed and synced, ``stage.json`` is written, and
+one rename gives the directory its name. An interrupted step leaves a temporary directory, which the next run removes.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ from mnmt_ds.files import lock, replacing_directory, sha256
 from mnmt_ds.json_files import InsidePath
 
 RECORD = "stage.json"
-"""File of a stage's directory that holds its record."""
+"""File of an output's directory that holds its record (named so since the first release)."""
 
 
-class BuildStage(NamedTuple):
-    """A finished stage."""
+class BuildOutput(NamedTuple):
+    """What a finished step of ``prepare`` wrote."""
 
     directory: Path
     """Where its files are."""
     fingerprint: str
     """Hash of everything that its output depends on."""
     record: dict[str, Any]
-    """What the stage reported: counts, and under "files" the SHA-256 and size (bytes) of each file."""
+    """What the step reported: counts, and under "files" the SHA-256 and size (bytes) of each file."""
 
     def sha256(self, name: str) -> str:
         """Looks up the hash of one of its files.
 
         Args:
-            name: path relative to the stage's directory.
+            name: path relative to the output's directory.
 
         Returns:
             SHA-256 of the content, in hexadecimal digits.
@@ -46,7 +46,7 @@ class BuildStage(NamedTuple):
 
 
 def fingerprint_of(*inputs: Any) -> str:
-    """Hashes everything that a stage's output depends on.
+    """Hashes everything that an output depends on.
 
     Args:
         inputs: JSON values.
@@ -57,44 +57,44 @@ def fingerprint_of(*inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
 
 
-class StageShape(TypedDict):
-    """What every record of a stage holds."""
+class OutputJson(TypedDict):
+    """What every record of an output holds."""
 
     files: dict[InsidePath, dict[str, Any]]
 
 
-def load_stage(work: Path, name: str, fingerprint: str) -> BuildStage | None:
-    """Looks for a stage's output.
+def load_output(work: Path, name: str, fingerprint: str) -> BuildOutput | None:
+    """Looks for an output.
 
     Args:
-        work: directory of all stages of a corpus.
-        name: the stage's name, such as ``clean.bs-en.train``.
+        work: directory of all outputs of a corpus.
+        name: the output's name, such as ``clean.bs-en.train``.
         fingerprint: hash of its inputs.
 
     Returns:
-        The stage, or None where it is missing or a file of it is not what was written.
+        The output, or None where it is missing or a file of it is not what was written.
     """
     directory = work / name / fingerprint
     try:
-        record = read_checked_json(directory / RECORD, StageShape)
+        record = read_checked_json(directory / RECORD, OutputJson)
         expected = {directory / file: str(entry["sha256"]) for file, entry in record["files"].items()}
         is_whole = first_altered(expected, work.parent) is None
     except (OSError, ValueError, KeyError):
         return None
-    return BuildStage(directory, fingerprint, record) if is_whole else None
+    return BuildOutput(directory, fingerprint, record) if is_whole else None
 
 
 @contextmanager
-def new_stage(work: Path, name: str, fingerprint: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Gives a directory and a record to fill; they become the finished stage when the block ends without an error.
+def new_output(work: Path, name: str, fingerprint: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Gives a directory and a record to fill; they become the finished output when the block ends without an error.
 
     Args:
-        work: directory of all stages of a corpus.
-        name: the stage's name.
+        work: directory of all outputs of a corpus.
+        name: the output's name.
         fingerprint: hash of its inputs.
 
     Yields:
-        A temporary directory for the stage's files, and an empty record for JSON values about them.
+        A temporary directory for the output's files, and an empty record for JSON values about them.
     """
     with replacing_directory(work / name / fingerprint) as directory:
         record: dict[str, Any] = {}
@@ -106,29 +106,29 @@ def new_stage(work: Path, name: str, fingerprint: str) -> Iterator[tuple[Path, d
         write_checked_json(directory / RECORD, record, indent=None)
 
 
-def built_stage(work: Path, name: str, fingerprint: str) -> BuildStage:
-    """Loads a stage that was just built or loaded; its files are not read again.
+def finished_output(work: Path, name: str, fingerprint: str) -> BuildOutput:
+    """Loads an output that was just built or loaded; its files are not read again.
 
     Args:
-        work: directory of all stages of a corpus.
-        name: the stage's name.
+        work: directory of all outputs of a corpus.
+        name: the output's name.
         fingerprint: hash of its inputs.
 
     Returns:
-        The stage.
+        The output.
     """
     directory = work / name / fingerprint
-    return BuildStage(directory, fingerprint, read_checked_json(directory / RECORD))
+    return BuildOutput(directory, fingerprint, read_checked_json(directory / RECORD))
 
 
-def remove_unused_stages(work: Path, used: list[BuildStage]) -> None:
-    """Removes what interrupted runs left, and the outputs of stages that the corpus no longer uses.
+def remove_unused_outputs(work: Path, used: list[BuildOutput]) -> None:
+    """Removes what interrupted runs left, and outputs that the corpus no longer uses.
 
     Args:
-        work: directory of all stages of a corpus.
-        used: the stages that stay.
+        work: directory of all outputs of a corpus.
+        used: the outputs that stay.
     """
-    directories_in_use = {stage.directory for stage in used}
+    directories_in_use = {output.directory for output in used}
     for directory in work.glob("*/*"):
         if directory not in directories_in_use:
             shutil.rmtree(directory, ignore_errors=True)

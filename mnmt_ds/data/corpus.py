@@ -165,25 +165,25 @@ def changed_settings(manifest: Mapping[str, Any], settings: DataSettings) -> lis
     return names
 
 
-class _PairShape(TypedDict):
+class _PairJson(TypedDict):
     splits: dict[str, dict[str, Any]]
 
 
-class _FileShape(TypedDict):
+class _FileJson(TypedDict):
     size: int
     sha256: str
 
 
-class ManifestShape(TypedDict):
+class ManifestJson(TypedDict):
     """What every manifest holds that is read when training."""
 
     format: int
     hash: str
     tokenizer_hash: str
     settings: dict[str, Any]
-    pairs: dict[str, _PairShape]
+    pairs: dict[str, _PairJson]
     monolingual: dict[str, Any]
-    files: dict[InsidePath, _FileShape]
+    files: dict[InsidePath, _FileJson]
 
 
 class Corpus:
@@ -226,7 +226,7 @@ class Corpus:
             manifest = read_checked_json(path)
             is_known_format = manifest.get("format") == FORMAT
             if is_known_format:
-                check_shape(manifest, ManifestShape)
+                check_shape(manifest, ManifestJson)
         except FileNotFoundError:
             raise UserError(f"{path}: no prepared corpus here; run mnmt-ds prepare") from None
         except (OSError, ValueError) as error:

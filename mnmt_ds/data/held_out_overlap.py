@@ -24,7 +24,7 @@ from mnmt_ds.data.dedup_keys import hash64, normalise_key
 from mnmt_ds.data.holdout import Hashes, Mask
 from mnmt_ds.data.language_codes import canonical_language
 from mnmt_ds.data.language_pairs import split_pair
-from mnmt_ds.data.worker_pool import Progress, map_in_order
+from mnmt_ds.data.worker_pool import ProgressBar, map_in_order
 
 BLOCK = 4000
 """Lines that a worker hashes at once."""
@@ -136,7 +136,7 @@ def count_overlap(pool: Executor, texts: Mapping[str, Sequence[LanguageFile]]) -
     for name, files in training.items():
         counts_4 = np.zeros(4, np.int64)
         sides = [by_language.get(canonical_language(file.language)) for file in files]
-        with Progress(f"compare {name} with held-out text", "rows") as progress:
+        with ProgressBar(f"compare {name} with held-out text", "rows") as progress:
             for block in map_in_order(pool, _hash_block, _line_blocks(files)):
                 counts_4 += _count_rows(block, sides)
                 progress.add(len(block[0].exact))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnmt_ds.data import prepare_report
-from mnmt_ds.data.build_cache import BuildStage
+from mnmt_ds.data.build_cache import BuildOutput
 from mnmt_ds.data.corpus import FORMAT, MANIFEST
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.file_integrity import first_altered, read_checked_json, write_checked_json
@@ -22,30 +22,30 @@ PREVIOUS = ".manifest.previous.json"
 
 
 class BuiltCorpus(NamedTuple):
-    """Every stage of a corpus; monolingual text stands as "mono.fr"."""
+    """The outputs of every step for a corpus; monolingual text stands as "mono.fr"."""
 
     origin: str
     """Where the training text came from: files, gettext or cldr."""
-    clean: Mapping[str, Mapping[str, BuildStage]]
+    clean: Mapping[str, Mapping[str, BuildOutput]]
     """Cleaned text by pair and split."""
-    texts: Mapping[str, BuildStage]
+    texts: Mapping[str, BuildOutput]
     """Selected text by pair."""
-    tokenizer: BuildStage
+    tokenizer: BuildOutput
     """The tokenizer."""
-    binaries: Mapping[str, BuildStage]
+    binaries: Mapping[str, BuildOutput]
     """Ids by "PAIR.SPLIT"."""
-    overlap: BuildStage
+    overlap: BuildOutput
     """Counts of held-out text in training text."""
-    coverage: BuildStage
+    coverage: BuildOutput
     """What the tokenizer cannot say of the texts."""
 
-    def stages(self) -> list[BuildStage]:
+    def outputs(self) -> list[BuildOutput]:
         """Lists all of them.
 
         Returns:
-            The stages that this corpus uses.
+            The outputs that this corpus uses.
         """
-        clean = [stage for by_split in self.clean.values() for stage in by_split.values()]
+        clean = [output for by_split in self.clean.values() for output in by_split.values()]
         return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values(), self.overlap, self.coverage]
 
 
@@ -57,13 +57,13 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
     Args:
         directory: the corpus's directory.
         settings: the recipe's ``data`` section.
-        built: every stage of the new corpus.
+        built: the outputs of every step for the new corpus.
 
     Returns:
         Path of the new manifest.
     """
     sources = _published_files(built)
-    files = {name: stage.record["files"][inner] for name, (stage, inner) in sorted(sources.items())}
+    files = {name: output.record["files"][inner] for name, (output, inner) in sorted(sources.items())}
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "hash": _corpus_hash(files),
@@ -89,9 +89,9 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
         )
         write_text(ready.enter_context(replacing(directory / "report.md")), prepare_report.markdown_report(manifest))
         if old.get("files") != files or not path.exists() or not _are_whole(directory, files):
-            for name, (stage, inner) in sources.items():
-                if not _is_linked(stage.directory / inner, directory / name):
-                    link_or_copy(stage.directory / inner, ready.enter_context(replacing(directory / name)))
+            for name, (output, inner) in sources.items():
+                if not _is_linked(output.directory / inner, directory / name):
+                    link_or_copy(output.directory / inner, ready.enter_context(replacing(directory / name)))
             if path.exists():
                 os.replace(path, previous)
             for name in set(old.get("files", {})) - set(files):
@@ -115,16 +115,16 @@ def _warn_of_other_sentencepiece(directory: Path, old: Mapping[str, Any], new: M
         )  # fmt: skip
 
 
-def _published_files(built: BuiltCorpus) -> dict[str, tuple[BuildStage, str]]:
+def _published_files(built: BuiltCorpus) -> dict[str, tuple[BuildOutput, str]]:
     """Final names, and whence each file comes."""
-    sources: dict[str, tuple[BuildStage, str]] = {}
-    for name, stage in built.texts.items():
-        for inner in stage.record["files"]:
+    sources: dict[str, tuple[BuildOutput, str]] = {}
+    for name, output in built.texts.items():
+        for inner in output.record["files"]:
             final = name if name.startswith("mono.") else f"{name}.{inner}"
-            sources[f"text/{final}"] = stage, inner
-    for name, stage in built.binaries.items():
+            sources[f"text/{final}"] = output, inner
+    for name, output in built.binaries.items():
         for kind in ("bin", "idx"):
-            sources[f"bin/{name}.{kind}"] = stage, f"ids.{kind}"
+            sources[f"bin/{name}.{kind}"] = output, f"ids.{kind}"
     for inner in built.tokenizer.record["files"]:
         sources[f"tokenizer/{inner}"] = built.tokenizer, inner
     return sources
@@ -152,14 +152,14 @@ def _monolingual_entry(name: str, built: BuiltCorpus) -> dict[str, Any]:
     }
 
 
-def _common_entry(clean: Mapping[str, BuildStage], text: BuildStage) -> dict[str, Any]:
+def _common_entry(clean: Mapping[str, BuildOutput], text: BuildOutput) -> dict[str, Any]:
     train = clean["train"].record
     return {
         "counts": {**train["counts"], **text.record["counts"]},
-        "places": {split: stage.record["places"] for split, stage in clean.items()},
+        "places": {split: output.record["places"] for split, output in clean.items()},
         "domains": train["domains"],
         "left_out": train["left_out"],
-        "inputs": {split: stage.record["inputs"] for split, stage in clean.items()},
+        "inputs": {split: output.record["inputs"] for split, output in clean.items()},
     }
 
 

@@ -1,6 +1,6 @@
 """From a recipe's ``data:`` section to a corpus on disk; a second run redoes only what changed.
 
-Stages: 1 read and clean, 2 select (duplicates, held-out sets, limits), 3 tokenizer, 4 ids; then all is published.
+Steps: 1 read and clean, 2 select (duplicates, held-out sets, limits), 3 tokenizer, 4 ids; then all is published.
 """
 
 import logging
@@ -11,24 +11,22 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mnmt_ds.data import holdout, prepare_report
-from mnmt_ds.data.binarize_stage import ParallelText, build_binary_stage
+from mnmt_ds.data.binarization import ParallelText, build_binary_dataset
 from mnmt_ds.data.build_cache import (
-    BuildStage,
-    built_stage,
+    BuildOutput,
     fingerprint_of,
-    load_stage,
+    finished_output,
+    load_output,
     lock_corpus,
-    new_stage,
-    remove_unused_stages,
+    new_output,
+    remove_unused_outputs,
 )
-from mnmt_ds.data.cleaning_stage import build_cleaned_stage, load_row_hashes
-from mnmt_ds.data.given_tokenizer_stage import build_given_tokenizer_stage, open_recipe_tokenizer
+from mnmt_ds.data.given_tokenizer import build_given_tokenizer, open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import LanguageFile, count_overlap
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.manifest import BuiltCorpus, publish_corpus
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
-from mnmt_ds.data.selection_stage import build_monolingual_stage, build_selection_stage
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import (
     assign_splits,
@@ -36,8 +34,10 @@ from mnmt_ds.data.split_assignment import (
     pairs_without_key_language,
     usable_rows,
 )
+from mnmt_ds.data.text_cleaning import build_clean_text, load_row_hashes
+from mnmt_ds.data.text_selection import build_monolingual_text, build_selected_text
 from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_values
-from mnmt_ds.data.tokenizer_stage import TextFile, TrainingText, build_tokenizer_stage
+from mnmt_ds.data.tokenizer_training import TextFile, TrainingText, build_tokenizer
 from mnmt_ds.data.worker_pool import process_pool
 from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import remove_temporary_files
@@ -47,7 +47,7 @@ COVERAGE_VERSION = 1
 """Version of what ``tokenizer_coverage`` counts."""
 OVERLAP_VERSION = 1
 """Version of what ``held_out_overlap`` counts."""
-CleanStages = dict[str, dict[str, BuildStage]]
+CleanText = dict[str, dict[str, BuildOutput]]
 """Cleaned text by pair (or "mono.fr") and split."""
 
 
@@ -70,7 +70,7 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
         LOG.warning("prepare: not among the pairs, unused: %s", ", ".join(settings.unused))
     with lock_corpus(directory), process_pool(processes) as pool:
         if fresh:
-            remove_unused_stages(directory / "work", [])
+            remove_unused_outputs(directory / "work", [])
         try:
             for written in (directory, *(directory / name for name in ("text", "bin", "tokenizer"))):
                 remove_temporary_files(written)  # of a prepare that was killed; the lock keeps others out
@@ -86,74 +86,74 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
             reason = os.strerror(error.errno)
             fault = file_fault(error, directory) or f"{error.filename or directory}: {reason}; mend it"
             raise UserError(f"{fault}; then prepare again") from None
-        remove_unused_stages(directory / "work", built.stages())
+        remove_unused_outputs(directory / "work", built.outputs())
     print(prepare_report.summary_table(path))
     return path
 
 
 def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
-    """All stages, one after another."""
+    """Runs all steps, one after another."""
     given = open_recipe_tokenizer(settings)
     origin, clean = _clean_from_best_origin(settings, work, pool)
     if message := pairs_without_key_language(settings):
         LOG.info("prepare: %s", message)
     assignments, parts = {}, []
     for pair in settings.pairs:
-        hashes = {split: load_row_hashes(stage, settings.split.seed) for split, stage in clean[pair].items()}
+        hashes = {split: load_row_hashes(output, settings.split.seed) for split, output in clean[pair].items()}
         assignments[pair] = assign_splits(settings, hashes)
         parts.append(held_out_text(pair, hashes, assignments[pair].held_out))
     held_out = join_held_out(parts)
-    texts: dict[str, BuildStage] = {}
+    texts: dict[str, BuildOutput] = {}
     for pair in settings.pairs:
-        selection = build_selection_stage(work, settings, pair, clean[pair], assignments.pop(pair), held_out)
+        selection = build_selected_text(work, settings, pair, clean[pair], assignments.pop(pair), held_out)
         texts[pair] = _announce(f"select {pair}", *selection)
     for lang in settings.monolingual:
-        selection = build_monolingual_stage(work, settings, lang, clean[f"mono.{lang}"]["train"], held_out)
+        selection = build_monolingual_text(work, settings, lang, clean[f"mono.{lang}"]["train"], held_out)
         texts[f"mono.{lang}"] = _announce(f"select mono.{lang}", *selection)
     to_tokenise = dict(_texts_to_tokenise(texts))
     if given is None:
-        made = build_tokenizer_stage(work, pool, settings, list(_tokenizer_texts(settings, texts)))
+        made = build_tokenizer(work, pool, settings, list(_tokenizer_texts(settings, texts)))
     else:
         training = list(_tokenizer_texts(settings, texts)) if settings.tokenizer.new_pieces else []
-        made = build_given_tokenizer_stage(work, pool, settings, given, list(to_tokenise.values()), training)
+        made = build_given_tokenizer(work, pool, settings, given, list(to_tokenise.values()), training)
     tokenizer = _announce("tokenizer", *made)
     binaries = {
-        name: _announce(f"tokenise {name}", *build_binary_stage(work, pool, name, text, tokenizer))
+        name: _announce(f"tokenise {name}", *build_binary_dataset(work, pool, name, text, tokenizer))
         for name, text in to_tokenise.items()
     }
     return BuiltCorpus(origin, clean, texts, tokenizer, binaries, _overlap(work, pool, texts),
                        _coverage(work, pool, texts, tokenizer))  # fmt: skip
 
 
-def _overlap(work: Path, pool: Executor, texts: dict[str, BuildStage]) -> BuildStage:
-    """The stage whose record says how much held-out text the training texts hold."""
+def _overlap(work: Path, pool: Executor, texts: dict[str, BuildOutput]) -> BuildOutput:
+    """Gives the output whose record says how much held-out text the training texts hold."""
     by_name = dict(_texts_to_tokenise(texts))
     fingerprint = fingerprint_of({name: text.hashes for name, text in by_name.items()}, OVERLAP_VERSION)
-    if not load_stage(work, "overlap", fingerprint):
-        with new_stage(work, "overlap", fingerprint) as (_, record):
+    if not load_output(work, "overlap", fingerprint):
+        with new_output(work, "overlap", fingerprint) as (_, record):
             counts = count_overlap(pool, _language_files(by_name))
             record["overlap"] = {name: overlap._asdict() for name, overlap in counts.items()}
-    return built_stage(work, "overlap", fingerprint)
+    return finished_output(work, "overlap", fingerprint)
 
 
-def _coverage(work: Path, pool: Executor, texts: dict[str, BuildStage], tokenizer: BuildStage) -> BuildStage:
-    """The stage whose record says what the tokenizer cannot say of the texts."""
+def _coverage(work: Path, pool: Executor, texts: dict[str, BuildOutput], tokenizer: BuildOutput) -> BuildOutput:
+    """Gives the output whose record says what the tokenizer cannot say of the texts."""
     by_name = dict(_texts_to_tokenise(texts))
     hashes = {name: (text.hashes, text.languages) for name, text in by_name.items()}
     fingerprint = fingerprint_of(hashes, tokenizer.record["hash"], COVERAGE_VERSION)
-    if not load_stage(work, "coverage", fingerprint):
-        with new_stage(work, "coverage", fingerprint) as (_, record):
+    if not load_output(work, "coverage", fingerprint):
+        with new_output(work, "coverage", fingerprint) as (_, record):
             files = _language_files(by_name)
             counts = count_coverage(pool, files, tokenizer.directory)
             record["coverage"] = coverage_values(counts)
-    return built_stage(work, "coverage", fingerprint)
+    return finished_output(work, "coverage", fingerprint)
 
 
 def _language_files(by_name: dict[str, ParallelText]) -> dict[str, list[LanguageFile]]:
     return {name: list(map(LanguageFile, text.paths, text.languages)) for name, text in by_name.items()}
 
 
-def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanStages]:
+def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) -> tuple[Origin, CleanText]:
     """Where the text came from, and the cleaned text of every pair."""
     if settings.source != "auto":
         return settings.source, _clean(settings, work, pool, settings.source)
@@ -162,51 +162,51 @@ def _clean_from_best_origin(settings: DataSettings, work: Path, pool: Executor) 
         if missing := sorted(set(settings.pairs) - set(pairs_with_files)):
             raise UserError(f"data.corpora: no train files for {', '.join(missing)}; add them, or set data.source")
         return "files", _clean(settings, work, pool, "files")
-    stages = _clean(settings, work, pool, "gettext")
-    hashes = {pair: load_row_hashes(stages[pair]["train"], settings.split.seed) for pair in settings.pairs}
+    outputs = _clean(settings, work, pool, "gettext")
+    hashes = {pair: load_row_hashes(outputs[pair]["train"], settings.split.seed) for pair in settings.pairs}
     usable_counts = {pair: int(usable_rows(settings, hashes[pair])[0].sum()) for pair in settings.pairs}
     if not (reason := catalog_shortage(settings, usable_counts)):
-        return "gettext", stages
+        return "gettext", outputs
     LOG.warning("prepare: %s", reason)
     return "cldr", _clean(settings, work, pool, "cldr")
 
 
-def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -> CleanStages:
+def _clean(settings: DataSettings, work: Path, pool: Executor, origin: Origin) -> CleanText:
     """Cleaned text of every pair and language."""
-    stages: CleanStages = {}
+    outputs: CleanText = {}
     for pair in settings.pairs:
-        stages[pair] = {}
+        outputs[pair] = {}
         for split in holdout.SPLITS:
             parts = corpus_parts(settings, pair, split, origin)
             if parts or split == "train":
                 frozen = origin == "gettext" and split == "train"
-                cleaned = build_cleaned_stage(work, pool, settings, pair, split, parts, frozen)
-                stages[pair][split] = _announce(f"read {pair} {split}", *cleaned)
+                cleaned = build_clean_text(work, pool, settings, pair, split, parts, frozen)
+                outputs[pair][split] = _announce(f"read {pair} {split}", *cleaned)
     for lang in settings.monolingual:
-        cleaned = build_cleaned_stage(work, pool, settings, lang, "mono", corpus_parts(settings, lang, "mono", origin))
-        stages[f"mono.{lang}"] = {"train": _announce(f"read mono.{lang}", *cleaned)}
-    return stages
+        cleaned = build_clean_text(work, pool, settings, lang, "mono", corpus_parts(settings, lang, "mono", origin))
+        outputs[f"mono.{lang}"] = {"train": _announce(f"read mono.{lang}", *cleaned)}
+    return outputs
 
 
-def _tokenizer_texts(settings: DataSettings, texts: dict[str, BuildStage]) -> Iterator[TrainingText]:
+def _tokenizer_texts(settings: DataSettings, texts: dict[str, BuildOutput]) -> Iterator[TrainingText]:
     """What trains the tokenizer: every pair's training text; monolingual text of a language that no pair has."""
     languages_of_pairs = {side for pair in settings.pairs for side in split_pair(pair)}
-    for name, stage in texts.items():
+    for name, output in texts.items():
         languages = _languages_of_text(name)
         for language, suffix in zip(languages, ("src", "tgt"), strict=False):
             if len(languages) == 2 or language not in languages_of_pairs:
                 file = f"train.{suffix}"
-                lines = TextFile(stage.directory / file, stage.record["sentences"]["train"])
-                yield TrainingText(language, lines, stage.sha256(file))
+                lines = TextFile(output.directory / file, output.record["sentences"]["train"])
+                yield TrainingText(language, lines, output.sha256(file))
 
 
-def _texts_to_tokenise(texts: dict[str, BuildStage]) -> Iterator[tuple[str, ParallelText]]:
+def _texts_to_tokenise(texts: dict[str, BuildOutput]) -> Iterator[tuple[str, ParallelText]]:
     """Names and files of all that gets ids."""
-    for name, stage in texts.items():
+    for name, output in texts.items():
         languages = _languages_of_text(name)
-        for split, count in stage.record["sentences"].items():
+        for split, count in output.record["sentences"].items():
             files = [f"{split}.{suffix}" for _, suffix in zip(languages, ("src", "tgt"), strict=False)]
-            paths, hashes = [stage.directory / file for file in files], [stage.sha256(file) for file in files]
+            paths, hashes = [output.directory / file for file in files], [output.sha256(file) for file in files]
             yield (
                 f"{name}.{split}" if len(languages) == 2 else name,
                 ParallelText(tuple(paths), languages, tuple(hashes), count),
@@ -218,8 +218,8 @@ def _languages_of_text(name: str) -> tuple[str, ...]:
     return (name.removeprefix("mono."),) if name.startswith("mono.") else split_pair(name)
 
 
-def _announce(label: str, stage: BuildStage, was_made: bool) -> BuildStage:
-    """The stage, with a line for each one that had to be made."""
+def _announce(label: str, output: BuildOutput, was_made: bool) -> BuildOutput:
+    """The output, with a line for each one that had to be made."""
     if was_made:
         LOG.info("%s: done", label)
-    return stage
+    return output

@@ -50,7 +50,7 @@ class Derivation(NamedTuple):
     """Of each new id: the ids there whose rows' mean its row starts as; none: drawn."""
 
 
-class DerivationShape(TypedDict):
+class DerivationJson(TypedDict):
     """What a ``derivation.json`` holds."""
 
     base_hash: str
@@ -59,7 +59,7 @@ class DerivationShape(TypedDict):
     new: dict[str, list[int]]
 
 
-class TokenizerShape(TypedDict):
+class TokenizerJson(TypedDict):
     """What every ``tokenizer.json`` holds."""
 
     languages: list[str]
@@ -152,7 +152,7 @@ class Tokenizer:
         """
         directory = Path(directory)
         try:
-            record = read_json(directory / "tokenizer.json", TokenizerShape)
+            record = read_json(directory / "tokenizer.json", TokenizerJson)
             models = {name: (directory / file).read_bytes() for name, file in record["models"].items()}
             given = record.get("symbols")
             symbols = read_json(directory / given, list[str]) if given else None
@@ -313,7 +313,7 @@ class Tokenizer:
 
 
 def _read_derivation(path: Path) -> Derivation:
-    values = read_json(path, DerivationShape)
+    values = read_json(path, DerivationJson)
     new = {int(place): tuple(rows) for place, rows in values["new"].items()}
     return Derivation(values["base_hash"], values["base_size"], tuple(values["rows"]), new)
 

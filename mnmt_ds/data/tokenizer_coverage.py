@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mnmt_ds.data.held_out_overlap import LanguageFile
 from mnmt_ds.data.tokenizer import UNK, Tokenizer
-from mnmt_ds.data.worker_pool import Progress, map_in_order
+from mnmt_ds.data.worker_pool import ProgressBar, map_in_order
 
 MOST_LINES = 100_000
 """Lines of a file that are looked at, evenly spaced; of a shorter one all."""
@@ -52,7 +52,7 @@ def count_coverage(
         By name and "source" or "target" (of text in one language: source alone).
     """
     coverage: dict[str, dict[str, Coverage]] = {}
-    with Progress("round trips of the tokenizer", "lines") as progress:
+    with ProgressBar("round trips of the tokenizer", "lines") as progress:
         for name, sides in files.items():
             coverage[name] = {}
             for side, file in zip(SIDES, sides, strict=False):

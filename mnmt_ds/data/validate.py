@@ -11,9 +11,8 @@ from pathlib import Path
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.cleaning_rules import EMPTY_SIDE
-from mnmt_ds.data.cleaning_stage import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
 from mnmt_ds.data.corpus import MANIFEST, Corpus, changed_settings
-from mnmt_ds.data.given_tokenizer_stage import open_recipe_tokenizer
+from mnmt_ds.data.given_tokenizer import open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import corpus_texts, count_overlap, overlap_faults, overlap_line
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.holdout import RowHashes
@@ -33,9 +32,10 @@ from mnmt_ds.data.split_assignment import (
     split_of_rows,
     usable_rows,
 )
+from mnmt_ds.data.text_cleaning import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
 from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_lines
 from mnmt_ds.data.vocabulary_size import count_characters, vocabulary_faults
-from mnmt_ds.data.worker_pool import Progress, map_in_order, process_pool
+from mnmt_ds.data.worker_pool import ProgressBar, map_in_order, process_pool
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
 from mnmt_ds.json_files import read_json
@@ -186,7 +186,7 @@ def _corpus_faults(settings: DataSettings, pool: Executor, checks_tokenizer: boo
     files = corpus.manifest["files"]
     paths = [directory / name for name in files]
     is_whole = True
-    with Progress("check hashes", "files", len(files)) as progress:
+    with ProgressBar("check hashes", "files", len(files)) as progress:
         for digest, (name, entry) in zip(map_in_order(pool, sha256, paths), files.items(), strict=True):
             progress.add(1)
             if digest != entry["sha256"]:

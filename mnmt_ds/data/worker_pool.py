@@ -75,10 +75,10 @@ def map_in_order(
         yield pending.popleft().result()
 
 
-class Progress:
+class ProgressBar:
     """A progress bar on a terminal; elsewhere a line every ten seconds.
 
-    ``with Progress("bs-en", "lines") as progress: progress.add(5)``
+    ``with ProgressBar("bs-en", "lines") as progress: progress.add(5)``
     """
 
     def __init__(self, label: str, unit: str, total: int | None = None) -> None:

@@ -27,7 +27,7 @@ FILLER = -1
 """Stands after the end of a finished hypothesis."""
 
 
-class SearchSettings(Settings):
+class BeamSettings(Settings):
     """How translations are searched for; the defaults are the papers' (beam 5, length penalty 1.0)."""
 
     beam: int = Field(default=5, ge=1, le=1000)
@@ -54,7 +54,7 @@ class SearchSettings(Settings):
     """Of what is drawn."""
 
     @model_validator(mode="after")
-    def _one_beam(self) -> "SearchSettings":
+    def _one_beam(self) -> "BeamSettings":
         if self.sample_temperature and self.beam != 1:
             raise ValueError("sampling has no beam; set beam to 1")
         return self
@@ -67,7 +67,7 @@ class Hypothesis(NamedTuple):
     score: float
 
 
-class _Search(NamedTuple):
+class _RunningBeams(NamedTuple):
     """The sentences still in the batch."""
 
     row_B: Tensor
@@ -91,7 +91,7 @@ def beam_search(
     model: Transformer,
     source_BS: Tensor,
     start: int | Sequence[int],
-    settings: SearchSettings,
+    settings: BeamSettings,
     limit: Sequence[int] | None = None,
     banned: Sequence[int] = (BOS, PAD),
     implementation: Literal["auto", "native", "torch"] = "auto",
@@ -135,12 +135,12 @@ def beam_search(
         if done * step.COMPACT_SHARE >= len(search.row_B) or step.needs_compaction(cache):
             _collect(search, result)
             stay_B = (~search.done_B).nonzero()[:, 0]
-            search = _Search(*(value[stay_B] for value in search))
+            search = _RunningBeams(*(value[stay_B] for value in search))
             cache, token_BW = step.select_sentences(cache, stay_B), token_BW[stay_B]
     return result
 
 
-def length_limits(source_BS: Tensor, settings: SearchSettings, positions: int) -> Tensor:
+def length_limits(source_BS: Tensor, settings: BeamSettings, positions: int) -> Tensor:
     """Computes how long hypotheses may become: ratio * source tokens + plus, within the model's positions.
 
     Args:
@@ -156,15 +156,15 @@ def length_limits(source_BS: Tensor, settings: SearchSettings, positions: int) -
 
 
 def _start(
-    model: Transformer, source_BS: Tensor, settings: SearchSettings, limit: Sequence[int] | None, given: int
-) -> _Search:
+    model: Transformer, source_BS: Tensor, settings: BeamSettings, limit: Sequence[int] | None, given: int
+) -> _RunningBeams:
     """The search before the first token; ``given`` tokens of every hypothesis count in lengths alone."""
     batch, device = len(source_BS), source_BS.device
     if limit is None:
         limit_B = length_limits(source_BS, settings, model.settings.max_positions - given) + given
     else:
         limit_B = (torch.tensor(limit, device=device) + given).clamp(given + 1, model.settings.max_positions)
-    return _Search(
+    return _RunningBeams(
         row_B=torch.arange(batch, device=device),
         limit_B=limit_B,
         done_B=torch.zeros(batch, dtype=torch.bool, device=device),
@@ -176,8 +176,8 @@ def _start(
 
 
 def _advance(
-    search: _Search, candidates: tuple[Tensor, Tensor, Tensor], length: int, settings: SearchSettings
-) -> tuple[_Search, Tensor, Tensor]:
+    search: _RunningBeams, candidates: tuple[Tensor, Tensor, Tensor], length: int, settings: BeamSettings
+) -> tuple[_RunningBeams, Tensor, Tensor]:
     """One token further: the search, each new running beam's parent, and its token. ``length`` counts that token."""
     beam = settings.beam
     score_BC, parent_BC, token_BC = candidates
@@ -205,14 +205,14 @@ def _advance(
 
 
 def _finish(
-    search: _Search,
+    search: _RunningBeams,
     score_BC: Tensor,
     parent_BC: Tensor,
     token_BC: Tensor,
     ends_BC: Tensor,
     length: int,
-    settings: SearchSettings,
-) -> _Search:
+    settings: BeamSettings,
+) -> _RunningBeams:
     """Takes candidates that end, where they stand among the first ``beam``, into the finished hypotheses."""
     beam = settings.beam
     counts_BW = ends_BC[:, :beam] & ~search.done_B[:, None]
@@ -233,7 +233,7 @@ def _extend(tokens_BWT: Tensor, parent_BW: Tensor, token_BW: Tensor) -> Tensor:
     return torch.cat([past_BWT, token_BW[:, :, None]], 2)
 
 
-def _collect(search: _Search, result: list[list[Hypothesis]]) -> None:
+def _collect(search: _RunningBeams, result: list[list[Hypothesis]]) -> None:
     """Writes the hypotheses of sentences that are done to their places."""
     done_B = search.done_B.nonzero()[:, 0]
     parts = (search.row_B[done_B], search.final_score_BW[done_B], search.final_tokens_BWT[done_B])

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.models.transformer import Transformer
 
 Continuations = Callable[[Transformer, Tensor, Tensor, int, Sequence[int]], tuple[Tensor, Tensor, Tensor]]
 """Chooses how each sentence goes on, as ``top_continuations`` of ``mnmt_ds.decoding.incremental`` does."""
 
 
-def sampler(settings: SearchSettings, name: str) -> Continuations:
+def sampler(settings: BeamSettings, name: str) -> Continuations:
     """Makes what draws the next token of each sentence.
 
     Args:

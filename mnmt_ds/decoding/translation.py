@@ -20,7 +20,7 @@ from mnmt_ds.batch import BOS, EOS, PAD, UNK
 from mnmt_ds.data.framing import frame_source
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
-from mnmt_ds.decoding.beam_search import Hypothesis, SearchSettings, beam_search
+from mnmt_ds.decoding.beam_search import BeamSettings, Hypothesis, beam_search
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.sampling import sampler
 from mnmt_ds.errors import UserError
@@ -86,7 +86,7 @@ def make_batches(
     return batches
 
 
-def untranslatable_ids(tokenizer: Tokenizer, settings: SearchSettings) -> tuple[int, ...]:
+def untranslatable_ids(tokenizer: Tokenizer, settings: BeamSettings) -> tuple[int, ...]:
     """Lists the ids that no translation may hold: start symbol, padding, mask and tags; the unknown piece if so set.
 
     Args:
@@ -121,7 +121,7 @@ def _ids_of(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:
 
 
 def decode_batch(
-    model: Transformer, batch: DecodingBatch, settings: SearchSettings, banned: Sequence[int]
+    model: Transformer, batch: DecodingBatch, settings: BeamSettings, banned: Sequence[int]
 ) -> list[list[Hypothesis]]:
     """Translates one batch on the model's device.
 
@@ -161,7 +161,7 @@ def hypothesis_text(translator: Translator, hypothesis: Hypothesis) -> str:
 
 
 @contextmanager
-def open_decoder(translator: Translator, settings: SearchSettings, processes: int = 1) -> Iterator[Decoder]:
+def open_decoder(translator: Translator, settings: BeamSettings, processes: int = 1) -> Iterator[Decoder]:
     """Decodes in this process, or in worker processes that each load the model and share the processors.
 
     Args:
@@ -227,7 +227,7 @@ def _threads(count: int) -> Iterator[None]:
 def translate_all(
     translator: Translator,
     pieces: Mapping[str, Sequence[Pieces]],
-    settings: SearchSettings,
+    settings: BeamSettings,
     batch_tokens: int,
     processes: int = 1,
     progress: Callable[[int], None] = lambda count: None,
@@ -262,10 +262,10 @@ def translate_all(
     return result
 
 
-_worker: tuple[Transformer, SearchSettings, Sequence[int]] | None = None
+_worker: tuple[Transformer, BeamSettings, Sequence[int]] | None = None
 
 
-def _open(directory: Path, dtype: torch.dtype, settings: SearchSettings, banned: Sequence[int], threads: int) -> None:
+def _open(directory: Path, dtype: torch.dtype, settings: BeamSettings, banned: Sequence[int], threads: int) -> None:
     global _worker
     torch.set_num_threads(threads)
     _worker = load_model(directory)[0].to(dtype), settings, banned

@@ -26,9 +26,9 @@ from mnmt_ds.engine.students.student import Student, check_gradient, stopped, tr
 from mnmt_ds.engine.students.teacher_prefetcher import TeacherPrefetcher
 from mnmt_ds.engine.training import Training
 from mnmt_ds.engine.validation_round import validate_students
-from mnmt_ds.progress import update_under_way
 from mnmt_ds.samplers.sampler import Losses
 from mnmt_ds.tracking import progress_line
+from mnmt_ds.training_position import update_under_way
 
 LOG = logging.getLogger(__name__)
 
@@ -67,21 +67,23 @@ class StudentLoop:
     """Sums since the last report."""
 
 
-def student_loops(training: Training, next_change: Callable[[Student], int] | None = None) -> dict[str, StudentLoop]:
+def student_loops(
+    training: Training, next_evaluation: Callable[[Student], int] | None = None
+) -> dict[str, StudentLoop]:
     """Makes what the loop keeps of each of this rank's students, by name.
 
     Args:
         training: the run.
-        next_change: the updates that will be done when the next validation or change comes; None: as the run says.
+        next_evaluation: the updates that will be done when the next validation or change comes; None: as the run says.
 
     Returns:
         One entry a student.
     """
-    peak, next_change = peak_flops(training.recipe.train.precision), next_change or training.next_change
+    peak, next_evaluation = peak_flops(training.recipe.train.precision), next_evaluation or training.next_evaluation
     return {
         student.name: StudentLoop(
             student,
-            TeacherPrefetcher(student.method, student.data_iterator, partial(next_change, student)),
+            TeacherPrefetcher(student.method, student.data_iterator, partial(next_evaluation, student)),
             Meter(training.layout, peak),
         )
         for student in training.students

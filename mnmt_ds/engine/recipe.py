@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mnmt_ds.config import FilePath, Loaded, Settings, load_with_faults
 from mnmt_ds.data.denoising import DenoisingSettings, with_released_tasks
@@ -209,23 +209,6 @@ def unused_sampler(recipe: Recipe) -> str:
         f"sampler: {recipe.sampler.name} is not used, since each of the students has its own; set it in the entries of"
         " 'students'"
     )
-
-
-def resolved_method(values: dict[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
-    """Completes a method's settings as an older version wrote them, with null for what profile or pairs decide.
-
-    Args:
-        values: a ``method`` section.
-        pairs: the language pairs of its run.
-
-    Returns:
-        The section with every setting; ``values`` itself where this version does not know them.
-    """
-    try:
-        settings = TypeAdapter(MethodSettings).validate_python(values)
-    except ValidationError:
-        return values
-    return dict(settings.resolved(pairs).model_dump(mode="json"))
 
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = (), first_weights: bool = True) -> Recipe:

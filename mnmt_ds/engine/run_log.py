@@ -8,7 +8,7 @@ import torch
 
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.checkpointing.checkpoint import JobLayout
-from mnmt_ds.engine.monitoring.progress import RunProgress
+from mnmt_ds.engine.monitoring.progress import EpochProgress
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.students.peer_group import PeerGroup
 from mnmt_ds.engine.students.student import Student
@@ -47,7 +47,7 @@ class RunLog:
         self._pending: list[LogEntry] = []
 
     def log(
-        self, student: Student, kind: str, update: int, progress: RunProgress, values: dict[str, Any], line: str
+        self, student: Student, kind: str, update: int, progress: EpochProgress, values: dict[str, Any], line: str
     ) -> None:
         """Writes a student's record into its own log, and under its name into the run's where it is not alone.
 

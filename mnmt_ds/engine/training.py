@@ -12,9 +12,8 @@ from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.build import first_weights, make_students, open_corpus, open_training_data, run_facts
 from mnmt_ds.engine.checkpointing import checkpoint, run_directory
 from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, State
-from mnmt_ds.engine.checkpointing.pruning import Pruner
 from mnmt_ds.engine.checkpointing.resume_changes import (
-    Change,
+    ResumeChange,
     WrittenBy,
     changes,
     description,
@@ -22,8 +21,9 @@ from mnmt_ds.engine.checkpointing.resume_changes import (
     refuse,
     written_by,
 )
+from mnmt_ds.engine.checkpointing.retention import CheckpointRetention
 from mnmt_ds.engine.dataloading.training_data import dev_batches
-from mnmt_ds.engine.monitoring.progress import RunProgress, TimeSpent
+from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
@@ -53,7 +53,7 @@ class Start(NamedTuple):
     """Its ``state.json``."""
     written: WrittenBy
     """The run that wrote it."""
-    changes: list[Change]
+    changes: list[ResumeChange]
     """What this run has otherwise; nothing that is refused."""
 
 
@@ -109,7 +109,7 @@ class Training:
         self.description = description(recipe, config, self.corpus, layout.data_parallel_size)
         start = self._find_start(config) if resume else None
         self.run_log = RunLog(self.tracker, self.peer_group)
-        self.pruner = Pruner(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
+        self.retention = CheckpointRetention(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
         self.plain_scorer = scorer(
             recipe.train.label_smoothing, recipe.train.loss_implementation, layout.vocab_group
         )  # fmt: skip
@@ -195,11 +195,11 @@ class Training:
             Whether any rank was asked to stop.
         """
         rows = self.peer_group.gather_numbers(
-            [[*RunProgress.of(student.data_iterator, student.best.since_better), stop] for student in self.students]
+            [[*EpochProgress.of(student.data_iterator, student.best.since_better), stop] for student in self.students]
         )
         epoch, epochs, end, length, *_ = rows[0]
         since_better = int(min(row[4] for row in rows))
-        self.progress = RunProgress(int(epoch), epochs, int(end), int(length), since_better)
+        self.progress = EpochProgress(int(epoch), epochs, int(end), int(length), since_better)
         return any(row[5] for row in rows)
 
     def _find_start(self, config: ds_config.Json) -> Start | None:
@@ -240,7 +240,7 @@ class Training:
         if not self.has_ended():
             self._forget_the_time_after(state)
         if self.layout.job.is_main:
-            self.pruner.note_good(path)
+            self.retention.note_good(path)
         self.tracker.info(f"{path}: resumed at update {self.update}")
         for change in start.changes:
             self.tracker.info(change.line())
@@ -322,7 +322,7 @@ class Training:
         self._remove_unused(path)
 
     def _remove_unused(self, written: Path) -> None:
-        self.peer_group.barrier().on_main_first(self.pruner.prune, written)
+        self.peer_group.barrier().on_main_first(self.retention.remove_old, written)
         for student in self.students if self.layout.is_main else ():
             try:
                 records.remove_unused_snapshots(self.directory, student)
@@ -343,7 +343,7 @@ class Training:
     def _engines(self) -> checkpoint.Engines:
         return {student.name: student.engine for student in self.students}
 
-    def next_change(self, student: Student) -> int:
+    def next_evaluation(self, student: Student) -> int:
         """Computes the update after which the next validation comes, or a student's sampler next measures.
 
         Args:
@@ -352,7 +352,7 @@ class Training:
         Returns:
             A number of updates.
         """
-        return next_change(student, self.recipe.validation.every, self.progress.epoch_end)
+        return next_evaluation(student, self.recipe.validation.every, self.progress.epoch_end)
 
     def is_validation_due(self) -> bool:
         """Returns whether a validation follows the last update and is not done yet.
@@ -432,7 +432,7 @@ class Training:
         self._at_end.close()
 
 
-def next_change(student: Student, every: int, epoch_end: int) -> int:
+def next_evaluation(student: Student, every: int, epoch_end: int) -> int:
     """Computes the update after which the next validation comes, or a student's sampler next measures.
 
     Counted from the student's own updates: those before it in the run are one ahead while it trains.

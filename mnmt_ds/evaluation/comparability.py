@@ -7,7 +7,7 @@ figures are comparable. What a side does not say (an older report) is not held a
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.beam_search import BeamSettings
 
 Report = Mapping[str, Any]
 """What ``mnmt-ds evaluate`` wrote about a model."""
@@ -171,14 +171,14 @@ def _said_of_search(report: Report, facts: Mapping[str, Any]) -> Any:
     return facts.get("search") or report.get("search")
 
 
-def _search(report: Report, facts: Mapping[str, Any]) -> SearchSettings | None:
+def _search(report: Report, facts: Mapping[str, Any]) -> BeamSettings | None:
     """How a pair was translated; a setting that came later had its default then."""
     values = _said_of_search(report, facts)
-    known = {key: value for key, value in (values or {}).items() if key in SearchSettings.model_fields}
-    return SearchSettings.model_validate(known) if values else None
+    known = {key: value for key, value in (values or {}).items() if key in BeamSettings.model_fields}
+    return BeamSettings.model_validate(known) if values else None
 
 
-def _differing(ours: SearchSettings, theirs: SearchSettings) -> list[str]:
+def _differing(ours: BeamSettings, theirs: BeamSettings) -> list[str]:
     first, second = ours.model_dump(), theirs.model_dump()
     return [f"{key.replace('_', ' ')} {first[key]}, not {second[key]}" for key in first if first[key] != second[key]]
 

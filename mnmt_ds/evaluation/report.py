@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.language_pairs import split_pair
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation import scores
 from mnmt_ds.evaluation.comparability import unlike_translations
-from mnmt_ds.evaluation.report_shape import ReportShape
+from mnmt_ds.evaluation.report_json import ReportJson
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.evaluation.significance import paired_bootstrap
 from mnmt_ds.evaluation.tokenised_text import tokenised_lines
@@ -42,7 +42,7 @@ class EvaluationTask(NamedTuple):
     checkpoint: str
     split: str
     pairs: Sequence[str]
-    search: SearchSettings
+    search: BeamSettings
     score: ScoreSettings
     batch_tokens: int = 1024
     """Padded source tokens of a batch."""
@@ -147,7 +147,7 @@ def evaluate(
     return report
 
 
-def decoding_facts(search: SearchSettings, translator: Translator) -> dict[str, Any]:
+def decoding_facts(search: BeamSettings, translator: Translator) -> dict[str, Any]:
     """Says how a model's translations are made, as it stands in a report.
 
     Args:
@@ -342,7 +342,7 @@ def read_report(path: Path) -> dict[str, Any]:
         UserError: where it cannot be read, or was altered.
     """
     try:
-        return read_checked_json(path, ReportShape)
+        return read_checked_json(path, ReportJson)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable report ({reason(error)}); evaluate again with --fresh") from None
 
@@ -434,7 +434,10 @@ def _earlier_hypotheses(path: Path, identity: Mapping[str, Any], pairs: Sequence
     except UserError as error:
         LOG.warning("%s: doing so", error)
         return None
-    search = {**SearchSettings().model_dump(mode="json"), **(report.get("search") or {})}  # what came later: default
+    search = {
+        **BeamSettings().model_dump(mode="json"),
+        **(report.get("search") or {}),
+    }  # what came later: default
     if any({**report, "search": search}.get(key) != value for key, value in identity.items()):
         return None
     counts = {pair: facts.get("sentences") for pair, facts in report.get("pairs", {}).items()}

@@ -84,7 +84,7 @@ Action = Callable[[float, float], float]
 ACTIONS: dict[str, Action] = {"keep": keep, "raise": raise_, "lower": lower}
 
 
-class Search(NamedTuple):
+class AlphaSearch(NamedTuple):
     """A search as it is logged: with it the choices can be made again."""
 
     mu: float

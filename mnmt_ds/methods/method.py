@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from mnmt_ds.batch import Batch, MicroBatchContent
-from mnmt_ds.best_values import Measure
+from mnmt_ds.best_values import DevMetric
 from mnmt_ds.distributed import ALONE, RankGroup
 from mnmt_ds.methods.peers import Peers
 from mnmt_ds.teachers.overall_best import mean_loss
@@ -106,11 +106,11 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
-class Measuring(Protocol):
+class GoesByDevMetrics(Protocol):
     """A ``Stateful`` that compares figures of validations, and begins anew where these are measured otherwise."""
 
     @property
-    def measures(self) -> Collection[Measure]:
+    def dev_metrics(self) -> Collection[DevMetric]:
         """What it goes by."""
         ...
 

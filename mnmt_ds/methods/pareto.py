@@ -16,7 +16,7 @@ from mnmt_ds.config import FilePath, PaperDifference, Settings
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.alpha_rules import (
-    Search,
+    AlphaSearch,
     best_of_all,
     best_of_each,
     better_peers,
@@ -246,7 +246,7 @@ def search(settings: ParetoSettings, weights: PeerWeights, peers: Peers, report:
     losses = peers.run_trials(settings.trials, [partial(weights.replace, alpha) for alpha in space.values()])
     trials = dict(zip(space, losses, strict=True))
     actions = (best_of_each if settings.rule == "auto" else best_of_all)(trials)
-    weights.search = Search(mu, before, trials, actions)
+    weights.search = AlphaSearch(mu, before, trials, actions)
     weights.replace({pair: space[action][pair] for pair, action in actions.items()})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import UserError
-from mnmt_ds.methods.alpha_rules import Search, Weights
+from mnmt_ds.methods.alpha_rules import AlphaSearch, Weights
 
 
 class PeerWeights:
@@ -27,7 +27,7 @@ class PeerWeights:
         """Validations so far."""
         self.seconds = 0.0
         """Time that the last validation's search or extra updates took."""
-        self.search: Search | None = None
+        self.search: AlphaSearch | None = None
         """The last validation's search."""
 
     def of(self, pair: str) -> tuple[float, list[str]]:
@@ -101,7 +101,7 @@ class PeerWeights:
         return keys | {metric_keys.SEARCH_SECONDS: self.seconds}
 
 
-def _search_keys(search: Search) -> dict[str, float]:
+def _search_keys(search: AlphaSearch) -> dict[str, float]:
     """A search by metric key."""
     keys: dict[str, float] = {metric_keys.SEARCH_MU: search.mu}
     for pair, action in search.actions.items():

@@ -7,11 +7,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mnmt_ds.batch import BOS, EOS, PAD, UNK
-from mnmt_ds.errors import UserError
 from mnmt_ds.models.settings import ModelSettings
 
 LAYER_NAMES = {
@@ -69,30 +67,6 @@ def m2m100_tensors(name: str, value: Tensor, share_embeddings: str) -> dict[str,
         return dict.fromkeys(REPEATS[share_embeddings], value)
     targets = _targets(name)
     return dict(zip(targets, value.chunk(len(targets)), strict=True))
-
-
-def from_m2m100(state: dict[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
-    """Renames transformers' M2M100 weights to ours.
-
-    Args:
-        state: M2M100's weights by name; tied repeats and position tables are passed over.
-        settings: our model's shape.
-
-    Returns:
-        Our weights by name, without tied repeats.
-
-    Raises:
-        UserError: when a weight of our model is missing.
-    """
-    result: dict[str, Tensor] = {}
-    for name, targets in m2m100_names(settings, state).items():
-        try:
-            result[name] = torch.cat([state[target] for target in targets])
-        except KeyError as error:
-            raise UserError(
-                f"M2M100 weights: {error.args[0]} is missing; give a state of the same number of layers"
-            ) from None
-    return result
 
 
 def m2m100_names(settings: ModelSettings, present: Container[str]) -> dict[str, tuple[str, ...]]:

@@ -27,7 +27,7 @@ NAMES = {
 """How safetensors writes the types of weights."""
 
 
-class IndexShape(TypedDict):
+class IndexJson(TypedDict):
     """What an index of shards holds."""
 
     weight_map: dict[str, str]
@@ -177,7 +177,7 @@ def _files(directory: Path) -> list[Path]:
         raise UserError(f"{directory}: no {SINGLE} there; download the whole directory again")
     refuse_pointer(index)
     try:
-        names = sorted(set(read_json(index, IndexShape)["weight_map"].values()))
+        names = sorted(set(read_json(index, IndexJson)["weight_map"].values()))
         if any(Path(name).name != name for name in names):
             raise ValueError("a shard in another directory")
     except (OSError, ValueError):

@@ -92,7 +92,7 @@ def write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, 
     path.chmod(permissions)
 
 
-class DescriptionShape(TypedDict):
+class DescriptionJson(TypedDict):
     """What every ``model.json`` holds."""
 
     model: dict[str, Any]
@@ -120,7 +120,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
     """
     path = directory / "model.json"
     try:
-        return read_checked_json(path, DescriptionShape)
+        return read_checked_json(path, DescriptionJson)
     except FileNotFoundError:
         raise UserError(f"{path}: no model there; give a run's best, best_<pair> or last_model directory") from None
     except (OSError, ValueError) as error:

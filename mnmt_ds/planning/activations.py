@@ -16,7 +16,7 @@ FP32_BYTES = 4
 """Bytes of an element of the loss, which is computed in float32."""
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """A micro-batch: B sentences of S source and T target positions, times K passes."""
 
     sentences: int
@@ -73,7 +73,7 @@ def attention_bytes(m: ModelSettings, sentences: int, queries: int, keys: int, e
     return FP32_BYTES * sentences * m.heads * queries
 
 
-def encoder_layer_bytes(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int:
+def encoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -> int:
     """Counts what an encoder layer keeps.
 
     Of a source position: two residual inputs and two normed ones (4 D), q, k, v (3 D), the attention's output (D),
@@ -94,7 +94,7 @@ def encoder_layer_bytes(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int
     return x.source_tokens * position + attention_bytes(m, x.sentences, x.source, x.source, e, on_cpu)
 
 
-def decoder_layer_bytes(m: ModelSettings, x: Shape, e: int, on_cpu: bool) -> int:
+def decoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -> int:
     """Counts what a decoder layer keeps.
 
     Of a target position: three residual inputs and three normed ones (6 D), q, k, v (3 D), the query to the encoder
@@ -148,7 +148,7 @@ def final_norm_bytes(m: ModelSettings, tokens: int, e: int) -> int:
 
 
 def forward_bytes(
-    m: ModelSettings, x: Shape, e: int, on_cpu: bool, passes: int = 1, kinds: Sequence[str] | None = None
+    m: ModelSettings, x: BatchShape, e: int, on_cpu: bool, passes: int = 1, kinds: Sequence[str] | None = None
 ) -> int:
     """Counts what is alive at the end of a forward pass.
 
@@ -181,7 +181,7 @@ def forward_bytes(
     return recomputed + sum(kept_by_kind.get(kind, 0) for kind in run_kinds)
 
 
-def loss_bytes(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passes: int, on_cpu: bool) -> int:
+def loss_bytes(m: ModelSettings, x: BatchShape, vocabulary: int, teachers: int, passes: int, on_cpu: bool) -> int:
     """Counts the workspace of the fused loss: the logits of a chunk for each pass and teacher, and the gradients of
     hidden states and projection, which live until the backward pass has used them.
 
@@ -208,7 +208,7 @@ def loss_bytes(m: ModelSettings, x: Shape, vocabulary: int, teachers: int, passe
 
 
 def vocab_parallel_loss_bytes(
-    m: ModelSettings, x: Shape, rank_vocabulary: int, teachers: int, passes: int, e: int, on_cpu: bool
+    m: ModelSettings, x: BatchShape, rank_vocabulary: int, teachers: int, passes: int, e: int, on_cpu: bool
 ) -> int:
     """Counts the workspace of the loss where ranks share the vocabulary (kernels/vocab_parallel.py).
 
@@ -235,7 +235,7 @@ def vocab_parallel_loss_bytes(
     return logits + widened + loss_gradient_bytes(m, x, rank_vocabulary, passes)
 
 
-def loss_gradient_bytes(m: ModelSettings, x: Shape, vocabulary: int, passes: int) -> int:
+def loss_gradient_bytes(m: ModelSettings, x: BatchShape, vocabulary: int, passes: int) -> int:
     """Counts the gradients of hidden states and projection, which are made with the loss.
 
     Args:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.planning import activations
-from mnmt_ds.planning.activations import FP32_BYTES, Shape
+from mnmt_ds.planning.activations import FP32_BYTES, BatchShape
 from mnmt_ds.planning.parameters import count_parameters, trained_parameters
 from mnmt_ds.planning.pipeline_stages import StageContents, plan_stages
 from mnmt_ds.teachers.shard_exchange import MAX_ELEMENTS_PER_EXCHANGE as FETCH
@@ -195,7 +195,7 @@ class RankMemory(NamedTuple):
 def rank_memory(
     m: ModelSettings,
     vocabulary: int,
-    shapes: Sequence[Shape],
+    shapes: Sequence[BatchShape],
     layout: PlannedLayout,
     teachers: FrozenTeachers,
     passes: int = 1,
@@ -309,7 +309,7 @@ def projection_bytes(m: ModelSettings, rank_vocabulary: int, layout: PlannedLayo
 
 
 def step_loss_bytes(
-    m: ModelSettings, x: Shape, rank_vocabulary: int, teachers: int, passes: int, layout: PlannedLayout
+    m: ModelSettings, x: BatchShape, rank_vocabulary: int, teachers: int, passes: int, layout: PlannedLayout
 ) -> int:
     """Counts the workspace of the loss over this rank's words.
 
@@ -355,7 +355,7 @@ def device_teacher_bytes(
 
 
 def step_activation_bytes(
-    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
+    m: ModelSettings, x: BatchShape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
 ) -> int:
     """Counts what backward passes need of every micro-batch in flight, and one's first gradients.
 
@@ -383,7 +383,7 @@ def step_activation_bytes(
 
 
 def stage_boundary_bytes(
-    m: ModelSettings, x: Shape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
+    m: ModelSettings, x: BatchShape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
 ) -> int:
     """Counts what a micro-batch in flight brings into a stage and sends on, and what autograd keeps of it.
 

@@ -14,14 +14,14 @@ from mnmt_ds.engine.students.weight_search import DataPosition, UpdateRange, mos
 from mnmt_ds.engine.teacher_setup import cache_plan
 from mnmt_ds.methods import registry
 from mnmt_ds.methods.peers import TrialSettings
-from mnmt_ds.planning.activations import FP32_BYTES, Shape
+from mnmt_ds.planning.activations import FP32_BYTES, BatchShape
 from mnmt_ds.planning.memory import HALF_BYTES, FrozenTeachers, PlannedLayout, PlannedStudents
 
 
 class Survey(NamedTuple):
     """A student's first epoch, and its whole budget."""
 
-    shapes: list[Shape]
+    shapes: list[BatchShape]
     """Distinct micro-batches of the first epoch, none of which is smaller in every way than another."""
     updates: int
     """Updates of an epoch."""
@@ -62,7 +62,7 @@ def survey(recipe: Recipe, training_data: TrainingData, data_parallel_size: int)
     )
 
 
-def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[Shape]:
+def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[BatchShape]:
     """Lists the shapes of a plan's micro-batches. A task on monolingual text pads to the same budget: it is left out.
 
     Args:
@@ -70,7 +70,7 @@ def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[Shape]:
         plan: micro-batches of it.
 
     Returns:
-        Shape of each micro-batch of a pair.
+        BatchShape of each micro-batch of a pair.
     """
     source = [np.zeros(len(split), np.int64) for split in training_data.splits]
     target = [np.zeros(len(split), np.int64) for split in training_data.splits]
@@ -80,11 +80,11 @@ def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[Shape]:
     for k, pair in enumerate(plan.pair):
         rows = plan.sentences_of(k)
         if pair < len(source):
-            shapes.append(Shape(len(rows), int(source[pair][rows].max()), int(target[pair][rows].max())))
+            shapes.append(BatchShape(len(rows), int(source[pair][rows].max()), int(target[pair][rows].max())))
     return shapes
 
 
-def largest_shapes(shapes: list[Shape]) -> list[Shape]:
+def largest_shapes(shapes: list[BatchShape]) -> list[BatchShape]:
     """Leaves out the shapes that are within another: with fewer sentences, source tokens and target tokens alike.
 
     Args:
@@ -93,14 +93,14 @@ def largest_shapes(shapes: list[Shape]) -> list[Shape]:
     Returns:
         Those of which any may take most memory, largest first.
     """
-    largest: list[Shape] = []
+    largest: list[BatchShape] = []
     for x in sorted(set(shapes), key=lambda s: -(s.source_tokens + s.target_tokens)):
         if not any(_is_within(x, y) for y in largest):
             largest.append(x)
     return largest
 
 
-def _is_within(x: Shape, y: Shape) -> bool:
+def _is_within(x: BatchShape, y: BatchShape) -> bool:
     return (
         x.sentences <= y.sentences
         and x.source_tokens <= y.source_tokens
@@ -135,7 +135,7 @@ def student_passes(recipe: Recipe) -> int:
 
 
 def planned_students(
-    recipe: Recipe, training_data: TrainingData, layout: PlannedLayout, shapes: Sequence[Shape]
+    recipe: Recipe, training_data: TrainingData, layout: PlannedLayout, shapes: Sequence[BatchShape]
 ) -> PlannedStudents:
     """Counts the recipe's students, and what they send one another where its method needs peers.
 
@@ -177,7 +177,7 @@ def planned_students(
     )
 
 
-def eval_state_bytes(recipe: Recipe, layout: PlannedLayout, shapes: Sequence[Shape]) -> int:
+def eval_state_bytes(recipe: Recipe, layout: PlannedLayout, shapes: Sequence[BatchShape]) -> int:
     """Counts a student's states in eval mode of an update's micro-batches, which a gate along stages needs at most.
 
     Args:

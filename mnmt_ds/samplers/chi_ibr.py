@@ -90,7 +90,7 @@ def chi_ibr(settings: ChiIbrSettings, pairs: Sequence[str], sizes: Sequence[int]
         distribution.set(best_response(shares, worst, settings.rho, settings.least, settings.tolerance))
         memory.seen = [False] * len(pairs)
 
-    def on_new_measure() -> None:
+    def on_new_metric() -> None:
         start()
         memory.seen = [False] * len(pairs)
 
@@ -99,7 +99,7 @@ def chi_ibr(settings: ChiIbrSettings, pairs: Sequence[str], sizes: Sequence[int]
 
     return Sampler(
         distribution, memory, start=start, on_update=on_update, on_epoch_end=on_epoch_end,
-        on_new_measure=on_new_measure, scores=scores,
+        on_new_metric=on_new_metric, scores=scores,
     )  # fmt: skip
 
 

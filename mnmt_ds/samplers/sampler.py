@@ -100,7 +100,7 @@ class Sampler(NamedTuple):
     """Called with each pair's competence: 1 - nll / log V of its dev set; 0 as a uniform guess, 1 when certain."""
     on_epoch_end: Callable[[], None] = do_nothing
     """Called before the next epoch is drawn."""
-    on_new_measure: Callable[[], None] = do_nothing
+    on_new_metric: Callable[[], None] = do_nothing
     """Called where a resumed run takes losses in other units than before."""
     scores: Callable[[], Mapping[str, Sequence[float]]] = dict
     """What the distribution was last made from, by name, a number a pair; for the logs."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from mnmt_ds.config import format_value
 from mnmt_ds.engine.checkpointing.checkpoint import readable_states, student_state
-from mnmt_ds.engine.checkpointing.resume_changes import Change, recipe_changes
+from mnmt_ds.engine.checkpointing.resume_changes import ResumeChange, recipe_changes
 from mnmt_ds.engine.checkpointing.resume_classes import ResumeClass
 from mnmt_ds.engine.dataloading.position import updates_of
 from mnmt_ds.engine.recipe import Recipe
@@ -96,7 +96,7 @@ def check_same_run(job: TrainingJob) -> None:
             )
 
 
-def _changes(before: Recipe, job: TrainingJob) -> list[Change]:
+def _changes(before: Recipe, job: TrainingJob) -> list[ResumeChange]:
     """What the study has otherwise than a run of it, but for what no result depends on."""
     return [change for change in recipe_changes(before, job.recipe) if change.kind is not ResumeClass.NO_EFFECT]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnmt_ds import metric_keys
-from mnmt_ds.best_values import Measure
+from mnmt_ds.best_values import DevMetric
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.weights import describe_model
@@ -24,7 +24,7 @@ Rule = Literal["fix", "threshold", "adaptive"]
 class Experts:
     """An expert for each pair, and the share of alpha with which it still teaches."""
 
-    measures = (Measure.DEV_BLEU,)
+    dev_metrics = (DevMetric.DEV_BLEU,)
     """What it goes by."""
 
     def __init__(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mnmt_ds import metric_keys
-from mnmt_ds.best_values import NO_UPDATE, BestValue, Measure
+from mnmt_ds.best_values import NO_UPDATE, BestValue, DevMetric
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 from mnmt_ds.teachers.teacher_source import DevResults
 
@@ -12,7 +12,7 @@ from mnmt_ds.teachers.teacher_source import DevResults
 class OverallBest:
     """The checkpoint of the lowest overall dev loss; it teaches after a validation that was no better."""
 
-    measures = (Measure.DEV_LOSS, Measure.OVERALL)
+    dev_metrics = (DevMetric.DEV_LOSS, DevMetric.OVERALL)
     """What it goes by."""
 
     def __init__(self, pool: TeacherPool, overall_loss: Callable[[Mapping[str, float]], float]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mnmt_ds import metric_keys
-from mnmt_ds.best_values import NO_UPDATE, BestValue, BestValues, Measure
+from mnmt_ds.best_values import NO_UPDATE, BestValue, BestValues, DevMetric
 from mnmt_ds.errors import UserError
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 from mnmt_ds.teachers.teacher_source import DevResults
@@ -17,7 +17,7 @@ from mnmt_ds.teachers.teacher_source import DevResults
 class TeacherBank:
     """Each pair's own best checkpoint as its teacher; the state of Algorithm 1."""
 
-    measures = (Measure.DEV_LOSS,)
+    dev_metrics = (DevMetric.DEV_LOSS,)
     """What it goes by."""
 
     def __init__(self, pairs: Sequence[str], pool: TeacherPool) -> None:

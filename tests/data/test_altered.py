@@ -78,8 +78,8 @@ def test_preparing_again_mends_it(moses: Moses, settings_of: Make, name: str) ->
     assert Corpus.open(directory).hash == before
 
 
-def test_a_damaged_stage_is_built_again(moses: Moses, settings_of: Make) -> None:
-    """A flipped bit in what stage 1 kept would else be published as new text."""
+def test_a_damaged_output_is_built_again(moses: Moses, settings_of: Make) -> None:
+    """A flipped bit in what step 1 of prepare kept would else be published as new text."""
     settings = three_pairs(moses, settings_of)
     directory = prepare(settings, processes=1).parent
     before = Corpus.open(directory).hash

@@ -197,7 +197,7 @@ def old_corpus(settings: DataSettings, pairs: dict[str, list[str]]) -> None:
     for pair, meanings in pairs.items():
         for code, suffix in zip(pair.split("-"), ("src", "tgt"), strict=True):
             path = root / "text" / f"{pair}.train.{suffix}"
-            path.unlink()  # it is a link to the stage's file
+            path.unlink()  # it is a link to the output's file
             path.write_text("".join(f"{say(m, code)}\n" for m in meanings), encoding="utf-8")
             manifest["files"][f"text/{path.name}"] = {"sha256": sha256(path), "size": path.stat().st_size}
     (root / "manifest.json").write_text(json.dumps(manifest))
@@ -229,7 +229,7 @@ def test_validate_finds_leaks_in_a_corpus_of_an_earlier_version(
 
 
 def test_text_read_by_an_earlier_version_is_selected_anew(settings_of: Make, tmp_path: Path) -> None:
-    """Its cleaned stages have no hashes of the sides; catalogs are not read again for them."""
+    """Its cleaned text has no hashes of the sides; catalogs are not read again for them."""
     corpora = {"de-fr": {"train": [{"format": "tsv", "path": write_tsv(tmp_path / "a.tsv", ("de", "fr"), MEANINGS)}]}}
     settings = settings_of(pairs=["de-fr"], corpora=corpora)
     prepare(settings, processes=1)

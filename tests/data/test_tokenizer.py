@@ -9,7 +9,7 @@ import sentencepiece
 from mnmt_ds import batch
 from mnmt_ds.data.settings import TokenizerSettings
 from mnmt_ds.data.tokenizer import JOINT, UNK, Tokenizer
-from mnmt_ds.data.tokenizer_stage import TextFile, sample_sizes, train_sentencepiece
+from mnmt_ds.data.tokenizer_training import TextFile, sample_sizes, train_sentencepiece
 from mnmt_ds.errors import UserError
 from tests.data.conftest import sentences, translated
 

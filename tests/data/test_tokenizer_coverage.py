@@ -117,10 +117,10 @@ def test_the_version_of_sentencepiece_is_part_of_the_tokenizer(
     prepare(data, processes=1)
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     assert manifest["sentencepiece"] == sentencepiece.__version__
-    stages = {path.name for path in (tmp_path / "data" / "work" / "tokenizer").iterdir()}
+    outputs = {path.name for path in (tmp_path / "data" / "work" / "tokenizer").iterdir()}
     monkeypatch.setattr(sentencepiece, "__version__", "0.0.1")
     prepare(data, processes=1)
-    assert stages.isdisjoint(path.name for path in (tmp_path / "data" / "work" / "tokenizer").iterdir())
+    assert outputs.isdisjoint(path.name for path in (tmp_path / "data" / "work" / "tokenizer").iterdir())
     assert Corpus.open(tmp_path / "data").manifest["sentencepiece"] == "0.0.1"
     assert "another vocabulary" not in caplog.text, "the same version in truth, the same vocabulary"
     monkeypatch.setattr(sentencepiece, "__version__", "0.0.2")

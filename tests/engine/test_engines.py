@@ -65,7 +65,7 @@ def one_update(corpus: str, directory: str, zero_stage: int, stages: int | None)
         method={"name": "intra_distillation"}, train={"lr": 4e-2, "warmup_steps": 2, "clip_norm": 0.5}, **pipeline,
     )  # fmt: skip
     training = Training(made, resume=False)
-    (loop,) = student_loops(training, next_change=lambda student: 0).values()
+    (loop,) = student_loops(training, next_evaluation=lambda student: 0).values()
     engine = loop.student.engine
     before = engine.gather_weights()
     gradient = forward_backward(loop, loop.student.data_iterator.next_update())

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from mnmt_ds.cli.main import main
-from mnmt_ds.data.binarize_stage import ParallelText
+from mnmt_ds.data.binarization import ParallelText
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings
-from mnmt_ds.data.given_tokenizer_stage import build_given_tokenizer_stage, open_recipe_tokenizer
+from mnmt_ds.data.given_tokenizer import build_given_tokenizer, open_recipe_tokenizer
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.pretrained_tokenizer import open_family_tokenizer
 from mnmt_ds.data.settings import DataSettings
@@ -141,10 +141,10 @@ def test_a_given_tokenizer_is_prepared(pretrained: Path, tmp_path: Path) -> None
         given = open_recipe_tokenizer(settings)
         assert given is not None
         with ThreadPoolExecutor(1) as pool:
-            stage, made = build_given_tokenizer_stage(tmp_path / "work", pool, settings, given, [text])
-            assert made and not build_given_tokenizer_stage(tmp_path / "work", pool, settings, given, [text])[1]
-        prepared = Tokenizer.open(stage.directory)
-        assert prepared.size == stage.record["size"] and prepared.hash == stage.record["hash"]
+            output, made = build_given_tokenizer(tmp_path / "work", pool, settings, given, [text])
+            assert made and not build_given_tokenizer(tmp_path / "work", pool, settings, given, [text])[1]
+        prepared = Tokenizer.open(output.directory)
+        assert prepared.size == output.record["size"] and prepared.hash == output.record["hash"]
         assert prepared.originals.keys() >= {"sentencepiece.bpe.model", "tokenizer.json"}
         sizes.append(prepared.size)
     assert sizes[1] < 0.6 * sizes[0] and prepared.tag("xxx_Latn") < sizes[1]

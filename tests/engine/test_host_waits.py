@@ -28,7 +28,7 @@ def waits(corpus: Path, run: Path, sections: dict[str, Any]) -> dict[str, int]:
     training = Training(recipe(corpus, run, **sections), resume=False)
     student = training.first
     assert not student.engine.deepspeed_engine.tput_timer.config.enabled  # it would wait for the whole device
-    loop = student_loops(training, next_change=lambda student: 1 << 60)[student.name]
+    loop = student_loops(training, next_evaluation=lambda student: 1 << 60)[student.name]
     for number in range(len(training.pairs) + 1):  # each pair its own teacher
         dev = {pair: 0.5 if k < number else 1.0 for k, pair in enumerate(training.pairs)}
         student.method.on_validation(ValidationReport(number + 1, 0.0, dev))

@@ -180,7 +180,7 @@ def steps(training: Any, count: int) -> None:
     from mnmt_ds.engine.loop import forward_backward, step, student_loops
 
     for _ in range(count):
-        (loop,) = student_loops(training, next_change=lambda student: 10**6).values()
+        (loop,) = student_loops(training, next_evaluation=lambda student: 10**6).values()
         with training.peer_exchange.requests_served():
             gradient = forward_backward(loop, loop.student.data_iterator.next_update())
         step(loop, gradient, stop=False)

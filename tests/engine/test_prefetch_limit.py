@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from mnmt_ds.engine.training import next_change
+from mnmt_ds.engine.training import next_evaluation
 
 
 def data_iterator(updates: int, measure_every: int = 0) -> Any:
-    """What ``next_change`` reads of a student's data iterator."""
+    """What ``next_evaluation`` reads of a student's data iterator."""
     return SimpleNamespace(updates=updates, sampler=SimpleNamespace(every=measure_every))
 
 
@@ -31,4 +31,4 @@ def data_iterator(updates: int, measure_every: int = 0) -> Any:
     ],
 )
 def test_next_change_by_hand(every: int, epoch_end: int, first: Any, second: Any, expected: tuple[int, int]) -> None:
-    assert (next_change(first, every, epoch_end), next_change(second, every, epoch_end)) == expected
+    assert (next_evaluation(first, every, epoch_end), next_evaluation(second, every, epoch_end)) == expected

@@ -42,7 +42,7 @@ def steps(training: Any, count: int) -> None:
     from mnmt_ds.engine.loop import student_loops, train_update
 
     student = training.first
-    loops = student_loops(training, next_change=lambda student: 10**6)
+    loops = student_loops(training, next_evaluation=lambda student: 10**6)
     for _ in range(count):
         result = train_update(loops[student.name], student.data_iterator.next_update())
         student.data_iterator.update_done(result.losses)

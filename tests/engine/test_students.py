@@ -209,7 +209,7 @@ def _steps(training: Any, count: int) -> None:
     from mnmt_ds.engine.loop import student_loops, train_update
 
     for _ in range(count):
-        loops = student_loops(training, next_change=lambda student: 10**6)
+        loops = student_loops(training, next_evaluation=lambda student: 10**6)
         for student in training.students:
             other = next(o for o in training.students if o is not student)
             before = other.engine.gather_weights()

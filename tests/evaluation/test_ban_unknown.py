@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mnmt_ds.batch import BOS, EOS, PAD, UNK
 from mnmt_ds.bench.decoding import make_peaked, random_sources
 from mnmt_ds.cli.main import main
-from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
+from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.translation import untranslatable_ids
 from mnmt_ds.file_integrity import read_checked_json, write_checked_json
@@ -48,7 +48,7 @@ def test_best_translation_without_unknown_pieces(implementation: Literal["torch"
     shape = ModelSettings(d_model=32, heads=2, ffn=64, encoder_layers=1, decoder_layers=1)
     model = initialise(Transformer(shape, VOCABULARY)).eval()
     make_peaked(model, end_pull=None, around=2)
-    settings = SearchSettings(beam=40, early_stopping=False, ban_unknown=True)
+    settings = BeamSettings(beam=40, early_stopping=False, ban_unknown=True)
     sources = random_sources(6, VOCABULARY)
     with_unknown = 0
     for source in sources:
@@ -89,8 +89,8 @@ def test_the_setting_bans() -> None:
         piece_count, size = 9, 12
 
     allowed: Any = Small()
-    assert untranslatable_ids(allowed, SearchSettings()) == (BOS, PAD, 9, 10, 11)
-    assert untranslatable_ids(allowed, SearchSettings(ban_unknown=True)) == (BOS, PAD, UNK, 9, 10, 11)
+    assert untranslatable_ids(allowed, BeamSettings()) == (BOS, PAD, 9, 10, 11)
+    assert untranslatable_ids(allowed, BeamSettings(ban_unknown=True)) == (BOS, PAD, UNK, 9, 10, 11)
 
 
 def test_untrained_pair_is_said_once(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

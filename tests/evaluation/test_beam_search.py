@@ -13,7 +13,7 @@ from mnmt_ds.batch import EOS, PAD
 from mnmt_ds.bench.decoding import hf_model, make_peaked, random_sources
 from mnmt_ds.data.framing import Frame
 from mnmt_ds.decoding import incremental, native
-from mnmt_ds.decoding.beam_search import SearchSettings, beam_search, length_limits
+from mnmt_ds.decoding.beam_search import BeamSettings, beam_search, length_limits
 from mnmt_ds.decoding.incremental import FOLD_COLUMNS, folded_topk
 from mnmt_ds.decoding.translation import make_batches
 from mnmt_ds.models.settings import ModelSettings
@@ -61,7 +61,7 @@ def test_equals_transformers_generate(
     implementation: Literal["torch", "native"],
 ) -> None:  # fmt: skip
     model, source_BS = make_model(vocabulary, end_pull), random_sources(12, vocabulary)
-    search = SearchSettings(length_penalty=length_penalty, early_stopping=early_stopping)
+    search = BeamSettings(length_penalty=length_penalty, early_stopping=early_stopping)
     ours = beam_search(model, source_BS, start, search, [30] * 12, implementation=implementation)
     theirs = generate(
         model, source_BS, start, 30, 5, num_beams=5, length_penalty=length_penalty, early_stopping=early_stopping,
@@ -80,7 +80,7 @@ def test_other_beams_and_plain_random_weights(beam: int, implementation: Literal
     torch.manual_seed(3)
     model = initialise(Transformer(ModelSettings(**SHAPE), 90)).eval()
     source_BS = random_sources(6, 90, seed=1)
-    ours = beam_search(model, source_BS, 7, SearchSettings(beam=beam), [15] * 6, implementation=implementation)
+    ours = beam_search(model, source_BS, 7, BeamSettings(beam=beam), [15] * 6, implementation=implementation)
     options = {} if beam == 1 else dict(early_stopping=True)
     output_BT = hf_model(model, 7).generate(
         input_ids=source_BS, attention_mask=(source_BS != PAD).long(), max_length=16, num_beams=beam, do_sample=False,
@@ -93,7 +93,7 @@ def test_other_beams_and_plain_random_weights(beam: int, implementation: Literal
 def test_separate_source_embedding_equals_transformers() -> None:
     model = make_model(60, share_embeddings="decoder")  # type: ignore[arg-type]
     source_BS = random_sources(5, 60)
-    ours = beam_search(model, source_BS, 59, SearchSettings(), [20] * 5)
+    ours = beam_search(model, source_BS, 59, BeamSettings(), [20] * 5)
     theirs = generate(model, source_BS, 59, 20, 1, num_beams=5, early_stopping=True, suppress_tokens=[0, PAD])
     assert [hypotheses[0].tokens for hypotheses in ours] == [hypotheses[0][0] for hypotheses in theirs]
 
@@ -101,9 +101,9 @@ def test_separate_source_embedding_equals_transformers() -> None:
 @both
 def test_a_sentence_does_not_depend_on_its_batch(implementation: Literal["torch", "native"]) -> None:
     model, source_BS = make_model(60), random_sources(9, 60)
-    together = beam_search(model, source_BS, 59, SearchSettings(), implementation=implementation)
+    together = beam_search(model, source_BS, 59, BeamSettings(), implementation=implementation)
     for row, expected in zip(source_BS, together, strict=True):
-        alone = beam_search(model, row[row != PAD][None], 59, SearchSettings(), implementation=implementation)[0]
+        alone = beam_search(model, row[row != PAD][None], 59, BeamSettings(), implementation=implementation)[0]
         assert [h.tokens for h in alone] == [h.tokens for h in expected]
 
 
@@ -150,7 +150,7 @@ def test_finished_sentences_leave_the_batch(
         return step(model, cache, token_BW)
 
     monkeypatch.setattr(MODULES[implementation], "decode_step", counted)
-    beam_search(model, source_BS, 1499, SearchSettings(), [30] * 16, implementation=implementation)
+    beam_search(model, source_BS, 1499, BeamSettings(), [30] * 16, implementation=implementation)
     assert widths[0] == 16 and widths[-1] < 16 and widths == sorted(widths, reverse=True)
 
 
@@ -170,10 +170,10 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch, implementation: Literal["torch
     monkeypatch.setattr(MODULES[implementation], "decode_step", unit)
     source_BS = torch.tensor([[4, EOS]])
     # second step: [3 end] .36 and [4 3] .33 lead, so [4 end] .27 is no hypothesis; third: [4 3 end] .297
-    found = beam_search(model, source_BS, 5, SearchSettings(beam=2), [4], implementation=implementation)[0]
+    found = beam_search(model, source_BS, 5, BeamSettings(beam=2), [4], implementation=implementation)[0]
     assert [hypothesis.tokens for hypothesis in found] == [[4, 3], [3]]
     assert [h.score for h in found] == pytest.approx([math.log(0.297) / 3, math.log(0.36) / 2], abs=1e-5)
-    sums = SearchSettings(beam=2, length_penalty=0.0)
+    sums = BeamSettings(beam=2, length_penalty=0.0)
     found = beam_search(model, source_BS, 5, sums, [4], implementation=implementation)[0]
     assert [hypothesis.tokens for hypothesis in found] == [[3], [4, 3]]
     assert [h.score for h in found] == pytest.approx([math.log(0.36), math.log(0.297)], abs=1e-5)
@@ -221,7 +221,7 @@ def test_native_attention_for_every_width_of_a_head(heads: int, threads: int) ->
         for width in (heads * 8, heads * 24, heads * 32, heads * 64):
             model = make_model(60, None, d_model=width, heads=heads)
             source_BS = random_sources(7, 60)
-            found = [beam_search(model, source_BS, 59, SearchSettings(), [19] * 7, implementation=name)
+            found = [beam_search(model, source_BS, 59, BeamSettings(), [19] * 7, implementation=name)
                      for name in ("torch", "native")]  # fmt: skip
             assert [[h.tokens for h in row] for row in found[0]] == [[h.tokens for h in row] for row in found[1]]
     finally:
@@ -232,26 +232,29 @@ def test_without_a_compiler_torch_decodes(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(native, "_library", lambda: None)
     model, source_BS = make_model(60), random_sources(3, 60)
     assert not native.is_supported(model)
-    assert beam_search(model, source_BS, 59, SearchSettings()) == beam_search(
-        model, source_BS, 59, SearchSettings(), implementation="torch"
+    assert beam_search(model, source_BS, 59, BeamSettings()) == beam_search(
+        model, source_BS, 59, BeamSettings(), implementation="torch"
     )
 
 
 def test_half_precision_goes_through_torch() -> None:
     model = make_model(60).bfloat16()
-    found = beam_search(model, random_sources(3, 60), 59, SearchSettings())
+    found = beam_search(model, random_sources(3, 60), 59, BeamSettings())
     assert not native.is_supported(model) and all(len(hypotheses) == 5 for hypotheses in found)
 
 
 def test_length_limits() -> None:
     source_BS = torch.tensor([[5, 6, EOS], [5, EOS, PAD]])
-    assert length_limits(source_BS, SearchSettings(max_length_ratio=1.5, max_length_plus=3), 1024).tolist() == [7, 6]
-    assert length_limits(source_BS, SearchSettings(max_length_ratio=1.5, max_length_plus=3), 6).tolist() == [6, 6]
+    assert length_limits(source_BS, BeamSettings(max_length_ratio=1.5, max_length_plus=3), 1024).tolist() == [
+        7,
+        6,
+    ]
+    assert length_limits(source_BS, BeamSettings(max_length_ratio=1.5, max_length_plus=3), 6).tolist() == [6, 6]
 
 
 def test_limit_ends_hypotheses_without_an_end_symbol() -> None:
     model, source_BS = make_model(60, end_pull=0.0), random_sources(3, 60)
-    found = beam_search(model, source_BS, 59, SearchSettings(), [4, 9, 6])
+    found = beam_search(model, source_BS, 59, BeamSettings(), [4, 9, 6])
     lengths = [[len(hypothesis.tokens) for hypothesis in hypotheses] for hypotheses in found]
     assert lengths == [[4] * 5, [9] * 5, [6] * 5]
 
@@ -273,7 +276,7 @@ def test_an_empty_translation_is_one_like_any_other(start: list[int], implementa
     [source_S] = random_sources(1, 60)
     memory_BSD, mask_BS = model.encode(source_S[None])
     model.embedding.weight[EOS] = model.decode(torch.tensor([start]), memory_BSD, mask_BS)[0, -1]  # most probable there
-    [found] = beam_search(model, source_S[None], start, SearchSettings(beam=4), [6], implementation=implementation)
+    [found] = beam_search(model, source_S[None], start, BeamSettings(beam=4), [6], implementation=implementation)
     [empty] = [hypothesis for hypothesis in found if not hypothesis.tokens]
     assert empty.score == pytest.approx(_log_prob(model, source_S, start, [EOS]) / len(start), abs=1e-4)
 
@@ -284,11 +287,9 @@ def test_a_ban_leaves_scores_as_they_are(implementation: Any) -> None:
     """Scores are the model's own log-probabilities; CTranslate2 shares a banned word's probability out."""
     model = make_model(60)
     [source_S] = random_sources(1, 60)
-    [[free, *_]] = beam_search(model, source_S[None], 59, SearchSettings(), [12], implementation=implementation)
+    [[free, *_]] = beam_search(model, source_S[None], 59, BeamSettings(), [12], implementation=implementation)
     banned = (0, PAD, free.tokens[0])
-    [found] = beam_search(
-        model, source_S[None], 59, SearchSettings(), [12], banned=banned, implementation=implementation
-    )
+    [found] = beam_search(model, source_S[None], 59, BeamSettings(), [12], banned=banned, implementation=implementation)
     for hypothesis in found:
         ended = [*hypothesis.tokens, EOS]
         assert free.tokens[0] not in hypothesis.tokens

@@ -11,7 +11,7 @@ import sacrebleu
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.translation import hypothesis_text, make_batches, translate_all
 from mnmt_ds.evaluation.report import read_verified_report
@@ -120,8 +120,8 @@ def test_processes_translate_alike(run: Path, tiny_corpus: Path) -> None:
     corpus = Corpus.open(tiny_corpus)
     pieces = {pair: [corpus.split(pair, "test").pieces(i)[0] for i in range(12)] for pair in corpus.pairs}
     seen: list[int] = []
-    alone = translate_all(translator, pieces, SearchSettings(), 64)
-    pooled = translate_all(translator, pieces, SearchSettings(), 64, processes=2, progress=seen.append)
+    alone = translate_all(translator, pieces, BeamSettings(), 64)
+    pooled = translate_all(translator, pieces, BeamSettings(), 64, processes=2, progress=seen.append)
     assert sum(seen) == 36
     for pair in pieces:
         assert [[h.tokens for h in row] for row in alone[pair]] == [[h.tokens for h in row] for row in pooled[pair]]
@@ -140,7 +140,7 @@ def test_evaluate(run: Path, tiny_corpus: Path, tmp_path: Path, capfd: pytest.Ca
         assert (directory / f"{pair}.ref").read_text().split("\n")[:-1] == references
         hypotheses = (directory / f"{pair}.hyp").read_text().split("\n")[:-1]
         pieces = translator.tokenizer.encode_many(sources, pair[:2])
-        again = translate_all(translator, {pair: pieces}, SearchSettings(), 1024)[pair]
+        again = translate_all(translator, {pair: pieces}, BeamSettings(), 1024)[pair]
         assert hypotheses == [hypothesis_text(translator, row[0]) for row in again]
         facts = report["pairs"][pair]
         assert facts["bleu"] == sacrebleu.BLEU(force=True).corpus_score(hypotheses, [references]).score

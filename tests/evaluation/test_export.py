@@ -10,7 +10,7 @@ from mnmt_ds.batch import PAD
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import frame_source
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.translation import translate_all
 from tests.evaluation.runs import model_run
@@ -54,7 +54,7 @@ def test_transformers_directory(
         theirs = model(**_only(inputs), decoder_input_ids=decoder_BT).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     pieces = [split.pieces(i)[0] for i in range(len(texts))]
-    found = translate_all(translator, {PAIR: pieces}, SearchSettings(max_length_ratio=0, max_length_plus=40), 1024)
+    found = translate_all(translator, {PAIR: pieces}, BeamSettings(max_length_ratio=0, max_length_plus=40), 1024)
     generated = model.generate(**_only(inputs), max_length=41)
     assert tokenizer.batch_decode(generated, skip_special_tokens=True) == [
         translator.tokenizer.decode(row[0].tokens) for row in found[PAIR]
@@ -72,7 +72,7 @@ def test_ctranslate2_directory(run: Path, tiny_corpus: Path, tmp_path: Path) -> 
     sources = [[tokenizer.piece(i) for i in frame_source(frame, ids.tolist())] for ids in pieces]
     peer = ctranslate2.Translator(str(out), device="cpu", intra_threads=1)
     results = peer.translate_batch(sources, beam_size=1, max_decoding_length=30)
-    settings = SearchSettings(beam=1, max_length_ratio=0, max_length_plus=30)
+    settings = BeamSettings(beam=1, max_length_ratio=0, max_length_plus=30)
     found = translate_all(translator, {PAIR: pieces}, settings, 1024)[PAIR]
     assert [result.hypotheses[0] for result in results] == [
         [tokenizer.piece(i) for i in row[0].tokens] for row in found

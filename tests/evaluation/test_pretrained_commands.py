@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mnmt_ds.batch import EOS, PAD
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.derived_tokenizer import add_languages, trim, used_ids
-from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
+from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.pretrained import describe_pretrained, open_first_weights, open_pretrained
 from mnmt_ds.decoding.translation import make_batches
@@ -77,7 +77,7 @@ def test_generation_is_transformers(family: str, beam: int, tmp_path: Path) -> N
         do_sample=False, max_length=length + 2, suppress_tokens=[0, 1], length_penalty=1.0,
     )  # fmt: skip
     [batch] = make_batches(translator, "fr-ka", translator.tokenizer.encode_many(TEXTS, "fr"), 10_000)
-    settings = SearchSettings(beam=beam, max_length_ratio=0, max_length_plus=length)
+    settings = BeamSettings(beam=beam, max_length_ratio=0, max_length_plus=length)
     found = beam_search(translator.model, inputs["input_ids"], batch.start, settings)
     for place, text in zip(batch.positions, batch.sources, strict=True):
         assert text == [token for token in inputs["input_ids"][place].tolist() if token != PAD]
@@ -99,7 +99,7 @@ def test_exports_translate_alike(tmp_path: Path) -> None:
     found = [
         beam_search(
             translator.model, torch.tensor([row]), batch.start,
-            SearchSettings(beam=1, max_length_ratio=0, max_length_plus=12), banned=(),
+            BeamSettings(beam=1, max_length_ratio=0, max_length_plus=12), banned=(),
         )[0][0].tokens
         for row in batch.sources
     ]  # fmt: skip

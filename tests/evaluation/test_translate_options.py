@@ -11,7 +11,7 @@ import torch
 from mnmt_ds.batch import PAD
 from mnmt_ds.bench.decoding import make_peaked, random_sources
 from mnmt_ds.cli.main import main
-from mnmt_ds.decoding.beam_search import SearchSettings, beam_search
+from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.long_text import join_parts, split_long
 from mnmt_ds.decoding.sampling import keep_likely, sampler
@@ -122,7 +122,7 @@ def test_draws_follow_the_models_distribution() -> None:
     model = initialise(Transformer(shape, 12)).eval()
     make_peaked(model, end_pull=None, around=2)
     source = random_sources(1, 12)
-    rows, settings = 4000, SearchSettings(beam=1, sample_temperature=1.0)
+    rows, settings = 4000, BeamSettings(beam=1, sample_temperature=1.0)
     drawn = beam_search(
         model, source.expand(rows, -1), 11, settings, [1] * rows, (), continuations=sampler(settings, "x")
     )

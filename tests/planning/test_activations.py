@@ -11,7 +11,7 @@ from mnmt_ds.batch import PAD
 from mnmt_ds.models.layer_sequence import LayerSegment, StageActivations, layer_entries
 from mnmt_ds.models.settings import PRESETS, ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise, parameter_count
-from mnmt_ds.planning.activations import Shape, forward_bytes
+from mnmt_ds.planning.activations import BatchShape, forward_bytes
 from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, stage_boundary_bytes
 from mnmt_ds.planning.parameters import count_parameters, parameters_of_entries
 from mnmt_ds.planning.pipeline_stages import StageContents
@@ -19,14 +19,14 @@ from mnmt_ds.planning.pipeline_stages import StageContents
 SMALL = dict(preset="tiny", d_model=32, ffn=80, heads=4, encoder_layers=2, decoder_layers=3)
 
 
-def kept(settings: ModelSettings, x: Shape) -> int:
+def kept(settings: ModelSettings, x: BatchShape) -> int:
     """Bytes of distinct storages that a forward pass saves, without the weights'."""
     model = initialise(Transformer(settings, 50)).train()
     source, target = tokens(x)
     return saved(model, lambda: [model(source, target).decoder_BTD])
 
 
-def tokens(x: Shape) -> list[torch.Tensor]:
+def tokens(x: BatchShape) -> list[torch.Tensor]:
     """Source and target, with some padding."""
     source, target = (torch.randint(4, 50, (x.sentences, n)) for n in (x.source, x.target))
     source[0, -2:] = PAD
@@ -57,14 +57,14 @@ def saved(model: torch.nn.Module, run: Callable[[], list[torch.Tensor]]) -> int:
 )
 def test_activations_are_what_autograd_keeps(changes: dict[str, Any]) -> None:
     settings = ModelSettings(**{**SMALL, **changes})
-    for x in (Shape(8, 30, 20), Shape(3, 10, 40)):
+    for x in (BatchShape(8, 30, 20), BatchShape(3, 10, 40)):
         assert forward_bytes(settings, x, 4, on_cpu=True) == pytest.approx(kept(settings, x), rel=0.01)
 
 
 @pytest.mark.parametrize("cut", [[0, 2, 9], [0, 4, 9], [0, 5, 9], [0, 1, 3, 6, 9]], ids=str)
 def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
     """Each stage's part; what came in stands once more in DeepSpeed's buffer, of which autograd does not know."""
-    settings, x = ModelSettings(**{**SMALL, "decoder_layers": 2}), Shape(8, 30, 20)
+    settings, x = ModelSettings(**{**SMALL, "decoder_layers": 2}), BatchShape(8, 30, 20)
     row, (source, target) = layer_entries(settings, 50), tokens(x)
     arriving = None
     for begin, end in pairwise(cut):

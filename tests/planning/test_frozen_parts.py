@@ -9,7 +9,7 @@ from mnmt_ds.models.frozen import freeze
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
-from mnmt_ds.planning.activations import Shape
+from mnmt_ds.planning.activations import BatchShape
 from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, rank_memory, state_bytes
 from mnmt_ds.planning.pipeline_stages import plan_stages
 
@@ -35,7 +35,7 @@ def test_counts_are_the_models(parts: dict[str, Any]) -> None:
     matrix = 500 * 64
     assert first.parameters + second.parameters == every + matrix and first.trained + second.trained == trained
     layout, teachers = PlannedLayout(2, 1), FrozenTeachers(3, 2, 1 << 40)
-    shape = Shape(4, 20, 20)
+    shape = BatchShape(4, 20, 20)
     mine = rank_memory(m, 500, [shape], layout, teachers)
     plain = rank_memory(m.plain(), 500, [shape], layout, teachers)
     assert (mine.weights, mine.gradients, mine.optimizer) == (4 * every, *state_bytes(trained, layout)[1:])

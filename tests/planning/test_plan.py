@@ -15,7 +15,7 @@ from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.parallel_layout import ParallelLayout
-from mnmt_ds.planning.activations import Shape, forward_bytes, loss_bytes
+from mnmt_ds.planning.activations import BatchShape, forward_bytes, loss_bytes
 from mnmt_ds.planning.layouts import LayoutChoice, candidate_layouts, fitting_layouts, recipe_layout
 from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, RankMemory, rank_memory, state_bytes
 from mnmt_ds.planning.parameters import count_parameters
@@ -45,7 +45,7 @@ def test_states_are_rajbhandaris_shares_and_deepspeeds_buffers() -> None:
 
 
 def test_half_precision_halves_activations_and_keeps_the_loss_wide() -> None:
-    m, x = ModelSettings(preset="tiny", dropout=0.0), Shape(8, 16, 16)
+    m, x = ModelSettings(preset="tiny", dropout=0.0), BatchShape(8, 16, 16)
     statistics = 8 * 16 * (m.encoder_layers * 2 + m.decoder_layers * 3 + 2) * 8
     attention = 4 * m.heads * 8 * 16 * (m.encoder_layers + 2 * m.decoder_layers)
     fixed = statistics + attention + 2 * 8 * 16 * 8
@@ -54,7 +54,7 @@ def test_half_precision_halves_activations_and_keeps_the_loss_wide() -> None:
 
 
 def test_checkpointing_keeps_inputs_and_one_layer() -> None:
-    x = Shape(8, 16, 16)
+    x = BatchShape(8, 16, 16)
     plain, checkpointing = (
         forward_bytes(ModelSettings(preset="base", activation_checkpointing=on), x, 4, True) for on in (False, True)
     )
@@ -62,8 +62,9 @@ def test_checkpointing_keeps_inputs_and_one_layer() -> None:
 
 
 def test_shapes_within_others_are_left_out() -> None:
-    assert largest_shapes([Shape(2, 10, 10), Shape(2, 9, 10), Shape(1, 30, 5), Shape(2, 10, 10)]) == [
-        Shape(2, 10, 10), Shape(1, 30, 5),
+    shapes = [BatchShape(2, 10, 10), BatchShape(2, 9, 10), BatchShape(1, 30, 5), BatchShape(2, 10, 10)]
+    assert largest_shapes(shapes) == [
+        BatchShape(2, 10, 10), BatchShape(1, 30, 5),
     ]  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def test_the_survey_counts_what_training_will_see(tiny_corpus: Path, tmp_path: P
 
 def test_teachers_are_two_on_the_device_and_shards_beside_it() -> None:
     m = ModelSettings(preset="tiny")
-    shape, layout = [Shape(1, 4, 4)], PlannedLayout(2, 2, on_cpu=False)
+    shape, layout = [BatchShape(1, 4, 4)], PlannedLayout(2, 2, on_cpu=False)
     without = rank_memory(m, 1000, shape, layout, FrozenTeachers())
     taught = rank_memory(
         m, 1000, shape, layout, FrozenTeachers(versions=8, max_shard_bytes=2**30, cached_states=100, per_batch=1)
@@ -97,7 +98,7 @@ def test_teachers_are_two_on_the_device_and_shards_beside_it() -> None:
 def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
     """Two encoder and two decoder layers, cut by hand: the tied matrix stands on both stages, a teacher's part on each,
     the loss on the last, the copy for a best checkpoint on the first; the first has two micro-batches under way."""
-    m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
+    m, v, x = ModelSettings(preset="tiny"), 1000, BatchShape(2, 8, 8)
     n = count_parameters(m, v)
     first, last = plan_stages(m, v, 2, [1, 1, 1, 0, 1, 1, 1, 0, 2], micro_batches=4)
     assert (first.describe(), last.describe()) == ("source embedding + 2 encoder", "2 decoder + loss")
@@ -127,7 +128,7 @@ def test_stages_hold_their_own_parameters_and_micro_batches() -> None:
 
 def test_a_split_vocabulary_leaves_each_rank_its_own_words() -> None:
     """1,001 words over two ranks, 501 on the first; what a best checkpoint keeps is whole."""
-    m, v, x = ModelSettings(preset="tiny"), 1001, Shape(2, 8, 8)
+    m, v, x = ModelSettings(preset="tiny"), 1001, BatchShape(2, 8, 8)
     layout, d, t = PlannedLayout(4, 1, vocabulary_shards=2), 128, 16
     assert (layout.data_parallel_size, layout.model_parallel_size, layout.rank_vocabulary(v)) == (2, 2, 501)
     plain = rank_memory(m, v, [x], layout, FrozenTeachers())
@@ -155,7 +156,7 @@ def test_ranks_that_share_a_vocabulary_do_the_rest_alike() -> None:
 def test_split_students_hold_one_each_and_what_they_receive() -> None:
     """Two students on two ranks each: one student's states over two ranks, the other's projection and states; a search
     copies weights, masters and moments aside."""
-    m, v, x = ModelSettings(preset="tiny"), 1000, Shape(2, 8, 8)
+    m, v, x = ModelSettings(preset="tiny"), 1000, BatchShape(2, 8, 8)
     sent = PlannedStudents(2, peers=1, peer_states=100, cached_states=1000, weight_search=True)
     split, n = PlannedLayout(4, 1, teams=2), count_parameters(m, v).total
     mine = rank_memory(m, v, [x], split, FrozenTeachers(), students=sent)
@@ -263,7 +264,7 @@ def test_teachers_of_methods_inside_another_count(tiny_corpus: Path, tmp_path: P
     assert versions(around({"name": "translation"})) == 0
 
 
-def survey_of(training_data: TrainingData) -> list[Shape]:
+def survey_of(training_data: TrainingData) -> list[BatchShape]:
     """All micro-batches of the first epoch."""
     return shapes_of(training_data, training_data.plan(0))
 
@@ -336,7 +337,7 @@ def test_stages_and_a_shared_vocabulary_may_fit_together_alone(tiny_corpus: Path
 
 
 def test_offload_moves_the_optimizer_to_the_host() -> None:
-    m, shape = ModelSettings(preset="tiny"), [Shape(1, 4, 4)]
+    m, shape = ModelSettings(preset="tiny"), [BatchShape(1, 4, 4)]
     plain = rank_memory(m, 1000, shape, PlannedLayout(1, 2, on_cpu=False), FrozenTeachers())
     moved = rank_memory(m, 1000, shape, PlannedLayout(1, 2, True, on_cpu=False), FrozenTeachers())
     n = plain.snapshot // 4

@@ -11,7 +11,7 @@ import pytest
 from mnmt_ds.cli.main import main
 from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.planning.activations import Shape
+from mnmt_ds.planning.activations import BatchShape
 from mnmt_ds.planning.disk import disk_use
 from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStudents, rank_memory, state_bytes
 from mnmt_ds.planning.parameters import count_parameters
@@ -87,7 +87,7 @@ def test_what_grows_with_3_3b_parameters() -> None:
     layout = PlannedLayout(64, 3, precision="bf16", on_cpu=False)
     assert state_bytes(parameters, layout)[0] == 2 * parameters // 64 + 2 * 10**9
     assert state_bytes(parameters, layout)[1] < 6e9
-    m, x = ModelSettings.model_validate({"preset": "nllb_3.3b"}), [Shape(16, 64, 64)]
+    m, x = ModelSettings.model_validate({"preset": "nllb_3.3b"}), [BatchShape(16, 64, 64)]
     for zero_stage, live in ((0, 4 * parameters), (1, 2 * parameters), (2, 2 * parameters // 8)):
         layout = PlannedLayout(8, zero_stage, precision="bf16", on_cpu=False, bucket=10**8)
         one, four = (

@@ -12,7 +12,7 @@ from typing import Any
 from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import ALONE
 from mnmt_ds.engine.checkpointing import checkpoint
-from mnmt_ds.engine.checkpointing.pruning import Pruner
+from mnmt_ds.engine.checkpointing.retention import CheckpointRetention
 from mnmt_ds.errors import UserError
 from tests.reliability.file_events import MODES, going_wrong, struck
 
@@ -33,7 +33,7 @@ class StandIn:
 def save(run: Path, update: int) -> None:
     engines: Any = {"student": StandIn()}
     path = checkpoint.save(run, engines, {"update": update, "validated": 0}, 10**6, lambda: ALONE)
-    Pruner(run, 2, lambda line: None).prune(path)
+    CheckpointRetention(run, 2, lambda line: None).remove_old(path)
     checkpoint.replace_state(run, {"update": update, "validated": update}, ALONE)
 
 

@@ -92,7 +92,7 @@ def _corpus(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
     """What ``prepare`` wrote."""
     import shutil
 
-    from mnmt_ds.data.build_cache import load_stage
+    from mnmt_ds.data.build_cache import load_output
     from mnmt_ds.data.corpus import Corpus, changed_settings
     from mnmt_ds.data.indexed import IndexedDataset
     from mnmt_ds.data.settings import DataSettings
@@ -126,8 +126,8 @@ def _corpus(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
         yield f"index .{ending}", Target(root / "bin" / f"bs-en.dev.{ending}", BINARY, read_indexed, 8)
     records = sorted((root / "work").rglob("*.json")) if (root / "work").is_dir() else []
     for record in records[:1]:
-        read = partial(load_stage, root / "work", record.parent.parent.name, record.parent.name)
-        yield "stage record", Target(record, JSON, read, 6)
+        read = partial(load_output, root / "work", record.parent.parent.name, record.parent.name)
+        yield "record of an output of prepare", Target(record, JSON, read, 6)
 
 
 def _run(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:

@@ -27,7 +27,7 @@ def main() -> None:
     from mnmt_ds.distributed import job_ranks
     from mnmt_ds.hung_ranks import hang_detection
     from mnmt_ds.log import set_up
-    from mnmt_ds.progress import moved, update_under_way
+    from mnmt_ds.training_position import moved, update_under_way
 
     set_up()
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LAYERS = (
-    ("progress", "terminal"),
+    ("training_position", "terminal"),
     (
         "best_values",
         "metric_keys",

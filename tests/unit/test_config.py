@@ -13,7 +13,7 @@ from mnmt_ds.cli.main import make_parser
 from mnmt_ds.config import dump, load, parse_yaml
 from mnmt_ds.config.paths import path_option
 from mnmt_ds.config.sections import sections
-from mnmt_ds.engine.recipe import Recipe, resolved_method, students_of
+from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import TrainSettings
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods.registry import all_sections
@@ -263,7 +263,6 @@ def test_older_recipes_and_checkpoints_with_nulls_mean_the_same(profile: str, di
     old["method"]["divisor"] = passes["memory"] = passes["base"]["alpha"] = None
     old["method"]["tasks"]["cd"]["divergence_share"] = old["train"]["gradient_accumulation_steps"] = None
     assert Recipe.model_validate(old) == made
-    assert resolved_method(old["method"], made.data.pairs) == json.loads(made.model_dump_json())["method"]
 
 
 IN_A_LIST: dict[str, Any] = {
@@ -329,10 +328,6 @@ def test_what_an_older_run_wrote_out_stays_what_it_was() -> None:
     del pareto["method"]["schedule_unit"], pareto["method"]["interval_counts"]
     method = Recipe.model_validate(pareto).method
     assert (method.schedule_unit, method.interval_counts, method.peer_dropout) == ("update", "past", True)
-
-
-def test_a_methods_settings_of_another_version_stay_as_they_are() -> None:
-    assert resolved_method({"name": "lssd", "gone": 1}, ["bs-en"]) == {"name": "lssd", "gone": 1}
 
 
 def test_students_have_names_and_seeds() -> None:

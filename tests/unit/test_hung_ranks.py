@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds.distributed import free_port
-from mnmt_ds.hung_ranks import SILENT, RankState, diagnosis, look_at, process_state, who_hangs, without_the_first
+from mnmt_ds.hung_ranks import (
+    SILENT,
+    RankState,
+    diagnosis,
+    find_hung_ranks,
+    process_state,
+    silent_ranks_beside_rank_0,
+    thread_position,
+)
 from tests.spawn import PATIENCE
 
 SCRIPT = Path(__file__).with_name("hanging_rank.py")
@@ -90,15 +98,15 @@ def _states(*waiting: bool, heartbeats: int = 5, updates: tuple[int, ...] = ()) 
     ]
 
 
-def test_who_hangs() -> None:
+def test_hung_ranks_are_found() -> None:
     later = _states(True, False, True, heartbeats=9)
-    assert who_hangs(_states(True, False, True), later) == ([later[1]], "does not get on")
+    assert find_hung_ranks(_states(True, False, True), later) == ([later[1]], "does not get on")
     stopped = [*later[:2], _states(True, True, True)[2]]  # its last state was that it waits
-    assert who_hangs(_states(True, False, True), stopped) == ([stopped[2]], SILENT)
+    assert find_hung_ranks(_states(True, False, True), stopped) == ([stopped[2]], SILENT)
     behind = _states(False, False, False, heartbeats=9, updates=(8, 7, 8))
-    assert who_hangs(_states(False, False, False), behind)[0] == [behind[1]]
+    assert find_hung_ranks(_states(False, False, False), behind)[0] == [behind[1]]
     all_wait = _states(True, True, heartbeats=9)
-    assert who_hangs(_states(True, True), all_wait) == (all_wait, "waits for the others, as all ranks do")
+    assert find_hung_ranks(_states(True, True), all_wait) == (all_wait, "waits for the others, as all ranks do")
 
 
 def test_stopped_ranks_are_found_where_rank_0_is_silent() -> None:
@@ -111,9 +119,9 @@ def test_stopped_ranks_are_found_where_rank_0_is_silent() -> None:
         deadline = time.monotonic() + 10
         while process_state(ranks[2].pid) != "T" and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert without_the_first(ranks, ranks[1]) == [ranks[0], ranks[2]]
-        assert without_the_first(ranks, ranks[3]) == [ranks[0], ranks[2]]
-        assert without_the_first(ranks, ranks[4]) == [ranks[0]]
+        assert silent_ranks_beside_rank_0(ranks, ranks[1]) == [ranks[0], ranks[2]]
+        assert silent_ranks_beside_rank_0(ranks, ranks[3]) == [ranks[0], ranks[2]]
+        assert silent_ranks_beside_rank_0(ranks, ranks[4]) == [ranks[0]]
     finally:
         for process in sleepers:
             process.kill()
@@ -130,7 +138,7 @@ def test_a_thread_that_waits_on_a_handle_is_known_by_its_line() -> None:
     thread = threading.Thread(target=lambda: event.wait(), daemon=True)
     thread.start()
     time.sleep(0.2)
-    first, again = (look_at(sys._current_frames()[thread.ident or 0]) for _ in range(2))
+    first, again = (thread_position(sys._current_frames()[thread.ident or 0]) for _ in range(2))
     event.set()
     assert first == again
-    assert not look_at(sys._current_frames()[threading.get_ident()]).is_waiting
+    assert not thread_position(sys._current_frames()[threading.get_ident()]).is_waiting

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from mnmt_ds.engine.recipe import resolved_method
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods.entry import RunFacts
 from mnmt_ds.methods.method import ValidationReport
@@ -132,8 +131,7 @@ def test_the_old_name_of_multi_teacher_is_read() -> None:
     section = {"name": "several", "methods": [{"name": "lssd"}, {"name": "multi_distill", "experts": "run"}]}
     settings = MultiTeacherSettings.model_validate(section)
     assert settings.name == "multi_teacher" and settings == MultiTeacherSettings(methods=settings.methods)
-    assert resolved_method(section, PAIRS) == resolved_method({**section, "name": "multi_teacher"}, PAIRS)
-    assert resolved_method(section, PAIRS)["methods"][0]["alpha"] == 2.0
+    assert settings.resolved(PAIRS).model_dump()["methods"][0]["alpha"] == 2.0
 
 
 def _train(corpus: str, directory: str) -> list[list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ from mnmt_ds.config.ranges import NumberRange, number_option, range_text, ranges
 from mnmt_ds.config.sections import example_of, sections
 from mnmt_ds.config.settings import Settings, settings_classes
 from mnmt_ds.config.yaml_values import format_value
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.scores import ScoreSettings
@@ -31,7 +31,7 @@ UNBOUNDED = {
 
 def numeric_fields() -> Iterator[tuple[type[Settings], str, FieldInfo]]:
     kinds = {section.kind for root in (Recipe, StudySettings) for section in sections(root)}
-    for kind in [*sorted(kinds, key=lambda kind: kind.__name__), SearchSettings, ScoreSettings, AnalysisSettings]:
+    for kind in [*sorted(kinds, key=lambda kind: kind.__name__), BeamSettings, ScoreSettings, AnalysisSettings]:
         for name, field in kind.model_fields.items():
             if ranges_of(field) and not settings_classes(field.annotation):
                 yield kind, name, field
@@ -48,7 +48,9 @@ def test_the_walk_sees_what_it_should() -> None:
 def test_every_number_has_a_range(tmp_path: Path, kind: type[Settings], name: str, field: FieldInfo) -> None:
     if f"{kind.__name__}.{name}" in UNBOUNDED:
         return
-    assert all(number.is_bounded for number in ranges_of(field)), "declare a lower bound: Field(ge=...)"
+    assert all(number.ge is not None or number.gt is not None for number in ranges_of(field)), (
+        "declare a lower bound: Field(ge=...)"
+    )
     path = tmp_path / "settings.yaml"
     allowed = ranges_of(field)[0]
     for bad in wrong_values(allowed):
@@ -95,14 +97,14 @@ def others(kind: type[Settings], name: str) -> str:
 
 
 def test_options_of_settings_have_their_range() -> None:
-    assert setting_option(SearchSettings, "beam")("7") == 7
-    assert setting_option(SearchSettings, "length_penalty")("-0.5") == -0.5
+    assert setting_option(BeamSettings, "beam")("7") == 7
+    assert setting_option(BeamSettings, "length_penalty")("-0.5") == -0.5
 
 
 def test_numbers_inside_values_are_found() -> None:
     beta = ranges_of(sections(Recipe)[0].kind.model_fields["train"].annotation.model_fields["adam_betas"])  # type: ignore[union-attr]
     assert beta == [NumberRange(float, ge=0, lt=1)] * 2
-    assert range_text(SearchSettings.model_fields["beam"], below=10) == "at least 1"
+    assert range_text(BeamSettings.model_fields["beam"], below=10) == "at least 1"
 
 
 def test_every_option_that_is_a_number_has_a_range() -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from mnmt_ds.best_values import Measure
+from mnmt_ds.best_values import DevMetric
 from mnmt_ds.config.sections import sections
 from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, move_refusal
 from mnmt_ds.engine.checkpointing.resume_changes import (
-    Change,
+    ResumeChange,
     WrittenBy,
     changes,
     measured_anew,
@@ -18,8 +18,8 @@ from mnmt_ds.engine.checkpointing.resume_changes import (
     written_by,
 )
 from mnmt_ds.engine.checkpointing.resume_classes import (
+    CHANGED_METRICS,
     CLASSES,
-    MEASURES,
     NEXT_EPOCH,
     REFUSED,
     ResumeClass,
@@ -48,7 +48,7 @@ class Corpus:
         self.hash, self.tokenizer, self.directory = content * 64, self, "data"
 
 
-def found(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Change]:
+def found(before: dict[str, Any], now: dict[str, Any]) -> dict[str, ResumeChange]:
     """The changes from one recipe to another, by name."""
     recipes = [Recipe.model_validate({**DATA, **sections}) for sections in (before, now)]
     return {change.name: change for change in recipe_changes(*recipes)}
@@ -67,7 +67,7 @@ def test_every_word_says_what_it_means() -> None:
     for section, key in SETTINGS:
         kind, name = resume_class(section, key), f"{section}.{key}".lstrip(".")
         assert isinstance(kind, ResumeClass) and note_of(name, kind), name
-        assert (kind is ResumeClass.NEW_MEASURE) == (name in MEASURES), name
+        assert (kind is ResumeClass.NEW_METRIC) == (name in CHANGED_METRICS), name
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_is_measured_anew() -> None:
     assert [change.line() for change in listed] == [
         "train.label_smoothing: 0.1 -> 0.2: dev losses have other units; bests and patience begin anew"
     ]
-    assert measured_anew(listed) == {Measure.DEV_LOSS}
+    assert measured_anew(listed) == {DevMetric.DEV_LOSS}
     assert measured_anew(list(found({}, {"train": {"lr": 1.0}}).values())) == set()
 
 

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from mnmt_ds.best_values import Measure
+from mnmt_ds.best_values import DevMetric
 from mnmt_ds.config import Settings, format_value, merged
 from mnmt_ds.config.sections import sections
 from mnmt_ds.config.settings import tag
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.checkpointing import checkpoint
 from mnmt_ds.engine.checkpointing.resume_classes import (
+    CHANGED_METRICS,
     DEEPSPEED,
-    MEASURES,
     ResumeClass,
     longest_fit,
     note_of,
@@ -37,7 +37,7 @@ OTHER_WEIGHTS = ("model.", "framing.", "prepared tokenizer")
 """Beginnings of the names of what the weights themselves depend on."""
 
 
-class Change(NamedTuple):
+class ResumeChange(NamedTuple):
     """A setting that has another value than the checkpoint's run had."""
 
     name: str
@@ -50,7 +50,7 @@ class Change(NamedTuple):
     """What becomes of it."""
     note: str
     """What that means."""
-    measure: Measure | None = None
+    metric: DevMetric | None = None
     """What is measured otherwise."""
 
     def line(self) -> str:
@@ -143,7 +143,7 @@ def _older_recipe(values: Mapping[str, Any], present: Recipe) -> dict[str, Any]:
     return merged(recipe, given)
 
 
-def changes(before: WrittenBy, recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> list[Change]:
+def changes(before: WrittenBy, recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> list[ResumeChange]:
     """Lists what this run has otherwise.
 
     Args:
@@ -160,11 +160,13 @@ def changes(before: WrittenBy, recipe: Recipe, config: ds_config.Json, corpus: C
     for name, value in hashes.items():
         if before.hashes.get(name, value) != value:
             reason = f"{corpus.directory} was prepared anew, from other text or settings"
-            listed.append(Change(f"prepared {name}", before.hashes[name][:12], value[:12], ResumeClass.REFUSED, reason))
+            listed.append(
+                ResumeChange(f"prepared {name}", before.hashes[name][:12], value[:12], ResumeClass.REFUSED, reason)
+            )
     return listed + list(_deepspeed_changes(before.ds_config, config, recipe))
 
 
-def recipe_changes(before: Recipe, now: Recipe) -> Iterator[Change]:
+def recipe_changes(before: Recipe, now: Recipe) -> Iterator[ResumeChange]:
     """Compares two recipes, setting by setting.
 
     Args:
@@ -183,7 +185,7 @@ def recipe_changes(before: Recipe, now: Recipe) -> Iterator[Change]:
 
 def _differences(
     name: str, before: Any, now: Any, paths: Mapping[type, str], setting: tuple[str, str]
-) -> Iterator[Change]:
+) -> Iterator[ResumeChange]:
     """The differences of two values, of which ``setting`` names section and key."""
     if before == now:
         return
@@ -204,13 +206,13 @@ def _differences(
         yield from _differences(f"{name}.{key}".lstrip("."), old, new, paths, inner_setting)
 
 
-def _change(name: str, before: Any, now: Any, section: str, key: str) -> Change:
+def _change(name: str, before: Any, now: Any, section: str, key: str) -> ResumeChange:
     kind = resume_class(section, key) or ResumeClass.REFUSED  # of a component from elsewhere
     setting = f"{section}.{key}".lstrip(".")
-    return Change(name, before, now, kind, note_of(setting, kind), MEASURES.get(setting))
+    return ResumeChange(name, before, now, kind, note_of(setting, kind), CHANGED_METRICS.get(setting))
 
 
-def _deepspeed_changes(before: ds_config.Json, now: ds_config.Json, recipe: Recipe) -> Iterator[Change]:
+def _deepspeed_changes(before: ds_config.Json, now: ds_config.Json, recipe: Recipe) -> Iterator[ResumeChange]:
     """What differs in DeepSpeed's JSON, but for what the recipe fills."""
     old, new = flatten_settings(before), flatten_settings(now)
     for key in sorted((old.keys() | new.keys()) - ds_config.known_values(recipe.train, 1).keys()):
@@ -218,10 +220,10 @@ def _deepspeed_changes(before: ds_config.Json, now: ds_config.Json, recipe: Reci
             kind = longest_fit(DEEPSPEED, key)
             if key.startswith("fp16.") and recipe.train.precision != "fp16":
                 kind = ResumeClass.FREE
-            yield Change(f"deepspeed {key}", old.get(key), new.get(key), kind, note_of(key, kind))
+            yield ResumeChange(f"deepspeed {key}", old.get(key), new.get(key), kind, note_of(key, kind))
 
 
-def refuse(path: Path, listed: Sequence[Change], layout: str) -> None:
+def refuse(path: Path, listed: Sequence[ResumeChange], layout: str) -> None:
     """Ends where the run cannot go on as it is.
 
     Args:
@@ -244,16 +246,16 @@ def refuse(path: Path, listed: Sequence[Change], layout: str) -> None:
         raise UserError(*(f"{path}: {fault}" for fault in faults))
 
 
-def measured_anew(listed: Sequence[Change]) -> set[Measure]:
+def measured_anew(listed: Sequence[ResumeChange]) -> set[DevMetric]:
     """Lists what is measured otherwise from here on.
 
     Args:
         listed: all changes.
 
     Returns:
-        The measures.
+        The metrics.
     """
-    return {change.measure for change in listed if change.measure is not None}
+    return {change.metric for change in listed if change.metric is not None}
 
 
 def _holds_settings(values: Any) -> bool:

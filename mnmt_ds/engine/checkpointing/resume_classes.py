@@ -9,7 +9,7 @@ from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from mnmt_ds.best_values import Measure
+from mnmt_ds.best_values import DevMetric
 from mnmt_ds.config import Settings
 
 
@@ -24,13 +24,13 @@ class ResumeClass(StrEnum):
     """It has effect at once."""
     NEXT_EPOCH = "next_epoch"
     """It has effect from the next epoch on; the one under way is finished as it was drawn."""
-    NEW_MEASURE = "new_measure"
+    NEW_METRIC = "new_metric"
     """It has effect at once, and figures before and after cannot be compared: what was measured begins anew."""
     REFUSED = "refused"
     """The run does not go on."""
 
 
-NO_EFFECT, BUDGET, FREE, NEXT_EPOCH, NEW_MEASURE, REFUSED = ResumeClass
+NO_EFFECT, BUDGET, FREE, NEXT_EPOCH, NEW_METRIC, REFUSED = ResumeClass
 
 
 _TEACHERS = {FREE: "dtype on_device weights_gib read cache cache_dtype memory_gib disk disk_gib"}
@@ -107,26 +107,26 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         BUDGET: "max_epochs max_steps patience",
         FREE: "max_tokens gradient_accumulation_steps batches_per_update lr warmup_steps warmup_init_lr adam_betas"
         " adam_eps weight_decay clip_norm loss_implementation deterministic",
-        NEW_MEASURE: "label_smoothing",
+        NEW_METRIC: "label_smoothing",
         REFUSED: "precision seed",
     },
     "pipeline": {FREE: "stages balance"},
     "tensor": {FREE: "vocabulary"},
     "validation": {
         FREE: "every max_tokens watch keep_best_per_pair bleu_every",
-        NEW_MEASURE: "selection bleu_sentences bleu_beam bleu_ban_unknown",
+        NEW_METRIC: "selection bleu_sentences bleu_beam bleu_ban_unknown",
     },
     "tracking": {NO_EFFECT: "wandb project entity group wandb_pairs log_every"},
 }
 """Keys by class, for every section of a recipe as ``config.sections`` lists them."""
-MEASURES: Mapping[str, Measure] = {
-    "train.label_smoothing": Measure.DEV_LOSS,
-    "validation.selection": Measure.OVERALL,
-    "validation.bleu_sentences": Measure.DEV_BLEU,
-    "validation.bleu_beam": Measure.DEV_BLEU,
-    "validation.bleu_ban_unknown": Measure.DEV_BLEU,
+CHANGED_METRICS: Mapping[str, DevMetric] = {
+    "train.label_smoothing": DevMetric.DEV_LOSS,
+    "validation.selection": DevMetric.OVERALL,
+    "validation.bleu_sentences": DevMetric.DEV_BLEU,
+    "validation.bleu_beam": DevMetric.DEV_BLEU,
+    "validation.bleu_ban_unknown": DevMetric.DEV_BLEU,
 }
-"""What is measured otherwise where a setting of class ``new_measure`` has changed."""
+"""What is measured otherwise where a setting of class ``new_metric`` has changed."""
 DEEPSPEED: Mapping[str, ResumeClass] = {"optimizer.type": REFUSED, "fp16": REFUSED, "": FREE}
 """Keys of DeepSpeed's JSON that the recipe does not fill, with all below them; the longest one that fits decides."""
 _PREPARED = "prepare alone reads it; the prepared data are the same"

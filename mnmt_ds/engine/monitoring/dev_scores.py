@@ -9,7 +9,7 @@ import torch
 from mnmt_ds import metric_keys
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.language_pairs import split_pair
-from mnmt_ds.decoding.beam_search import SearchSettings
+from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.translation import decode_batch, hypothesis_text, make_batches, untranslatable_ids
 from mnmt_ds.distributed import RankGroup, device
@@ -103,7 +103,7 @@ def _scores(
     for pair, split in splits.items():
         pieces = [split.pieces(i)[0] for i in range(counts[pair])]
         jobs += make_batches(translator, pair, pieces, settings.max_tokens)
-    search = SearchSettings(beam=settings.bleu_beam, ban_unknown=settings.bleu_ban_unknown)
+    search = BeamSettings(beam=settings.bleu_beam, ban_unknown=settings.bleu_ban_unknown)
     banned = untranslatable_ids(corpus.tokenizer, search)
     texts: dict[str, dict[int, str]] = {pair: {} for pair in pairs}
     model.eval()

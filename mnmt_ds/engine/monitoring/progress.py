@@ -7,7 +7,7 @@ from mnmt_ds import metric_keys
 from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 
 
-class RunProgress(NamedTuple):
+class EpochProgress(NamedTuple):
     """The run's progress in epochs, which are the first student's; equal on all ranks."""
 
     epoch: int
@@ -22,7 +22,7 @@ class RunProgress(NamedTuple):
     """Validations since some student's dev loss was last a better one."""
 
     @classmethod
-    def of(cls, data_iterator: DataIterator, since_better: int) -> "RunProgress":
+    def of(cls, data_iterator: DataIterator, since_better: int) -> "EpochProgress":
         """Reads the progress of one student.
 
         Args:

@@ -51,7 +51,7 @@ def parse(path: Path) -> Json:
         UserError: where it cannot be read, or is no such JSON object.
     """
     try:
-        config = dict(read_json(find_file(path), _Shape))
+        config = dict(read_json(find_file(path), _ConfigJson))
         json.loads(find_file(path).read_bytes(), object_pairs_hook=_once)
     except OSError as error:
         raise UserError(
@@ -85,7 +85,7 @@ class _Zero(TypedDict, total=False):
     offload_param: Json
 
 
-class _Shape(TypedDict, total=False):
+class _ConfigJson(TypedDict, total=False):
     """The sections that are looked into."""
 
     optimizer: _Optimizer

@@ -35,8 +35,8 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.private_apis import OwnStageLayers
-from mnmt_ds.progress import moved
 from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
+from mnmt_ds.training_position import moved
 
 StageScorer = Callable[["PipelineStates", Tensor, Batch], Tensor]
 """From the last stage's states, its projection (V, D) and the batch to what DeepSpeed takes for the loss."""

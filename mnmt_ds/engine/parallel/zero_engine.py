@@ -30,12 +30,12 @@ from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
 from mnmt_ds.parallel_layout import ModelParallelUnit, ParallelLayout
 from mnmt_ds.private_block_step import step_in_blocks
-from mnmt_ds.progress import moved
 from mnmt_ds.teachers.shard_layout import ShardLayout, assemble_shard, extract_shard
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
 from mnmt_ds.teachers.teacher_forward import LocalForward, TeacherForward
 from mnmt_ds.teachers.teacher_server import TeacherServer, WholeTeachers
+from mnmt_ds.training_position import moved
 
 LEAST_TIED = 1 << 22
 """Elements of a tied embedding from which on its lookups' gradients are added by rows."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds import metric_keys
-from mnmt_ds.best_values import Measure
+from mnmt_ds.best_values import DevMetric
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.checkpointing import checkpoint, snapshots
 from mnmt_ds.engine.checkpointing.fingerprint import model_description
@@ -14,7 +14,7 @@ from mnmt_ds.engine.dataloading.data_iterator import position_from_updates
 from mnmt_ds.engine.dataloading.position import position_of
 from mnmt_ds.engine.monitoring.validation import PairValues
 from mnmt_ds.engine.students.student import Student
-from mnmt_ds.methods.method import Measuring, ValidationReport
+from mnmt_ds.methods.method import GoesByDevMetrics, ValidationReport
 from mnmt_ds.models.frozen import is_frozen
 from mnmt_ds.models.pretrained import expected_shapes
 
@@ -43,7 +43,9 @@ def state_of(student: Student) -> dict[str, Any]:
     }
 
 
-def restore_state(student: Student, state: dict[str, Any], written: WrittenBy, anew: Collection[Measure] = ()) -> None:
+def restore_state(
+    student: Student, state: dict[str, Any], written: WrittenBy, anew: Collection[DevMetric] = ()
+) -> None:
     """Restores a student's state from a checkpoint whose DeepSpeed files are already loaded.
 
     Args:
@@ -67,19 +69,19 @@ def restore_state(student: Student, state: dict[str, Any], written: WrittenBy, a
         student.best.forget_weights_of_pairs()
     for name, part in student.method.state.items():
         part.restore(state["method"][name])
-    for measure in anew:
-        _begin_anew(student, measure)
+    for metric in anew:
+        _begin_anew(student, metric)
 
 
-def _begin_anew(student: Student, measure: Measure) -> None:
+def _begin_anew(student: Student, metric: DevMetric) -> None:
     """What is measured otherwise has no former value that a later one could be compared with."""
-    if measure is not Measure.DEV_BLEU:
-        student.best.begin_anew(pairs=measure is Measure.DEV_LOSS)
-    if measure is Measure.DEV_LOSS:
+    if metric is not DevMetric.DEV_BLEU:
+        student.best.begin_anew(pairs=metric is DevMetric.DEV_LOSS)
+    if metric is DevMetric.DEV_LOSS:
         student.data_iterator.losses = [[0.0, 0.0] for _ in student.data_iterator.losses]
-        student.sampler.on_new_measure()
+        student.sampler.on_new_metric()
     for part in student.method.state.values():
-        if isinstance(part, Measuring) and measure in part.measures:
+        if isinstance(part, GoesByDevMetrics) and metric in part.dev_metrics:
             part.begin_anew()
 
 

@@ -12,15 +12,15 @@ class TeacherPrefetcher:
     """Announces an epoch's micro-batches to a method, one before it is needed; none beyond a validation or a change of
     the sampling distribution."""
 
-    def __init__(self, method: Method, data_iterator: DataIterator, next_change: Callable[[], int]) -> None:
+    def __init__(self, method: Method, data_iterator: DataIterator, next_evaluation: Callable[[], int]) -> None:
         """Starts with the coming update.
 
         Args:
             method: of the student.
             data_iterator: its iterator over its updates.
-            next_change: the updates that will be done when the next validation or change comes.
+            next_evaluation: the updates that will be done when the next validation or change comes.
         """
-        self._method, self._data_iterator, self._next_change = method, data_iterator, next_change
+        self._method, self._data_iterator, self._next_evaluation = method, data_iterator, next_evaluation
         self._plan: EpochPlan | None = None
         self._next = 0
 
@@ -35,7 +35,7 @@ class TeacherPrefetcher:
         count = micro_batches_of(plan, layout)
         if plan is not self._plan:
             self._plan, self._next = plan, done * count
-        last = min(plan.updates, done + self._next_change() - data_iterator.update) * count - 1
+        last = min(plan.updates, done + self._next_evaluation() - data_iterator.update) * count - 1
         while self._next <= min(done * count + index + 1, last):
             self._method.prefetch(micro_batch_contents(plan, self._next, layout))
             self._next += 1

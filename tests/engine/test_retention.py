@@ -1,4 +1,4 @@
-"""Checkpoints are pruned by health: what is damaged, half removed or no checkpoint never costs a good one."""
+"""Old checkpoints are removed by health: what is damaged, half removed or no checkpoint never costs a good one."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ import pytest
 from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import ALONE
 from mnmt_ds.engine.checkpointing import checkpoint
-from mnmt_ds.engine.checkpointing.pruning import Pruner
+from mnmt_ds.engine.checkpointing.retention import CheckpointRetention
 from mnmt_ds.engine.checkpointing.verification import fault_of
 from mnmt_ds.errors import UserError
 from mnmt_ds.study.run_state import has_ended
@@ -69,14 +69,14 @@ def test_what_does_not_verify_never_counts(kind: str, tmp_path: Path) -> None:
         SPOILT[kind](tmp_path / "checkpoints" / f"step_{update}")
     newest = checkpoint.newest(tmp_path, said.append, ALONE)
     assert newest is not None and newest[0].name == "step_4" and len(said) == 4
-    pruner = Pruner(tmp_path, 2, said.append)
+    retention = CheckpointRetention(tmp_path, 2, said.append)
     for update in (9, 10):
-        pruner.prune(save(tmp_path, update))
+        retention.remove_old(save(tmp_path, update))
         assert names(tmp_path) >= {f"step_{update}", "step_9" if update == 10 else "step_4", "step_11", "step_12"}
     assert checkpoint.newest(tmp_path, said.append, ALONE) is not None
     assert sum("step_8 does not count" in line for line in said) == 1, "said once"
     for update in (11, 12):  # what was damaged there is replaced
-        pruner.prune(save(tmp_path, update))
+        retention.remove_old(save(tmp_path, update))
     assert {"step_11", "step_12"} <= names(tmp_path) and "step_4" not in names(tmp_path)
     assert all(fault_of(tmp_path / "checkpoints" / f"step_{n}") is None for n in (11, 12))
 
@@ -94,9 +94,9 @@ def test_strays_are_named_and_passed_over(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path, said.append, ALONE) is None, "there never was a checkpoint"
     assert len(said) == 10 and all(line.startswith(f"{folder}/step_") for line in said)
     assert not has_ended(tmp_path)
-    pruner = Pruner(tmp_path, 1, said.append)
+    retention = CheckpointRetention(tmp_path, 1, said.append)
     for update in (5, 6, 99):
-        pruner.prune(save(tmp_path, update))
+        retention.remove_old(save(tmp_path, update))
         newest = checkpoint.newest(tmp_path, said.append, ALONE)
         assert newest is not None and newest[1]["update"] == update
     assert {"step_x", "step_007"} < names(tmp_path) and not {"step_5", "step_6"} & names(tmp_path)
@@ -109,9 +109,9 @@ def test_links_are_read_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_2").symlink_to(elsewhere)
     newest = checkpoint.newest(tmp_path, pytest.fail, ALONE)
     assert newest is not None and newest[0].name == "step_2"
-    pruner = Pruner(tmp_path, 1, pytest.fail)
+    retention = CheckpointRetention(tmp_path, 1, pytest.fail)
     for update in (3, 4):
-        pruner.prune(save(tmp_path, update))
+        retention.remove_old(save(tmp_path, update))
     assert names(tmp_path) == {"step_2", "step_4"} and fault_of(elsewhere) is None
 
 
@@ -124,16 +124,16 @@ def test_where_all_are_damaged_nothing_begins_anew(tmp_path: Path) -> None:
 def test_a_good_checkpoint_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """... and again when a file of it has changed since."""
     hashed: list[str] = []
-    pruner = Pruner(tmp_path, 2, lambda line: None)
+    retention = CheckpointRetention(tmp_path, 2, lambda line: None)
     monkeypatch.setattr(
-        "mnmt_ds.engine.checkpointing.pruning.fault_of",
+        "mnmt_ds.engine.checkpointing.retention.fault_of",
         lambda path: hashed.append(path.name) or fault_of(path),
     )
     for update in (1, 2, 3):
-        pruner.prune(save(tmp_path, update))
+        retention.remove_old(save(tmp_path, update))
     assert not hashed
     damage(tmp_path / "checkpoints" / "step_3")
-    pruner.prune(save(tmp_path, 4))
+    retention.remove_old(save(tmp_path, 4))
     assert hashed == ["step_3"] and names(tmp_path) == {"step_2", "step_3", "step_4"}
 
 

@@ -1,4 +1,4 @@
-"""Stage 3: SentencePiece models, the same on every machine: own sample, fixed thread count, no paths inside."""
+"""Step 3 of ``prepare``: SentencePiece models, the same on every machine: fixed sample and threads, no paths inside."""
 
 import io
 import logging
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import sentencepiece
 
-from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.build_cache import BuildOutput, fingerprint_of, finished_output, load_output, new_output
 from mnmt_ds.data.settings import DataSettings, TokenizerSettings
 from mnmt_ds.data.tokenizer import JOINT, Tokenizer
-from mnmt_ds.data.worker_pool import Progress
+from mnmt_ds.data.worker_pool import ProgressBar
 from mnmt_ds.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -40,19 +40,19 @@ class TrainingText(NamedTuple):
     """Hash of its content."""
 
 
-def build_tokenizer_stage(
+def build_tokenizer(
     work: Path, pool: Executor, settings: DataSettings, texts: Sequence[TrainingText]
-) -> tuple[BuildStage, bool]:
+) -> tuple[BuildOutput, bool]:
     """Trains the tokenizer, unless that was done before; a language's own model sees all text in its language.
 
     Args:
-        work: directory of the corpus's stages.
+        work: directory of the corpus's outputs.
         pool: worker processes, each of which trains a model.
         settings: the recipe's ``data`` section.
         texts: all training text.
 
     Returns:
-        The stage, with the tokenizer's files, and whether it had to be made.
+        The output, with the tokenizer's files, and whether it had to be made.
 
     Raises:
         UserError: when the text cannot fill the vocabulary.
@@ -65,8 +65,8 @@ def build_tokenizer_stage(
         THREADS,
         [(text.language, text.sha256) for text in texts],
     )
-    if stage := load_stage(work, "tokenizer", fingerprint):
-        return stage, False
+    if output := load_output(work, "tokenizer", fingerprint):
+        return output, False
     kind, size = tokenizer_settings.kind, tokenizer_settings.size
     count = min(tokenizer_settings.sample, sum(text.text.lines for text in texts))
     LOG.info("tokenizer: %s, %s pieces, %s sentences", kind, f"{size:,}", f"{count:,}")
@@ -76,8 +76,8 @@ def build_tokenizer_stage(
         label = "all languages" if name == JOINT else name
         jobs[name] = pool.submit(train_sentencepiece, files, tokenizer_settings, label)
     with (
-        new_stage(work, "tokenizer", fingerprint) as (path, record),
-        Progress("train SentencePiece", "models") as progress,
+        new_output(work, "tokenizer", fingerprint) as (path, record),
+        ProgressBar("train SentencePiece", "models") as progress,
     ):
         models = {}
         for name, job in jobs.items():
@@ -86,7 +86,7 @@ def build_tokenizer_stage(
         tokenizer = Tokenizer(settings.languages, models)
         tokenizer.save_to(path)
         record.update(hash=tokenizer.hash, size=tokenizer.size, sentencepiece=sentencepiece.__version__)
-    return built_stage(work, "tokenizer", fingerprint), True
+    return finished_output(work, "tokenizer", fingerprint), True
 
 
 def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, label: str) -> bytes:

@@ -19,7 +19,7 @@ class _PairScores(_Scores):
     chrf_signature: NotRequired[str]
 
 
-class ReportShape(TypedDict):
+class ReportJson(TypedDict):
     """What every report holds."""
 
     pairs: dict[str, _PairScores]

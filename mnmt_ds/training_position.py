@@ -1,4 +1,4 @@
-"""How far this process's main thread has come in training: what the detection of hung ranks samples."""
+"""Where this process's main thread is in training: what the detection of hung ranks samples."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class TrainingProgress:
+class TrainingPosition:
     """Where the main thread is."""
 
     moves: int = 0
@@ -20,7 +20,7 @@ class TrainingProgress:
     """Whether it is within an update: reading data, passes, the step."""
 
 
-PROGRESS = TrainingProgress()
+POSITION = TrainingPosition()
 """This process's."""
 
 
@@ -32,9 +32,9 @@ def moved(micro_batch: int | None = None) -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    PROGRESS.moves += 1
+    POSITION.moves += 1
     if micro_batch is not None:
-        PROGRESS.micro_batch = micro_batch
+        POSITION.micro_batch = micro_batch
 
 
 @contextmanager
@@ -47,10 +47,10 @@ def update_under_way(update: int) -> Iterator[None]:
     Returns:
         Nothing: a context manager.
     """
-    PROGRESS.update, PROGRESS.micro_batch, PROGRESS.in_update = update, 0, True
+    POSITION.update, POSITION.micro_batch, POSITION.in_update = update, 0, True
     moved()
     try:
         yield
     finally:
-        PROGRESS.in_update = False
+        POSITION.in_update = False
         moved()

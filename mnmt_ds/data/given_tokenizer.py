@@ -1,4 +1,4 @@
-"""Stage 3 where the tokenizer is given: as it is, with tags of new languages, with new pieces, without unused ones."""
+"""Step 3 of ``prepare`` with a given tokenizer: as it is, or with new tags or pieces, or without unused pieces."""
 
 import logging
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnmt_ds.data.binarize_stage import ParallelText
-from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.binarization import ParallelText
+from mnmt_ds.data.build_cache import BuildOutput, fingerprint_of, finished_output, load_output, new_output
 from mnmt_ds.data.derived_tokenizer import add_languages, trim, used_ids
 from mnmt_ds.data.new_pieces import add_pieces, learn_pieces
 from mnmt_ds.data.pretrained_tokenizer import open_given_tokenizer
 from mnmt_ds.data.settings import DataSettings, TokenizerSettings
 from mnmt_ds.data.tokenizer import Tokenizer
-from mnmt_ds.data.tokenizer_stage import TrainingText, sample_sentences
+from mnmt_ds.data.tokenizer_training import TrainingText, sample_sentences
 from mnmt_ds.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -40,14 +40,14 @@ def open_recipe_tokenizer(settings: DataSettings) -> Tokenizer | None:
     return add_languages(open_given_tokenizer(place, languages), new)
 
 
-def build_given_tokenizer_stage(
+def build_given_tokenizer(
     work: Path, pool: Executor, settings: DataSettings, given: Tokenizer, texts: Sequence[ParallelText],
     training: Sequence[TrainingText] = (),
-) -> tuple[BuildStage, bool]:  # fmt: skip
+) -> tuple[BuildOutput, bool]:  # fmt: skip
     """Writes a given tokenizer, with new pieces and without those that no text uses where the recipe says so.
 
     Args:
-        work: directory of the corpus's stages.
+        work: directory of the corpus's outputs.
         pool: worker processes.
         settings: the recipe's ``data`` section.
         given: the tokenizer.
@@ -55,7 +55,7 @@ def build_given_tokenizer_stage(
         training: training text alone, of which new pieces are learned.
 
     Returns:
-        The stage, with the tokenizer's files, and whether it had to be made.
+        The output, with the tokenizer's files, and whether it had to be made.
     """
     hashes = [text.hashes for text in texts] if settings.tokenizer.trim else []
     new_languages = settings.tokenizer.new_languages
@@ -64,9 +64,9 @@ def build_given_tokenizer_stage(
     fingerprint = fingerprint_of(
         given.hash, new_languages, sorted(given.originals), settings.tokenizer.trim, hashes, *sources
     )
-    if stage := load_stage(work, "tokenizer", fingerprint):
-        return stage, False
-    with new_stage(work, "tokenizer", fingerprint) as (path, record):
+    if output := load_output(work, "tokenizer", fingerprint):
+        return output, False
+    with new_output(work, "tokenizer", fingerprint) as (path, record):
         tokenizer = given
         for language in learned:
             tokenizer = _with_pieces(tokenizer, language, settings.tokenizer, training)
@@ -77,7 +77,7 @@ def build_given_tokenizer_stage(
             LOG.info("tokenizer: %s of %s ids are kept", f"{tokenizer.size:,}", f"{given.size:,}")
         tokenizer.save_to(path)
         record.update(hash=tokenizer.hash, size=tokenizer.size)
-    return built_stage(work, "tokenizer", fingerprint), True
+    return finished_output(work, "tokenizer", fingerprint), True
 
 
 def _with_pieces(

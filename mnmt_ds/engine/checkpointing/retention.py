@@ -12,7 +12,7 @@ Signature = tuple[tuple[int, int, int], ...]
 """Inode, size and time of change of a checkpoint's files; none where one is missing."""
 
 
-class Pruner:
+class CheckpointRetention:
     """Removes old checkpoints after each save, on the main rank.
 
     A checkpoint is read and hashed once; after that it counts as good while no file of it has changed.
@@ -38,7 +38,7 @@ class Pruner:
         """
         self._good[path] = _signature(path)
 
-    def prune(self, written: Path) -> None:
+    def remove_old(self, written: Path) -> None:
         """Removes the checkpoints older than the ``keep`` newest good ones, of which the one just written is the first.
 
         What has a higher number is of no concern here. What does not verify stays as long as it is newer than the

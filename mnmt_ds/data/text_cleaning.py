@@ -1,4 +1,4 @@
-"""Stage 1: a pair's parts are read in this process, cleaned in the workers, and written as text and hashes.
+"""Step 1 of ``prepare``: a pair's parts are read here, cleaned in the workers, and written as text and hashes.
 
 Letters: N rows of a text.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds.data import cleaning_rules
-from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.build_cache import BuildOutput, fingerprint_of, finished_output, load_output, new_output
 from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block
 from mnmt_ds.data.dedup_keys import hash64, normalise_key
 from mnmt_ds.data.holdout import RowHashes
@@ -25,14 +25,14 @@ from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import block_rows, files_of_part, parts_identity
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.data.worker_pool import Progress, map_in_order
+from mnmt_ds.data.worker_pool import ProgressBar, map_in_order
 from mnmt_ds.files import sha256
 
 LOG = logging.getLogger(__name__)
 LAYOUT = 1
-"""Version of the stage's files."""
-CODE = ("cleaning_rules.py", "cleaning_stage.py", "dedup_keys.py", "language_codes.py", "scripts.py", "readers")
-"""Files of this package that decide what the stage writes."""
+"""Version of the output's files."""
+CODE = ("cleaning_rules.py", "text_cleaning.py", "dedup_keys.py", "language_codes.py", "scripts.py", "readers")
+"""Files of this package that decide what is written."""
 
 
 def cleaning_rules_for(settings: DataSettings, name: str, given: bool) -> CleaningRules:
@@ -58,7 +58,7 @@ def cleaning_rules_for(settings: DataSettings, name: str, given: bool) -> Cleani
     )
 
 
-def build_cleaned_stage(
+def build_clean_text(
     work: Path,
     pool: Executor,
     settings: DataSettings,
@@ -66,11 +66,11 @@ def build_cleaned_stage(
     role: str,
     parts: list[CorpusPart],
     frozen: bool = False,
-) -> tuple[BuildStage, bool]:
+) -> tuple[BuildOutput, bool]:
     """Reads and cleans a text, unless that was done before.
 
     Args:
-        work: directory of the corpus's stages.
+        work: directory of the corpus's outputs.
         pool: worker processes.
         settings: the recipe's ``data`` section.
         name: a pair, or a language of monolingual text.
@@ -79,7 +79,7 @@ def build_cleaned_stage(
         frozen: once read, the text stays what it is although its files (with a line that says so) or this code change.
 
     Returns:
-        The stage, with files ``source``, ``target``, ``key``, ``source_key``, ``target_key``, ``pair`` and ``domain``,
+        The output, with files ``source``, ``target``, ``key``, ``source_key``, ``target_key``, ``pair`` and ``domain``,
         and whether it had to be made.
     """
     rules = cleaning_rules_for(settings, name, role in ("dev", "test"))
@@ -87,15 +87,15 @@ def build_cleaned_stage(
     files = parts_identity(parts)
     state = LAYOUT if frozen else [_hash_code(), files]
     fingerprint = fingerprint_of(state, name, role, rules.key_side, rules.seed, relevant)
-    stage_name = f"clean.{name}.{role}"
-    if stage := load_stage(work, stage_name, fingerprint):
-        if stage.record["identity"] != files:
-            LOG.warning("%s: files changed since they were read; kept as read (--fresh reads anew)", stage_name)
-        return stage, False
-    with new_stage(work, stage_name, fingerprint) as (directory, record):
+    output_name = f"clean.{name}.{role}"
+    if output := load_output(work, output_name, fingerprint):
+        if output.record["identity"] != files:
+            LOG.warning("%s: files changed since they were read; kept as read (--fresh reads anew)", output_name)
+        return output, False
+    with new_output(work, output_name, fingerprint) as (directory, record):
         record["identity"] = files
         _write(directory, record, read_cleaned_blocks(pool, rules, parts, f"read {name} {role}"), parts, rules)
-    return built_stage(work, stage_name, fingerprint), True
+    return finished_output(work, output_name, fingerprint), True
 
 
 def read_cleaned_blocks(
@@ -114,7 +114,7 @@ def read_cleaned_blocks(
     """
 
     def row_blocks() -> Iterator[RowBlock]:
-        with Progress(label, "rows") as progress:
+        with ProgressBar(label, "rows") as progress:
             domains = {name: i for i, name in enumerate(dict.fromkeys(part.domain for part in parts))}
             for part in parts:
                 if is_dropped_domain(part, rules):
@@ -139,32 +139,32 @@ def is_dropped_domain(part: CorpusPart, rules: CleaningRules) -> bool:
     return not rules.given and any(fnmatch.fnmatch(part.domain, pattern) for pattern in rules.clean.drop_domains)
 
 
-def load_row_hashes(stage: BuildStage, seed: int) -> RowHashes:
-    """Reads the hashes of a stage's rows.
+def load_row_hashes(output: BuildOutput, seed: int) -> RowHashes:
+    """Reads the hashes of cleaned text's rows.
 
     Args:
-        stage: what ``build_cleaned_stage`` made.
+        output: what ``build_clean_text`` made.
         seed: of the keys' hashes (``split.seed``).
 
     Returns:
         Hashes of its rows, in order.
     """
-    source_key_N = _side_keys(stage, "source", seed)
+    source_key_N = _side_keys(output, "source", seed)
     return RowHashes(
-        key=np.fromfile(stage.directory / "key", np.uint64),
+        key=np.fromfile(output.directory / "key", np.uint64),
         source=source_key_N,
-        target=_side_keys(stage, "target", seed) if stage.record["files"]["target"]["size"] else source_key_N,
-        pair=np.fromfile(stage.directory / "pair", np.uint64),
-        domain=np.fromfile(stage.directory / "domain", np.uint16),
+        target=_side_keys(output, "target", seed) if output.record["files"]["target"]["size"] else source_key_N,
+        pair=np.fromfile(output.directory / "pair", np.uint64),
+        domain=np.fromfile(output.directory / "domain", np.uint16),
     )
 
 
-def _side_keys(stage: BuildStage, side: str, seed: int) -> NDArray[np.uint64]:
+def _side_keys(output: BuildOutput, side: str, seed: int) -> NDArray[np.uint64]:
     """Hashes of one side's normalised text; computed from the text where an earlier version read it."""
-    path = stage.directory / f"{side}_key"
+    path = output.directory / f"{side}_key"
     if path.exists():
         return np.fromfile(path, np.uint64)
-    with (stage.directory / side).open("rb") as lines:
+    with (output.directory / side).open("rb") as lines:
         return np.array([hash64(normalise_key(line[:-1].decode()), seed) for line in lines], np.uint64)
 
 
@@ -217,7 +217,7 @@ def _write(
 
 
 def _hash_code() -> list[str]:
-    """Hashes of the files that decide this stage's output, so that a changed rule is applied anew."""
+    """Hashes of the files that decide the output, so that a changed rule is applied anew."""
     package = Path(cleaning_rules.__file__).parent
     paths = [path for name in CODE for path in (sorted((package / name).glob("*.py")) or [package / name])]
     return [sha256(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Stage 4: text to ids, tokenised in the workers, written as one indexed dataset a pair and split.
+"""Step 4 of ``prepare``: text to ids, tokenised in the workers, written as one indexed dataset a pair and split.
 
 Letters: N sentences of a block, S sides (one or two).
 """
@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mnmt_ds.data import indexed, mapped_datasets
-from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.build_cache import BuildOutput, fingerprint_of, finished_output, load_output, new_output
 from mnmt_ds.data.tokenizer import Tokenizer
-from mnmt_ds.data.worker_pool import Progress, map_in_order
+from mnmt_ds.data.worker_pool import ProgressBar, map_in_order
 
 BLOCK = 4000
 """Sentences that a worker tokenises at once."""
@@ -34,33 +34,33 @@ class ParallelText(NamedTuple):
     """Lines of each file."""
 
 
-def build_binary_stage(
-    work: Path, pool: Executor, name: str, text: ParallelText, tokenizer: BuildStage
-) -> tuple[BuildStage, bool]:
+def build_binary_dataset(
+    work: Path, pool: Executor, name: str, text: ParallelText, tokenizer: BuildOutput
+) -> tuple[BuildOutput, bool]:
     """Writes a text's ids, unless that was done before.
 
     Args:
-        work: directory of the corpus's stages.
+        work: directory of the corpus's outputs.
         pool: worker processes.
         name: the text's name, such as ``bs-en.train`` or ``mono.fr``.
         text: the files to tokenise.
-        tokenizer: the stage with the tokenizer.
+        tokenizer: the output with the tokenizer.
 
     Returns:
-        The stage, with ``ids.bin`` and ``ids.idx``, and whether it had to be made. Its record holds the tokens of each
+        The output, with ``ids.bin`` and ``ids.idx``, and whether it had to be made. Its record holds the tokens of each
         side, without special symbols.
     """
-    stage_name = f"binary.{name}"
+    output_name = f"binary.{name}"
     fingerprint = fingerprint_of(text.hashes, text.languages, tokenizer.record["hash"], mapped_datasets.HEADER.hex())
-    if stage := load_stage(work, stage_name, fingerprint):
-        return stage, False
+    if output := load_output(work, output_name, fingerprint):
+        return output, False
     dtype = indexed.smallest_dtype(Tokenizer.open(tokenizer.directory).size)
-    with new_stage(work, stage_name, fingerprint) as (directory, record):
+    with new_output(work, output_name, fingerprint) as (directory, record):
         tokens = np.zeros(len(text.paths), np.int64)
 
         def id_blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             encode = partial(_encode_block, languages=text.languages, tokenizer=tokenizer.directory, dtype=dtype)
-            with Progress(f"tokenise {name}", "sentences", text.sentences) as progress:
+            with ProgressBar(f"tokenise {name}", "sentences", text.sentences) as progress:
                 for ids, lengths_NS in map_in_order(pool, encode, _line_blocks(text.paths)):
                     yield ids, lengths_NS
                     tokens[:] += lengths_NS.sum(0)
@@ -68,7 +68,7 @@ def build_binary_stage(
 
         indexed.write_indexed_dataset(directory / "ids", id_blocks(), dtype)
         record.update(tokens=tokens.tolist(), sentences=text.sentences)
-    return built_stage(work, stage_name, fingerprint), True
+    return finished_output(work, output_name, fingerprint), True
 
 
 def _line_blocks(paths: tuple[Path, ...]) -> Iterator[tuple[list[bytes], ...]]:

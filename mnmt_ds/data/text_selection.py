@@ -1,4 +1,4 @@
-"""Stage 2: every pair's train, dev and test text, and monolingual text without any of it.
+"""Step 2 of ``prepare``: every pair's train, dev and test text, and monolingual text without any of it.
 
 Letters: N rows of a text.
 """
@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds.data import holdout
-from mnmt_ds.data.build_cache import BuildStage, built_stage, fingerprint_of, load_stage, new_stage
+from mnmt_ds.data.build_cache import BuildOutput, fingerprint_of, finished_output, load_output, new_output
 from mnmt_ds.data.cleaning_rules import EMPTY_SIDE
-from mnmt_ds.data.cleaning_stage import load_row_hashes
 from mnmt_ds.data.held_out_text import HeldOutText
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import (
@@ -26,50 +25,51 @@ from mnmt_ds.data.split_assignment import (
     split_of_rows,
     usable_rows,
 )
-from mnmt_ds.data.worker_pool import Progress
+from mnmt_ds.data.text_cleaning import load_row_hashes
+from mnmt_ds.data.worker_pool import ProgressBar
 from mnmt_ds.errors import UserError
 
 BLOCK = 100_000
 """Lines that are copied at once."""
 SIDES = (("source", "src"), ("target", "tgt"))
-"""The sides' files in a cleaned stage, and their suffixes in a selection."""
+"""The sides' files in cleaned text, and their suffixes in a selection."""
 
 
-def build_selection_stage(
+def build_selected_text(
     work: Path,
     settings: DataSettings,
     pair: str,
-    clean: Mapping[str, BuildStage],
+    clean: Mapping[str, BuildOutput],
     assignment: SplitAssignment,
     held_out: HeldOutText,
-) -> tuple[BuildStage, bool]:
+) -> tuple[BuildOutput, bool]:
     """Writes a pair's splits, unless that was done before.
 
     Args:
-        work: directory of the corpus's stages.
+        work: directory of the corpus's outputs.
         settings: the recipe's ``data`` section.
         pair: the pair's name.
-        clean: cleaned stages of the training text and of the given sets, by split.
+        clean: cleaned training text and given sets, by split.
         assignment: usable and held-out rows of the training text.
         held_out: what no row may be trained on.
 
     Returns:
-        The stage, with ``train.src``, ``train.tgt`` and so on, and whether it had to be made.
+        The output, with ``train.src``, ``train.tgt`` and so on, and whether it had to be made.
 
     Raises:
         UserError: when a split is empty.
     """
     hashes = load_row_hashes(clean["train"], settings.split.seed)
     split_N, counts = split_of_rows(settings, pair, hashes, assignment, held_out)
-    given = {split: stage.record["counts"]["clean"] for split, stage in clean.items() if split != "train"}
+    given = {split: output.record["counts"]["clean"] for split, output in clean.items() if split != "train"}
     complete = {split: count - clean[split].record["counts"].get(EMPTY_SIDE, 0) for split, count in given.items()}
     check_split_sizes(settings, pair, split_N, complete, Counter(clean["train"].record["counts"]) + counts)
-    contents = {split: [stage.sha256(side) for side, _ in SIDES] for split, stage in clean.items()}
+    contents = {split: [output.sha256(side) for side, _ in SIDES] for split, output in clean.items()}
     fingerprint = fingerprint_of(contents, _digest(split_N), dict(counts))
-    stage_name = f"select.{pair}"
-    if stage := load_stage(work, stage_name, fingerprint):
-        return stage, False
-    with new_stage(work, stage_name, fingerprint) as (directory, record):
+    output_name = f"select.{pair}"
+    if output := load_output(work, output_name, fingerprint):
+        return output, False
+    with new_output(work, output_name, fingerprint) as (directory, record):
         sizes = {split: int((split_N == number).sum()) for number, split in enumerate(holdout.SPLITS)} | given
         sizes = {split: size for split, size in sizes.items() if size}
         for side, suffix in SIDES:
@@ -82,23 +82,23 @@ def build_selection_stage(
             for split in given:
                 shutil.copyfile(clean[split].directory / side, directory / f"{split}.{suffix}")
         record.update(sentences=sizes, counts=dict(counts), pair=pair)
-    return built_stage(work, stage_name, fingerprint), True
+    return finished_output(work, output_name, fingerprint), True
 
 
-def build_monolingual_stage(
-    work: Path, settings: DataSettings, lang: str, clean: BuildStage, held_out: HeldOutText
-) -> tuple[BuildStage, bool]:
+def build_monolingual_text(
+    work: Path, settings: DataSettings, lang: str, clean: BuildOutput, held_out: HeldOutText
+) -> tuple[BuildOutput, bool]:
     """Writes a language's monolingual text without sentences of any dev or test set in that language.
 
     Args:
-        work: directory of the corpus's stages.
+        work: directory of the corpus's outputs.
         settings: the recipe's ``data`` section.
         lang: the language.
-        clean: the cleaned stage of its text.
+        clean: its cleaned text.
         held_out: what no row may be trained on.
 
     Returns:
-        The stage, with ``train.src``, and whether it had to be made.
+        The output, with ``train.src``, and whether it had to be made.
 
     Raises:
         UserError: when no sentence is left, or most lines are in another script.
@@ -114,20 +114,23 @@ def build_monolingual_stage(
     split_N = np.full(len(usable_N), holdout.DROPPED, np.uint8)
     split_N[rows] = holdout.TRAIN
     fingerprint = fingerprint_of(clean.sha256("source"), _digest(split_N), dict(counts))
-    stage_name = f"select.mono.{lang}"
-    if stage := load_stage(work, stage_name, fingerprint):
-        return stage, False
-    with new_stage(work, stage_name, fingerprint) as (directory, record):
+    output_name = f"select.mono.{lang}"
+    if output := load_output(work, output_name, fingerprint):
+        return output, False
+    with new_output(work, output_name, fingerprint) as (directory, record):
         _distribute_lines(clean.directory / "source", {holdout.TRAIN: directory / "train.src"}, split_N)
         record.update(sentences={"train": len(rows)}, counts=dict(counts), pair=lang)
-    return built_stage(work, stage_name, fingerprint), True
+    return finished_output(work, output_name, fingerprint), True
 
 
 def _distribute_lines(text: Path, paths: Mapping[int, Path], split_N: NDArray[np.uint8]) -> None:
     """Writes each line of a text to the file of its split."""
     files = {split: path.open("wb") for split, path in paths.items()}
     try:
-        with text.open("rb") as stream, Progress(f"select {text.parent.parent.name}", "rows", len(split_N)) as progress:
+        with (
+            text.open("rb") as stream,
+            ProgressBar(f"select {text.parent.parent.name}", "rows", len(split_N)) as progress,
+        ):
             for start in range(0, len(split_N), BLOCK):
                 splits = split_N[start : start + BLOCK].tolist()
                 for split, line in zip(splits, islice(stream, BLOCK), strict=True):
