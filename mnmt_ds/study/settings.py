@@ -76,7 +76,7 @@ class StudySettings(Settings):
     directory: FilePath = Field(examples=["runs/study"])
     """Where runs and report are written; paths are relative to the working directory."""
     recipe: FilePath | None = None
-    """Base recipe of every row, from the study's folder."""
+    """Base recipe of every row, from the study's folder; null: every condition, or every row, names its own."""
     set: Keys = {}  # noqa: RUF012 (pydantic copies it)
     """Keys of the recipe that all rows change; a condition's, then a row's keys come after."""
     seeds: tuple[Seed, ...] = (1,)

@@ -70,11 +70,11 @@ class CheckpointRetention:
 
     def _remove(self, path: Path) -> None:
         self._good.pop(path, None)
-        doomed = path.with_name(path.name + ".tmp")  # half removed, it is taken for no checkpoint
+        temporary = path.with_name(path.name + ".tmp")  # half removed, it is taken for no checkpoint
         try:
-            remove(doomed)
-            os.rename(path, doomed)
-            remove(doomed)
+            remove(temporary)
+            os.rename(path, temporary)
+            remove(temporary)
         except OSError as error:
             self._say(f"{error.filename or path}: cannot be removed ({error.strerror}); the training goes on")
 
