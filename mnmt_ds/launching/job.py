@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,10 @@ PDSH_EXIT = re.compile(
     r"pdsh@\S+: (?P<node>\S+): \S+ (?:exited with exit code (?P<code>[1-9]\d*)|killed by signal (?P<signal>\d+))"
 )
 """What pdsh says of a node that failed; its own exit status counts those that were killed as 0."""
+UNBOUND = {"OMPI_MCA_hwloc_base_binding_policy": "none", "PRTE_MCA_hwloc_default_binding_policy": "none"}
+"""Lets ranks run on all cores under OpenMPI 4 and 5, as under the other launchers; mpirun binds each of two to one."""
+PROGRAMS = {"pdsh": "pdsh", "openmpi": "mpirun", "slurm": "srun"}
+"""What starts a job's processes on other nodes, by DeepSpeed's name of the launcher."""
 HEARTBEAT = 2.0
 """Seconds between two heartbeats to the nodes."""
 FAILURE_GRACE = 8.0
@@ -76,16 +80,21 @@ def launch(options: Sequence[str], script: Path, recipe: str, rest: Sequence[str
     variables = forwarded_variables() | {JOB_VARIABLE: job, "MASTER_PORT": port}
     variables |= {"MASTER_ADDR": master} if master else {}
     command = [_deepspeed(), *options, "--master_port", port]
-    if remote:
-        LOG.info("launch: %d node(s), %d slot(s): %s", len(nodes), sum(nodes.values()), ", ".join(nodes))
-        command += ["--force_multi", "--no_ssh_check", *(["--master_addr", master] if master else [])]
+    words, environment = [str(script), recipe, *rest], {**os.environ, JOB_VARIABLE: job}
+    if not remote:  # DeepSpeed would ask this machine for its address by ssh where a hostfile names it
+        command += [] if args.no_ssh else ["--no_ssh_check", "--master_addr", master or "127.0.0.1"]
+        return supervise([*command, *words], environment, nodes, shell, job)
+    LOG.info("launch: %d node(s), %d slot(s): %s", len(nodes), sum(nodes.values()), ", ".join(nodes))
+    command += ["--force_multi", "--no_ssh_check", *(["--master_addr", master] if master else [])]
+    assignments = [*_user_variables(), *(f"{name}={value}" for name, value in variables.items())]
+    if shell.launcher == "openmpi":  # mpirun gets quotes that DeepSpeed puts round a value as part of the value
+        command.append("--no_python")
+        words, assignments = ["env", *assignments, sys.executable, "-u", *words], []
     with tempfile.NamedTemporaryFile("w", prefix="mnmt_ds-env-") as file:
-        file.writelines([*_user_variables(), *(f"{name}={value}\n" for name, value in variables.items())])
+        file.writelines(f"{line}\n" for line in assignments)
         file.flush()
-        environment = {**os.environ, JOB_VARIABLE: job}
-        if remote:
-            environment = {**_without_exported_secrets(environment), "DS_ENV_FILE": file.name}
-        return supervise([*command, str(script), recipe, *rest], environment, nodes, shell, job)
+        environment = {**UNBOUND, **_without_exported_secrets(environment), "DS_ENV_FILE": file.name}
+        return supervise([*command, *words], environment, nodes, shell, job)
 
 
 def supervise(
@@ -228,7 +237,24 @@ def _nodes(args: Any, runner: Any) -> tuple[dict[str, int], bool]:
     active = runner.apply_num_nodes_and_gpus(active, args.num_nodes, args.num_gpus)
     nodes = {name: len(slots) for name, slots in active.items()}
     remote = not args.no_ssh and (args.force_multi or len(nodes) > 1 or not is_local(next(iter(nodes))))
+    if remote:
+        _check_launcher(args, runner.LAUNCHER_CLASSES)
     return ({"localhost": list(nodes.values())[max(args.node_rank, 0)]} if args.no_ssh else nodes), remote
+
+
+def _check_launcher(args: Any, known: Collection[str]) -> None:
+    """UserError where DeepSpeed cannot start processes on other nodes as it is asked to."""
+    name = args.launcher.lower()
+    if name not in known:
+        raise UserError(f"--launcher {args.launcher}: DeepSpeed has none of that name; it has {', '.join(known)}")
+    program = PROGRAMS.get(name)
+    if program and shutil.which(program) is None:
+        raise UserError(f"--launcher {name}: {program} is not installed here; install it, or name another one")
+    if name == "openmpi" and (args.include or args.exclude or max(args.num_nodes, args.num_gpus) >= 0):
+        raise UserError(
+            "--launcher openmpi: takes no --include, --exclude, --num_nodes and --num_gpus; list in the hostfile the"
+            " nodes and slots to use"
+        )
 
 
 def _port(args: Any, options: Sequence[str], remote: bool) -> int:
@@ -252,7 +278,7 @@ def _user_variables() -> list[str]:
             if equals and is_secret(name, value):
                 LOG.warning("%s: %s stays here: it would stand in the command lines of all nodes", path, name)
             elif equals:
-                lines.append(f"{line.strip()}\n")
+                lines.append(line.strip())
     return lines
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 JOB_VARIABLE = "MNMT_DS_JOB"
 """Environment variable with the job's name, in each of its processes."""
+RANK_VARIABLES = frozenset({"RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"})
+"""Environment variables, one of which each rank is started with."""
 READY = "watching"
 """The line that the watchdog prints when it is at work."""
 TIMEOUT = 60.0
@@ -41,7 +43,7 @@ def job_processes(job: str) -> dict[int, bool]:
                 variables = dict(item.partition("=")[::2] for item in raw)
                 if variables.get(JOB_VARIABLE) == job:
                     environments[int(entry.name)] = variables
-    ranks = {pid for pid, variables in environments.items() if "RANK" in variables or "SLURM_PROCID" in variables}
+    ranks = {pid for pid, variables in environments.items() if RANK_VARIABLES & set(variables)}
     return {pid: pid in ranks and _parent(pid) not in ranks for pid in environments if pid != os.getpid()}
 
 

@@ -179,7 +179,7 @@ def test_no_secret_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".deepspeed_env").write_text("A=1\nHF_TOKEN=hf_x\nPROXY=http://me:hidden@host\n")
     with caplog.at_level("WARNING", logger="mnmt_ds"):
-        assert job._user_variables() == ["A=1\n"]
+        assert job._user_variables() == ["A=1"]
     (tmp_path / ".deepspeed_env").write_bytes(b"A=1\nNAME=caf\xe9\n")
     with pytest.raises(UserError, match=r"^\.deepspeed_env:2: byte 12 is not UTF-8; save the file as UTF-8$"):
         job._user_variables()
@@ -192,10 +192,12 @@ def test_no_secret_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
 def test_a_watchdog_ends_what_is_left_of_its_job_and_nothing_else() -> None:
     sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
     bare = {name: value for name, value in os.environ.items() if name not in ("RANK", JOB_VARIABLE)}
-    mine, helper, other = (
+    mine, by_mpirun, helper, other = (
         subprocess.Popen(sleeper, env={**bare, JOB_VARIABLE: job, **more})
-        for job, more in (("j1", {"RANK": "0"}), ("j1", {}), ("j2", {"RANK": "0"}))
-    )
+        for job, more in (
+            ("j1", {"RANK": "0"}), ("j1", {"OMPI_COMM_WORLD_RANK": "1"}), ("j1", {}), ("j2", {"RANK": "0"})
+        )
+    )  # fmt: skip
     watchdog = subprocess.Popen(
         [sys.executable, "-m", "mnmt_ds.launching.watchdog", "j1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, cwd=ROOT,
@@ -204,7 +206,7 @@ def test_a_watchdog_ends_what_is_left_of_its_job_and_nothing_else() -> None:
     assert watchdog.stdout.readline() == "watching\n"
     watchdog.stdin.write("stop\n")
     watchdog.stdin.flush()
-    assert mine.wait(20) == -15
+    assert mine.wait(20) == -15 and by_mpirun.wait(20) == -15
     time.sleep(0.3)
     assert helper.poll() is None
     watchdog.stdin.close()

@@ -16,6 +16,7 @@ from tests.launching.nodes import Nodes, two_nodes, why_not, write_recipe
 from tests.tiny import ROOT, write_corpus
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+needs_openmpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="not installed: mpirun (Debian: openmpi-bin)")
 
 
 @pytest.fixture
@@ -48,16 +49,20 @@ def test_two_nodes_give_the_losses_of_the_local_run(nodes: Nodes, tiny_corpus: P
     assert training(tmp_path / "far") == training(tmp_path / "local")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="not installed: mpirun (Debian: openmpi-bin)")
-def test_openmpi_starts_the_ranks_too(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def by_openmpi(nodes: Nodes, tmp_path: Path, recipe: Path, **variables: str) -> "subprocess.Popen[str]":
+    """A job on both nodes that mpirun starts."""
     (tmp_path / "hosts").write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1\n")
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     by_ssh = {"OMPI_MCA_plm_rsh_args": f"-F {nodes.directory / 'config'}"}
     options = ["--hostfile", str(tmp_path / "hosts"), "--launcher", "openmpi"]
-    words = launch(*options, str(write_recipe(tiny_corpus, run, 4)))
-    process = nodes.popen(words, ROOT, **as_root, **by_ssh)
+    return nodes.popen(launch(*options, str(recipe)), ROOT, **as_root, **by_ssh, **variables)
+
+
+@pytest.mark.slow
+@needs_openmpi
+def test_openmpi_starts_the_ranks_too(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = by_openmpi(nodes, tmp_path, write_recipe(tiny_corpus, run, 4))
     output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     assert len(training(run)) == 4 and "2 rank(s)" in output
@@ -87,10 +92,28 @@ def test_a_lost_node_ends_the_job_by_name(nodes: Nodes, tiny_corpus: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_a_request_to_stop_reaches_all_nodes_and_saves(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
+@needs_openmpi
+def test_openmpi_ends_the_job_where_a_rank_is_killed(nodes: Nodes, tiny_corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = launch("--hostfile", str(tmp_path / "hosts"), str(write_recipe(tiny_corpus, run, 10**6)))
-    process = nodes.popen(words, ROOT)
+    process = by_openmpi(nodes, tmp_path, write_recipe(tiny_corpus, run, 10**6))
+    wait_for_updates(run, process)
+    os.kill(nodes.ranks(1)[0], signal.SIGKILL)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGKILL, output
+    assert "exited on signal 9" in output and not nodes.ranks(0) and not nodes.ranks(1), output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["pdsh", pytest.param("openmpi", marks=needs_openmpi)])
+def test_a_request_to_stop_reaches_all_nodes_and_saves(
+    nodes: Nodes, tiny_corpus: Path, tmp_path: Path, launcher: str
+) -> None:
+    run = tmp_path / "run"
+    recipe = write_recipe(tiny_corpus, run, 10**6)
+    if launcher == "openmpi":
+        process = by_openmpi(nodes, tmp_path, recipe)
+    else:
+        process = nodes.popen(launch("--hostfile", str(tmp_path / "hosts"), str(recipe)), ROOT)
     wait_for_updates(run, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
