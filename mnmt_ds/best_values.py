@@ -34,7 +34,7 @@ class BestValue(NamedTuple):
         return self.update != NO_UPDATE
 
     def without_value(self) -> "BestValue":
-        """Forgets the value: the next one will be better, and until then what was kept stays.
+        """Drops the value: the next one counts as better, and until then what was kept stays.
 
         Returns:
             The same update with an infinite value.
@@ -69,7 +69,7 @@ class BestValues(dict[str, BestValue]):
         return improved
 
     def forget_values(self) -> None:
-        """Forgets all values, since those to come are measured otherwise; each pair's next one will be its lowest."""
+        """Drops all values, since later ones are measured otherwise; each pair's next one will be its lowest."""
         self.update({pair: best.without_value() for pair, best in self.items()})
 
     def updates(self) -> set[int]:

@@ -22,7 +22,7 @@ IN_A_THREAD = 1 << 16
 
 
 class WrittenFile(NamedTuple):
-    """What a file holds if all of it reached the disk."""
+    """Size and digest of a file that a checkpoint wrote, to check that all of it reached the disk."""
 
     size: int
     """Bytes."""
@@ -31,7 +31,7 @@ class WrittenFile(NamedTuple):
 
 
 class WrittenFiles(NamedTuple):
-    """What a rank wrote of a checkpoint."""
+    """The files of a checkpoint that one rank wrote."""
 
     files: dict[Path, WrittenFile]
     """Those that were hashed on the way."""
@@ -40,7 +40,7 @@ class WrittenFiles(NamedTuple):
 
 
 class CheckpointWriter:
-    """A checkpoint engine of DeepSpeed that keeps the first error of its files and goes on, as other ranks wait."""
+    """DeepSpeed checkpoint engine that keeps the first error of its files and goes on, since other ranks wait."""
 
     def __init__(self, inner: Any) -> None:
         """Takes the place of another one; ``finish`` ends it.

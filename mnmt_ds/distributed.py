@@ -130,7 +130,7 @@ ALONE = RankGroup()
 
 
 def rank() -> int:
-    """This process's rank in the whole job, 0 when it is alone.
+    """Returns this process's rank in the whole job, 0 when it is alone.
 
     Returns:
         From 0.
@@ -148,7 +148,7 @@ def world_size() -> int:
 
 
 def job_ranks() -> RankGroup:
-    """All ranks of the job, over torch's default group.
+    """Returns all ranks of the job, over torch's default group.
 
     Returns:
         The group, seen from this rank.
@@ -157,7 +157,7 @@ def job_ranks() -> RankGroup:
 
 
 def is_main() -> bool:
-    """Whether this is the job's rank 0.
+    """Returns whether this is the job's rank 0.
 
     Returns:
         True on one rank of the job.
@@ -184,7 +184,7 @@ def barrier() -> None:
 
 
 def uses_gpu() -> bool:
-    """Whether this process computes on a CUDA device: as DS_ACCELERATOR says, else wherever torch sees a GPU.
+    """Returns whether this process computes on a CUDA device: as DS_ACCELERATOR says, else where torch sees a GPU.
 
     Returns:
         False where DS_ACCELERATOR is cpu, even on a machine with GPUs.
@@ -193,7 +193,7 @@ def uses_gpu() -> bool:
 
 
 def device() -> torch.device:
-    """The device of this rank: its CUDA device where GPUs are used, else the CPU.
+    """Returns the device of this rank: its CUDA device where GPUs are used, else the CPU.
 
     Returns:
         A CUDA device, or the CPU.
@@ -276,7 +276,7 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
 
 
 def choose_accelerator() -> None:
-    """Says to DeepSpeed, before it is imported, what it computes on, where the user has not."""
+    """Sets DS_ACCELERATOR before DeepSpeed is imported, where the user has not set it."""
     if not os.environ.get("DS_ACCELERATOR"):
         os.environ["DS_ACCELERATOR"] = "cuda" if uses_gpu() else "cpu"
 
@@ -306,7 +306,7 @@ def _environment() -> None:
 
 
 def free_port() -> int:
-    """A port that nothing on this machine listens on now.
+    """Finds a port that nothing on this machine listens on now.
 
     Returns:
         A port number.
@@ -339,7 +339,7 @@ def same_everywhere(values: Mapping[str, str]) -> None:
 
 
 def seed_of(*parts: int | str) -> int:
-    """A seed that is a function of its parts alone, never of the rank or of what was drawn before.
+    """Hashes its arguments to a seed that depends on nothing else, not on the rank or on earlier draws.
 
     Args:
         *parts: such as (seed, update, index).

@@ -13,7 +13,7 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """Something the user gave is wrong.
+    """Error in something that the user gave; each fault is one line with its place and remedy.
 
     Each fault is ONE line, ``where: what, and what to do`` (``file:line:`` where there is a line). Most errors have
     one; a recipe's lists all of them. Commands print them without a traceback and exit with code 2.
@@ -32,7 +32,7 @@ class UserError(Exception):
 
 
 class FaultList:
-    """The faults of several checks, to be raised together."""
+    """Collects the faults of several checks, to be raised together."""
 
     def __init__(self, faults: Iterable[str] = ()) -> None:
         """Begins a list.
@@ -44,7 +44,7 @@ class FaultList:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """A UserError in the block is added to the list, and what follows the block goes on.
+        """Runs a block and adds its UserError to the list; what follows the block goes on.
 
         Returns:
             Nothing: a context manager.
@@ -65,7 +65,7 @@ class FaultList:
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, though nothing that the user gave is known to be wrong.
+    """Error that ends a run, though nothing that the user gave is known to be wrong.
 
     The message is ONE line, with what to do. All ranks of a student raise it together; commands print it without a
     traceback on one of them, and exit with code 1.
@@ -114,7 +114,7 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 
 
 def file_fault(error: BaseException, path: Path | None = None, needed: int = 0) -> UserError | None:
-    """What an error of a file or disk means to a user, also where a library made another error of it.
+    """Explains an error of a file or disk to the user, also where a library has wrapped it in another error.
 
     Args:
         error: any.

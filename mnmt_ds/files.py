@@ -97,7 +97,7 @@ def write_all(descriptor: int, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write to, which becomes ``path`` when the block ends without an error.
+    """Makes a temporary path to write to, which becomes ``path`` when the block ends without an error.
 
     For writers that want a path or a stream of their own, such as ``safetensors.torch.save_file``. After an error the
     temporary file is removed and ``path`` is as it was.
@@ -175,7 +175,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def is_stream(path: Path) -> bool:
-    """Tells whether a path is one that is written to and never replaced.
+    """Returns whether a path is a stream, which is written to and never replaced.
 
     Args:
         path: what is to be written.
@@ -210,7 +210,7 @@ def _descriptor(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def errors_naming(path: Path) -> Iterator[None]:
-    """Lets an ``OSError`` of the block name a file where it names none, as those of a full disk do.
+    """Adds a file's name to an ``OSError`` of the block that names none, as those of a full disk do.
 
     Args:
         path: the file that the block reads or writes.
@@ -228,7 +228,7 @@ def errors_naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing_directory(directory: Path) -> Iterator[Path]:
-    """Gives an empty temporary directory to fill, which becomes ``directory`` when the block ends without an error.
+    """Makes an empty temporary directory, which becomes ``directory`` when the block ends without an error.
 
     Args:
         directory: directory to write; an older one there is replaced.
@@ -280,7 +280,7 @@ def _name_for_old(directory: Path) -> Path:
 
 
 def replace_link(path: Path, target: Path) -> None:
-    """Lets a symbolic link point to a target, in one step; an older link there is replaced.
+    """Points a symbolic link at a target in one atomic step; an older link there is replaced.
 
     Args:
         path: the link.
@@ -298,7 +298,7 @@ def replace_link(path: Path, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Gives a file a second name: a hard link where the file system has them, else a copy.
+    """Makes a second name for a file: a hard link where the file system has them, else a copy.
 
     Args:
         source: a finished file.
@@ -393,7 +393,7 @@ def lock(path: Path, wait: bool = False) -> IO[str]:
 
 
 def is_locked(path: Path) -> bool:
-    """Tells whether a process holds the lock of a file.
+    """Returns whether a process holds the lock of a file.
 
     Args:
         path: the lock's file; it may be missing, then nobody holds it.

@@ -51,7 +51,7 @@ STOPPED = ("T", "t", "")
 
 
 class RankState(NamedTuple):
-    """What a rank publishes of itself."""
+    """State that a rank publishes of itself for the other ranks' hang detectors."""
 
     rank: int
     """Of the job."""
@@ -76,7 +76,7 @@ class RankState(NamedTuple):
 
 
 class ThreadPosition(NamedTuple):
-    """Where the main thread is at a moment."""
+    """Position of the main thread in the code at one moment."""
 
     signature: tuple[object, ...]
     """The same as long as it has not moved."""
@@ -87,7 +87,7 @@ class ThreadPosition(NamedTuple):
 
 
 def thread_position(frame: FrameType | None) -> ThreadPosition:
-    """Says where a thread is.
+    """Reads where in the code a thread is.
 
     Args:
         frame: its innermost frame.
@@ -150,7 +150,7 @@ def find_hung_ranks(before: Sequence[RankState], after: Sequence[RankState]) -> 
 
 
 def process_state(pid: int) -> str:
-    """What the system says of a process of this machine.
+    """Reads the state of a process of this machine, as the system has it.
 
     Args:
         pid: of the process.
@@ -179,7 +179,7 @@ def silent_ranks_beside_rank_0(known: Sequence[RankState], own: RankState) -> li
 
 
 def diagnosis(hung: Sequence[RankState], what: str, stacks: Path) -> str:
-    """Says what is wrong.
+    """Describes which ranks hang, and where.
 
     Args:
         hung: the ranks that hang.

@@ -91,7 +91,7 @@ _adapter = cache(TypeAdapter)
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Says in a few words why a file could not be read.
+    """Explains in a few words why a file could not be read.
 
     Args:
         error: of ``read_json``.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Metric(str):
-    """A metric's key, or the template of one key a pair; a plain string with its unit and meaning beside it."""
+    """Key of a metric (or the template of one key a pair): a string with its unit and meaning beside it."""
 
     unit: str
     meaning: str
@@ -172,7 +172,7 @@ MEMORY_TEACHER_STATES = Metric("memory/teacher_states", "bytes", "Cached teacher
 
 
 class Fields(NamedTuple):
-    """What every record holds beside its metrics, and what each means."""
+    """Fields that every record holds beside its metrics, and what each means."""
 
     kind: str = (
         "run (a process starts; `changed`: settings that a resumed run has otherwise, with both values), train, valid,"
@@ -197,7 +197,7 @@ METRICS: tuple[Metric, ...] = tuple(
 
 
 def page() -> str:
-    """The documentation's page of metric keys.
+    """Renders the documentation's page of metric keys.
 
     Returns:
         Markdown, with a final line end.

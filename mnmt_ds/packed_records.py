@@ -80,7 +80,7 @@ def pack(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unpack(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives the flat record of what a log holds.
+    """Expands a record of a log to the flat record.
 
     Args:
         record: a record of the log.

@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class ModelParallelUnit:
-    """The groups that DeepSpeed asks of its ``mpu`` argument."""
+    """Process groups of a layout, as DeepSpeed's ``mpu`` argument wants them."""
 
     data: dist.ProcessGroup
     """Ranks that hold the same weights and have data of their own."""
@@ -27,7 +27,7 @@ class ModelParallelUnit:
     """Ranks that share one copy of the model."""
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
-        """Ranks with data of their own, over which ZeRO shards.
+        """Returns the group of ranks with data of their own, over which ZeRO shards.
 
         Returns:
             The group.
@@ -35,7 +35,7 @@ class ModelParallelUnit:
         return self.data
 
     def get_data_parallel_group_ranks(self) -> list[int]:
-        """The job ranks of the data-parallel group.
+        """Lists the job ranks of the data-parallel group.
 
         Returns:
             Ranks of the job.
@@ -43,7 +43,7 @@ class ModelParallelUnit:
         return dist.get_process_group_ranks(self.data)
 
     def get_data_parallel_rank(self) -> int:
-        """This rank within the data-parallel group.
+        """Returns this rank's number in the data-parallel group.
 
         Returns:
             From 0.
@@ -51,7 +51,7 @@ class ModelParallelUnit:
         return dist.get_rank(self.data)
 
     def get_data_parallel_world_size(self) -> int:
-        """Ranks in the data-parallel group.
+        """Returns the number of ranks in the data-parallel group.
 
         Returns:
             Ranks in the group.
@@ -59,7 +59,7 @@ class ModelParallelUnit:
         return dist.get_world_size(self.data)
 
     def get_model_parallel_group(self) -> dist.ProcessGroup:
-        """Ranks that share one copy of the model.
+        """Returns the group of ranks that share one copy of the model.
 
         Returns:
             The group.
@@ -67,7 +67,7 @@ class ModelParallelUnit:
         return self.model
 
     def get_model_parallel_rank(self) -> int:
-        """This rank within the model-parallel group.
+        """Returns this rank's number in the model-parallel group.
 
         Returns:
             From 0.
@@ -75,7 +75,7 @@ class ModelParallelUnit:
         return dist.get_rank(self.model)
 
     def get_model_parallel_world_size(self) -> int:
-        """Ranks in the model-parallel group.
+        """Returns the number of ranks in the model-parallel group.
 
         Returns:
             Ranks in the group.
@@ -83,7 +83,7 @@ class ModelParallelUnit:
         return dist.get_world_size(self.model)
 
     def get_tensor_model_parallel_rank(self) -> int:
-        """This rank within the model-parallel group; DeepSpeed asks for it under this name, too.
+        """Returns this rank's number in the model-parallel group; DeepSpeed also asks under this name.
 
         Returns:
             From 0.
@@ -91,7 +91,7 @@ class ModelParallelUnit:
         return dist.get_rank(self.model)
 
     def get_tensor_model_parallel_world_size(self) -> int:
-        """Ranks in the model-parallel group; DeepSpeed asks for it under this name, too.
+        """Returns the size of the model-parallel group; DeepSpeed also asks under this name.
 
         Returns:
             Ranks in the group.
@@ -101,7 +101,7 @@ class ModelParallelUnit:
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """How a run spreads its students, their layers, vocabularies and data over the job's ranks, seen from one rank.
+    """Layout of a run over the job's ranks, seen from one rank: students, layers, vocabularies and data.
 
     Ranks are numbered as DeepSpeed and megatron-core number them: a student's team is a block of neighbours, within it
     a pipeline stage is a block, within that the ranks that share a vocabulary (and its data) are neighbours::
@@ -159,7 +159,7 @@ class ParallelLayout:
         return self.ranks.rank // self.vocab_parallel_size % self.data_parallel_size
 
     def update_index(self, micro_batch: int) -> int:
-        """The index of one of this rank's micro-batches among those of the whole update.
+        """Computes the index of one of this rank's micro-batches among those of the whole update.
 
         Args:
             micro_batch: index among this rank's micro-batches of the update.
@@ -229,7 +229,7 @@ class ParallelLayout:
 
 
 def plan_layout(teams: int = 1, pipeline_stages: int = 1, vocab_shards: int = 1) -> ParallelLayout:
-    """A layout over the job's ranks without groups: for sizes and ranks alone.
+    """Plans a layout over the job's ranks without process groups: for sizes and ranks alone.
 
     Args:
         teams: student teams.
@@ -245,7 +245,7 @@ def plan_layout(teams: int = 1, pipeline_stages: int = 1, vocab_shards: int = 1)
 
 
 def form_layout(teams: int = 1, pipeline_stages: int = 1, vocab_shards: int = 1) -> ParallelLayout:
-    """A layout over the job's ranks with its groups; all ranks call this together.
+    """Forms a layout over the job's ranks with its process groups; all ranks call this together.
 
     Args:
         teams: student teams of neighbouring ranks; the ranks are a multiple of it.

@@ -20,7 +20,7 @@ TESTED = {
 
 
 class PrivateApi(NamedTuple):
-    """Private names of one module or class of another package."""
+    """Private names of one module or class of another package, and what they are used for."""
 
     owner: str
     """``module``, ``module:Class``."""
@@ -40,7 +40,7 @@ class PrivateApi(NamedTuple):
         return TESTED.get({"megatron": "megatron-core"}.get(package, package), ("", "Python 3.11"))[1]
 
     def missing(self) -> list[str]:
-        """The names that the installed package does not have.
+        """Lists the names that the installed package does not have.
 
         Returns:
             A subset of ``names``.
@@ -288,7 +288,7 @@ PRIVATE_APIS = (
 
 
 def vanished() -> list[str]:
-    """Private names that the installed packages do not have, each with the file that needs it.
+    """Lists private names that the installed packages do not have, each with the file that needs it.
 
     Returns:
         One line each; empty where all are there.

@@ -33,14 +33,14 @@ def leave_out_shared_memory_op() -> None:
 
 
 def forget_model_parallel_unit() -> None:
-    """Lets DeepSpeed forget the ``mpu`` of a run before this one in the same process."""
+    """Clears the ``mpu`` that DeepSpeed keeps from a run before this one in the same process."""
     from deepspeed.utils import groups
 
     groups.mpu = None
 
 
 def default_timeout() -> datetime.timedelta:
-    """How long a rank waits for the other ranks in groups that are formed without a timeout of their own.
+    """Returns how long a rank waits for others in groups that are formed without a timeout of their own.
 
     Returns:
         torch's present default.
@@ -95,7 +95,7 @@ def module_orders_compared_by(compare: Callable[[list[int]], None]) -> Iterator[
 
 @contextmanager
 def universal_checkpoint(deepspeed_engine: Any) -> Iterator[None]:
-    """Lets an engine load DeepSpeed's universal checkpoints for as long as the block runs.
+    """Makes an engine load DeepSpeed's universal checkpoints for as long as the block runs.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -111,7 +111,7 @@ def universal_checkpoint(deepspeed_engine: Any) -> Iterator[None]:
 
 
 def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> WrittenFiles:
-    """Lets an engine write its checkpoint; an error of a file ends nothing here, as the other ranks would wait.
+    """Writes an engine's checkpoint; an error of a file is returned and not raised, as the other ranks would wait.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine; all of its ranks call this together.
@@ -135,7 +135,7 @@ def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> Written
 
 
 def checkpoint_globals() -> list[Any]:
-    """What DeepSpeed's checkpoints hold beside tensors and plain values.
+    """Lists the classes that DeepSpeed's checkpoints hold beside tensors and plain values.
 
     Python 3.11.0 to 3.11.3 pickle a member of an enumeration as a call of ``getattr``; of DeepSpeed's stages alone such
     a call gives the member.
@@ -171,7 +171,7 @@ def wrap_pipeline_instructions(
 
 
 def pipeline_optimizer_step(deepspeed_engine: Any) -> None:
-    """The optimizer's step of a PipelineEngine, as its schedule's last instruction takes it.
+    """Takes the optimizer's step of a PipelineEngine, as its schedule's last instruction does.
 
     Args:
         deepspeed_engine: a PipelineEngine whose gradients are reduced.
@@ -180,7 +180,7 @@ def pipeline_optimizer_step(deepspeed_engine: Any) -> None:
 
 
 class OwnStageLayers:
-    """Comes before ``PipelineModule`` among a class's bases: it builds its stage's layers itself, under plain names.
+    """Mixin before ``PipelineModule`` among a class's bases: it builds its stage's layers itself, under plain names.
 
     The class has ``cut_stages``, whose result becomes ``parts``, and ``build_stage``.
     """
@@ -218,7 +218,7 @@ class OwnStageLayers:
 
 
 def weight_and_master_tensors(deepspeed_engine: Any) -> Iterator[Tensor]:
-    """An engine's trained weights (at ZeRO-3 this rank's partitions) and the fp32 masters of its optimizer.
+    """Yields an engine's trained weights (at ZeRO-3 this rank's partitions) and its optimizer's fp32 masters.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -265,7 +265,7 @@ def undo_initial_step(deepspeed_engine: Any) -> None:
 
 
 def inner_optimizer(deepspeed_engine: Any) -> Any:
-    """torch's (or DeepSpeed's) Adam inside whatever wraps it.
+    """Finds torch's (or DeepSpeed's) Adam inside DeepSpeed's wrappers.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -277,7 +277,7 @@ def inner_optimizer(deepspeed_engine: Any) -> Any:
 
 
 def counters(deepspeed_engine: Any) -> list[tuple[Any, dict[str, Number]]]:
-    """The objects of an engine that count (itself, its optimizer, its loss scaler), with all their numbers.
+    """Collects the counters and scales of an engine, its optimizer and its loss scaler.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -293,7 +293,7 @@ def counters(deepspeed_engine: Any) -> list[tuple[Any, dict[str, Number]]]:
 
 @contextmanager
 def weights_written_in_place(deepspeed_engine: Any) -> Iterator[None]:
-    """Lets weights be written within the block; all ranks enter it together.
+    """Runs a block that writes weights in place; all ranks enter it together.
 
     At ZeRO-3 small parameters are whole on every rank: they are partitioned before and gathered anew behind.
 
@@ -312,7 +312,7 @@ def weights_written_in_place(deepspeed_engine: Any) -> Iterator[None]:
 
 
 def zero3_partition(parameter: Any) -> tuple[Tensor, int]:
-    """This rank's partition of a ZeRO-3 parameter.
+    """Returns this rank's partition of a ZeRO-3 parameter.
 
     Args:
         parameter: a parameter that ZeRO-3 has partitioned.
@@ -324,20 +324,20 @@ def zero3_partition(parameter: Any) -> tuple[Tensor, int]:
 
 
 def zero3_gradient_buffers(deepspeed_engine: Any) -> list[Tensor]:
-    """ZeRO-3's flat buffer of gradients, of which a pass writes the parameters that it uses; empty at other stages.
+    """Returns ZeRO-3's flat gradient buffer, which a backward pass writes only where it uses a parameter.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
 
     Returns:
-        At most one tensor.
+        The flat buffer alone; an empty list at other stages.
     """
     buffer = getattr(deepspeed_engine.optimizer, "grad_partitions_flat_buffer", None)
     return [] if buffer is None else [buffer]
 
 
 def give_boundary_back(deepspeed_engine: Any) -> None:
-    """Lets an engine decide again by its own count where gradient accumulation ends.
+    """Resets an engine to decide by its own count where gradient accumulation ends.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine whose boundary was set.
@@ -365,7 +365,7 @@ def forget_gradients(deepspeed_engine: Any) -> None:
 
 
 def reduced_gradient_shard(parameter: Any, rank: int, size: int) -> Tensor | None:
-    """This rank's shard of a parameter's reduced gradient.
+    """Returns this rank's shard of a parameter's reduced gradient.
 
     Args:
         parameter: a parameter of a DeepSpeedEngine's module after a backward pass.
@@ -401,7 +401,7 @@ def backward_pass() -> int:
 
 
 def keeps_graph() -> bool:
-    """Says, within a backward pass, whether the graph is kept for another one.
+    """Returns, within a backward pass, whether the graph is kept for another one.
 
     Returns:
         True where ``backward(retain_graph=True)`` runs.
@@ -410,7 +410,7 @@ def keeps_graph() -> bool:
 
 
 def has_onednn_linear() -> bool:
-    """Says whether this build of torch has oneDNN's linear layers.
+    """Returns whether this build of torch has oneDNN's linear layers.
 
     Returns:
         True where ``onednn_linear`` can be called.

@@ -18,7 +18,7 @@ BLOCK = 1 << 18
 
 
 def step_in_blocks(deepspeed_engine: Any) -> None:
-    """Has an engine's optimizer step block by block, where torch's fused Adam steps on the CPU at ZeRO 1 or 2.
+    """Makes an engine's optimizer step block by block, where torch's fused Adam steps on the CPU at ZeRO 1 or 2.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine that has just been made; any other, and a small one, is left as it is.

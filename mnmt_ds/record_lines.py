@@ -20,7 +20,7 @@ _SEALED = re.compile(rb'(.*), "crc": "([0-9a-f]{8})"\}', re.DOTALL)
 
 
 class RecordLine(NamedTuple):
-    """A line that is what was written."""
+    """A line of a log that was verified as it was written."""
 
     text: bytes
     """The line, without its end."""
@@ -141,7 +141,7 @@ def last_crc(path: Path) -> int:
 
 
 class KeptLines(NamedTuple):
-    """What of a file stays when a run goes on from a checkpoint."""
+    """Lines of a log that stay when a run goes on from a checkpoint."""
 
     text: str
     """The lines."""

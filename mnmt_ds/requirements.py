@@ -12,7 +12,7 @@ from mnmt_ds.errors import UserError
 
 
 class Requirements(NamedTuple):
-    """What a method or a sampler needs of the run that it is part of. The defaults need nothing."""
+    """Requirements that a method or a sampler has of its run. The defaults need nothing."""
 
     peers: bool = False
     """Decoder states of the run's other students, before each update: it takes two students or more."""
@@ -68,7 +68,7 @@ def _joined(values: Sequence[Any]) -> Any:
 
 
 class RunLayout(NamedTuple):
-    """How a recipe spreads its students over ranks. The defaults: one student, whole on every rank."""
+    """Layout of a recipe's students over ranks. The defaults: one student, whole on every rank."""
 
     ranks: int = 1
     """Ranks of the job."""
@@ -97,7 +97,7 @@ class RunLayout(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """One reason why a layout cannot carry a run."""
+    """Reason why a layout cannot carry a run."""
 
     setting: str
     """The recipe's setting that asks for the layout."""
@@ -115,7 +115,7 @@ PRECISION = "train.precision"
 
 
 def refusals(needs: Requirements, layout: RunLayout) -> list[Refusal]:
-    """Says everything for which a layout cannot carry a run.
+    """Lists every reason why a layout cannot carry a run.
 
     Args:
         needs: requirements of the run's methods and samplers together.

@@ -31,7 +31,7 @@ def write_recipe(run: Path, text: str) -> None:
 
 
 def recipe_fault(run: Path) -> str | None:
-    """Says whether a run's recipe is still what the run wrote.
+    """Checks whether a run's recipe is still what the run wrote.
 
     Args:
         run: the run's directory.

@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 def shipped_file(name: str) -> Path:
-    """Gives the path of a file that comes with the package.
+    """Returns the path of a file that comes with the package.
 
     Args:
         name: its path in a checkout, such as ``ds_configs/zero1.json``.

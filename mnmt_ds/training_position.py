@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class TrainingPosition:
-    """Where the main thread is."""
+    """Position of this process's main thread in the training, which the hang detector reads."""
 
     moves: int = 0
     """Rises whenever it gets on."""

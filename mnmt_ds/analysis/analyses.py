@@ -35,7 +35,7 @@ TASKS = ("translation", "cd")
 
 
 class AnalysisSettings(Settings):
-    """What the analyses leave open."""
+    """Options of the analyses beside the runs that they are made of."""
 
     batches: int = Field(500, ge=1)
     """Random batches a language (paper 3); fewer where it has no more."""

@@ -25,7 +25,7 @@ from mnmt_ds.distributed import seed_of
 
 
 class TextSource(NamedTuple):
-    """What batches are drawn from: a pair's training set, or a language's text under concurrent denoising."""
+    """Text that batches are drawn from: a pair's training set, or a language's text under concurrent denoising."""
 
     name: str
     """Pair or language."""

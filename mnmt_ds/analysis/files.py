@@ -22,7 +22,7 @@ HASH = "sha256"
 
 
 def analysis_directory(run: Path, checkpoint: str, task: str) -> Path:
-    """Says where a checkpoint's analyses for a task are.
+    """Returns the directory of a checkpoint's analyses for a task.
 
     Args:
         run: the run's directory.
@@ -79,7 +79,7 @@ def read_sensitivities(run: Path, checkpoint: str, task: str) -> tuple[list[str]
 
 
 def others_directory(run: Path, checkpoint: str, task: str) -> Path:
-    """Says where the sensitivities on mixed batches of all languages but one are.
+    """Returns the directory of the sensitivities on mixed batches of all languages but one.
 
     Args:
         run: the run's directory.

@@ -84,7 +84,7 @@ def pearson(a_N: Tensor, b_N: Tensor) -> Tensor:
 
 
 class SensitivitySpread(NamedTuple):
-    """The distribution of sensitivity: the smaller its deviation, the more balanced the parameters' contribution."""
+    """Spread of parameters' sensitivity: the smaller the deviation, the more balanced their contribution."""
 
     deviation: float
     mean: float

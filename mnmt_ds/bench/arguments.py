@@ -26,7 +26,7 @@ def add_recipe(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def device_overrides() -> tuple[str, ...]:
-    """Settings in which trainings are measured here unless the command line says otherwise.
+    """Chooses settings for trainings measured on this device; the command line may override them.
 
     Returns:
         bf16 on a GPU; the recipe's own precision on a CPU.

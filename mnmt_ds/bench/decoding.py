@@ -23,7 +23,7 @@ from mnmt_ds.models.transformer import Transformer, initialise
 
 
 class DecodingSpeed(NamedTuple):
-    """What one decoder did on one workload; the best of the rounds."""
+    """Speed of one decoder on one workload, in the best of the rounds."""
 
     decoder: str
     workload: str

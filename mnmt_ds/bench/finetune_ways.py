@@ -196,7 +196,7 @@ def train_by_trainer(args: argparse.Namespace, updates: list[list[Batch]]) -> tu
 
 
 def as_transformers(batch: Batch) -> dict[str, torch.Tensor]:
-    """Gives a batch the names that transformers' models have.
+    """Converts a batch to the arguments of transformers' models.
 
     Args:
         batch: of one pair.

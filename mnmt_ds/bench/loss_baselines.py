@@ -14,7 +14,7 @@ from mnmt_ds.kernels.ce_with_teacher import Teacher, ce_with_teacher
 
 
 class Inputs(NamedTuple):
-    """One problem: CE alone (weight 0), CE + weight * KD, or CE + X-divergence of two passes."""
+    """Inputs of one problem: CE alone (weight 0), CE + weight * KD, or CE + X-divergence of two passes."""
 
     hidden_ND: Tensor
     """Decoder states, differentiable; of all passes, one pass after another."""
@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
 
 
 class Unsupported(Exception):
-    """An implementation does not do this task here; the message says why."""
+    """Raised where an implementation does not do a task on this machine; the message says why."""
 
 
 Loss = Callable[[Inputs], Tensor]
@@ -75,7 +75,7 @@ def make_inputs(
 
 
 def ours(x: Inputs, implementation: str = "auto") -> Tensor:
-    """Our fused loss, on sentences of 32 tokens where N is a multiple of 32.
+    """Computes our fused loss, on sentences of 32 tokens where N is a multiple of 32.
 
     Args:
         x: the problem.
@@ -97,7 +97,7 @@ def ours(x: Inputs, implementation: str = "auto") -> Tensor:
 
 
 def ours_without_divergence(x: Inputs) -> Tensor:
-    """The cross-entropy of all passes alone: what the divergence is compared with.
+    """Computes the cross-entropy of all passes alone: what the divergence is compared with.
 
     Args:
         x: the problem.
@@ -114,7 +114,7 @@ def ours_without_divergence(x: Inputs) -> Tensor:
 
 
 def eager(x: Inputs) -> Tensor:
-    """Everything held whole, as most trainers write it.
+    """Computes the loss from whole logits and probabilities, as most trainers write it.
 
     Args:
         x: the problem.
@@ -128,7 +128,7 @@ def eager(x: Inputs) -> Tensor:
 
 
 def compiled_chunks(x: Inputs) -> Tensor:
-    """torch.compile over 512 tokens at a time, logits recomputed in the backward.
+    """Computes the loss by torch.compile, 512 tokens at a time, logits recomputed in the backward.
 
     Args:
         x: the problem.
@@ -156,7 +156,7 @@ def compiled_chunks(x: Inputs) -> Tensor:
 
 
 def compiled_whole(x: Inputs) -> Tensor:
-    """torch.compile over all tokens at once, logits held whole.
+    """Computes the loss by torch.compile over all tokens at once, logits held whole.
 
     Args:
         x: the problem.
@@ -169,7 +169,7 @@ def compiled_whole(x: Inputs) -> Tensor:
 
 
 def linear_cross_entropy(x: Inputs) -> Tensor:
-    """torch 2.13's F.linear_cross_entropy: chunked for hard targets, with the whole teacher distribution for KD.
+    """Computes the loss by torch 2.13's F.linear_cross_entropy; KD takes the whole teacher distribution.
 
     Args:
         x: the problem.
@@ -198,7 +198,7 @@ def linear_cross_entropy(x: Inputs) -> Tensor:
 
 
 def liger(x: Inputs) -> Tensor:
-    """liger-kernel's chunked distillation loss (KL: the teacher's entropy is added back by nobody).
+    """Computes CE + KL divergence by liger-kernel's chunked distillation loss; the teacher's entropy is not added.
 
     Args:
         x: the problem.
@@ -223,7 +223,7 @@ def liger(x: Inputs) -> Tensor:
 
 
 def liger_cross_entropy(x: Inputs) -> Tensor:
-    """liger-kernel's fused linear cross-entropy, in Triton: CE alone.
+    """Computes CE alone by liger-kernel's fused linear cross-entropy, in Triton.
 
     Args:
         x: the problem.
@@ -245,7 +245,7 @@ def liger_cross_entropy(x: Inputs) -> Tensor:
 
 
 def quack(x: Inputs) -> Tensor:
-    """QuACK's chunked linear cross-entropy, in CuTe: CE alone, no smoothing.
+    """Computes CE alone, without smoothing, by QuACK's chunked linear cross-entropy, in CuTe.
 
     Args:
         x: the problem.
@@ -266,7 +266,7 @@ def quack(x: Inputs) -> Tensor:
 
 
 def cut_cross_entropy(x: Inputs, exact: bool = True) -> Tensor:
-    """cut-cross-entropy: CE alone, no smoothing.
+    """Computes CE alone, without smoothing, by cut-cross-entropy.
 
     Args:
         x: the problem.
@@ -291,7 +291,7 @@ def cut_cross_entropy(x: Inputs, exact: bool = True) -> Tensor:
 
 
 def cut_cross_entropy_filtered(x: Inputs) -> Tensor:
-    """cut-cross-entropy as it comes, its filter dropping small gradients.
+    """Computes CE by cut-cross-entropy with its default filter, which drops small gradients.
 
     Args:
         x: the problem.
@@ -308,7 +308,7 @@ def cut_cross_entropy_filtered(x: Inputs) -> Tensor:
 
 
 def trl(x: Inputs) -> Tensor:
-    """trl's chunked divergence (KL), and eager CE beside it.
+    """Computes trl's chunked KL divergence, and eager CE beside it.
 
     Args:
         x: the problem.
@@ -332,7 +332,7 @@ def trl(x: Inputs) -> Tensor:
 
 
 def deepspeed_opsd(x: Inputs) -> Tensor:
-    """DeepSpeed's on-policy distillation loss on whole logits, plus CE.
+    """Computes DeepSpeed's on-policy distillation loss on whole logits, plus CE.
 
     Args:
         x: the problem.
@@ -359,7 +359,7 @@ def deepspeed_opsd(x: Inputs) -> Tensor:
 
 
 def teacher_entropy(x: Inputs) -> Tensor:
-    """What a KL divergence lacks of a cross-entropy, weighted; a constant.
+    """Computes the weighted teacher entropy, by which a cross-entropy exceeds a KL divergence.
 
     Args:
         x: the problem.

@@ -13,7 +13,7 @@ from mnmt_ds.errors import UserError
 
 
 def set_threads() -> None:
-    """Lets torch use as many threads as OMP_NUM_THREADS says, here and in child processes: one where it is not set."""
+    """Sets torch's threads to OMP_NUM_THREADS (1 where it is not set), here and in child processes."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
@@ -83,7 +83,7 @@ def rotated(names: list[str], round_number: int) -> list[str]:
 
 
 def peak_mib() -> float:
-    """Gives the peak memory of this process so far: on a GPU that of its tensors there.
+    """Measures the peak memory of this process so far: on a GPU that of its tensors there.
 
     Returns:
         MiB.

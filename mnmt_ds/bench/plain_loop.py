@@ -16,7 +16,7 @@ from mnmt_ds.models.settings import ModelSettings
 
 
 class PlainTransformer(nn.Module):
-    """torch.nn.Transformer, pre-norm, with one tied embedding."""
+    """Baseline model: torch.nn.Transformer, pre-norm, with one tied embedding."""
 
     positions: Tensor
     """Sinusoids, (positions, D)."""

@@ -16,13 +16,13 @@ LONGEST = 24
 
 
 class RandomSentences(NamedTuple):
-    """A pair's random sentences, as a prepared corpus holds them."""
+    """A pair's random sentences, with the interface of a prepared corpus."""
 
     sources: list[NDArray[np.int32]]
     targets: list[NDArray[np.int32]]
 
     def pieces(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Gives one sentence pair.
+        """Returns the piece ids of one sentence pair.
 
         Args:
             index: its number.

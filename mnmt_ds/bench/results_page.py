@@ -23,7 +23,7 @@ Result = Mapping[str, Any]
 
 
 def filled(page: str) -> str:
-    """The page with the tables of all its sections made anew.
+    """Renders a page with the tables of all its sections made anew.
 
     Args:
         page: Markdown with ``<!-- tables: NAME -->`` and ``<!-- end -->`` around each benchmark's tables.
@@ -38,7 +38,7 @@ def filled(page: str) -> str:
 
 
 def section(benchmark: str) -> str:
-    """The tables of a benchmark, one for each result file, oldest first.
+    """Renders the tables of a benchmark, one for each result file, oldest first.
 
     Args:
         benchmark: one of ``BENCHMARKS``.
@@ -57,7 +57,7 @@ def section(benchmark: str) -> str:
 
 
 def read(path: Path) -> tuple[Path, Result]:
-    """A result file and what it holds.
+    """Reads a result file.
 
     Args:
         path: JSON file that a benchmark wrote.
@@ -69,7 +69,7 @@ def read(path: Path) -> tuple[Path, Result]:
 
 
 def heading(path: Path, result: Result) -> str:
-    """The line above a table: where the figures are from.
+    """Renders the line above a table, which says where its figures are from.
 
     Args:
         path: the result file.
@@ -89,7 +89,7 @@ def heading(path: Path, result: Result) -> str:
 
 
 def table(benchmark: str, result: Result) -> str:
-    """A result as the benchmark's own table.
+    """Renders a result as its benchmark's own table.
 
     Args:
         benchmark: one of ``BENCHMARKS``.
@@ -105,7 +105,7 @@ def table(benchmark: str, result: Result) -> str:
 
 
 def loss_table(rows: Sequence[Result]) -> str:
-    """The fused loss and its peers.
+    """Renders the table of the fused loss and other implementations.
 
     Args:
         rows: one a problem and peer.

@@ -34,7 +34,7 @@ UPDATES, VALIDATIONS = 6, 2
 
 
 class Quantity(NamedTuple):
-    """A row of the table."""
+    """One row of the table of quantities that grow with the number of pairs."""
 
     title: str
     unit: str
@@ -116,7 +116,7 @@ def _number(value: float) -> str:
 
 
 class Growth(NamedTuple):
-    """a + b P^k."""
+    """Fit of a quantity's growth with the number P of pairs: a + b P^k."""
 
     constant: float
     factor: float

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class StagePass(NamedTuple):
-    """One micro-batch's pass through one stage."""
+    """Times of one micro-batch's pass through one stage."""
 
     kind: str
     """forward or backward."""

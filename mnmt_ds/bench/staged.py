@@ -96,7 +96,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 class StageTiming(NamedTuple):
-    """An update, seen from one stage."""
+    """Times of one update, measured on one pipeline stage."""
 
     seconds: float
     busy: float

@@ -21,10 +21,10 @@ from mnmt_ds.teachers.teacher_pool import TeacherPool
 
 
 class TeacherOfEachPair(NamedTuple):
-    """The teacher source in which every pair has its own teacher: version p + 1 for pair p."""
+    """Teacher source for benchmarks: every pair has its own teacher, version p + 1 for pair p."""
 
     def teacher_of(self, pair: str) -> int:
-        """Gives the pair's teacher.
+        """Returns the pair's teacher.
 
         Args:
             pair: the pair's number, as text.

@@ -91,7 +91,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 class BenchSetup(NamedTuple):
-    """What all ways share."""
+    """What all measured ways share: model, teachers and batches."""
 
     engine: "Engine"
     updates: Sequence[tuple["Batch", Sequence["MicroBatchContent"]]]

@@ -130,7 +130,7 @@ def write_transformers(translator: "Translator", pair: str, out: Path, restore: 
 
 
 def max_length(translator: "Translator") -> int:
-    """Says how long transformers' ``generate`` must let a translation become to reach all that ``translate`` does.
+    """Computes the ``max_length`` with which transformers' ``generate`` reaches every length that ``translate`` does.
 
     Args:
         translator: the model.
@@ -258,7 +258,7 @@ def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) ->
 
 
 def family_readme(kind: str, translator: "Translator") -> str:
-    """Says how an export of a pretrained model's family is used.
+    """Writes the README that explains how an export of a pretrained model's family is used.
 
     Args:
         kind: transformers or ctranslate2.

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class PrintAction(argparse.Action):
-    """An option that prints what a function makes of its value, and ends the program."""
+    """Command-line option that prints what a function makes of its value, and ends the program."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, make: Callable[[str], str], **options: Any) -> None:
         """Makes the option; argparse calls this.
@@ -36,7 +36,7 @@ class PrintAction(argparse.Action):
 
 
 def printed_docstring(module: Any) -> str:
-    """Gives a module's docstring as ``--help`` prints it.
+    """Formats a module's docstring as ``--help`` prints it.
 
     Args:
         module: of a command.

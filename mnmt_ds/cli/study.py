@@ -275,7 +275,7 @@ def _devices() -> list[str]:
 
 
 def device_names(count: int, visible: str) -> list[str]:
-    """Names GPUs as CUDA_VISIBLE_DEVICES does.
+    """Lists GPUs by the names that CUDA_VISIBLE_DEVICES uses.
 
     Args:
         count: how many this process sees.

@@ -24,7 +24,7 @@ MAX_ROUNDS = 50
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong."""
+    """One fault of a configuration, with the place where it is."""
 
     place: str
     """``file:line``, or the override."""

@@ -152,7 +152,7 @@ def _plain(value: Any) -> Any:
 
 
 def summary_of(kind: type[Settings]) -> str:
-    """Gives the first paragraph of a section's docstring.
+    """Returns the first paragraph of a section's docstring.
 
     Args:
         kind: the section's class.

@@ -24,7 +24,7 @@ MAX_FAULTS = 200
 
 
 class Loaded(NamedTuple, Generic[S]):
-    """What was read, and what is wrong with it."""
+    """A configuration that was read, and the faults that were found in it."""
 
     settings: S | None
     """Without the values that are at fault, which have their defaults; None where the others are not enough."""
@@ -57,7 +57,7 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
 def load_with_faults(
     kind: type[S], path: Path | None, overrides: Sequence[str] = (), needed: Sequence[str] = ()
 ) -> Loaded[S]:
-    """Does what ``load`` does, and gives what is without fault beside the faults.
+    """Loads a configuration as ``load`` does, but returns its faults beside the parts that are without fault.
 
     Args:
         kind: settings class of the whole file.

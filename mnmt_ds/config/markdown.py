@@ -10,7 +10,7 @@ from mnmt_ds.config.yaml_values import format_value
 
 
 class Column(NamedTuple):
-    """A further column of the tables."""
+    """An additional column of the settings tables."""
 
     title: str
     """Its head."""

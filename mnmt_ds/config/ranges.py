@@ -16,7 +16,7 @@ LARGE = 10**5
 
 
 class NumberRange(NamedTuple):
-    """What a number may be; None: no such bound. NaN and the infinities are never allowed."""
+    """Range of allowed numbers; None: no such bound. NaN and the infinities are never allowed."""
 
     kind: type
     """int or float."""
@@ -26,7 +26,7 @@ class NumberRange(NamedTuple):
     lt: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Says whether a number lies in the range.
+        """Returns whether a number lies in the range.
 
         Args:
             value: the number.
@@ -43,7 +43,7 @@ class NumberRange(NamedTuple):
         )
 
     def text(self, below: float = math.inf) -> str:
-        """Says the range in words.
+        """Describes the range in words.
 
         Args:
             below: upper bounds from here on are left out.
@@ -98,7 +98,7 @@ def ranges_of(field: FieldInfo) -> list[NumberRange]:
 
 
 def range_text(field: FieldInfo, below: float = math.inf) -> str:
-    """Says in words what numbers a field takes.
+    """Describes in words which numbers a field takes.
 
     Args:
         field: of a settings class.

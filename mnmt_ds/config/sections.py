@@ -11,7 +11,7 @@ from mnmt_ds.errors import UserError
 
 
 class Section(NamedTuple):
-    """A settings class and where a recipe holds it."""
+    """A settings class and the place where a recipe holds it."""
 
     path: str
     """Dotted path; empty: the whole recipe. Members of a union are told apart by their ``name``: method.lssd."""
@@ -40,7 +40,7 @@ def sections(kind: type[Settings]) -> list[Section]:
 
 
 def example_of(kind: type[Settings]) -> dict[str, Any]:
-    """Gives the least values with which a section is valid.
+    """Returns the smallest set of values with which a section is valid.
 
     Args:
         kind: the section's class.

@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 
 class PaperDifference(NamedTuple):
-    """How a setting stands to a paper and its released code: a row of docs/paper_differences.md."""
+    """Difference of a setting to a paper and its released code: a row of docs/paper_differences.md."""
 
     paper: str = ""
     """What the paper says; empty: the default is the paper's."""
@@ -190,7 +190,7 @@ def settings_classes(annotation: Any) -> list[type[Settings]]:
 
 
 def tag(kind: type[Settings]) -> str | None:
-    """Gives the value of ``name`` that tells a class apart from the others of a union.
+    """Returns the value of ``name`` that tells a class apart from the others of a union.
 
     Args:
         kind: a settings class.

@@ -37,7 +37,7 @@ SCALARS = (
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Reads YAML 1.2's plain scalars."""
+    """YAML loader that reads plain scalars as YAML 1.2 does."""
 
     depth = 0
 
@@ -65,7 +65,7 @@ class YamlLoader(yaml.SafeLoader):
 
 
 class YamlDumper(yaml.SafeDumper):
-    """Writes text that readers of YAML 1.1 and 1.2 understand alike: what either takes for a number is quoted."""
+    """YAML dumper whose text YAML 1.1 and 1.2 read alike: what either takes for a number is quoted."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Writes equal values out instead of referring to the first.

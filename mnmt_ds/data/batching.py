@@ -301,7 +301,7 @@ def interleave_plans(plans: Sequence[EpochPlan]) -> EpochPlan:
 
 
 def split_by_length(drawn: Sequence[PairLengths], longest: int) -> tuple[list[PairLengths], list[PairLengths]]:
-    """Tells drawn sentences apart by whether both sides are short enough.
+    """Separates drawn sentences whose sides are both short enough from the others.
 
     Args:
         drawn: sentences of each source.

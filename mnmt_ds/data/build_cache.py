@@ -24,7 +24,7 @@ RECORD = "stage.json"
 
 
 class BuildOutput(NamedTuple):
-    """What a finished step of ``prepare`` wrote."""
+    """Output of a finished step of ``mnmt-ds prepare``: its directory, fingerprint and record."""
 
     directory: Path
     """Where its files are."""
@@ -58,7 +58,7 @@ def fingerprint_of(*inputs: Any) -> str:
 
 
 class OutputJson(TypedDict):
-    """What every record of an output holds."""
+    """JSON of an output's record, which is checked when it is read."""
 
     files: dict[InsidePath, dict[str, Any]]
 
@@ -86,7 +86,7 @@ def load_output(work: Path, name: str, fingerprint: str) -> BuildOutput | None:
 
 @contextmanager
 def new_output(work: Path, name: str, fingerprint: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Gives a directory and a record to fill; they become the finished output when the block ends without an error.
+    """Makes a directory and a record to fill; they become the finished output when the block ends without an error.
 
     Args:
         work: directory of all outputs of a corpus.

@@ -37,7 +37,7 @@ _ACCELERATOR = {mark: re.compile(rf"{mark}(?=[^\W_])") for mark in "_&~"}
 
 
 class CleaningRules(NamedTuple):
-    """What a worker must know of the pair."""
+    """What a worker process needs to know to clean rows of a pair."""
 
     source: str
     """Source language."""
@@ -58,7 +58,7 @@ class CleaningRules(NamedTuple):
 
 
 class RowBlock(NamedTuple):
-    """Rows of one part."""
+    """Block of rows of one corpus part, as they go to a worker process."""
 
     files: tuple[str, ...]
     """One path, or the source's and the target's."""
@@ -73,7 +73,7 @@ class RowBlock(NamedTuple):
 
 
 class CleanedBlock(NamedTuple):
-    """The rows that were kept, in order."""
+    """Rows of a block that were kept, in order."""
 
     source: bytes
     """Lines, each with its \\n."""

@@ -26,7 +26,7 @@ Verify = Callable[..., None]
 
 
 class Split:
-    """Sentence pairs of one pair's train, dev or test set."""
+    """Sentence pairs of one language pair's train, dev or test set."""
 
     def __init__(self, directory: Path, pair: str, name: str, verify: Verify) -> None:
         """Opens a pair's split.
@@ -175,7 +175,7 @@ class _FileJson(TypedDict):
 
 
 class ManifestJson(TypedDict):
-    """What every manifest holds that is read when training."""
+    """JSON of a corpus's manifest, which is checked when it is read."""
 
     format: int
     hash: str
@@ -187,7 +187,7 @@ class ManifestJson(TypedDict):
 
 
 class Corpus:
-    """What ``mnmt-ds prepare`` made: splits by pair, the tokenizer, the manifest."""
+    """Corpus that ``mnmt-ds prepare`` made: splits by pair, the tokenizer, the manifest."""
 
     def __init__(self, directory: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> None:
         """Wraps what ``open`` read.

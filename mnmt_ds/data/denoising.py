@@ -143,7 +143,7 @@ def with_released_tasks(section: dict[str, Any]) -> dict[str, Any]:
 
 
 class NoisedSentence(NamedTuple):
-    """A sentence as a task wants it; PAD in a target where nothing counts."""
+    """A sentence under a task's noise, as encoder input, decoder input and targets; PAD where nothing counts."""
 
     source: Ints
     """Encoder input without tag and end symbol."""
@@ -195,7 +195,7 @@ def apply_noise(
 def collate_noised(
     rows: Sequence[NoisedSentence], frame: Frame, cut_to_shortest: bool = False, cut_counts_tag: bool = False
 ) -> Batch:
-    """Frames, pads and stacks sentences of one source; the caller fills in pair, sentence numbers and divisors.
+    """Makes a batch of sentences of one source; the caller fills in pair, sentence numbers and divisors.
 
     Args:
         rows: sentences under one task's noise.

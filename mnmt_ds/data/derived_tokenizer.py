@@ -18,7 +18,7 @@ UNUSED_TYPE = 5
 
 
 def add_languages(tokenizer: Tokenizer, starts: Mapping[str, str]) -> Tokenizer:
-    """Gives languages a tag: unused ids first, then new ones behind all others.
+    """Adds language tags: unused ids take them first, then new ids behind all others.
 
     Args:
         tokenizer: of a pretrained model.
@@ -97,7 +97,7 @@ def trim(tokenizer: Tokenizer, used: NDArray[np.bool_]) -> Tokenizer:
 
 
 def origin_of(tokenizer: Tokenizer) -> Derivation:
-    """Tells which rows of a pretrained model's matrices a tokenizer's ids are.
+    """Computes which row of a pretrained model's matrices each id of a tokenizer comes from.
 
     Args:
         tokenizer: any.

@@ -33,7 +33,7 @@ class FramingSettings(Settings):
 
 
 class Frame(NamedTuple):
-    """What one language pair puts around its pieces; ids."""
+    """Ids that one language pair puts around the pieces of its sentences."""
 
     source_prefix: tuple[int, ...]
     """Before the source's pieces."""

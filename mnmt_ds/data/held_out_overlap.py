@@ -38,7 +38,7 @@ _MIX = ((np.uint64(32), np.uint64(0xD6E8FEB86659FD93)), (np.uint64(29), np.uint6
 
 
 class LanguageFile(NamedTuple):
-    """Text in one language, a sentence a line."""
+    """A file of text in one language, a sentence a line."""
 
     path: Path
     """The file."""
@@ -47,7 +47,7 @@ class LanguageFile(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """How many rows of a training text hold held-out text."""
+    """Counts of a training text's rows that hold held-out text."""
 
     rows: int
     """Rows of the training text."""
@@ -167,7 +167,7 @@ def corpus_texts(directory: Path, manifest: Mapping[str, Any]) -> dict[str, list
 
 
 def overlap_line(overlaps: Mapping[str, Overlap]) -> str:
-    """Says how much held-out text the training texts hold.
+    """Formats in one line how much held-out text the training texts hold.
 
     Args:
         overlaps: counts by training text.

@@ -19,7 +19,7 @@ from mnmt_ds.data.language_pairs import split_pair
 
 
 class HeldOutText(NamedTuple):
-    """What no row may be trained on."""
+    """Hashes of dev and test sentences, which no row may be trained on."""
 
     sentences: dict[str, Hashes]
     """Sorted hashes of the normalised sentences of all dev and test sets, by canonical language."""

@@ -97,5 +97,5 @@ class IndexedDataset:
 
     @property
     def ids(self) -> NDArray[np.integer]:
-        """Of all sequences, one after another."""
+        """Ids of all sequences, one after another."""
         return map_dataset(self._prefix, self._files).ids

@@ -53,7 +53,7 @@ def canonical_language(code: str) -> str:
 
 
 def same_language(first: str, second: str) -> bool:
-    """Tells whether two codes mean one language.
+    """Returns whether two codes mean one language.
 
     Args:
         first: a language's code.

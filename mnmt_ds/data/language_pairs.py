@@ -15,7 +15,7 @@ def split_pair(pair: str) -> tuple[str, str]:
 
 
 def reverse_pair(pair: str) -> str:
-    """Names the opposite direction of a pair.
+    """Returns the name of the opposite direction of a pair.
 
     Args:
         pair: name such as ``bs-en``.
@@ -28,7 +28,7 @@ def reverse_pair(pair: str) -> str:
 
 
 def is_pair(name: str) -> bool:
-    """Tells whether a name is that of a pair of two different languages.
+    """Returns whether a name is that of a pair of two different languages.
 
     Args:
         name: any text.

@@ -38,7 +38,7 @@ class SentenceSource(Protocol):
 def collate(
     sentences: SentenceSource, chosen: Sequence[int] | NDArray[np.int64], frame: Frame, pair: int, divisor: int
 ) -> Batch:
-    """Frames, pads and stacks sentences of one pair.
+    """Makes a padded, framed batch of one pair's sentences.
 
     Args:
         sentences: the pair's sentences.

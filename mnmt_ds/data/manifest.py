@@ -22,7 +22,7 @@ PREVIOUS = ".manifest.previous.json"
 
 
 class BuiltCorpus(NamedTuple):
-    """The outputs of every step for a corpus; monolingual text stands as "mono.fr"."""
+    """Outputs of all steps of ``mnmt-ds prepare`` for a corpus; monolingual text has names like "mono.fr"."""
 
     origin: str
     """Where the training text came from: files, gettext or cldr."""

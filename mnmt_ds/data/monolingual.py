@@ -27,7 +27,7 @@ from mnmt_ds.errors import UserError
 
 
 class DenoisingSource(NamedTuple):
-    """A task on one language's text."""
+    """One denoising task on one language's text."""
 
     task: Settings
     """What is hidden, and what is predicted."""
@@ -40,7 +40,7 @@ class DenoisingSource(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Such as ``cd:fr``."""
+        """Name of the source in metrics and logs, such as ``cd:fr``."""
         return f"{self.task.name}:{self.language}"  # type: ignore[attr-defined]
 
 
@@ -125,7 +125,7 @@ class DenoisingSources:
     def items_of_epoch(
         self, epoch: int, parallel: int, settings: DenoisingSettings | None = None
     ) -> dict[str, ItemRange]:
-        """The items of an epoch after as many epochs of equally many.
+        """Computes which items an epoch draws, where all epochs before it drew equally many.
 
         Args:
             epoch: its number, from 0.
@@ -139,7 +139,7 @@ class DenoisingSources:
         return {name: ItemRange(epoch * count, count, len(self.pools[name])) for name, count in counts.items()}
 
     def items_after(self, before: Mapping[str, ItemRange], parallel: int) -> dict[str, ItemRange]:
-        """The items of the epoch that follows another, whatever that one drew.
+        """Computes which items the epoch after another one draws, whatever that one drew.
 
         Args:
             before: that one's items.

@@ -47,7 +47,7 @@ class TextPool(Protocol):
 
 
 class PoolPart(NamedTuple):
-    """Text from one place."""
+    """Sentences from one file or corpus, with functions that read them."""
 
     size: int
     """Its number of sentences."""

@@ -31,7 +31,7 @@ LEAST = 2
 
 
 class NewPiece(NamedTuple):
-    """A piece that is learned."""
+    """A piece that is learned in addition to the tokenizer's own."""
 
     text: str
     """With ``SPACE`` for a space."""
@@ -69,7 +69,7 @@ def learn_pieces(tokenizer: Tokenizer, lines: Iterable[str], count: int) -> list
 
 
 def add_pieces(tokenizer: Tokenizer, pieces: Sequence[NewPiece]) -> Tokenizer:
-    """Gives a tokenizer further pieces.
+    """Adds pieces to a tokenizer.
 
     Args:
         tokenizer: given, of one byte-pair model.

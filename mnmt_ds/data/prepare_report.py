@@ -132,7 +132,7 @@ def _incomplete_rows(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def incomplete_rows_line(pair: str, split: str, counts: Mapping[str, int], place: str) -> str:
-    """Says how many rows of a given set have an empty side.
+    """Formats in one line how many rows of a given set have an empty side.
 
     Args:
         pair: the pair's name.

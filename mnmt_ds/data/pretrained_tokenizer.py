@@ -36,7 +36,7 @@ CLASSES: dict[str, Family] = {
 
 
 class FamilyFiles(NamedTuple):
-    """What a transformers directory says of its tokenizer."""
+    """Facts about the tokenizer of a transformers directory: its family, framing and vocabulary size."""
 
     family: Family
     legacy: bool
@@ -148,7 +148,7 @@ def open_family_tokenizer(directory: Path) -> Tokenizer:
 
 
 def family_framing(directory: Path) -> FramingSettings:
-    """Tells where a family's tags stand.
+    """Looks up where the models of a family put language tags.
 
     Args:
         directory: a transformers directory of M2M-100 or NLLB.

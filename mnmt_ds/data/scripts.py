@@ -102,7 +102,7 @@ def script_of_code(code: str) -> str | None:
 
 
 def default_script(language: str) -> str | None:
-    """Tells the script in which a language is usually written.
+    """Looks up the script in which a language is usually written.
 
     Args:
         language: its code.

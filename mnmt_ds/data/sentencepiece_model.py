@@ -54,7 +54,7 @@ def from_bpe_merges(pieces: Sequence[str], values: dict[str, Any], path: Path) -
 
 
 def has_all_parts(serialised: bytes) -> bool:
-    """Tells a whole model from one whose file was cut short: pieces come first, then what they were trained by.
+    """Returns whether a model file was not cut short: pieces come first, then what they were trained by.
 
     Args:
         serialised: a model that SentencePiece can read.

@@ -22,7 +22,7 @@ from mnmt_ds.errors import UserError
 
 
 class SplitAssignment(NamedTuple):
-    """Which rows of a pair's training text may be used, and which of them are held out."""
+    """Assignment of a pair's rows: which are usable, and which are held out as dev and test sets."""
 
     usable: Mask
     """Mask of the rows that are no duplicates and within their domain's cap."""
@@ -98,7 +98,7 @@ def assign_splits(settings: DataSettings, hashes: Mapping[str, RowHashes]) -> Sp
 
 
 def pairs_without_key_language(settings: DataSettings) -> str | None:
-    """Says which pairs have no side in the key language, and by which side their rows are held out then.
+    """Lists pairs without a side in the key language, and the side by which their rows are held out instead.
 
     Args:
         settings: the recipe's ``data`` section.
@@ -208,7 +208,7 @@ def check_script(lang: str, counts: Mapping[str, int]) -> None:
 
 
 def catalog_shortage(settings: DataSettings, counts: Mapping[str, int]) -> str | None:
-    """Says why the system's catalogs are not enough.
+    """Explains why the system's catalogs are not enough.
 
     Args:
         settings: the recipe's ``data`` section.

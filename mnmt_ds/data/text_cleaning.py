@@ -127,7 +127,7 @@ def read_cleaned_blocks(
 
 
 def is_dropped_domain(part: CorpusPart, rules: CleaningRules) -> bool:
-    """Tells whether a part's domain is one that the settings drop.
+    """Returns whether a part's domain is one that the settings drop.
 
     Args:
         part: a part of a text.

@@ -38,7 +38,7 @@ VOCABULARY = "vocabulary.json"
 
 
 class Derivation(NamedTuple):
-    """Which rows of a pretrained model's matrices over the vocabulary the ids of a tokenizer are."""
+    """Maps the ids of a tokenizer to rows of a pretrained model's embedding and projection matrices."""
 
     base_hash: str
     """Hash of the pretrained model's tokenizer."""
@@ -51,7 +51,7 @@ class Derivation(NamedTuple):
 
 
 class DerivationJson(TypedDict):
-    """What a ``derivation.json`` holds."""
+    """JSON of a ``derivation.json``, which is checked when it is read."""
 
     base_hash: str
     base_size: int
@@ -60,7 +60,7 @@ class DerivationJson(TypedDict):
 
 
 class TokenizerJson(TypedDict):
-    """What every ``tokenizer.json`` holds."""
+    """JSON of a ``tokenizer.json``, which is checked when it is read."""
 
     languages: list[str]
     models: Annotated[dict[str, InsidePath], Field(min_length=1)]

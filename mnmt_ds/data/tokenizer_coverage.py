@@ -22,7 +22,7 @@ SIDES = ("source", "target")
 
 
 class Coverage(NamedTuple):
-    """What a tokenizer makes of some text in one language."""
+    """Counts of unknown pieces and lost characters, with which a tokenizer encodes some text in one language."""
 
     language: str
     lines: int
@@ -91,7 +91,7 @@ def read_coverage(values: Mapping[str, Any]) -> dict[str, dict[str, Coverage]]:
 
 
 def coverage_lines(coverage: Mapping[str, Mapping[str, Coverage]]) -> list[str]:
-    """Says for each language and side what the tokenizer cannot say.
+    """Formats for each language and side which characters the tokenizer loses.
 
     Args:
         coverage: from ``count_coverage``.

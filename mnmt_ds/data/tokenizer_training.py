@@ -21,7 +21,7 @@ THREADS = 2
 
 
 class TextFile(NamedTuple):
-    """A text file."""
+    """A text file and its number of lines."""
 
     path: Path
     """The file."""
@@ -30,7 +30,7 @@ class TextFile(NamedTuple):
 
 
 class TrainingText(NamedTuple):
-    """Training text in one language."""
+    """A file of training text in one language."""
 
     language: str
     """The language."""

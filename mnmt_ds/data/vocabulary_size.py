@@ -45,7 +45,7 @@ def fewest_pieces(characters: Counter[str], settings: TokenizerSettings) -> int:
 
 
 def vocabulary_faults(languages: Mapping[str, Counter[str]], settings: TokenizerSettings) -> list[str]:
-    """Says which models could not hold the characters of their text.
+    """Reports which models are too small to hold the characters of their text.
 
     Args:
         languages: characters of the training text by language.

@@ -36,7 +36,7 @@ SPACE = "▁"
 
 
 class WordBoundaries:
-    """What the vocabulary's pieces say about words, looked up once."""
+    """Properties of the vocabulary's pieces by which the words of a sentence are found."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Looks at every piece of the vocabulary.
@@ -82,7 +82,7 @@ class WordBoundaries:
 
 
 def is_spaceless(letter: str) -> bool:
-    """Tells whether a character belongs to a script that writes no spaces between words.
+    """Returns whether a character belongs to a script that writes no spaces between words.
 
     Args:
         letter: a character, or nothing.

@@ -174,7 +174,7 @@ def _hard_string_notes(unequal: Unequal) -> list[str]:
 
 
 def family_files(originals: Mapping[str, bytes], added: Mapping[int, str]) -> dict[str, bytes]:
-    """Gives a pretrained model's tokenizer files further tags.
+    """Adds language tags to a pretrained model's tokenizer files.
 
     Args:
         originals: the files by name.
@@ -220,7 +220,7 @@ def new_tags(tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def files_with_pieces(tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Gives a pretrained model's tokenizer files the pieces that were added to it.
+    """Adds the pieces that a tokenizer has learned to its pretrained model's tokenizer files.
 
     Args:
         tokenizer: derived from the pretrained model's.

@@ -37,7 +37,7 @@ class LayerCache(NamedTuple):
 
 
 class DecoderCache(NamedTuple):
-    """All that the decoder keeps of the sentences in the batch between two steps."""
+    """All that the decoder keeps between two steps for the sentences of a batch."""
 
     layers: tuple[LayerCache, ...]
     ancestors_BWP: Tensor
@@ -150,7 +150,7 @@ def folded_topk(value_BX: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def reorder_beams(cache: DecoderCache, parent_BW: Tensor) -> DecoderCache:
-    """Lets each new beam go on from its parent beam.
+    """Reorders the cache, so that each new beam continues from its parent beam.
 
     Args:
         cache: the cache of the parent beams.
@@ -164,7 +164,7 @@ def reorder_beams(cache: DecoderCache, parent_BW: Tensor) -> DecoderCache:
 
 
 def needs_compaction(cache: DecoderCache) -> bool:
-    """Says whether ``select_sentences`` must be called to make room for new keys and values.
+    """Returns whether ``select_sentences`` must be called to make room for new keys and values.
 
     Args:
         cache: the cache after a step.

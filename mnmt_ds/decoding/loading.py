@@ -20,7 +20,7 @@ MODEL_NAMES = ("best", "last_model", "last")
 
 
 class Translator(NamedTuple):
-    """A trained model with all that turns text of one language into text of another."""
+    """A trained model with everything that turns text of one language into text of another."""
 
     directory: Path
     model: Transformer

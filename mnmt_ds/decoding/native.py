@@ -41,7 +41,7 @@ class NativeLayerCache(NamedTuple):
 
 
 class NativeDecoderCache(NamedTuple):
-    """All that the decoder keeps of the sentences in the batch between two steps."""
+    """All that the decoder keeps between two steps for the sentences of a batch."""
 
     layers: tuple[NativeLayerCache, ...]
     path_BWT: Tensor
@@ -55,7 +55,7 @@ class NativeDecoderCache(NamedTuple):
 
 
 def is_supported(model: Transformer) -> bool:
-    """Says whether this model can be decoded here: float32, on a CPU, with the C++ library (built now if need be).
+    """Returns whether this model can be decoded here: float32, on a CPU, with the C++ library (built now if need be).
 
     Args:
         model: the model.
@@ -161,7 +161,7 @@ def top_continuations(
 
 
 def reorder_beams(cache: NativeDecoderCache, parent_BW: Tensor) -> NativeDecoderCache:
-    """Lets each new beam go on from its parent beam.
+    """Reorders the cache, so that each new beam continues from its parent beam.
 
     Args:
         cache: the cache of the parent beams.
@@ -175,7 +175,7 @@ def reorder_beams(cache: NativeDecoderCache, parent_BW: Tensor) -> NativeDecoder
 
 
 def needs_compaction(cache: NativeDecoderCache) -> bool:
-    """Says whether ``select_sentences`` must be called to make room: never, all room is there from the start.
+    """Returns False: all room for keys and values is allocated at the start.
 
     Args:
         cache: the cache after a step.

@@ -24,7 +24,7 @@ from mnmt_ds.models.weights import describe_model
 
 
 class PretrainedFacts(NamedTuple):
-    """What a directory says of its model, without its weights."""
+    """Facts about the model of a directory, read without its weights."""
 
     directory: Path
     """Of the weights: of a run its best model."""
@@ -94,7 +94,7 @@ def open_pretrained(path: Path) -> tuple[WeightSource, Tokenizer]:
 
 
 def is_own(path: Path) -> bool:
-    """Tells our directories from transformers'.
+    """Returns whether a directory is one of ours, not one of transformers'.
 
     Args:
         path: a directory.

@@ -32,7 +32,7 @@ Pieces = Sequence[int] | NDArray[np.integer]
 
 
 class DecodingBatch(NamedTuple):
-    """One batch: framed sources of one language pair."""
+    """One batch of framed sources of one language pair."""
 
     pair: str
     positions: list[int]
@@ -200,7 +200,7 @@ def open_decoder(translator: Translator, settings: BeamSettings, processes: int 
 
 
 def useful_threads(model: Transformer) -> int:
-    """Says how many threads decoding gains from, for a model of this width.
+    """Computes how many threads speed up decoding with a model of this width.
 
     A step multiplies a few rows by small matrices: below some 128 columns a thread, waiting for one another costs
     more than the arithmetic (d_model 128 on two threads of one core: 28 times the time of one).

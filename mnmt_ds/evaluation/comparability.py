@@ -18,7 +18,7 @@ DATA_PLACES = ("directory", "pairs")
 
 
 class DevLossFacts(NamedTuple):
-    """What a run's dev losses depend on, and what it was trained on; None or empty where the run does not say."""
+    """Facts that decide whether two runs' dev losses are comparable; None or empty where the run does not say."""
 
     tokenizer: str | None
     """Hash of the tokenizer: a loss in nats a token depends on what a token is."""

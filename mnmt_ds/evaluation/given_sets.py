@@ -14,7 +14,7 @@ LONGEST_LINE = 1_000_000
 
 
 class MetricValue(NamedTuple):
-    """A corpus score."""
+    """Score of a corpus by one metric."""
 
     name: str
     """As people write it: BLEU, spBLEU, chrF, chrF++, TER."""

@@ -36,7 +36,7 @@ Texts = dict[str, list[str]]
 
 
 class EvaluationTask(NamedTuple):
-    """What is evaluated, and how."""
+    """Settings of one evaluation: which sets are translated, and how."""
 
     run: Path
     checkpoint: str
@@ -148,7 +148,7 @@ def evaluate(
 
 
 def decoding_facts(search: BeamSettings, translator: Translator) -> dict[str, Any]:
-    """Says how a model's translations are made, as it stands in a report.
+    """Collects how a model's translations are made, for the report.
 
     Args:
         search: beam, length penalty and limits.
@@ -162,7 +162,7 @@ def decoding_facts(search: BeamSettings, translator: Translator) -> dict[str, An
 
 
 def text_warnings(report: Mapping[str, Any], path: Path) -> list[str]:
-    """Says which texts of an evaluation make its scores hard to compare with others'.
+    """Lists the texts of an evaluation that make its scores hard to compare with others'.
 
     Args:
         report: the report.
@@ -316,7 +316,7 @@ def check_translated_alike(
 
 
 def report_path(run: Path, checkpoint: str, split: str) -> Path:
-    """Says where the scores of a checkpoint are.
+    """Returns the path of a checkpoint's scores.
 
     Args:
         run: the run's directory.

@@ -20,7 +20,7 @@ class _PairScores(_Scores):
 
 
 class ReportJson(TypedDict):
-    """What every report holds."""
+    """JSON of an evaluation's report, which is checked when it is read."""
 
     pairs: dict[str, _PairScores]
     macro: _Scores

@@ -63,7 +63,7 @@ class ScoreSettings(Settings):
 
 
 class MetricScore(NamedTuple):
-    """One metric on one test set."""
+    """Score of one metric on one test set."""
 
     value: float
     signature: str

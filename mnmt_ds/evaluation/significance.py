@@ -22,7 +22,7 @@ Texts = Mapping[str, Sequence[str]]
 
 
 class Difference(NamedTuple):
-    """Difference of one system to another; positive where the first is better."""
+    """Difference between the scores of two systems; positive where the first is better."""
 
     delta: float
     low: float
@@ -55,7 +55,7 @@ def resampled_differences(
 
 
 def significance_of(delta: float, samples_R: NDArray[np.float64]) -> Difference:
-    """Says what resamples tell of an observed difference.
+    """Computes interval and p-value of an observed difference from its resamples.
 
     Args:
         delta: the observed difference.

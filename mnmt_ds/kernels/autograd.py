@@ -17,7 +17,7 @@ from mnmt_ds.private_apis import keeps_graph
 
 
 def gradients_needed(hidden_BTD: Tensor, projection_VD: Tensor) -> tuple[bool, bool]:
-    """Tells whether autograd wants gradients of hidden states and of the projection.
+    """Returns whether autograd wants gradients of hidden states and of the projection.
 
     Args:
         hidden_BTD: decoder states.

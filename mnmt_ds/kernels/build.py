@@ -30,7 +30,7 @@ LOG = logging.getLogger(__name__)
 
 
 class LibraryRecipe(NamedTuple):
-    """How to make one library."""
+    """Sources and compiler command of one native library."""
 
     name: str
     compile: tuple[tuple[str, ...], ...]
@@ -40,11 +40,11 @@ class LibraryRecipe(NamedTuple):
 
 
 class BuildError(Exception):
-    """The library cannot be made here; the message says why in one line."""
+    """Raised where a library cannot be built here; the message says why in one line."""
 
 
 def cpu_recipe() -> LibraryRecipe:
-    """Says how to make the C++ library, for exactly this machine's instruction set.
+    """Determines how to build the C++ library for exactly this machine's instruction set.
 
     Returns:
         The commands.
@@ -79,7 +79,7 @@ def cpu_recipe() -> LibraryRecipe:
 
 
 def cuda_recipe(targets: Sequence[str] = ()) -> LibraryRecipe:
-    """Says how to make the CUDA library.
+    """Determines how to build the CUDA library.
 
     Args:
         targets: compute capabilities without a dot, such as 90; none: this machine's GPUs.
@@ -159,7 +159,7 @@ def load(make_recipe: Callable[[], LibraryRecipe]) -> None:
 
 
 def build(recipe: LibraryRecipe, directory: Path | None = None) -> Path:
-    """Gives a library's path; compiles it first where it is not there.
+    """Returns a library's path, after compiling it where it is not there.
 
     Args:
         recipe: how to make it.
@@ -192,7 +192,7 @@ def build(recipe: LibraryRecipe, directory: Path | None = None) -> Path:
 
 
 def extensions_directory() -> Path:
-    """Tells where libraries are kept.
+    """Returns the directory where built libraries are kept.
 
     Returns:
         MNMT_DS_EXTENSIONS, or a directory of this user and this Python environment; it may be missing.

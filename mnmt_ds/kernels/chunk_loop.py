@@ -17,7 +17,7 @@ from mnmt_ds.kernels.types import LossSums
 
 
 class MaxChunkTokens(Protocol):
-    """An implementation's chunk size."""
+    """Function of an implementation that computes its chunk size."""
 
     def __call__(self, inputs: LossInputs, /) -> int:
         """Computes how many tokens a chunk should have, at most.
@@ -31,7 +31,7 @@ class MaxChunkTokens(Protocol):
 
 
 class ChunkStatistics(Protocol):
-    """An implementation's forward pass of a chunk."""
+    """Function of an implementation that runs the forward pass of a chunk."""
 
     def __call__(self, inputs: LossInputs, chunk: slice, workspace: Workspace, /) -> Statistics:
         """Computes logits and what gates and logs need of them.
@@ -47,7 +47,7 @@ class ChunkStatistics(Protocol):
 
 
 class ChunkGradients(Protocol):
-    """An implementation's backward pass of a chunk, right after its statistics."""
+    """Function of an implementation that computes a chunk's gradients, right after its statistics."""
 
     def __call__(
         self,
@@ -72,7 +72,7 @@ class ChunkGradients(Protocol):
 
 
 class Implementation(NamedTuple):
-    """What an implementation does with a chunk."""
+    """The functions with which an implementation of the loss computes a chunk."""
 
     max_chunk_tokens: MaxChunkTokens
     statistics: ChunkStatistics
@@ -80,7 +80,7 @@ class Implementation(NamedTuple):
 
 
 class LossResults(NamedTuple):
-    """Statistics of the whole batch, gates, and gradients."""
+    """Results of the whole batch: statistics, gates and gradients."""
 
     token: Statistics
     gate_JKN: Tensor

@@ -37,7 +37,7 @@ class _Saved(NamedTuple):
 
 
 def why_unavailable() -> str:
-    """Tells why the C++ library cannot be had; it is built now if need be.
+    """Explains why the C++ library cannot be used; it is built now if need be.
 
     Returns:
         The reason in one line; empty where the library is there.
@@ -50,7 +50,7 @@ def why_unavailable() -> str:
 
 
 def supports(inputs: LossInputs) -> bool:
-    """Tells whether the C++ code knows these dtypes and numbers of passes and teachers.
+    """Returns whether the C++ code supports these dtypes and numbers of passes and teachers.
 
     Args:
         inputs: the loss's arguments as rows.

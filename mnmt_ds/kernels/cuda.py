@@ -40,7 +40,7 @@ class _Saved(NamedTuple):
 
 
 def why_unavailable() -> str:
-    """Tells why the CUDA library cannot be had; it is built now if need be.
+    """Explains why the CUDA library cannot be used; it is built now if need be.
 
     Returns:
         The reason in one line; empty where a GPU and the library are there.
@@ -55,7 +55,7 @@ def why_unavailable() -> str:
 
 
 def supports(inputs: LossInputs) -> bool:
-    """Tells whether the kernels know these dtypes and numbers of passes and teachers.
+    """Returns whether the kernels support these dtypes and numbers of passes and teachers.
 
     Args:
         inputs: the loss's arguments as rows.

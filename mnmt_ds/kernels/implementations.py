@@ -22,7 +22,7 @@ CPU = Implementation(cpu.max_chunk_tokens, cpu.statistics, cpu.gradients)
 
 @functools.cache
 def resolve_implementation(implementation: str, device: torch.device) -> str:
-    """Tells which implementation runs on a device when one is asked for; native code is built now if need be.
+    """Chooses the implementation that runs on a device when one is asked for; native code is built if need be.
 
     Args:
         implementation: one of ``NAMES``.
@@ -54,7 +54,7 @@ def resolve_implementation(implementation: str, device: torch.device) -> str:
 
 
 def select_implementation(name: str, inputs: LossInputs) -> Implementation:
-    """Gives the functions that compute one call; a native one hands what it does not know (float64) to chunked PyTorch.
+    """Selects the functions that compute one call; what native ones do not support goes to chunked PyTorch.
 
     Args:
         name: as from ``resolve_implementation``.

@@ -23,7 +23,7 @@ VECTOR_TOKENS = 32
 
 
 class TeacherInputs(NamedTuple):
-    """A teacher, without padding."""
+    """A teacher's inputs to the loss, as rows without padding."""
 
     hidden_NE: Tensor
     projection_VE: Tensor
@@ -34,7 +34,7 @@ class TeacherInputs(NamedTuple):
 
 
 class LossInputs(NamedTuple):
-    """What an implementation computes from: only tokens that count, sentence after sentence."""
+    """Inputs of the loss as rows: only tokens that count, sentence after sentence."""
 
     hidden_KND: Tensor
     projection_VD: Tensor
@@ -60,12 +60,12 @@ class LossInputs(NamedTuple):
 
     @property
     def passes(self) -> int:
-        """K."""
+        """Number of passes K."""
         return self.hidden_KND.shape[0]
 
     @property
     def vocabulary_size(self) -> int:
-        """V."""
+        """Size of the vocabulary, V."""
         return self.projection_VD.shape[0]
 
 

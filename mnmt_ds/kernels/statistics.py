@@ -15,7 +15,7 @@ ROWS_PER_PASS = 5
 
 
 class Statistics(NamedTuple):
-    """Per token of a chunk, or of all N; first axes K passes, J teachers."""
+    """Statistics of each token of a chunk, or of all N; first axes K passes, J teachers."""
 
     gold_KC: Tensor
     """Log-probability of the gold token."""
@@ -79,7 +79,7 @@ def _rows_per_teacher(passes: int) -> int:
 
 
 class Workspace:
-    """Scratch memory of one call: named buffers reused by its chunks, and what statistics leave for gradients.
+    """Scratch memory of one call: named buffers that its chunks reuse, and what statistics keep for gradients.
 
     Args:
         device: of all buffers.
@@ -94,7 +94,7 @@ class Workspace:
         """What an implementation's ``statistics`` leave for its ``gradients`` of the same chunk."""
 
     def buffer(self, name: str, size: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Gives a buffer that later chunks get again.
+        """Returns a buffer of this name and shape; later chunks get the same memory again.
 
         Args:
             name: the buffer's name.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class TargetRows(NamedTuple):
-    """The tokens of (B, T) targets that count, in order."""
+    """Positions of the tokens of (B, T) targets that count, in order."""
 
     rows_N: Tensor
     """int64, the index of each in the flattened (B, T)."""

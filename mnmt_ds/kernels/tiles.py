@@ -24,7 +24,7 @@ SIDE = 32
 
 
 def supports(inputs: LossInputs) -> bool:
-    """Tells whether tiles can compute this call, here.
+    """Returns whether tiles can compute this call on this machine.
 
     Args:
         inputs: the loss's arguments as rows.
@@ -45,7 +45,7 @@ def supports(inputs: LossInputs) -> bool:
 
 
 def max_chunk_tokens(inputs: LossInputs) -> int:
-    """Says how many tokens a chunk has at most.
+    """Computes how many tokens a chunk has at most.
 
     Args:
         inputs: the loss's arguments as rows.
@@ -113,7 +113,7 @@ def _native_inputs(inputs: LossInputs, chunk: slice) -> tuple[object, ...]:
 
 
 def loss_with_late_gradients(hidden_BTD: Tensor, projection_VD: Tensor, inputs: LossInputs) -> LossSums:
-    """The loss whose gradients are made in the backward pass, all tokens at once.
+    """Computes the loss of all tokens at once; its gradients are computed in the backward pass.
 
     Args:
         hidden_BTD: decoder states.

@@ -12,7 +12,7 @@ from mnmt_ds.kernels.target_rows import TargetRows
 
 
 class Gate(NamedTuple):
-    """How much of a teacher's term a sentence (or a token) takes (LSSD); carries no gradient.
+    """Share of a teacher's term that a sentence (or a token) takes (LSSD); carries no gradient.
 
     With P the mean gold probability of a sentence (level "sentence") or the gold probability of a token ("token"):
     whole: 1. selective: 1 where P(teacher) >= P(student), else ``below``. adaptive: min(P(teacher) / P(student), cap).
@@ -31,7 +31,7 @@ class Gate(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """One teacher of a batch: T^2 * CE(softmax(teacher / T), softmax(student / T)) a token; without gradient."""
+    """One teacher of a batch, without gradient: adds T^2 * CE(softmax(teacher / T), softmax(student / T)) a token."""
 
     hidden_BTE: Tensor
     """The teacher's decoder states."""
@@ -66,7 +66,7 @@ class LossOptions(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """The loss and what is worth logging: sums over tokens, in nats; with K passes the mean over passes of each sum."""
+    """Loss and logged figures as sums over tokens, in nats; with K passes the mean over passes of each sum."""
 
     loss: Tensor
     """() the objective, differentiable."""

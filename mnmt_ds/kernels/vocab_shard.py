@@ -9,7 +9,7 @@ from torch import distributed as dist
 
 
 class VocabShard(NamedTuple):
-    """The words ``start`` to before ``stop`` of a vocabulary, and the ranks that hold the others."""
+    """This rank's words ``start`` to before ``stop`` of a vocabulary, and the ranks that hold the others."""
 
     group: dist.ProcessGroup
     """The ranks that share the vocabulary; the words of its rank 0 come first."""

@@ -30,7 +30,7 @@ NATIVE_CODE_BYTES = 1 << 28
 
 
 class NodeReport(NamedTuple):
-    """A node, as it sees itself."""
+    """Report of a node on itself: its software, devices, disk and memory."""
 
     must_match: dict[str, str]
     """What must be equal on every node: versions and hashes, by what they are of."""
@@ -155,7 +155,7 @@ def run_bytes(recipe: Recipe, vocabulary: int) -> int:
 
 
 def may_read_teachers_from_disk(recipe: Recipe, vocabulary: int) -> bool:
-    """Tells whether teachers, one a pair, may outgrow a rank's memory for them and be read by asynchronous I/O.
+    """Returns whether teachers may outgrow a rank's memory for them, and be read by asynchronous I/O.
 
     Computed for a job of one rank, since the shards of several are smaller.
 

@@ -18,7 +18,7 @@ TIMEOUT = 900.0
 
 
 class PreflightResult(NamedTuple):
-    """What the nodes answered."""
+    """Reports of the nodes, and what is wrong with them."""
 
     reports: dict[str, NodeReport]
     """By node; a node that gave none is among the faults."""

@@ -27,7 +27,7 @@ UNSAFE_CHARACTERS = frozenset('"$`\\\n')
 
 
 class RemoteShell(NamedTuple):
-    """How the nodes of a job are reached."""
+    """Builds the commands that reach the nodes of a job, by ssh or srun."""
 
     launcher: str = "pdsh"
     """DeepSpeed's runner: pdsh and openmpi go by ssh, slurm by srun."""
@@ -57,7 +57,7 @@ class RemoteShell(NamedTuple):
         return ["ssh", "-x", "-o", "BatchMode=yes", *keepalive_options, *port, *extra, node, line]
 
     def unreachable(self, code: int) -> bool:
-        """Tells whether an exit code is ssh's or srun's own: the node was not reached, or was lost.
+        """Returns whether an exit code is ssh's or srun's own: the node was not reached, or was lost.
 
         Args:
             code: exit code of a command of ``command``.
@@ -69,7 +69,7 @@ class RemoteShell(NamedTuple):
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Tells whether a variable may hold a secret, which must not stand in a command line for all to see.
+    """Returns whether a variable may hold a secret, which must not stand in a command line for all to see.
 
     Args:
         name: its name, such as HF_TOKEN, WANDB_API_KEY or AWS_SECRET_ACCESS_KEY.
@@ -82,7 +82,7 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def is_local(node: str) -> bool:
-    """Tells whether a hostfile's name means this machine for certain.
+    """Returns whether a hostfile's name means this machine for certain.
 
     Args:
         node: the name.

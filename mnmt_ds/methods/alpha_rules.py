@@ -85,7 +85,7 @@ ACTIONS: dict[str, Action] = {"keep": keep, "raise": raise_, "lower": lower}
 
 
 class AlphaSearch(NamedTuple):
-    """A search as it is logged: with it the choices can be made again."""
+    """Record of a weight search in the log, from which its choices can be reproduced."""
 
     mu: float
     """Step size."""

@@ -135,7 +135,7 @@ def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[s
 
 
 def sections_inside(settings: ByTaskSettings) -> Mapping[str, Settings]:
-    """Names the method of each task.
+    """Lists the settings of the methods inside: one of each task.
 
     Args:
         settings: the method's settings.

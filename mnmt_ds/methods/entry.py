@@ -9,7 +9,7 @@ from mnmt_ds.requirements import Requirements, needs_nothing
 
 
 class RunFacts(NamedTuple):
-    """What is known of a run before anything is built."""
+    """Facts about a run that are known before anything is built."""
 
     pairs: Sequence[str]
     """Its language pairs, such as fr-en."""

@@ -142,7 +142,7 @@ def requirements(settings: IntraDistillationSettings) -> Requirements:
 
 
 def sections_inside(settings: IntraDistillationSettings) -> dict[str, Settings]:
-    """Names the method that is wrapped.
+    """Lists the settings of the method that is wrapped.
 
     Args:
         settings: the method's settings.

@@ -29,7 +29,7 @@ from mnmt_ds.teachers.teacher_source import TeacherSource
 
 
 class LssdSettings(Settings):
-    """What LSSD leaves open. ``profile`` fills whatever is not given."""
+    """Settings of LSSD. ``profile`` fills whatever is not given."""
 
     differences: ClassVar = {
         "halve_total": PaperDifference(

@@ -24,7 +24,7 @@ from mnmt_ds.teachers.teacher_pool import TeacherPool
 
 
 class ModelStates(Protocol):
-    """What the model's forward pass of a batch gives a method to score."""
+    """States of the model's forward pass of a batch, which a method scores."""
 
     @property
     def decoder_BTD(self) -> Tensor:
@@ -43,7 +43,7 @@ class ModelStates(Protocol):
 
 
 class LossAndMetrics(NamedTuple):
-    """The loss of a micro-batch, and what is logged of it."""
+    """The loss of a micro-batch, and the figures that are logged of it."""
 
     loss: Tensor
     """() sum over the batch's tokens, differentiable; the caller divides by the update's token count."""
@@ -67,7 +67,7 @@ class ValidationReport(NamedTuple):
 
 
 class Stateful(Protocol):
-    """State that a checkpoint must carry: JSON values, and the updates whose snapshots it refers to."""
+    """Interface of state that checkpoints carry: JSON values, and the updates whose snapshots it refers to."""
 
     def state(self) -> dict[str, Any]:
         """Collects what a checkpoint holds.
@@ -107,15 +107,15 @@ class Stateful(Protocol):
 
 @runtime_checkable
 class GoesByDevMetrics(Protocol):
-    """A ``Stateful`` that compares figures of validations, and begins anew where these are measured otherwise."""
+    """Interface of ``Stateful`` that compares dev metrics, and restarts where they are measured in another way."""
 
     @property
     def dev_metrics(self) -> Collection[DevMetric]:
-        """What it goes by."""
+        """Dev metrics that are compared."""
         ...
 
     def begin_anew(self) -> None:
-        """Forgets the figures; what follows from them stays until the next validation."""
+        """Drops the values so far; what follows from them stays until the next validation."""
         ...
 
 
@@ -148,7 +148,7 @@ def ignore_contents(contents: Sequence[MicroBatchContent | None]) -> None:
 
 
 class Method(NamedTuple):
-    """A way to train: functions that the loop calls, and the state of the run that they keep."""
+    """A training method: functions that the loop calls, and the state that they keep over the run."""
 
     score: Callable[[ModelStates, Tensor, Batch], LossAndMetrics]
     """(states of the model, output projection (V, D), batch) -> the loss as a sum over the batch's tokens."""
@@ -169,7 +169,7 @@ class Method(NamedTuple):
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may use of the run that it is part of."""
+    """Objects of a run that its method may use."""
 
     pairs: Sequence[str]
     """Names of the run's language pairs, such as fr-en; a batch's ``pair`` is an index into it."""

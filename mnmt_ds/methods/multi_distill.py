@@ -19,7 +19,7 @@ from mnmt_ds.teachers.settings import TeacherSettings
 
 
 class MultiDistillSettings(Settings):
-    """Who the experts are, and how long they teach."""
+    """Directories of the experts, and how long they teach."""
 
     name: Literal["multi_distill"] = "multi_distill"
     """The method's name."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MultiTeacherSettings(Settings):
-    """Which methods teach together."""
+    """Methods that teach together."""
 
     example: ClassVar = {"methods": [{"name": "lssd"}, {"name": "multi_distill"}]}
 

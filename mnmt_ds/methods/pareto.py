@@ -38,7 +38,7 @@ TRIALS = 3
 
 
 class ParetoSettings(Settings):
-    """Who learns how much from whom. ``profile`` fills whatever is not given."""
+    """Settings of Pareto-MD: who learns from whom, and how much. ``profile`` fills whatever is not given."""
 
     later = ("interval_counts", "schedule_unit")
     differences: ClassVar = {
@@ -288,7 +288,7 @@ def requirements(settings: ParetoSettings) -> Requirements:
 
 
 def sections_inside(settings: ParetoSettings) -> dict[str, Settings]:
-    """Names what a student learns besides.
+    """Lists the settings of the method that students learn by besides.
 
     Args:
         settings: the method's settings.

@@ -11,7 +11,7 @@ from mnmt_ds.config import PaperDifference, Settings
 
 
 class TrialSettings(Settings):
-    """On what a student tries weights, and what becomes of the trained copies."""
+    """Data on which a student tries weights, and what becomes of the trained copies."""
 
     differences: ClassVar = {
         "rho": PaperDifference(
@@ -43,7 +43,7 @@ RunTrials = Callable[[TrialSettings, Sequence[Callable[[], None]]], list[dict[st
 
 
 class Peers(NamedTuple):
-    """The students of a run of several, as one of them sees them.
+    """The run's other students, as one student's method may use them.
 
     Shape letters: B sentences, T target positions, E the peer's width, V vocabulary.
     """

@@ -18,7 +18,7 @@ from mnmt_ds.methods.method import LossAndMetrics, Method, MethodContext, ModelS
 
 
 class TranslationSettings(Settings):
-    """Plain training has nothing to set."""
+    """Settings of plain training: it has none."""
 
     name: Literal["translation"] = "translation"
     """The method's name."""

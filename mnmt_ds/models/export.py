@@ -50,7 +50,7 @@ def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def m2m100_tensors(name: str, value: Tensor, share_embeddings: str) -> dict[str, Tensor]:
-    """Gives one of our weights the names of transformers' M2M100.
+    """Renames one of our weights to those of transformers' M2M100.
 
     Args:
         name: of the weight.

@@ -10,7 +10,7 @@ VOCABULARY_WEIGHTS = ("embedding.weight", "source_embedding.weight", "head.weigh
 
 
 def is_frozen(settings: ModelSettings, name: str) -> bool:
-    """Tells whether a weight keeps its first values.
+    """Returns whether a weight is not trained.
 
     Args:
         settings: the model's.
@@ -30,7 +30,7 @@ def is_frozen(settings: ModelSettings, name: str) -> bool:
 
 
 def is_frozen_layer(settings: ModelSettings, side: str, layer: int) -> bool:
-    """Tells whether ``model.freeze`` names a layer.
+    """Returns whether ``model.freeze`` names a layer.
 
     Args:
         settings: the model's.
@@ -45,7 +45,7 @@ def is_frozen_layer(settings: ModelSettings, side: str, layer: int) -> bool:
 
 
 def layer_settings(settings: ModelSettings, side: str, layer: int) -> ModelSettings:
-    """Gives the settings that a layer is made by: a frozen one gets no adapters.
+    """Returns the settings that a layer is made by: a frozen one gets no adapters.
 
     Args:
         settings: the model's.

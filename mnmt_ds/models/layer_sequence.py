@@ -75,7 +75,7 @@ def layer_entries(settings: ModelSettings, vocabulary_size: int) -> list[LayerEn
 
 
 def trained_entries(settings: ModelSettings, entries: Sequence[LayerEntry]) -> list[bool]:
-    """Tells of each layer whether a weight of it is trained.
+    """Returns for each layer whether any weight of it is trained.
 
     Args:
         settings: the model's.
@@ -108,7 +108,7 @@ def possible_cuts(entries: Sequence[LayerEntry], trained: Sequence[bool] = ()) -
 
 @dataclass
 class StageActivations:
-    """A micro-batch on its way through the layers."""
+    """A micro-batch's inputs and states on their way through the layers."""
 
     source_BS: Tensor
     decoder_BT: Tensor
@@ -122,7 +122,7 @@ class StageActivations:
     """The encoder's final states, once it is through."""
 
     def cross_attention_memory(self) -> Tensor:
-        """Gives the encoder states that the decoder layers look at.
+        """Returns the encoder states that the decoder layers attend to.
 
         Returns:
             (B, S, D).
@@ -134,7 +134,7 @@ class StageActivations:
 
 
 class LayerSegment(nn.Module):
-    """The layers ``start`` to before ``stop`` of a sequence, under the plain model's names.
+    """Some consecutive layers of a model, from ``start`` to before ``stop``, with the whole model's parameter names.
 
     Between segments the states are passed as ONE tensor, so that one gradient comes back: (B, S, D) in the encoder,
     (B, S + T, D) with the encoder's states first in the decoder.

@@ -46,8 +46,7 @@ def sinusoids(count: int, width: int) -> Tensor:
 
 
 class Embedding(VocabParallelModule):
-    """Tokens to vectors: embedding (scaled by sqrt(D), unless the settings say no) plus sinusoidal position, then
-    dropout.
+    """Embeds tokens: rows of a matrix (scaled by sqrt(D), unless the settings say no) plus sinusoids, then dropout.
 
     Args:
         settings: the model's shape.
@@ -237,7 +236,7 @@ class CrossAttention(nn.Module):
 def attend(
     q_BHTQ: Tensor, k_BHSQ: Tensor, v_BHSQ: Tensor, mask_BS: Tensor | None, dropout: float, causal: bool
 ) -> Tensor:
-    """Scaled dot-product attention, softmax(q k' / sqrt(Q)) v, heads merged.
+    """Computes scaled dot-product attention, softmax(q k' / sqrt(Q)) v, and merges the heads.
 
     Args:
         q_BHTQ: queries.
@@ -281,7 +280,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)).
+    """Pre-norm encoder layer: x + attention(norm(x)), then x + feed-forward(norm(x)).
 
     Args:
         settings: the model's shape.
@@ -313,7 +312,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """As the encoder's, with cross-attention between; target padding needs no mask, since it stands on the right.
+    """Pre-norm decoder layer: the encoder's, with cross-attention between; targets are padded on the right.
 
     Args:
         settings: the model's shape.

@@ -93,7 +93,7 @@ def adapted_parts(parts: Sequence[str], lora: LoraSettings) -> list[int]:
 
 
 def is_adapter(name: str) -> bool:
-    """Tells an adapter's weights from others.
+    """Returns whether a weight belongs to an adapter.
 
     Args:
         name: of a weight.

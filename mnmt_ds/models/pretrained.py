@@ -54,7 +54,7 @@ UNUSED = ("embed_positions.weights", "encoder.version", "decoder.version", "fina
 
 
 class WeightSource(NamedTuple):
-    """A model's weights on disk."""
+    """Weights of a model on disk, read by the names of our weights."""
 
     directory: Path
     settings: ModelSettings

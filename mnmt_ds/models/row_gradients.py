@@ -15,7 +15,7 @@ from mnmt_ds.private_apis import backward_pass
 
 
 class RowGradients:
-    """What the backward passes of one tied weight leave for its gradient.
+    """Collects the gradients of one tied weight's lookups as rows, and adds them to the projection's gradient.
 
     Args:
         weight: (V, D), a leaf.
@@ -32,7 +32,7 @@ class RowGradients:
         """Nothing: a copied weight has no hook, so its lookups have gradients of their own."""
 
     def projection(self, weight_VD: Tensor) -> Tensor:
-        """The weight, as it is projected with.
+        """Returns the weight for the output projection, and notes the backward pass in which that has a gradient.
 
         Args:
             weight_VD: the weight.

@@ -28,14 +28,14 @@ NAMES = {
 
 
 class IndexJson(TypedDict):
-    """What an index of shards holds."""
+    """JSON of an index of weight files, which is checked when it is read."""
 
     weight_map: dict[str, str]
     """The shard of every tensor."""
 
 
 class TensorFacts(NamedTuple):
-    """What a file's header says of a tensor."""
+    """Dtype, shape and place of a tensor, from its file's header."""
 
     file: Path
     shape: tuple[int, ...]
@@ -86,7 +86,7 @@ class WeightFiles:
         return values
 
     def release(self) -> None:
-        """Lets go of the mapped files, and so of their pages in memory."""
+        """Releases the mapped files, and so their pages in memory."""
         self._open.clear()
 
 

@@ -93,7 +93,7 @@ def write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, 
 
 
 class DescriptionJson(TypedDict):
-    """What every ``model.json`` holds."""
+    """JSON of a ``model.json``, which is checked when it is read."""
 
     model: dict[str, Any]
     vocabulary_size: Annotated[int, Field(ge=1, le=10_000_000)]

@@ -8,7 +8,7 @@ from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, PlannedStuden
 
 
 class DiskUse(NamedTuple):
-    """Most bytes on disk."""
+    """Bytes that a run takes on disk at most, by what takes them."""
 
     checkpoints: int
     """Those that stay, and one that is being written."""

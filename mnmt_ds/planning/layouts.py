@@ -23,7 +23,7 @@ EstimateMemory = Callable[[PlannedLayout, int, bool], RankMemory]
 
 
 class LayoutChoice(NamedTuple):
-    """A layout that was tried, and what it takes."""
+    """A layout that was tried, with the memory and the pipeline bubble that it takes."""
 
     layout: PlannedLayout
     """How students are laid out over ranks."""
@@ -116,7 +116,7 @@ def model_parallel_splits(ranks: int) -> list[tuple[int, int]]:
 
 
 def is_allowed(recipe: Recipe, layout: PlannedLayout) -> bool:
-    """Tells whether training would take a recipe in a layout.
+    """Returns whether training would accept a recipe in a layout.
 
     Args:
         recipe: the recipe.

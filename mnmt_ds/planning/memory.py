@@ -35,7 +35,7 @@ SUB_GROUP = 1_000_000_000
 
 
 class PlannedLayout(NamedTuple):
-    """How a student is laid out over ranks."""
+    """Layout of students over ranks, with everything that memory depends on."""
 
     ranks: int
     """Ranks of the whole job."""
@@ -87,7 +87,7 @@ class PlannedLayout(NamedTuple):
         return -(-vocabulary // self.vocabulary_shards)
 
     def describe(self) -> str:
-        """Names what is special about the layout.
+        """Describes the layout by what is not the default.
 
         Returns:
             Such as ``2 pipeline stages, ZeRO-1``.
@@ -101,7 +101,7 @@ class PlannedLayout(NamedTuple):
 
 
 class FrozenTeachers(NamedTuple):
-    """What frozen teachers add."""
+    """Sizes of frozen teachers and of their cached states, for the memory plan."""
 
     versions: int = 0
     """Distinct teachers at most: one a pair."""
@@ -120,7 +120,7 @@ class FrozenTeachers(NamedTuple):
 
 
 class PlannedStudents(NamedTuple):
-    """How many students there are, and what they send one another."""
+    """Number of students, and the states that they exchange, for the memory plan."""
 
     number: int = 1
     """Students of the run."""
@@ -140,7 +140,7 @@ ONE_STUDENT = PlannedStudents()
 
 
 class RankMemory(NamedTuple):
-    """Bytes a rank. Those of the device add up to its peak; those of the host stand beside them."""
+    """Memory of a rank in bytes. Those of the device add up to its peak; those of the host stand beside them."""
 
     base: int
     """The process itself, without a model (on a GPU: not counted here, some 0.5 GB of CUDA's own)."""

@@ -14,7 +14,7 @@ from mnmt_ds.models.settings import ModelSettings
 
 
 class ParameterCounts(NamedTuple):
-    """Numbers of parameters of a model."""
+    """Parameter counts of the parts of a model."""
 
     embeddings: int
     """All matrices with a row a word; a tied one once."""

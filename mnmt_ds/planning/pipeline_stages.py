@@ -13,7 +13,7 @@ VOCABULARY_KINDS = ("source", "target", "projection", "head")
 
 
 class StageContents(NamedTuple):
-    """One of p stages; a model without a pipeline is one stage alone."""
+    """Contents of one of p pipeline stages; a model without a pipeline is one stage."""
 
     kinds: Sequence[str]
     """Kinds of its entries of the layer sequence (models/layer_sequence.py)."""
@@ -42,7 +42,7 @@ class StageContents(NamedTuple):
         return not self.next_kind
 
     def describe(self) -> str:
-        """Names its layers.
+        """Describes the stage by its layers.
 
         Returns:
             Such as ``source embedding + 2 encoder``.

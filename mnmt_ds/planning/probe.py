@@ -31,7 +31,7 @@ ONE_RANK = (
 
 
 class ProbeResult(NamedTuple):
-    """What was measured in a few updates on one rank."""
+    """Memory and speed that were measured in a few updates on one rank."""
 
     peak: int
     """Peak bytes: of the process on a CPU, of its tensors on a GPU."""

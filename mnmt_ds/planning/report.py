@@ -32,7 +32,7 @@ HOST_LINES = (
 
 
 class RunPlan(NamedTuple):
-    """All that is known of a run before it starts."""
+    """Everything that ``mnmt-ds plan`` computes of a run before it starts."""
 
     recipe: Recipe
     """The recipe."""
@@ -89,7 +89,7 @@ def plan_lines(plan: RunPlan) -> list[str]:
 
 
 def model_lines(plan: RunPlan) -> list[str]:
-    """Says what there is to train, and in which layout.
+    """Formats what there is to train, and in which layout.
 
     Args:
         plan: the plan.
@@ -114,7 +114,7 @@ def model_lines(plan: RunPlan) -> list[str]:
 
 
 def memory_lines(plan: RunPlan) -> list[str]:
-    """Says how much memory a rank takes, part by part; a column for each stage.
+    """Formats how much memory a rank takes, part by part; a column for each stage.
 
     Args:
         plan: the plan.
@@ -143,7 +143,7 @@ def memory_lines(plan: RunPlan) -> list[str]:
 
 
 def disk_lines(plan: RunPlan) -> list[str]:
-    """Says how many bytes on disk a run takes at most.
+    """Formats how many bytes on disk a run takes at most.
 
     Args:
         plan: the plan.
@@ -164,7 +164,7 @@ def disk_lines(plan: RunPlan) -> list[str]:
 
 
 def data_lines(plan: RunPlan) -> list[str]:
-    """Says how often the run passes over each pair's training set.
+    """Formats how often the run passes over each pair's training set.
 
     Args:
         plan: the plan.
@@ -179,8 +179,9 @@ def data_lines(plan: RunPlan) -> list[str]:
 
 
 def time_lines(plan: RunPlan) -> list[str]:
-    """Says how many hours the run takes, where a speed was measured: ranks are taken to add up but for a pipeline's
-    bubble; traffic takes more.
+    """Formats how many hours the run takes, where a speed was measured.
+
+    Speeds of ranks are taken to add up but for a pipeline's bubble; traffic between them takes more.
 
     Args:
         plan: the plan.

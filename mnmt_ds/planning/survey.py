@@ -19,7 +19,7 @@ from mnmt_ds.planning.memory import HALF_BYTES, FrozenTeachers, PlannedLayout, P
 
 
 class Survey(NamedTuple):
-    """A student's first epoch, and its whole budget."""
+    """Sizes of a student's training data: the micro-batches of its first epoch, and the budget of the whole run."""
 
     shapes: list[BatchShape]
     """Distinct micro-batches of the first epoch, none of which is smaller in every way than another."""

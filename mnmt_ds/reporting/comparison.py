@@ -20,14 +20,14 @@ BootstrapDifferences = Mapping[str, Mapping[str, Difference]]
 
 
 class RunGroup(NamedTuple):
-    """An experiment: runs that differ in nothing but the seed."""
+    """Runs of one experiment, which differ in nothing but the seed."""
 
     label: str
     runs: tuple[Run, ...]
 
 
 class GroupRun(NamedTuple):
-    """A run that stands for its group, with the group's place among all groups."""
+    """One of a group's runs, with the group's place among all groups."""
 
     group_index: int
     group: RunGroup
@@ -72,7 +72,7 @@ class ComparedRuns(NamedTuple):
         return self.bootstraps.get(label, {}).get(metric, {}).get(pair)
 
     def unlike(self, group: RunGroup, metric: str, pairs: Sequence[str] | None = None) -> Reasons:
-        """Says why a group's metric is not comparable with the baseline's.
+        """Explains why a group's metric is not comparable with the baseline's.
 
         Args:
             group: one of the groups, the baseline itself included: its seeds may be unlike each other.
@@ -85,7 +85,7 @@ class ComparedRuns(NamedTuple):
         return unlike_runs(group.runs, self.runs, metric, pairs)
 
     def is_comparable(self, group: RunGroup, metric: str, pairs: Sequence[str] | None = None) -> bool:
-        """Says whether a group's metric may be held against the baseline's: called best, better or significant.
+        """Returns whether a group's metric may be compared with the baseline's: called best, better or significant.
 
         Args:
             group: one of the groups.

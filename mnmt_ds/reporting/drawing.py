@@ -60,7 +60,7 @@ _serial = itertools.count()
 
 
 def group_colour(index: int) -> str:
-    """Gives the colour of a group.
+    """Returns the colour of a group.
 
     Args:
         index: of the group.
@@ -72,7 +72,7 @@ def group_colour(index: int) -> str:
 
 
 def pair_colours(count: int) -> NDArray[np.float64]:
-    """Gives colours that tell pairs apart in one panel.
+    """Chooses colours that tell pairs apart in one panel.
 
     Args:
         count: number of pairs.

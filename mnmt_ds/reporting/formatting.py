@@ -59,7 +59,7 @@ def format_p_value(p: float) -> str:
 
 
 def excludes_zero(difference: Difference) -> bool:
-    """Says whether a difference is more than chance by its 95 % interval.
+    """Returns whether the 95 % interval of a difference excludes zero.
 
     Args:
         difference: to the baseline.

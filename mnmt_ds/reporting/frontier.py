@@ -13,7 +13,7 @@ Point = tuple[float, float]
 
 
 class StudentPoint(NamedTuple):
-    """A model's two aims."""
+    """A model's mean BLEU over high-resource pairs and over all others: one point of a Pareto chart."""
 
     label: str
     high: float
@@ -28,7 +28,7 @@ class StudentPoint(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What the students of one run reach together."""
+    """Pareto points of one run's students, and the hypervolume that they reach together."""
 
     name: str
     points: tuple[StudentPoint, ...]
@@ -56,7 +56,7 @@ def student_point(run: Run) -> StudentPoint | None:
 
 
 def experiment_name(run: Run) -> str:
-    """Names the run that a student belongs to.
+    """Returns the name of the run that a student belongs to.
 
     Args:
         run: a student's, or that of a model trained alone.

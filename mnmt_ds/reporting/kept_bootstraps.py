@@ -17,7 +17,7 @@ _ByDigest = dict[str, Any]
 
 
 class KeptBootstraps(NamedTuple):
-    """Bootstraps by the digest of what they depend on."""
+    """Bootstraps of this report and of the one before, by the digest of what they depend on."""
 
     before: _ByDigest
     """Of an earlier report."""
@@ -25,7 +25,7 @@ class KeptBootstraps(NamedTuple):
     """Of this one: what is kept for the next."""
 
     def text(self) -> str:
-        """Gives the file that keeps what was used.
+        """Formats the used bootstraps as the file that keeps them.
 
         Returns:
             JSON with a checksum.

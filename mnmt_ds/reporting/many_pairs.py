@@ -89,7 +89,7 @@ def notable_part(part: ComparedRuns) -> ComparedRuns:
 
 
 def points_a_curve(curves: int) -> int:
-    """Says how many points a curve gets in a chart of many.
+    """Computes how many points a curve gets in a chart of many.
 
     Args:
         curves: curves of the chart.

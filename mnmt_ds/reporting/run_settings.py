@@ -65,7 +65,7 @@ def _is_ignored(name: str) -> bool:
 
 
 def describe_method(method: Mapping[str, Any], sampler: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """Names a method in a few words.
+    """Describes a method in a few words.
 
     Args:
         method: the recipe's section ``method``.

@@ -43,7 +43,7 @@ SEED_SUFFIX = re.compile(r"[-_.]?(?:s|seed)[-_]?\d+$")
 
 
 class Run(NamedTuple):
-    """One run. Arrays run over its validations (V) or its training reports (R); nan where nothing was logged."""
+    """Logs and scores of one run. Arrays run over validations (V) or training reports (R); nan: not logged."""
 
     directory: Path
     name: str
@@ -285,7 +285,7 @@ def train_sizes(runs: Sequence[Run]) -> dict[str, int]:
 
 
 def is_running(run: Path) -> bool:
-    """Says whether a process trains in a run's directory.
+    """Returns whether a process trains in a run's directory.
 
     Args:
         run: the run's directory.

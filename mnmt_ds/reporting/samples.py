@@ -16,7 +16,7 @@ SAMPLES_A_PAIR = 4
 
 
 class SampleLine(NamedTuple):
-    """A sentence and whose it is."""
+    """A sentence of a sample, and the system that wrote it."""
 
     author: str
     """source, reference or an experiment's label."""

@@ -29,7 +29,7 @@ Row = dict[str, str | float]
 
 
 class GroupSummary(NamedTuple):
-    """A group's metrics over its seeds."""
+    """Metrics of a group's runs over its seeds."""
 
     label: str
     method: str
@@ -210,7 +210,7 @@ def summary_markdown(part: ComparedRuns) -> str:
 
 
 def unlike_metric(part: ComparedRuns, group: RunGroup, key: str) -> Reasons:
-    """Says why a group's metric, as the summary shows it, is not comparable with the baseline's.
+    """Explains why a group's metric in the summary is not comparable with the baseline's.
 
     Args:
         part: compared runs.
@@ -229,7 +229,7 @@ def unlike_metric(part: ComparedRuns, group: RunGroup, key: str) -> Reasons:
 
 
 def text_notes(runs: Sequence[Run]) -> list[str]:
-    """Says which evaluated texts make scores hard to compare with published ones.
+    """Lists the evaluated texts that make scores hard to compare with published ones.
 
     Args:
         runs: the runs.

@@ -50,7 +50,7 @@ def _reasons(run: Run, other: Run, figure: str, pairs: Sequence[str] | None) -> 
 
 
 class Footnotes:
-    """Numbers the reasons of one table: cells get a mark, and below the table stands what each mark means.
+    """Numbers the footnotes of one table: cells get a mark, and the reason of each mark stands below the table.
 
     Args:
         baseline: label of the group that all others are compared with.

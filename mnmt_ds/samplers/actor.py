@@ -18,7 +18,7 @@ from mnmt_ds.samplers.temperature import probabilities
 
 
 class ActorSettings(Settings):
-    """How a distribution learns from rewards."""
+    """Settings of an actor, which learns a distribution from rewards by policy gradient."""
 
     temperature: float = Field(default=1.0, ge=0.05)
     """T of the shares that it starts with, p proportional to n^(1/T)."""
@@ -34,7 +34,7 @@ class ActorSettings(Settings):
 
 @dataclass
 class ActorMemory(SamplerMemory):
-    """The actor's parameters and Adam's moments, which live on from one measurement to the next."""
+    """State of an actor between measurements: its parameters and Adam's moments."""
 
     rewards: list[float]
     """The last measurement's, one a pair."""

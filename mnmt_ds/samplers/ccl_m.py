@@ -43,7 +43,7 @@ class CclMSettings(Settings):
 
 @dataclass
 class CclMMemory(SamplerMemory):
-    """The pairs' competence, and which of them have joined."""
+    """State of CCL-M: the pairs' competence, and which of them have joined."""
 
     competence: list[float]
     """c_l of the last validation; 0 before the first."""
@@ -93,7 +93,7 @@ def ccl_m(settings: CclMSettings, pairs: Sequence[str], sizes: Sequence[int]) ->
 
 
 def high_resource(settings: CclMSettings, sizes: Sequence[int]) -> list[bool]:
-    """Tells which pairs are high-resource: those trained from the start.
+    """Marks the high-resource pairs, which are trained from the start.
 
     Args:
         settings: the sampler's settings.

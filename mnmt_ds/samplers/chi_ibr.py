@@ -43,7 +43,7 @@ class ChiIbrSettings(Settings):
 
 @dataclass
 class ChiIbrMemory(SamplerMemory):
-    """The pairs' losses in training, and those of the plain run."""
+    """State of χ-IBR: the pairs' losses in training, and those of the plain run."""
 
     losses: list[float]
     """Moving averages L_g, nats a token."""

@@ -18,7 +18,7 @@ Losses = Sequence[tuple[float, float]]
 
 
 class Measurements(Protocol):
-    """What a sampler can measure of the student as it is; it is left as it was. Called by all ranks together."""
+    """Interface of what samplers can measure of a student, whose state stays as it was. All ranks call it together."""
 
     def alignments(self, max_tokens: int) -> list[float]:
         """Compares gradients on dev data with gradients on training data (MultiDDS-S).
@@ -32,7 +32,7 @@ class Measurements(Protocol):
         ...
 
     def uncertainties(self, reward: str, passes: int, max_tokens: int) -> list[float]:
-        """Measures how unsure the student is on dev data, over passes with dropout (MultiUAT).
+        """Measures how uncertain the student is on dev data, over passes with dropout (MultiUAT).
 
         Args:
             reward: a key of ``uncertainty.REWARDS``.
@@ -47,7 +47,7 @@ class Measurements(Protocol):
 
 @dataclass
 class Distribution:
-    """With what probability each language pair is drawn, and how often that was changed."""
+    """Probability of each language pair to be drawn, and how often it was changed."""
 
     pairs: tuple[str, ...]
     """Names of the pairs, such as fr-en."""
@@ -68,11 +68,11 @@ class Distribution:
 
 @dataclass
 class SamplerMemory:
-    """What a sampler keeps besides its distribution. Subclasses add fields of JSON values; a checkpoint holds them."""
+    """Base of a sampler's state besides its distribution. Subclasses add fields of JSON values for checkpoints."""
 
 
 def do_nothing(*values: Any) -> None:
-    """The function of a sampler for a moment that does not move it.
+    """Does nothing: the function of a sampler for an event that does not change it.
 
     Args:
         *values: whatever is given at that moment.
@@ -80,7 +80,7 @@ def do_nothing(*values: Any) -> None:
 
 
 class Sampler(NamedTuple):
-    """A way to share out epochs among language pairs."""
+    """A sampler of language pairs: its distribution, and functions that change it during training."""
 
     distribution: Distribution
     """The probabilities; the functions below move them with ``distribution.set``."""
@@ -107,12 +107,12 @@ class Sampler(NamedTuple):
 
     @property
     def probabilities(self) -> list[float]:
-        """With what probability each pair is drawn, in order of the run's pairs."""
+        """Probability of each pair to be drawn, in order of the run's pairs."""
         return self.distribution.probabilities
 
     @property
     def changes(self) -> int:
-        """How often the distribution was set anew."""
+        """How often the distribution was replaced."""
         return self.distribution.changes
 
     def report(self) -> dict[str, float]:

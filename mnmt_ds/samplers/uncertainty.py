@@ -76,7 +76,7 @@ def moments(statistics: TokenStatistics) -> tuple[Tensor, Tensor]:
 
 
 def pretp(statistics: TokenStatistics) -> Tensor:
-    """Predicted translation probability: 1 - E[exp sum_t m_t].
+    """Computes MultiUAT's predicted translation probability reward: 1 - E[exp sum_t m_t].
 
     Args:
         statistics: of a micro-batch.
@@ -88,7 +88,7 @@ def pretp(statistics: TokenStatistics) -> Tensor:
 
 
 def exptp(statistics: TokenStatistics) -> Tensor:
-    """Expected translation probability: 1 - E[exp mean_t m_t].
+    """Computes MultiUAT's expected translation probability reward: 1 - E[exp mean_t m_t].
 
     Args:
         statistics: of a micro-batch.
@@ -100,7 +100,7 @@ def exptp(statistics: TokenStatistics) -> Tensor:
 
 
 def vartp(statistics: TokenStatistics) -> Tensor:
-    """Variance of translation probability: E[Var_t m_t].
+    """Computes MultiUAT's variance of translation probability reward: E[Var_t m_t].
 
     Args:
         statistics: of a micro-batch.

@@ -45,7 +45,7 @@ def merge_pair_runs(entry: StudyEntry) -> None:
 
 
 def is_merged(entry: StudyEntry) -> bool:
-    """Says whether ``merge_pair_runs`` was done, of just these evaluations.
+    """Returns whether ``merge_pair_runs`` was done, of just these evaluations.
 
     Args:
         entry: a row with ``per_pair: true``.

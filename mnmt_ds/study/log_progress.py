@@ -8,7 +8,7 @@ from mnmt_ds.json_files import parse_json
 
 
 class LogProgress(NamedTuple):
-    """What the log says."""
+    """Progress of a run, as its log shows it."""
 
     inode: int
     """Of the log: a resumed run may replace it."""

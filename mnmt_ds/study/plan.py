@@ -45,7 +45,7 @@ class StudyEntry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What progress lines call it."""
+        """Name of the entry in progress lines."""
         return f"{self.condition + ' ' if self.condition else ''}{self.row}, seed {self.seed}"
 
     @property
@@ -55,7 +55,7 @@ class StudyEntry(NamedTuple):
 
 
 class Study(NamedTuple):
-    """All of a study, checked."""
+    """A checked study: its settings, its runs and their recipes."""
 
     path: Path
     settings: StudySettings
@@ -65,7 +65,7 @@ class Study(NamedTuple):
     """{data directory: recipe and overrides that ``prepare`` makes it from}."""
 
     def baseline(self, condition: str) -> str:
-        """Says which row gains are over.
+        """Finds the row that the tables' gains are computed over.
 
         Args:
             condition: a condition of the study; "" where it names none.
@@ -115,7 +115,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] 
 
 
 def run_directory(settings: StudySettings, row: str, condition: str, seed: int) -> Path:
-    """Says where a row's run is.
+    """Returns the directory of a row's run.
 
     Args:
         settings: the study's settings.

@@ -57,7 +57,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
 
 
 def resource_classes(sizes: Mapping[str, int], score: ScoreSettings) -> str:
-    """Says which pairs are of which resource class, and where the classes leave no Pareto frontier.
+    """Assigns pairs their resource classes, and lists where the classes leave no Pareto frontier.
 
     Args:
         sizes: training sentences of each pair.
@@ -86,7 +86,7 @@ def resource_classes(sizes: Mapping[str, int], score: ScoreSettings) -> str:
 
 
 def missing_runs(study: Study, done: Sequence[StudyEntry], failed: Mapping[Path, str]) -> list[str]:
-    """Says what the tables lack, and why.
+    """Lists the runs that the tables lack, and why.
 
     Args:
         study: the study.

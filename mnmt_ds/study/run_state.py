@@ -24,7 +24,7 @@ MARK = "study.json"
 
 
 def is_trained(job: TrainingJob) -> bool:
-    """Says whether the run was trained to the end as this recipe says; a setting that came later had its default then.
+    """Returns whether the run was trained to the end as this recipe says; a setting that came later had its default.
 
     Args:
         job: the run.
@@ -37,7 +37,7 @@ def is_trained(job: TrainingJob) -> bool:
 
 
 def is_evaluated(job: TrainingJob, options: str) -> bool:
-    """Says whether the run's test sets were translated since it was trained.
+    """Returns whether the run's test sets were translated since it was trained.
 
     Args:
         job: the run.
@@ -51,7 +51,7 @@ def is_evaluated(job: TrainingJob, options: str) -> bool:
 
 
 def has_ended(run: Path) -> bool:
-    """Says whether training ended by its own budget: the newest checkpoint is of the update that was kept as ``last``.
+    """Returns whether training ended by its own budget: the newest checkpoint is of the update kept as ``last``.
 
     Args:
         run: the run's directory.

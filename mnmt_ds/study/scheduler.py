@@ -30,11 +30,11 @@ Say = Callable[[str], None]
 
 
 class RunFailed(Exception):
-    """A run's process ended badly; the message ends with the last line of its log."""
+    """Raised where a run's process failed; the message ends with the last line of its log."""
 
 
 class RunProcesses:
-    """Every process that the study has started and that has not ended; each leads a process group of its own."""
+    """Processes that the study has started and that have not ended; each leads a process group of its own."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -160,7 +160,7 @@ def run_all(
 
 
 def is_complete(study: Study, entry: StudyEntry) -> bool:
-    """Says whether an entry is trained, evaluated and, where its pairs have models of their own, merged.
+    """Returns whether an entry is trained, evaluated and, where its pairs have models of their own, merged.
 
     Args:
         study: the study.
@@ -263,7 +263,7 @@ def cli_command(command: str) -> list[str]:
 
 
 def device_variables(job: TrainingJob, place: int, devices: Sequence[str]) -> dict[str, str]:
-    """Gives a run its threads and its share of the GPUs.
+    """Makes the environment variables that give a run its threads and its share of the GPUs.
 
     Args:
         job: the run.

@@ -14,7 +14,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 class LaunchSettings(Settings):
-    """How each run is started."""
+    """How the processes of each run are started."""
 
     ranks: int = Field(default=1, ge=1, le=65_536)
     """Processes of a run; several start through the deepspeed launcher, one starts by itself."""
@@ -148,7 +148,7 @@ class StudySettings(Settings):
         return {**own, **special}
 
     def with_same_seeds(self) -> "StudySettings":
-        """Gives every row the study's own seeds, whatever rows and conditions say.
+        """Returns the study with its own seeds in every row, whatever rows and conditions say.
 
         Returns:
             The changed settings.
@@ -158,7 +158,7 @@ class StudySettings(Settings):
         return self.model_copy(update={"rows": rows, "conditions": parts})
 
     def seeds_of(self, row: str, condition: str) -> tuple[int, ...]:
-        """Says with which seeds a row is run.
+        """Returns the seeds with which a row is run.
 
         Args:
             row: name of the row.

@@ -26,7 +26,7 @@ REQUEST, QUEUE = 256 << 10, 32
 
 
 class AsynchronousReader:
-    """Reads through ``deepspeed.ops.aio``."""
+    """Reads files through DeepSpeed's asynchronous I/O (``deepspeed.ops.aio``)."""
 
     def __init__(self, module: Any) -> None:
         """Checks that this machine allows it, and locks the windows in memory.

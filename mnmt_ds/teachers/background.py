@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 
 def runs_in_caller(device: torch.device, ranks: int) -> bool:
-    """Whether jobs are launched by the thread that submits them, on their own CUDA stream all the same.
+    """Returns whether the thread that submits jobs also launches them; they still have a CUDA stream of their own.
 
     NCCL's collectives on two communicators must be launched in one order on all ranks. The training loop submits jobs
     at the same places on all of them; a thread would launch theirs whenever it comes to it.
@@ -35,7 +35,7 @@ def runs_in_caller(device: torch.device, ranks: int) -> bool:
 
 @dataclass(frozen=True)
 class Finished(Generic[Value]):
-    """What a job returned."""
+    """Result of a job that has finished."""
 
     value: Value
     event: torch.cuda.Event | None

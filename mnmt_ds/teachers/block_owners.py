@@ -20,7 +20,7 @@ NO_OWNER = -1
 
 
 class BlockOwners:
-    """The owner of every cached block, and how many bytes each rank still has for more."""
+    """Table of the ranks that hold each cached block, and of the bytes that each rank has left."""
 
     def __init__(self, plan: CachePlan, ranks: int) -> None:
         """Starts with no block cached.
@@ -35,7 +35,7 @@ class BlockOwners:
         self._used_bytes: dict[Version, list[int]] = {}
 
     def of(self, version: Version, pair: int) -> Ints:
-        """Gives the owners of a teacher's states of a pair.
+        """Returns the owners of a teacher's states of a pair.
 
         Args:
             version: the teacher.
@@ -80,7 +80,7 @@ class BlockOwners:
         self._used_bytes[key.version][rank] -= size
 
     def keep_only(self, versions: Iterable[Version]) -> None:
-        """Forgets the blocks of all other teachers.
+        """Drops the blocks of all other teachers.
 
         Args:
             versions: the teachers to keep.
@@ -106,7 +106,7 @@ class BlockOwners:
 def gather_lost(
     lost: list[BlockKey], all_ranks: RankGroup, num_stages: int, num_owners: int, device: torch.device
 ) -> list[list[BlockKey]]:
-    """Tells all ranks which cached blocks were lost; all of them call this together.
+    """Gathers on all ranks which cached blocks were lost; all of them call this together.
 
     Only ranks of the last stage cache states. There, ranks that share a vocabulary cache the same blocks: a block that
     one of them has lost is lost to all, since all must compute it again together. With 2 stages, 2 data-parallel

@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 
 
 class PairBlocks(NamedTuple):
-    """One pair's blocks; arrays that are indexed by sentence have an entry for every sentence of the training set."""
+    """Blocks of one pair's sentences; arrays indexed by sentence have an entry for every training sentence."""
 
     sentences: list[Ints]
     """Numbers of each block's sentences."""
@@ -56,7 +56,7 @@ def cut_into_blocks(lengths: PairLengths, max_tokens: int) -> PairBlocks:
 
 
 class CachePlan(NamedTuple):
-    """What is cached: decided before training, from sizes alone, so that every run and every resume decides alike.
+    """Plan of what is cached, made before training from sizes alone, so that every run and every resume agree.
 
     Training walks through a pair's sentences in turn; so least-recently-used eviction would drop just what comes next.
     Instead as many blocks as fit are chosen once, of the pairs that training goes through most often first. A teacher
@@ -95,7 +95,7 @@ class CachePlan(NamedTuple):
         return rows * self.bytes_per_row
 
     def describe(self) -> str:
-        """Says in one line what is cached.
+        """Describes in one line what is cached.
 
         Returns:
             A line for the log.

@@ -24,7 +24,7 @@ BlockRows = Mapping[BlockKey, Tensor]
 
 
 class CacheLookup(NamedTuple):
-    """What the cache knows of one rank's request."""
+    """Result of looking up one rank's request in the cache."""
 
     request: TeacherRequest
     admitted_B: NDArray[np.bool_]

@@ -22,7 +22,7 @@ Rule = Literal["fix", "threshold", "adaptive"]
 
 
 class Experts:
-    """An expert for each pair, and the share of alpha with which it still teaches."""
+    """Teacher source of MULTI-DISTILL: an expert for each pair, and the share of alpha with which it still teaches."""
 
     dev_metrics = (DevMetric.DEV_BLEU,)
     """What it goes by."""
@@ -73,7 +73,7 @@ class Experts:
         return expert_share(self.rule, self.student[pair], self.expert[pair])
 
     def teacher_of(self, pair: str) -> str | None:
-        """Gives the pair's expert, while it has a share.
+        """Returns the pair's expert, while it has a share of alpha.
 
         Args:
             pair: such as ``de-en``.
@@ -96,7 +96,7 @@ class Experts:
         self.student = dict(report.bleu)
 
     def report(self, update: int) -> dict[str, float]:
-        """Gives metrics of the pool and of every expert.
+        """Collects metrics of the pool and of every expert.
 
         Args:
             update: updates done so far.
@@ -117,11 +117,11 @@ class Experts:
         return set()
 
     def begin_anew(self) -> None:
-        """Forgets all BLEU: experts teach fully until it is measured."""
+        """Drops all BLEU: experts teach fully until it is measured."""
         self.expert, self.student = {}, {}
 
     def state(self) -> dict[str, Any]:
-        """Gives the state for a checkpoint.
+        """Returns the state for a checkpoint.
 
         Returns:
             Each pair's path and hash, the expert's and the student's BLEU.

@@ -33,7 +33,7 @@ FROZEN: Version = "frozen"
 
 
 class FrozenShards(NamedTuple):
-    """What the student does not train, and so no teacher has of its own: one shard a rank for all of them."""
+    """Shards of the weights that the student does not train, kept once for all teachers."""
 
     storage: ShardStorage
     """Has ``FROZEN`` alone."""
@@ -114,7 +114,7 @@ class LayerStreamedTeachers:
         return list(self._models)
 
     def report(self) -> dict[str, float]:
-        """Gives metrics: none, since nothing is cached.
+        """Returns no metrics, since nothing is cached.
 
         Returns:
             An empty dictionary.

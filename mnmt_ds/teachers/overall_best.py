@@ -10,7 +10,7 @@ from mnmt_ds.teachers.teacher_source import DevResults
 
 
 class OverallBest:
-    """The checkpoint of the lowest overall dev loss; it teaches after a validation that was no better."""
+    """Teacher source of STSD: the checkpoint of the lowest overall dev loss; it teaches after worse validations."""
 
     dev_metrics = (DevMetric.DEV_LOSS, DevMetric.OVERALL)
     """What it goes by."""
@@ -30,7 +30,7 @@ class OverallBest:
         """Whether the pairs are distilled."""
 
     def teacher_of(self, pair: str) -> int | None:
-        """Gives the teacher, the same for every pair.
+        """Returns the teacher, the same for every pair.
 
         Args:
             pair: any pair.
@@ -55,7 +55,7 @@ class OverallBest:
             self.switch = self.best.is_set
 
     def report(self, update: int) -> dict[str, float]:
-        """Gives metrics of the pool and of the teacher.
+        """Collects metrics of the pool and of the teacher.
 
         Args:
             update: updates done so far.
@@ -78,11 +78,11 @@ class OverallBest:
         return {self.best.update} if self.best.is_set else set()
 
     def begin_anew(self) -> None:
-        """Forgets the lowest dev losses: teachers stay until the next validation replaces them."""
+        """Drops the lowest dev losses: teachers stay until the next validation replaces them."""
         self.best = self.best.without_value()
 
     def state(self) -> dict[str, Any]:
-        """Gives the state for a checkpoint.
+        """Returns the state for a checkpoint.
 
         Returns:
             ``best`` (overall dev loss, nats a token), ``version`` (None: no teacher), ``switch``, and ``mean`` (whether
@@ -109,7 +109,7 @@ class OverallBest:
 
 
 def mean_loss(dev: Mapping[str, float]) -> float:
-    """Mean over pairs: what selected the teacher in version 0.1.0.
+    """Averages dev losses over pairs, by which version 0.1.0 selected the teacher.
 
     Args:
         dev: dev loss of each pair, nats a token.

@@ -65,5 +65,5 @@ class PendingStates:
         return states
 
     def clear(self) -> None:
-        """Forgets all requests."""
+        """Drops all requests."""
         self._futures.clear()

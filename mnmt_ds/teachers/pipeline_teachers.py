@@ -86,7 +86,7 @@ class PrefetchQueue:
         return self._server.models()
 
     def report(self) -> dict[str, float]:
-        """Gives metrics since the last report.
+        """Returns metrics since the last report.
 
         Returns:
             Values by metric key.
@@ -103,7 +103,7 @@ class PrefetchQueue:
 
 
 class PipelineTeachers(PrefetchQueue):
-    """One stage's layers of the teachers, run beside the student's in every micro-batch."""
+    """Runs one pipeline stage's layers of the teachers beside the student's in every micro-batch."""
 
     def __init__(self, teachers: ShardedTeachers) -> None:
         """Serves the given teachers.
@@ -115,7 +115,7 @@ class PipelineTeachers(PrefetchQueue):
         self._teachers = teachers
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
-        """Gives the states that came along the pipeline; called on the last stage.
+        """Returns the states that came along the pipeline; called on the last stage.
 
         Args:
             version: the teacher.
@@ -134,7 +134,7 @@ class PipelineTeachers(PrefetchQueue):
 
 
 class CachedPipelineTeachers(PrefetchQueue):
-    """One stage's part in the caching of teacher states."""
+    """Serves teacher states from the cache of one pipeline stage."""
 
     def __init__(self, cache: StateCache) -> None:
         """Serves from a cache.

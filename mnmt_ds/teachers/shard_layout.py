@@ -28,7 +28,7 @@ class ShardPiece(NamedTuple):
 
 
 class ShardLayout(NamedTuple):
-    """How a model is cut into shards."""
+    """Layout of a model's parameters in the shards of all ranks."""
 
     pieces: tuple[ShardPiece, ...]
     projection_length: int

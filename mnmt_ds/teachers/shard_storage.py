@@ -26,7 +26,7 @@ SAFETENSORS_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32
 
 
 class ShardFile(NamedTuple):
-    """A shard's file."""
+    """A file that holds one shard."""
 
     path: Path
     size: int
@@ -36,11 +36,11 @@ class ShardFile(NamedTuple):
 
 
 class CorruptShard(Exception):
-    """A file does not hold what was written."""
+    """Raised where a file does not hold what was written."""
 
 
 class ShardStorage:
-    """This rank's shard of every teacher in use, each kept once however many pairs it teaches."""
+    """Stores this rank's shard of every teacher in use, each once however many pairs it teaches."""
 
     def __init__(
         self,

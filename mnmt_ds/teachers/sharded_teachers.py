@@ -27,7 +27,7 @@ ON_DEVICE = 2
 
 
 class FetchRequest(NamedTuple):
-    """A teacher that a rank needs on its device."""
+    """Request of a rank for a teacher on its device."""
 
     version: Version
     projection_only: bool = False
@@ -47,7 +47,7 @@ class ShardTransfer(NamedTuple):
 
 
 class BufferTable:
-    """Which teachers are in every rank's buffers; each rank computes this for all, so that no message is needed."""
+    """Table of the teachers in every rank's buffers; each rank computes it for all, so that no message is needed."""
 
     def __init__(self, ranks: int) -> None:
         """Starts with empty buffers.
@@ -63,7 +63,7 @@ class BufferTable:
     def plan_transfers(
         self, requests: Sequence[FetchRequest | None], layout: ShardLayout
     ) -> list[ShardTransfer | None]:
-        """Gives every requested teacher a buffer; a new one takes the least recently used buffer.
+        """Assigns every requested teacher a buffer; a new one takes the least recently used buffer.
 
         Args:
             requests: one entry a rank; None: nothing is needed.
@@ -114,7 +114,7 @@ class BufferTable:
 
 
 class ShardedTeachers:
-    """The teachers of one student, sharded over its data-parallel ranks; fetched whole onto a device."""
+    """Teachers of one student, sharded over its data-parallel ranks; fetches whole ones onto a device."""
 
     def __init__(
         self,

@@ -103,7 +103,7 @@ class StateCache:
         return self.teachers.models()
 
     def report(self) -> dict[str, float]:
-        """Gives metrics since the last report.
+        """Returns metrics since the last report.
 
         Returns:
             By metric key: sentences computed for each sentence that was served; bytes of cached states in this rank's

@@ -18,7 +18,7 @@ LOG = logging.getLogger(__name__)
 
 
 class BlockKey(NamedTuple):
-    """Names a block of cached states."""
+    """Key of a block of cached states."""
 
     version: Version
     """The teacher."""
@@ -29,7 +29,7 @@ class BlockKey(NamedTuple):
 
 
 class BlockLocation(NamedTuple):
-    """Where a block is in its teacher's file."""
+    """Location of a block in its teacher's file."""
 
     offset: int
     """In bytes."""
@@ -39,7 +39,7 @@ class BlockLocation(NamedTuple):
 
 
 class StateStorage:
-    """Keeps blocks of rows within a budget of memory and one of disk; each teacher has a file of its own."""
+    """Stores blocks of rows within a budget of memory and one of disk; each teacher has a file of its own."""
 
     def __init__(
         self,

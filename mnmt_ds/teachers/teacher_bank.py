@@ -15,7 +15,7 @@ from mnmt_ds.teachers.teacher_source import DevResults
 
 
 class TeacherBank:
-    """Each pair's own best checkpoint as its teacher; the state of Algorithm 1."""
+    """Teacher source of LSSD: each pair's own best checkpoint, with the switches of Algorithm 1 (paper 1)."""
 
     dev_metrics = (DevMetric.DEV_LOSS,)
     """What it goes by."""
@@ -34,7 +34,7 @@ class TeacherBank:
         """Whether the pair is distilled."""
 
     def teacher_of(self, pair: str) -> int | None:
-        """Gives the pair's own best checkpoint, while its switch is on.
+        """Returns the pair's own best checkpoint, while its switch is on.
 
         Args:
             pair: such as ``de-en``.
@@ -45,7 +45,9 @@ class TeacherBank:
         return self.best[pair].update if self.switch[pair] else None
 
     def update(self, report: DevResults) -> None:
-        """Gives pairs that improved a new teacher, undistilled for now; distils the others (Algorithm 1, lines 12-20).
+        """Replaces the teachers of pairs that improved and stops distilling these; distils the others.
+
+        Algorithm 1 of paper 1, lines 12-20.
 
         Args:
             report: the validation's results.
@@ -58,7 +60,7 @@ class TeacherBank:
             self.pool.take_snapshot(report.update)
 
     def report(self, update: int) -> dict[str, float]:
-        """Gives metrics of the pool and of every pair.
+        """Collects metrics of the pool and of every pair.
 
         Args:
             update: updates done so far.
@@ -82,11 +84,11 @@ class TeacherBank:
         return self.best.updates()
 
     def begin_anew(self) -> None:
-        """Forgets the lowest dev losses: teachers stay until the next validation replaces them."""
+        """Drops the lowest dev losses: teachers stay until the next validation replaces them."""
         self.best.forget_values()
 
     def state(self) -> dict[str, Any]:
-        """Gives the state for a checkpoint.
+        """Returns the state for a checkpoint.
 
         Returns:
             Of each pair: ``best`` (dev loss, nats a token), ``switch`` and ``version`` (None: no teacher).

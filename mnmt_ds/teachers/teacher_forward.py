@@ -15,7 +15,7 @@ from mnmt_ds.teachers.sharded_teachers import teacher_states
 
 
 class TeacherForward(Protocol):
-    """How the states that are to be cached are computed."""
+    """Interface of a forward pass through a teacher, which computes the states that are cached."""
 
     @property
     def is_last_stage(self) -> bool:
@@ -46,7 +46,7 @@ class TeacherForward(Protocol):
         ...
 
     def projection_VE(self, teacher: nn.Module) -> Tensor:
-        """Gives a teacher's output projection; called on the last stage.
+        """Returns a teacher's output projection; called on the last stage.
 
         Args:
             teacher: this rank's model, or its stage of it, on the device.
@@ -58,7 +58,7 @@ class TeacherForward(Protocol):
 
 
 class LocalForward:
-    """The forward pass where each rank has whole teachers on its device."""
+    """Forward pass through a teacher that each rank has whole on its device."""
 
     is_last_stage, num_stages = True, 1
 
@@ -83,7 +83,7 @@ class LocalForward:
         return teacher_states(teacher, batch)[0]
 
     def projection_VE(self, teacher: Any) -> Tensor:
-        """Gives a teacher's output projection.
+        """Returns a teacher's output projection.
 
         Args:
             teacher: a model on the device.
@@ -96,7 +96,7 @@ class LocalForward:
 
 
 class PipelineForward:
-    """The forward pass along a pipeline's stages, each with its own layers of a teacher.
+    """Forward pass through a teacher along a pipeline's stages, each with its own layers.
 
     While a stage works on one batch, the stage before it works on the next.
     """
@@ -137,7 +137,7 @@ class PipelineForward:
         return None
 
     def projection_VE(self, teacher: Any) -> Tensor:
-        """Gives a teacher's output projection; called on the last stage.
+        """Returns a teacher's output projection; called on the last stage.
 
         Args:
             teacher: this stage's ``LayerSegment`` of the teacher.

@@ -36,7 +36,7 @@ from mnmt_ds.teachers.teacher_source import TeacherChoice
 
 
 class TeacherPool:
-    """The teachers of one student: their sharded weights, and the server of their decoder states.
+    """Teachers of one student: their sharded weights, and the server of their decoder states.
 
     Every method but ``states`` is called by all ranks together, in the same order.
     """
@@ -109,7 +109,7 @@ class TeacherPool:
             self.server.prefetch(requests)
 
     def states(self, version: Version, batch: Batch) -> TeacherStates:
-        """Gives a teacher's states of a batch, without dropout or gradient.
+        """Returns a teacher's states of a batch, without dropout or gradient.
 
         Args:
             version: the teacher.
@@ -130,7 +130,7 @@ class TeacherPool:
         return self.server.models()
 
     def report(self) -> dict[str, float]:
-        """Gives metrics since the last report.
+        """Returns metrics since the last report.
 
         Returns:
             Values by metric key; bytes are this rank's.

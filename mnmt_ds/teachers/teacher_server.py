@@ -29,7 +29,7 @@ TeacherStates = tuple[Tensor, Tensor]
 
 
 class TeacherRequest(NamedTuple):
-    """What a rank's next micro-batch needs of its teacher."""
+    """Request for a teacher's states of a rank's next micro-batch."""
 
     version: Version
     """The teacher."""
@@ -45,7 +45,7 @@ class TeacherRequest(NamedTuple):
 
 
 class TeacherServer(Protocol):
-    """Gives the decoder states of the teacher of each micro-batch, prefetched one micro-batch ahead."""
+    """Interface that serves each micro-batch's teacher states, prefetched one micro-batch ahead."""
 
     def prefetch(self, requests: Sequence[TeacherRequest | None]) -> None:
         """Starts on what the ranks' next micro-batches need; all ranks call this in the same order.
@@ -84,7 +84,7 @@ class TeacherServer(Protocol):
         ...
 
     def report(self) -> dict[str, float]:
-        """Gives metrics since the last report.
+        """Returns metrics since the last report.
 
         Returns:
             Values by metric key; empty without a cache.
@@ -144,7 +144,7 @@ class WholeTeachers:
         return self._teachers.models()
 
     def report(self) -> dict[str, float]:
-        """Gives metrics: none, since nothing is cached.
+        """Returns no metrics, since nothing is cached.
 
         Returns:
             An empty dictionary.

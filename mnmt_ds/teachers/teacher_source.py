@@ -10,7 +10,7 @@ from mnmt_ds.teachers.shard_storage import Version
 
 
 class DevResults(Protocol):
-    """What a teacher source reads of a validation; equal on every rank."""
+    """Dev results of a validation that a teacher source reads; equal on every rank."""
 
     @property
     def update(self) -> int:
@@ -29,10 +29,10 @@ class DevResults(Protocol):
 
 
 class TeacherChoice(Protocol):
-    """Says which teacher a pair has."""
+    """Interface that tells which teacher a pair has."""
 
     def teacher_of(self, pair: str) -> Version | None:
-        """Gives the pair's present teacher.
+        """Returns the pair's present teacher.
 
         Args:
             pair: such as ``de-en``.
@@ -44,7 +44,7 @@ class TeacherChoice(Protocol):
 
 
 class TeacherSource(TeacherChoice, Protocol):
-    """Chooses the teacher of each pair, from dev results; its state is in the checkpoint."""
+    """Interface that chooses each pair's teacher from dev results; its state is in the checkpoint."""
 
     def update(self, report: DevResults) -> None:
         """Chooses anew after a validation; all ranks call this together.
@@ -55,7 +55,7 @@ class TeacherSource(TeacherChoice, Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Gives the state for a checkpoint.
+        """Returns the state for a checkpoint.
 
         Returns:
             Values that JSON can hold.
@@ -79,7 +79,7 @@ class TeacherSource(TeacherChoice, Protocol):
         ...
 
     def report(self, update: int) -> dict[str, float]:
-        """Gives metrics.
+        """Returns metrics.
 
         Args:
             update: updates done so far.

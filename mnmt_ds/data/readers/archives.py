@@ -41,7 +41,7 @@ def split_member(path: str) -> tuple[str, str]:
 
 
 def is_archive(path: str) -> bool:
-    """Tells whether a path is that of a zip archive.
+    """Returns whether a path is that of a zip archive.
 
     Args:
         path: any path.

@@ -91,7 +91,7 @@ def _rows(request: ReadRequest, messages: Sequence[Message]) -> Iterator[Row]:
 
 
 def as_bytes(text: str) -> bytes:
-    """Gives a message's text as bytes, for cleaning to find what is no UTF-8 in them.
+    """Encodes a message's text as UTF-8; bytes of the catalog that are no UTF-8 stay as they were.
 
     Args:
         text: of a ``Message``.
@@ -103,7 +103,7 @@ def as_bytes(text: str) -> bytes:
 
 
 def are_identifiers(messages: Sequence[Message]) -> bool:
-    """Tells a catalog whose messages are names in the program from one whose messages are text.
+    """Returns whether a catalog's messages are names in the program instead of text.
 
     Args:
         messages: of a catalog.

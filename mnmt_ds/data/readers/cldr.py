@@ -23,7 +23,7 @@ LISTS, DATES, AMOUNTS = 6000, 1500, 750
 
 
 def locate(request: ReadRequest) -> list[ReadRequest]:
-    """Names the one part of the text after Babel's version, on which the text depends.
+    """Returns the one part of the text, named by the version of Babel that the text depends on.
 
     Args:
         request: the recipe's entry; its paths are not looked at.

@@ -12,7 +12,7 @@ Row = tuple[int, Text, Text, str | None]
 
 
 class ReadRequest(NamedTuple):
-    """What a reader reads: the paths and keys of one entry of the recipe, for one language pair."""
+    """A reader's arguments: the paths and keys of one entry of the recipe, for one language pair."""
 
     pair: str = ""
     """Name of the language pair, such as ``bs-en``; of monolingual text the language."""
@@ -51,14 +51,14 @@ class ReadRequest(NamedTuple):
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the two languages are called in the file: as ``columns``, else ``codes``, say, else as in the recipe."""
+        """Names of the two languages in the file: from ``columns``, else from ``codes``, else as in the recipe."""
         if self.columns is not None:
             return str(self.columns[0]), str(self.columns[1])
         return self.codes.get(self.source, self.source), self.codes.get(self.target, self.target)
 
 
 class CorpusPart(NamedTuple):
-    """A file, a pair of files or a catalog, ready to be read."""
+    """A file, a pair of files or a catalog, with the function that reads it."""
 
     read: Callable[[], Iterator[Row]]
     """Starts reading from the first row; may be called again."""

@@ -16,7 +16,7 @@ HELD_OUT = {"dev": ("dev", "valid", "validation", "val", "tune"), "test": ("test
 
 
 def is_pattern(path: str) -> bool:
-    """Tells whether a path stands for all files that match it.
+    """Returns whether a path is a pattern of several files.
 
     Args:
         path: a path of the recipe.

@@ -11,7 +11,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Thresholds:
-    """The least score that a recipe asks for in each of some columns of a file."""
+    """Lowest score that a recipe allows in each of some columns of a file."""
 
     def __init__(self, path: str, request: ReadRequest) -> None:
         """Takes the thresholds of an entry of the recipe.
@@ -26,7 +26,7 @@ class Thresholds:
         """Columns with a threshold: numbers from 1, or names."""
 
     def pass_row(self, number: int, cell_of: Callable[[Any], Any]) -> bool:
-        """Tells whether a row's scores are all high enough.
+        """Returns whether a row's scores are all high enough.
 
         Args:
             number: the row's number, for messages.
@@ -54,7 +54,7 @@ class Thresholds:
         return True
 
     def log(self) -> None:
-        """Says how many rows were left out; nothing where there are no thresholds."""
+        """Logs how many rows were left out; nothing where there are no thresholds."""
         if self._least:
             asked = ", ".join(f"{name}: {least:g}" for name, least in self._least.items())
             LOG.info("%s: %s of %s rows have less than min_scores {%s}, and are left out", self._path,

@@ -71,7 +71,7 @@ def block_rows(rows: Iterator[Row], max_rows: int = 2000, max_bytes: int = 1 << 
 
 
 def parts_identity(parts: Iterable[CorpusPart]) -> list[Any]:
-    """Says what tells whether the text changed: path, size and time of each file; the version of generated text.
+    """Collects what shows whether text changed: path, size and time of each file; the version of generated text.
 
     Args:
         parts: parts of a pair's text.

@@ -51,7 +51,7 @@ def local_name(element: Any) -> str:
 
 
 def is_language(code: str, wanted: str) -> bool:
-    """Tells whether a file's code means a language, be it in a regional variety.
+    """Returns whether a file's code means a language, be it in a regional variety.
 
     Args:
         code: as the file has it, such as ``fr-CA``.
@@ -65,7 +65,7 @@ def is_language(code: str, wanted: str) -> bool:
 
 
 def is_turned(place: str, languages: tuple[str, str], names: tuple[str, str]) -> bool:
-    """Tells whether a bilingual file goes from a pair's target into its source.
+    """Returns whether a bilingual file goes from a pair's target into its source.
 
     Args:
         place: the file, with the line where it is known, for messages.
