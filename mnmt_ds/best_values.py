@@ -54,7 +54,7 @@ class BestValues(dict[str, BestValue]):
         super().__init__(pairs if isinstance(pairs, Mapping) else {pair: BestValue() for pair in pairs})
 
     def update_lowest(self, values: Mapping[str, float], update: int) -> list[str]:
-        """Takes in new values; an equal one is no improvement.
+        """Replaces the values that new ones are lower than; an equal one is no improvement.
 
         Args:
             values: such as dev losses in nats a token, by pair.

@@ -74,7 +74,7 @@ class RankGroup:
         return values[0]
 
     def gather(self, value: Value) -> list[Value]:
-        """Brings every rank's value to every rank.
+        """Gathers every rank's value on every rank.
 
         Args:
             value: anything that can be pickled.
@@ -90,7 +90,7 @@ class RankGroup:
         return values
 
     def barrier(self) -> None:
-        """Waits until every rank of the group is here."""
+        """Waits until every rank of the group has called this."""
         moved()
         if self.size > 1:
             dist.barrier(group=self.group)

@@ -32,7 +32,7 @@ Digests = dict[str, list[int | str]]
 
 
 def first_altered(expected: Mapping[Path, str], directory: Path) -> Path | None:
-    """Looks for a file whose content is not the expected one.
+    """Finds a file whose content is not the expected one.
 
     Args:
         expected: SHA-256 of each file's content, in hexadecimal digits.

@@ -234,12 +234,12 @@ class HangDetector:
         self._dump.close()
 
     def wait_for_end(self) -> None:
-        """Waits whether the job is being ended: then this process ends here, too, without an error of its own."""
+        """Waits a few intervals; a detector that is ending the job then ends this process before it raises an error."""
         time.sleep(3 * self.interval)
         self.leave_if_ending()
 
     def leave_if_ending(self) -> None:
-        """Leaves it to the detector's threads to end this process, where it is about to."""
+        """Waits where the detector's threads are about to end this process."""
         if self._is_ending:
             time.sleep(30.0)
 
@@ -344,7 +344,7 @@ class HangDetector:
 
 
 def kill_rank(state: RankState, stacks: Path, grace: float) -> None:
-    """Ends a rank of this machine that hangs: continues it, has it write its stacks, kills it.
+    """Kills a hung rank of this machine, after continuing it and having it write its stacks.
 
     Args:
         state: of the rank.

@@ -181,7 +181,7 @@ class ParallelLayout:
         return self.ranks.sum(values)
 
     def shard_evenly(self, items: Sequence[Value]) -> list[Value | None]:
-        """Takes this rank's items of a list of data.
+        """Selects this rank's items of a list of data.
 
         Args:
             items: the same on every rank.

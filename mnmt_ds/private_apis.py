@@ -26,7 +26,7 @@ Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def leave_out_shared_memory_op() -> None:
-    """Keeps DeepSpeed from building its shared-memory op, which serves inference alone, when the job is joined."""
+    """Keeps DeepSpeed from building its shared-memory op, which only inference uses, when the job is joined."""
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

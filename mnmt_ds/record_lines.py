@@ -126,7 +126,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def last_crc(path: Path) -> int:
-    """Looks up what the next line of a file follows.
+    """Reads the ``crc`` of a file's last line, which the next line depends on.
 
     Args:
         path: the file; it may be missing.

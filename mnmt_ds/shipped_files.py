@@ -23,7 +23,7 @@ def shipped_file(name: str) -> Path:
 
 
 def find_file(path: Path, beside: Path | None = None) -> Path:
-    """Looks for a file: as it is given, then upward from another file, then among those that come with the package.
+    """Finds a file: as it is given, then upward from another file, then among those that come with the package.
 
     Args:
         path: the file; an absolute path is taken as it is.

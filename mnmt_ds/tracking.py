@@ -151,7 +151,7 @@ class Tracker:
             LOG.warning(line)
 
     def close(self) -> None:
-        """Ends the dashboard's run."""
+        """Closes the dashboard's run."""
         if self.wandb is None:
             return
         try:

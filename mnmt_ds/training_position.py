@@ -25,7 +25,7 @@ POSITION = TrainingPosition()
 
 
 def moved(micro_batch: int | None = None) -> None:
-    """Notes that the main thread has got on; in other threads nothing.
+    """Records that the main thread has moved on; does nothing in other threads.
 
     Args:
         micro_batch: that of the update which begins; None: as before.
@@ -39,7 +39,7 @@ def moved(micro_batch: int | None = None) -> None:
 
 @contextmanager
 def update_under_way(update: int) -> Iterator[None]:
-    """Notes that an update is under way for as long as the block runs.
+    """Records that an update is under way for as long as the block runs.
 
     Args:
         update: its number.

@@ -71,7 +71,7 @@ def flatten(values: Sensitivity) -> Tensor:
 
 
 def unflatten(list_N: Tensor, like: Sensitivity) -> Sensitivity:
-    """Undoes ``flatten``.
+    """Splits a flat list of values into parameters again, the inverse of ``flatten``.
 
     Args:
         list_N: all values.

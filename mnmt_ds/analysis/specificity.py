@@ -27,7 +27,7 @@ def specificity(sensitivity_LN: Tensor, others_LN: Tensor, sigma: float = SIGMA)
 
 
 def mean_of_others(sensitivity_LN: Tensor) -> Tensor:
-    """Takes the mean over all other languages, each on batches of its own.
+    """Averages over all other languages, each on batches of its own.
 
     It is larger than on mixed batches, where the languages' gradients partly cancel before the absolute value is taken.
 

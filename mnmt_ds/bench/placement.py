@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def row(way: str, turns: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, Any]:
-    """Takes medians over a way's turns.
+    """Computes medians over a way's turns.
 
     Args:
         way: name of the way.

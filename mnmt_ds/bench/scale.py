@@ -123,7 +123,7 @@ class Growth(NamedTuple):
     exponent: float
 
     def at(self, pairs: int) -> float:
-        """Goes on to another number of pairs.
+        """Extrapolates to another number of pairs.
 
         Args:
             pairs: P.

@@ -56,7 +56,7 @@ def record_passes(deepspeed_engine: Any, cpu_clock: Callable[[], float]) -> list
 
 
 def median_passes(rounds: Sequence[Sequence[StagePass]]) -> list[StagePass]:
-    """Takes the median of each pass over rounds.
+    """Computes the median of each pass over rounds.
 
     Args:
         rounds: a stage's passes, in the same order in every round.

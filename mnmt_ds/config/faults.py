@@ -43,7 +43,7 @@ class Fault(NamedTuple):
 
 
 def in_order(faults: Iterable[Fault], path: Path | None) -> list[str]:
-    """Brings faults into the order in which a reader meets them.
+    """Sorts faults into the order in which a reader meets them.
 
     Args:
         faults: of a recipe, those that it extends, and overrides.

@@ -64,7 +64,7 @@ class OutputJson(TypedDict):
 
 
 def load_output(work: Path, name: str, fingerprint: str) -> BuildOutput | None:
-    """Looks for an output.
+    """Loads an output that was built before, if it is there.
 
     Args:
         work: directory of all outputs of a corpus.
@@ -136,7 +136,7 @@ def remove_unused_outputs(work: Path, used: list[BuildOutput]) -> None:
 
 @contextmanager
 def lock_corpus(directory: Path) -> Iterator[None]:
-    """Holds a corpus's directory against a second prepare; the lock goes with the process, however it ends.
+    """Locks a corpus's directory against a second prepare; the lock ends with the process.
 
     Args:
         directory: the corpus's directory; made where it is missing.

@@ -67,7 +67,7 @@ def add_languages(tokenizer: Tokenizer, starts: Mapping[str, str]) -> Tokenizer:
 
 
 def trim(tokenizer: Tokenizer, used: NDArray[np.bool_]) -> Tokenizer:
-    """Leaves out the pieces that no text needs; what they would spell is split into smaller ones that are left.
+    """Removes the pieces that no text needs; what they would spell is split into smaller pieces.
 
     Special symbols, tags, ``<mask>`` and pieces of one character stay.
 

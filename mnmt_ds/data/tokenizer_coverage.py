@@ -67,7 +67,7 @@ def count_coverage(
 
 
 def coverage_values(coverage: Mapping[str, Mapping[str, Coverage]]) -> dict[str, Any]:
-    """Turns counts into JSON values.
+    """Converts counts to JSON values.
 
     Args:
         coverage: from ``count_coverage``.

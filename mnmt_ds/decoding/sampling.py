@@ -45,7 +45,7 @@ def sampler(settings: BeamSettings, name: str) -> Continuations:
 
 
 def keep_likely(logit_NV: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Leaves out unlikely tokens.
+    """Masks unlikely tokens, so that they are never drawn.
 
     Args:
         logit_NV: log-probabilities, up to a constant a row.

@@ -119,7 +119,7 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
 
 
 def finish_update(training: Training, loops: Mapping[str, StudentLoop]) -> None:
-    """Does the work that is due after an update: a validation, the start of the next epoch, the end of the run.
+    """Validates, starts the next epoch or ends the run, where that is due after an update.
 
     The checkpoint before it is written already, so that a crash here loses nothing: a resumed run comes here first.
 
@@ -141,7 +141,7 @@ def finish_update(training: Training, loops: Mapping[str, StudentLoop]) -> None:
 
 
 def end(training: Training) -> None:
-    """Ends a run: its last updates are validated, its last weights kept.
+    """Ends a run: validates its last updates and keeps its last weights.
 
     Where only the end calls for that validation, the checkpoint keeps the state before it: a run that later goes on
     longer does so bit for bit as if it had been that long from the beginning.
@@ -231,7 +231,7 @@ def forward_backward(loop: StudentLoop, micro_batches: list[Batch]) -> ReadyGrad
 
 
 def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult:
-    """Takes the optimizer's step; all ranks learn of losses and of a stop together.
+    """Takes the optimizer's step; all ranks get the losses and any request to stop together.
 
     Args:
         loop: of the student; all of its ranks call this together.
@@ -300,7 +300,7 @@ class StopRequest:
 
 @contextmanager
 def stopping() -> Iterator[StopRequest]:
-    """Turns SIGTERM and SIGINT into a request to stop, for as long as the block runs.
+    """Handles SIGTERM and SIGINT as a request to stop, for as long as the block runs.
 
     Returns:
         Nothing: a context manager that gives the request.

@@ -80,7 +80,7 @@ class RunLog:
         self._pending = []
 
     def raise_faults(self, trackers: Sequence[Tracker]) -> None:
-        """Ends the run on all ranks where a log could not be written; called by all ranks of the job together.
+        """Raises on all ranks where a log could not be written; called by all ranks of the job together.
 
         Args:
             trackers: of the run and of this rank's students.

@@ -312,7 +312,7 @@ class Training:
         return {**state, "students": {name: {**part, "last": self.update} for name, part in state["students"].items()}}
 
     def replace_state(self, state: checkpoint.State) -> None:
-        """Puts a new state into this update's checkpoint; then whatever nothing refers to any more is removed.
+        """Writes a new state into this update's checkpoint, then removes what nothing refers to any more.
 
         Args:
             state: what the checkpoint will hold besides DeepSpeed's files.
@@ -376,7 +376,7 @@ class Training:
         return is_last or self.is_validation_due() or bool(budget.save_every and update % budget.save_every == 0)
 
     def end_epoch(self) -> None:
-        """Goes to the next epoch, where the last update ended one."""
+        """Starts the next epoch, where the last update ended one."""
         if self.update != self.progress.epoch_end:
             return
         for student in self.students:
@@ -427,7 +427,7 @@ class Training:
             records.keep_last(self.corpus, student)
 
     def close(self) -> None:
-        """Ends the logs and what holds for the run alone."""
+        """Closes the logs and everything else that lasts as long as the run."""
         self.tracker.close()
         self._at_end.close()
 

@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 def resampled_differences(
     ours: MetricScore, theirs: MetricScore, name: str, settings: ScoreSettings, key: str
 ) -> NDArray[np.float64]:
-    """Takes the difference of a corpus metric on resamples of sentences, the same for both systems (Koehn 2004).
+    """Computes differences of a corpus metric on resamples, the same for both systems (Koehn 2004).
 
     Args:
         ours: the first system's score.

@@ -63,7 +63,7 @@ def compute_loss(
 def flat_gradients(
     hidden_BTD: Tensor, projection_VD: Tensor, inputs: LossInputs, results: LossResults, *, rounded: bool = True
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Brings gradients into the shapes of hidden states and projection; padding gets 0.
+    """Reshapes gradients to hidden states and projection; padding gets 0.
 
     Args:
         hidden_BTD: decoder states.

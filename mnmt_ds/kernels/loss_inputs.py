@@ -72,7 +72,7 @@ class LossInputs(NamedTuple):
 def flatten(
     hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, teachers: Sequence[Teacher], options: LossOptions
 ) -> LossInputs:
-    """Turns checked arguments into rows; only tokens that count are kept.
+    """Converts checked arguments to rows; only tokens that count are kept.
 
     Args:
         hidden_BTD: decoder states; with K passes (K * B, T, D).

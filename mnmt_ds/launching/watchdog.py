@@ -67,7 +67,7 @@ def ask_to_stop(job: str) -> None:
 
 
 def end_job(job: str, grace: float = GRACE) -> int:
-    """Ends what is left of a job on this node.
+    """Kills what is left of a job on this node.
 
     Args:
         job: the job's name.

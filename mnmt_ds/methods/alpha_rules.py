@@ -35,7 +35,7 @@ def better_peers(own: Losses, others: Mapping[str, Losses], tolerance: float = 0
 
 
 def keep(alpha: float, mu: float) -> float:
-    """Leaves a weight as it is (Equation 9).
+    """Keeps a weight as it is (Equation 9).
 
     Args:
         alpha: in [0, 1].

@@ -78,7 +78,7 @@ class Stateful(Protocol):
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts a state back; all ranks call this together.
+        """Restores a state; all ranks call this together.
 
         Args:
             state: what ``state`` returned, as JSON gives it back.

@@ -86,7 +86,7 @@ def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside
 
 
 def sections_inside(settings: MultiTeacherSettings) -> dict[str, Any]:
-    """Names the methods that teach together.
+    """Lists the settings of the methods that teach together.
 
     Args:
         settings: the method's settings.

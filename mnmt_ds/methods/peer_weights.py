@@ -31,7 +31,7 @@ class PeerWeights:
         """The last validation's search."""
 
     def of(self, pair: str) -> tuple[float, list[str]]:
-        """Looks up what is in use.
+        """Looks up the present weights.
 
         Args:
             pair: name of a language pair.
@@ -61,7 +61,7 @@ class PeerWeights:
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Puts a state back.
+        """Restores a state.
 
         Args:
             state: what ``state`` returned, as JSON gives it back.

@@ -63,7 +63,7 @@ def build(section: Settings, context: MethodContext) -> Method:
 
 
 def all_sections(section: Settings) -> Iterator[Settings]:
-    """Walks through a method's settings and those of all methods inside it.
+    """Iterates over a method's settings and those of all methods inside it.
 
     Args:
         section: the outermost method's settings.

@@ -16,7 +16,7 @@ SAME = ("vocabulary_size", "framing", "tokenizer_hash")
 
 
 def distinct_models(directories: Sequence[Path]) -> list[Path]:
-    """Leaves out models that were named before, be it by another link.
+    """Removes models that were named before, also by another link.
 
     Args:
         directories: model directories.

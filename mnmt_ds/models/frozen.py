@@ -61,7 +61,7 @@ def layer_settings(settings: ModelSettings, side: str, layer: int) -> ModelSetti
 
 
 def freeze(model: nn.Module, settings: ModelSettings) -> None:
-    """Takes the frozen weights of a model, or of some of its layers, out of training.
+    """Marks the frozen weights of a model, or of some of its layers, as not trained.
 
     Args:
         model: layers under the plain model's names.

@@ -231,7 +231,7 @@ class LayerSegment(nn.Module):
         return len(activations.source_BS), length, self.settings.d_model
 
     def unpack(self, states_BLD: Tensor, activations: StageActivations) -> StageActivations:
-        """Puts the states that arrive from the segment before this one into a micro-batch.
+        """Unpacks the states that arrive from the segment before this one into a micro-batch's activations.
 
         Args:
             states_BLD: as that segment's ``pack`` gave them; L = S or S + T.

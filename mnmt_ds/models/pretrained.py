@@ -99,7 +99,7 @@ class WeightSource(NamedTuple):
         return {name: whole[name] for name in self.parts}
 
     def dtype(self, name: str) -> torch.dtype:
-        """Looks up a weight's type.
+        """Looks up a weight's dtype.
 
         Args:
             name: of the weight in our model.
@@ -173,7 +173,7 @@ def _first_row(old_VD: Tensor, sources: Sequence[int], seed: str) -> Tensor:
 
 
 def with_restored_words(source: WeightSource, base: WeightSource, places: Sequence[int], size: int) -> WeightSource:
-    """Puts the words of a model with a smaller vocabulary back among those of the model that it started from.
+    """Restores the words of the base model that a model with a smaller vocabulary left out.
 
     Args:
         source: the model.

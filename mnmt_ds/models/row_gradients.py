@@ -47,7 +47,7 @@ class RowGradients:
         return projection_VD  # type: ignore[no-any-return]
 
     def lookup(self, token_BT: Tensor, weight_VD: Tensor) -> Tensor:
-        """Looks rows up.
+        """Looks up the rows of tokens; their gradients are kept as rows.
 
         Args:
             token_BT: int64.

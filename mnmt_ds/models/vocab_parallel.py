@@ -57,7 +57,7 @@ def vocab_shard_of(group: dist.ProcessGroup, vocabulary_size: int, rank: int | N
 
 
 def is_vocab_sharded(parameter: Tensor) -> bool:
-    """Tells whether a parameter is one rank's part of a matrix over the vocabulary.
+    """Returns whether a parameter is one rank's part of a matrix over the vocabulary.
 
     DeepSpeed goes by the same mark (``tensor_model_parallel``): in the gradient's norm such parts are added, and what
     all ranks have is counted once.
@@ -72,7 +72,7 @@ def is_vocab_sharded(parameter: Tensor) -> bool:
 
 
 def shard_vocabulary(model: nn.Module, vocab_shard: VocabShard) -> None:
-    """Leaves a model only this rank's rows of every embedding and output projection; tied ones stay tied.
+    """Cuts every embedding and output projection of a model to this rank's rows; tied ones stay tied.
 
     Args:
         model: a whole model; its parameters over the vocabulary are replaced.

@@ -85,7 +85,7 @@ def shapes_of(training_data: TrainingData, plan: EpochPlan) -> list[BatchShape]:
 
 
 def largest_shapes(shapes: list[BatchShape]) -> list[BatchShape]:
-    """Leaves out the shapes that are within another: with fewer sentences, source tokens and target tokens alike.
+    """Removes the shapes that fit within another: with fewer sentences, source tokens and target tokens alike.
 
     Args:
         shapes: shapes of micro-batches.
@@ -123,7 +123,7 @@ def micro_batches_per_rank(recipe: Recipe, layout: PlannedLayout) -> int:
 
 
 def student_passes(recipe: Recipe) -> int:
-    """Looks up how often the student passes over each micro-batch.
+    """Computes how often the student passes over each micro-batch.
 
     Args:
         recipe: the recipe.

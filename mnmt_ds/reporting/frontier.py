@@ -39,7 +39,7 @@ class Experiment(NamedTuple):
 
 
 def student_point(run: Run) -> StudentPoint | None:
-    """Takes the means of a run's BLEU over high-resource pairs and over all others.
+    """Averages a run's BLEU over high-resource pairs and over all others.
 
     Args:
         run: of one model.

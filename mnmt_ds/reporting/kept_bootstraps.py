@@ -52,7 +52,7 @@ def read_bootstraps(report: Path) -> KeptBootstraps:
 def kept_or_new(
     kept: KeptBootstraps, depends_on: Any, make: Callable[[], Mapping[str, Mapping[str, Difference]]]
 ) -> dict[str, dict[str, Difference]]:
-    """Looks a bootstrap up, or makes and keeps it.
+    """Looks up a bootstrap, or computes and keeps it.
 
     Args:
         kept: those there are; a new one is added.

@@ -76,7 +76,7 @@ def notable_groups(part: ComparedRuns, most: int = GROUPS_DRAWN) -> list[RunGrou
 
 
 def notable_part(part: ComparedRuns) -> ComparedRuns:
-    """Leaves what charts draw in a part: of many pairs and experiments those that stand out.
+    """Selects what charts draw of a part: of many pairs and experiments those that stand out.
 
     Args:
         part: compared runs.
@@ -101,7 +101,7 @@ def points_a_curve(curves: int) -> int:
 
 
 def drawn_points(values_V: Series, most: int) -> np.ndarray:
-    """Thins a curve for drawing: of each stretch of neighbours the lowest and the highest point stay, and both ends.
+    """Thins out a curve for drawing: each stretch of neighbours keeps its lowest and highest point, and both ends stay.
 
     Args:
         values_V: the curve; nan where it has no value.

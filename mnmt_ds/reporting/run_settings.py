@@ -11,7 +11,7 @@ IGNORED_SETTINGS = (
 
 
 def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested settings into dotted names.
+    """Flattens nested settings to dotted names.
 
     Args:
         values: settings by section.

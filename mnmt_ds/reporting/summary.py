@@ -43,7 +43,7 @@ class GroupSummary(NamedTuple):
 
 
 def summarise_groups(groups: Sequence[RunGroup]) -> list[GroupSummary]:
-    """Takes each metric's mean and spread over a group's seeds.
+    """Computes each metric's mean and spread over a group's seeds.
 
     Args:
         groups: the groups.

@@ -138,7 +138,7 @@ class Sampler(NamedTuple):
         return {"probabilities": self.probabilities, "changes": self.changes, **dataclasses.asdict(self.memory)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Puts a state back.
+        """Restores a state.
 
         Args:
             state: what ``state`` returned, as JSON gives it back.

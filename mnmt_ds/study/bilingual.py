@@ -23,7 +23,7 @@ from mnmt_ds.study.plan import StudyEntry
 
 
 def merge_pair_runs(entry: StudyEntry) -> None:
-    """Puts an entry's runs of single pairs together.
+    """Merges an entry's runs of single pairs.
 
     The mark comes last, so that a crash between leaves it to be done again.
 

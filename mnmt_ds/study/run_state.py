@@ -137,7 +137,7 @@ def read_mark(run: Path) -> dict[str, Any]:
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """Turns a recipe into JSON values.
+    """Converts a recipe to JSON values.
 
     Args:
         recipe: the recipe.

@@ -68,7 +68,7 @@ class BlockOwners:
         return True
 
     def release(self, key: BlockKey, rank: int) -> None:
-        """Takes a lost block from its owner.
+        """Removes a lost block from its owner.
 
         Args:
             key: the block.

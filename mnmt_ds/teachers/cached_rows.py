@@ -117,7 +117,7 @@ def assemble_rows(
     not_admitted_RW: Tensor | None,
     ranks: RankGroup,
 ) -> Tensor:
-    """Puts the rows of a request's sentences one after another.
+    """Concatenates the rows of a request's sentences.
 
     Args:
         plan: how the pairs are cut into blocks.

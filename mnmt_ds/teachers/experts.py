@@ -84,7 +84,7 @@ class Experts:
         return self.paths[pair] if pair in self.paths and self.share(pair) > 0 else None
 
     def update(self, report: DevResults) -> None:
-        """Takes a validation in; where it measured BLEU, the shares change.
+        """Updates the experts' shares from a validation, where it measured BLEU.
 
         Args:
             report: the validation's results.
@@ -129,7 +129,7 @@ class Experts:
         return {"paths": self.paths, "sha256": self.sha256, "expert": self.expert, "student": self.student}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint's state; experts whose weights have changed since are measured again.
+        """Restores a checkpoint's state; experts whose weights have changed since are measured again.
 
         Args:
             state: what ``state`` gave.

@@ -80,7 +80,7 @@ class LayerStreamedTeachers:
         self._pending.clear()
 
     def prefetch(self, requests: Sequence[TeacherRequest | None]) -> None:
-        """Starts on the states of the ranks' next micro-batches; all ranks call this in the same order.
+        """Starts to compute the states of the ranks' next micro-batches; all ranks call this in the same order.
 
         Args:
             requests: one entry a data-parallel rank, equal on all of them; None: no teacher.

@@ -41,7 +41,7 @@ class OverallBest:
         return self.best.update if self.switch else None
 
     def update(self, report: DevResults) -> None:
-        """Takes a validation in: a better student becomes the teacher, and distillation pauses.
+        """Updates the teacher from a validation: a better student becomes the teacher, and distillation pauses.
 
         Args:
             report: the validation's results.
@@ -93,7 +93,7 @@ class OverallBest:
         return {"best": self.best.value, "version": version, "switch": self.switch, "mean": is_mean}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint's state.
+        """Restores a checkpoint's state.
 
         Args:
             state: what ``state`` gave.

@@ -39,7 +39,7 @@ class PendingStates:
     def pop(
         self, version: Version, batch: Batch, prefetch: Callable[[list[TeacherRequest | None]], None]
     ) -> TeacherStates:
-        """Waits for the states of a micro-batch and forgets its request.
+        """Waits for the states of a micro-batch and removes its request.
 
         Args:
             version: the teacher.

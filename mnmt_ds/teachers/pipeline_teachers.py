@@ -51,7 +51,7 @@ class PrefetchQueue:
         self._server.keep_only(versions)
 
     def prefetch(self, requests: Sequence[TeacherRequest | None]) -> None:
-        """Notes what the next micro-batch to be scheduled needs.
+        """Records what the next micro-batch to be scheduled needs.
 
         Args:
             requests: one entry a data-parallel rank of this stage; None: no teacher.
@@ -59,14 +59,14 @@ class PrefetchQueue:
         self._latest = requests
 
     def schedule(self) -> None:
-        """Puts one micro-batch into the queue, with the requests noted since the last one, or with none."""
+        """Appends one micro-batch to the queue, with the requests recorded since the last one, or with none."""
         self._queue.append(self._latest)
         self._latest = None
         if len(self._queue) == 1:
             self._prefetch_first()
 
     def advance(self) -> LayerSegment | None:
-        """Takes the present micro-batch from the queue, and starts on what the one after it needs.
+        """Removes the present micro-batch from the queue, and prefetches what the one after it needs.
 
         Returns:
             This stage's layers of the present micro-batch's teacher, to be run beside the student's; None where the

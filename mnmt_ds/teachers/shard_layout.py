@@ -100,7 +100,7 @@ def extract_shard(
 
 
 def assemble_shard(layout: ShardLayout, parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """Puts a rank's pieces together in CPU memory, pinned where there is a GPU.
+    """Concatenates a rank's pieces in CPU memory, pinned where there is a GPU.
 
     Args:
         layout: how the model is cut.

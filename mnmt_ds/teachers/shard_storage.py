@@ -68,7 +68,7 @@ class ShardStorage:
         self._said_where = False
 
     def put(self, version: Version, shard: Tensor) -> None:
-        """Keeps a shard: in memory within the budget, else in a file; in memory after all where the disk fails.
+        """Stores a shard: in memory within the budget, else in a file; in memory after all where the disk fails.
 
         Args:
             version: the teacher; nothing is done where its shard is here.

@@ -211,7 +211,7 @@ class ShardedTeachers:
             self._parameters[buffer] = dict(self._models[buffer].named_parameters())
 
     def fetch(self, requests: Sequence[FetchRequest | None]) -> nn.Module | None:
-        """Brings every rank what it needs and does not have yet; runs in the background, on all ranks alike.
+        """Fetches what every rank needs and does not have yet; runs in the background, on all ranks alike.
 
         Args:
             requests: one entry a rank, equal on all of them; None: the rank needs nothing.

@@ -72,7 +72,7 @@ class StateCache:
         self._pending.clear()
 
     def prefetch(self, requests: Sequence[TeacherRequest | None]) -> None:
-        """Starts on the states of the ranks' next micro-batches; all ranks call this in the same order.
+        """Prefetches the states of the ranks' next micro-batches; all ranks call this in the same order.
 
         Args:
             requests: one entry a data-parallel rank, equal on all of them; None: no teacher.

@@ -70,7 +70,7 @@ class StateStorage:
         self._warned = False
 
     def put(self, key: BlockKey, rows_RW: Tensor) -> None:
-        """Keeps a block where there is room; where there is none, or the disk fails, it is not kept.
+        """Stores a block where there is room; where there is none, or the disk fails, it is not kept.
 
         Args:
             key: name of the block.

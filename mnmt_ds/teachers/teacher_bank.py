@@ -99,7 +99,7 @@ class TeacherBank:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint's state.
+        """Restores a checkpoint's state.
 
         Args:
             state: what ``state`` gave.

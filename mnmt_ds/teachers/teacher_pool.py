@@ -93,7 +93,7 @@ class TeacherPool:
         self.server.keep_only(set(versions))
 
     def prefetch(self, contents: Sequence[MicroBatchContent | None], source: TeacherChoice) -> None:
-        """Starts on the teacher states of the ranks' next micro-batches; does nothing where no rank has a teacher.
+        """Prefetches the teacher states of the ranks' next micro-batches; does nothing where no rank has a teacher.
 
         Args:
             contents: the micro-batch of each data-parallel rank, equal on all of them; None: it has none.

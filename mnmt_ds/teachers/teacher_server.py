@@ -48,7 +48,7 @@ class TeacherServer(Protocol):
     """Interface that serves each micro-batch's teacher states, prefetched one micro-batch ahead."""
 
     def prefetch(self, requests: Sequence[TeacherRequest | None]) -> None:
-        """Starts on what the ranks' next micro-batches need; all ranks call this in the same order.
+        """Prefetches what the ranks' next micro-batches need; all ranks call this in the same order.
 
         Args:
             requests: one entry a data-parallel rank, equal on all of them; None: no teacher.

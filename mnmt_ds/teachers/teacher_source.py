@@ -63,7 +63,7 @@ class TeacherSource(TeacherChoice, Protocol):
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's state; all ranks call this together.
+        """Restores a checkpoint's state; all ranks call this together.
 
         Args:
             state: what ``state`` gave.

@@ -1,5 +1,5 @@
-"""Names and docstrings: every public function says what it takes and gives, shape letters are explained, one class name
-has one meaning, and words that this project once used in a sense of its own do not come back.
+"""Names and docstrings: every public function says what it does, takes and gives, shape letters are explained, one
+class name has one meaning, and words that this project once used in a sense of its own do not come back.
 """
 
 import ast
@@ -19,6 +19,10 @@ RETIRED = (
 """Identifiers that say nothing, or hide a term that the field has."""
 WITHOUT_SECTIONS = {"property", "setter", "model_validator", "field_validator", "overload"}
 """Decorators of functions that are read as values or called by pydantic."""
+THIRD_PERSON = re.compile(r"[A-Z][a-z]*s")
+"""The first word of a function's docstring, such as Computes."""
+NO_VERBS = {"As", "Bytes", "Its", "Lengths", "Losses", "Metrics", "Settings", "Tensors", "This", "Thus", "Tokens"}
+"""Words of that form with which descriptions that lack a verb would begin."""
 SHAPED = re.compile(r"_?[a-z][a-z0-9_]*_[A-Z][A-Z0-9]*")
 """A name with its shape, such as hidden_BTD."""
 
@@ -77,6 +81,16 @@ def faults(function: ast.FunctionDef, of: ast.ClassDef | None) -> list[str]:
     return [f"Args lacks {name}" for name in lacking] + (["no Returns or Yields"] if silent else [])
 
 
+def lacks_verb(function: ast.FunctionDef) -> bool:
+    """Whether a function's docstring does not begin with what it does; properties are values, and so named."""
+    decorators = {ast.unparse(decorator).split("(")[0].split(".")[-1] for decorator in function.decorator_list}
+    words = (ast.get_docstring(function) or "").split()
+    if not words or decorators & {"property", "cached_property"}:
+        return False
+    first = words[0].strip(",.:;")
+    return not THIRD_PERSON.fullmatch(first) or first in NO_VERBS
+
+
 def packages() -> list[str]:
     return sorted({path.relative_to(ROOT / "mnmt_ds").parts[0] for path in SOURCES})
 
@@ -93,6 +107,17 @@ def test_every_public_function_says_what_it_takes_and_gives(package: str) -> Non
                 ]
             classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
             wrong += [f"{path.relative_to(ROOT)}: {node.name}" for node in classes if not ast.get_docstring(node)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", packages())
+def test_the_docstring_of_a_public_function_begins_with_a_verb(package: str) -> None:
+    wrong = []
+    for path in SOURCES:
+        if path.relative_to(ROOT / "mnmt_ds").parts[0] == package:
+            for function, _ in public_functions(ast.parse(path.read_text(encoding="utf-8"))):
+                if lacks_verb(function):
+                    wrong.append(f"{path.relative_to(ROOT)}:{function.lineno} {function.name}: say what it does")
     assert not wrong
 
 
@@ -131,3 +156,6 @@ def test_the_checks_above_can_fail() -> None:
     )
     found = [(function.name, faults(function, of)) for function, of in public_functions(tree)]
     assert found == [("one", ["Args lacks rest", "no Returns or Yields"]), ("take", ["no docstring"])]
+    texts = ["Adds numbers.", "Reads, then writes.", "The sum.", "Whether it adds.", "Metrics of a run.", "Adding."]
+    functions = [ast.parse(f'def add() -> int:\n    """{text}"""\n').body[0] for text in texts]
+    assert [lacks_verb(f) for f in functions if isinstance(f, ast.FunctionDef)] == [False] * 2 + [True] * 4

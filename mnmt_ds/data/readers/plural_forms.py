@@ -51,7 +51,7 @@ def read_plural_forms(header: str) -> PluralForms | None:
 
 
 def pair_forms(messages: list[T], translations: list[T], forms: PluralForms | None) -> list[tuple[T, T]]:
-    """Puts an entry's English messages beside its translations.
+    """Pairs an entry's English messages with their translations.
 
     Args:
         messages: the message; of an entry with a plural the singular and the plural.

@@ -14,7 +14,7 @@ from mnmt_ds.errors import UserError
 
 
 def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]], request: ReadRequest) -> Iterator[Row]:
-    """Takes two languages' texts out of records.
+    """Yields the texts of two languages from records.
 
     Args:
         path: the file, for messages.

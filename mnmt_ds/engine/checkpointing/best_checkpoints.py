@@ -27,7 +27,7 @@ class BestCheckpoints:
         """Validations since the overall best."""
 
     def update(self, report: ValidationReport) -> tuple[bool, list[str]]:
-        """Takes a validation in.
+        """Updates the best values from a validation.
 
         Args:
             report: its dev losses.
@@ -65,7 +65,7 @@ class BestCheckpoints:
             self.pair.forget_values()
 
     def forget_weights_of_pairs(self) -> None:
-        """Takes note that the weights of the pairs' best checkpoints were not kept so far."""
+        """Marks the weights of the pairs' best checkpoints as not kept so far."""
         self.pair = BestValues({pair: BestValue(best.value) for pair, best in self.pair.items()})
 
     def deficit(self) -> float:
@@ -104,7 +104,7 @@ class BestCheckpoints:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint.
+        """Restores the state from a checkpoint.
 
         Args:
             state: of ``state``.

@@ -224,7 +224,7 @@ def _deepspeed_changes(before: ds_config.Json, now: ds_config.Json, recipe: Reci
 
 
 def refuse(path: Path, listed: Sequence[ResumeChange], layout: str) -> None:
-    """Ends where the run cannot go on as it is.
+    """Raises a UserError where the run cannot go on with its changed settings.
 
     Args:
         path: the checkpoint.

@@ -178,7 +178,7 @@ DEFAULT_NOTES = {
 
 
 def resume_class(section: str, key: str) -> ResumeClass | None:
-    """Looks up what becomes of a setting.
+    """Looks up what a resumed run does with a changed setting.
 
     Args:
         section: the section's path, such as ``method.lssd``; empty: the top level.
@@ -192,7 +192,7 @@ def resume_class(section: str, key: str) -> ResumeClass | None:
 
 
 def note_of(name: str, kind: ResumeClass) -> str:
-    """Looks up what a change means.
+    """Looks up the note that explains a change.
 
     Args:
         name: section and key.
@@ -209,7 +209,7 @@ def note_of(name: str, kind: ResumeClass) -> str:
 
 
 def longest_fit(table: Mapping[str, Any], name: str) -> Any:
-    """Looks up a dotted name, or what it lies under.
+    """Looks up a dotted name, or the longest section that holds it.
 
     Args:
         table: values by dotted name; the empty name is above all.

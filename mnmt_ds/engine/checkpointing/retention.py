@@ -31,7 +31,7 @@ class CheckpointRetention:
         self._said: set[str] = set()
 
     def note_good(self, path: Path) -> None:
-        """Takes note of a checkpoint that was just written or verified.
+        """Records a checkpoint that was just written or verified.
 
         Args:
             path: its directory.

@@ -24,7 +24,7 @@ SHAPE = (
 
 
 def write(run: Path, update: int, weights: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Keeps weights under their update's number; called on the main rank.
+    """Writes weights under their update's number; called on the main rank.
 
     Args:
         run: the student's directory.

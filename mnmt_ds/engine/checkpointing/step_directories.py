@@ -57,7 +57,7 @@ def strays(run: Path) -> list[str]:
 
 
 def clear_remains(run: Path) -> None:
-    """Puts right what a killed save left: a checkpoint that was only moved aside is put back, the rest is removed.
+    """Cleans up after a killed save: a checkpoint that was only moved aside is put back, the rest is removed.
 
     Args:
         run: the run's directory, in which no other process writes.

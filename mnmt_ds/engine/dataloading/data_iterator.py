@@ -33,7 +33,7 @@ class DataIterator:
         self._start(Position(training_data.whole_epoch(0), (training_data.cut,)))
 
     def start(self, position: Position) -> None:
-        """Goes on from a position; nothing is skipped, it jumps. A segment that was cut otherwise is cut anew.
+        """Moves the iterator to a position, without reading up to it. A segment that was cut otherwise is cut anew.
 
         Args:
             position: where.
@@ -175,7 +175,7 @@ class DataIterator:
         return sentences
 
     def update_done(self, losses: Losses = ()) -> None:
-        """Takes note of the update that was done with what ``next_update`` gave.
+        """Records that the update was done with what ``next_update`` gave.
 
         Args:
             losses: of each pair: the sum of its cross-entropy in the update, and its target tokens.
@@ -188,7 +188,7 @@ class DataIterator:
         self._updates_since += 1
 
     def next_epoch(self) -> None:
-        """Goes to the beginning of the next epoch; the sampler hears of it."""
+        """Moves to the beginning of the next epoch, after calling the sampler's ``on_epoch_end``."""
         sampler = self.training_data.sampler
         sampler.on_epoch_end()
         segment = self.training_data.next_epoch(self._position.segment, self.trained, sampler.probabilities)

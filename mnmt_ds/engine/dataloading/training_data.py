@@ -368,7 +368,7 @@ class TrainingData:
 
 
 def joined(parts: Sequence[PairLengths]) -> PairLengths:
-    """Puts sentences of one source together.
+    """Concatenates sentences of one source.
 
     Args:
         parts: sentences with their lengths.

@@ -51,7 +51,7 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def report(self) -> dict[str, float]:
-        """Takes means over all ranks and starts anew; called by all ranks together.
+        """Computes means over all ranks and starts anew; called by all ranks together.
 
         Returns:
             Values by metric key.

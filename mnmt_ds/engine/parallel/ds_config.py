@@ -238,7 +238,7 @@ def check_sections(config: Json, where: str) -> None:
 
 
 def check_by_deepspeed(config: Json, where: str) -> None:
-    """Has DeepSpeed check names and types of all sections, before it is given a model.
+    """Checks names and types of all sections by DeepSpeed's own code, before it is given a model.
 
     Args:
         config: without "auto".

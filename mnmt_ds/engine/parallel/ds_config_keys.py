@@ -172,7 +172,7 @@ def lookup(dotted: str) -> Key | None:
 
 
 def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Goes through a configuration's values; a section that says ``"enabled": false`` is off and left out.
+    """Lists a configuration's values by dotted key; a section that says ``"enabled": false`` is left out.
 
     Args:
         section: the configuration, or a section of it.

@@ -341,7 +341,7 @@ class Engine(Protocol):
         ...
 
     def restore_state(self, state: TrainingState) -> None:
-        """Puts a training state back, bit for bit.
+        """Restores a captured training state, bit for bit.
 
         Args:
             state: of ``capture_state``.

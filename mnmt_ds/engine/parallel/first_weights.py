@@ -20,7 +20,7 @@ from mnmt_ds.parallel_layout import ParallelLayout
 
 @contextmanager
 def without_draws() -> Iterator[None]:
-    """Lets maps be made without values of their own: their memory stays untouched.
+    """Skips the initialisation of linear maps in the block, which leaves their memory untouched.
 
     Yields:
         Nothing; it holds within the block.

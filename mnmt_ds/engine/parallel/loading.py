@@ -69,7 +69,7 @@ def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, 
 
 @contextmanager
 def weights_only(where: Path) -> Iterator[None]:
-    """Lets DeepSpeed make nothing of pickles but tensors, plain values and classes of its own checkpoints.
+    """Restricts what DeepSpeed unpickles to tensors, plain values and classes of its own checkpoints.
 
     DeepSpeed asks ``torch.load`` for ``weights_only=False``; torch's own switch in the environment overrules it.
 

@@ -320,7 +320,7 @@ class PipelineEngine:
         return PipelineForward(self.layout.new_world_group(), self.layout.pipeline_parallel_size)
 
     def connect_teachers(self, teachers: ShardedTeachers, cache: StateCache | None) -> TeacherServer:
-        """Lets every micro-batch pass its teacher's stage beside the student's, or, with a cache, ask it.
+        """Wires teachers into the pipeline: each micro-batch runs through their stages, or reads from a cache.
 
         Args:
             teachers: those of this rank's stage.
@@ -380,7 +380,7 @@ class PipelineEngine:
         return state_snapshot.capture_state(self.deepspeed_engine)
 
     def restore_state(self, state: TrainingState) -> None:
-        """Puts a training state back, bit for bit.
+        """Restores a captured training state, bit for bit.
 
         Args:
             state: of ``capture_state``.

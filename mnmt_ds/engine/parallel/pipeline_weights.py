@@ -37,7 +37,7 @@ def initialise_stage(stage: LayerSegment, vocab_shard: VocabShard | None = None)
 def gather_stages(
     module: StudentPipelineModule, layout: ParallelLayout, everywhere: bool, names: Collection[str] | None = None
 ) -> dict[str, Tensor]:
-    """Brings all stages' weights together on the CPU, one parameter at a time; all ranks call this.
+    """Gathers all stages' weights on the CPU, one parameter at a time; all ranks call this.
 
     Args:
         module: this rank's stage.

@@ -33,7 +33,7 @@ def random_state() -> Tensor:
 
 
 def set_random_state(state: Tensor) -> None:
-    """Goes on where another stage's generator stopped.
+    """Sets the random generator's state, such as another stage's.
 
     Args:
         state: of ``random_state`` there.
@@ -46,7 +46,7 @@ def set_random_state(state: Tensor) -> None:
 
 
 def use_deterministic_algorithms() -> None:
-    """Lets torch choose only algorithms that give the same bits each time, from now on in this process.
+    """Makes torch choose only algorithms that give the same bits each time, from now on in this process.
 
     An operation that has none ends the run with torch's error, which names it.
     """

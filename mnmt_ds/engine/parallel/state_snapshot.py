@@ -63,7 +63,7 @@ def capture_state(deepspeed_engine: Any) -> TrainingState:
 
 @torch.no_grad()
 def restore_state(deepspeed_engine: Any, kept: TrainingState) -> None:
-    """Puts a state back; called by all ranks together.
+    """Restores a captured state; called by all ranks together.
 
     Args:
         deepspeed_engine: the engine that it was copied from.

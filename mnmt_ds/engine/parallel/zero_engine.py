@@ -417,7 +417,7 @@ class ZeroEngine:
         return state_snapshot.capture_state(self.deepspeed_engine)
 
     def restore_state(self, state: TrainingState) -> None:
-        """Puts a training state back, bit for bit.
+        """Restores a captured training state, bit for bit.
 
         Args:
             state: of ``capture_state``.

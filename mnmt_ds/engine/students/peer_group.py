@@ -99,7 +99,7 @@ class PeerGroup:
         return headers
 
     def merge(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Brings together what every student has.
+        """Merges what every student has, on all ranks.
 
         Args:
             values: of this rank's students, by name; picklable.
@@ -115,7 +115,7 @@ class PeerGroup:
         return {name: values[name] for name in self.student_names}
 
     def gather_numbers(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:
-        """Brings together a few numbers of every student.
+        """Gathers a few numbers of every student.
 
         Args:
             rows: of this rank's students; at most ``HEADER_WIDTH`` - 1 numbers each.
@@ -150,7 +150,7 @@ class PeerGroup:
     def start_transfer(
         self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]
     ) -> list[dist.Work]:
-        """Begins to send tensors to members and to fill others from members.
+        """Starts sending tensors to members and receiving others from members.
 
         Args:
             sends: (member, tensor) each.

@@ -102,7 +102,7 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
 
 
 def check_gradient(student: Student, update: Update, norm: float, what: str) -> None:
-    """Ends the run where an update's gradient is not finite, by which no engine has updated anything.
+    """Raises a RunError where an update's gradient is not finite, by which no engine has updated anything.
 
     In fp16 such gradients are a matter of the loss scale, which DeepSpeed lowers.
 
