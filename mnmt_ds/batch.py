@@ -63,7 +63,7 @@ class Batch(NamedTuple):
 
 
 class MicroBatchContent(NamedTuple):
-    """What a micro-batch will hold, known on every rank before any reads it."""
+    """Contents of a micro-batch, which every rank knows before any rank reads it."""
 
     pair: int
     sentence: NDArray[np.int64]

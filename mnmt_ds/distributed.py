@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class RankGroup:
-    """Some ranks of the job, seen from one of them, with the collectives over them.
+    """A group of ranks of the job, seen from one of them, with the collectives over them.
 
     Every method is called by all ranks of the group together.
     """

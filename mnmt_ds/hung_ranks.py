@@ -54,7 +54,7 @@ class RankState(NamedTuple):
     """State that a rank publishes of itself for the other ranks' hang detectors."""
 
     rank: int
-    """Of the job."""
+    """Rank in the job."""
     host: str
     """Its machine."""
     pid: int
@@ -70,7 +70,7 @@ class RankState(NamedTuple):
     still: float = 0.0
     """Seconds for which its main thread has been at the same place."""
     place: str = ""
-    """That place: the innermost line of this package."""
+    """Where the main thread is: the innermost line of this package."""
     stacks: str = ""
     """The file on its machine into which ``DUMP_SIGNAL`` writes."""
 

@@ -27,7 +27,7 @@ class RecordLine(NamedTuple):
     record: Record
     """Without ``crc``."""
     crc: int
-    """Of the line; 0 where it has none."""
+    """Checksum of the line; 0 where it has none."""
     number: int = 0
     """From 1 in its file."""
 
@@ -146,11 +146,11 @@ class KeptLines(NamedTuple):
     text: str
     """The lines."""
     crc: int
-    """Of the last one."""
+    """Checksum of the last line."""
     records: int
     """How many are of another kind than "run"."""
     faults: list[str]
-    """Of lines that are left out."""
+    """Faults of the lines that are left out."""
 
 
 def kept_lines(path: Path, update: int, records: int | None = None) -> KeptLines:

@@ -29,7 +29,7 @@ LOG = logging.getLogger(__name__)
 
 
 class TrackingSettings(Settings):
-    """Where figures go besides ``metrics.jsonl``."""
+    """Settings of the dashboards that metrics go to besides ``metrics.jsonl``."""
 
     wandb: Literal["off", "offline", "online"] = "off"
     """off: JSONL alone; offline: wandb files in the run directory (``wandb sync`` later); online: live."""
@@ -63,7 +63,7 @@ class Tracker:
         self.path = run / METRICS
         self.main = main
         self._crc: int | None = None
-        """Of the last line of the log; None: not yet looked up."""
+        """``crc`` of the last line of the log; None: not yet looked up."""
         self.records = 0
         """Records in the log, those of kind "run" left out; 0 on other ranks."""
         self.fault: UserError | None = None

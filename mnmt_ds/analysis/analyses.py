@@ -53,7 +53,7 @@ class AnalysisSettings(Settings):
     batch_tokens: int = Field(1024, ge=1)
     """Padded source tokens of a decoding batch."""
     seed: int = Field(1, ge=0)
-    """Of the choice of batches, and of the masks."""
+    """Seed of the choice of batches, and of the masks."""
 
 
 def open_checkpoint(run: Path, checkpoint: str, data: Path | None) -> tuple[Translator, Corpus]:

@@ -32,7 +32,7 @@ class TextSource(NamedTuple):
     seed_name: str
     """What the draw is seeded by, beside the seed."""
     lengths: PairLengths
-    """Of the sentences that are short enough."""
+    """Lengths of the sentences that are short enough."""
     make_batch: Callable[[Ints], Batch]
     """From numbers of sentences to a batch."""
 

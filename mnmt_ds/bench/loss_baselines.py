@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     teacher_VD: Tensor
     """The teacher's output projection."""
     weight: float
-    """Of the distillation; 0: no teacher."""
+    """Weight of the distillation; 0: no teacher."""
     smoothing: float
     """Label smoothing of the cross-entropy."""
     passes: int = 1

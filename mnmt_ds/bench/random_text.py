@@ -37,7 +37,7 @@ class RandomText(NamedTuple):
     """Random text of some pairs, and micro-batches that go through all of it once."""
 
     lengths: list[PairLengths]
-    """Of each pair."""
+    """Lengths of each pair's sentences."""
     batch: Callable[[int, NDArray[np.int64]], Batch]
     """Makes a batch of some sentences (numbers) of a pair (number)."""
     micro_batches: list[tuple[int, NDArray[np.int64]]]

@@ -95,7 +95,7 @@ class BenchSetup(NamedTuple):
 
     engine: "Engine"
     updates: Sequence[tuple["Batch", Sequence["MicroBatchContent"]]]
-    """Of each update this rank's micro-batch, and what every rank's micro-batch holds."""
+    """For each update this rank's micro-batch, and what every rank's micro-batch holds."""
     pools: Mapping[str, "TeacherPool"]
     """By way; ``cold`` and ``warm`` have the same one, ``plain`` has none."""
 

@@ -48,7 +48,7 @@ class CleaningRules(NamedTuple):
     clean: CleanSettings
     """What is dropped and repaired."""
     seed: int
-    """Of the key's hash."""
+    """Seed of the keys' hash."""
     given: bool = False
     """A given dev or test set: repaired and decoded, but no row is dropped, so that it lines up with its files."""
     monolingual: bool = False

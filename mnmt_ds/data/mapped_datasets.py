@@ -37,7 +37,7 @@ class MappedArrays(NamedTuple):
     documents: NDArray[np.int64]
     """First sequence of each document, then the number of sequences; (N + 1,)."""
     ids: NDArray[np.integer]
-    """Of all sequences, one after another."""
+    """Ids of all sequences, one after another."""
     files: tuple[tuple[int, int, int], ...]
     """Inode, size and time of change of both files."""
 

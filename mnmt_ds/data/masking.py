@@ -16,7 +16,7 @@ NOT_CHOSEN, KEEP, RANDOM, MASK = 0, 1, 2, 3
 
 
 class MaskSettings(Settings):
-    """How many words are masked, and what replaces them."""
+    """Settings of masking: how many words are masked, and what replaces them."""
 
     ratio: float = Field(default=0.3, gt=0, lt=1)
     """Share of the words (MASS: of the pieces) that is chosen, between 0 and 1."""

@@ -56,7 +56,7 @@ class ItemRange(NamedTuple):
 
 
 class DenoisingSources:
-    """All sources of a run, in order: task by task, language by language."""
+    """All denoising sources of a run, task by task and language by language."""
 
     def __init__(
         self,

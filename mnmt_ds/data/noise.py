@@ -12,7 +12,7 @@ from mnmt_ds.data.word_boundaries import Ints, WordBoundaries
 
 
 class NoiseSettings(Settings):
-    """Which noise a DAE's source gets, applied in this order; the default is mBART's (Liu et al. 2020)."""
+    """Noise of a DAE's source, applied in this order; the default is mBART's (Liu et al. 2020)."""
 
     permute_sentences: bool = True
     """Sentences of a block in random order."""

@@ -44,7 +44,7 @@ class FamilyFiles(NamedTuple):
     language_codes: str
     """M2M-100's: which list of languages, m2m100 or wmt21."""
     vocabulary_size: int
-    """Of the model's embeddings, where config.json says so; else 0."""
+    """Rows of the model's embeddings, where config.json gives them; else 0."""
 
 
 def open_given_tokenizer(path: Path, languages: Sequence[str]) -> Tokenizer:

@@ -61,7 +61,7 @@ class Files(Settings):
 
 
 class PairFiles(Settings):
-    """Where one pair's sentences come from."""
+    """Places that one pair's sentences come from."""
 
     train: list[Files] = Field(default_factory=list, examples=[[Files.example]])
     """Training text; also the source of dev and test where those are not given."""
@@ -72,7 +72,7 @@ class PairFiles(Settings):
 
 
 class CleanSettings(Settings):
-    """Which sentence pairs are dropped; every rule is counted in the report. Given dev and test sets are exempt."""
+    """Rules by which sentence pairs are dropped, each counted in the report. Given dev and test sets are exempt."""
 
     bad_lines: Literal["error", "drop"] = "error"
     """Lines that are not UTF-8, hold a NUL byte or exceed ``max_line_bytes``: stop, or drop the pair and count it."""

@@ -45,9 +45,9 @@ class Derivation(NamedTuple):
     base_size: int
     """Its ids."""
     rows: tuple[int, ...]
-    """Of each id: its id there; -1: it is new."""
+    """For each id its id there; -1: it is new."""
     new: Mapping[int, tuple[int, ...]]
-    """Of each new id: the ids there whose rows' mean its row starts as; none: drawn."""
+    """For each new id the ids there whose rows' mean its row starts as; none: drawn."""
 
 
 class DerivationJson(TypedDict):
@@ -74,7 +74,7 @@ class TokenizerJson(TypedDict):
 
 
 class Tokenizer:
-    """One SentencePiece model for all languages, or one a language whose pieces are merged by their text."""
+    """Tokenizer of one SentencePiece model for all languages, or of one a language, pieces merged by their text."""
 
     def __init__(
         self, languages: Sequence[str], models: dict[str, bytes], symbols: Sequence[str] | None = None,

@@ -28,7 +28,7 @@ FILLER = -1
 
 
 class BeamSettings(Settings):
-    """How translations are searched for; the defaults are the papers' (beam 5, length penalty 1.0)."""
+    """Settings of the search for translations; the defaults are the papers' (beam 5, length penalty 1.0)."""
 
     beam: int = Field(default=5, ge=1, le=1000)
     """Hypotheses kept a sentence; 1: greedy search."""
@@ -51,7 +51,7 @@ class BeamSettings(Settings):
     sample_top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw from as many of the most probable tokens as together have this probability."""
     sample_seed: int = Field(default=0, ge=0)
-    """Of what is drawn."""
+    """Seed of sampling."""
 
     @model_validator(mode="after")
     def _one_beam(self) -> "BeamSettings":

@@ -27,12 +27,12 @@ class PretrainedFacts(NamedTuple):
     """Facts about the model of a directory, read without its weights."""
 
     directory: Path
-    """Of the weights: of a run its best model."""
+    """Directory of the weights; for a run that of its best model."""
     settings: ModelSettings
     vocabulary_size: int
     framing: FramingSettings
     pairs: tuple[str, ...]
-    """That it was trained on; empty where the directory does not say."""
+    """Pairs that it was trained on; empty where the directory does not say."""
 
 
 def describe_pretrained(path: Path) -> PretrainedFacts:

@@ -62,7 +62,7 @@ class StudentLoop:
     student: Student
     """Who is trained."""
     prefetcher: TeacherPrefetcher
-    """Of its teachers."""
+    """Prefetches its teachers."""
     meter: Meter
     """Sums since the last report."""
 

@@ -34,14 +34,14 @@ APART = 1000
 
 
 class StudentSettings(Settings):
-    """One of several students: what it does not share with the others."""
+    """Settings of one of several students, which it does not share with the others."""
 
     name: str = ""
     """Its directory in ``students/`` and its prefix in logs; empty: model_1, model_2, …"""
     sampler: SamplerSettings = TemperatureSettings()
     """Its shares of the language pairs (the recipe's ``sampler`` is for a student that is alone)."""
     seed: int | None = Field(None, ge=0)
-    """Of its weights, data order and dropout; null: train.seed, for every further student 1000 more."""
+    """Seed of its weights, data order and dropout; null: train.seed, for every further student 1000 more."""
 
 
 class Recipe(Settings):

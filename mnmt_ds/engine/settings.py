@@ -11,7 +11,7 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainSettings(Settings):
-    """How a student is trained."""
+    """Settings of a student's training."""
 
     differences: ClassVar = {
         "clip_norm": PaperDifference(
@@ -70,7 +70,7 @@ class TrainSettings(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of weights and activations; masters of bf16 and fp16 stay fp32."""
     seed: int = Field(1, ge=0)
-    """Of initial weights, order of the data and dropout."""
+    """Seed of initial weights, order of the data and dropout."""
     workers: int = Field(0, ge=0, le=1024)
     """Processes a rank that read batches ahead; 0: the training process reads."""
     loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda"] = "auto"
@@ -113,7 +113,7 @@ class TensorSettings(Settings):
 
 
 class ValidationSettings(Settings):
-    """When dev losses are taken and what they select."""
+    """Settings of validations: when dev losses are measured, and what they select."""
 
     released_values: ClassVar = {"selection": "tokens"}
     differences: ClassVar = {

@@ -25,7 +25,7 @@ class DevLossFacts(NamedTuple):
     sentencepiece: str | None
     """Version of SentencePiece that trained the tokenizer."""
     label_smoothing: float | None
-    """Of the dev loss, too."""
+    """Label smoothing of training and of the dev loss."""
     dev_sets: Mapping[str, str]
     """Hash of each pair's dev text."""
     data: str | None

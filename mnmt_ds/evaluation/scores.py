@@ -45,7 +45,7 @@ RESOURCE_CLASSES: tuple[ResourceClass, ...] = ("high", "low", "very low")
 
 
 class ScoreSettings(Settings):
-    """How translations are scored."""
+    """Settings of how translations are scored."""
 
     tokenizers: tuple[str, ...] = ("auto",)
     """BLEU tokenizers; the first is the main one. auto: by target language (zh, ja-mecab or char, else 13a). none: text

@@ -26,7 +26,7 @@ LAST = ("decoder_norm", "projection", "head")
 
 
 class LayerEntry(NamedTuple):
-    """One layer of the sequence."""
+    """One layer of a model's layer sequence, and how it is made."""
 
     kind: str
     """source, encoder, encoder_norm, target, decoder, decoder_norm, projection or head."""

@@ -25,7 +25,7 @@ class RowGradients:
         self.projected: int | None = None
         """The backward pass in which the projection has a gradient."""
         self.rows: list[tuple[Tensor, Tensor]] = []
-        """Of that pass: tokens (U,) and their rows' gradients (U, D) in float32."""
+        """Lookups in that pass: tokens (U,) and their rows' gradients (U, D) in float32."""
         weight.register_hook(self.add_rows)
 
     def __deepcopy__(self, memo: Any) -> None:

@@ -24,7 +24,7 @@ from mnmt_ds.models.settings import ModelSettings
 
 
 class TransformerStates(NamedTuple):
-    """What the network computes before any projection to the vocabulary."""
+    """Encoder and decoder states, before any projection to the vocabulary."""
 
     decoder_BTD: Tensor
     encoder_BSD: Tensor

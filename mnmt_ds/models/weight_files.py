@@ -40,7 +40,7 @@ class TensorFacts(NamedTuple):
     file: Path
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors writes it, such as BF16."""
+    """The dtype as safetensors writes it, such as BF16."""
 
 
 class WeightFiles:

@@ -32,7 +32,7 @@ class LayoutChoice(NamedTuple):
     checkpointing: bool
     """Whether activations are computed again in the backward pass."""
     memory: RankMemory
-    """Of the rank that takes most."""
+    """Memory of the rank that takes most."""
     bubble: float = 1.0
     """What a pipeline's step takes over its stages' own work."""
 

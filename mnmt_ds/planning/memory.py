@@ -67,7 +67,7 @@ class PlannedLayout(NamedTuple):
 
     @property
     def data_parallel_size(self) -> int:
-        """A student's ranks with data of their own, between which a stage's states are sharded."""
+        """Number of a student's ranks with data of their own, over which a stage's states are sharded."""
         return max(1, self.ranks // (self.teams * self.model_parallel_size))
 
     @property
@@ -145,7 +145,7 @@ class RankMemory(NamedTuple):
     base: int
     """The process itself, without a model (on a GPU: not counted here, some 0.5 GB of CUDA's own)."""
     weights: int
-    """Of all students on the rank."""
+    """Weights of all students on the rank."""
     gradients: int
     """With the buffers that they are gathered and reduced in."""
     live_gradients: int

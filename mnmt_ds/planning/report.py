@@ -39,7 +39,7 @@ class RunPlan(NamedTuple):
     vocabulary: int
     """Words in all."""
     parameters: ParameterCounts
-    """Of one student."""
+    """Parameters of one student."""
     students: PlannedStudents
     """How many students there are, and what they send one another."""
     layout: PlannedLayout
@@ -47,7 +47,7 @@ class RunPlan(NamedTuple):
     stages: Sequence[StageContents]
     """What the pipeline stages hold; one where there is no pipeline."""
     memories: Sequence[RankMemory]
-    """Of a rank of each stage."""
+    """Memory of a rank of each stage."""
     survey: Survey
     """The training data."""
     disk: DiskUse

@@ -38,7 +38,7 @@ class ComparedRuns(NamedTuple):
     """Runs that were trained and tested on the same data, one part of a report; the first group is the baseline."""
 
     name: str
-    """Of the study's condition; empty where there is one part."""
+    """Name of the study's condition; empty where there is one part."""
     groups: Sequence[RunGroup]
     sizes: Mapping[str, int]
     """Training sentences by pair, smallest first."""

@@ -20,9 +20,9 @@ class KeptBootstraps(NamedTuple):
     """Bootstraps of this report and of the one before, by the digest of what they depend on."""
 
     before: _ByDigest
-    """Of an earlier report."""
+    """Bootstraps that an earlier report kept."""
     used: _ByDigest
-    """Of this one: what is kept for the next."""
+    """Bootstraps that this report used, which are kept for the next one."""
 
     def text(self) -> str:
         """Formats the used bootstraps as the file that keeps them.

@@ -77,7 +77,7 @@ class Run(NamedTuple):
     seconds: float
     """Wall time, pauses between a stop and its resumption left out."""
     search_seconds: float
-    """Of these, in trials of this student's distillation weights."""
+    """Seconds of these in trials of this student's distillation weights."""
     search_share: float
     """What the run itself logged for all students: seconds of trials by seconds of training so far; nan where none."""
     memory_gb: float

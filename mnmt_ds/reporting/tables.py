@@ -21,7 +21,7 @@ class Table(NamedTuple):
     """A table of text; the first column names its rows."""
 
     name: str
-    """Of its file."""
+    """Name of its file."""
     title: str
     note: str
     head: Cells

@@ -23,7 +23,7 @@ from mnmt_ds.tracking import read_records
 
 
 class ChiIbrSettings(Settings):
-    """The next epoch is drawn from the worst distribution near the pairs' shares."""
+    """Settings of χ-IBR: the next epoch is drawn from the worst distribution near the pairs' shares."""
 
     name: Literal["chi_ibr"] = "chi_ibr"
     """chi_ibr: iterated best response in a chi-square ball."""
@@ -34,7 +34,7 @@ class ChiIbrSettings(Settings):
     rho: float = Field(default=0.05, gt=0)
     """Size of the ball: 1/2 sum_l p_l (q_l / p_l - 1)^2."""
     decay: float = Field(default=0.9, ge=0, lt=1)
-    """Of the moving averages of the pairs' losses."""
+    """Decay of the moving averages of the pairs' losses."""
     least: float = Field(default=0.2, ge=0, lt=1)
     """The least that q_l / p_l becomes before it is normalised."""
     tolerance: float = Field(default=1e-4, gt=0)

@@ -8,7 +8,7 @@ from mnmt_ds.samplers.sampler import Sampler, SamplerEntry
 
 
 class MultiDdsSettings(ActorSettings):
-    """Pairs whose gradients point where the dev sets' gradients point are drawn more."""
+    """Settings of MultiDDS-S: pairs whose gradients point where the dev sets' gradients point are drawn more."""
 
     name: Literal["multidds"] = "multidds"
     """multidds: MultiDDS-S, rewards by the cosine of gradients."""

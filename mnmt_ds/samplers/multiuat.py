@@ -11,7 +11,7 @@ from mnmt_ds.samplers.sampler import Sampler, SamplerEntry
 
 
 class MultiUatSettings(ActorSettings):
-    """Pairs of which the model is unsure are drawn more."""
+    """Settings of MultiUAT: pairs of which the model is unsure are drawn more."""
 
     name: Literal["multiuat"] = "multiuat"
     """multiuat: MultiUAT, rewards by the model's uncertainty on dev data."""

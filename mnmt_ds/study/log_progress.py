@@ -11,11 +11,11 @@ class LogProgress(NamedTuple):
     """Progress of a run, as its log shows it."""
 
     inode: int
-    """Of the log: a resumed run may replace it."""
+    """Inode of the log: a resumed run may replace it."""
     offset: int
     """Bytes that were read."""
     epoch: float | None
-    """Of the last record; None before the first."""
+    """Epoch of the last record; None before the first."""
     best_dev: float | None
     """Lowest mean dev loss, nats a token; None before the first validation."""
 

@@ -14,7 +14,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 class LaunchSettings(Settings):
-    """How the processes of each run are started."""
+    """Settings of how the processes of each run are started."""
 
     ranks: int = Field(default=1, ge=1, le=65_536)
     """Processes of a run; several start through the deepspeed launcher, one starts by itself."""
@@ -25,7 +25,7 @@ class LaunchSettings(Settings):
 
 
 class CapSettings(Settings):
-    """One budget for all rows; a row's ``times`` multiplies it."""
+    """Budget of training that all rows share; a row's ``times`` multiplies it."""
 
     max_epochs: int | None = Field(None, ge=1)
     """Epochs at most; null: the recipe's."""

@@ -64,9 +64,9 @@ class CachePlan(NamedTuple):
     """
 
     blocks: tuple[PairBlocks, ...]
-    """Of each pair."""
+    """Blocks of each pair."""
     admitted: tuple[int, ...]
-    """Of each pair, how many of its blocks (the first ones) are cached."""
+    """How many blocks of each pair (the first ones) are cached."""
     bytes_per_row: int
     memory_bytes: int
     """CPU memory for cached states on each rank."""

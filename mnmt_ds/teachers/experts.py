@@ -57,7 +57,7 @@ class Experts:
         """The student's BLEU on each pair, at the last validation that measured it."""
         pool.restore(self.paths.values())
         self.sha256 = {pair: describe_model(path).get("sha256") for pair, path in paths.items()}
-        """Of each expert's weights, so that a resumed run knows whether they are still those that it measured."""
+        """SHA-256 of each expert's weights, so that a resumed run knows whether they are those that it measured."""
 
     def share(self, pair: str) -> float:
         """Computes how much of alpha a pair's expert has.

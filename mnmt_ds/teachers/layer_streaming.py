@@ -36,7 +36,7 @@ class FrozenShards(NamedTuple):
     """Shards of the weights that the student does not train, kept once for all teachers."""
 
     storage: ShardStorage
-    """Has ``FROZEN`` alone."""
+    """Storage of one shard, whose version is ``FROZEN``."""
     layout: ShardLayout
     """How these weights are cut."""
 

@@ -20,7 +20,7 @@ class ShardPiece(NamedTuple):
 
     name: str
     shape: torch.Size
-    """Of the whole parameter."""
+    """Shape of the whole parameter."""
     start: int
     """First element of the piece in a shard."""
     length: int

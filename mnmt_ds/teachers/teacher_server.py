@@ -40,7 +40,7 @@ class TeacherRequest(NamedTuple):
 
     @property
     def key(self) -> tuple[Version, int, bytes]:
-        """A hashable form; equal requests are answered in the order of their prefetches."""
+        """Hashable form of the request; equal ones are answered in the order of their prefetches."""
         return self.version, self.pair, self.sentence.tobytes()
 
 

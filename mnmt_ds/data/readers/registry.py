@@ -73,7 +73,7 @@ def no_example_files(folder: Path) -> dict[str, Any]:
 
 
 class ReaderEntry(NamedTuple):
-    """One corpus format."""
+    """Declaration of one corpus format and its reader."""
 
     read: Callable[[ReadRequest], Iterator[Row]]
     """Yields the rows of one part."""

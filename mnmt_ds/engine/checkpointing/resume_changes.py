@@ -70,7 +70,7 @@ class WrittenBy(NamedTuple):
     ds_config: ds_config.Json
     """DeepSpeed's configuration, without "auto"."""
     hashes: Mapping[str, str]
-    """Of its data and tokenizer."""
+    """Hashes of its data and tokenizer."""
     cut: Cut
     """How it cut its data into updates."""
 

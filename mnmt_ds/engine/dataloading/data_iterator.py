@@ -29,7 +29,7 @@ class DataIterator:
         self.trained = [0] * len(training_data.pairs)
         """Sentences that each pair was trained on."""
         self.losses = [[0.0, 0.0] for _ in training_data.pairs]
-        """Of each pair since the last validation: sum of its cross-entropy in training, and target tokens."""
+        """For each pair, since the last validation: sum of its cross-entropy in training (nats), and target tokens."""
         self._start(Position(training_data.whole_epoch(0), (training_data.cut,)))
 
     def start(self, position: Position) -> None:
@@ -83,17 +83,17 @@ class DataIterator:
 
     @property
     def update_in_plan(self) -> int:
-        """Updates done of the plan."""
+        """Number of updates of the plan that are done."""
         return self._first_update + self._updates_since
 
     @property
     def update(self) -> int:
-        """Updates done in the run."""
+        """Number of updates done in the run."""
         return self._position.update + self._updates_since
 
     @property
     def position(self) -> Position:
-        """Where the iterator stands."""
+        """The iterator's position in the training data."""
         *before, last = self._position.cuts
         done = min(self.update_in_plan * self.plan.batches_per_update, len(self.plan.pair))
         cut = last._replace(sentences=int(self.plan.start[done]))

@@ -87,7 +87,7 @@ class TrainingData:
         self._denoising: dict[int, DenoisingSources] = {}
         self.denoising = self._denoising_within(longest)
         self.names = [*pairs, *(source.name for source in (self.denoising.sources if self.denoising else ()))]
-        """Of each ``Batch.pair``: the language pair, or the denoising source."""
+        """Name for each ``Batch.pair``: the language pair, or the denoising source."""
 
     @cached_property
     def left_out(self) -> int:
@@ -110,7 +110,7 @@ class TrainingData:
 
     @property
     def cut(self) -> Cut:
-        """How the run cuts its data into updates; nothing is taken yet."""
+        """The cut of the run's data into updates, with nothing taken yet."""
         return Cut(self.train.max_tokens, self.batches_per_update)
 
     def longest(self, max_tokens: int) -> int:

@@ -15,9 +15,9 @@ class Key(NamedTuple):
     """recipe: the recipe has the value, so it says "auto" or the same; fixed: it says one value; passed: DeepSpeed gets
     it as it is; refused: an error."""
     note: str
-    """Of the recipe's keys: the setting; else what is known, or what to do instead."""
+    """The setting, for a key that the recipe decides; else what is known, or what to do instead."""
     value: Any = None
-    """Of a fixed key: the value."""
+    """The value of a fixed key."""
 
 
 def _recipe(note: str) -> Key:

@@ -31,30 +31,30 @@ from mnmt_ds.teachers.teacher_forward import TeacherForward
 from mnmt_ds.teachers.teacher_server import TeacherServer
 
 Metrics = Mapping[str, Tensor]
-"""Of a micro-batch, by name: (2,) a sum and what it is to be divided by."""
+"""Metrics of a micro-batch by name: (2,), a sum and what it is to be divided by."""
 DecoderStates = tuple[Tensor, Tensor]
 """Decoder states (B, T, D) and output projection (V, D)."""
 Scorer = Callable[[ModelStates, Tensor, Batch], Any]
-"""From a model's states, its output projection (V, D) and the batch to a tuple such as a loss sum and its metrics."""
+"""Maps a model's states, its output projection (V, D) and the batch to a tuple such as a loss sum and its metrics."""
 
 
 class Update(NamedTuple):
     """One update of a student: the micro-batches of an optimizer step, and what is done with each."""
 
     micro_batches: Sequence[Batch]
-    """This rank's; equally many on every rank."""
+    """This rank's micro-batches; equally many on every rank."""
     contents: Callable[[], Sequence[Sequence[MicroBatchContent | None]]]
-    """Tells of each micro-batch what every data-parallel rank holds; None for a rank that has nothing left."""
+    """Returns for each micro-batch what every data-parallel rank holds; None for a rank that has nothing left."""
     method: Method
     """Prepares, teaches and scores each micro-batch."""
     prefetch: Callable[[int], None]
     """Called on all ranks before each micro-batch with its index: teachers are fetched ahead of their use."""
     seed: int
-    """The student's: of dropout and of teachers' dropout."""
+    """The student's seed, of dropout and of teachers' dropout."""
     number: int
     """The update's number in the run, from 1; of an update on a trial set that of the last one before it."""
     key: int | str
-    """What is drawn in the update is seeded by it: its number, "12+3" for the fourth of a trial after update 12."""
+    """Part of the seed of all that the update draws: its number; "12+3" for the fourth of a trial after update 12."""
 
     def drawn_seed(self, purpose: str, update_index: int) -> int:
         """Computes the seed of a micro-batch's random numbers; it is the same on any number of ranks.

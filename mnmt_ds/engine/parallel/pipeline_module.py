@@ -46,7 +46,7 @@ class MicroBatchNote(NamedTuple):
     """The integers that every stage must know of a micro-batch; sent along the stages as int64."""
 
     seed: int
-    """Of dropout; set by the first stage, then the generator's state is sent along."""
+    """Seed of dropout; set by the first stage, then the generator's state is sent along."""
     passes: int
     """``Batch.passes``."""
     shared_memory: int
@@ -106,7 +106,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         )  # fmt: skip
         self.universal_checkpoint_info = {"pipeline_replicated_parameter_patterns": [rf"model\.{TIED}\..*"]}
         self.pipeline_teachers: list[PipelineTeachers | CachedPipelineTeachers] = []
-        """Whose layers go along with the student's in training."""
+        """Teachers whose layers run beside the student's in training."""
         self.score: StageScorer = _not_set
         """What the last stage does with a micro-batch's states."""
         self.dropout_in_eval = False

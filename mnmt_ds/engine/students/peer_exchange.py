@@ -73,11 +73,11 @@ class PeerExchange:
         self.measuring_seconds = 0.0
         """Seconds that trials have spent on dev sets since ``take_measuring_seconds``."""
         self._subscriptions: dict[str, tuple[Callable[[str], Collection[str]], bool]] = {}
-        """Of each student here: whose states a pair's batches need, and whether with dropout."""
+        """For each student here: the students whose states a pair's batches need, and whether with dropout."""
         self._states: PeerStates = {}
-        """Of the update at hand."""
+        """Other students' states of the present update."""
         self._projections: dict[str, Tensor] = {}
-        """Of other students."""
+        """Other students' projections, by name."""
         self._transfers: dict[int, list[dist.Work]] = {}
         """By micro-batch: its states, and those that left with them."""
         self._is_serving = False

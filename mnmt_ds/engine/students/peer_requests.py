@@ -17,18 +17,18 @@ EVAL_MODE = -1
 
 
 class WantedStates(NamedTuple):
-    """Whose states a micro-batch needs, and of what text."""
+    """The students whose states a micro-batch needs, and the text."""
 
     students: Sequence[str]
     """Names; empty: nobody's."""
     batch: Batch
     """Only its source and decoder tokens count."""
     seed: int
-    """Of the other students' dropout; ``EVAL_MODE``: none."""
+    """Seed of the other students' dropout; ``EVAL_MODE``: none."""
 
 
 class PeerRequest(NamedTuple):
-    """What a member sends of a micro-batch, before its text."""
+    """Header that a member sends of a micro-batch, before its text."""
 
     students: int = 0
     """A bit for each student whose states it wants, by their order in the run."""
@@ -39,7 +39,7 @@ class PeerRequest(NamedTuple):
     target: int = 0
     """T."""
     seed: int = EVAL_MODE
-    """Of the other students' dropout."""
+    """Seed of the other students' dropout."""
 
 
 def encode_requests(names: Sequence[str], wanted: Sequence[WantedStates]) -> Tensor:

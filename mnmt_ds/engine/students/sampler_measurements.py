@@ -39,7 +39,7 @@ class StudentMeasurements:
         """
         self.student, self.score = student, score
         self.seconds = 0.0
-        """Of the last measurement."""
+        """Seconds that the last measurement took."""
         training_data = student.training_data
         self.dev: list[Split] = [training_data.corpus.split(pair, "dev") for pair in training_data.pairs]
         longest = student.recipe.model.max_positions

@@ -27,7 +27,7 @@ class SamplerUpdates:
         self.measurements = {
             student.name: StudentMeasurements(student, score) for student in students if student.sampler.every
         }
-        """Of each student whose sampler measures it."""
+        """Measurements by name of the students whose samplers measure."""
 
     def resumed(self) -> None:
         """Marks the samplers' distributions as logged already; called after they are loaded from a checkpoint."""

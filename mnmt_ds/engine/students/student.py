@@ -22,7 +22,7 @@ class Student:
     """One model in training: its engine, its data, its method and its best checkpoints."""
 
     name: str
-    """Among the run's students; "student" where it is alone."""
+    """Its name among the run's students; "student" where it is alone."""
     engine: Engine
     """Its model, optimizer and ranks."""
     method: Method
@@ -30,7 +30,7 @@ class Student:
     best: BestCheckpoints
     """Its best dev losses."""
     recipe: Recipe
-    """As this student follows it: with its own sampler, seed and directory."""
+    """The recipe with this student's own sampler, seed and directory."""
     data_iterator: DataIterator
     """Iterator over the updates of its training data."""
     tracker: Tracker
@@ -46,12 +46,12 @@ class Student:
 
     @property
     def directory(self) -> Path:
-        """Where its weights and records are: the run's own where it is alone."""
+        """Directory of its weights and records: the run's own where it is alone."""
         return self.recipe.directory
 
     @property
     def training_data(self) -> TrainingData:
-        """What its iterator goes through."""
+        """The training data that its iterator goes through."""
         return self.data_iterator.training_data
 
     @property
@@ -61,7 +61,7 @@ class Student:
 
     @property
     def updates(self) -> int:
-        """Updates done."""
+        """Number of updates done."""
         return self.data_iterator.update
 
     def forward_backward(self, update: Update) -> list[Metrics]:

@@ -21,12 +21,12 @@ from mnmt_ds.methods.peers import TrialSettings
 
 
 class UpdateRange(NamedTuple):
-    """Some updates of a plan."""
+    """A range of updates of a plan."""
 
     training_data: TrainingData
-    """Whose plan it is."""
+    """Training data of which it is a plan."""
     plan: EpochPlan
-    """Of an epoch or a sample."""
+    """Plan of an epoch or a sample."""
     first: int
     """Number of the first update in the plan."""
     updates: int
@@ -34,10 +34,10 @@ class UpdateRange(NamedTuple):
 
 
 class DataPosition(NamedTuple):
-    """Where a student stands in its data, in a form that can be sent to any rank."""
+    """A student's position in its data, in a form that can be sent to any rank."""
 
     position: Position
-    """Of its iterator."""
+    """Position of its data iterator."""
     trained: Sequence[int]
     """Sentences of each pair that it was trained on."""
     shares: Sequence[float]
