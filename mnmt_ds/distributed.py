@@ -44,7 +44,7 @@ class RankGroup:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Adds a tensor up over the ranks, in place.
+        """Sums a tensor over the ranks, in place.
 
         Args:
             values: this rank's summand, of the same shape on every rank.
@@ -58,7 +58,7 @@ class RankGroup:
         return values
 
     def broadcast_from_main(self, value: Value) -> Value:
-        """Sends the main rank's value to all.
+        """Broadcasts the main rank's value to all ranks.
 
         Args:
             value: anything that can be pickled; only the main rank's counts.
@@ -139,7 +139,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Processes in the whole job.
+    """Returns the number of processes in the whole job.
 
     Returns:
         1 for a process alone.

@@ -55,7 +55,7 @@ class FaultList:
             self.faults += [fault for fault in error.faults if fault not in self.faults]
 
     def raise_any(self) -> None:
-        """Raises what was found.
+        """Raises a UserError with the collected faults, where there are any.
 
         Raises:
             UserError: with all faults, where there are any.

@@ -32,7 +32,7 @@ class Metric(str):
         return str(self), self.unit, self.meaning
 
     def of(self, *names: str) -> str:
-        """Fills the template.
+        """Fills the key template with a pair or the name of a loss term.
 
         Args:
             names: a language pair such as ``bs-en`` or the name of a loss term, one for each place in the template.
@@ -44,7 +44,7 @@ class Metric(str):
         return re.sub(r"\{\w+\}", lambda _: next(left), self)
 
     def name_in(self, key: str) -> str | None:
-        """Reads back what a template was filled with.
+        """Parses the pair or name out of a key that this template made.
 
         Args:
             key: a key of a record.

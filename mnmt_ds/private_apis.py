@@ -346,7 +346,7 @@ def give_boundary_back(deepspeed_engine: Any) -> None:
 
 
 def forget_gradients(deepspeed_engine: Any) -> None:
-    """Empties all that an engine holds or accumulates of gradients.
+    """Clears all gradients that an engine holds or accumulates.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
@@ -392,7 +392,7 @@ def reduced_gradient_shard(parameter: Any, rank: int, size: int) -> Tensor | Non
 
 
 def backward_pass() -> int:
-    """Numbers the backward pass that runs.
+    """Returns the number of the backward pass under way.
 
     Returns:
         What no other pass of the process has; -1 outside of one.

@@ -4,7 +4,7 @@ from mnmt_ds.private_api_list import PRIVATE_APIS, TESTED
 
 
 def page() -> str:
-    """Writes the page ``docs/deepspeed_internals.md``.
+    """Renders the page ``docs/deepspeed_internals.md``.
 
     Returns:
         Markdown, with a final line end.

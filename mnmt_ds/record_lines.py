@@ -33,7 +33,7 @@ class RecordLine(NamedTuple):
 
 
 def seal(text: bytes, before: int) -> RecordLine:
-    """Makes a line of a record.
+    """Makes the line of a record, with its checksum.
 
     Args:
         text: the record as JSON, without ``crc``.
@@ -48,7 +48,7 @@ def seal(text: bytes, before: int) -> RecordLine:
 
 
 def write_lines(records: Iterable[Record]) -> str:
-    """Makes the whole text of a file.
+    """Formats records as the whole text of a file.
 
     Args:
         records: in order.

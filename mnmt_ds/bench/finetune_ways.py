@@ -24,7 +24,7 @@ LEARNING_RATE = 5e-5
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures one way; makes the model instead where it is not there yet.
+    """Measures one way; where the model is not there yet, makes it instead.
 
     Args:
         args: the benchmark's arguments.

@@ -159,7 +159,7 @@ def growth(counts: Sequence[int], values: Sequence[float]) -> Growth:
 
 
 def measure(home: Path, pairs: int, sentences: int) -> dict[str, float]:
-    """Sends text of so many pairs through all steps.
+    """Measures all steps, from prepare to compare, on text of so many pairs.
 
     Args:
         home: an empty directory.
@@ -220,7 +220,7 @@ def write_corpora(home: Path, pairs: int, sentences: int) -> Path:
 
 
 def train(recipe: str, directory: str) -> None:
-    """Trains a little and prints what it took, as JSON; a process of its own.
+    """Trains a few updates in this process and prints time and memory, as JSON.
 
     Args:
         recipe: path of the recipe.

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes what is asked for and prints where it is.
+    """Makes the analysis that the arguments ask for and prints where it is.
 
     Args:
         args: the parsed arguments.

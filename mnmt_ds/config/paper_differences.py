@@ -41,7 +41,7 @@ PARAGRAPH = re.compile(
 
 
 def page(kind: type[Settings], package: Path) -> str:
-    """Writes the page.
+    """Renders the page docs/paper_differences.md.
 
     Args:
         kind: the recipe's class.

@@ -74,7 +74,7 @@ class Settings(BaseModel):
 
     @classmethod
     def with_released(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Fills what ``profile: released`` sets.
+        """Fills the settings that are not given with the values of ``profile: released``.
 
         Args:
             given: the section's values as they were given.
@@ -144,7 +144,7 @@ def _resolved(value: Any, pairs: Sequence[str]) -> Any:
 
 
 def merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Merges two trees of values.
+    """Merges two trees of values; the second one's values win.
 
     Args:
         base: values by key.

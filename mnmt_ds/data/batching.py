@@ -55,7 +55,7 @@ class EpochPlan(NamedTuple):
         return -(-len(self.pair) // self.batches_per_update)
 
     def sentences_of(self, number: int) -> NDArray[np.int64]:
-        """Looks up what a micro-batch holds.
+        """Returns the sentences of a micro-batch.
 
         Args:
             number: of the micro-batch in the epoch, from 0.
@@ -97,7 +97,7 @@ def usable_lengths(source: Ints, target: Ints, source_extra: int, target_extra: 
 
 
 def numbers_below(size: int) -> Ints:
-    """Numbers sentences in as few bytes as hold them: a run keeps several numbers of each of its sentences.
+    """Makes an array 0, 1, …, n - 1 in the smallest integer type that holds it.
 
     Args:
         size: how many there are.

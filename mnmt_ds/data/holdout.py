@@ -40,7 +40,7 @@ class RowHashes(NamedTuple):
     """Number of the row's domain."""
 
     def of_rows(self, rows: Rows) -> "RowHashes":
-        """Picks some rows.
+        """Selects the hashes of some rows.
 
         Args:
             rows: their numbers.

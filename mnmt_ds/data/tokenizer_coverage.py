@@ -79,7 +79,7 @@ def coverage_values(coverage: Mapping[str, Mapping[str, Coverage]]) -> dict[str,
 
 
 def read_coverage(values: Mapping[str, Any]) -> dict[str, dict[str, Coverage]]:
-    """Reads what ``coverage_values`` made.
+    """Reads the counts that ``coverage_values`` converted.
 
     Args:
         values: of the manifest.
@@ -121,7 +121,7 @@ def coverage_lines(coverage: Mapping[str, Mapping[str, Coverage]]) -> list[str]:
 
 
 def coverage_rows(coverage: Mapping[str, Mapping[str, Coverage]]) -> list[list[str]]:
-    """Makes a table of all texts.
+    """Formats a table of all texts.
 
     Args:
         coverage: from ``count_coverage``.

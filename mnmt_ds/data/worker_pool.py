@@ -105,7 +105,7 @@ class ProgressBar:
         self._next_line = time.monotonic() + 10
 
     def add(self, count: int) -> None:
-        """Counts more that are done.
+        """Adds to the number of items that are done.
 
         Args:
             count: how many more.

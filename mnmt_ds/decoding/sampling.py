@@ -18,7 +18,7 @@ Continuations = Callable[[Transformer, Tensor, Tensor, int, Sequence[int]], tupl
 
 
 def sampler(settings: BeamSettings, name: str) -> Continuations:
-    """Makes what draws the next token of each sentence.
+    """Makes the function that draws the next token of each sentence.
 
     Args:
         settings: temperature, the most probable tokens that may be drawn, and the seed.

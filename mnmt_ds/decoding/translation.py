@@ -148,7 +148,7 @@ def decode_batch(
 
 
 def hypothesis_text(translator: Translator, hypothesis: Hypothesis) -> str:
-    """Writes a hypothesis as one line of text.
+    """Formats a hypothesis as one line of text.
 
     Args:
         translator: model and tokenizer.

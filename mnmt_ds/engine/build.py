@@ -140,7 +140,7 @@ def run_facts(recipe: Recipe, training_data: Sequence[TrainingData]) -> RunFacts
 
 
 def last_update(recipe: Recipe, training_data: TrainingData) -> int:
-    """Updates at most, where every epoch takes as many as the first.
+    """Computes how many updates the run takes at most, if every epoch takes as many as the first.
 
     Args:
         recipe: of the run.

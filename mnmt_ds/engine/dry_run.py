@@ -15,7 +15,7 @@ from mnmt_ds.models.transformer import Transformer, parameter_count
 
 
 def check(recipe: Recipe) -> None:
-    """Refuses what training would refuse; otherwise prints a table a student.
+    """Checks all that training would refuse; where nothing is wrong, prints a table for each student.
 
     Args:
         recipe: of the run.

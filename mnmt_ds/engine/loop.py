@@ -70,7 +70,7 @@ class StudentLoop:
 def student_loops(
     training: Training, next_evaluation: Callable[[Student], int] | None = None
 ) -> dict[str, StudentLoop]:
-    """Makes what the loop keeps of each of this rank's students, by name.
+    """Makes the loop's state of each of this rank's students, by name.
 
     Args:
         training: the run.

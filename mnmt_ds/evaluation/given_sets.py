@@ -110,7 +110,7 @@ def off_target_rate(texts: Sequence[str], target: str, identify: Callable[[str],
 
 
 def language_identifier() -> Callable[[str], str]:
-    """Opens py3langid.
+    """Loads py3langid's language identifier.
 
     Returns:
         A function from a text to its language's code.

@@ -123,7 +123,7 @@ def call(
     hidden_BTD: Tensor, projection_VD: Tensor, target_BT: Tensor, teachers: Sequence[Teacher], options: LossOptions,
     implementation: str,
 ) -> LossSums:  # fmt: skip
-    """Calls the operator.
+    """Calls the fused loss as a torch operator.
 
     Args:
         hidden_BTD: decoder states; with K passes (K * B, T, D).

@@ -32,7 +32,7 @@ class Statistics(NamedTuple):
 
 
 def unpack_statistics(inputs: LossInputs, packed_RC: Tensor, divergence_RC: Tensor) -> Statistics:
-    """Reads what native code wrote.
+    """Unpacks the statistics that native code wrote.
 
     Args:
         inputs: the loss's arguments as rows.

@@ -144,7 +144,7 @@ class ParetoSettings(Settings):
 
 
 def check(settings: ParetoSettings, facts: RunFacts) -> None:
-    """Checks what would otherwise fail in mid-training.
+    """Checks that a run has what Pareto-MD needs: several students, and trial sets that are not empty.
 
     Args:
         settings: the method's settings.

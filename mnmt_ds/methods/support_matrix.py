@@ -73,7 +73,7 @@ target languages have in common.
 
 
 def page() -> str:
-    """Writes the page.
+    """Renders the page docs/support_matrix.md.
 
     Returns:
         Markdown, with a final line end.

@@ -50,7 +50,7 @@ def to_m2m100(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def m2m100_tensors(name: str, value: Tensor, share_embeddings: str) -> dict[str, Tensor]:
-    """Renames one of our weights to those of transformers' M2M100.
+    """Splits one of our weights into tensors with transformers' M2M100 names.
 
     Args:
         name: of the weight.

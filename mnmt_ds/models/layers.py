@@ -268,7 +268,7 @@ class FeedForward(nn.Module):
         self.outer = linear(settings, "outer", settings.ffn, settings.d_model)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """Applies both maps.
+        """Applies both linear maps, with ReLU and dropout between.
 
         Args:
             x_BTD: states.

@@ -38,7 +38,7 @@ class BatchShape(NamedTuple):
 
 
 def mask_bytes(probability: float, e: int, on_cpu: bool) -> int:
-    """Counts an element's part in a dropout mask.
+    """Counts the bytes of one element of a dropout mask.
 
     Args:
         probability: of dropout.
@@ -52,7 +52,7 @@ def mask_bytes(probability: float, e: int, on_cpu: bool) -> int:
 
 
 def attention_bytes(m: ModelSettings, sentences: int, queries: int, keys: int, e: int, on_cpu: bool) -> int:
-    """Counts what scaled dot-product attention keeps besides queries, keys, values and its output.
+    """Counts the bytes that attention keeps for the backward pass besides queries, keys, values and its output.
 
     Flash: a float32 log-sum a row. With dropout on a CPU, torch falls back to the definition and keeps the
     probabilities before and after dropout and the mask: 3 B H T S.
@@ -74,7 +74,7 @@ def attention_bytes(m: ModelSettings, sentences: int, queries: int, keys: int, e
 
 
 def encoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -> int:
-    """Counts what an encoder layer keeps.
+    """Counts the bytes that an encoder layer keeps for the backward pass.
 
     Of a source position: two residual inputs and two normed ones (4 D), q, k, v (3 D), the attention's output (D),
     the ReLU's (F), means and deviations of two norms, and dropout's masks of two sub-layers and of the ReLU.
@@ -95,7 +95,7 @@ def encoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -
 
 
 def decoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -> int:
-    """Counts what a decoder layer keeps.
+    """Counts the bytes that a decoder layer keeps for the backward pass.
 
     Of a target position: three residual inputs and three normed ones (6 D), q, k, v (3 D), the query to the encoder
     (D), two attentions' outputs (2 D), the ReLU's (F), three norms' statistics, masks of three sub-layers and of the
@@ -119,7 +119,7 @@ def decoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -
 
 
 def embedding_bytes(m: ModelSettings, tokens: int, e: int, on_cpu: bool) -> int:
-    """Counts what an embedding keeps: token numbers (int64) and dropout's mask.
+    """Counts the bytes that an embedding keeps: token numbers (int64) and dropout's mask.
 
     Args:
         m: the model.
@@ -134,7 +134,7 @@ def embedding_bytes(m: ModelSettings, tokens: int, e: int, on_cpu: bool) -> int:
 
 
 def final_norm_bytes(m: ModelSettings, tokens: int, e: int) -> int:
-    """Counts what the norm after the last encoder or decoder layer keeps: input, output and statistics.
+    """Counts the bytes that the last layer's norm keeps: input, output and statistics.
 
     Args:
         m: the model.
@@ -150,7 +150,7 @@ def final_norm_bytes(m: ModelSettings, tokens: int, e: int) -> int:
 def forward_bytes(
     m: ModelSettings, x: BatchShape, e: int, on_cpu: bool, passes: int = 1, kinds: Sequence[str] | None = None
 ) -> int:
-    """Counts what is alive at the end of a forward pass.
+    """Counts the bytes that are alive at the end of a forward pass.
 
     With activation checkpointing a layer keeps its inputs alone, and one layer at a time is whole again in the
     backward pass.

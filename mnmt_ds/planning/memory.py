@@ -264,7 +264,7 @@ def rank_memory(
 
 
 def snapshot_parameters(m: ModelSettings, vocabulary: int) -> int:
-    """Counts what a best model or a checkpoint of the whole model holds: what is trained.
+    """Counts the parameters in a best model or a checkpoint of the whole model: those that are trained.
 
     Args:
         m: the model.
@@ -278,7 +278,7 @@ def snapshot_parameters(m: ModelSettings, vocabulary: int) -> int:
 
 
 def search_copy_bytes(n: int, layout: PlannedLayout) -> tuple[int, int]:
-    """Counts what a search copies of a training state (engine/parallel/state_snapshot.py).
+    """Counts the bytes of a search's copy of a training state (engine/parallel/state_snapshot.py).
 
     Args:
         n: trained parameters of the student on this rank.
@@ -311,7 +311,7 @@ def projection_bytes(m: ModelSettings, rank_vocabulary: int, layout: PlannedLayo
 def step_loss_bytes(
     m: ModelSettings, x: BatchShape, rank_vocabulary: int, teachers: int, passes: int, layout: PlannedLayout
 ) -> int:
-    """Counts the workspace of the loss over this rank's words.
+    """Counts the bytes of the loss's workspace over this rank's words.
 
     Args:
         m: the model.
@@ -357,7 +357,7 @@ def device_teacher_bytes(
 def step_activation_bytes(
     m: ModelSettings, x: BatchShape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
 ) -> int:
-    """Counts what backward passes need of every micro-batch in flight, and one's first gradients.
+    """Counts the bytes that backward passes need of every micro-batch in flight, and one's first gradients.
 
     The gradients are 2 F + 3 D of every position at once (of the ReLU's input and output, and of the residual stream
     on both sides of a feed-forward layer and its mask). On a CPU a forward pass that follows a backward pass finds what
@@ -385,7 +385,7 @@ def step_activation_bytes(
 def stage_boundary_bytes(
     m: ModelSettings, x: BatchShape, layout: PlannedLayout, passes: int, stage: StageContents, teachers: FrozenTeachers
 ) -> int:
-    """Counts what a micro-batch in flight brings into a stage and sends on, and what autograd keeps of it.
+    """Counts the bytes that a micro-batch in flight brings into a stage and sends on, and what autograd keeps.
 
     What passes are the student's K copies and each teacher's one: S positions within the encoder, S + T behind it.
     What autograd keeps of the arriving part are the encoder's states, twice where they came with the decoder's
@@ -413,7 +413,7 @@ def stage_boundary_bytes(
 
 
 def state_bytes(n: int, layout: PlannedLayout, trained: int | None = None) -> tuple[int, int, int]:
-    """Counts weights, gradients (with buffers) and optimizer states.
+    """Counts the bytes of weights, gradients (with buffers) and optimizer states.
 
     Args:
         n: N parameters of the student on this rank.
@@ -444,7 +444,7 @@ def state_bytes(n: int, layout: PlannedLayout, trained: int | None = None) -> tu
 
 
 def live_gradient_bytes(n: int, layout: PlannedLayout) -> int:
-    """Counts what an update's later micro-batches find of the earlier ones' gradients.
+    """Counts the bytes of gradients that earlier micro-batches of an update leave for later ones.
 
     Args:
         n: N parameters of the student on this rank.

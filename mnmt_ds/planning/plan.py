@@ -38,7 +38,7 @@ LayerCosts = Callable[[], Sequence[float]]
 def make_plan(
     recipe: Recipe, path: Path, overrides: Sequence[str], devices: int | None, gpu: bool, measure: bool, calibrate: bool
 ) -> RunPlan:
-    """Plans a recipe.
+    """Computes the plan of a recipe's run.
 
     Args:
         recipe: the recipe; its corpus must be prepared.
@@ -118,7 +118,7 @@ def process_bytes(path: Path, overrides: Sequence[str]) -> int:
 def stage_memories(
     recipe: Recipe, corpus: Corpus, layout: PlannedLayout, base: int, stages: Sequence[StageContents]
 ) -> list[RankMemory]:
-    """Counts the memory of a rank of each stage.
+    """Computes the memory of a rank of each stage.
 
     Args:
         recipe: the recipe.

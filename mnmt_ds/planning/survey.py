@@ -226,7 +226,7 @@ def micro_batch_slice(updates: UpdateRange) -> slice:
 
 
 def frozen_teachers(recipe: Recipe, training_data: TrainingData, data_parallel_size: int) -> FrozenTeachers:
-    """Counts what the recipe's frozen teachers take.
+    """Computes the sizes of the recipe's frozen teachers.
 
     Args:
         recipe: the recipe.

@@ -18,7 +18,7 @@ class SettingChange(NamedTuple):
 
 
 def read_changes(records: Iterable[Mapping[str, Any]]) -> tuple[SettingChange, ...]:
-    """Finds what a run changed.
+    """Reads from a run's log which settings it changed.
 
     Args:
         records: of the run.

@@ -84,7 +84,7 @@ def pair_colours(count: int) -> NDArray[np.float64]:
 
 
 def pair_name(pair: str) -> str:
-    """Writes a pair for readers.
+    """Formats a pair's name for readers.
 
     Args:
         pair: such as ``bs-en``.
@@ -96,7 +96,7 @@ def pair_name(pair: str) -> str:
 
 
 def pair_title(pair: str, sizes: Mapping[str, int]) -> str:
-    """Writes a pair and how much training text it has.
+    """Formats a pair's name with the size of its training text.
 
     Args:
         pair: such as ``bs-en``.

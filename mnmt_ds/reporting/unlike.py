@@ -61,7 +61,7 @@ class Footnotes:
         self._numbers: dict[Reasons, int] = {}
 
     def mark(self, reasons: Reasons) -> str:
-        """Makes the mark of a cell.
+        """Returns the mark of a cell.
 
         Args:
             reasons: against comparing it with the baseline's.
@@ -72,7 +72,7 @@ class Footnotes:
         return f" †{self._numbers.setdefault(reasons, len(self._numbers) + 1)}" if reasons else ""
 
     def lines(self) -> tuple[str, ...]:
-        """Writes the footnotes.
+        """Formats the footnotes.
 
         Returns:
             A line a mark.
@@ -84,7 +84,7 @@ class Footnotes:
 
 
 def as_html(lines: Sequence[str]) -> str:
-    """Writes footnotes below a chart.
+    """Formats footnotes as HTML, below a chart.
 
     Args:
         lines: the footnotes.

@@ -21,7 +21,7 @@ class LogProgress(NamedTuple):
 
 
 def read_progress(log: Path, before: LogProgress | None = None) -> LogProgress | None:
-    """Reads how far a run has come.
+    """Reads from a run's log how far it has come.
 
     Args:
         log: its ``metrics.jsonl``; a line that is being written, or that is damaged, is left out.

@@ -232,7 +232,7 @@ def base_recipe(
 
 
 def as_overrides(keys: dict[str, Any]) -> list[str]:
-    """Writes keys as overrides; JSON is YAML.
+    """Formats keys as overrides; JSON is YAML.
 
     Args:
         keys: values by dotted key.

@@ -112,7 +112,7 @@ def _recipe_of(values: Any) -> Recipe | None:
 
 
 def write_mark(run: Path, **facts: Any) -> None:
-    """Adds to what the run's mark says.
+    """Adds values to the mark that the study keeps in the run's directory.
 
     Args:
         run: the run's directory.
@@ -122,7 +122,7 @@ def write_mark(run: Path, **facts: Any) -> None:
 
 
 def read_mark(run: Path) -> dict[str, Any]:
-    """Reads the run's mark.
+    """Reads the mark that the study keeps in the run's directory.
 
     Args:
         run: the run's directory.

@@ -106,7 +106,7 @@ class LayerStreamedTeachers:
         return self._pending.pop(version, batch, self.prefetch)
 
     def models(self) -> list[nn.Module]:
-        """Lists what is on this rank's device.
+        """Lists the models of single layers on this rank's device.
 
         Returns:
             None before the first request, then two models of one layer a stack.

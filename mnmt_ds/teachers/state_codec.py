@@ -24,7 +24,7 @@ def bytes_per_row(width: int, fp8: bool) -> int:
 
 
 def encode(rows_RE: Tensor, fp8: bool) -> Tensor:
-    """Writes states as bytes.
+    """Encodes states as bytes.
 
     Args:
         rows_RE: states, in any floating-point type.
@@ -41,7 +41,7 @@ def encode(rows_RE: Tensor, fp8: bool) -> Tensor:
 
 
 def decode(bytes_RW: Tensor, fp8: bool, dtype: torch.dtype) -> Tensor:
-    """Reads states from bytes.
+    """Decodes states from bytes.
 
     Args:
         bytes_RW: what ``encode`` gave.

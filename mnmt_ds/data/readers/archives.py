@@ -11,7 +11,7 @@ ABOUT = ("README", "LICENSE", "LICENCE", "COPYING", "INFO")
 
 
 def disk_file(path: str) -> str:
-    """Finds the file on disk that a path leads to.
+    """Finds the file on disk that a path names: the file itself, or the archive that it is in.
 
     Args:
         path: a file, a directory, or a place inside a zip archive.

@@ -79,7 +79,7 @@ class BestCheckpoints:
         return sum(self.dev_at_overall[pair] - best.value for pair, best in self.pair.items() if self.dev_at_overall)
 
     def snapshots(self, per_pair: bool) -> set[int]:
-        """Updates whose weights are some best checkpoint's.
+        """Lists the updates whose weights are those of a best checkpoint.
 
         Args:
             per_pair: the pairs' best ones are kept, too.

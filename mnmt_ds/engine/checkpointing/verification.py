@@ -21,7 +21,7 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def fault_of(path: Path) -> str | None:
-    """Verifies a checkpoint.
+    """Verifies a checkpoint and describes what is wrong with it.
 
     Args:
         path: its directory.

@@ -221,7 +221,7 @@ class TrainingData:
         return plan._replace(epoch=epoch, longest=segment.longest)
 
     def left_over(self, segment: EpochSegment, cuts: Sequence[Cut]) -> int:
-        """Counts what the cuts of a segment have not taken, too long sentences included.
+        """Counts the sentences and items that the cuts of a segment have not taken, too long ones included.
 
         Args:
             segment: of an epoch.

@@ -286,7 +286,7 @@ class Engine(Protocol):
         ...
 
     def connect_teachers(self, teachers: ShardedTeachers, cache: StateCache | None) -> TeacherServer:
-        """Joins the teachers to the student's passes.
+        """Connects the teachers with the student's passes and returns the server of their states.
 
         Args:
             teachers: those of this rank's layers.

@@ -96,7 +96,7 @@ def dots(pairs: Sequence[tuple[Tensor, Tensor]], ranks: RankGroup) -> list[float
 
 @torch.no_grad()
 def clip(module: nn.Module, layout: ParallelLayout, most: float, parts: dist.ProcessGroup | None) -> float:
-    """Clips a gradient in fp32 at ZeRO 0 and tells its norm.
+    """Clips a gradient in fp32 at ZeRO 0 and returns its norm.
 
     DeepSpeed tells none there, updates by a gradient that is not finite, too, and along pipeline stages clips by the
     norm of the first stage's part alone.

@@ -43,7 +43,7 @@ class PeerRequest(NamedTuple):
 
 
 def encode_requests(names: Sequence[str], wanted: Sequence[WantedStates]) -> Tensor:
-    """Writes the requests of an update's micro-batches.
+    """Encodes the requests of an update's micro-batches.
 
     Args:
         names: all students, in order.
@@ -64,7 +64,7 @@ def encode_requests(names: Sequence[str], wanted: Sequence[WantedStates]) -> Ten
 
 
 def decode_requests(encoded: Tensor) -> list[tuple[PeerRequest, Batch]]:
-    """Reads what ``encode_requests`` wrote.
+    """Decodes what ``encode_requests`` encoded.
 
     Args:
         encoded: int64.

@@ -100,7 +100,7 @@ def restore_links(student: Student) -> None:
 
 
 def snapshots_of(student: Student) -> set[int]:
-    """Updates whose weights a student refers to: best checkpoints, teachers, the last one.
+    """Lists the updates whose weights a student refers to: best checkpoints, teachers, the last one.
 
     Args:
         student: at any time.

@@ -25,7 +25,7 @@ class TeacherPrefetcher:
         self._next = 0
 
     def before(self, index: int) -> None:
-        """Announces what follows a micro-batch; to be called on all ranks before each.
+        """Prefetches the teachers of the next micro-batch; call it on all ranks before each micro-batch.
 
         Args:
             index: the micro-batch's, within the iterator's coming update.
