@@ -19,7 +19,7 @@ from mnmt_ds.terminal import escaped_output
 
 COMMANDS = (
     "prepare", "validate", "import", "plan", "preflight", "train",
-    "translate", "evaluate", "compare", "study", "analyse", "average", "export", "bench",
+    "translate", "synthesise", "evaluate", "compare", "study", "analyse", "average", "export", "bench",
 )  # fmt: skip
 
 

@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    from mnmt_ds.config.ranges import number_option, setting_option
-    from mnmt_ds.decoding.beam_search import BeamSettings
+    from mnmt_ds.config.ranges import number_option
 
     parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument(
@@ -68,6 +67,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ban", action="append", default=[], metavar="PIECE", help="piece that is never generated; may be repeated"
     )
+    add_sampling_arguments(parser)
+    add_search_arguments(parser)
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of commands that may draw translations.
+
+    Args:
+        parser: the command's parser.
+    """
+    from mnmt_ds.config.ranges import setting_option
+    from mnmt_ds.decoding.beam_search import BeamSettings
+
     parser.add_argument(
         "--sample",
         type=setting_option(BeamSettings, "sample_temperature"),
@@ -86,7 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw from the most probable tokens that together have this probability",
     )  # fmt: skip
     parser.add_argument("--seed", type=setting_option(BeamSettings, "sample_seed"), default=0, help="of what is drawn")
-    add_search_arguments(parser)
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +234,8 @@ def open_model(
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU that torch can use; take --device cpu")
     device = args.device if args.device != "auto" else "cuda" if uses_gpu() else "cpu"
+    if device == "cuda":  # one process a GPU, where a launcher started several
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.dtype]
     return open_translator(path or args.model, device, dtype, data, pair)
 
@@ -304,28 +317,13 @@ def _windows(files: list[Path], interactive: bool) -> Iterator[tuple[int, list[s
 
 def _lines(files: list[Path]) -> Iterator[str]:
     """Lines as text, split at \\n bytes alone; what the model never saw (control characters) becomes a space."""
+    from mnmt_ds.decoding.text_lines import decode_lines
+
     if not files:
-        yield from _decoded(sys.stdin.buffer, "standard input")
+        yield from decode_lines(sys.stdin.buffer, "standard input")
     for path in files:
         with path.open("rb") as file:
-            yield from _decoded(file, str(path))
-
-
-def _decoded(file: IO[bytes], name: str) -> Iterator[str]:
-    """A file's lines as text, control characters as spaces."""
-    import re
-
-    from mnmt_ds.errors import UserError
-
-    control = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
-    for number, raw in enumerate(file, 1):
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{name}:{number}: byte {error.start + 1} (0x{raw[error.start]:02x}) is not UTF-8; convert the file"
-            ) from None
-        yield control.sub(" ", text)
+            yield from decode_lines(file, str(path))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ Letters: N sentences of a block, S sides (one or two).
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import lru_cache, partial
-from itertools import islice, zip_longest
+from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ class ParallelText(NamedTuple):
     """SHA-256 of each file."""
     sentences: int
     """Lines of each file."""
+    tags: tuple[tuple[str, int], ...] = ()
+    """(tag, lines) for each run of lines whose source gets this tag, "" for none; empty: no line gets one."""
 
 
 def build_binary_dataset(
@@ -51,7 +53,9 @@ def build_binary_dataset(
         side, without special symbols.
     """
     output_name = f"binary.{name}"
-    fingerprint = fingerprint_of(text.hashes, text.languages, tokenizer.record["hash"], mapped_datasets.HEADER.hex())
+    fingerprint = fingerprint_of(
+        text.hashes, text.languages, tokenizer.record["hash"], mapped_datasets.HEADER.hex(), *text.tags
+    )
     if output := load_output(work, output_name, fingerprint):
         return output, False
     dtype = indexed.smallest_dtype(Tokenizer.open(tokenizer.directory).size)
@@ -61,7 +65,7 @@ def build_binary_dataset(
         def id_blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             encode = partial(_encode_block, languages=text.languages, tokenizer=tokenizer.directory, dtype=dtype)
             with ProgressBar(f"tokenise {name}", "sentences", text.sentences) as progress:
-                for ids, lengths_NS in map_in_order(pool, encode, _line_blocks(text.paths)):
+                for ids, lengths_NS in map_in_order(pool, encode, _line_blocks(text)):
                     yield ids, lengths_NS
                     tokens[:] += lengths_NS.sum(0)
                     progress.add(len(lengths_NS))
@@ -71,25 +75,36 @@ def build_binary_dataset(
     return finished_output(work, output_name, fingerprint), True
 
 
-def _line_blocks(paths: tuple[Path, ...]) -> Iterator[tuple[list[bytes], ...]]:
-    streams = [path.open("rb") for path in paths]
+class _LineBlock(NamedTuple):
+    """Aligned lines of every file, and their tags, where any line of the text has one."""
+
+    sides: list[list[bytes]]
+    tags: list[str]
+
+
+def _line_blocks(text: ParallelText) -> Iterator[_LineBlock]:
+    streams = [path.open("rb") for path in text.paths]
+    tags = chain.from_iterable(repeat(tag, lines) for tag, lines in text.tags)
     try:
-        while any(block := tuple(list(islice(stream, BLOCK)) for stream in streams)):
-            yield block
+        while any(sides := [list(islice(stream, BLOCK)) for stream in streams]):
+            yield _LineBlock(sides, list(islice(tags, len(sides[0]))))
     finally:
         for stream in streams:
             stream.close()
 
 
 def _encode_block(
-    block: tuple[list[bytes], ...], languages: tuple[str, ...], tokenizer: Path, dtype: type[np.integer]
+    block: _LineBlock, languages: tuple[str, ...], tokenizer: Path, dtype: type[np.integer]
 ) -> tuple[np.ndarray, np.ndarray]:
     """All ids of a block, sentence by sentence and side by side within it, and lengths (sentence, side)."""
     encoder = _open_tokenizer(tokenizer)
     sides = [
         encoder.encode_many([line[:-1].decode() for line in lines], language)
-        for lines, language in zip(block, languages, strict=True)
+        for lines, language in zip(block.sides, languages, strict=True)
     ]
+    tag_ids = {tag: encoder.ids_of_tag(tag, languages[0]) for tag in set(block.tags)}
+    if tag_ids:
+        sides[0] = [tag_ids[tag] + ids for tag, ids in zip(block.tags, sides[0], strict=True)]
     flat_ids: list[int] = []
     for sentence in zip_longest(*sides, fillvalue=[]):
         for ids in sentence:

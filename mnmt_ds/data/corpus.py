@@ -1,11 +1,13 @@
 """A prepared corpus, opened for training and evaluation."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from mnmt_ds.data.indexed import IndexedDataset
@@ -152,6 +154,8 @@ def changed_settings(manifest: Mapping[str, Any], settings: DataSettings) -> lis
         Names such as ``pairs`` and ``clean.max_words``.
     """
     prepared, current = manifest["settings"], settings.model_dump(mode="json")
+    with contextlib.suppress(ValidationError):  # settings that the corpus is older than have their defaults
+        prepared = DataSettings.model_validate(prepared).model_dump(mode="json")
     names = []
     for name in current:
         if name == "directory" or prepared.get(name) == current[name]:

@@ -62,7 +62,7 @@ def build_given_tokenizer(
     learned = settings.tokenizer.new_pieces
     sources = [[learned, *(text.sha256 for text in training if text.language in learned)]] if learned else []
     fingerprint = fingerprint_of(
-        given.hash, new_languages, sorted(given.originals), settings.tokenizer.trim, hashes, *sources
+        given.hash, new_languages, sorted(given.originals), settings.tokenizer.trim, hashes, *sources, *settings.tags
     )
     if output := load_output(work, "tokenizer", fingerprint):
         return output, False
@@ -73,7 +73,8 @@ def build_given_tokenizer(
         if settings.tokenizer.trim:
             files = [file for text in texts for file in zip(text.paths, text.languages, strict=True)]
             jobs = [pool.submit(_used_in_file, tokenizer, *file) for file in files]
-            tokenizer = trim(tokenizer, np.logical_or.reduce([job.result() for job in jobs]))
+            in_tags = [used_ids(tokenizer, [tag], text.languages[0]) for text in texts for tag, _ in text.tags]
+            tokenizer = trim(tokenizer, np.logical_or.reduce([*(job.result() for job in jobs), *in_tags]))
             LOG.info("tokenizer: %s of %s ids are kept", f"{tokenizer.size:,}", f"{given.size:,}")
         tokenizer.save_to(path)
         record.update(hash=tokenizer.hash, size=tokenizer.size)

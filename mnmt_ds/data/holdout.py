@@ -8,10 +8,13 @@ Letters: N rows of a pair's text, M hashes to look among.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mnmt_ds.data.settings import SyntheticText
 
 Hashes = NDArray[np.uint64]
 Mask = NDArray[np.bool_]
@@ -38,6 +41,13 @@ class RowHashes(NamedTuple):
     """Hash of both sides."""
     domain: NDArray[np.uint16]
     """Number of the row's domain."""
+    synthetic: "Mapping[int, SyntheticText]" = {}  # noqa: RUF012 (never changed)
+    """How text that a model translated is taken in, by the number of its domain."""
+
+    @property
+    def is_synthetic(self) -> Mask:
+        """Mask of the rows that a model translated."""
+        return np.isin(self.domain, list(self.synthetic))
 
     def of_rows(self, rows: Rows) -> "RowHashes":
         """Selects the hashes of some rows.
@@ -48,7 +58,8 @@ class RowHashes(NamedTuple):
         Returns:
             The hashes of these rows, in that order.
         """
-        return RowHashes(self.key[rows], self.source[rows], self.target[rows], self.pair[rows], self.domain[rows])
+        hashes = self.key[rows], self.source[rows], self.target[rows], self.pair[rows], self.domain[rows]
+        return RowHashes(*hashes, self.synthetic)
 
 
 def first_occurrences(pair_N: Hashes) -> Mask:

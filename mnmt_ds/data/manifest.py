@@ -140,6 +140,7 @@ def _pair_entry(pair: str, built: BuiltCorpus) -> dict[str, Any]:
         "splits": splits,
         "given": {split: clean[split].record["counts"] for split in ("dev", "test") if split in clean},
         **_common_entry(clean, text),
+        **({"synthetic": text.record["synthetic"]} if text.record.get("synthetic") else {}),
     }
 
 

@@ -204,12 +204,13 @@ def _texts_to_tokenise(texts: dict[str, BuildOutput]) -> Iterator[tuple[str, Par
     """Names and files of all that gets ids."""
     for name, output in texts.items():
         languages = _languages_of_text(name)
+        tags = tuple((str(tag), int(lines)) for tag, lines in output.record.get("tags", ()))
         for split, count in output.record["sentences"].items():
             files = [f"{split}.{suffix}" for _, suffix in zip(languages, ("src", "tgt"), strict=False)]
             paths, hashes = [output.directory / file for file in files], [output.sha256(file) for file in files]
             yield (
                 f"{name}.{split}" if len(languages) == 2 else name,
-                ParallelText(tuple(paths), languages, tuple(hashes), count),
+                ParallelText(tuple(paths), languages, tuple(hashes), count, tags if split == "train" else ()),
             )
 
 

@@ -9,7 +9,10 @@ from mnmt_ds.data.cleaning_rules import EMPTY_SIDE, RULES
 from mnmt_ds.data.held_out_overlap import Overlap, overlap_line
 from mnmt_ds.data.tokenizer_coverage import coverage_lines, coverage_rows, read_coverage
 
-SELECTION_RULES = ("duplicate", "domain cap", "held-out key", "held-out source", "held-out target", "over limit")
+SELECTION_RULES = (
+    "duplicate", "domain cap", "held-out key", "held-out source", "held-out target", "over limit",
+    "over synthetic share",
+)  # fmt: skip
 """Rules by which clean rows are left out of the training set."""
 DROP_RULES = ("name list", *RULES, *SELECTION_RULES)
 """All rules by which a row is dropped, in the order in which they are applied."""
@@ -54,7 +57,7 @@ def summary_table(path: Path) -> str:
     header, *rows = _table_rows(manifest)
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-    lines += _incomplete_rows(manifest)
+    lines += [*_incomplete_rows(manifest), *_synthetic_text(manifest)]
     lines.append(f"{path.parent}: {overlap_line(_overlaps(manifest))}")
     lines += [f"{path.parent}: {line}" for line in coverage_lines(read_coverage(manifest["tokenizer_coverage"]))]
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
@@ -84,7 +87,7 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "All columns between `read` and `train` are dropped rows. `held-out key`: the text by which held-out rows are",
         "chosen (a side, or the key language's text) stands in some pair's dev or test set. `held-out source` and",
         "`held-out target`: further rows with a side that is a held-out sentence of its language. `over limit`: those",
-        "above `max_train`.",
+        "above `max_train`. `over synthetic share`: synthetic text above its `share`.",
         "",
         f"{overlap_line(overlaps).capitalize()}.",
         "",
@@ -96,7 +99,7 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "",
         *_markdown_table(coverage_rows(read_coverage(manifest["tokenizer_coverage"]))),
     ]
-    lines += [f"\n{line}." for line in _incomplete_rows(manifest)]
+    lines += [f"\n{line}." for line in (*_incomplete_rows(manifest), *_synthetic_text(manifest))]
     for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
         lines += ["", f"## {pair}", ""]
         for kind, count in _repairs(entry["counts"]).items():
@@ -128,6 +131,15 @@ def _incomplete_rows(manifest: Mapping[str, Any]) -> list[str]:
         for pair, entry in manifest["pairs"].items()
         for split, counts in entry["given"].items()
         if counts.get(EMPTY_SIDE)
+    ]
+
+
+def _synthetic_text(manifest: Mapping[str, Any]) -> list[str]:
+    """Lines that say how much of the pairs' training text a model translated."""
+    return [
+        f"{pair}: {entry['synthetic']:,} of {entry['splits']['train']['sentences']:,} training sentences are synthetic"
+        for pair, entry in manifest["pairs"].items()
+        if entry.get("synthetic")
     ]
 
 

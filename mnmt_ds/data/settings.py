@@ -16,6 +16,23 @@ else:
 """Name of a corpus format: a key of ``READERS``."""
 
 
+class SyntheticText(Settings):
+    """How text that a model translated (``mnmt-ds synthesise``) is taken in. None of it is held out for dev or test."""
+
+    tag: Annotated[str, Field(max_length=40)] = Field("", examples=["<bt>"])
+    """A word that stands before each of its sources in training, such as <bt> for back-translation (Caswell et al.
+    2019); a tokenizer that is trained here has it as one piece. Empty: none."""
+    share: float | None = Field(default=None, gt=0, lt=1)
+    """Most of the pair's training sentences that may be this text's, as a share; chosen by hash. null: all of it."""
+
+    @field_validator("tag")
+    @classmethod
+    def _one_word(cls, value: str) -> str:
+        if "▁" in value or value != "".join(value.split()) or not value.isprintable():
+            raise ValueError("write one word of printable characters, such as <bt>")
+        return value
+
+
 class Files(Settings):
     """One place that holds sentences. In ``path`` and ``target_path``, {source}, {target} and {pair} are filled in."""
 
@@ -40,6 +57,8 @@ class Files(Settings):
     """Name for the cap per domain; default: the file's name."""
     codes: dict[str, str] = Field(default_factory=dict, examples=[{"bs": "bos_Latn"}])
     """What a language is called in there where that differs, such as {bs: bos_Latn}."""
+    synthetic: SyntheticText | None = None
+    """Training text that a model translated; null: real text."""
 
     @field_validator("columns")
     @classmethod
@@ -69,6 +88,16 @@ class PairFiles(Settings):
     """Given dev set, taken whole; empty: ``split.dev`` sentences are held out of ``train``."""
     test: list[Files] = Field(default_factory=list, examples=[[Files.example]])
     """Given test set, taken whole; empty: ``split.test`` sentences are held out of ``train``."""
+
+    @model_validator(mode="after")
+    def _real_and_synthetic(self) -> "PairFiles":
+        for split in ("dev", "test"):
+            if any(entry.synthetic for entry in getattr(self, split)):
+                raise ValueError(f"{split}: synthetic text is for training alone; give real text")
+        shares = [entry.synthetic.share or 0.0 for entry in self.train if entry.synthetic]
+        if sum(shares) >= 1:
+            raise ValueError(f"train: shares of synthetic text add up to {sum(shares):g}; leave some to real text")
+        return self
 
 
 class CleanSettings(Settings):
@@ -190,7 +219,7 @@ class DataSettings(Settings):
     max_train: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, examples=[{"*": 100000, "bs-en": 5000}]
     )
-    """Most training sentences by pair (either direction's name, or "*"), chosen by hash."""
+    """Most real training sentences by pair (either direction's name, or "*"), chosen by hash."""
     clean: CleanSettings = CleanSettings()
     split: SplitSettings = SplitSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
@@ -213,6 +242,8 @@ class DataSettings(Settings):
         for lang in self.monolingual:
             if not lang.replace("_", "").isalnum():
                 raise ValueError(f"monolingual '{lang}': write a language, such as fr")
+            if any(entry.synthetic for entry in self.monolingual[lang]):
+                raise ValueError(f"monolingual.{lang}: synthetic text has two sides; name it under corpora")
         for pair in self.pairs:
             if self.source == "files" and not self.files_of(pair).train:
                 raise ValueError(f"source: files, but corpora has no train files for '{pair}'")
@@ -222,6 +253,12 @@ class DataSettings(Settings):
     def languages(self) -> tuple[str, ...]:
         """Languages in the order in which the pairs (then ``monolingual``) name them: the order of the tags."""
         return tuple(dict.fromkeys([*(side for pair in self.pairs for side in split_pair(pair)), *self.monolingual]))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the pairs' synthetic text, in the order of the alphabet."""
+        entries = [entry for pair in self.pairs for entry in self.files_of(pair).train if entry.synthetic]
+        return tuple(sorted({entry.synthetic.tag for entry in entries if entry.synthetic and entry.synthetic.tag}))
 
     @property
     def unused(self) -> list[str]:

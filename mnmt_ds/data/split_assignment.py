@@ -92,9 +92,10 @@ def assign_splits(settings: DataSettings, hashes: Mapping[str, RowHashes]) -> Sp
         Usable rows and held-out rows of the training text.
     """
     usable_N, counts = usable_rows(settings, hashes["train"])
+    real_N = usable_N & ~hashes["train"].is_synthetic
     dev = 0 if "dev" in hashes else settings.split.dev
     test = 0 if "test" in hashes else settings.split.test
-    return SplitAssignment(usable_N, *holdout.choose_held_out_rows(hashes["train"].key, usable_N, dev, test), counts)
+    return SplitAssignment(usable_N, *holdout.choose_held_out_rows(hashes["train"].key, real_N, dev, test), counts)
 
 
 def pairs_without_key_language(settings: DataSettings) -> str | None:
@@ -139,12 +140,32 @@ def split_of_rows(
     masks = held_out_masks(pair, settings.split.key_language, train, held_out)
     candidates_N = assignment.usable.copy()
     candidates_N[assignment.held_out] = False
-    rows, training_counts = holdout.choose_training_rows(train.pair, candidates_N, masks, settings.limit_of(pair))
+    real_N = candidates_N & ~train.is_synthetic
+    rows, training_counts = holdout.choose_training_rows(train.pair, real_N, masks, settings.limit_of(pair))
     counts = assignment.counts + training_counts
+    synthetic_rows, synthetic_counts = _choose_synthetic_rows(train, candidates_N, masks, len(rows))
+    rows, counts = np.concatenate([rows, *synthetic_rows]), counts + synthetic_counts
     split_N = np.full(len(train.key), holdout.DROPPED, np.uint8)
     for split, split_rows in ((holdout.TRAIN, rows), (holdout.DEV, assignment.dev), (holdout.TEST, assignment.test)):
         split_N[split_rows] = split
     return split_N, counts
+
+
+def _choose_synthetic_rows(
+    train: RowHashes, candidates_N: Mask, masks: Mapping[str, Mask], real: int
+) -> tuple[list[Rows], Counter[str]]:
+    """The synthetic rows to train on beside so many real ones, by domain, and how many were left out by which rule."""
+    left = 1 - sum(text.share or 0.0 for text in train.synthetic.values())
+    chosen, counts = [], Counter[str]()
+    for domain, text in train.synthetic.items():
+        limit = None if text.share is None else round(real * text.share / left)
+        rows, rule_counts = holdout.choose_training_rows(
+            train.pair, candidates_N & (train.domain == domain), masks, limit
+        )
+        rule_counts["over synthetic share"] = rule_counts.pop("over limit", 0)
+        chosen.append(rows)
+        counts += rule_counts
+    return chosen, counts
 
 
 def complete_rows(hashes: RowHashes, seed: int) -> int:

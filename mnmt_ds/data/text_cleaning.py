@@ -6,7 +6,7 @@ Letters: N rows of a text.
 import fnmatch
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from mnmt_ds.data.language_codes import key_side
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import block_rows, files_of_part, parts_identity
-from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.data.settings import DataSettings, SyntheticText
 from mnmt_ds.data.worker_pool import ProgressBar, map_in_order
 from mnmt_ds.files import sha256
 
@@ -126,6 +126,19 @@ def read_cleaned_blocks(
     return map_in_order(pool, partial(clean_block, rules=rules), row_blocks())
 
 
+def synthetic_domains(parts: Sequence[CorpusPart]) -> dict[int, SyntheticText]:
+    """Lists how synthetic text is taken in, by the number of its domain.
+
+    Args:
+        parts: of a text; domains are numbered in the order in which parts first name them.
+
+    Returns:
+        How each domain of synthetic text is taken in.
+    """
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(part.domain for part in parts))}
+    return {numbers[part.domain]: part.synthetic for part in parts if part.synthetic}
+
+
 def is_dropped_domain(part: CorpusPart, rules: CleaningRules) -> bool:
     """Returns whether a part's domain is one that the settings drop.
 
@@ -156,6 +169,9 @@ def load_row_hashes(output: BuildOutput, seed: int) -> RowHashes:
         target=_side_keys(output, "target", seed) if output.record["files"]["target"]["size"] else source_key_N,
         pair=np.fromfile(output.directory / "pair", np.uint64),
         domain=np.fromfile(output.directory / "domain", np.uint16),
+        synthetic={
+            number: SyntheticText.model_validate(values) for number, values in output.record.get("synthetic", [])
+        },
     )
 
 
@@ -206,6 +222,7 @@ def _write(
         counts={kind: counts[kind] for kind in ("read", "clean", *sorted(counts))},
         places=places,
         domains=dict(domains),
+        synthetic=[[number, text.model_dump()] for number, text in synthetic_domains(parts).items()],
         left_out=[part.domain for part in dropped],
         inputs=[
             {"path": str(path), "size": path.stat().st_size, "sha256": sha256(path)}

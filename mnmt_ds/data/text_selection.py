@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from mnmt_ds.data import holdout
 from mnmt_ds.data.build_cache import BuildOutput, fingerprint_of, finished_output, load_output, new_output
 from mnmt_ds.data.cleaning_rules import EMPTY_SIDE
 from mnmt_ds.data.held_out_text import HeldOutText
+from mnmt_ds.data.holdout import RowHashes
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import (
     SplitAssignment,
@@ -65,7 +67,8 @@ def build_selected_text(
     complete = {split: count - clean[split].record["counts"].get(EMPTY_SIDE, 0) for split, count in given.items()}
     check_split_sizes(settings, pair, split_N, complete, Counter(clean["train"].record["counts"]) + counts)
     contents = {split: [output.sha256(side) for side, _ in SIDES] for split, output in clean.items()}
-    fingerprint = fingerprint_of(contents, _digest(split_N), dict(counts))
+    tags = _tag_runs(hashes, split_N)
+    fingerprint = fingerprint_of(contents, _digest(split_N), dict(counts), *tags)
     output_name = f"select.{pair}"
     if output := load_output(work, output_name, fingerprint):
         return output, False
@@ -81,7 +84,8 @@ def build_selected_text(
             _distribute_lines(clean["train"].directory / side, paths, split_N)
             for split in given:
                 shutil.copyfile(clean[split].directory / side, directory / f"{split}.{suffix}")
-        record.update(sentences=sizes, counts=dict(counts), pair=pair)
+        synthetic = int((hashes.is_synthetic & (split_N == holdout.TRAIN)).sum())
+        record.update(sentences=sizes, counts=dict(counts), pair=pair, tags=tags, synthetic=synthetic)
     return finished_output(work, output_name, fingerprint), True
 
 
@@ -140,6 +144,17 @@ def _distribute_lines(text: Path, paths: Mapping[int, Path], split_N: NDArray[np
     finally:
         for file in files.values():
             file.close()
+
+
+def _tag_runs(hashes: RowHashes, split_N: NDArray[np.uint8]) -> list[list[Any]]:
+    """[tag, sentences] for each run of training sentences with the same tag, "" where there is none; empty: no tags."""
+    if not any(text.tag for text in hashes.synthetic.values()):
+        return []
+    domains_N = hashes.domain[split_N == holdout.TRAIN]
+    starts = np.flatnonzero(np.diff(domains_N, prepend=-1))
+    lengths = np.diff(starts, append=len(domains_N)).tolist()
+    synthetic = [hashes.synthetic.get(domain) for domain in domains_N[starts].tolist()]
+    return [[text.tag if text else "", length] for text, length in zip(synthetic, lengths, strict=True)]
 
 
 def _digest(split_N: NDArray[np.uint8]) -> str:

@@ -245,6 +245,23 @@ class Tokenizer:
             return str(self._models[JOINT].decode(self._model_ids[piece_ids].tolist()))
         return "".join(" ⁇ " if i == UNK else self.symbols[i] for i in piece_ids).replace("▁", " ").strip()
 
+    def ids_of_tag(self, tag: str, lang: str) -> list[int]:
+        """Tokenises a word that stands before sentences in training to mark them, such as <bt>.
+
+        Args:
+            tag: the word; empty: none.
+            lang: language of the sentences.
+
+        Returns:
+            The id of the piece that it is, where the tokenizer was trained with it; else ids of the pieces that it is
+            split into.
+        """
+        if not tag:
+            return []
+        model = self._models[self._model_of(lang)]
+        piece = model.piece_to_id(tag)
+        return self.encode(tag, lang) if piece == model.unk_id() else [int(self._ids[self._model_of(lang)][piece])]
+
     def round_trip(self, texts: Sequence[str], lang: str, without_unknown: bool = False) -> list[str]:
         """Encodes sentences and decodes them again: the best that a model of these pieces could write.
 

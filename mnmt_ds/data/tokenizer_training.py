@@ -64,6 +64,7 @@ def build_tokenizer(
         settings.languages,
         THREADS,
         [(text.language, text.sha256) for text in texts],
+        *settings.tags,
     )
     if output := load_output(work, "tokenizer", fingerprint):
         return output, False
@@ -74,7 +75,7 @@ def build_tokenizer(
     for name in [JOINT] if kind == "joint" else settings.languages:
         files = [text.text for text in texts if name in (JOINT, text.language)]
         label = "all languages" if name == JOINT else name
-        jobs[name] = pool.submit(train_sentencepiece, files, tokenizer_settings, label)
+        jobs[name] = pool.submit(train_sentencepiece, files, tokenizer_settings, label, settings.tags)
     with (
         new_output(work, "tokenizer", fingerprint) as (path, record),
         ProgressBar("train SentencePiece", "models") as progress,
@@ -89,13 +90,16 @@ def build_tokenizer(
     return finished_output(work, "tokenizer", fingerprint), True
 
 
-def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, label: str) -> bytes:
+def train_sentencepiece(
+    texts: Sequence[TextFile], settings: TokenizerSettings, label: str, tags: Sequence[str] = ()
+) -> bytes:
     """Trains a SentencePiece model.
 
     Args:
         texts: training text.
         settings: size and kind of the model.
         label: whose model it is, for messages.
+        tags: words that stand before synthetic text; each is a piece.
 
     Returns:
         The model, serialised.
@@ -115,6 +119,7 @@ def train_sentencepiece(texts: Sequence[TextFile], settings: TokenizerSettings, 
             hard_vocab_limit=settings.hard_limit and settings.model == "unigram",
             normalization_rule_name=settings.normalization,
             byte_fallback=settings.byte_fallback,
+            user_defined_symbols=list(tags),
             num_threads=THREADS,
             bos_id=0,
             pad_id=1,

@@ -32,7 +32,7 @@ from mnmt_ds.data.split_assignment import (
     split_of_rows,
     usable_rows,
 )
-from mnmt_ds.data.text_cleaning import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
+from mnmt_ds.data.text_cleaning import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks, synthetic_domains
 from mnmt_ds.data.tokenizer_coverage import count_coverage, coverage_lines
 from mnmt_ds.data.vocabulary_size import count_characters, vocabulary_faults
 from mnmt_ds.data.worker_pool import ProgressBar, map_in_order, process_pool
@@ -150,10 +150,12 @@ def _read(
     rules = rules._replace(list_faults=rules.given or settings.clean.bad_lines == "error")
     counts: Counter[str] = Counter()
     blocks, places = [], dict[str, str]()
+    domains = list(dict.fromkeys(part.domain for part in parts))
     for part in parts:
         if is_dropped_domain(part, rules):
             continue
         part_faults: list[str] = []
+        domain = domains.index(part.domain)
         try:
             for block in read_cleaned_blocks(pool, rules, [part], f"check {name} {role} {part.domain}"):
                 counts += block.counts
@@ -162,7 +164,7 @@ def _read(
                 if role == "train":
                     for language, content in zip(split_pair(name), (block.source, block.target), strict=True):
                         count_characters(characters.setdefault(language, Counter()), content)
-                blocks.append(block._replace(source=b"", target=b"", faults=[]))
+                blocks.append(block._replace(source=b"", target=b"", faults=[], domain=domain))
         except UserError as fault:
             part_faults += fault.faults
         faults += part_faults[:MAX_LISTED_FAULTS]
@@ -170,7 +172,7 @@ def _read(
             faults.append(f"{part.files[0]}: {len(part_faults) - MAX_LISTED_FAULTS} more lines like these")
     if counts[EMPTY_SIDE]:
         print(incomplete_rows_line(name, role, counts, places[EMPTY_SIDE]))
-    return concatenate_hashes(blocks), counts
+    return concatenate_hashes(blocks)._replace(synthetic=synthetic_domains(parts)), counts
 
 
 def _corpus_faults(settings: DataSettings, pool: Executor, checks_tokenizer: bool) -> Iterator[str]:

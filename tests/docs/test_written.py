@@ -18,6 +18,7 @@ PLACEHOLDERS = {"recipe.yaml", "RECIPE.yaml", "STUDY.yaml"}
 TREES = ("mnmt_ds", "tests", "launchers", "docs", "ds_configs")
 FLAGS_OF_OTHERS = {
     "--num_gpus", "--hostfile", "--launcher",  # deepspeed
+    "--nproc_per_node",  # torchrun
     "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue",  # sbatch
     "--no-build-isolation", "--no-deps", "--check",  # pip, ruff
     "--pairs", "--directory",  # tests.data.scale

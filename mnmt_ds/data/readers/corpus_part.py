@@ -1,9 +1,12 @@
 """What a reader is given, and what it yields: numbered rows of one part of a pair's text."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnmt_ds.data.language_pairs import split_pair
+
+if TYPE_CHECKING:
+    from mnmt_ds.data.settings import SyntheticText
 
 Text = str | bytes | None
 """Bytes are decoded (and their faults found) by the cleaning workers; None is a line over the byte limit."""
@@ -72,3 +75,5 @@ class CorpusPart(NamedTuple):
     """What of the recipe's entry decides which rows are read, where it is not what it is by default."""
     tolerant: bool = False
     """The system's own files: what is wrong with them is counted, and no error."""
+    synthetic: "SyntheticText | None" = None
+    """How text that a model translated is taken in; None: real text."""

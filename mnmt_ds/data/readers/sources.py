@@ -28,7 +28,8 @@ def corpus_parts(settings: DataSettings, name: str, role: str, origin: Origin) -
         origin: where training text comes from.
 
     Returns:
-        The parts in the order in which they are read; none where the recipe names no files.
+        The parts in the order in which they are read, synthetic text last, so that of equal rows the real one counts;
+        none where the recipe names no files.
 
     Raises:
         UserError: when an entry of the recipe does not fit the pair, or its files cannot be found.
@@ -38,7 +39,7 @@ def corpus_parts(settings: DataSettings, name: str, role: str, origin: Origin) -
     elif role == "train" and origin != "files":
         entries = [Files(format=origin)]
     else:
-        entries = getattr(settings.files_of(name), role)
+        entries = sorted(getattr(settings.files_of(name), role), key=lambda entry: entry.synthetic is not None)
     return [part for entry in entries for part in _parts_of_entry(entry, settings, name, role)]
 
 
@@ -128,7 +129,7 @@ def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) 
             pair=name,
             format=entry.format,
             paths=each,
-            domain=entry.domain or Path(each[0] if each else entry.format).name,
+            domain=_domain(entry, each),
             columns=entry.columns,
             split=entry.split,
             role=role,
@@ -141,7 +142,18 @@ def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) 
         for each in located
     ]
     keys = [entry.columns, entry.split, entry.codes, entry.min_scores]
-    return [_part(reader, located, keys) for request in requests for located in reader.locate(request)]
+    keys += [entry.synthetic.model_dump()] if entry.synthetic else []
+    return [
+        _part(reader, located, keys)._replace(synthetic=entry.synthetic)
+        for request in requests
+        for located in reader.locate(request)
+    ]
+
+
+def _domain(entry: Files, paths: tuple[str, ...]) -> str:
+    """The name for the cap per domain; no synthetic text has that of real text, or of text with another tag."""
+    name = entry.domain or Path(paths[0] if paths else entry.format).name
+    return " ".join(filter(None, [name, "(synthetic)", entry.synthetic.tag])) if entry.synthetic else name
 
 
 def _part(reader: ReaderEntry, request: ReadRequest, keys: list[Any]) -> CorpusPart:

@@ -1,0 +1,179 @@
+"""Make training text with a model: back-translation of monolingual text, or sequence-level distillation.
+
+Text goes in a sentence a line; DIR/PAIR.SOURCE and DIR/PAIR.TARGET come out, aligned line for line, and the lines that
+take them into a recipe are printed. What was cut off goes on with the same command. Several processes share the work:
+those that torchrun, deepspeed or srun start, or any with --shard.
+
+back-translation:  mnmt-ds synthesise runs/en_bs news.en.gz --pair bs-en --direction back --sample -o synthetic/bt
+distillation:      mnmt-ds synthesise runs/large train.bs --pair bs-en --direction forward -o synthetic/distilled
+"""
+
+import argparse
+import logging
+import os
+import re
+from pathlib import Path
+
+from mnmt_ds.config.paths import path_option
+
+HELP = "make training text with a model: back-translation, or sequence-level distillation"
+LOG = logging.getLogger(__name__)
+RANKS = (
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
+"""Variables of a launcher: the process's number, and how many there are."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments.
+
+    Args:
+        parser: the command's parser.
+    """
+    from mnmt_ds.cli.translate import add_sampling_arguments, add_search_arguments
+    from mnmt_ds.config.ranges import number_option
+
+    parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
+    parser.add_argument(
+        "files", type=path_option, nargs="+", metavar="TEXT",
+        help="UTF-8 text, one sentence a line; .gz, .bz2, .xz, .zst and .zip are read as they are",
+    )  # fmt: skip
+    parser.add_argument("--pair", required=True, help="source-target of the corpus that is made, such as bs-en")
+    parser.add_argument(
+        "--direction", required=True, choices=("back", "forward"),
+        help="back: TEXT is in the target language, its sources are made; forward: TEXT is in the source language",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=path_option, required=True, metavar="DIR", help="directory to write")
+    parser.add_argument(
+        "--closest-to", type=path_option, metavar="FILE",
+        help="given translations of TEXT, line for line: of the beam's hypotheses the one with the highest"
+        " sentence-level chrF against them is taken",
+    )  # fmt: skip
+    parser.add_argument(
+        "--chunk", type=number_option(int, ge=1), default=20_000, metavar="LINES",
+        help="lines after which what is done is kept (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shard", metavar="I/N", help="make the I-th of N parts (default: as the launcher says, else all)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="begin anew what was begun or made in the directory")
+    add_sampling_arguments(parser)
+    add_search_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the corpus, or this process's part of it.
+
+    Args:
+        args: the parsed arguments.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: for faults of the arguments and of the text, before any work.
+    """
+    from mnmt_ds.cli.translate import open_model, processes, search_settings
+    from mnmt_ds.data.worker_pool import ProgressBar
+    from mnmt_ds.decoding import synthesis
+    from mnmt_ds.decoding.loading import warn_untrained_pair
+    from mnmt_ds.errors import UserError
+
+    rank, size = shard_of(args.shard)
+    _check(args)
+    if args.fresh and size > 1:
+        raise UserError("--fresh: one process removes what others make; take it without launcher and --shard")
+    if args.fresh:
+        synthesis.start_anew(args.output)
+    search = search_settings(args)
+    given = [args.closest_to] if args.closest_to else []
+    plan = synthesis.SynthesisPlan(
+        args.pair, args.direction, "", {}, synthesis.describe_files(args.files), synthesis.describe_files(given),
+        args.chunk,
+    )  # fmt: skip
+    if not plan.lines:
+        raise UserError(f"{args.files[0]}: no line of text; give text in the language that is translated")
+    if given and (lines := plan.references[0][2]) != plan.lines:
+        raise UserError(f"{args.closest_to}: {lines:,} lines, the text has {plan.lines:,}; give them line for line")
+    translator = open_model(args, pair=plan.model_pair)
+    translator.frame(plan.model_pair)
+    warn_untrained_pair(translator, plan.model_pair)
+    facts = {**search.model_dump(mode="json"), "dtype": args.dtype}
+    plan = plan._replace(model=str(translator.description.get("sha256")), search=facts)
+    record = synthesis.begin(args.output, plan)
+    if record is not None and rank > 0:
+        return 0
+    if record is None:
+        chunks = synthesis.missing_chunks(args.output, plan, rank, size)
+        done = plan.chunks - len(synthesis.missing_chunks(args.output, plan))
+        if done:
+            LOG.info("%s: %d of %d chunks are there already", args.output, done, plan.chunks)
+        last = plan.lines - (plan.chunks - 1) * plan.chunk
+        total = sum(last if number == plan.chunks - 1 else plan.chunk for number in chunks)
+        with ProgressBar(f"synthesise {plan.pair}", "lines", total) as progress:
+            synthesis.translate_chunks(
+                args.output, plan, chunks, translator, search, args.batch_tokens,
+                lambda sentences: processes(args, translator, sentences), progress.add,
+            )  # fmt: skip
+        record = synthesis.finish(args.output, plan, {"model_path": str(args.model)})
+    if record is None:
+        LOG.info("%s: this process's part is done; whoever comes last joins them", args.output)
+        return 0
+    _report(args.output, args.pair, args.direction, record)
+    return 0
+
+
+def shard_of(text: str | None) -> tuple[int, int]:
+    """Says which part of the work this process does.
+
+    Args:
+        text: ``I/N`` as given on the command line; None: as the launcher's variables say.
+
+    Returns:
+        The part's number from 0, and how many parts there are.
+
+    Raises:
+        UserError: where the text is no such part.
+    """
+    from mnmt_ds.errors import UserError
+
+    if text is not None:
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(f"--shard {text}: write I/N with I from 1 to N, such as 2/8")
+        return int(match[1]) - 1, int(match[2])
+    for rank, size in RANKS:
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return 0, 1
+
+
+def _check(args: argparse.Namespace) -> None:
+    """UserError for arguments that do not go together."""
+    from mnmt_ds.data.language_pairs import is_pair
+    from mnmt_ds.errors import UserError
+
+    if not is_pair(args.pair):
+        raise UserError(f"--pair {args.pair}: write source-target, such as bs-en")
+    if args.closest_to and args.direction == "back":
+        raise UserError("--closest-to: sources are made, and the text is their reference; take it with forward")
+    if args.closest_to and (args.sample or args.beam == 1):
+        raise UserError("--closest-to: needs several hypotheses; leave out --sample, and take --beam 2 or more")
+    for path in [*args.files, *([args.closest_to] if args.closest_to else [])]:
+        if path.is_dir() or not os.access(path, os.R_OK):
+            raise UserError(f"{path}: cannot be read; give text files")
+
+
+def _report(directory: Path, pair: str, direction: str, record: dict[str, object]) -> None:
+    from mnmt_ds.decoding.synthesis import corpus_paths
+
+    counts = record["counts"]
+    assert isinstance(counts, dict)
+    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    source, target = corpus_paths(directory, pair)
+    tag = "{tag: <bt>}" if direction == "back" else "{}"
+    print(f"{directory}: {record['lines']:,} sentence pairs of {pair}{f' ({said})' if said else ''}; in a recipe,")
+    print(f"among the entries of data.corpora.{pair}.train, after real text:")
+    print(f"  - {{format: moses, path: {source}, target_path: {target}, synthetic: {tag}}}")
