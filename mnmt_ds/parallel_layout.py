@@ -173,7 +173,7 @@ class ParallelLayout:
         """Adds a tensor up over the student's ranks, in place; see ``RankGroup.sum``.
 
         Args:
-            values: this rank's summand.
+            values: this rank's summand, of the same shape on every rank.
 
         Returns:
             The same tensor object, now the sum.

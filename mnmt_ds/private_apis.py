@@ -318,7 +318,7 @@ def zero3_partition(parameter: Any) -> tuple[Tensor, int]:
         parameter: a parameter that ZeRO-3 has partitioned.
 
     Returns:
-        The partition, flat, and how many elements every rank holds.
+        The partition, one-dimensional, and how many elements every rank holds.
     """
     return parameter.ds_tensor, parameter.ds_tensor.ds_numel
 

@@ -28,7 +28,7 @@ class RandomSentences(NamedTuple):
             index: its number.
 
         Returns:
-            Tokens of source and target.
+            Piece ids of source (S,) and target (T,).
         """
         return self.sources[index], self.targets[index]
 

@@ -61,7 +61,7 @@ class EpochPlan(NamedTuple):
             number: of the micro-batch in the epoch, from 0.
 
         Returns:
-            Numbers of its sentences.
+            Numbers of its sentences, one-dimensional.
         """
         return self.sentence[self.start[number] : self.start[number + 1]].astype(np.int64)
 
@@ -82,8 +82,8 @@ def usable_lengths(source: Ints, target: Ints, source_extra: int, target_extra: 
     """Adds frame tokens to lengths, and leaves out sentences that are too long on either side.
 
     Args:
-        source: pieces of each source sentence.
-        target: pieces of each target sentence.
+        source: pieces of each source sentence, (N,).
+        target: pieces of each target sentence, (N,).
         source_extra: tags and end symbols around a source.
         target_extra: tags and end symbols around a target.
         max_length: longest side, in tokens.
@@ -103,7 +103,7 @@ def numbers_below(size: int) -> Ints:
         size: how many there are.
 
     Returns:
-        0 to size - 1.
+        The numbers 0 to size - 1, (size,).
     """
     return np.arange(size, dtype=np.int32 if size <= np.iinfo(np.int32).max else np.int64)
 
@@ -119,7 +119,7 @@ def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> 
         pair: the pair's number.
 
     Returns:
-        ``count`` numbers below ``size``; none comes twice before all came once.
+        ``count`` numbers below ``size``, (count,); none comes twice before all came once.
     """
     parts, position, end = [], offset, offset + count
     while position < end:
@@ -153,11 +153,11 @@ def length_order(source: Ints, target: Ints) -> Ints:
     Against a sort by target and then source, this pads a tenth less where the sides' lengths are loosely tied.
 
     Args:
-        source: tokens of each source.
-        target: tokens of each target.
+        source: tokens of each source, (N,).
+        target: tokens of each target, (N,).
 
     Returns:
-        A permutation of the sentences.
+        A permutation of the sentences' numbers, (N,).
     """
     band = source // BAND
     return np.lexsort((source, np.where(band % 2 == 0, target, -target), band))
@@ -167,12 +167,12 @@ def batch_bounds(source: Ints, target: Ints, max_tokens: int) -> Ints:
     """Cuts length-sorted sentences into batches of at most ``max_tokens`` padded tokens: size x longest side.
 
     Args:
-        source: tokens of each source.
-        target: tokens of each target.
+        source: tokens of each source, (N,).
+        target: tokens of each target, (N,).
         max_tokens: padded tokens of a batch; a longer sentence is a batch of its own.
 
     Returns:
-        First sentence of each batch, then the number of sentences.
+        First sentence of each batch, then the number of sentences, (batches + 1,).
     """
     longest_side = np.maximum(source, target)
     bounds, start, total = [0], 0, len(longest_side)
@@ -347,7 +347,7 @@ def fixed_batches(lengths: PairLengths, max_tokens: int) -> list[NDArray[np.int6
         max_tokens: padded tokens of a batch.
 
     Returns:
-        Sentence numbers of each batch.
+        Sentence numbers of each batch, one-dimensional.
     """
     order = length_order(lengths.source, lengths.target)
     bounds = batch_bounds(lengths.source[order], lengths.target[order], max_tokens)

@@ -73,7 +73,7 @@ def trim(tokenizer: Tokenizer, used: NDArray[np.bool_]) -> Tokenizer:
 
     Args:
         tokenizer: of a pretrained model.
-        used: by id, whether some text has it.
+        used: by id, whether some text has it, (V,).
 
     Returns:
         The smaller tokenizer, which splits those texts as before.
@@ -132,7 +132,7 @@ def used_ids(tokenizer: Tokenizer, lines: Sequence[str], language: str) -> NDArr
         language: its language.
 
     Returns:
-        By id, whether the text has it.
+        By id, whether the text has it, (V,).
     """
     used = np.zeros(tokenizer.size, bool)
     for ids in tokenizer.encode_many(lines, language):

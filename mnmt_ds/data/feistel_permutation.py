@@ -26,7 +26,7 @@ def draw_items(size: int, count: int, offset: int, seed: int, name: str) -> Ints
         name: what the items are; another name, another sequence.
 
     Returns:
-        ``count`` numbers below ``size``; none comes twice before all came once.
+        ``count`` numbers below ``size``, (count,); none comes twice before all came once.
     """
     position = np.arange(offset, offset + count, dtype=np.int64)
     permutation_N, place_N = np.divmod(position, size)

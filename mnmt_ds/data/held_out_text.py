@@ -34,7 +34,7 @@ class HeldOutText(NamedTuple):
             hash_N: hash of each normalised sentence.
 
         Returns:
-            Mask over ``hash_N``.
+            Mask (N,), True where a sentence is held out.
         """
         sentences_M = self.sentences.get(canonical_language(language))
         return np.zeros(len(hash_N), bool) if sentences_M is None else holdout.is_in_sorted(hash_N, sentences_M)

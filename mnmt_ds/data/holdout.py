@@ -53,7 +53,7 @@ class RowHashes(NamedTuple):
         """Selects the hashes of some rows.
 
         Args:
-            rows: their numbers.
+            rows: their numbers, (M,).
 
         Returns:
             The hashes of these rows, in that order.
@@ -69,7 +69,7 @@ def first_occurrences(pair_N: Hashes) -> Mask:
         pair_N: hash of each row's two sides.
 
     Returns:
-        Mask of the first row of every hash.
+        Mask (N,) of the first row of every hash.
     """
     mask_N = np.zeros(len(pair_N), bool)
     mask_N[np.unique(pair_N, return_index=True)[1]] = True
@@ -86,7 +86,7 @@ def apply_domain_cap(domain_N: NDArray[np.uint16], pair_N: Hashes, usable_N: Mas
         cap: most rows of a domain.
 
     Returns:
-        Mask of the rows that stay usable.
+        Mask (N,) of the rows that stay usable.
     """
     mask_N = usable_N.copy()
     for domain, count in zip(*np.unique(domain_N[usable_N], return_counts=True), strict=True):
@@ -151,7 +151,7 @@ def is_in_sorted(values_N: Hashes, sorted_M: Hashes) -> Mask:
         sorted_M: ascending values to look among.
 
     Returns:
-        Mask over ``values_N``.
+        Mask (N,), True where a value occurs.
     """
     if not len(sorted_M):
         return np.zeros(len(values_N), bool)

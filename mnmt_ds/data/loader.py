@@ -30,7 +30,7 @@ class SentenceSource(Protocol):
             index: number of the sentence in the set.
 
         Returns:
-            Ids of source and target, without special symbols.
+            Ids of source (S,) and target (T,), without special symbols.
         """
         ...
 
@@ -42,7 +42,7 @@ def collate(
 
     Args:
         sentences: the pair's sentences.
-        chosen: numbers of those that the batch holds.
+        chosen: numbers of those that the batch holds, (B,).
         frame: the pair's frame.
         pair: the pair's number.
         divisor: target tokens of the whole update.

@@ -186,7 +186,7 @@ class DenoisingSources:
         Args:
             epoch: number of the epoch: another one, other noise.
             number: the source's number, counted on from the pairs.
-            chosen: numbers of its items.
+            chosen: numbers of its items, (B,).
 
         Returns:
             The batch.

@@ -41,7 +41,7 @@ class TextPool(Protocol):
             index: its number.
 
         Returns:
-            Its ids, without special symbols around it.
+            Its ids (T,), without special symbols around it.
         """
         ...
 
@@ -96,7 +96,7 @@ class SentencePool:
             index: its number.
 
         Returns:
-            Its ids, without special symbols.
+            Its ids (T,), without special symbols.
         """
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self._parts[number]
@@ -144,7 +144,7 @@ class BlockPool:
             index: its number.
 
         Returns:
-            Ids of its sentences, joined by </s>.
+            Ids of its sentences (T,), joined by </s>.
         """
         parts: list[Ints] = []
         for i in range(int(self._bounds_B[index]), int(self._bounds_B[index + 1])):

@@ -40,7 +40,7 @@ def add_noise(pieces_T: Ints, words: WordBoundaries, settings: NoiseSettings, ra
         random: source of the noise.
 
     Returns:
-        Ids of the noised text.
+        Ids of the noised text, one-dimensional and mostly shorter.
     """
     sentences = _split_sentences(pieces_T)
     if settings.permute_sentences and len(sentences) > 1:

@@ -135,7 +135,7 @@ def split_of_rows(
         held_out: what no row may be trained on.
 
     Returns:
-        For each row ``holdout.TRAIN``, ``DEV``, ``TEST`` or ``DROPPED``; and how many rows were dropped by which rule.
+        (N,): ``holdout.TRAIN``, ``DEV``, ``TEST`` or ``DROPPED`` for each row; and how many rows each rule dropped.
     """
     masks = held_out_masks(pair, settings.split.key_language, train, held_out)
     candidates_N = assignment.usable.copy()

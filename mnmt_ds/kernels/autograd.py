@@ -73,7 +73,7 @@ def flat_gradients(
         rounded: whether to round to the tensors' dtypes, or to leave the accumulation dtype.
 
     Returns:
-        Both gradients; None where one was not wanted.
+        Gradients in the shapes of hidden states and projection; None where one was not wanted.
     """
     dhidden, dprojection = results.dhidden_KND, results.dprojection_VD
     if rounded:
@@ -138,7 +138,7 @@ def attach_gradients(
         results: as from ``compute_chunks``.
 
     Returns:
-        The loss with a graph.
+        The loss (), with a graph.
     """
     dhidden, dprojection = flat_gradients(hidden_BTD, projection_VD, inputs, results, rounded=False)
     return _PrecomputedGradients.apply(hidden_BTD, projection_VD, loss, dhidden, dprojection)  # type: ignore[no-untyped-call, no-any-return]

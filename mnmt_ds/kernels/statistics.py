@@ -102,7 +102,7 @@ class Workspace:
             dtype: of a new buffer; None: the workspace's.
 
         Returns:
-            At least ``size`` numbers, not cleared.
+            One-dimensional, at least ``size`` numbers, not cleared.
         """
         if name not in self.buffers or self.buffers[name].numel() < size:
             self.buffers.pop(name, None)  # the old one goes before the new one comes

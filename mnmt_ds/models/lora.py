@@ -111,7 +111,7 @@ def initialise_adapter(name: str, weight: Tensor) -> None:
 
     Args:
         name: of the weight in the model.
-        weight: overwritten.
+        weight: A, (R, I), or B, (O, R); overwritten.
     """
     if name.endswith(B):
         nn.init.zeros_(weight)
@@ -124,13 +124,13 @@ def merged(weight: Tensor, name: str, adapters: Mapping[str, Tensor], lora: Lora
     """Adds a map's adapters to its matrix.
 
     Args:
-        weight: of the map.
+        weight: of the map, all its parts: (P O, I).
         name: of that weight, such as encoder.0.attention.qkv.weight.
         adapters: weights by name; those of other maps are passed over.
         lora: their rank and scale.
 
     Returns:
-        The sum in float32; ``weight`` itself where the map has no adapter.
+        The sum (P O, I) in float32; ``weight`` itself where the map has no adapter.
     """
     module, _, kind = name.rpartition(".")
     if kind != "weight" or module + A not in adapters:

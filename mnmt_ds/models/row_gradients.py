@@ -35,10 +35,10 @@ class RowGradients:
         """Returns the weight for the output projection, and notes the backward pass in which that has a gradient.
 
         Args:
-            weight_VD: the weight.
+            weight_VD: the weight, (V, D).
 
         Returns:
-            The same numbers; a loss may add its gradient to what ``accumulates_in`` has accumulated.
+            The same numbers, (V, D); a loss may add its gradient to what ``accumulates_in`` has accumulated.
         """
         if not torch.is_grad_enabled():
             return weight_VD

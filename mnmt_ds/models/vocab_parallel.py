@@ -132,7 +132,7 @@ def gather_vocabulary(shard_VX: Tensor, vocab_shard: VocabShard, vocabulary_size
         vocabulary_size: words of all ranks together.
 
     Returns:
-        All rows in order, on every rank of the shard's group.
+        All rows in order, (vocabulary_size, X), on every rank of the shard's group.
     """
     rows = []
     for rank in range(dist.get_world_size(vocab_shard.group)):

@@ -71,7 +71,7 @@ class WeightFiles:
             rows: of these only; None: all, backed by the mapped file as long as nothing writes to it.
 
         Returns:
-            On the CPU, in the file's type.
+            The tensor in the file's shape (or of these rows) and dtype, on the CPU.
 
         Raises:
             UserError: where a value is not finite.

@@ -72,7 +72,7 @@ class ShardStorage:
 
         Args:
             version: the teacher; nothing is done where its shard is here.
-            shard: this rank's shard, on the CPU.
+            shard: this rank's shard (N,), on the CPU.
         """
         if version in self:
             return
@@ -95,7 +95,7 @@ class ShardStorage:
             stop: end of the range; None: the shard's end.
 
         Returns:
-            The elements, on the CPU.
+            The elements, one-dimensional, on the CPU.
         """
         if version in self._in_memory:
             return self._in_memory[version][start:stop]
@@ -195,7 +195,7 @@ def safetensors_header(shard: Tensor) -> bytes:
     A second tensor, of bytes, fills the data up to a multiple of ALIGNMENT.
 
     Args:
-        shard: the tensor that follows.
+        shard: the tensor (N,) that follows.
 
     Returns:
         ALIGNMENT bytes.
@@ -222,7 +222,7 @@ def read_mapped(path: Path, offset: int, size: int) -> Tensor:
         size: number of bytes.
 
     Returns:
-        uint8, at most ``size`` elements: fewer where the shard ends before.
+        uint8, one-dimensional, at most ``size`` elements: fewer where the shard ends before.
     """
     return load_file(path)["shard"].view(torch.uint8)[offset - ALIGNMENT :][:size]
 
@@ -231,7 +231,7 @@ def checksum(values: Tensor) -> int:
     """Computes the CRC-32 of a tensor's bytes.
 
     Args:
-        values: on the CPU.
+        values: of any shape, on the CPU.
 
     Returns:
         The checksum.

@@ -261,7 +261,7 @@ def as_integers(states_BLD: Tensor) -> Tensor:
         states_BLD: of a float type.
 
     Returns:
-        int32; fp16 and bf16 are two to a number.
+        int32 (B, L, D), of fp16 and bf16 (B, L, D / 2): two numbers in one.
     """
     return states_BLD.contiguous().view(torch.int32)
 

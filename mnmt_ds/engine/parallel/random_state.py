@@ -26,7 +26,7 @@ def random_state() -> Tensor:
     """Reads the random generator's state, as bytes on this rank's device.
 
     Returns:
-        uint8.
+        uint8, (bytes,).
     """
     here = device()
     return torch.get_rng_state() if here.type == "cpu" else torch.cuda.get_rng_state(here).to(here)

@@ -67,7 +67,7 @@ def decode_requests(encoded: Tensor) -> list[tuple[PeerRequest, Batch]]:
     """Decodes what ``encode_requests`` encoded.
 
     Args:
-        encoded: int64.
+        encoded: int64, one-dimensional.
 
     Returns:
         The requests with their batches.
