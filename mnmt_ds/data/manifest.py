@@ -40,7 +40,7 @@ class BuiltCorpus(NamedTuple):
     """What the tokenizer cannot say of the texts."""
 
     def outputs(self) -> list[BuildOutput]:
-        """Lists all of them.
+        """Lists the outputs of all steps.
 
         Returns:
             The outputs that this corpus uses.

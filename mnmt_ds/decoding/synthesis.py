@@ -106,7 +106,7 @@ def text_lines(files: Sequence[Sequence[Any]]) -> Iterator[str]:
 
 
 def begin(directory: Path, plan: SynthesisPlan) -> dict[str, Any] | None:
-    """Notes what a directory's chunks are chunks of, or checks that they are of the same plan.
+    """Writes the plan that a directory's chunks belong to, or checks that it is the same one.
 
     Args:
         directory: where the corpus is made; made where it is missing.

@@ -69,7 +69,7 @@ class RunLog:
             self.flush()
 
     def flush(self) -> None:
-        """Writes into the run's log what several students have noted; called by all ranks of the job together."""
+        """Writes students' waiting records into the run's log; called by all ranks of the job together."""
         entries = self._pending
         if self._peer_group.is_split:
             gathered = self._peer_group.merge({self._peer_group.own_students[0]: [tuple(entry) for entry in entries]})

@@ -65,7 +65,7 @@ def recipe_faults(path: Path, overrides: Sequence[str]) -> list[str]:
 
 @contextmanager
 def all_faults_listed(recipe: Recipe) -> Iterator[None]:
-    """Adds to a UserError from the block what else the run would be refused for.
+    """Adds the other reasons for which the run would be refused to a UserError from the block.
 
     Args:
         recipe: of the run.
@@ -80,7 +80,7 @@ def all_faults_listed(recipe: Recipe) -> Iterator[None]:
 
 
 def start_faults(recipe: Recipe, at_fault: Sequence[KeyPath] = (), needs_corpus: bool = True) -> list[str]:
-    """Lists what a run would be refused for; on this rank alone.
+    """Lists the reasons for which a run would be refused; on this rank alone.
 
     A check that reads a setting which is at fault already, or what an earlier check could not open, is left out.
 

@@ -29,7 +29,7 @@ def ops_needed(config: dict[str, Any]) -> list[str]:
 
 
 def build_native_code(loss_implementation: str, config: dict[str, Any], optional: Sequence[str] = ()) -> list[str]:
-    """Builds what a job needs.
+    """Builds the native code that a job needs.
 
     Args:
         loss_implementation: the recipe's ``train.loss_implementation``.

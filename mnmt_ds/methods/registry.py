@@ -94,7 +94,7 @@ def check(section: Settings, facts: RunFacts) -> None:
 
 
 def requirements(section: Settings) -> Requirements:
-    """Collects what a method and all inside it need of a run.
+    """Joins the requirements of a method and of all methods inside it.
 
     Args:
         section: the outermost method's settings.

@@ -72,7 +72,7 @@ def recipe_layout(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLay
 
 
 def candidate_layouts(recipe: Recipe, layout: PlannedLayout) -> Iterator[tuple[PlannedLayout, int, bool]]:
-    """Lists what is tried on a number of ranks; what costs least time comes first.
+    """Yields the layouts to try on a number of ranks, fastest first.
 
     Sharding more costs traffic, pipeline stages their bubble (the more the more), vocabulary-parallel ranks all of the
     work that is done alike, both together both; offloading costs most (and saves nothing on a CPU), recomputing a third

@@ -120,7 +120,7 @@ def slowdown(stages: Sequence[StageContents], micro_batches: int, vocabulary_sha
 
 
 def bubble(count: int, micro_batches: int) -> float:
-    """Computes what a pipeline's step takes over its stages' own work: (m + p - 1) / m.
+    """Computes by which factor a pipeline's step takes longer than its stages' own work: (m + p - 1) / m.
 
     Args:
         count: p stages.

@@ -188,7 +188,7 @@ Steps = Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def draw_steps(panels: Sequence[tuple[GroupRun, Steps]], pairs: Sequence[str], ylabel: str, top: float | None) -> str:
-    """Draws a panel a run of what its pairs' values were from epoch to epoch.
+    """Draws a panel for each run with its pairs' values from epoch to epoch.
 
     Args:
         panels: a run and its values.

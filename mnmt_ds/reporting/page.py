@@ -108,7 +108,7 @@ def render_page(
 
 
 def part_values(part: ComparedRuns) -> dict[str, Any]:
-    """Collects what the template shows of a part.
+    """Collects the values that the template shows of a part.
 
     Args:
         part: compared runs.

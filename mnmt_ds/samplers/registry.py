@@ -34,7 +34,7 @@ def build(section: Settings, pairs: Sequence[str], sizes: Sequence[int]) -> Samp
 
 
 def requirements(section: Settings) -> Requirements:
-    """Collects what a sampler needs of a run.
+    """Returns the requirements that a sampler has of its run.
 
     Args:
         section: the sampler's settings, as in a recipe's ``sampler:`` section.

@@ -8,7 +8,7 @@ from mnmt_ds.errors import UserError
 
 
 def elements(path: str, *tags: str) -> Iterator[Any]:
-    """Reads elements as they end; each is emptied once the next is asked for.
+    """Yields elements as they end; each is emptied once the next is asked for.
 
     Args:
         path: the XML file.

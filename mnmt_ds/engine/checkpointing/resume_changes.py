@@ -144,7 +144,7 @@ def _older_recipe(values: Mapping[str, Any], present: Recipe) -> dict[str, Any]:
 
 
 def changes(before: WrittenBy, recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> list[ResumeChange]:
-    """Lists what this run has otherwise.
+    """Lists the settings that this run has otherwise than the checkpoint's run.
 
     Args:
         before: the run that wrote the checkpoint.
@@ -247,7 +247,7 @@ def refuse(path: Path, listed: Sequence[ResumeChange], layout: str) -> None:
 
 
 def measured_anew(listed: Sequence[ResumeChange]) -> set[DevMetric]:
-    """Lists what is measured otherwise from here on.
+    """Lists the dev metrics that are measured otherwise from here on.
 
     Args:
         listed: all changes.

@@ -325,7 +325,7 @@ class TrainingData:
         )  # fmt: skip
 
     def with_divisors(self, micro_batches: list[Batch]) -> list[Batch]:
-        """Counts an update's tokens where tasks are mixed; all ranks call this together.
+        """Sets the divisors of an update's batches where tasks are mixed; all ranks call this together.
 
         How much of a sentence counts is known only where it was masked.
 

@@ -131,7 +131,7 @@ SECTIONS = ("optimizer", "zero_optimization", "bf16", "fp16")
 
 
 def faults(config: Mapping[str, Any]) -> list[str]:
-    """Lists what of a DeepSpeed configuration cannot be used, whatever the recipe says.
+    """Lists the keys of a DeepSpeed configuration that cannot be used, whatever the recipe says.
 
     Args:
         config: as written.

@@ -221,7 +221,7 @@ class Engine(Protocol):
     def gather_weights(
         self, dtype: torch.dtype | None = None, everywhere: bool = True, names: Collection[str] | None = None
     ) -> dict[str, Tensor]:
-        """Copies the whole weights to the CPU; what is in parts is gathered, one parameter at a time.
+        """Copies the whole weights to the CPU; shards are gathered, one parameter at a time.
 
         Args:
             dtype: of the copies; None: as they are.

@@ -26,7 +26,7 @@ BLOCK = 1 << 22
 
 @contextmanager
 def without_side_effects(deepspeed_engine: Any) -> Iterator[None]:
-    """Passes between two updates that leave no trace: counters, gradient buffers and random state are put back.
+    """Runs a block of passes between two updates, then restores counters, gradient buffers and random state.
 
     Every backward within is one whole gradient: DeepSpeed reduces it at once.
 

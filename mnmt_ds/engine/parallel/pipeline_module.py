@@ -121,7 +121,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         return stage_bounds(self.entries, self.costs, self.num_stages, trained_entries(self.settings, self.entries))
 
     def build_stage(self) -> tuple[list[Callable[..., Any]], dict[str, nn.Module]]:
-        """Makes this stage's layers: what is called in turn, and the tied ones by key.
+        """Makes this stage's layers: those that are called in turn, and the tied ones by key.
 
         Returns:
             The layers, and the tied ones by key.
@@ -155,7 +155,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         return segment
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Any:
-        """Carries one micro-batch along this stage.
+        """Runs this stage's layers on one micro-batch, and the teachers' layers beside them.
 
         Args:
             inputs: of the first stage source (B, S) and decoder (B, T) tokens and a ``MicroBatchNote``; of the others

@@ -174,7 +174,7 @@ class PeerExchange:
         self.serve_requests()
 
     def serve_requests(self) -> None:
-        """Computes what other members request until none will send requests again."""
+        """Computes the states that other members request, until none will send requests again."""
         while self._is_serving:
             self._serve_round(Kind.NO_REQUEST)
         self._wait_for_states()
