@@ -1,7 +1,7 @@
 """The lowest value so far of each language pair, and the update at which it was reached."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -40,6 +40,20 @@ class BestValue(NamedTuple):
             The same update with an infinite value.
         """
         return self._replace(value=math.inf)
+
+
+def keep_lowest(values: Sequence[BestValue], new: BestValue, count: int) -> list[BestValue]:
+    """Adds a value to the lowest ones so far.
+
+    Args:
+        values: the lowest ones, ascending.
+        new: the new one.
+        count: how many stay.
+
+    Returns:
+        The lowest ones now, ascending; of equal ones the earlier.
+    """
+    return sorted([*values, new])[:count]
 
 
 class BestValues(dict[str, BestValue]):

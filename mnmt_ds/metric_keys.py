@@ -97,8 +97,12 @@ VALID_AVG_BLEU_CEILING = Metric(
 VALID_AVG_CHRF_CEILING = Metric(
     "valid/avg/chrf_ceiling", "chrF", "Mean of valid/<pair>/chrf_ceiling over pairs."
 )  # fmt: skip
-VALID_BEST = Metric("valid/best/overall", "nats a target token", "Lowest overall dev loss so far.")
-VALID_BEST_UPDATE = Metric("valid/best/update", "updates", "Update of the lowest overall dev loss.")
+VALID_BEST = Metric(
+    "valid/best/overall",
+    "nats a target token",
+    "Overall dev loss of the overall best checkpoint.",
+)
+VALID_BEST_UPDATE = Metric("valid/best/update", "updates", "Update of the overall best checkpoint.")
 VALID_DEFICIT = Metric(
     "valid/deficit", "nats a target token",
     "Performance deficit (paper 1): dev loss at the overall best checkpoint less the pair's best, summed over pairs; it"

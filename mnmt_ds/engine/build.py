@@ -189,7 +189,7 @@ def make_students(
             log = Tracker(student_recipe.directory, settings, layout.is_main, {}, student_recipe.name)
             peers = exchange.peers_of(name, last, run_trials)
         eval_states = engine.method_eval_states(student_recipe.data.pairs)
-        best = BestCheckpoints(student_recipe.data.pairs, student_recipe.validation.selection, dev_tokens)
+        best = BestCheckpoints(student_recipe.data.pairs, student_recipe.validation, dev_tokens)
         context = make_context(
             student_recipe, engine, corpus, training_data, tracker.info, peers, eval_states, best.overall_loss
         )

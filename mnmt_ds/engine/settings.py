@@ -128,6 +128,13 @@ class ValidationSettings(Settings):
     """Padded tokens of a dev batch."""
     selection: Literal["pairs", "tokens"] = "pairs"
     """Overall best checkpoint by the mean over pairs (the papers) or over all dev tokens (the released code)."""
+    select_by: Literal["loss", "bleu", "chrf"] = "loss"
+    """What the overall best checkpoint and ``train.patience`` go by: dev losses, or the mean over pairs of BLEU or
+    chrF of the dev sets, at the validations that take them (``bleu_every``) and at the first one; patience counts these
+    alone. Pairs' bests and teachers go by dev losses in any case."""
+    average_k: int = Field(default=0, ge=0, le=1000)
+    """At the end of the run the weights of so many best checkpoints are averaged as ``average``, where
+    ``keep_best_per_pair`` each pair's as ``average_<pair>``; until then their snapshots stay on disk. 0: none."""
     watch: tuple[str, ...] = ()
     """Pairs of the prepared corpus that are not trained on, such as those of the model that the run starts from: their
     dev losses are logged at each validation (``watch/<pair>/loss``), and select nothing."""
@@ -141,6 +148,14 @@ class ValidationSettings(Settings):
     """Beam of those translations; 1: greedy search."""
     bleu_ban_unknown: bool = False
     """Those translations never hold the unknown piece (written " ⁇ ")."""
+
+    @model_validator(mode="after")
+    def _scored(self) -> "ValidationSettings":
+        if self.select_by != "loss" and not self.bleu_every:
+            raise ValueError(f"select_by: {self.select_by} needs dev scores; set bleu_every: 1 or more")
+        if self.average_k == 1:
+            raise ValueError("average_k: one checkpoint has no mean; set 2 or more, or 0")
+        return self
 
 
 def learning_rate(settings: TrainSettings, update: int) -> float:

@@ -417,7 +417,7 @@ class Training:
             self.run_log.log(student, "sampler", self.update, self.progress, values, line)
 
     def keep_last(self) -> None:
-        """Keeps everyone's final weights as ``last``.
+        """Keeps everyone's final weights as ``last``, and the means of their best ones.
 
         Raises:
             RunError: where weights are not finite; nothing is written.
@@ -425,6 +425,7 @@ class Training:
         self._check_weights()
         for student in self.students:
             records.keep_last(self.corpus, student)
+            records.keep_averages(student)
 
     def close(self) -> None:
         """Closes the logs and everything else that lasts as long as the run."""

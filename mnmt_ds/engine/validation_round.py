@@ -54,7 +54,7 @@ def validate_students(training: Training) -> None:
         scores[student.name] = _dev_scores(training, student)
         reports.append(_report(training, student, losses, scores[student.name]))
     for student, report in zip(students, reports, strict=True):
-        is_better, improved = student.best.update(report)
+        is_better, improved = student.best.update(report, scores[student.name])
         student.method.on_validation(report)
         records.keep_weights(training.corpus, student, report, is_better, improved)
     student_records = [
@@ -104,7 +104,8 @@ def _dev_scores(training: Training, student: Student) -> DevScores:
     """BLEU and chrF where this validation takes them; else nothing."""
     settings = training.recipe.validation
     number = math.ceil(training.update / settings.every) if settings.every else training.progress.epoch + 1
-    if not settings.bleu_every or number % settings.bleu_every:
+    is_due = bool(settings.bleu_every) and number % settings.bleu_every == 0
+    if not is_due and (settings.select_by == "loss" or student.best.overall.is_set):
         return {}
     description = model_description(student.recipe, training.corpus)
     return dev_scores(student.engine, description, training.corpus, training.pairs, settings)

@@ -17,7 +17,7 @@ from tests.unit.test_architecture import LAYERS
 PLACEHOLDERS = {"recipe.yaml", "RECIPE.yaml", "STUDY.yaml"}
 TREES = ("mnmt_ds", "tests", "launchers", "docs", "ds_configs")
 FLAGS_OF_OTHERS = {
-    "--num_gpus", "--hostfile", "--launcher",  # deepspeed
+    "--num_gpus", "--hostfile", "--launcher", "--include", "--launcher_args",  # deepspeed
     "--nproc_per_node",  # torchrun
     "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue",  # sbatch
     "--no-build-isolation", "--no-deps", "--check",  # pip, ruff

@@ -1,6 +1,7 @@
 """BLEU and chrF while training are what ``evaluate`` finds afterwards; the MFU's FLOPs are those that torch counts."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
 from mnmt_ds.engine.students.records import validation_line
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.models.weights import read_weights
 from mnmt_ds.tracking import read_records
 from tests.engine.test_learning import train
 from tests.spawn import on_ranks
@@ -28,12 +30,13 @@ def test_bleu_in_training_is_that_of_evaluate(tiny_corpus: Path, tmp_path: Path,
     run = tmp_path / "run"
     sections = {
         "train": {"max_epochs": 4, "batches_per_update": 2, "lr": 8e-3},
-        "validation": {"bleu_every": 2},
+        "validation": {"bleu_every": 2, "select_by": "chrf", "average_k": 2},
         "deepspeed": zero(stage, run),
     }
     assert on_ranks(2, train, str(tiny_corpus), str(run), sections) == ["", ""]
     valid = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "valid"]
-    assert ["valid/avg/bleu" in record for record in valid] == [False, True, False, True]
+    assert ["valid/avg/bleu" in record for record in valid] == [True, True, False, True]
+    _check_selection(run, valid)
     assert main(["evaluate", str(run), "--checkpoint", "last", "--split", "dev"]) == 0
     report = json.loads((run / "evaluation" / "last.dev.json").read_text())
     for pair in PAIRS:
@@ -44,8 +47,24 @@ def test_bleu_in_training_is_that_of_evaluate(tiny_corpus: Path, tmp_path: Path,
     assert valid[-1]["valid/avg/chrf"] == pytest.approx(report["macro"]["chrf"]) and report["macro"]["chrf"] > 0
 
 
+def _check_selection(run: Path, valid: list[dict[str, Any]]) -> None:
+    """``best`` is of the best mean chrF, ``average`` the mean of the two best; pairs go by their losses."""
+    scored = [(-record["valid/avg/chrf"], record["update"]) for record in valid if "valid/avg/chrf" in record]
+    assert os.readlink(run / "best") == f"snapshots/{min(scored)[1]}"
+    assert valid[-1]["valid/best/update"] == min(scored)[1]
+    chosen = {"average": sorted(scored)[:2]}
+    for pair in PAIRS:
+        losses = sorted((record[f"valid/{pair}/loss"], record["update"]) for record in valid)
+        assert os.readlink(run / f"best_{pair}") == f"snapshots/{losses[0][1]}"
+        chosen[f"average_{pair}"] = losses[:2]
+    for name, (first, second) in chosen.items():
+        one, two = (read_weights(run / "snapshots" / str(update)) for _, update in (first, second))
+        for key, value in read_weights(run / name).items():
+            assert torch.equal(value, ((one[key].float() + two[key].float()) / 2).to(value.dtype))
+
+
 def test_the_log_has_the_ceiling_beside_bleu() -> None:
-    best = SimpleNamespace(overall=SimpleNamespace(value=1.0, update=5), deficit=lambda: 0.0)
+    best = SimpleNamespace(selected=lambda: "best 1.0000 at 5", deficit=lambda: 0.0)
     student: Any = SimpleNamespace(best=best, training_data=SimpleNamespace(pairs=["a-en"]))
     report: Any = SimpleNamespace(update=5, epoch=1.0)
     record = {"valid/avg/macro": 1.0, "valid/avg/bleu": 12.345, "valid/avg/bleu_ceiling": 73.1}

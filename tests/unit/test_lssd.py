@@ -3,6 +3,7 @@
 Shape letters: B sentences, T target positions, D width, V vocabulary.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
+from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.methods.lssd import LssdSettings, default_alpha, lssd
 from mnmt_ds.methods.method import MethodContext, ValidationReport
 from mnmt_ds.models.settings import ModelSettings
@@ -88,11 +90,11 @@ DEVS = ((3.0, 3.0), (3.1, 2.0), (2.8, 3.5))
 
 @pytest.mark.parametrize(("selection", "teacher"), [("pairs", 2), ("tokens", 3)])
 def test_stsd_is_taught_by_the_checkpoint_that_is_selected(selection: Any, teacher: int) -> None:
-    best = BestCheckpoints(PAIRS, selection, TOKENS)
+    best = BestCheckpoints(PAIRS, ValidationSettings(selection=selection), TOKENS)
     overall = OverallBest(teacher_pool(), best.overall_loss)
     for update, dev in enumerate(DEVS, start=1):
         report = ValidationReport(update, float(update), dict(zip(PAIRS, dev, strict=True)))
-        best.update(report)
+        best.update(report, {})
         overall.update(report)
     assert overall.best == best.overall and overall.best.update == teacher
     again = OverallBest(teacher_pool(), best.overall_loss)
@@ -101,7 +103,9 @@ def test_stsd_is_taught_by_the_checkpoint_that_is_selected(selection: Any, teach
 
 
 def test_stsd_of_an_older_run_goes_on_with_the_mean_over_pairs() -> None:
-    overall = OverallBest(teacher_pool(), BestCheckpoints(PAIRS, "tokens", TOKENS).overall_loss)
+    overall = OverallBest(
+        teacher_pool(), BestCheckpoints(PAIRS, ValidationSettings(selection="tokens"), TOKENS).overall_loss
+    )
     overall.restore({"best": 2.55, "version": 2, "switch": True})
     overall.update(ValidationReport(3, 3.0, {"bs-en": 2.0, "fr-en": 4.0}))  # 2.2 over tokens, 3.0 over pairs
     assert overall.best.update == 2 and overall.teacher_of("fr-en") == 2
@@ -281,3 +285,30 @@ def _train(corpus: str, run: str) -> list[dict[str, Any]]:
     )  # fmt: skip
     train(made)
     return read_records(Path(run) / "metrics.jsonl")
+
+
+def test_the_best_by_a_score_waits_for_scores() -> None:
+    """chrF 10, none, 30, 20: patience counts scored validations; the deficit is that of the selected checkpoint."""
+    best = BestCheckpoints(["a-en", "b-en"], ValidationSettings(select_by="chrf", bleu_every=2, average_k=2), {})
+    chrf = {1: {"a-en": {"chrf": 5.0}, "b-en": {"chrf": 15.0}}, 3: {"a-en": {"chrf": 30.0}, "b-en": {"chrf": 30.0}},
+            4: {"a-en": {"chrf": 25.0}, "b-en": {"chrf": 15.0}}}  # fmt: skip
+    dev = {1: (4.0, 3.0), 2: (2.0, 2.0), 3: (3.0, 3.0), 4: (2.5, 1.0)}
+    seen = []
+    for update, (a, b) in dev.items():
+        report = ValidationReport(update, update, {"a-en": a, "b-en": b})
+        is_better, improved = best.update(report, chrf.get(update, {}))
+        seen.append((is_better, improved, best.since_better, best.selected(), best.deficit()))
+    assert seen == [
+        (True, ["a-en", "b-en"], 0, "best by chrf 10.00 at 1", 0.0),
+        (False, ["a-en", "b-en"], 0, "best by chrf 10.00 at 1", 3.0),
+        (True, [], 0, "best by chrf 30.00 at 3", 2.0),
+        (False, ["b-en"], 1, "best by chrf 30.00 at 3", 3.0),
+    ]
+    lowest = {name: [value.update for value in values] for name, values in best.lowest.items()}
+    assert lowest == {"": [3, 4], "a-en": [2, 4], "b-en": [4, 2]}
+    assert best.snapshots(per_pair=False) == {3, 4} and best.snapshots(per_pair=True) == {2, 3, 4}
+    again = BestCheckpoints(["a-en", "b-en"], best.settings, {})
+    again.restore(json.loads(json.dumps(best.state())))
+    assert again.state() == best.state()
+    again.begin_anew(pairs=False)
+    assert again.lowest.keys() == {"a-en", "b-en"} and again.since_better == 0

@@ -1,46 +1,80 @@
 """The best checkpoints, overall and of each pair, and what lies between them: the performance deficit."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from mnmt_ds.best_values import BestValue, BestValues
+from mnmt_ds.best_values import BestValue, BestValues, keep_lowest
+from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.methods.method import ValidationReport
+
+OVERALL = ""
+"""Stands for the overall best among the names of pairs."""
 
 
 class BestCheckpoints:
     """Tracks the overall best checkpoint and each pair's best one (paper 1); its state is in the run's checkpoints."""
 
-    def __init__(self, pairs: Sequence[str], selection: Literal["pairs", "tokens"], tokens: Mapping[str, int]) -> None:
+    def __init__(self, pairs: Sequence[str], settings: ValidationSettings, tokens: Mapping[str, int]) -> None:
         """Starts without any.
 
         Args:
             pairs: names of language pairs.
-            selection: the overall dev loss is the mean over pairs, or over all dev tokens.
+            settings: what the bests go by, and how many are kept.
             tokens: dev tokens of each pair.
         """
-        self.selection = selection
+        self.settings = settings
         self.tokens = tokens
         self.overall = BestValue()
         self.dev_at_overall: dict[str, float] = {}
         self.pair = BestValues(pairs)
         self.since_better = 0
-        """Validations since the overall best."""
+        """Validations since the overall best; where it goes by scores, those that took them."""
+        self.lowest: dict[str, list[BestValue]] = {}
+        """The ``average_k`` best values by pair, of the overall best under "": ascending."""
 
-    def update(self, report: ValidationReport) -> tuple[bool, list[str]]:
+    def update(self, report: ValidationReport, scores: Mapping[str, Mapping[str, float]]) -> tuple[bool, list[str]]:
         """Updates the best values from a validation.
 
         Args:
             report: its dev losses.
+            scores: its dev scores by pair and name; empty where none were taken.
 
         Returns:
             Whether the overall best is new, and which pairs improved.
         """
-        value = self.overall_loss(report.dev)
-        is_better = value < self.overall.value
-        self.since_better = 0 if is_better else self.since_better + 1
+        values = dict(report.dev)
+        is_better = False
+        if (value := self._overall_value(report.dev, scores)) is not None:
+            values[OVERALL] = value
+            is_better = value < self.overall.value
+            self.since_better = 0 if is_better else self.since_better + 1
         if is_better:
-            self.overall, self.dev_at_overall = BestValue(value, report.update), dict(report.dev)
+            self.overall, self.dev_at_overall = BestValue(values[OVERALL], report.update), dict(report.dev)
+        for name, value in values.items() if self.settings.average_k else ():
+            self.lowest[name] = keep_lowest(
+                self.lowest.get(name, []), BestValue(value, report.update), self.settings.average_k
+            )
         return is_better, self.pair.update_lowest(report.dev, report.update)
+
+    def _overall_value(self, dev: Mapping[str, float], scores: Mapping[str, Mapping[str, float]]) -> float | None:
+        """What the overall best goes by, the lower the better; None where it goes by scores that were not taken."""
+        if self.settings.select_by == "loss":
+            return self.overall_loss(dev)
+        if not scores:
+            return None
+        return -sum(row[self.settings.select_by] for row in scores.values()) / len(scores)
+
+    def selected(self) -> str:
+        """Describes the overall best checkpoint.
+
+        Returns:
+            Such as ``best 3.9214 at 400``, or ``best by bleu 23.41 at 400``.
+        """
+        if not self.overall.is_set:
+            return "no best yet"
+        if self.settings.select_by == "loss":
+            return f"best {self.overall.value:.4f} at {self.overall.update}"
+        return f"best by {self.settings.select_by} {-self.overall.value:.2f} at {self.overall.update}"
 
     def overall_loss(self, dev: Mapping[str, float]) -> float:
         """Computes the dev loss that the overall best checkpoint is selected by.
@@ -51,7 +85,7 @@ class BestCheckpoints:
         Returns:
             Nats a token.
         """
-        return overall_loss(dev, self.selection, self.tokens)
+        return overall_loss(dev, self.settings.selection, self.tokens)
 
     def begin_anew(self, pairs: bool) -> None:
         """Drops values that are measured otherwise from here on; kept weights stay until the next validation.
@@ -60,6 +94,7 @@ class BestCheckpoints:
             pairs: the pairs' dev losses are; else the overall one alone.
         """
         self.overall, self.since_better = self.overall.without_value(), 0
+        self.lowest = {} if pairs else {name: values for name, values in self.lowest.items() if name != OVERALL}
         if pairs:
             self.dev_at_overall = {}
             self.pair.forget_values()
@@ -87,8 +122,12 @@ class BestCheckpoints:
         Returns:
             Updates.
         """
-        overall = {self.overall.update} if self.overall.is_set else set()
-        return overall | self.pair.updates() if per_pair else overall
+        updates = {self.overall.update} if self.overall.is_set else set()
+        updates |= self.pair.updates() if per_pair else set()
+        averaged = [
+            best.update for name, values in self.lowest.items() if per_pair or name == OVERALL for best in values
+        ]
+        return updates.union(averaged)
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint of the run holds, as JSON values.
@@ -101,6 +140,7 @@ class BestCheckpoints:
             "dev_at_overall": self.dev_at_overall,
             "pair": {pair: list(best) for pair, best in self.pair.items()},
             "since_better": self.since_better,
+            "lowest": {name: [list(best) for best in values] for name, values in self.lowest.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -113,6 +153,10 @@ class BestCheckpoints:
         self.dev_at_overall = dict(state["dev_at_overall"])
         self.pair = BestValues({pair: BestValue(*best) for pair, best in state["pair"].items()})
         self.since_better = int(state["since_better"])
+        lowest = state.get("lowest", {}) if self.settings.average_k else {}
+        self.lowest = {
+            name: [BestValue(*best) for best in values[: self.settings.average_k]] for name, values in lowest.items()
+        }
 
 
 def overall_loss(dev: Mapping[str, float], selection: str, tokens: Mapping[str, int]) -> float:

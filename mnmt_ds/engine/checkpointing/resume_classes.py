@@ -48,7 +48,8 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         REFUSED: "pairs",
     },
     "data.corpora": {FREE: "train dev test"},
-    "data.monolingual": {FREE: "format path target_path columns split domain codes min_scores"},
+    "data.monolingual": {FREE: "format path target_path columns split domain codes min_scores synthetic"},
+    "data.monolingual.synthetic": {FREE: "tag share"},
     "data.clean": {
         FREE: "bad_lines max_line_bytes max_words max_key_words max_characters max_ratio min_script copied placeholders"
         " duplicates drop_domains domain_cap unicode"
@@ -113,8 +114,8 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     "pipeline": {FREE: "stages balance"},
     "tensor": {FREE: "vocabulary"},
     "validation": {
-        FREE: "every max_tokens watch keep_best_per_pair bleu_every",
-        NEW_METRIC: "selection bleu_sentences bleu_beam bleu_ban_unknown",
+        FREE: "every max_tokens watch keep_best_per_pair bleu_every average_k",
+        NEW_METRIC: "selection select_by bleu_sentences bleu_beam bleu_ban_unknown",
     },
     "tracking": {NO_EFFECT: "wandb project entity group wandb_pairs log_every"},
 }
@@ -122,6 +123,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
 CHANGED_METRICS: Mapping[str, DevMetric] = {
     "train.label_smoothing": DevMetric.DEV_LOSS,
     "validation.selection": DevMetric.OVERALL,
+    "validation.select_by": DevMetric.OVERALL,
     "validation.bleu_sentences": DevMetric.DEV_BLEU,
     "validation.bleu_beam": DevMetric.DEV_BLEU,
     "validation.bleu_ban_unknown": DevMetric.DEV_BLEU,
@@ -155,6 +157,8 @@ NOTES: Mapping[str, str] = {
     "students.seed": "dropout and the order of data follow from it",
     "train.label_smoothing": "dev losses have other units; bests and patience begin anew",
     "validation.selection": "the overall dev loss is another mean; the overall best and patience begin anew",
+    "validation.select_by": "the overall best and patience begin anew",
+    "validation.average_k": "of validations so far, those whose weights were kept are averaged",
     "validation.bleu_sentences": "dev BLEU is of other text; experts are measured anew",
     "validation.bleu_beam": "dev BLEU is of another search; experts are measured anew",
     "validation.bleu_ban_unknown": "dev BLEU is of another search; experts are measured anew",

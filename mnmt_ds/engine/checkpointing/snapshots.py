@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import remove, replace_link
+from mnmt_ds.models.averaging import average_models
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.weights import describe_model, read_plain_weights, read_weights, save_model
 
@@ -82,6 +83,19 @@ def read_expert(
         return read_weights(directory, names)
     weights = read_plain_weights(directory)
     return {name: weights[name] for name in names} if names is not None else weights
+
+
+def average(run: Path, updates: Mapping[str, Sequence[int]]) -> None:
+    """Writes means of snapshots' weights as model directories of the run; called on the main rank.
+
+    Args:
+        run: the student's directory.
+        updates: of the snapshots whose mean each directory gets, by its name.
+    """
+    for name, chosen in updates.items():
+        present = [run / "snapshots" / str(update) for update in chosen if (run / "snapshots" / str(update)).is_dir()]
+        if len(present) > 1:
+            save_model(run / name, *average_models(present))
 
 
 def link(run: Path, names: Iterable[str], update: int) -> None:

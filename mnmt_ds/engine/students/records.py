@@ -8,6 +8,7 @@ from mnmt_ds import metric_keys
 from mnmt_ds.best_values import DevMetric
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.checkpointing import checkpoint, snapshots
+from mnmt_ds.engine.checkpointing.best_checkpoints import OVERALL
 from mnmt_ds.engine.checkpointing.fingerprint import model_description
 from mnmt_ds.engine.checkpointing.resume_changes import WrittenBy
 from mnmt_ds.engine.dataloading.data_iterator import position_from_updates
@@ -75,7 +76,7 @@ def restore_state(
 
 def _begin_anew(student: Student, metric: DevMetric) -> None:
     """What is measured otherwise has no former value that a later one could be compared with."""
-    if metric is not DevMetric.DEV_BLEU:
+    if metric is not DevMetric.DEV_BLEU or student.recipe.validation.select_by != "loss":
         student.best.begin_anew(pairs=metric is DevMetric.DEV_LOSS)
     if metric is DevMetric.DEV_LOSS:
         student.data_iterator.losses = [[0.0, 0.0] for _ in student.data_iterator.losses]
@@ -161,6 +162,21 @@ def keep_last(corpus: Corpus, student: Student) -> None:
     student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, ["last"], student.updates)
 
 
+def keep_averages(student: Student) -> None:
+    """Averages the weights of the best checkpoints, as ``validation.average_k`` says, into model directories.
+
+    Args:
+        student: all of its ranks call this together.
+    """
+    names = {
+        "average" if name == OVERALL else f"average_{name}": values for name, values in student.best.lowest.items()
+    }
+    if not student.recipe.validation.keep_best_per_pair:
+        names = {name: values for name, values in names.items() if name == "average"}
+    updates = {name: [best.update for best in values] for name, values in names.items() if len(values) > 1}
+    student.engine.layout.ranks.on_main_first(snapshots.average, student.directory, updates)
+
+
 def _write_snapshot(corpus: Corpus, student: Student, facts: dict[str, Any]) -> None:
     update, names = student.updates, None
     description = {**model_description(student.recipe, corpus), "update": update, **facts}
@@ -189,7 +205,9 @@ def validation_record(student: Student, report: ValidationReport, values: PairVa
     }
     record[metric_keys.VALID_MACRO] = sum(report.dev.values()) / len(report.dev)
     record[metric_keys.VALID_MIN] = min(report.dev.values())
-    record[metric_keys.VALID_BEST], record[metric_keys.VALID_BEST_UPDATE] = best.overall
+    if best.dev_at_overall:
+        record[metric_keys.VALID_BEST] = best.overall_loss(best.dev_at_overall)
+        record[metric_keys.VALID_BEST_UPDATE] = best.overall.update
     record[metric_keys.VALID_DEFICIT] = best.deficit()
     total = sum(data_iterator.trained)
     for pair, probability, trained, size, (loss, tokens) in zip(
@@ -248,7 +266,7 @@ def validation_line(student: Student, report: ValidationReport, record: dict[str
     bleu, ceiling = (record.get(key) for key in (metric_keys.VALID_AVG_BLEU, metric_keys.VALID_AVG_BLEU_CEILING))
     return (
         f"valid {report.update} | epoch {report.epoch:.2f} | dev {record[metric_keys.VALID_MACRO]:.4f}"
-        f" (best {best.overall.value:.4f} at {best.overall.update}) | deficit {best.deficit():.4f}"
+        f" ({best.selected()}) | deficit {best.deficit():.4f}"
         + (f" | watched {record[metric_keys.WATCH_MACRO]:.4f}" if metric_keys.WATCH_MACRO in record else "")
         + (f" | BLEU {bleu:.2f} (ceiling {ceiling:.2f})" if bleu is not None else "")
         + (f" | taught: {' '.join(taught)}" if taught else "")
