@@ -20,11 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=number_option(int, ge=1, le=4096), help="worker processes (default: one for each processor)"
     )
+    parser.add_argument(
+        "--preview", type=path_option, metavar="FILE.html",
+        help="write a page of what each rule would drop and repair, with examples, and prepare nothing",
+    )  # fmt: skip
+    parser.add_argument(
+        "--examples", type=number_option(int, ge=1, le=1000), default=8, help="with --preview: rows a rule (default: 8)"
+    )
     parser.add_argument("--fresh", action="store_true", help="redo everything, also what did not change")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares the recipe's corpus.
+    """Prepares the recipe's corpus, or shows what would become of its text.
 
     Args:
         args: the parsed arguments.
@@ -35,5 +42,19 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.data.prepare import prepare
     from mnmt_ds.engine.recipe import load_recipe
 
-    prepare(load_recipe(args.recipe, args.overrides).data, args.processes, args.fresh)
+    settings = load_recipe(args.recipe, args.overrides).data
+    if args.preview:
+        from mnmt_ds.data.preview import preview
+        from mnmt_ds.files import write_text
+        from mnmt_ds.reporting.preview_page import preview_page, preview_tables
+
+        previews = preview(settings, args.processes, args.examples)
+        write_text(args.preview, preview_page(settings.directory, previews))
+        head, *rows = [preview_tables(previews)[0].head, *preview_tables(previews)[0].rows]
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for cells in (head, *rows):
+            print("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+        print(f"written: {args.preview}")
+        return 0
+    prepare(settings, args.processes, args.fresh)
     return 0

@@ -6,6 +6,7 @@ Letters: N rows that were kept.
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ RULES = (
 )  # fmt: skip
 """Names of this file's rules in the order in which they are applied; duplicates, domains and held-out text follow
 later."""
+HTML_ENTITY, MARKUP = NOTICED = ("HTML entity", "markup")
+"""What is counted in rows that are kept, and left as it is."""
 EMPTY_SIDE = "empty side"
 """Rows of a given dev or test set that lack a side; they are counted under this name, and kept."""
 
@@ -32,6 +35,7 @@ _CONTEXT = re.compile(r"^\|[\w-]*\|(?=.)|^_: [^\n]*\n(?=.)")
 _PREFIX = re.compile(r"^[A-Za-z][\w -]*\|(?=\S)")
 _BRACKETED = re.compile(r"\s*\([_&~]\w\)")
 _ASCII_BEFORE, _ASCII_AFTER = re.compile(r"[A-Za-z0-9_*]*$"), re.compile(r"^[A-Za-z0-9_*]*")
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>")
 _ENTITY = re.compile(r"&#?\w+;")
 _ACCELERATOR = {mark: re.compile(rf"{mark}(?=[^\W_])") for mark in "_&~"}
 
@@ -53,6 +57,8 @@ class CleaningRules(NamedTuple):
     """A given dev or test set: repaired and decoded, but no row is dropped, so that it lines up with its files."""
     monolingual: bool = False
     """One language: both sides of a row are the same text."""
+    examples: int = 0
+    """Rows that are shown of each rule, each kind of repair and of those that are kept."""
     list_faults: bool = False
     """Bad lines are listed as faults, whatever ``clean.bad_lines`` says."""
 
@@ -70,6 +76,23 @@ class RowBlock(NamedTuple):
     """What the reader yielded."""
     tolerant: bool = False
     """Bad lines are dropped and counted, whatever the settings say: text that the user did not choose."""
+    clean: CleanSettings | None = None
+    """The part's own settings; None: those of the rules."""
+
+
+class Example(NamedTuple):
+    """A row, to be shown."""
+
+    kind: str
+    """The rule that dropped it, a repair or something noticed, or "clean": it was kept."""
+    hash: int
+    """Of its text: the lowest ones of a kind are a sample that does not depend on the order of the text."""
+    place: str
+    """FILE:NUMBER."""
+    source: str
+    """After repairs."""
+    target: str
+    """After repairs."""
 
 
 class CleanedBlock(NamedTuple):
@@ -95,6 +118,8 @@ class CleanedBlock(NamedTuple):
     """FILE:NUMBER of the first row that each rule dropped or each kind of repair changed."""
     faults: list[str]
     """Messages about bad lines, where they are listed."""
+    examples: list[Example] = []  # noqa: RUF012 (never changed)
+    """Rows to show, where the rules want any: of each kind those of the lowest hashes."""
 
 
 class _BadLine(Exception):
@@ -114,8 +139,10 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
     Raises:
         UserError: at a bad line, where the settings neither drop nor list it.
     """
+    rules = rules._replace(clean=block.clean) if block.clean else rules
     counts: Counter[str] = Counter(read=len(block.rows))
     places: dict[str, str] = {}
+    examples: list[Example] = []
     faults: list[str] = []
     sources, targets, keys, side_keys, pairs = [], [], [], [], []
     for number, raw_source, raw_target, raw_key in block.rows:
@@ -145,9 +172,15 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             failed_rule = first_failed_rule(source, target, rules)
             if rules.given and not (source and target):
                 repairs.append(EMPTY_SIDE)
-        for kind in [*dict.fromkeys(repairs), *([failed_rule] if failed_rule else [])]:
+            if failed_rule is None:
+                repairs += _notice(source, target)
+        kinds = [*dict.fromkeys(repairs), *([failed_rule] if failed_rule else [])]
+        for kind in kinds:
             counts[kind] += 1
             places.setdefault(kind, f"{block.files[0]}:{number}")
+        if rules.examples and len(sides) == 2:
+            place, text_hash = f"{block.files[0]}:{number}", hash64(f"{source}\n{target}")
+            examples += [Example(kind, text_hash, place, source, target) for kind in kinds or ["clean"]]
         if failed_rule is None:
             sources.append(source)
             targets.append(target)
@@ -164,7 +197,31 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
     return CleanedBlock(
         _encode_lines(sources), _encode_lines(targets), np.array(keys, np.uint64), side_keys_N2[:, 0],
         side_keys_N2[:, 1], np.array(pairs, np.uint64), block.domain, counts, places, faults,
+        lowest_examples(examples, rules.examples),
     )  # fmt: skip
+
+
+def lowest_examples(examples: Iterable[Example], count: int) -> list[Example]:
+    """Picks the examples that are shown.
+
+    Args:
+        examples: rows, in any order.
+        count: how many of each kind.
+
+    Returns:
+        Of each kind those of the lowest hashes.
+    """
+    by_kind: dict[str, list[Example]] = {}
+    for example in examples:
+        by_kind.setdefault(example.kind, []).append(example)
+    return [example for same in by_kind.values() for example in sorted(same)[:count]]
+
+
+def _notice(source: str, target: str) -> list[str]:
+    """What a kept row has that a reader of the report may want to clean away."""
+    text = f"{source}\n{target}"
+    noticed = [HTML_ENTITY] if "&" in text and _ENTITY.search(text) else []
+    return noticed + ([MARKUP] if "<" in text and _MARKUP.search(text) else [])
 
 
 def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.cleaning_rules import EMPTY_SIDE, RULES
+from mnmt_ds.data.cleaning_rules import EMPTY_SIDE, NOTICED, RULES
 from mnmt_ds.data.held_out_overlap import Overlap, overlap_line
 from mnmt_ds.data.tokenizer_coverage import coverage_lines, coverage_rows, read_coverage
 
@@ -104,6 +104,10 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         lines += ["", f"## {pair}", ""]
         for kind, count in _repairs(entry["counts"]).items():
             lines.append(f"- repaired: {kind} {count} (first: {entry['places']['train'].get(kind, '-')})")
+        for kind in NOTICED:
+            if entry["counts"].get(kind):
+                place = entry["places"]["train"].get(kind, "-")
+                lines.append(f"- kept as it is: {kind} {entry['counts'][kind]} (first: {place})")
         for rule in RULES:
             if entry["counts"].get(rule):
                 place = entry["places"]["train"].get(rule, "-")
@@ -166,6 +170,7 @@ def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:
         "read": entry["counts"]["read"],
         "dropped": {rule: entry["counts"][rule] for rule in DROP_RULES if entry["counts"].get(rule)},
         "repaired": _repairs(entry["counts"]),
+        "noticed": {kind: entry["counts"][kind] for kind in NOTICED if entry["counts"].get(kind)},
         "first": entry["places"],
         "domains": entry["domains"],
         "left_out": entry["left_out"],
@@ -190,4 +195,4 @@ def _count_cells(entry: Mapping[str, Any], rules: list[str]) -> list[str]:
 
 
 def _repairs(counts: Mapping[str, int]) -> dict[str, int]:
-    return {kind: n for kind, n in counts.items() if n and kind not in (*DROP_RULES, "read", "clean")}
+    return {kind: n for kind, n in counts.items() if n and kind not in (*DROP_RULES, *NOTICED, "read", "clean")}

@@ -33,6 +33,23 @@ class SyntheticText(Settings):
         return value
 
 
+class CorpusRules(Settings):
+    """Cleaning rules of one corpus; what is null is as ``data.clean`` says."""
+
+    max_words: int | None = Field(default=None, ge=1)
+    """Longest side, in words between spaces."""
+    max_characters: int | None = Field(default=None, ge=1)
+    """Longest side, in characters."""
+    max_ratio: float | None = Field(default=None, ge=1)
+    """Largest ratio of the sides' lengths in characters (15 added to each)."""
+    min_script: float | None = Field(default=None, ge=0, le=1)
+    """Smallest share of a side's letters in its language's script; 0: no check."""
+    copied: Literal["drop", "keep"] | None = None
+    """Pairs whose two sides are the same text."""
+    placeholders: Literal["differ", "any", "keep"] | None = None
+    """Drop pairs whose placeholders differ, pairs with any, or none."""
+
+
 class Files(Settings):
     """One place that holds sentences. In ``path`` and ``target_path``, {source}, {target} and {pair} are filled in."""
 
@@ -57,6 +74,8 @@ class Files(Settings):
     """Name for the cap per domain; default: the file's name."""
     codes: dict[str, str] = Field(default_factory=dict, examples=[{"bs": "bos_Latn"}])
     """What a language is called in there where that differs, such as {bs: bos_Latn}."""
+    clean: CorpusRules | None = None
+    """Cleaning rules that differ from ``data.clean`` in this corpus; given dev and test sets are exempt in any case."""
     synthetic: SyntheticText | None = None
     """Training text that a model translated; null: real text."""
 

@@ -120,7 +120,7 @@ def read_cleaned_blocks(
                 if is_dropped_domain(part, rules):
                     continue
                 for rows in block_rows(part.read()):
-                    yield RowBlock(part.files, domains[part.domain], part.catalog, rows, part.tolerant)
+                    yield RowBlock(part.files, domains[part.domain], part.catalog, rows, part.tolerant, part.clean)
                     progress.add(len(rows))
 
     return map_in_order(pool, partial(clean_block, rules=rules), row_blocks())

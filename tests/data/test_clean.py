@@ -69,7 +69,7 @@ def test_rules(source: str, target: str, values: dict[str, Any], rule: str | Non
         ("Отвори log_file", "Open log_file", "Отвори log_file\tOpen log_file", None),
         ("log_fileот е", "the log_file is", "log_fileот е\tthe log_file is", None),
         ("лош pam_*_item()", "bad pam_*_item()", "лош pam_*_item()\tbad pam_*_item()", None),
-        ("Дома &amp; куќа", "Home and house", "Дома &amp; куќа\tHome and house", None),
+        ("Дома &amp; куќа", "Home and house", "Дома &amp; куќа\tHome and house", "HTML entity"),
         ("а_б_в", "x", "а_б_в\tx", None),
         ("Датотека", "Stock label|File", "Датотека\tFile", "context prefix"),
         ("|N|нов ПИН", "|N|new PIN", "нов ПИН\tnew PIN", "context prefix"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mnmt_ds.data.language_pairs import split_pair
 
 if TYPE_CHECKING:
-    from mnmt_ds.data.settings import SyntheticText
+    from mnmt_ds.data.settings import CleanSettings, SyntheticText
 
 Text = str | bytes | None
 """Bytes are decoded (and their faults found) by the cleaning workers; None is a line over the byte limit."""
@@ -75,5 +75,7 @@ class CorpusPart(NamedTuple):
     """What of the recipe's entry decides which rows are read, where it is not what it is by default."""
     tolerant: bool = False
     """The system's own files: what is wrong with them is counted, and no error."""
+    clean: "CleanSettings | None" = None
+    """Cleaning rules of its own; None: those of the corpus."""
     synthetic: "SyntheticText | None" = None
     """How text that a model translated is taken in; None: real text."""

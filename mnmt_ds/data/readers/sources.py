@@ -143,8 +143,11 @@ def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) 
     ]
     keys = [entry.columns, entry.split, entry.codes, entry.min_scores]
     keys += [entry.synthetic.model_dump()] if entry.synthetic else []
+    own = entry.clean.model_dump(exclude_none=True) if entry.clean else {}
+    keys += [own] if own else []
+    clean = settings.clean.model_copy(update=own) if own else None
     return [
-        _part(reader, located, keys)._replace(synthetic=entry.synthetic)
+        _part(reader, located, keys)._replace(clean=clean, synthetic=entry.synthetic)
         for request in requests
         for located in reader.locate(request)
     ]

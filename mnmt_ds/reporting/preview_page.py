@@ -1,0 +1,60 @@
+"""The page of ``mnmt-ds prepare --preview``: what each rule would drop or repair, with examples."""
+
+from collections.abc import Sequence
+
+from mnmt_ds.data.preview import DROPPING, TextPreview, describe
+from mnmt_ds.reporting.page import render_page
+from mnmt_ds.reporting.tables import Table
+
+
+def preview_tables(previews: Sequence[TextPreview]) -> list[Table]:
+    """Makes the tables of the page.
+
+    Args:
+        previews: what becomes of each text.
+
+    Returns:
+        A table of counts, and one of examples for each text.
+    """
+    kinds = {kind for preview in previews for kind, count in preview.counts.items() if count}
+    used = sorted(kinds, key=_order)
+    rows = [
+        (preview.name, f"{preview.read:,}", *(f"{preview.counts.get(kind, 0):,}" for kind in used))
+        for preview in previews
+    ]
+    counts = Table(
+        "counts", "Rows by what becomes of them",
+        "A row is counted under the first rule that drops it; repairs and what is noticed beside that. Held-out"
+        " sentences, limits and shares of synthetic text are applied later, and stand in prepare's report.",
+        ("text", "read", *map(describe, used)), rows,
+    )  # fmt: skip
+    return [counts, *(_examples(preview) for preview in previews)]
+
+
+def preview_page(directory: str, previews: Sequence[TextPreview]) -> str:
+    """Renders the page.
+
+    Args:
+        directory: of the corpus, for the heading.
+        previews: what becomes of each text.
+
+    Returns:
+        HTML that needs no other file.
+    """
+    return render_page(f"What prepare would make of {directory}", [], preview_tables(previews), "prepare --preview")
+
+
+def _order(kind: str) -> tuple[bool, bool, str]:
+    """What is kept first, then what is dropped, then repairs and what is noticed."""
+    return kind != "clean", kind not in DROPPING, kind
+
+
+def _examples(preview: TextPreview) -> Table:
+    rows = [
+        (describe(example.kind), example.source, example.target, example.place)
+        for example in sorted(preview.examples, key=lambda example: (_order(example.kind), example.hash))
+    ]
+    return Table(
+        f"examples.{preview.name}", f"{preview.name}: examples", "Drawn by a hash of the text, after repairs.",
+        ("what becomes of it", "source", "target", "first file and line"), rows,
+    )  # fmt: skip
