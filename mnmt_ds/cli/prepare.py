@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         previews = preview(settings, args.processes, args.examples)
         write_text(args.preview, preview_page(settings.directory, previews))
         head, *rows = [preview_tables(previews)[0].head, *preview_tables(previews)[0].rows]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
         for cells in (head, *rows):
             print("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
         print(f"written: {args.preview}")
