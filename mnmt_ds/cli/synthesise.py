@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shard_of(text: str | None) -> tuple[int, int]:
-    """Says which part of the work this process does.
+    """Returns which part of the work this process does.
 
     Args:
         text: ``I/N`` as given on the command line; None: as the launcher's variables say.

@@ -202,7 +202,7 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
 
 
 def lowest_examples(examples: Iterable[Example], count: int) -> list[Example]:
-    """Picks the examples that are shown.
+    """Picks the examples that are shown: those of the lowest hashes.
 
     Args:
         examples: rows, in any order.

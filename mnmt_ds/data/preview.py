@@ -28,7 +28,7 @@ class TextPreview(NamedTuple):
 
 
 def describe(kind: str) -> str:
-    """Says what becomes of rows of a kind.
+    """Describes what prepare does with rows of a kind.
 
     Args:
         kind: a key of ``TextPreview.counts``.
