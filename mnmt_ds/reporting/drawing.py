@@ -25,7 +25,7 @@ from mnmt_ds.reporting.metrics import NATS_A_BIT
 
 GROUP_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5500", "#777777")
 """Paul Tol's bright scheme: told apart by colour-blind readers too."""
-TEXT_COLOUR, FAINT_COLOUR, AXIS_COLOUR = "#222833", "#7a828f", "#d8dce3"
+TEXT_COLOUR, FAINT_COLOUR, AXIS_COLOUR = "#222833", "#686f7c", "#d8dce3"
 
 STYLE: Any = {
     "svg.fonttype": "none",

@@ -25,7 +25,7 @@ def preview_tables(previews: Sequence[TextPreview]) -> list[Table]:
     counts = Table(
         "counts", "Rows by what becomes of them",
         "A row is counted under the first rule that drops it; repairs and what is noticed beside that. Held-out"
-        " sentences, limits and shares of synthetic text are applied later, and stand in prepare's report.",
+        " sentences, limits and shares of synthetic text are applied later, and stand in prepare's report",
         ("text", "read", *map(describe, used)), rows,
     )  # fmt: skip
     return [counts, *(_examples(preview) for preview in previews)]
@@ -55,6 +55,6 @@ def _examples(preview: TextPreview) -> Table:
         for example in sorted(preview.examples, key=lambda example: (_order(example.kind), example.hash))
     ]
     return Table(
-        f"examples.{preview.name}", f"{preview.name}: examples", "Drawn by a hash of the text, after repairs.",
-        ("what becomes of it", "source", "target", "first file and line"), rows,
+        f"examples.{preview.name}", f"{preview.name}: examples", "Drawn by a hash of the text, after repairs",
+        ("what becomes of it", "source", "target", "file and line"), rows, is_text=True,
     )  # fmt: skip

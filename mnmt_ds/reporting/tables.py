@@ -28,6 +28,8 @@ class Table(NamedTuple):
     rows: Sequence[Cells]
     footnotes: Sequence[str] = ()
     """What the marks in its cells mean."""
+    is_text: bool = False
+    """Cells are sentences, which are wrapped."""
 
 
 def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
