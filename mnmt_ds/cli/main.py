@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds import __version__, log
-from mnmt_ds.cli.printing import printed_docstring
+from mnmt_ds.cli.examples import printed_examples
+from mnmt_ds.cli.printing import printed_docstring, wrapped
 from mnmt_ds.errors import RunError, UserError, file_fault
 from mnmt_ds.files import errors_naming
 from mnmt_ds.terminal import escaped_output
@@ -40,7 +41,10 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = command_module(name)
-        sub = commands.add_parser(name, help=module.HELP, description=printed_docstring(module), allow_abbrev=False)
+        sub = commands.add_parser(
+            name, help=module.HELP, description=wrapped(printed_docstring(module)), epilog=printed_examples(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
         if command in (None, name):
             module.add_arguments(sub)
             sub.add_argument(

@@ -1,6 +1,8 @@
 """What commands print of themselves: options that print and end, such as ``--help-config``; ``--help``."""
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,3 +47,16 @@ def printed_docstring(module: Any) -> str:
         The docstring with single backticks.
     """
     return (module.__doc__ or "").replace("``", "`")
+
+
+def wrapped(text: str) -> str:
+    """Wraps paragraphs to the terminal's width.
+
+    Args:
+        text: paragraphs with an empty line between them.
+
+    Returns:
+        The same paragraphs, in lines as long as the terminal allows.
+    """
+    width = max(20, shutil.get_terminal_size().columns - 2)
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in text.strip().split("\n\n"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mnmt_ds
 from mnmt_ds import metric_keys, private_apis_page
+from mnmt_ds.cli.examples import EXAMPLES
 from mnmt_ds.cli.main import COMMANDS, make_parser
 from mnmt_ds.config import paper_differences
 from mnmt_ds.config.json_schema import json_schema
@@ -116,6 +117,8 @@ def _command(name: str, parser: argparse.ArgumentParser, heading: str) -> Iterat
     yield ""
     yield " ".join((parser.description or "").split())
     yield ""
+    if examples := EXAMPLES.get(name.removeprefix("mnmt-ds ")):
+        yield from ("```sh", *(f"mnmt-ds {words}  # {meaning}" for words, meaning in examples), "```", "")
     shown = [action for action in parser._actions if action.help not in (None, argparse.SUPPRESS, "")]
     shown = [action for action in shown if not isinstance(action, argparse._HelpAction)]
     if shown:

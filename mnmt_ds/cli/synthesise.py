@@ -3,9 +3,6 @@
 Text goes in a sentence a line; DIR/PAIR.SOURCE and DIR/PAIR.TARGET come out, aligned line for line, and the lines that
 take them into a recipe are printed. What was cut off goes on with the same command. Several processes share the work:
 those that torchrun, deepspeed or srun start, or any with --shard.
-
-back-translation:  mnmt-ds synthesise runs/en_bs news.en.gz --pair bs-en --direction back --sample -o synthetic/bt
-distillation:      mnmt-ds synthesise runs/large train.bs --pair bs-en --direction forward -o synthetic/distilled
 """
 
 import argparse

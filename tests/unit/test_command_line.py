@@ -1,5 +1,7 @@
 """The command line: words in any order, errors in one line, the level of messages."""
 
+import contextlib
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds import __version__, log
+from mnmt_ds.cli.examples import EXAMPLES
 from mnmt_ds.cli.main import COMMANDS, main, make_parser
 from mnmt_ds.config import parse_yaml
 
@@ -83,3 +86,23 @@ def test_the_level_of_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_package_is_the_command() -> None:
     ran = subprocess.run([sys.executable, "-m", "mnmt_ds", "--version"], capture_output=True, text=True, check=True)
     assert ran.stdout == f"mnmt-ds {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_with_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(EXAMPLES[command]) >= 2
+    for words, _ in EXAMPLES[command]:
+        assert words.split()[0] == command
+        with contextlib.suppress(SystemExit):  # --help-config prints and ends
+            args, late = make_parser(command).parse_known_args(shlex.split(words))
+            assert not late or ("=" in late[0] if hasattr(args, "overrides") else hasattr(args, "files"))
+            assert not any(word.startswith("-") for word in late)
+    assert "error" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert all(f"mnmt-ds {words}\n" in printed for words, _ in EXAMPLES[command])
+
+
+def test_there_are_examples_of_no_other_command() -> None:
+    assert list(EXAMPLES) == list(COMMANDS)
