@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from mnmt_ds.files import sha256, write_json
+from mnmt_ds.files import sha256, write_all, write_json
 from mnmt_ds.json_files import Object, check_shape, parse_json, read_json
 
 CACHE = ".hashes.jsonl"
@@ -143,7 +143,7 @@ def _locked(path: Path) -> Iterator[IO[bytes] | None]:
         file: IO[bytes] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("ab"))
+            file = stack.enter_context(path.open("ab", buffering=0))  # closing it writes nothing more
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             file = None
@@ -194,5 +194,5 @@ def _append(file: IO[bytes], path: Path, new: Digests) -> None:
             new = {**before.digests, **new}
             file.truncate(0)
         lines = [json.dumps([inode, *entry]) for inode, entry in new.items()]
-        file.write(b"".join(b"\n%s\n" % line.encode() for line in lines))  # behind a line that a crash cut off, too
-        file.flush()
+        # each behind a line's end of its own: what a crash or a full disk cut off is no part of it
+        write_all(file.fileno(), b"".join(b"\n%s\n" % line.encode() for line in lines))

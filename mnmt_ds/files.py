@@ -248,6 +248,51 @@ def replacing_directory(directory: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """Gives an empty temporary directory to fill, which becomes a new directory when the block ends without an error.
+
+    For a place that a user names: nothing that stands there or beside it is touched.
+
+    Args:
+        directory: directory to write, which may be there and empty. Of a symbolic link the target is written.
+
+    Yields:
+        The temporary directory, beside the target.
+
+    Raises:
+        UserError: when it is there and not empty, or is a file.
+    """
+    refuse_filled(directory)
+    target = Path(os.path.realpath(directory))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with errors_naming(directory):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if target.exists():
+                target.rmdir()
+            publish_directory(temporary, target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and str(error.filename).startswith(str(temporary)):
+            error.filename = str(directory) + str(error.filename).removeprefix(str(temporary))
+        raise
+
+
+def refuse_filled(directory: Path) -> None:
+    """Checks that a directory to be written is new or empty.
+
+    Args:
+        directory: as a user gave it.
+
+    Raises:
+        UserError: where something is in it, or it is a file.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory}: exists and is not empty; give a new directory")
+
+
 def publish_directory(temporary: Path, directory: Path) -> None:
     """Flushes a finished directory to the disk and renames it into place; whatever stands there is replaced.
 

@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
     """
     from mnmt_ds.decoding.loading import find_tokenizer
     from mnmt_ds.errors import UserError, file_fault
+    from mnmt_ds.files import new_directory, refuse_filled
     from mnmt_ds.models.averaging import average_models, distinct_models
-    from mnmt_ds.models.weights import save_model
+    from mnmt_ds.models.weights import write_model
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"{args.out}: exists and is not empty; give a new directory")
+    refuse_filled(args.out)
     directories = []
     for path in args.models:
         if (path / "model.json").exists():
@@ -51,10 +51,9 @@ def run(args: argparse.Namespace) -> int:
     weights, description = average_models(models)
     tokenizer = find_tokenizer(models[0], description["tokenizer_hash"])
     try:
-        if args.out.exists():
-            args.out.rmdir()
-        save_model(args.out, weights, description)
-        tokenizer.save_to(args.out / "tokenizer")
+        with new_directory(args.out) as temporary:
+            write_model(temporary, weights, description)
+            tokenizer.save_to(temporary / "tokenizer")
     except OSError as error:
         raise file_fault(error, args.out) or error from None
     repeated = len(directories) - len(models)

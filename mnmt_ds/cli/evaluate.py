@@ -70,10 +70,11 @@ def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
     from mnmt_ds.config.ranges import number_option
 
     parser.add_argument(
-        "--test", nargs="+", metavar="FILE",
+        "--test", type=path_option, nargs="+", metavar="FILE",
         help="score these files, not the run's sets: source, one or several references; --pairs names their pair",
     )  # fmt: skip
-    parser.add_argument("--hypotheses", metavar="FILE", help="with --test: score these translations, load no model")
+    parser.add_argument("--hypotheses", type=path_option, metavar="FILE",
+                        help="with --test: score these translations, load no model")  # fmt: skip
     parser.add_argument("--show", type=number_option(int, ge=0), default=0, metavar="N",
                         help="with --test: print N sentences, from the worst to the best")  # fmt: skip
     parser.add_argument("--off-target", action="store_true",

@@ -42,9 +42,9 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
     for name in score.tokenizers:  # before anything is translated
         bleu_tokenizer(name, target)
     identify = given_sets.language_identifier() if args.off_target else None
-    texts = given_sets.read_given_set(args.test)
+    texts = given_sets.read_given_set([str(path) for path in args.test])
     if args.hypotheses:
-        hypotheses = given_sets.read_given_set([args.test[0], args.hypotheses])[1]
+        hypotheses = given_sets.read_given_set([str(args.test[0]), str(args.hypotheses)])[1]
     else:
         hypotheses = _translations(args, texts[0])
     values = given_sets.metric_values(hypotheses, texts[1:], target, score)

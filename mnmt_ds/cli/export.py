@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from mnmt_ds.decoding.loading import open_translator, warn_untrained_pair
     from mnmt_ds.errors import UserError, file_fault
-    from mnmt_ds.files import publish_directory, remove
+    from mnmt_ds.files import new_directory
 
     if args.format == "ctranslate2" and args.restore:
         raise UserError("--restore: is for --format transformers; CTranslate2 takes the trimmed vocabulary as it is")
@@ -60,24 +60,18 @@ def run(args: argparse.Namespace) -> int:
     if pair or not is_family:
         translator.frame(pair)
         warn_untrained_pair(translator, pair)
-    out = Path(os.path.realpath(args.out))  # a link stays, what it points to is written
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{args.out}: exists and is not empty; give a new directory")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        notes = (
-            write_transformers(translator, pair, temporary, args.restore)
-            if args.format == "transformers"
-            else write_ctranslate2(translator, pair, temporary)
-        )
-        readme = family_readme(args.format, translator) if is_family else _readme(args.format, translator, pair, notes)
-        (temporary / "README.md").write_text(readme, encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        publish_directory(temporary, out)
+        with new_directory(args.out) as out:
+            notes = (
+                write_transformers(translator, pair, out, args.restore)
+                if args.format == "transformers"
+                else write_ctranslate2(translator, pair, out)
+            )
+            readme = (
+                family_readme(args.format, translator) if is_family else _readme(args.format, translator, pair, notes)
+            )
+            (out / "README.md").write_text(readme, encoding="utf-8")
     except Exception as error:
-        remove(temporary)
         raise file_fault(error, args.out) or error from None
     print("\n".join([f"{args.out}: {args.format}, defaults for {pair or 'no pair'}", *notes]))
     return 0

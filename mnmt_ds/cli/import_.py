@@ -32,12 +32,11 @@ def run(args: argparse.Namespace) -> int:
         UserError: when the directory is not empty, or the model cannot be used.
     """
     from mnmt_ds.decoding.pretrained import describe_pretrained, open_pretrained
-    from mnmt_ds.errors import UserError, file_fault
-    from mnmt_ds.files import replacing_directory
+    from mnmt_ds.errors import file_fault
+    from mnmt_ds.files import new_directory, refuse_filled
     from mnmt_ds.models.pretrained import write_own
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"{args.out}: exists and is not empty; give a new directory")
+    refuse_filled(args.out)
     facts = describe_pretrained(args.model)
     source, tokenizer = open_pretrained(args.model)
     description = {
@@ -48,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
         "tokenizer_hash": tokenizer.hash,
     }
     try:
-        if args.out.exists():
-            args.out.rmdir()
-        with replacing_directory(args.out) as temporary:
+        with new_directory(args.out) as temporary:
             write_own(source, temporary, description)
             tokenizer.save_to(temporary / "tokenizer")
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from mnmt_ds import __version__, log
 from mnmt_ds.cli.examples import printed_examples
 from mnmt_ds.cli.printing import printed_docstring, wrapped
+from mnmt_ds.config.paths import stream_option
 from mnmt_ds.errors import RunError, UserError, file_fault
 from mnmt_ds.files import errors_naming
 from mnmt_ds.terminal import escaped_output
@@ -90,7 +91,11 @@ def _run(words: list[str]) -> int:
     try:
         try:
             args, rest = parser.parse_known_args(words)
-            if rest := _take_late_words(args, rest):
+            try:
+                rest = _take_late_words(args, rest)
+            except argparse.ArgumentTypeError as error:
+                parser.error(f"argument files: {error}")
+            if rest:
                 hints = [hint for word in rest if (hint := _nearest(word, _options(parser, command)))]
                 parser.error("; ".join([f"unknown arguments: {' '.join(rest)}", *hints[:1]]))
             log.set_up(args.log_level)
@@ -140,12 +145,12 @@ def _options(parser: argparse.ArgumentParser, command: str) -> list[str]:
 
 def _take_late_words(args: argparse.Namespace, words: list[str]) -> list[str]:
     """Adds overrides and files that stand behind options, which argparse leaves over; gives what is still left."""
-    late = [word for word in words if not word.startswith("-")]
+    late = [word for word in words if word == "-" or not word.startswith("-")]
     if hasattr(args, "overrides"):
         late = [word for word in late if "=" in word]
         args.overrides += late
     elif hasattr(args, "files"):
-        args.files += [Path(word) for word in late]
+        args.files += map(stream_option, late)
     else:
         return words
     return [word for word in words if word not in late]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mnmt_ds import files
-from mnmt_ds.config.paths import path_option
+from mnmt_ds.config.paths import path_option, stream_option
 from mnmt_ds.data.language_pairs import split_pair
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
     parser.add_argument(
         "files",
-        type=path_option,
+        type=stream_option,
         nargs="*",
         default=[],
-        help="UTF-8 text, one sentence a line (default: standard input)",
+        help="UTF-8 text, one sentence a line (default, and -: standard input)",
     )
     parser.add_argument("--pair", required=True, help="source-target, such as bs-en")
-    parser.add_argument("-o", "--output", type=path_option, help="file to write (default: standard output)")
+    parser.add_argument("-o", "--output", type=stream_option, help="file to write (default, and -: standard output)")
     parser.add_argument(
         "--nbest",
         type=number_option(int, ge=0),
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--nbest: parts of a line have no common hypotheses; leave out --nbest or --split")
     if args.pivot and args.pivot in split_pair(args.pair):
         raise UserError(f"--pivot {args.pivot}: is a language of {args.pair} itself; leave it out")
-    for path in args.files:
+    for path in filter(None, args.files):
         if not path.exists():
             raise UserError(f"{path}: no such file; give text files, or nothing for standard input")
         if path.is_dir() or not os.access(path, os.R_OK):
@@ -302,9 +302,10 @@ def _translate(
     return sorted(cut)
 
 
-def _windows(files: list[Path], interactive: bool) -> Iterator[tuple[int, list[str]]]:
+def _windows(files: list[Path | None], interactive: bool) -> Iterator[tuple[int, list[str]]]:
     """(index of the first line, lines), over all files; a line typed on a terminal is translated at once."""
-    size = 1 if interactive or (not files and sys.stdin.isatty()) else WINDOW
+    reads_terminal = (not files or None in files) and sys.stdin.isatty()
+    size = 1 if interactive or reads_terminal else WINDOW
     first, window = 0, []
     for line in _lines(files):
         window.append(line)
@@ -315,13 +316,14 @@ def _windows(files: list[Path], interactive: bool) -> Iterator[tuple[int, list[s
         yield first, window
 
 
-def _lines(files: list[Path]) -> Iterator[str]:
+def _lines(files: list[Path | None]) -> Iterator[str]:
     """Lines as text, split at \\n bytes alone; what the model never saw (control characters) becomes a space."""
     from mnmt_ds.decoding.text_lines import decode_lines
 
-    if not files:
-        yield from decode_lines(sys.stdin.buffer, "standard input")
-    for path in files:
+    for path in files or [None]:
+        if path is None:
+            yield from decode_lines(sys.stdin.buffer, "standard input")
+            continue
         with path.open("rb") as file:
             yield from decode_lines(file, str(path))
 

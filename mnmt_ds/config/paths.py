@@ -70,12 +70,30 @@ def path_option(text: str) -> Path:
         The path, expanded as in recipes.
 
     Raises:
-        ArgumentTypeError: where it is empty, or cannot be expanded.
+        ArgumentTypeError: where it is empty, is ``-`` or cannot be expanded.
     """
+    if text == "-":
+        raise argparse.ArgumentTypeError("- is standard input or output, which has no place here; name a path"
+                                         " (./- is a file of that name)")  # fmt: skip
     try:
         return Path(expanded(not_empty(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def stream_option(text: str) -> Path | None:
+    """Reads a path of a command line that may be standard input or output, for argparse.
+
+    Args:
+        text: as it was given.
+
+    Returns:
+        The path; None for ``-``.
+
+    Raises:
+        ArgumentTypeError: where it is empty, or cannot be expanded.
+    """
+    return None if text == "-" else path_option(text)
 
 
 FilePath = Annotated[Path, BeforeValidator(expanded), BeforeValidator(not_empty)]

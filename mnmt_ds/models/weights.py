@@ -63,10 +63,21 @@ def save_model(directory: Path, state: dict[str, Tensor], description: dict[str,
         description: what ``model.json`` holds; the weights' SHA-256 and a checksum of its own are added.
     """
     with replacing_directory(directory) as temporary:
-        weights = temporary / "model.safetensors"
-        write_safetensors(state, weights)
-        description = with_checksum({**description, "sha256": sha256(weights)})
-        (temporary / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_model(temporary, state, description)
+
+
+def write_model(directory: Path, state: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Writes a model's files into a directory that nobody reads yet.
+
+    Args:
+        directory: an empty directory.
+        state: weights by name, without tied repeats.
+        description: what ``model.json`` holds; the weights' SHA-256 and a checksum of its own are added.
+    """
+    weights = directory / "model.safetensors"
+    write_safetensors(state, weights)
+    description = with_checksum({**description, "sha256": sha256(weights)})
+    (directory / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

@@ -71,6 +71,17 @@ def test_translate_files_to_a_file(run: Path, tmp_path: Path, capfd: pytest.Capt
     assert float(rows[0][2]) >= float(rows[1][2]) and rows[2][1] == lines[0]
 
 
+def test_a_dash_is_standard_input_and_output(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    feed(monkeypatch, b"derbo eulbbo\n")
+    Path("text").write_bytes(b"hsifbo\n")
+    assert call("translate", run, "--pair", "bs-en", "text", "-", "-o", "-", "--beam", 1) == 0
+    assert capfd.readouterr().out.count("\n") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "data", "message"),
     [

@@ -1,4 +1,4 @@
-"""``translate``, ``evaluate``, ``compare``, ``export`` on a full or read-only disk: one line, the old results stay."""
+"""Commands that write, on a full or read-only disk: one line, the old results stay."""
 
 import hashlib
 import os
@@ -27,8 +27,11 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["full", "read-only"])
-def test_one_line_and_the_old_results(kind: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_one_line_and_the_old_results(
+    kind: str, run: Path, tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text").write_text("derbo eulbbo\n" * 3)
+    other = model_run(tmp_path / "other", tiny_corpus, 1)
     with small_disk(tmp_path / "disk", "1500k") as disk:
         shutil.copytree(run, disk / "run", symlinks=True)
         commands = {
@@ -36,9 +39,11 @@ def test_one_line_and_the_old_results(kind: str, run: Path, tmp_path: Path, capf
             "evaluate": ["evaluate", disk / "run", "--pairs", "bs-en", "--beam", "1"],
             "compare": ["compare", disk / "run", "-o", disk / "report"],
             "export": ["export", disk / "run", disk / "exported"],
+            "import": ["import", disk / "run", disk / "imported"],
+            "average": ["average", disk / "mean", disk / "run", other],
         }
         for name, words in commands.items() if kind == "full" else ():
-            if name != "export":
+            if name not in ("export", "import", "average"):
                 assert main([*map(str, words)]) == 0
         before = contents(disk)
         if kind == "full":

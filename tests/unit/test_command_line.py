@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_files_may_stand_behind_options(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == (
         f"mnmt-ds translate: {tmp_path / 'text'}: no such file; give text files, or nothing for standard input\n"
     )
+
+
+def test_files_behind_options_are_paths_as_all_others(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, message in (("", "is empty"), ("~/none", "/none: no such file")):
+        with suppress(SystemExit):
+            assert main(["translate", "model", "--pair", "bs-en", word]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "~" not in error
 
 
 def test_a_mistake_of_the_user_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

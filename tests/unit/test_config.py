@@ -11,7 +11,7 @@ import pytest
 
 from mnmt_ds.cli.main import make_parser
 from mnmt_ds.config import dump, load, parse_yaml
-from mnmt_ds.config.paths import path_option
+from mnmt_ds.config.paths import path_option, stream_option
 from mnmt_ds.config.sections import sections
 from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.settings import TrainSettings
@@ -396,9 +396,10 @@ def test_paths_of_command_lines_are_expanded(monkeypatch: pytest.MonkeyPatch) ->
         given = vars(parser.parse_args(words))
         assert given.get("output", given.get("out")) == Path("/home/me/o")
         assert given.get("model", (given.get("runs") or [None])[0]) == Path("/home/me/m")
-    for bad in ("", "  ", "$NOT_SET_AT_ALL/x", "~nobody-x/y"):
+    for bad in ("", "  ", "$NOT_SET_AT_ALL/x", "~nobody-x/y", "-"):
         with pytest.raises(argparse.ArgumentTypeError):
             path_option(bad)
+    assert stream_option("-") is None and path_option("./-").name == "-"
 
 
 def test_every_path_of_a_command_line_is_one_that_is_expanded() -> None:
@@ -407,6 +408,8 @@ def test_every_path_of_a_command_line_is_one_that_is_expanded() -> None:
     for name, command in [*choices.items(), *benchmarks.items()]:
         for action in command._actions:
             assert action.type is not Path, f"{name} {action.dest}: take path_option"
+            if action.metavar in ("FILE", "DIR", "RUN") or action.dest in ("out", "output", "files", "recipe", "study"):
+                assert action.type in (path_option, stream_option), f"{name} {action.dest}: take path_option"
 
 
 def test_no_directory_is_empty(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mnmt_ds import files
-from mnmt_ds.errors import file_fault
+from mnmt_ds.errors import UserError, file_fault
 
 
 def names(directory: Path) -> list[str]:
@@ -61,6 +61,24 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(KeyError), files.replacing_directory(target) as temporary:
         raise KeyError
     assert names(tmp_path) == ["model"] and names(target / "part") == ["second"]
+
+
+def test_a_new_directory_leaves_all_others_alone(tmp_path: Path) -> None:
+    """What a user has under names that a replaced directory would take for leftovers stays."""
+    for name in ("model", "model.tmp", "model.old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model.tmp" / "own").touch()
+    (tmp_path / "model.old" / "own").touch()
+    (tmp_path / "link").symlink_to("model")
+    with pytest.raises(OSError) as error, files.new_directory(tmp_path / "link") as temporary:
+        raise OSError(errno.ENOSPC, "", str(temporary / "part"))
+    assert error.value.filename == str(tmp_path / "link" / "part")
+    with files.new_directory(tmp_path / "link") as temporary:
+        (temporary / "part").touch()
+    assert names(tmp_path) == ["link", "model", "model.old", "model.tmp"]
+    assert names(tmp_path / "model") == ["part"] and names(tmp_path / "model.tmp") == ["own"]
+    with pytest.raises(UserError, match="exists and is not empty"), files.new_directory(tmp_path / "link"):
+        pass
 
 
 def test_links_and_second_names(tmp_path: Path) -> None:
