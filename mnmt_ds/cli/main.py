@@ -14,7 +14,6 @@ from typing import Any
 from mnmt_ds import __version__, log
 from mnmt_ds.cli.examples import printed_examples
 from mnmt_ds.cli.printing import printed_docstring, wrapped
-from mnmt_ds.config.paths import stream_option
 from mnmt_ds.errors import RunError, UserError, file_fault
 from mnmt_ds.files import errors_naming
 from mnmt_ds.terminal import escaped_output
@@ -92,7 +91,7 @@ def _run(words: list[str]) -> int:
         try:
             args, rest = parser.parse_known_args(words)
             try:
-                rest = _take_late_words(args, rest)
+                rest = _take_late_words(_command_parser(parser, command), args, rest)
             except argparse.ArgumentTypeError as error:
                 parser.error(f"argument files: {error}")
             if rest:
@@ -139,18 +138,25 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def _options(parser: argparse.ArgumentParser, command: str) -> list[str]:
     """The options of a command, from its usage."""
+    return re.findall(r"--[\w-]+", _command_parser(parser, command).format_help())
+
+
+def _command_parser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+    """The part of the parser that is the command's."""
     choices = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
-    return re.findall(r"--[\w-]+", choices[command].format_help())
+    found: argparse.ArgumentParser = choices[command]
+    return found
 
 
-def _take_late_words(args: argparse.Namespace, words: list[str]) -> list[str]:
+def _take_late_words(parser: argparse.ArgumentParser, args: argparse.Namespace, words: list[str]) -> list[str]:
     """Adds overrides and files that stand behind options, which argparse leaves over; gives what is still left."""
     late = [word for word in words if word == "-" or not word.startswith("-")]
     if hasattr(args, "overrides"):
         late = [word for word in late if "=" in word]
         args.overrides += late
     elif hasattr(args, "files"):
-        args.files += map(stream_option, late)
+        path_type: Any = next(action.type for action in parser._actions if action.dest == "files")
+        args.files += map(path_type, late)
     else:
         return words
     return [word for word in words if word not in late]

@@ -33,9 +33,13 @@ def test_files_may_stand_behind_options(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_files_behind_options_are_paths_as_all_others(capsys: pytest.CaptureFixture[str]) -> None:
-    for word, message in (("", "is empty"), ("~/none", "/none: no such file")):
+    others = {"translate": [], "synthesise": ["text", "-o", "out"]}
+    for command, word, message in (
+        ("translate", "", "is empty"), ("translate", "~/none", "/none: no such file"),
+        ("synthesise", "-", "no place here"),
+    ):  # fmt: skip
         with suppress(SystemExit):
-            assert main(["translate", "model", "--pair", "bs-en", word]) == 2
+            assert main([command, "model", *others[command], "--pair", "bs-en", word]) == 2
         error = capsys.readouterr().err
         assert message in error and "~" not in error
 
