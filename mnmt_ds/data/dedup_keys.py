@@ -1,5 +1,6 @@
 """64-bit hashes of sentences, and the normalised key by which held-out sentences are kept out of training."""
 
+import html
 import re
 import unicodedata
 from hashlib import blake2b
@@ -18,6 +19,8 @@ AMOUNT = re.compile(
 """Amounts of money and percentages of ordinary text that look like placeholders."""
 
 
+_ENTITY = re.compile(r"&#?\w+;")
+"""What tokenizers (Moses: ``&apos;``, ``&quot;``) and web pages write for a character."""
 _NON_JOINER = "\u200c"
 """Stands between the parts of a Persian word where others write a space."""
 _UNSEEN_MARKS = re.compile("[\u034f\u0640\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
@@ -50,14 +53,18 @@ def normalise_key(text: str) -> str:
 
     >>> normalise_key("Save %d files to “/tmp”?")
     'save files to tmp'
+    >>> normalise_key("It is n&apos;t a well @-@ known caf&eacute; .")
+    'it is n t a well known café'
 
     Args:
         text: a sentence.
 
     Returns:
-        Lower case without placeholders, punctuation, digits and characters that are not seen, words one space apart;
-        the text itself in lower case where nothing of it is left.
+        Lower case without placeholders, punctuation, digits and characters that are not seen, entities as what they
+        stand for, words one space apart; the text itself in lower case where nothing of it is left.
     """
+    for _ in range(2 if "&" in text else 0):  # text that was escaped twice, too
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     bare = PLACEHOLDER.sub(" ", text).lower() if "%" in text or "{" in text or "$" in text else text.lower()
     words = unicodedata.normalize("NFKC", bare).translate(_LETTERS)
     return " ".join(words.split()) or text.strip().lower()

@@ -45,7 +45,7 @@ from mnmt_ds.files import remove_temporary_files
 LOG = logging.getLogger(__name__)
 COVERAGE_VERSION = 1
 """Version of what ``tokenizer_coverage`` counts."""
-OVERLAP_VERSION = 1
+OVERLAP_VERSION = 2
 """Version of what ``held_out_overlap`` counts."""
 CleanText = dict[str, dict[str, BuildOutput]]
 """Cleaned text by pair (or "mono.fr") and split."""

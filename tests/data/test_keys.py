@@ -20,6 +20,9 @@ from mnmt_ds.data.dedup_keys import find_placeholders, hash64, normalise_key
         ("42.", "42."),
         ("\ufeffhy\u00adphen\u200bated w\u2060or\u200ed\ufe0f", "hyphenated word"),
         ("ប្រទេស\u200bកម្ពុជា", "ប្រទេសកម្ពុជា"),
+        ("He does n&apos;t say &quot; well @-@ known &quot; .", "he does n t say well known"),
+        ('He does n\'t say " well-known ".', "he does n t say well known"),
+        ("&amp;quot; a &#x2019; caf&eacute; R&D; &nosuch;", "a café r d nosuch"),
         ("سـلام می\u200cخواهم", "سلام می خواهم"),
     ],
 )

@@ -33,7 +33,7 @@ def test_files_may_stand_behind_options(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_files_behind_options_are_paths_as_all_others(capsys: pytest.CaptureFixture[str]) -> None:
-    others = {"translate": [], "synthesise": ["text", "-o", "out"]}
+    others = {"translate": [], "synthesise": ["text", "-o", "out", "--direction", "back"]}
     for command, word, message in (
         ("translate", "", "is empty"), ("translate", "~/none", "/none: no such file"),
         ("synthesise", "-", "no place here"),
