@@ -144,8 +144,8 @@ def _options(parser: argparse.ArgumentParser, command: str) -> list[str]:
 def _command_parser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
     """The part of the parser that is the command's."""
     choices = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
-    found: argparse.ArgumentParser = choices[command]
-    return found
+    own: argparse.ArgumentParser = choices[command]
+    return own
 
 
 def _take_late_words(parser: argparse.ArgumentParser, args: argparse.Namespace, words: list[str]) -> list[str]:
