@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds import private_apis
-from mnmt_ds.errors import UserError, file_fault
+from mnmt_ds.errors import RunError, UserError, file_fault
 from mnmt_ds.training_position import moved
 
 Value = TypeVar("Value")
@@ -246,6 +246,7 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
 
     Raises:
         UserError: where a launcher has not said what joining needs, or DS_ACCELERATOR names what is not here.
+        RunError: where the ranks do not meet, such as at a port that another job has.
     """
     _environment()
     wanted = os.environ["DS_ACCELERATOR"]
@@ -263,16 +264,36 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
     else:
         private_apis.leave_out_shared_memory_op()
     timeout = datetime.timedelta(minutes=timeout_minutes)
-    deepspeed.init_distributed(
-        dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False,
-        timeout=timeout,
-    )  # fmt: skip
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if gpu else "gloo", auto_mpi_discovery=False, verbose=False,
+            timeout=timeout,
+        )  # fmt: skip
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        raise _cannot_meet(str(error)) from None
     try:
         with private_apis.default_timeout_of(timeout):
             yield
             dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _cannot_meet(reason: str) -> RunError:
+    """What a rank says that could not join the others at rank 0's address."""
+    env = os.environ
+    place = f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
+    if "EADDRINUSE" in reason:
+        return RunError(
+            f"{place}: another job of this machine has the port; name a free one, such as deepspeed --master_port"
+            f" {free_port()}, or start with python launchers/launch.py, which takes one by itself"
+        )
+    first = reason.splitlines()[0].partition(" Exception raised from")[0].rstrip(".")
+    return RunError(
+        f"{place}: rank {env['RANK']} of {env['WORLD_SIZE']} did not meet the others ({first}); see whether all ranks"
+        " were started, and whether MASTER_ADDR and MASTER_PORT can be reached from every node",
+        env["RANK"] == "0" or "refused" in first,
+    )
 
 
 def choose_accelerator() -> None:

@@ -1,6 +1,9 @@
 """What a process computes on: DS_ACCELERATOR's word counts, also on a machine with GPUs."""
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,29 @@ def test_nothing_else_asks_torch_for_a_gpu() -> None:
     root = Path(mnmt_ds.__file__).parent
     asking = {str(file.relative_to(root)) for file in root.rglob("*.py") if "cuda.is_available" in file.read_text()}
     assert asking == MAY_ASK
+
+
+def _join(port: int, rank: int, size: int) -> str:
+    """What a rank that cannot join the others says, in a process of its own."""
+    code = (
+        "from mnmt_ds.distributed import job\n"
+        "from mnmt_ds.errors import RunError\n"
+        "try:\n"
+        "    with job(0.05):\n"
+        "        print('joined')\n"
+        "except RunError as error:\n"
+        "    print(error)\n"
+    )
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
+    env = {**os.environ, **place, "DS_ACCELERATOR": "cpu"}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_port_that_another_job_has_is_named_with_a_free_one() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = _join(port, 0, 1)
+    assert line.startswith(f"127.0.0.1:{port}: another job of this machine has the port; name a free one")
+    assert int(line.split("--master_port ")[1].split(",")[0]) not in (0, port)
