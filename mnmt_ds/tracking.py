@@ -70,6 +70,7 @@ class Tracker:
         """Why the log could not be written; whoever writes it with other ranks raises it on all of them."""
         self.wandb: Any = None
         self._wandb_pairs = settings.wandb_pairs
+        self._is_offline = settings.wandb == "offline"
         if main and settings.wandb != "off":
             self.wandb = self._start_wandb(run, settings, settings.wandb, config, name)
 
@@ -108,8 +109,10 @@ class Tracker:
             self.records += kind != "run"
             self._crc = line.crc
         if self.wandb is not None:
+            # offline, a resumed run would count its steps from 0 again, and lie over what it logged before
+            step = self.records + (kind == "run") if self._is_offline else None
             try:
-                self.wandb.log({**_for_wandb(values, self._wandb_pairs), "update": update, "epoch": epoch})
+                self.wandb.log({**_for_wandb(values, self._wandb_pairs), "update": update, "epoch": epoch}, step=step)
             except Exception as error:  # whatever wandb raises must not end the training
                 self.warning(f"wandb: {_one_line(error)}; going on without it")
                 self.wandb = None

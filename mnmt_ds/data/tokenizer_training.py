@@ -130,9 +130,12 @@ def train_sentencepiece(
         )
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split()).rpartition("] ")[2] or "no reason given"
+        remedy = (
+            "raise size, or lower coverage (least: 0.98)" if "smaller than required_chars" in reason
+            else "lower size, or set hard_limit=false"
+        )  # fmt: skip
         raise UserError(
-            f"data.tokenizer: SentencePiece cannot make {settings.size} pieces for {label} ({reason});"
-            " change size, or set hard_limit=false"
+            f"data.tokenizer: SentencePiece cannot make {settings.size} pieces for {label} ({reason}); {remedy}"
         ) from None
     return model.getvalue()
 

@@ -98,8 +98,11 @@ def test_a_vocabulary_that_the_text_cannot_fill(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         model(tmp_path / "a", ENGLISH, size=5000, hard_limit=True)
     assert str(error.value).startswith("data.tokenizer: SentencePiece cannot make 5000 pieces for test (")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(error.value).endswith("; lower size, or set hard_limit=false")
     assert model(tmp_path / "a", ENGLISH, size=5000, hard_limit=False)
+    for hard_limit in (True, False):  # which makes no difference to a vocabulary that is too small
+        with pytest.raises(UserError, match=r"; raise size, or lower coverage \(least: 0\.98\)$"):
+            model(tmp_path / "a", ENGLISH, size=8, hard_limit=hard_limit)
 
 
 def test_coverage_decides_which_characters_are_known(tmp_path: Path) -> None:

@@ -79,3 +79,20 @@ def test_a_dashboard_gets_histograms_and_the_pairs_that_were_asked_for() -> None
     assert shown["valid/avg/macro"] == 3.25 and sum(shown["valid/pairs/loss"].histogram) == 300
     few = record(5)
     assert _for_wandb(few, ()) == {key: value for key, value in few.items() if key != "kind"}
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_steps_of_a_resumed_offline_run_go_on(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Any] = []
+
+    class Dashboard:
+        def log(self, values: dict[str, Any], step: int | None) -> None:
+            steps.append(step)
+
+    monkeypatch.setattr(Tracker, "_start_wandb", lambda *arguments: Dashboard())
+    for records in (None, 1):
+        tracker = Tracker(tmp_path, TrackingSettings.model_validate({"wandb": mode}), True, {}, "run")
+        tracker.rewind(-1 if records is None else 3, records)
+        for kind in ("run", "train", "valid"):
+            tracker.log(kind, 3, 1.0, {"train/loss": 2.0})
+    assert steps == ([1, 1, 2, 2, 2, 3] if mode == "offline" else [None] * 6)
