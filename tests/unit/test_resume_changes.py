@@ -155,6 +155,12 @@ def test_all_that_is_refused_is_listed() -> None:
     refuse(Path("step_9"), [change for change in listed if change.kind is not REFUSED], "")
 
 
+def test_other_frozen_weights_begin_anew_from_these_weights() -> None:
+    frozen = list(found({}, {"model": {"freeze": {"encoder": True}}}).values())
+    with pytest.raises(UserError, match=r"is of the weights that were trained; .* with model\.init=run$"):
+        refuse(Path("run/checkpoints/step_9"), frozen, "")
+
+
 def test_the_loss_scaler_counts_in_fp16_alone() -> None:
     for precision, kind in (("fp16", REFUSED), ("fp32", "free")):
         recipe = Recipe.model_validate({**DATA, "train": {"precision": precision}})

@@ -1,5 +1,6 @@
 """What a run that goes on has otherwise than the run that wrote its checkpoint; what of that is refused."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ DS_CONFIG = "ds_config.json"
 PLACES = ("name", "directory", "deepspeed")
 """Settings of the recipe that say where it is, of which what lies there is compared; and what it is called."""
 
-OTHER_WEIGHTS = ("model.", "framing.", "prepared tokenizer")
+OTHER_WEIGHTS = re.compile(r"model\.(?!freeze\.)|framing\.|prepared tokenizer")
 """Beginnings of the names of what the weights themselves depend on."""
 
 
@@ -237,7 +238,7 @@ def refuse(path: Path, listed: Sequence[ResumeChange], layout: str) -> None:
     run = path.parent.parent
     faults = [
         f"{change.line()}; resume with {format_value(change.before)}, or begin a new run in another directory"
-        + ("" if change.name.startswith(OTHER_WEIGHTS) else f", from these weights with {checkpoint.init_setting(run)}")
+        + ("" if OTHER_WEIGHTS.match(change.name) else f", from these weights with {checkpoint.init_setting(run)}")
         for change in listed
         if change.kind is ResumeClass.REFUSED
     ]

@@ -170,6 +170,7 @@ REASONS: Mapping[str, str] = {
     "denoising": "the text that is drawn is numbered by it",
     "framing": "the model knows the former tags",
     "model": "the weights have the former shape",
+    "model.freeze": "the optimizer's state is of the weights that were trained",
     "": "the checkpoint has the state of the former",
 }
 """Why settings are refused, by section; the longest name that fits."""
