@@ -1,4 +1,4 @@
-"""Where a run's figures go: ``metrics.jsonl`` always, wandb where configured, one line a report on standard error.
+"""Where a run's figures go: ``metrics.jsonl`` always, dashboards where configured, one line a report on standard error.
 
 Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``time`` and metric keys such as
 ``valid/bs-en/nll``.
@@ -7,20 +7,20 @@ Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``
 import contextlib
 import json
 import logging
-import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from mnmt_ds import metric_keys
 from mnmt_ds.config import Settings
+from mnmt_ds.dashboards import Dashboard, Tensorboard, Wandb
 from mnmt_ds.errors import UserError, file_fault
 from mnmt_ds.files import append_line, write_text
 from mnmt_ds.log import REPORT
-from mnmt_ds.packed_records import pack, packable
+from mnmt_ds.packed_records import pack
 from mnmt_ds.record_lines import Record, kept_lines, last_crc, read_records, seal
 from mnmt_ds.run_files import METRICS
 
@@ -40,26 +40,27 @@ class TrackingSettings(Settings):
     group: str = ""
     """wandb group, such as a study's name."""
     wandb_pairs: tuple[str, ...] = ()
-    """Pairs whose figures wandb gets each by itself where there are 200 pairs or more; of all others it gets means and
-    histograms."""
+    """Pairs whose figures dashboards get each by themselves where there are 200 pairs or more; of all others they get
+    means and histograms."""
+    tensorboard: bool = False
+    """Event files in the run's ``tensorboard`` directory, for ``tensorboard --logdir`` (``mnmt_ds[tensorboard]``)."""
     log_every: int = Field(50, ge=1)
     """Updates between two reports; a large number: none."""
 
 
 class Tracker:
-    """Appends records to a run's ``metrics.jsonl`` and mirrors them to wandb; on other ranks it does nothing.
+    """Appends records to a run's ``metrics.jsonl`` and mirrors them to dashboards; on other ranks it does nothing.
 
-    A wandb that fails to start or to log costs a warning, never the run.
+    A dashboard that fails to start or to log costs a warning, never the run.
 
     Args:
         run: the run's directory.
         settings: the recipe's ``tracking`` section.
         main: whether this is the main rank.
-        config: the recipe's values, for wandb.
-        name: the run's name on the dashboard.
+        name: the run's name on dashboards.
     """
 
-    def __init__(self, run: Path, settings: TrackingSettings, main: bool, config: Record, name: str) -> None:
+    def __init__(self, run: Path, settings: TrackingSettings, main: bool, name: str) -> None:
         self.path = run / METRICS
         self.main = main
         self._crc: int | None = None
@@ -68,11 +69,8 @@ class Tracker:
         """Records in the log, those of kind "run" left out; 0 on other ranks."""
         self.fault: UserError | None = None
         """Why the log could not be written; whoever writes it with other ranks raises it on all of them."""
-        self.wandb: Any = None
-        self._wandb_pairs = settings.wandb_pairs
-        self._is_offline = settings.wandb == "offline"
-        if main and settings.wandb != "off":
-            self.wandb = self._start_wandb(run, settings, settings.wandb, config, name)
+        self.dashboards: list[Dashboard] = []
+        self._settings, self._name = settings, name
 
     def rewind(self, update: int, records: int | None = None) -> None:
         """Drops what a killed run wrote after the checkpoint that training resumes from, and damaged lines by name.
@@ -108,14 +106,12 @@ class Tracker:
             append_line(self.path, line.text.decode())
             self.records += kind != "run"
             self._crc = line.crc
-        if self.wandb is not None:
-            # offline, a resumed run would count its steps from 0 again, and lie over what it logged before
-            step = self.records + (kind == "run") if self._is_offline else None
+        for dashboard in list(self.dashboards):
             try:
-                self.wandb.log({**_for_wandb(values, self._wandb_pairs), "update": update, "epoch": epoch}, step=step)
-            except Exception as error:  # whatever wandb raises must not end the training
-                self.warning(f"wandb: {_one_line(error)}; going on without it")
-                self.wandb = None
+                dashboard.log(self.records + (kind == "run"), update, epoch, values)
+            except Exception as error:  # whatever a dashboard raises must not end the training
+                self.warning(f"{dashboard.name}: {_one_line(error)}; going on without it")
+                self.dashboards.remove(dashboard)
 
     @contextlib.contextmanager
     def _faults_kept(self) -> Iterator[None]:
@@ -154,53 +150,33 @@ class Tracker:
             LOG.warning(line)
 
     def close(self) -> None:
-        """Closes the dashboard's run."""
-        if self.wandb is None:
-            return
-        try:
-            self.wandb.finish()
-        except Exception as error:  # the training has ended well; its dashboard must not spoil that
-            self.warning(f"wandb: {_one_line(error)}")
+        """Closes the dashboards."""
+        for dashboard in self.dashboards:
+            try:
+                dashboard.close()
+            except Exception as error:  # the training has ended well; its dashboard must not spoil that
+                self.warning(f"{dashboard.name}: {_one_line(error)}")
 
-    def _start_wandb(
-        self, run: Path, settings: TrackingSettings, mode: Literal["offline", "online"], config: Record, name: str
-    ) -> Any:
-        """wandb's run, the same one after a resume; None where it cannot be started."""
-        try:
-            import wandb
+    def start_dashboards(self, config: Record, update: int) -> None:
+        """Starts the dashboards that the settings ask for, on the main rank alone.
 
-            identity = run / "wandb_id"
-            if not identity.exists():
-                identity.write_text(secrets.token_hex(4), encoding="utf-8")
-            started = wandb.init(
-                project=settings.project,
-                entity=settings.entity or None,
-                group=settings.group or None,
-                name=name,
-                dir=str(run),
-                config=config,
-                mode=mode,
-                id=identity.read_text(encoding="utf-8"),
-                resume="allow",
-                settings=wandb.Settings(silent=True, init_timeout=60),
-            )
-            started.define_metric("*", step_metric="update")
-            return started
-        except Exception as error:  # a dashboard that cannot be reached is no reason to stop
-            self.warning(f"wandb: {_one_line(error)}; going on without it (metrics.jsonl has everything)")
-            return None
-
-
-def _for_wandb(values: Record, pairs: tuple[str, ...]) -> Record:
-    """Numbers by key; of very many pairs a histogram a figure, and the figures of the pairs that were asked for."""
-    names, figures = packable(values)
-    inside = {f"{before}/{name}/{after}" for before, after in figures for name in names if name not in pairs}
-    numbers: Record = {k: value for k, value in values.items() if isinstance(value, int | float) and k not in inside}
-    if figures:
-        import wandb
-
-        numbers |= {f"{before}/pairs/{after}": wandb.Histogram(row) for (before, after), row in figures.items()}
-    return numbers
+        Args:
+            config: the recipe's values, versions and sizes.
+            update: from which training goes on.
+        """
+        settings, run = self._settings, self.path.parent
+        name, pairs = self._name, self._settings.wandb_pairs
+        starts: dict[str, Callable[[], Dashboard]] = {}
+        if (mode := settings.wandb) != "off":
+            where = {"project": settings.project, "entity": settings.entity or None, "group": settings.group or None}
+            starts["wandb"] = lambda: Wandb(run, mode, config, pairs, {"name": name, **where})
+        if settings.tensorboard:
+            starts["tensorboard"] = lambda: Tensorboard(run, config, pairs, update)
+        for label, start in starts.items() if self.main else ():
+            try:
+                self.dashboards.append(start())
+            except Exception as error:  # a dashboard that cannot be reached is no reason to stop
+                self.warning(f"{label}: {_one_line(error)}; going on without it (metrics.jsonl has everything)")
 
 
 def _one_line(error: Exception) -> str:

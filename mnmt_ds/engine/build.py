@@ -186,7 +186,7 @@ def make_students(
         if student_recipe is not recipe:
             layout.ranks.on_main_first(student_recipe.directory.mkdir, 0o777, True, True)
             settings = student_recipe.tracking.model_copy(update={"wandb": "off"})
-            log = Tracker(student_recipe.directory, settings, layout.is_main, {}, student_recipe.name)
+            log = Tracker(student_recipe.directory, settings, layout.is_main, student_recipe.name)
             peers = exchange.peers_of(name, last, run_trials)
         eval_states = engine.method_eval_states(student_recipe.data.pairs)
         best = BestCheckpoints(student_recipe.data.pairs, student_recipe.validation, dev_tokens)

@@ -15,6 +15,7 @@ from mnmt_ds.engine.students.student import Student
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.frozen import freeze
 from mnmt_ds.models.transformer import Transformer, parameter_count
+from mnmt_ds.package_versions import package_versions
 from mnmt_ds.tracking import Tracker
 
 
@@ -94,6 +95,39 @@ class RunLog:
             raise UserError(*dict.fromkeys(faults))
 
 
+def dashboard_config(recipe: Recipe, corpus: Corpus, student: Student) -> dict[str, Any]:
+    """Collects what dashboards show as a run's configuration.
+
+    Args:
+        recipe: of the run, or of one of its students.
+        corpus: that it is trained on.
+        student: one of this rank's.
+
+    Returns:
+        The recipe's values; versions, parameters, ranks and sizes of the corpus under "run".
+    """
+    parameters, trained = _parameters(recipe, corpus)
+    data = student.training_data
+    run = {
+        "versions": package_versions(),
+        "parameters": parameters,
+        "trained_parameters": trained,
+        "vocabulary_size": corpus.tokenizer.size,
+        "world_size": student.engine.layout.job.size,
+        "corpus": corpus.hash,
+        "train_sentences": dict(zip(data.pairs, map(int, data.sizes), strict=True)),
+    }
+    return {**recipe.model_dump(mode="json"), "run": run}
+
+
+def _parameters(recipe: Recipe, corpus: Corpus) -> tuple[int, int]:
+    """Parameters of the model, and of them those that are trained."""
+    with torch.device("meta"):
+        model = Transformer(recipe.model, corpus.tokenizer.size)
+    freeze(model, recipe.model)
+    return parameter_count(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 def introduction(
     recipe: Recipe, corpus: Corpus, peer_group: PeerGroup, student: Student, job_layout: JobLayout, implementation: str
 ) -> str:
@@ -111,10 +145,7 @@ def introduction(
         The line.
     """
     layout, training_data = student.engine.layout, student.training_data
-    with torch.device("meta"):
-        model = Transformer(recipe.model, corpus.tokenizer.size)
-    freeze(model, recipe.model)
-    parameters, trained = parameter_count(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parameters, trained = _parameters(recipe, corpus)
     share = "" if trained == parameters else f" ({trained / 1e6:.3f}M trained)"
     students = f"{len(peer_group.student_names)} students, " if recipe.students else ""
     bounds = job_layout.bounds

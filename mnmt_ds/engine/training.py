@@ -28,7 +28,7 @@ from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
 from mnmt_ds.engine.recipe import Recipe, unused_sampler
-from mnmt_ds.engine.run_log import RunLog, introduction
+from mnmt_ds.engine.run_log import RunLog, dashboard_config, introduction
 from mnmt_ds.engine.start_faults import all_faults_listed
 from mnmt_ds.engine.students import records
 from mnmt_ds.engine.students.peer_exchange import PeerExchange
@@ -140,6 +140,9 @@ class Training:
         facts: dict[str, Any] = {"loss_implementation": implementation, "world_size": layout.job.size}
         if start is not None and start.changes:
             facts["changed"] = {change.name: [change.before, change.now] for change in start.changes}
+        own = [(each.tracker, each.recipe) for each in self.students if each.tracker is not self.tracker]
+        for tracker, its_recipe in [(self.tracker, recipe), *own]:
+            tracker.start_dashboards(dashboard_config(its_recipe, self.corpus, self.first), self.update)
         for tracker in self._trackers():
             tracker.log("run", self.update, self.progress.epoch, facts)
         self.flush_log()
@@ -160,8 +163,7 @@ class Training:
         self.lock = _claim_on_main(self.recipe, job)
         if not resume:
             job.on_main_first(run_directory.refuse_used, self.directory)
-        settings = self.recipe.model_dump(mode="json")
-        return Tracker(self.directory, self.recipe.tracking, job.is_main, settings, self.recipe.name)
+        return Tracker(self.directory, self.recipe.tracking, job.is_main, self.recipe.name)
 
     def _describe(self, recipe: Recipe, config: ds_config.Json, ranks: RankGroup) -> None:
         """Writes what a run or a student is beside its results."""

@@ -3,15 +3,12 @@
 import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnmt_ds import __version__
 from mnmt_ds.config import dump
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.build import open_corpus
@@ -21,10 +18,10 @@ from mnmt_ds.engine.start_faults import all_faults_listed, load_for_start
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
 from mnmt_ds.methods.registry import teacher_settings
+from mnmt_ds.package_versions import package_versions
 
 MARK = "node report: "
 """Begins the line in which a node's report is printed, whatever else it prints."""
-PACKAGES = ("torch", "deepspeed", "megatron-core", "sentencepiece", "numpy", "safetensors", "pydantic")
 NATIVE_CODE_BYTES = 1 << 28
 """Bytes of disk that building native code may take."""
 
@@ -83,12 +80,7 @@ def versions() -> dict[str, str]:
     Returns:
         Versions by package, and the hash under "mnmt_ds's source".
     """
-    result = {"Python": platform.python_version(), "mnmt_ds": __version__}
-    for name in PACKAGES:
-        try:
-            result[name] = version(name)
-        except PackageNotFoundError:
-            result[name] = "none"
+    result = package_versions()
     root = Path(__file__).parents[1]
     files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cpp", ".cu", ".h"))
     result["mnmt_ds's source"] = _digest(*(f"{path.relative_to(root)}\n{path.read_text('utf-8')}" for path in files))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnmt_ds.models.weights import load_model
 from mnmt_ds.tracking import read_records
@@ -29,7 +30,7 @@ def test_a_run_learns_and_leaves_what_people_look_at(tiny_corpus: Path, tmp_path
         "method": {"name": "lssd"},
         "model": {"d_model": 64, "ffn": 128},
         "train": {"max_epochs": 14, "batches_per_update": 2, "lr": 8e-3},
-        "tracking": {"wandb": "offline", "log_every": 20},
+        "tracking": {"wandb": "offline", "tensorboard": True, "log_every": 20},
     }
     assert on_ranks(2, train, str(tiny_corpus), str(run), sections) == ["", ""]
     valid = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "valid"]
@@ -48,6 +49,12 @@ def test_a_run_learns_and_leaves_what_people_look_at(tiny_corpus: Path, tmp_path
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert {p.name for p in (run / "snapshots").iterdir()} >= {str(about["update"])}
     assert list((run / "wandb").glob("offline-run-*")), "wandb wrote nothing"
+    shown = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in shown.Scalars("valid/avg/macro")] == [
+        (record["update"], pytest.approx(record["valid/avg/macro"])) for record in valid
+    ]
+    text = shown.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "trained_parameters: " in text and f"torch: {torch.__version__}" in text and "bs-en: 60" in text
     train_record = next(record for record in read_records(run / "metrics.jsonl") if record["kind"] == "train")
     assert {"train/loss", "train/nll_loss", "train/lr", "runtime/tokens_per_sec", "memory/cpu"} <= train_record.keys()
 

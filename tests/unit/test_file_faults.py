@@ -97,7 +97,7 @@ def test_the_main_ranks_disk_is_a_users_matter() -> None:
 
 def test_a_record_is_logged_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up in the middle of a record; the tracker keeps the fault for all ranks."""
-    tracker = Tracker(tmp_path, TrackingSettings(), True, {}, "run")
+    tracker = Tracker(tmp_path, TrackingSettings(), True, "run")
     tracker.log("train", 1, 0.5, {"x": 1.0})
     before = tracker.path.read_bytes()
     tracker.path.unlink()
@@ -121,7 +121,7 @@ def test_a_record_is_logged_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 def test_a_log_goes_back_to_where_a_checkpoint_was_written(tmp_path: Path) -> None:
     """Records after it go, also those of the same update; the log is not written where nothing changes."""
-    tracker = Tracker(tmp_path, TrackingSettings(), True, {}, "run")
+    tracker = Tracker(tmp_path, TrackingSettings(), True, "run")
     for kind, update in (("run", 0), ("train", 1), ("train", 2), ("valid", 2), ("sampler", 2), ("train", 3)):
         tracker.log(kind, update, 0.0, {})
     assert tracker.records == 5

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnmt_ds.dashboards import split_pairs
 from mnmt_ds.errors import UserError
 from mnmt_ds.packed_records import LEAST_PAIRS, PACKED, pack, unpack
 from mnmt_ds.record_lines import check_lines, read_records, write_lines
-from mnmt_ds.tracking import Tracker, TrackingSettings, _for_wandb
+from mnmt_ds.tracking import Tracker, TrackingSettings
 
 
 def record(pairs: int) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def test_what_is_no_number_of_32_bits_stays() -> None:
 
 def test_the_log_is_read_flat_and_rewound_packed(tmp_path: Path) -> None:
     figures = {key: value for key, value in record(300).items() if "/" in key}
-    tracker = Tracker(tmp_path, TrackingSettings(), True, {}, "run")
+    tracker = Tracker(tmp_path, TrackingSettings(), True, "run")
     for update in (100, 200, 300):
         tracker.log("valid", update, update / 100, figures)
     tracker.rewind(200)
@@ -74,24 +75,28 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 def test_a_dashboard_gets_histograms_and_the_pairs_that_were_asked_for() -> None:
     values = record(300)
-    shown = _for_wandb(values, ("l0005-en",))
+    shown, rows = split_pairs(values, ("l0005-en",))
     assert shown["valid/l0005-en/loss"] == values["valid/l0005-en/loss"] and "valid/l0006-en/loss" not in shown
-    assert shown["valid/avg/macro"] == 3.25 and sum(shown["valid/pairs/loss"].histogram) == 300
+    assert shown["valid/avg/macro"] == 3.25 and len(rows["valid/pairs/loss"]) == 300
     few = record(5)
-    assert _for_wandb(few, ()) == {key: value for key, value in few.items() if key != "kind"}
+    assert split_pairs(few, ()) == ({key: value for key, value in few.items() if key != "kind"}, {})
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
 def test_steps_of_a_resumed_offline_run_go_on(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[Any] = []
 
-    class Dashboard:
+    class Run:
+        def define_metric(self, *names: str, step_metric: str) -> None:
+            assert step_metric == "update"
+
         def log(self, values: dict[str, Any], step: int | None) -> None:
             steps.append(step)
 
-    monkeypatch.setattr(Tracker, "_start_wandb", lambda *arguments: Dashboard())
+    monkeypatch.setattr("wandb.init", lambda **options: Run())
     for records in (None, 1):
-        tracker = Tracker(tmp_path, TrackingSettings.model_validate({"wandb": mode}), True, {}, "run")
+        tracker = Tracker(tmp_path, TrackingSettings.model_validate({"wandb": mode}), True, "run")
+        tracker.start_dashboards({}, 0)
         tracker.rewind(-1 if records is None else 3, records)
         for kind in ("run", "train", "valid"):
             tracker.log(kind, 3, 1.0, {"train/loss": 2.0})

@@ -20,7 +20,7 @@ Lines = list[bytes]
 
 
 def tracker(run: Path) -> Tracker:
-    return Tracker(run, TrackingSettings(), True, {}, "run")
+    return Tracker(run, TrackingSettings(), True, "run")
 
 
 @pytest.fixture

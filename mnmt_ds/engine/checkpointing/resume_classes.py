@@ -118,7 +118,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         FREE: "every max_tokens watch keep_best_per_pair bleu_every average_k",
         NEW_METRIC: "selection select_by bleu_sentences bleu_beam bleu_ban_unknown",
     },
-    "tracking": {NO_EFFECT: "wandb project entity group wandb_pairs log_every"},
+    "tracking": {NO_EFFECT: "wandb project entity group wandb_pairs tensorboard log_every"},
 }
 """Keys by class, for every section of a recipe as ``config.sections`` lists them."""
 CHANGED_METRICS: Mapping[str, DevMetric] = {
