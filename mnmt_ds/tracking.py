@@ -5,6 +5,7 @@ Only the main rank writes. A record is flat: ``kind``, ``update``, ``epoch``, ``
 """
 
 import contextlib
+import datetime
 import json
 import logging
 import time
@@ -183,8 +184,10 @@ def _one_line(error: Exception) -> str:
     return str(file_fault(error) or " ".join(str(error).split()))
 
 
-def progress_line(update: int, last: int, epoch: float, values: Record, memory_gb: float) -> str:
+def progress_line(update: int, last: int, epoch: float, values: Record, memory_gb: float, seconds: float) -> str:
     """Formats a training report: ``step 1200/20000 | epoch 3.20 | loss 4.123 nll 3.456 ppl 10.97 | lr 3.0e-4 | ...``.
+
+    What is left is estimated at the pace so far, validations included; patience may end the run earlier.
 
     Args:
         update: number of the last update.
@@ -192,6 +195,7 @@ def progress_line(update: int, last: int, epoch: float, values: Record, memory_g
         epoch: epochs so far.
         values: the report's figures by metric key.
         memory_gb: most memory in use so far, in GB (1e9 bytes).
+        seconds: of training so far.
 
     Returns:
         The line.
@@ -207,6 +211,7 @@ def progress_line(update: int, last: int, epoch: float, values: Record, memory_g
         if (name := metric_keys.TRAIN_TERM_LOSS.name_in(key)) and name not in ("nll", "ce")
     ]
     speed = values[metric_keys.TOKENS_PER_SEC]
+    left = f", at most {clock(seconds / update * (last - update))} left" if last > update > 0 else ""
     parts = [
         f"step {update}/{last}" if last else f"step {update}",
         f"epoch {epoch:.2f}",
@@ -215,5 +220,18 @@ def progress_line(update: int, last: int, epoch: float, values: Record, memory_g
         *([f"gnorm {values[metric_keys.TRAIN_GNORM]:.2f}"] if values.get(metric_keys.TRAIN_GNORM) is not None else []),
         f"{speed / 1000:.1f}k tok/s" if speed >= 1000 else f"{speed:.0f} tok/s",
         f"{'gpu' if values.get(metric_keys.MEMORY_GPU) else 'cpu'} {memory_gb:.1f} GB",
+        f"{clock(seconds)}{left}",
     ]
     return " | ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Formats a length of time.
+
+    Args:
+        seconds: the time.
+
+    Returns:
+        Hours, minutes and seconds, such as ``1:02:03``; days before them where there are any.
+    """
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -27,7 +27,7 @@ from mnmt_ds.engine.students.teacher_prefetcher import TeacherPrefetcher
 from mnmt_ds.engine.training import Training
 from mnmt_ds.engine.validation_round import validate_students
 from mnmt_ds.samplers.sampler import Losses
-from mnmt_ds.tracking import progress_line
+from mnmt_ds.tracking import clock, progress_line
 from mnmt_ds.training_position import update_under_way
 
 LOG = logging.getLogger(__name__)
@@ -155,6 +155,9 @@ def end(training: Training) -> None:
         training.validated_at_end = training.update
     training.keep_last()
     training.replace_state(training.state_at_end(state))
+    for student in training.students:
+        place = student.directory / "best" if student.best.overall.is_set else student.directory / "last"
+        student.tracker.info(f"ended after {clock(training.time_spent.total())}: {place} ({student.best.selected()})")
 
 
 def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float], bool]:
@@ -288,7 +291,9 @@ def _report(training: Training, loop: StudentLoop, norm: float) -> None:
     last = train.max_steps or progress.epoch_length * train.max_epochs
     if last < progress.epoch_end and not train.max_steps:  # a resumed run of larger updates
         last = progress.epoch_end + (train.max_epochs - 1 - progress.epoch) * progress.epoch_length
-    line = progress_line(training.update, last, progress.epochs, values, used / 1e9)
+    line = progress_line(
+        training.update, last, progress.epochs, values, used / 1e9, training.time_spent.total()
+    )  # fmt: skip
     training.run_log.log(loop.student, "train", training.update, progress, values, line)
 
 

@@ -66,8 +66,9 @@ def _check_selection(run: Path, valid: list[dict[str, Any]]) -> None:
 def test_the_log_has_the_ceiling_beside_bleu() -> None:
     best = SimpleNamespace(selected=lambda: "best 1.0000 at 5", deficit=lambda: 0.0)
     student: Any = SimpleNamespace(best=best, training_data=SimpleNamespace(pairs=["a-en"]))
-    report: Any = SimpleNamespace(update=5, epoch=1.0)
+    report: Any = SimpleNamespace(update=5, epoch=1.0, dev={"a-en": 1.0, "b-en": 2.5})
     record = {"valid/avg/macro": 1.0, "valid/avg/bleu": 12.345, "valid/avg/bleu_ceiling": 73.1}
+    assert " | worst b-en 2.500, best a-en 1.000" in validation_line(student, report, record)
     assert " | BLEU 12.35 (ceiling 73.10)" in validation_line(student, report, record)
     assert "BLEU" not in validation_line(student, report, {"valid/avg/macro": 1.0})
 

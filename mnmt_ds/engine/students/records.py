@@ -264,9 +264,12 @@ def validation_line(student: Student, report: ValidationReport, record: dict[str
     best = student.best
     taught = [pair for pair in student.training_data.pairs if record.get(metric_keys.TEACHER_SWITCH.of(pair))]
     bleu, ceiling = (record.get(key) for key in (metric_keys.VALID_AVG_BLEU, metric_keys.VALID_AVG_BLEU_CEILING))
+    worst, lowest = max(report.dev, key=report.dev.__getitem__), min(report.dev, key=report.dev.__getitem__)
+    ends = f" | worst {worst} {report.dev[worst]:.3f}, best {lowest} {report.dev[lowest]:.3f}"
     return (
         f"valid {report.update} | epoch {report.epoch:.2f} | dev {record[metric_keys.VALID_MACRO]:.4f}"
         f" ({best.selected()}) | deficit {best.deficit():.4f}"
+        + (ends if len(report.dev) > 1 else "")
         + (f" | watched {record[metric_keys.WATCH_MACRO]:.4f}" if metric_keys.WATCH_MACRO in record else "")
         + (f" | BLEU {bleu:.2f} (ceiling {ceiling:.2f})" if bleu is not None else "")
         + (f" | taught: {' '.join(taught)}" if taught else "")

@@ -105,13 +105,17 @@ def _try_changes(
 ) -> list[dict[str, float]]:
     state = student.engine.capture_state() if settings.after == "restore" else None
     results = []
-    for change in changes:
+    for number, change in enumerate(changes, start=1):
         change()
         _train_on_trial_set(student, ranges)
         began = time.monotonic()
         values = validate(student.engine, exchange.dev, exchange.pairs, exchange.score)
         exchange.measuring_seconds += time.monotonic() - began
         results.append({pair: values[pair]["loss"] for pair in exchange.pairs})
+        mean = sum(results[-1].values()) / len(results[-1])
+        student.tracker.info(
+            f"{student.name}: trial {number} of {len(changes)} after update {student.updates}: dev {mean:.4f}"
+        )
         if state is not None:
             student.engine.restore_state(state)
     return results
