@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from mnmt_ds.decoding.loading import open_translator, warn_untrained_pair
     from mnmt_ds.errors import UserError, file_fault
+    from mnmt_ds.evaluation.model_card import front_matter, model_card
     from mnmt_ds.files import new_directory
 
     if args.format == "ctranslate2" and args.restore:
@@ -69,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
             readme = (
                 family_readme(args.format, translator) if is_family else _readme(args.format, translator, pair, notes)
             )
-            (out / "README.md").write_text(readme, encoding="utf-8")
+            head = front_matter(translator.description, args.format)
+            card = model_card(translator.directory, translator.description)
+            (out / "README.md").write_text(f"{head}{readme}\n{card}", encoding="utf-8")
     except Exception as error:
         raise file_fault(error, args.out) or error from None
     print("\n".join([f"{args.out}: {args.format}, defaults for {pair or 'no pair'}", *notes]))
@@ -154,7 +158,7 @@ def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[st
 
     Args:
         translator: the model with its tokenizer.
-        pair: pair whose target tag is the decoder's start.
+        pair: any pair; the decoder's start is given in every call where it is the target's tag.
         out: directory to write to.
 
     Returns:
@@ -172,7 +176,9 @@ def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[st
         raise UserError(
             f"{translator.directory}: two of its tokens have the same text; CTranslate2 cannot tell them apart"
         )
-    save_ctranslate2(as_transformers(translator, pair), names, names[decoder_start(translator, pair)], out)
+    start = decoder_start(translator, pair)
+    fixed = names[start] if start < tokenizer.piece_count else None
+    save_ctranslate2(as_transformers(translator, pair), names, fixed, out)
     tokenizer.save_to(out / "sentencepiece")
     return []
 
@@ -241,13 +247,51 @@ def _readme(kind: str, translator: "Translator", pair: str, notes: list[str]) ->
             "`mnmt-ds translate` stops at twice the source's tokens and 20.",
         ]  # fmt: skip
     elif kind == "ctranslate2":
-        lines += [
-            "Give it the pieces of `sentencepiece/` with the symbols above. The decoder's start is fixed: export once",
-            "for each target language. `mnmt-ds translate` writes at most twice the source's tokens and 20, up to",
-            f"`max_decoding_length={max_length(translator) - 1}`, which `translate_batch` must be given: its own",
-            "default is 256. `max_input_length=0` cuts no source.",
-        ]
+        lines += _ctranslate2_code(translator, pair)
     return "\n".join(lines) + "\n"
+
+
+def _ctranslate2_code(translator: "Translator", pair: str) -> list[str]:
+    """How CTranslate2's files are used: code for a pair, and what differs for the others."""
+    from mnmt_ds.data.language_pairs import split_pair
+    from mnmt_ds.data.tokenizer import JOINT
+
+    tokenizer = translator.tokenizer
+
+    def words(ids: Iterable[int]) -> list[str]:
+        return [tokenizer.piece(i) for i in ids]
+
+    def begin(pair: str) -> list[str]:
+        frame = translator.frame(pair)
+        given = [frame.decoder_start] if frame.decoder_start >= tokenizer.piece_count else []
+        return words([*given, *frame.target_prefix])
+
+    frame = translator.frame(pair)
+    models = [
+        "spm.model" if JOINT in tokenizer.serialised else f"spm.{language}.model" for language in split_pair(pair)
+    ]
+    source = [*map(repr, words(frame.source_prefix)), "*source.encode('…', out_type=str)"]
+    source += map(repr, words(frame.source_suffix))
+    lines = [
+        "```python", "import ctranslate2", "from sentencepiece import SentencePieceProcessor", "",
+        f"source = SentencePieceProcessor(model_file=DIRECTORY + '/sentencepiece/{models[0]}')",
+        f"target = SentencePieceProcessor(model_file=DIRECTORY + '/sentencepiece/{models[1]}')",
+        "translator = ctranslate2.Translator(DIRECTORY)",
+        "result = translator.translate_batch(",
+        f"    [[{', '.join(source)}]],",
+        f"    target_prefix=[{begin(pair)!r}], max_input_length=0, max_decoding_length={max_length(translator) - 1},",
+        ")",
+        "print(target.decode(result[0].hypotheses[0]))", "```", "",
+        "One directory serves every pair: the decoder starts with the tag of the target language, the first word of",
+        "`target_prefix`, which is no part of the result. `max_input_length=0` cuts no source; CTranslate2's own",
+        "`max_decoding_length` is 256. `mnmt-ds translate` writes at most twice the source's tokens and 20.", "",
+        "| pair | source | `target_prefix` |", "|---|---|---|",
+    ]  # fmt: skip
+    for each in translator.description["pairs"]:
+        frame = translator.frame(each)
+        shown = " ".join([*words(frame.source_prefix), "PIECES", *words(frame.source_suffix)])
+        lines.append(f"| {each} | `{shown}` | `{' '.join(begin(each))}` |")
+    return lines
 
 
 def family_readme(kind: str, translator: "Translator") -> str:

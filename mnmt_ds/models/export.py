@@ -167,13 +167,13 @@ def _targets(name: str) -> tuple[str, ...]:
     return tuple(f"model.{side}.layers.{layer}.{target}.{kind}" for target in targets)
 
 
-def save_ctranslate2(model: nn.Module, tokens: list[str], decoder_start: str, directory: Path) -> None:
+def save_ctranslate2(model: nn.Module, tokens: list[str], decoder_start: str | None, directory: Path) -> None:
     """Writes a transformers M2M100 as a CTranslate2 model.
 
     Args:
         model: ``M2M100ForConditionalGeneration``.
         tokens: the token of every id, in order.
-        decoder_start: the token of the first decoder input.
+        decoder_start: the token of the first decoder input; None: each call gives it, as ``target_prefix``'s first.
         directory: where to write; made where it is missing.
     """
     from ctranslate2.converters.transformers import M2M100Loader

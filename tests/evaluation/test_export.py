@@ -1,10 +1,12 @@
 """``mnmt-ds export``: the written directories translate as the model does."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mnmt_ds.batch import PAD
 from mnmt_ds.cli.main import main
@@ -61,22 +63,51 @@ def test_transformers_directory(
     ]
 
 
-def test_ctranslate2_directory(run: Path, tiny_corpus: Path, tmp_path: Path) -> None:
-    """CTranslate2 gives the greedy translations of our model (its beam search ends by rules of its own)."""
+def test_ctranslate2_directory(
+    run: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One directory gives the greedy translations of our model in every pair (its beam search has rules of its own)."""
     ctranslate2 = pytest.importorskip("ctranslate2")
     out = tmp_path / "ct2"
     assert main(["export", str(run), str(out), "--pair", PAIR, "--format", "ctranslate2"]) == 0
-    translator, split = open_translator(run), Corpus.open(tiny_corpus).split(PAIR, "test")
-    pieces = [split.pieces(i)[0] for i in range(len(split))]
-    frame, tokenizer = translator.frame(PAIR), translator.tokenizer
-    sources = [[tokenizer.piece(i) for i in frame_source(frame, ids.tolist())] for ids in pieces]
+    translator = open_translator(run)
+    tokenizer, pairs = translator.tokenizer, translator.description["pairs"]
     peer = ctranslate2.Translator(str(out), device="cpu", intra_threads=1)
-    results = peer.translate_batch(sources, beam_size=1, max_decoding_length=30)
     settings = BeamSettings(beam=1, max_length_ratio=0, max_length_plus=30)
-    found = translate_all(translator, {PAIR: pieces}, settings, 1024)[PAIR]
-    assert [result.hypotheses[0] for result in results] == [
-        [tokenizer.piece(i) for i in row[0].tokens] for row in found
-    ]
+    for pair in pairs:
+        split, frame = Corpus.open(tiny_corpus).split(pair, "test"), translator.frame(pair)
+        pieces = [split.pieces(i)[0] for i in range(len(split))]
+        sources = [[tokenizer.piece(i) for i in frame_source(frame, ids.tolist())] for ids in pieces]
+        start = [[tokenizer.piece(frame.decoder_start)]] * len(sources)
+        results = peer.translate_batch(sources, target_prefix=start, beam_size=1, max_decoding_length=30)
+        found = translate_all(translator, {pair: pieces}, settings, 1024)[pair]
+        assert [result.hypotheses[0] for result in results] == [
+            [tokenizer.piece(i) for i in row[0].tokens] for row in found
+        ]
+    assert len(pairs) == 3
+
+
+@pytest.mark.parametrize("kind", ["transformers", "ctranslate2"])
+def test_the_readmes_code_runs_and_its_card_has_the_scores(
+    run: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    assert main(["evaluate", str(run), "--jobs", "1"]) == 0
+    out = tmp_path / "out"
+    assert main(["export", str(run), str(out), "--pair", PAIR, "--format", kind]) == 0
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(readme.split("---\n")[1])
+    assert head == {"library_name": kind, "pipeline_tag": "translation", "language": ["bs", "en", "hi", "fr"],
+                    "tags": ["mnmt_ds"]}  # fmt: skip
+    report = json.loads((run / "evaluation" / "best.test.json").read_text())
+    scores = report["pairs"][PAIR]
+    sentences = len(Corpus.open(tiny_corpus).split(PAIR, "train"))
+    assert f"| {PAIR} | {sentences} | {scores['bleu']:.1f} | {scores['chrf']:.1f} |" in readme
+    assert f"- `{scores['bleu_signature']}`" in readme and report["model"] in readme
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    capsys.readouterr()
+    exec(code.replace("…", "derbo eulbbo"), {"DIRECTORY": str(out)})
+    printed = capsys.readouterr().out.strip()
+    assert printed and "{" not in printed
 
 
 def test_existing_directory_is_kept(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
