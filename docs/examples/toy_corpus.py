@@ -3,13 +3,14 @@
 The languages (qaa, qab, qac: codes that ISO 639 leaves for private use) have words and a word order of their own, and
 2,000, 700 and 200 sentence pairs. Where English has two words for one (old/ancient), either is taken by chance, so
 that a model that learns the training text by heart grows worse on other text. Two languages come as TSV files, one as
-a Moses pair of compressed files. Good for trying the commands, and for nothing else: a score on this text says nothing
+a Moses pair of compressed files; --opus writes a zip archive as OPUS offers them, and English text. Good for trying the commands, and for nothing else: a score on this text says nothing
 about a method.
 """
 
 import argparse
 import gzip
 import random
+import zipfile
 from pathlib import Path
 
 NOUNS = (
@@ -69,13 +70,31 @@ def sentence(generator: random.Random, language: str, words: dict[str, str]) -> 
     return " ".join(orders[language]) + ".", text[0].upper() + text[1:]
 
 
+def write_opus(directory: Path) -> None:
+    """Writes DIRECTORY/Toy.qaa-en.zip, a Moses pair with its licence, and news.en.gz, 1,500 English sentences."""
+    generator, words = random.Random("archive"), words_of("qaa")
+    pairs = [sentence(generator, "qaa", words) for _ in range(2000)]
+    with zipfile.ZipFile(directory / "Toy.qaa-en.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("README", "Made-up text.\n")
+        archive.writestr("LICENSE", "Public domain.\n")
+        for side, language in enumerate(("qaa", "en")):
+            archive.writestr(f"Toy.qaa-en.{language}", "".join(f"{pair[side]}\n" for pair in pairs))
+    with gzip.open(directory / "news.en.gz", "wt", encoding="utf-8") as file:
+        file.writelines(f"{sentence(generator, 'qaa', words)[1]}\n" for _ in range(1500))
+    print(f"{directory}: Toy.qaa-en.zip with {len(pairs):,} sentence pairs, news.en.gz with 1,500 sentences")
+
+
 def main() -> None:
     """Writes DIRECTORY/qaa-en.tsv, qab-en.tsv, qac-en.qac.gz and qac-en.en.gz."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="where the files go")
     parser.add_argument("--share", type=float, default=1.0, help="share of the sentence pairs (default: all)")
+    parser.add_argument("--opus", action="store_true", help="write Toy.qaa-en.zip and news.en.gz instead")
     args = parser.parse_args()
     args.directory.mkdir(parents=True, exist_ok=True)
+    if args.opus:
+        write_opus(args.directory)
+        return
     for language, size in SIZES.items():
         generator, words = random.Random(f"text of {language}"), words_of(language)
         pairs = [sentence(generator, language, words) for _ in range(max(1, round(size * args.share)))]

@@ -1,5 +1,7 @@
 """The sessions that README and the tutorial show run, command by command, in a directory of their own."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -58,3 +60,18 @@ def test_tutorial_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "taught:" in done.stdout + done.stderr, "no teacher taught in the tutorial's LSSD run"
     assert (tmp_path / "runs" / "toy" / "report" / "compare.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_from_an_archive_to_an_exported_model(tmp_path: Path) -> None:
+    """Every command of the page, then the code of the exported README on a test sentence."""
+    done = run(session("docs/opus.md", "sh opus"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    opus = tmp_path / "runs" / "opus"
+    assert "training sentences are synthetic" in done.stdout and (opus / "preview.html").stat().st_size > 10_000
+    (code,) = blocks(opus / "ct2" / "README.md", "python")
+    line = (opus / "data_bt" / "text" / "qaa-en.test.src").read_text(encoding="utf-8").split("\n")[0]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code.replace("…", line), {"DIRECTORY": str(opus / "ct2")})
+    assert printed.getvalue().strip().endswith(".")

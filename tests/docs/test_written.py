@@ -147,6 +147,7 @@ def test_shell_scripts_parse() -> None:
 def test_tutorial_shows_its_recipes_as_they_are() -> None:
     shown = blocks(ROOT / "docs" / "tutorial.md", "yaml")
     assert shown == [text_of(ROOT / "docs" / "examples" / f"toy_{name}.yaml") for name in ("plain", "lssd")]
+    assert blocks(ROOT / "docs" / "opus.md", "yaml") == [text_of(ROOT / "docs" / "examples" / "toy_opus.yaml")]
 
 
 def test_architecture_page_has_the_layers_that_imports_are_held_to() -> None:
