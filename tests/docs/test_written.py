@@ -22,7 +22,7 @@ FLAGS_OF_OTHERS = {
     "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue",  # sbatch
     "--no-build-isolation", "--no-deps", "--check",  # pip, ruff
     "--pairs", "--directory",  # tests.data.scale
-    "--share",  # docs/examples/toy_corpus.py
+    "--share", "--opus",  # docs/examples/toy_corpus.py
     "--local_rank", "--no_checks",  # launchers
 }  # fmt: skip
 
