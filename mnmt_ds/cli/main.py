@@ -6,6 +6,7 @@ import importlib
 import keyword
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code; 2 after a UserError, which is a line a fault on standard error, and after a fault of a file or
-        disk; 1 after a RunError, which is one line.
+        disk; 1 after a RunError, which is one line; 130 after Ctrl-C.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with escaped_output():
@@ -113,6 +114,9 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         _forget_output()
         return 0
+    except KeyboardInterrupt:
+        print(f"mnmt-ds {command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         disk_fault = file_fault(error, Path("standard output"))  # files of our own are named by those who write them
         if disk_fault is None or os.environ.get(log.VARIABLE) == "debug":

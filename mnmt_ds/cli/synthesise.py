@@ -77,13 +77,12 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.decoding import synthesis
     from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.errors import UserError
+    from mnmt_ds.files import sha256
 
     rank, size = shard_of(args.shard)
     _check(args)
     if args.fresh and size > 1:
         raise UserError("--fresh: one process removes what others make; take it without launcher and --shard")
-    if args.fresh:
-        synthesis.start_anew(args.output)
     search = search_settings(args)
     given = [args.closest_to] if args.closest_to else []
     plan = synthesis.SynthesisPlan(
@@ -98,14 +97,17 @@ def run(args: argparse.Namespace) -> int:
     translator.frame(plan.model_pair)
     warn_untrained_pair(translator, plan.model_pair)
     facts = {**search.model_dump(mode="json"), "dtype": args.dtype}
-    plan = plan._replace(model=str(translator.description.get("sha256")), search=facts)
+    weights = translator.description.get("sha256") or sha256(translator.directory / "model.safetensors")
+    plan = plan._replace(model=weights, search=facts)
+    if args.fresh:  # once all that may be wrong was looked at
+        synthesis.start_anew(args.output, plan)
     record = synthesis.begin(args.output, plan)
     if record is not None and rank > 0:
         return 0
     if record is None:
-        chunks = synthesis.missing_chunks(args.output, plan, rank, size)
-        done = plan.chunks - len(synthesis.missing_chunks(args.output, plan))
-        if done:
+        missing = synthesis.missing_chunks(args.output, plan)
+        chunks = [number for number in missing if number % size == rank]
+        if done := plan.chunks - len(missing):
             LOG.info("%s: %d of %d chunks are there already", args.output, done, plan.chunks)
         last = plan.lines - (plan.chunks - 1) * plan.chunk
         total = sum(last if number == plan.chunks - 1 else plan.chunk for number in chunks)
@@ -141,15 +143,20 @@ def shard_of(text: str | None) -> tuple[int, int]:
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise UserError(f"--shard {text}: write I/N with I from 1 to N, such as 2/8")
         return int(match[1]) - 1, int(match[2])
-    for rank, size in RANKS:
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
+    for rank_name, size_name in RANKS:
+        rank, size = os.environ.get(rank_name, ""), os.environ.get(size_name, "")
+        if not rank or not size:
+            continue
+        if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+            raise UserError(f"{rank_name}={rank}, {size_name}={size}: no part of the work; take --shard I/N")
+        return int(rank), int(size)
     return 0, 1
 
 
 def _check(args: argparse.Namespace) -> None:
     """UserError for arguments that do not go together."""
     from mnmt_ds.data.language_pairs import is_pair
+    from mnmt_ds.data.readers.archives import disk_file
     from mnmt_ds.errors import UserError
 
     if not is_pair(args.pair):
@@ -158,19 +165,26 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--closest-to: sources are made, and the text is their reference; take it with forward")
     if args.closest_to and (args.sample or args.beam == 1):
         raise UserError("--closest-to: needs several hypotheses; leave out --sample, and take --beam 2 or more")
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"-o {args.output}: is no directory; name a new one")
     for path in [*args.files, *([args.closest_to] if args.closest_to else [])]:
-        if path.is_dir() or not os.access(path, os.R_OK):
+        file = Path(disk_file(str(path)))
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise UserError(f"{path}: is no plain file, and text is read several times; write it into a file first")
+        if not file.is_file() or not os.access(file, os.R_OK):
             raise UserError(f"{path}: cannot be read; give text files")
 
 
 def _report(directory: Path, pair: str, direction: str, record: dict[str, object]) -> None:
+    from mnmt_ds.config.yaml_values import format_value
     from mnmt_ds.decoding.synthesis import corpus_paths
 
     counts = record["counts"]
     assert isinstance(counts, dict)
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     source, target = corpus_paths(directory, pair)
-    tag = "{tag: <bt>}" if direction == "back" else "{}"
+    synthetic = {"tag": "<bt>"} if direction == "back" else {}
+    entry = {"format": "moses", "path": str(source), "target_path": str(target), "synthetic": synthetic}
     print(f"{directory}: {record['lines']:,} sentence pairs of {pair}{f' ({said})' if said else ''}; in a recipe,")
     print(f"among the entries of data.corpora.{pair}.train, after real text:")
-    print(f"  - {{format: moses, path: {source}, target_path: {target}, synthetic: {tag}}}")
+    print(f"  - {format_value(entry)}")

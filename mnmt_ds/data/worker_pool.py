@@ -34,12 +34,16 @@ def process_pool(count: int | None = None) -> ProcessPoolExecutor:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     count = count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count or os.cpu_count()
     return ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context(method), initializer=_end_with_parent, initargs=(os.getpid(),)
+        count, mp_context=multiprocessing.get_context(method), initializer=end_with_parent, initargs=(os.getpid(),)
     )
 
 
-def _end_with_parent(parent: int) -> None:
-    """Lets a worker end when its parent is killed; else it would wait for work for ever, holding the parent's lock."""
+def end_with_parent(parent: int) -> None:
+    """Lets a worker end when its parent is killed; else it would wait for work for ever, holding the parent's lock.
+
+    Args:
+        parent: the parent's process number.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it was killed before this

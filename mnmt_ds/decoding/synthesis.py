@@ -2,11 +2,15 @@
 
 A chunk is lines i·C to (i + 1)·C of the input, one file in ``parts/``. Processes that share a directory take every
 N-th chunk each and need not know of one another: whoever finds all chunks there joins them, under a lock. So a killed
-process costs the chunk that it was at, and any number of processes may go on.
+process costs the chunk that it was at, and any number of processes may go on. A chunk says which plan and which lines
+it is of; one of another plan or of other text counts as missing.
 
 Back-translation: Sennrich et al. 2016; sequence-level distillation and interpolation: Kim and Rush 2016.
 """
 
+import hashlib
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,7 +20,8 @@ from typing import Any, Literal, NamedTuple
 import sacrebleu
 from typing_extensions import TypedDict
 
-from mnmt_ds.data.language_pairs import split_pair
+from mnmt_ds.data.language_pairs import reverse_pair, split_pair
+from mnmt_ds.data.readers.archives import disk_file
 from mnmt_ds.data.readers.lines import read_lines
 from mnmt_ds.decoding.beam_search import BeamSettings, Hypothesis
 from mnmt_ds.decoding.loading import Translator
@@ -24,22 +29,49 @@ from mnmt_ds.decoding.text_lines import decode_lines
 from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 from mnmt_ds.errors import UserError
 from mnmt_ds.file_integrity import read_checked_json, write_checked_json
-from mnmt_ds.files import lock, remove, sha256, writing
+from mnmt_ds.files import lock, remove_temporary_files, sha256, writing
 
 Direction = Literal["back", "forward"]
 MAX_LINE_BYTES = 1_000_000
 """Longest line that is read."""
 PARTS, PLAN, RECORD = "parts", "parts/plan.json", "synthesis.json"
 """In the directory: the chunks, what they are chunks of, and what the finished corpus is."""
+LOCK = "parts/lock"
 EXAMPLES = 5
 """Sentence pairs that the record shows."""
+_OWN_PART = re.compile(r"lock|plan\.json|\d{6,}\.json|\..+\.tmp")
+"""Names of what is written into ``parts/``."""
 
 
 class ChunkJson(TypedDict):
     """A chunk's file."""
 
+    plan: str
+    """``SynthesisPlan.digest``."""
+    text: str
+    """SHA-256 of its lines and references."""
     translations: list[str]
     counts: dict[str, int]
+
+
+class PlanJson(TypedDict):
+    """What tells ``plan.json`` and ``synthesis.json`` from other files of these names."""
+
+    pair: str
+    direction: Direction
+    model: str
+    search: dict[str, Any]
+    inputs: list[list[Any]]
+    references: list[list[Any]]
+    chunk: int
+
+
+class RecordJson(PlanJson):
+    """``synthesis.json``."""
+
+    lines: int
+    counts: dict[str, int]
+    sha256: dict[str, str]
 
 
 class SynthesisPlan(NamedTuple):
@@ -73,8 +105,12 @@ class SynthesisPlan(NamedTuple):
     @property
     def model_pair(self) -> str:
         """The pair that the model translates."""
-        source, target = split_pair(self.pair)
-        return f"{target}-{source}" if self.direction == "back" else self.pair
+        return reverse_pair(self.pair) if self.direction == "back" else self.pair
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides the translations; texts count by their content, wherever they lie."""
+        return hashlib.sha256(json.dumps(_decisive(self._asdict()), sort_keys=True).encode()).hexdigest()
 
 
 def describe_files(paths: Sequence[Path]) -> list[list[Any]]:
@@ -84,12 +120,12 @@ def describe_files(paths: Sequence[Path]) -> list[list[Any]]:
         paths: text files, plain or compressed.
 
     Returns:
-        Path, SHA-256 of the file and number of its lines, for each.
+        Path, SHA-256 of the file (of the archive that it is in) and number of its lines, for each.
 
     Raises:
         UserError: where a file cannot be read, is not UTF-8 or has a line that is too long.
     """
-    return [[str(path), sha256(path), sum(1 for _ in _file_lines(path))] for path in paths]
+    return [[str(path), sha256(Path(disk_file(str(path)))), sum(1 for _ in _file_lines(path))] for path in paths]
 
 
 def text_lines(files: Sequence[Sequence[Any]]) -> Iterator[str]:
@@ -118,58 +154,53 @@ def begin(directory: Path, plan: SynthesisPlan) -> dict[str, Any] | None:
     Raises:
         UserError: when another plan was begun there, or it holds something else.
     """
-    values = plan._asdict()
-    for name in (PLAN, RECORD):
-        try:
-            before = read_checked_json(directory / name)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            raise UserError(f"{directory / name}: {error}; take --fresh to begin anew") from None
-        if differing := [key for key in values if before.get(key) != values[key]]:
-            raise UserError(f"{directory}: was begun with another {differing[0]}; name another directory, or --fresh")
-        if name == RECORD:
-            for file, digest in before["sha256"].items():
-                if not (directory / file).exists() or sha256(directory / file) != digest:
-                    raise UserError(f"{directory / file}: altered since it was made; take --fresh to make it again")
-            return before
-    if directory.exists() and not (directory / PARTS).is_dir() and any(directory.iterdir()):
+    is_free = not _holds_other_files(directory)  # asked first: another process may begin at the same time
+    if (record := _finished(directory, plan)) is not None:
+        return record
+    if _read_own(directory / PLAN, PlanJson) is None and not is_free:
         raise UserError(f"{directory}: exists and is no synthetic corpus; name a new directory")
     (directory / PARTS).mkdir(parents=True, exist_ok=True)
-    with lock(directory / PARTS / "lock", wait=True):
-        if not (directory / PLAN).exists():
-            write_checked_json(directory / PLAN, values)
+    with lock(directory / LOCK, wait=True):
+        before = _read_own(directory / PLAN, PlanJson)
+        if before is None:
+            write_checked_json(directory / PLAN, plan._asdict())
+        else:
+            _check_same(directory, before, plan)
     return None
 
 
-def start_anew(directory: Path) -> None:
-    """Removes a synthetic corpus, finished or not, and nothing else.
+def start_anew(directory: Path, plan: SynthesisPlan) -> None:
+    """Removes a synthetic corpus, finished or not, and nothing else; its directory is then another plan's.
 
     Args:
-        directory: the corpus's directory.
+        directory: the corpus's directory; nothing happens where it holds no such corpus.
+        plan: what is to be made.
+
+    Raises:
+        UserError: where a file that is called like the plan or the record is none.
     """
-    for name in (PLAN, RECORD):
-        if (directory / name).exists():
-            pair = str(read_checked_json(directory / name)["pair"])
-            for side in split_pair(pair):
-                remove(directory / f"{pair}.{side}")
-    remove(directory / RECORD)
-    remove(directory / PARTS)
+    found = [_read_own(directory / name, PlanJson) for name in (PLAN, RECORD)]
+    for values in filter(None, found):
+        for path in corpus_paths(directory, values["pair"]):
+            path.unlink(missing_ok=True)
+    if any(found):
+        (directory / RECORD).unlink(missing_ok=True)
+        remove_temporary_files(directory)
+        _remove_chunks(directory)
+        write_checked_json(directory / PLAN, plan._asdict())
 
 
-def missing_chunks(directory: Path, plan: SynthesisPlan, rank: int = 0, size: int = 1) -> list[int]:
-    """Lists the chunks that a process has to make.
+def missing_chunks(directory: Path, plan: SynthesisPlan) -> list[int]:
+    """Lists the chunks that are still to be made.
 
     Args:
         directory: the corpus's directory.
         plan: what is made.
-        rank: of the process, from 0.
-        size: processes that share the work.
 
     Returns:
         Numbers of chunks, ascending.
     """
-    return [number for number in range(rank, plan.chunks, size) if _read_chunk(directory, plan, number) is None]
+    return [number for number in range(plan.chunks) if _read_chunk(directory, plan, number) is None]
 
 
 def translate_chunks(
@@ -213,7 +244,8 @@ def translate_chunks(
                 "copied": sum(bool(text) and text == line.strip() for text, line in zip(made, lines, strict=True)),
             }
         )
-        write_checked_json(_path_of(directory, number), {"translations": made, "counts": counts}, indent=None)
+        chunk = {"plan": plan.digest, "text": _digest(lines, references), "translations": made, "counts": counts}
+        write_checked_json(_path_of(directory, number), chunk, indent=None)
 
 
 def finish(directory: Path, plan: SynthesisPlan, facts: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -230,37 +262,41 @@ def finish(directory: Path, plan: SynthesisPlan, facts: Mapping[str, Any]) -> di
     Raises:
         UserError: where the text is no more what it was.
     """
+    if (record := _finished(directory, plan)) is not None:  # another process made the same chunks
+        _remove_chunks(directory)
+        return record
     if missing_chunks(directory, plan):
         return None
-    with lock(directory / PARTS / "lock", wait=True):
-        if (directory / RECORD).exists():
-            return read_checked_json(directory / RECORD)
+    with lock(directory / LOCK, wait=True):
+        if (record := _finished(directory, plan)) is not None:
+            return record
+        remove_temporary_files(directory)
         paths = corpus_paths(directory, plan.pair)
         real, made = paths if plan.direction == "forward" else reversed(paths)
         counts: Counter[str] = Counter()
         examples: list[list[str]] = []
-        lines = text_lines(plan.inputs)
         with writing(real) as real_file, writing(made) as made_file:
-            for number in range(plan.chunks):
+            for number, texts, references in _chunks_of(plan, range(plan.chunks)):
                 chunk = _read_chunk(directory, plan, number)
-                texts = list(islice(lines, plan.chunk))
-                if chunk is None or len(chunk["translations"]) != len(texts):
-                    raise UserError(f"{directory}: chunk {number} does not fit the text; take --fresh to begin anew")
+                if chunk is None or chunk["text"] != _digest(texts, references):
+                    raise UserError(f"{directory}: chunk {number} is of other text than {_names(plan)} hold{_HOW}")
                 counts.update(chunk["counts"])
                 for text, translation in zip(texts, chunk["translations"], strict=True):
                     real_file.write(f"{text}\n".encode())
                     made_file.write(f"{translation}\n".encode())
                     if len(examples) < EXAMPLES and translation:
                         examples.append([text, translation])
-        if next(lines, None) is not None:
-            raise UserError(f"{directory}: the text has grown since it was begun; take --fresh to begin anew")
+        described = [describe_files([Path(path) for path, *_ in files]) for files in (plan.inputs, plan.references)]
+        if described != [plan.inputs, plan.references]:
+            for path in paths:
+                path.unlink()
+            raise UserError(f"{directory}: {_names(plan)} changed while it was made{_HOW}")
         record = {
             **plan._asdict(), "lines": plan.lines, "counts": dict(counts), "examples": examples, **facts,
             "sha256": {path.name: sha256(path) for path in paths},
         }  # fmt: skip
         write_checked_json(directory / RECORD, record)
-    for number in range(plan.chunks):
-        remove(_path_of(directory, number))
+        _remove_chunks(directory)
     return record
 
 
@@ -321,10 +357,81 @@ def _path_of(directory: Path, number: int) -> Path:
 
 
 def _read_chunk(directory: Path, plan: SynthesisPlan, number: int) -> dict[str, Any] | None:
-    """A finished chunk; None where it is missing or damaged, so that it is made again."""
+    """A finished chunk; None where it is missing, damaged or of another plan, so that it is made again."""
     try:
         chunk = read_checked_json(_path_of(directory, number), ChunkJson)
     except (OSError, ValueError):
         return None
     expected = min(plan.chunk, plan.lines - number * plan.chunk)
-    return chunk if len(chunk["translations"]) == expected else None
+    return chunk if chunk["plan"] == plan.digest and len(chunk["translations"]) == expected else None
+
+
+def _remove_chunks(directory: Path) -> None:
+    remove_temporary_files(directory / PARTS)
+    for path in (directory / PARTS).glob("[0-9]*.json"):
+        if _OWN_PART.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _finished(directory: Path, plan: SynthesisPlan) -> dict[str, Any] | None:
+    """The record of a finished corpus; UserError where it is of another plan, or was altered."""
+    record = _read_own(directory / RECORD, RecordJson)
+    if record is None:
+        return None
+    _check_same(directory, record, plan)
+    for file, digest in record["sha256"].items():
+        if not (directory / file).is_file() or sha256(directory / file) != digest:
+            raise UserError(f"{directory / file}: altered since it was made; take --fresh to make it again")
+    return record
+
+
+def _read_own(path: Path, shape: Any) -> dict[str, Any] | None:
+    """A plan or record; None where there is none. UserError where the file is something else, or damaged."""
+    try:
+        return read_checked_json(path, shape)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise UserError(
+            f"{path}: is not what synthesise wrote there ({error}); name another directory, or remove it by hand"
+        ) from None
+
+
+def _check_same(directory: Path, before: Mapping[str, Any], plan: SynthesisPlan) -> None:
+    """UserError where a directory was begun with another plan."""
+    values, old = _decisive(plan._asdict()), _decisive(before)
+    for name, words in _WORDS.items():
+        if old[name] != values[name]:
+            raise UserError(f"{directory}: was begun with another {words}; name another directory, or --fresh")
+
+
+_WORDS = {
+    "pair": "pair", "direction": "direction", "inputs": "text, or text in another order", "references": "--closest-to",
+    "model": "model", "search": "search", "chunk": "--chunk",
+}  # fmt: skip
+"""Parts of a plan, in words."""
+_HOW = "; give the text that it was begun with, or take --fresh to begin anew"
+
+
+def _decisive(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plan decides the translations, as JSON values: all but where the texts lie."""
+    texts = {name: [described[1:] for described in plan[name]] for name in ("inputs", "references")}
+    return {**{name: plan[name] for name in _WORDS}, **texts}
+
+
+def _digest(lines: Sequence[str], references: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join((*lines, "", *references)).encode()).hexdigest()
+
+
+def _names(plan: SynthesisPlan) -> str:
+    return ", ".join(str(path) for path, *_ in (*plan.inputs, *plan.references))
+
+
+def _holds_other_files(directory: Path) -> bool:
+    """Whether a directory holds anything but the beginnings of a synthetic corpus."""
+    if not directory.is_dir():
+        return False
+    parts = directory / PARTS
+    if any(path != parts for path in directory.iterdir()) or (parts.exists() and not parts.is_dir()):
+        return True
+    return parts.is_dir() and not all(_OWN_PART.fullmatch(path.name) for path in parts.iterdir())

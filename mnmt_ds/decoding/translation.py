@@ -5,6 +5,7 @@ Shape letters: B sentences, S source positions.
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -20,12 +21,13 @@ from mnmt_ds.batch import BOS, EOS, PAD, UNK
 from mnmt_ds.data.framing import frame_source
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
+from mnmt_ds.data.worker_pool import end_with_parent
 from mnmt_ds.decoding.beam_search import BeamSettings, Hypothesis, beam_search
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.sampling import sampler
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer
-from mnmt_ds.models.weights import load_model
+from mnmt_ds.models.weights import describe_model, load_model
 
 Pieces = Sequence[int] | NDArray[np.integer]
 """Ids of a sentence's pieces, without tags and end symbol."""
@@ -179,13 +181,15 @@ def open_decoder(translator: Translator, settings: BeamSettings, processes: int 
                 (batch, decode_batch(translator.model, batch, settings, banned)) for batch in batches
             )
         return
+    if describe_model(translator.directory).get("sha256") != translator.description.get("sha256"):
+        raise UserError(f"{translator.directory}: was replaced since it was read; name a copy, or one of snapshots/")
     threads = min(useful_threads(translator.model), max(1, (os.cpu_count() or 1) // processes))
     dtype = translator.model.embedding.weight.dtype
     pool = ProcessPoolExecutor(
         processes,
         multiprocessing.get_context("spawn"),
         initializer=_open,
-        initargs=(translator.directory, dtype, settings, banned, threads),
+        initargs=(translator.directory, dtype, settings, banned, threads, os.getpid()),
     )
 
     def in_pool(batches: Sequence[DecodingBatch]) -> Iterator[tuple[DecodingBatch, list[list[Hypothesis]]]]:
@@ -265,8 +269,12 @@ def translate_all(
 _worker: tuple[Transformer, BeamSettings, Sequence[int]] | None = None
 
 
-def _open(directory: Path, dtype: torch.dtype, settings: BeamSettings, banned: Sequence[int], threads: int) -> None:
+def _open(
+    directory: Path, dtype: torch.dtype, settings: BeamSettings, banned: Sequence[int], threads: int, parent: int
+) -> None:
     global _worker
+    end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it, too, and ends the pool
     torch.set_num_threads(threads)
     _worker = load_model(directory)[0].to(dtype), settings, banned
 

@@ -3,15 +3,22 @@
 import gzip
 import itertools
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from mnmt_ds.cli.main import main
+from mnmt_ds.cli.main import main, make_parser
 from mnmt_ds.cli.synthesise import shard_of
+from mnmt_ds.data.settings import Files
 from mnmt_ds.decoding import synthesis
+from mnmt_ds.decoding.beam_search import BeamSettings
+from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.synthesis import PARTS, RECORD, closest
+from mnmt_ds.decoding.translation import open_decoder
 from mnmt_ds.errors import UserError
 from mnmt_ds.file_integrity import read_checked_json
 from tests.evaluation.runs import model_run
@@ -32,10 +39,20 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def synthesise(run: Path, text: Path, out: Path, *options: Any, direction: str = "forward") -> int:
+def words(run: Path, text: Path, out: Path, *options: Any, direction: str = "forward") -> list[str]:
     pair = "en-bs" if direction == "back" else "bs-en"
-    words = ["synthesise", run, text, "--pair", pair, "--direction", direction, "-o", out, "--device", "cpu"]
-    return main([str(word) for word in (*words, "--jobs", 1, "--chunk", 3, *options)])
+    first = ["synthesise", run, text, "--pair", pair, "--direction", direction, "-o", out, "--device", "cpu"]
+    return [str(word) for word in (*first, "--jobs", 1, "--chunk", 3, *options)]
+
+
+def synthesise(*arguments: Any, direction: str = "forward") -> int:
+    return main(words(*arguments, direction=direction))
+
+
+def another_process(*arguments: Any) -> None:
+    """The command inside another one."""
+    args = make_parser("synthesise").parse_args(words(*arguments))
+    assert args.run(args) == 0
 
 
 def lines_of(path: Path) -> list[str]:
@@ -76,8 +93,7 @@ def test_what_was_cut_off_goes_on(run: Path, text: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(synthesis, "translate_all", dies_in_the_second_chunk)
     for expected in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            synthesise(run, text, out)
+        assert synthesise(run, text, out) == 130
         chunks = sorted((out / PARTS).glob("0*.json"))
         assert len(chunks) == expected and not (out / RECORD).exists()
     chunks[0].write_text(chunks[0].read_text().replace(":", ": ", 1)[:-9])
@@ -106,6 +122,10 @@ def test_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert [shard_of(None), shard_of("1/1")] == [(3, 4), (0, 1)]
+    for rank in ("4", "one", "-1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(UserError, match="no part of the work"):
+            shard_of(None)
     for wrong in ("0/2", "3/2", "2", "a/b", "-1/2"):
         with pytest.raises(UserError, match="--shard"):
             shard_of(wrong)
@@ -155,3 +175,148 @@ def test_faults(run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert said in capsys.readouterr().err
     assert (other / "thesis.tex").read_text() == "mine" and not (tmp_path / "a").exists()
     assert synthesise(run, text, out, "--beam", "2", "--fresh") == 0
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_fresh_removes_its_own_files_once_all_is_well(run: Path, text: Path, tmp_path: Path) -> None:
+    """A mistake beside --fresh costs nothing; what is called like our files and is none stays."""
+    out, empty = tmp_path / "out", tmp_path / "empty"
+    empty.write_text("")
+    assert synthesise(run, text, out) == 0
+    (out / "notes").write_text("mine")
+    (out / PARTS / "thesis.json").write_text("mine")
+    whole = files_in(out)
+    assert synthesise(run, empty, out, "--fresh") == 2
+    assert synthesise(tmp_path / "no_model", text, out, "--fresh") == 2
+    assert files_in(out) == whole
+    assert synthesise(run, text, out, "--fresh", "--beam", "2") == 0
+    assert (out / "notes").read_text() == (out / PARTS / "thesis.json").read_text() == "mine"
+    for number, files in enumerate(
+        ({"parts/1.txt": "a"}, {"parts/plan.json": "{}"}, {"synthesis.json": '{"pair": "bs-en"}', "bs-en.bs": "a"},
+         {"parts": "a"}, {"bs-en.bs": "a", "parts/000001.json": "{}"})
+    ):  # fmt: skip
+        other = tmp_path / f"other{number}"
+        for name, content in files.items():
+            (other / name).parent.mkdir(parents=True, exist_ok=True)
+            (other / name).write_text(content)
+        before = files_in(other)
+        assert synthesise(run, text, other) == synthesise(run, text, other, "--fresh") == 2
+        assert files_in(other) == before
+
+
+def test_chunks_of_another_plan_or_text_are_never_joined(
+    run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process that another one's --fresh overtook; text that was rewritten with as many lines; text that moved."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert synthesise(run, text, other, "--beam", "1", "--shard", "1/2") == 0
+    assert synthesise(run, text, out, "--shard", "2/2") == 0
+    for path in (other / PARTS).glob("0*.json"):
+        (out / PARTS / path.name).write_bytes(path.read_bytes())
+    assert synthesise(run, text, out, "--shard", "2/2") == 0 and not (out / RECORD).exists()
+    moved = tmp_path / "moved.gz"
+    moved.write_bytes(text.read_bytes())
+    assert synthesise(run, moved, out) == 0
+    assert lines_of(out / "bs-en.en") == translate(run, LINES)
+    assert synthesise(run, text, out) == 0
+    moved.write_bytes(gzip.compress("".join(f"{line}\n" for line in LINES[::-1]).encode()))
+    assert synthesise(run, moved, out) == 2
+    assert "begun with another text, or text in another order" in capsys.readouterr().err
+
+
+def test_text_that_changes_while_it_is_made(
+    run: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between the chunks, and after the last one: nothing is joined that does not belong together."""
+    real, out = synthesis.translate_all, tmp_path / "out"
+    content = text.read_bytes()
+
+    def rewrites(*args: Any, **options: Any) -> Any:
+        text.write_bytes(gzip.compress("".join(f"{line} derbo\n" for line in LINES).encode()))
+        return real(*args, **options)
+
+    monkeypatch.setattr(synthesis, "translate_all", rewrites)
+    assert synthesise(run, text, out) == 2
+    assert "chunk 0 is of other text" in capsys.readouterr().err
+    assert not (out / RECORD).exists() and not (out / "bs-en.en").exists()
+    monkeypatch.setattr(synthesis, "translate_all", real)
+    assert synthesise(run, text, out) == 2
+    text.write_bytes(content)
+    assert synthesise(run, text, out) == 0 and lines_of(out / "bs-en.en") == translate(run, LINES)
+
+
+def test_who_began_first_decides_what_is_made(
+    run: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process writes its plan after this one saw none."""
+    real = synthesis.lock
+
+    def another_is_first(path: Path, wait: bool = False) -> Any:
+        monkeypatch.setattr(synthesis, "lock", real)
+        another_process(run, text, path.parents[1], "--beam", "2", "--shard", "1/2")
+        return real(path, wait=wait)
+
+    monkeypatch.setattr(synthesis, "lock", another_is_first)
+    assert synthesise(run, text, tmp_path / "out") == 2
+    assert "begun with another search" in capsys.readouterr().err
+
+
+def test_two_processes_that_do_the_same_work(
+    run: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one finds the corpus finished when its last chunk is done, and leaves nothing behind."""
+    real, out, calls = synthesis.translate_all, tmp_path / "out", []
+
+    def another_does_it_all(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            monkeypatch.setattr(synthesis, "translate_all", real)
+            another_process(run, text, out)
+        return real(*args, **options)
+
+    monkeypatch.setattr(synthesis, "translate_all", another_does_it_all)
+    assert synthesise(run, text, out) == 0
+    assert lines_of(out / "bs-en.en") == translate(run, LINES)
+    assert sorted(path.name for path in (out / PARTS).iterdir()) == ["lock", "plan.json"]
+
+
+def test_odd_text_and_odd_paths(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """CRLF, U+2028, empty lines alone, a file in a zip archive; the printed entry is YAML and names the files."""
+    home = tmp_path / "a: b, {c} #d [e]'\"&"
+    home.mkdir()
+    text, archive, empty = home / "text", home / "text.zip", home / "empty"
+    text.write_bytes("derbo\r\nhsifbo\u2028derbo\n\r\n".encode())
+    empty.write_text("\n\n")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(text, "one/bs.txt")
+        file.write(text, "two/bs.txt")
+    for number, path in enumerate((text, archive / "one/bs.txt")):
+        capsys.readouterr()
+        out = home / str(number)
+        assert synthesise(run, path, out) == 0
+        assert lines_of(out / "bs-en.bs") == ["derbo ", "hsifbo derbo", " "]
+        assert lines_of(out / "bs-en.en") == translate(run, ["derbo", "hsifbo derbo", ""])
+        (entry,) = yaml.safe_load(capsys.readouterr().out.rpartition(":\n")[2])
+        files = Files.model_validate(entry)
+        assert (files.path, files.target_path) == (str(out / "bs-en.bs"), str(out / "bs-en.en"))
+    assert synthesise(run, empty, home / "empty_out") == 0
+    assert lines_of(home / "empty_out" / "bs-en.en") == ["", ""]
+    os.mkfifo(home / "pipe")
+    assert synthesise(run, home / "pipe", home / "out") == 2
+    assert "is no plain file" in capsys.readouterr().err
+    assert synthesise(run, text, empty) == 2
+
+
+def test_a_model_that_is_replaced_while_it_works(
+    tiny_corpus: Path, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Worker processes read the model again, and must find the same one."""
+    one = model_run(tmp_path / "one", tiny_corpus)
+    translator = open_translator(one)
+    description = {**translator.description, "sha256": "0" * 64}
+    opened = open_decoder(translator._replace(description=description), BeamSettings(), 2)
+    with pytest.raises(UserError, match="was replaced since it was read"), opened:
+        pass
