@@ -179,11 +179,11 @@ def start_anew(directory: Path, plan: SynthesisPlan) -> None:
     Raises:
         UserError: where a file that is called like the plan or the record is none.
     """
-    found = [_read_own(directory / name, PlanJson) for name in (PLAN, RECORD)]
-    for values in filter(None, found):
+    own = [_read_own(directory / name, PlanJson) for name in (PLAN, RECORD)]
+    for values in filter(None, own):
         for path in corpus_paths(directory, values["pair"]):
             path.unlink(missing_ok=True)
-    if any(found):
+    if any(own):
         (directory / RECORD).unlink(missing_ok=True)
         remove_temporary_files(directory)
         _remove_chunks(directory)
