@@ -10,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnmt_ds.batch import EOS
 from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.models.transformer import Transformer
 
 Continuations = Callable[[Transformer, Tensor, Tensor, int, Sequence[int]], tuple[Tensor, Tensor, Tensor]]
 """Chooses how each sentence goes on, as ``top_continuations`` of ``mnmt_ds.decoding.incremental`` does."""
+
+LEAST_TEMPERATURE = 1e-6
+"""Below it float32 would overflow; the most probable token is drawn from here on down."""
 
 
 def sampler(settings: BeamSettings, name: str) -> Continuations:
@@ -35,10 +39,13 @@ def sampler(settings: BeamSettings, name: str) -> Continuations:
         model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         log_prob_NV = torch.log_softmax(F.linear(hidden_ND, model.head.weight).float(), -1)
-        scaled_NV = log_prob_NV / settings.sample_temperature
+        scaled_NV = log_prob_NV / max(settings.sample_temperature, LEAST_TEMPERATURE)
         scaled_NV[:, list(banned)] = -torch.inf
         kept_NV = keep_likely(scaled_NV, settings.sample_top_k, settings.sample_top_p)
-        token_N1 = torch.multinomial(torch.softmax(kept_NV.cpu(), -1), 1, generator=generator).to(hidden_ND.device)
+        prob_NV = torch.softmax(kept_NV.cpu(), -1)
+        lost_N = prob_NV.isnan().any(-1)  # scores that are not finite: such a sentence ends, without a hypothesis
+        prob_NV[lost_N] = F.one_hot(torch.tensor(EOS), prob_NV.shape[1]).float()
+        token_N1 = torch.multinomial(prob_NV, 1, generator=generator).to(hidden_ND.device)
         return score_BW + log_prob_NV.gather(1, token_N1), torch.zeros_like(token_N1), token_N1
 
     return draw

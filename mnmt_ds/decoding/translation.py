@@ -228,6 +228,13 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _not_finite(translator: Translator, batch: DecodingBatch) -> str:
+    """Says that a batch has no translations, and what helps."""
+    dtype = str(translator.model.embedding.weight.dtype).removeprefix("torch.")
+    remedy = "take another checkpoint" if dtype == "float32" else "take --dtype fp32, or another checkpoint"
+    return f"a sentence of {batch.pair} has no translation: the model's scores are not finite in {dtype}; {remedy}"
+
+
 def translate_all(
     translator: Translator,
     pieces: Mapping[str, Sequence[Pieces]],
@@ -250,6 +257,9 @@ def translate_all(
 
     Returns:
         For each pair the hypotheses of its sentences in input order; an empty list for an empty sentence.
+
+    Raises:
+        UserError: where the model's scores are not finite, so that a sentence has no translation.
     """
     batches = [
         batch
@@ -260,6 +270,8 @@ def translate_all(
     result: dict[str, list[list[Hypothesis]]] = {pair: [[] for _ in rows] for pair, rows in pieces.items()}
     with open_decoder(translator, settings, min(processes, len(batches))) as run:
         for batch, hypotheses in run(batches):
+            if not all(hypotheses):
+                raise UserError(f"{translator.directory}: {_not_finite(translator, batch)}")
             for position, best in zip(batch.positions, hypotheses, strict=True):
                 result[batch.pair][position] = best
             progress(len(batch.positions))

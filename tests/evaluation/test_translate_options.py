@@ -17,6 +17,7 @@ from mnmt_ds.decoding.long_text import join_parts, split_long
 from mnmt_ds.decoding.sampling import keep_likely, sampler
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.models.weights import describe_model, read_weights, save_model
 from tests.evaluation.runs import model_run
 
 LINES = ["derbo eulbbo", "hsifbo", "", "eulbbo hsifbo derbo"]
@@ -138,6 +139,25 @@ def test_draws_follow_the_models_distribution() -> None:
     )
     same = beam_search(model, source.expand(9, -1), 11, settings, [9] * 9, (PAD,), continuations=sampler(settings, "x"))
     assert again == same and len({tuple(row[0].tokens) for row in again}) > 3
+
+
+@pytest.mark.parametrize("options", [["--beam", 2], ["--beam", 2, "--dtype", "bf16"], ["--sample", 1e-45]], ids=str)
+def test_scores_that_are_not_finite_are_no_empty_translations(
+    options: list[Any], run: Path, tiny_corpus: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Finite weights whose products are not, as of half precision."""
+    assert translate(run, LINES[:1], *options)[0]
+    overflowing = run.parent / "overflowing"
+    if not overflowing.exists():
+        model_run(overflowing, tiny_corpus)
+    weights = read_weights(overflowing / "best")
+    weights["encoder.0.attention.out.weight"].fill_(1e38)
+    save_model((overflowing / "best").resolve(), weights, describe_model(overflowing / "best"))
+    words = ["translate", overflowing, run.parent / "in", "--pair", "bs-en", "-o", run.parent / "out", *options]
+    (run.parent / "out").write_text("before")
+    assert main([str(word) for word in words]) == 2
+    assert "a sentence of bs-en has no translation: the model's scores are not finite in" in capfd.readouterr().err
+    assert (run.parent / "out").read_text() == "before"
 
 
 def test_what_is_likely_is_kept() -> None:
