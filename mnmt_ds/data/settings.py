@@ -1,5 +1,6 @@
 """Settings of a prepared corpus: which pairs, from which files, how cleaned, split and tokenised."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -16,12 +17,17 @@ else:
 """Name of a corpus format: a key of ``READERS``."""
 
 
+_SPECIAL_SYMBOL = re.compile(r"</?s>|<pad>|<unk>|<mask>|<0x[0-9a-f]{2}>|__\w+__", re.IGNORECASE)
+"""What tokenizers have beside pieces of text."""
+
+
 class SyntheticText(Settings):
     """How text that a model translated (``mnmt-ds synthesise``) is taken in. None of it is held out for dev or test."""
 
     tag: Annotated[str, Field(max_length=40)] = Field("", examples=["<bt>"])
     """A word that stands before each of its sources in training, such as <bt> for back-translation (Caswell et al.
-    2019); a tokenizer that is trained here has it as one piece. Empty: none."""
+    2019): of 3 characters or more, with a sign among them, and no special symbol. A tokenizer that is trained here has
+    it as one piece, also where it stands in text. Empty: none."""
     share: float | None = Field(default=None, gt=0, lt=1)
     """Most of the pair's training sentences that may be this text's, as a share; chosen by hash. null: all of it."""
 
@@ -30,6 +36,10 @@ class SyntheticText(Settings):
     def _one_word(cls, value: str) -> str:
         if "▁" in value or value != "".join(value.split()) or not value.isprintable():
             raise ValueError("write one word of printable characters, such as <bt>")
+        if value and (len(value) < 3 or value.isalnum()):
+            raise ValueError(f"'{value}' may stand in words of the text; write it with brackets, such as <bt>")
+        if _SPECIAL_SYMBOL.fullmatch(value):
+            raise ValueError(f"'{value}' is a special symbol of tokenizers; take another one, such as <bt>")
         return value
 
 

@@ -11,8 +11,10 @@ from mnmt_ds.data.corpus import Corpus, changed_settings
 from mnmt_ds.data.holdout import RowHashes
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.prepare_report import summary_table
+from mnmt_ds.data.readers.sources import corpus_parts
 from mnmt_ds.data.settings import DataSettings, PairFiles
 from mnmt_ds.data.split_assignment import assign_splits, split_of_rows
+from mnmt_ds.data.text_cleaning import synthetic_domains
 from mnmt_ds.data.validate import validate
 from tests.data.conftest import sentences, translated
 
@@ -104,6 +106,11 @@ def test_wrong_settings(moses: Any, settings_of: Any) -> None:
         ({"train": [real, made, made]}, r"add up to 1\.2"),
         ({"train": [{**real, "synthetic": {"tag": "two words"}}]}, "one word"),
         ({"train": [{**real, "synthetic": {"share": 1.0}}]}, "less than 1"),
+        *(
+            ({"train": [{**real, "synthetic": {"tag": tag}}]}, "special symbol")
+            for tag in ("<s>", "</s>", "<pad>", "<unk>", "<MASK>", "__fr__", "<0x0A>")
+        ),
+        *(({"train": [{**real, "synthetic": {"tag": tag}}]}, "words of the text") for tag in ("the", "a", "<>", "bt2")),
     ]
     for values, said in wrong:
         with pytest.raises(ValidationError, match=said):
@@ -119,3 +126,25 @@ def test_a_corpus_from_before_this_setting_is_as_the_recipe_says(moses: Any, set
     assert changed_settings({"settings": written}, settings) == []
     written["clean"]["max_words"] = 7
     assert changed_settings({"settings": written}, settings) == ["clean.max_words"]
+
+
+def test_each_entry_has_a_domain_of_its_own(tmp_path: Path, settings_of: Any) -> None:
+    """Files of several entries are called alike, as synthesise calls them; a pattern stands for several files."""
+    for folder in ("real/a", "real/b", "bt/1", "bt/2", "kd"):
+        for side in ("bs", "en"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f"bs-en.{side}").write_text("text\n")
+
+    def entry(folder: str, **synthetic: Any) -> dict[str, Any]:
+        files = {"path": str(tmp_path / folder / "bs-en.bs"), "target_path": str(tmp_path / folder / "bs-en.en")}
+        return {"format": "moses", **files, **({"synthetic": synthetic} if synthetic else {})}
+
+    train = [entry("bt/*", share=0.5), entry("kd", share=0.2), entry("kd", tag="<kd>", share=0.1), entry("real/*")]
+    settings = settings_of(pairs=["bs-en"], corpora={"bs-en": {"train": train}})
+    parts = corpus_parts(settings, "bs-en", "train", "files")
+    shares = {number: text.share for number, text in synthetic_domains(parts).items()}
+    numbers = list(dict.fromkeys(part.domain for part in parts))
+    assert [(shares.get(numbers.index(part.domain)), Path(part.files[0]).parent.name) for part in parts] == [
+        (None, "a"), (None, "b"), (0.5, "1"), (0.5, "2"), (0.2, "kd"), (0.1, "kd"),
+    ]  # fmt: skip
+    assert sorted(shares.values()) == [0.1, 0.2, 0.5]

@@ -1,5 +1,6 @@
 """From settings to parts: every file, catalog or generated text of a pair."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,16 @@ def corpus_parts(settings: DataSettings, name: str, role: str, origin: Origin) -
         entries = [Files(format=origin)]
     else:
         entries = sorted(getattr(settings.files_of(name), role), key=lambda entry: entry.synthetic is not None)
-    return [part for entry in entries for part in _parts_of_entry(entry, settings, name, role)]
+    parts, domains = [], Counter[str]()
+    for entry in entries:
+        of_entry = _parts_of_entry(entry, settings, name, role)
+        if entry.synthetic:  # one domain an entry, whatever its files are called: it has one tag and one share
+            domain = _synthetic_domain(entry)
+            domains[domain] += 1
+            domain += f" {domains[domain]}" if domains[domain] > 1 else ""
+            of_entry = [part._replace(domain=domain) for part in of_entry]
+        parts += of_entry
+    return parts
 
 
 def block_rows(rows: Iterator[Row], max_rows: int = 2000, max_bytes: int = 1 << 22) -> Iterator[list[Row]]:
@@ -154,9 +164,14 @@ def _parts_of_entry(entry: Files, settings: DataSettings, name: str, role: str) 
 
 
 def _domain(entry: Files, paths: tuple[str, ...]) -> str:
-    """The name for the cap per domain; no synthetic text has that of real text, or of text with another tag."""
-    name = entry.domain or Path(paths[0] if paths else entry.format).name
-    return " ".join(filter(None, [name, "(synthetic)", entry.synthetic.tag])) if entry.synthetic else name
+    return entry.domain or Path(paths[0] if paths else entry.format).name
+
+
+def _synthetic_domain(entry: Files) -> str:
+    """Name of a synthetic text's domain, which is no real text's."""
+    assert entry.synthetic is not None
+    name = entry.domain or Path(entry.path).name or entry.format
+    return " ".join(filter(None, [name, "(synthetic)", entry.synthetic.tag]))
 
 
 def _part(reader: ReaderEntry, request: ReadRequest, keys: list[Any]) -> CorpusPart:
