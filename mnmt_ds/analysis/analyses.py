@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mnmt_ds.analysis import batches, files, pictures, pruning, specificity
-from mnmt_ds.analysis.sensitivity import Scorer, Sensitivity, sensitivity
+from mnmt_ds.analysis.sensitivity import LossFunction, Sensitivity, sensitivity
 from mnmt_ds.batch import Batch
 from mnmt_ds.config import Settings
 from mnmt_ds.data.corpus import Corpus
@@ -29,7 +29,7 @@ from mnmt_ds.evaluation import report, scores
 from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.methods.denoising import DenoisingLossSettings, denoising
 from mnmt_ds.methods.method import MethodContext
-from mnmt_ds.methods.translation import scorer
+from mnmt_ds.methods.translation import translation_loss
 
 TASKS = ("translation", "cd")
 
@@ -98,10 +98,12 @@ def measure_sensitivities(
     limits = (settings.max_tokens, model.settings.max_positions)
     if task == "cd":
         sources = batches.sources_of_languages(corpus, framing, pairs, *limits, settings.seed)
-        score: Scorer = denoising(DenoisingLossSettings(), _context(pairs, settings.smoothing)).score
+        compute_loss: LossFunction = denoising(
+            DenoisingLossSettings(), _context(pairs, settings.smoothing)
+        ).compute_loss
     else:
         sources = batches.sources_of_pairs(corpus, framing, pairs, *limits)
-        score = scorer(settings.smoothing, "auto")
+        compute_loss = translation_loss(settings.smoothing, "auto")
     draw = (settings.batches, settings.max_tokens, settings.seed)
     drawn = {source.name: batches.random_batches(source, *draw) for source in sources}
     names, mixed = list(drawn), dict[str, list[Batch]]()
@@ -115,7 +117,9 @@ def measure_sensitivities(
     with ProgressBar(f"sensitivity {run.name} {task}", "batches", total) if is_main() else nullcontext() as progress:
         for directory, group in ((files.analysis_directory(run, checkpoint, task), drawn), (others, mixed)):
             for name, rows in group.items():
-                values = sensitivity(model, rows, score, progress.add if progress is not None else lambda n: None)
+                values = sensitivity(
+                    model, rows, compute_loss, progress.add if progress is not None else lambda n: None
+                )
                 if is_main():
                     files.write_sensitivity(directory, name, values)
     return names

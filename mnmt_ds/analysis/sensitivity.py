@@ -18,11 +18,14 @@ from mnmt_ds.models.transformer import Transformer
 
 Sensitivity = dict[str, Tensor]
 """By parameter name, in the parameter's shape, float32."""
-Scorer = Callable[..., LossAndMetrics]
+LossFunction = Callable[..., LossAndMetrics]
 
 
 def sensitivity(
-    model: Transformer, batches: Sequence[Batch], score: Scorer, progress: Callable[[int], None] = lambda n: None
+    model: Transformer,
+    batches: Sequence[Batch],
+    compute_loss: LossFunction,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> Sensitivity:
     """Measures every parameter's sensitivity: the mean over batches of |theta * dL/dtheta| (paper 3, Equation 3).
 
@@ -31,7 +34,7 @@ def sensitivity(
     Args:
         model: the model; it is put into eval mode.
         batches: batches of one language (or pair).
-        score: the loss of a batch.
+        compute_loss: the loss of a batch.
         progress: called with the number of batches done.
 
     Returns:
@@ -46,7 +49,7 @@ def sensitivity(
         states = model(moved.source_BS, moved.decoder_BT)
         if model.encoder_projection is not None:
             states = states._replace(encoder_projection_VD=model.encoder_projection.weight)
-        loss = score(states, model.head.weight, moved).loss / max(1, batch.tokens)
+        loss = compute_loss(states, model.head.weight, moved).loss / max(1, batch.tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         for name, value in model.named_parameters():
             if value.grad is not None:

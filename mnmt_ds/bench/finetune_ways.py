@@ -118,7 +118,7 @@ def train_by_us(args: argparse.Namespace, updates: list[list[Batch]]) -> tuple[i
     from mnmt_ds.engine.settings import TrainSettings
     from mnmt_ds.log import set_up_deepspeed
     from mnmt_ds.methods.method import Method
-    from mnmt_ds.methods.translation import scorer
+    from mnmt_ds.methods.translation import translation_loss
     from mnmt_ds.models.pretrained import open_weights, with_vocabulary
     from mnmt_ds.models.transformer import Transformer
     from mnmt_ds.parallel_layout import form_layout
@@ -137,8 +137,8 @@ def train_by_us(args: argparse.Namespace, updates: list[list[Batch]]) -> tuple[i
             model = Transformer(source.settings, source.vocabulary_size)
         read_first_weights(model, source, ds_config.dtype(config))
         engine = make_zero_engine(model, config, form_layout())
-        method, seconds = Method(scorer(0.0, "auto")), list[float]()
-        [metrics] = engine.eval_metrics(updates[0][:1], method.score)
+        method, seconds = Method(translation_loss(0.0, "auto")), list[float]()
+        [metrics] = engine.eval_metrics(updates[0][:1], method.compute_loss)
         loss, tokens = metrics["loss"].tolist()
         for number, micro_batches in enumerate(updates):
             with _timed(seconds):

@@ -126,16 +126,16 @@ def _row(args: argparse.Namespace, engine: Any, count: int, micro_batches: int) 
     from mnmt_ds.distributed import uses_gpu
     from mnmt_ds.engine.monitoring.meter import peak_resident
     from mnmt_ds.engine.parallel.pipeline_module import as_pipeline_input
-    from mnmt_ds.methods.translation import scorer
+    from mnmt_ds.methods.translation import translation_loss
 
-    score = scorer(0.1, "auto")
+    compute_loss = translation_loss(0.1, "auto")
     engine.deepspeed_engine.set_train_batch_size(micro_batches)
     batches = random_batches(args.max_tokens, args.vocabulary, micro_batches)
     tokens = sum(batch.tokens for batch in batches)
     learning_rate = engine.deepspeed_engine.get_lr()[0]
 
     def mean_loss(states: Any, projection_VD: "Tensor", batch: "Batch") -> "Tensor":
-        return score(states, projection_VD, batch).loss * (micro_batches / tokens)
+        return compute_loss(states, projection_VD, batch).loss * (micro_batches / tokens)
 
     steps: list[float] = []
     rounds: list[list[StagePass]] = []

@@ -183,7 +183,7 @@ def _train(engine: Any, text: "RandomText", pool: "TeacherPool | None") -> Stage
     from mnmt_ds.engine.parallel.engine import Update
     from mnmt_ds.kernels.types import Gate, Teacher
     from mnmt_ds.methods.method import Method
-    from mnmt_ds.methods.translation import scorer
+    from mnmt_ds.methods.translation import translation_loss
 
     batches = [text.batch(*micro_batch) for micro_batch in text.micro_batches]
     tokens = sum(batch.tokens for batch in batches)
@@ -202,7 +202,7 @@ def _train(engine: Any, text: "RandomText", pool: "TeacherPool | None") -> Stage
     update = Update(
         [batch._replace(divisor=tokens) for batch in batches],
         lambda: [[MicroBatchContent(*micro_batch)] for micro_batch in text.micro_batches],
-        Method(scorer(0.1, "auto"), teach=teach, prefetch=prefetch),
+        Method(translation_loss(0.1, "auto"), teach=teach, prefetch=prefetch),
         lambda index: None,
         seed=0,
         number=1,

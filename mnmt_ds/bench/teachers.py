@@ -182,7 +182,7 @@ def _train(setup: BenchSetup, way: str) -> None:
     from mnmt_ds.engine.parallel.engine import Update
     from mnmt_ds.kernels.types import Gate, Teacher
     from mnmt_ds.methods.method import Method
-    from mnmt_ds.methods.translation import scorer
+    from mnmt_ds.methods.translation import translation_loss
 
     engine, pool = setup.engine, setup.pools.get(way)
     learning_rate = engine.deepspeed_engine.get_lr()[0]
@@ -197,7 +197,7 @@ def _train(setup: BenchSetup, way: str) -> None:
         hidden_BTE, projection_VE = pool.states(batch.pair + 1, batch)
         return batch._replace(teachers={"kd": Teacher(hidden_BTE, projection_VE, 1.0, Gate())})
 
-    method = Method(scorer(0.1, "auto"), teach=teach)
+    method = Method(translation_loss(0.1, "auto"), teach=teach)
     prefetch(0)
     for number, (batch, _) in enumerate(setup.updates):
         prefetch(number + 1)

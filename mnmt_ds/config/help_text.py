@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from mnmt_ds.config.ranges import LARGE, range_text
-from mnmt_ds.config.sections import instance_of, member_of
+from mnmt_ds.config.sections import example_of, instance_of, member_of
 from mnmt_ds.config.settings import Settings, aliases, settings_classes, tag
 from mnmt_ds.config.yaml_values import format_value
 
@@ -48,13 +48,18 @@ def _path_lines(kind: type[Settings], keys: Sequence[str], path: str, indent: st
     if member is None or (len(keys) == 1 and _holds_settings(value)):
         return [*comment, *_entry(name, value, indent), *(_alternatives(kind, name, value) if len(keys) == 1 else [])]
     lines = [*(comment if not rest else []), f"{indent}{name}:"]
-    for wrapper in _wrappers(field.annotation, value):
+    wrappers = _wrappers(field.annotation, value)
+    for wrapper in wrappers:
         indent += "  "
         lines.append(f"{indent}{wrapper}")
     indent += "  "
     if not rest:
         return lines + _field_lines(_instance(kind, name, member), indent)
-    return lines + ([f"{indent}name: {tag(member)}"] if tagged else []) + _path_lines(member, rest, path, indent)
+    is_item = not tagged and "-" in wrappers  # an item of a list has no other place where the rest of it stands
+    needed = {key: value for key, value in example_of(member).items() if key != rest[0]} if is_item else {}
+    lines += [f"{indent}name: {tag(member)}"] if tagged else []
+    lines += [line for key, value in needed.items() for line in _entry(key, value, indent)]
+    return lines + _path_lines(member, rest, path, indent)
 
 
 def _field_lines(settings: Settings, indent: str, alternatives: bool = False) -> list[str]:

@@ -19,6 +19,10 @@ class Section(NamedTuple):
     """Its class."""
 
 
+class ListedElsewhere:
+    """Marks a field whose settings class is listed where another field has it."""
+
+
 def sections(kind: type[Settings]) -> list[Section]:
     """Lists every settings class of a recipe once, each where it is met first.
 
@@ -31,7 +35,8 @@ def sections(kind: type[Settings]) -> list[Section]:
     result = [Section("", kind)]
     for path, outer in result:  # grows on the way: what lies less deep comes first
         for name, field in outer.model_fields.items():
-            members = settings_classes(field.annotation)
+            is_elsewhere = any(isinstance(mark, ListedElsewhere) for mark in field.metadata)
+            members = [] if is_elsewhere else settings_classes(field.annotation)
             for member in members:
                 inner = f"{path}.{name}" if path else name
                 if member not in [section.kind for section in result]:

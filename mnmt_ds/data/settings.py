@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mnmt_ds.config import FilePath, FilledPathText, PathText, Settings
+from mnmt_ds.config.sections import ListedElsewhere
 from mnmt_ds.data.language_pairs import is_pair, reverse_pair, split_pair
 from mnmt_ds.data.readers.registry import READERS, describe_formats
 
@@ -237,7 +238,7 @@ class DataSettings(Settings):
     else gettext, else (where catalogs are missing or too few) cldr for every pair."""
     corpora: dict[str, PairFiles] = Field(default_factory=dict, examples=[{"*": {"train": [Files.example]}}])
     """Files by pair; "*" stands for every pair that is not named. What concerns none of ``pairs`` is left unused."""
-    monolingual: dict[str, list[Files]] = Field(
+    monolingual: Annotated[dict[str, list[Files]], ListedElsewhere()] = Field(
         default_factory=dict, examples=[{"en": [{"format": "text", "path": "corpora/en.txt"}]}]
     )
     """Text in one language, by language."""

@@ -38,7 +38,7 @@ from mnmt_ds.engine.students.student import Student
 from mnmt_ds.errors import RunError
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
-from mnmt_ds.methods.translation import scorer
+from mnmt_ds.methods.translation import translation_loss
 from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.tracking import Tracker
@@ -110,15 +110,17 @@ class Training:
         start = self._find_start(config) if resume else None
         self.run_log = RunLog(self.tracker, self.peer_group)
         self.retention = CheckpointRetention(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
-        self.plain_scorer = scorer(
+        self.plain_loss_function = translation_loss(
             recipe.train.label_smoothing, recipe.train.loss_implementation, layout.vocab_group
         )  # fmt: skip
-        self.peer_exchange = PeerExchange(self.peer_group, training_data, self.dev, self.pairs, self.plain_scorer)
+        self.peer_exchange = PeerExchange(
+            self.peer_group, training_data, self.dev, self.pairs, self.plain_loss_function
+        )
         self.students = make_students(
             recipe, config, self.corpus, self.peer_exchange, dev_tokens, self.tracker, source, self._frozen(start)
         )
         self.job_layout = checkpoint.job_layout(self.first.engine)
-        self.sampler_updates = SamplerUpdates(self.students, self.plain_scorer)
+        self.sampler_updates = SamplerUpdates(self.students, self.plain_loss_function)
         self.time_spent = TimeSpent()
         self.validated = 0
         """The update of the last validation that the training's course follows from."""

@@ -40,11 +40,11 @@ def validate_students(training: Training) -> None:
     """
     students = training.students
     values = [
-        validate(student.engine, training.dev, training.pairs, training.plain_scorer) for student in students
+        validate(student.engine, training.dev, training.pairs, training.plain_loss_function) for student in students
     ]  # fmt: skip
     watch = training.recipe.validation.watch
     watched = [
-        validate(student.engine, training.watched_dev, watch, training.plain_scorer) if watch else {}
+        validate(student.engine, training.watched_dev, watch, training.plain_loss_function) if watch else {}
         for student in students
     ]
     scores = {}

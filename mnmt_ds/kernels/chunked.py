@@ -112,8 +112,8 @@ def gradients(
 ) -> None:
     """Writes the chunk's hidden gradients and adds to the projection's (writes it for the first chunk).
 
-    dL/dlogits of a token, divided by the passes K, is the sum of these terms (p: the student's probabilities, gold: 1
-    at the gold token, q_j: teacher j's probabilities at its temperature T_j, p_Tj: the student's at T_j)::
+    dL/dlogits of a token in one of K passes is 1/K times the sum of these terms (p: the student's probabilities, gold:
+    1 at the gold token, q_j: teacher j's probabilities at its temperature T_j, p_Tj: the student's at T_j)::
 
         CE          weight * (p - (1 - smoothing) * gold - smoothing / V)
         KD_j        T_j * weight_j * gate_j * (p_Tj - q_j)

@@ -89,8 +89,8 @@ def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[s
             raise UserError(f"method by_task: no method for task {batch.task}; add it to method.tasks")
         return methods[batch.task]
 
-    def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
-        result = method_of(batch).score(states, projection_VD, batch)
+    def compute_loss(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
+        result = method_of(batch).compute_loss(states, projection_VD, batch)
         factor = settings.weights.get(batch.task, 1.0)
         if settings.divisor == "task" and batch.task_divisor:
             factor *= batch.divisor / batch.task_divisor
@@ -124,7 +124,7 @@ def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[s
     for task, method in methods.items():
         state |= {name if task == TRANSLATION else f"{task}.{name}": part for name, part in method.state.items()}
     return Method(
-        score,
+        compute_loss,
         prepare=lambda batch: method_of(batch).prepare(batch),
         teach=lambda batch: method_of(batch).teach(batch),
         prefetch=prefetch,

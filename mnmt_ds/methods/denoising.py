@@ -58,7 +58,7 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
         The method.
     """
 
-    def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
+    def compute_loss(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
         def side(
             hidden_BTD: Tensor, weights_VD: Tensor, target_BT: Tensor, rows: TargetRows | None, weight: float
         ) -> LossSums:
@@ -94,7 +94,7 @@ def denoising(settings: DenoisingLossSettings, context: MethodContext) -> Method
                     means[f"{batch.task}_{name}_id_loss"] = (sums.divergence, sums.tokens)
         return LossAndMetrics(loss, {name: torch.stack(mean) for name, mean in means.items()})
 
-    return Method(score)
+    return Method(compute_loss)
 
 
 ENTRY = MethodEntry(

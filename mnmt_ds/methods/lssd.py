@@ -20,7 +20,7 @@ from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
 from mnmt_ds.kernels.types import Gate, Teacher
 from mnmt_ds.methods.entry import MethodEntry
 from mnmt_ds.methods.method import Method, MethodContext
-from mnmt_ds.methods.translation import scorer
+from mnmt_ds.methods.translation import translation_loss
 from mnmt_ds.requirements import Requirements
 from mnmt_ds.teachers.overall_best import OverallBest
 from mnmt_ds.teachers.settings import TeacherSettings
@@ -201,7 +201,7 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
     if settings.needs_eval_states:
         context.request_eval_states(has_teacher)
     return Method(
-        scorer(context.smoothing, context.implementation, context.group),
+        translation_loss(context.smoothing, context.implementation, context.group),
         teach=teach,
         prefetch=lambda contents: pool.prefetch(contents, source),
         on_validation=source.update,

@@ -1,7 +1,8 @@
 """The one abstraction of training: a method is a few functions over batches.
 
 A micro-batch goes through ``prepare`` (repeats of rows, masks), the model, ``teach`` (teachers' states are added,
-without gradient) and ``score`` (states become a loss SUM), so that a pipeline's last stage can call the last two.
+without gradient) and ``compute_loss`` (states become a loss SUM), so that a pipeline's last stage can call the last
+two.
 ``on_validation`` gets the dev losses (teachers are replaced there, weights move); ``state`` is what a checkpoint holds.
 Shape letters: B sentences, T target positions, S source positions, D model width, V vocabulary.
 """
@@ -150,7 +151,7 @@ def ignore_contents(contents: Sequence[MicroBatchContent | None]) -> None:
 class Method(NamedTuple):
     """A training method: functions that the loop calls, and the state that they keep over the run."""
 
-    score: Callable[[ModelStates, Tensor, Batch], LossAndMetrics]
+    compute_loss: Callable[[ModelStates, Tensor, Batch], LossAndMetrics]
     """(states of the model, output projection (V, D), batch) -> the loss as a sum over the batch's tokens."""
     prepare: Callable[[Batch], Batch] = identity
     """Shapes a batch before the model sees it, such as repeating its rows."""

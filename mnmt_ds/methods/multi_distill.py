@@ -12,7 +12,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.kernels.types import Teacher
 from mnmt_ds.methods.entry import MethodEntry, RunFacts
 from mnmt_ds.methods.method import Method, MethodContext
-from mnmt_ds.methods.translation import scorer
+from mnmt_ds.methods.translation import translation_loss
 from mnmt_ds.requirements import Requirements
 from mnmt_ds.teachers.experts import Experts, check_pairs
 from mnmt_ds.teachers.settings import TeacherSettings
@@ -103,7 +103,7 @@ def multi_distill(settings: MultiDistillSettings, context: MethodContext) -> Met
         )
 
     return Method(
-        scorer(context.smoothing, context.implementation, context.group),
+        translation_loss(context.smoothing, context.implementation, context.group),
         teach=teach,
         prefetch=lambda contents: pool.prefetch(contents, experts),
         on_validation=experts.update,

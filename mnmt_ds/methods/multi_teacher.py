@@ -1,4 +1,4 @@
-"""Several methods' teachers at once: every ``teach`` adds its own to the batch, one score counts them all."""
+"""Several methods' teachers at once: every ``teach`` adds its own to the batch, one loss counts them all."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -40,7 +40,7 @@ class MultiTeacherSettings(Settings):
 def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside: Mapping[str, Method]) -> Method:
     """Adds up the methods' teacher terms: gold weights multiplied * CE + every method's term.
 
-    The last method's score counts them all, since every ``teach`` adds its teachers to the batch.
+    The last method's loss counts them all, since every ``teach`` adds its teachers to the batch.
 
     Args:
         settings: the method's settings.
@@ -75,7 +75,7 @@ def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside
             method.after_validation(report)
 
     return Method(
-        methods[-1].score,
+        methods[-1].compute_loss,
         prepare=prepare,
         teach=teach,
         prefetch=prefetch,

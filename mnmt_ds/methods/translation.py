@@ -37,13 +37,13 @@ def translation(settings: TranslationSettings, context: MethodContext) -> Method
     Returns:
         The method.
     """
-    return Method(scorer(context.smoothing, context.implementation, context.group))
+    return Method(translation_loss(context.smoothing, context.implementation, context.group))
 
 
-def scorer(
+def translation_loss(
     smoothing: float, implementation: str, group: dist.ProcessGroup | None = None
 ) -> Callable[[ModelStates, Tensor, Batch], LossAndMetrics]:
-    """Makes the score of every method without extra tasks: gold_weight * CE, plus what ``teach`` put into the batch.
+    """Makes the loss function of methods without extra tasks: gold_weight * CE, plus what ``teach`` put into the batch.
 
     Args:
         smoothing: label smoothing, eps.
@@ -51,10 +51,10 @@ def scorer(
         group: ranks over which the projection is split by words; None: it is whole.
 
     Returns:
-        A method's ``score``.
+        A method's ``compute_loss``.
     """
 
-    def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
+    def compute_loss(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
         sums = ce_with_teacher(
             states.decoder_BTD,
             projection_VD,
@@ -82,7 +82,7 @@ def scorer(
             means[f"{name}_agreement"] = (sums.agreement[j].sum(), sentences)
         return LossAndMetrics(sums.loss, {name: torch.stack(mean) for name, mean in means.items()})
 
-    return score
+    return compute_loss
 
 
 ENTRY = MethodEntry(TranslationSettings, translation)

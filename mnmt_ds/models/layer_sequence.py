@@ -1,4 +1,4 @@
-"""The Transformer's layers in a sequence, and a segment of it: what a pipeline stage holds, of a student or a teacher.
+"""The Transformer's layers in a sequence, and a chunk of it: what a pipeline stage holds, of a student or a teacher.
 
 Letters: B sentences (K copies of them under intra-distillation), S source, T target positions, L one of the two,
 D width, V vocabulary.
@@ -133,7 +133,7 @@ class StageActivations:
         return self.memory_BSD[: len(self.memory_BSD) // self.passes].repeat(self.passes, 1, 1)
 
 
-class LayerSegment(nn.Module):
+class ModelChunk(nn.Module):
     """Some consecutive layers of a model, from ``start`` to before ``stop``, with the whole model's parameter names.
 
     Between segments the states are passed as ONE tensor, so that one gradient comes back: (B, S, D) in the encoder,
@@ -143,7 +143,7 @@ class LayerSegment(nn.Module):
         settings: the model's shape.
         vocabulary_size: V.
         entries: the whole sequence, as from ``layer_entries``.
-        start: index of the segment's first layer.
+        start: index of the chunk's first layer.
         stop: one past the index of its last.
     """
 
@@ -164,7 +164,7 @@ class LayerSegment(nn.Module):
                 parent.add_module(name, entry.make())
 
     def layers(self) -> list[nn.Module]:
-        """Lists the segment's layers.
+        """Lists the chunk's layers.
 
         Returns:
             One module an entry; a tied one stands at each of its entries.
@@ -173,14 +173,14 @@ class LayerSegment(nn.Module):
 
     @property
     def projection_VD(self) -> nn.Parameter:
-        """The output projection, where this segment holds it."""
+        """The output projection, where this chunk holds it."""
         return self.get_submodule(self.entries[-1].name).weight  # type: ignore[return-value]
 
     def forward(self, activations: StageActivations) -> StageActivations:
-        """Runs the segment's layers.
+        """Runs the chunk's layers.
 
         Args:
-            activations: what arrived at this segment; changed in place.
+            activations: what arrived at this chunk; changed in place.
 
         Returns:
             The same object.
@@ -205,7 +205,7 @@ class LayerSegment(nn.Module):
         return activations
 
     def pack(self, activations: StageActivations) -> Tensor:
-        """Joins the states that leave this segment.
+        """Joins the states that leave this chunk.
 
         Args:
             activations: as from ``forward``.
@@ -217,7 +217,7 @@ class LayerSegment(nn.Module):
         return states[0] if len(states) == 1 else torch.cat(states, 1)
 
     def input_shape(self, activations: StageActivations) -> tuple[int, int, int]:
-        """Computes the shape of the states that arrive from the segment before this one.
+        """Computes the shape of the states that arrive from the chunk before this one.
 
         Args:
             activations: the micro-batch; its tokens alone are read.
@@ -231,10 +231,10 @@ class LayerSegment(nn.Module):
         return len(activations.source_BS), length, self.settings.d_model
 
     def unpack(self, states_BLD: Tensor, activations: StageActivations) -> StageActivations:
-        """Unpacks the states that arrive from the segment before this one into a micro-batch's activations.
+        """Unpacks the states that arrive from the chunk before this one into a micro-batch's activations.
 
         Args:
-            states_BLD: as that segment's ``pack`` gave them; L = S or S + T.
+            states_BLD: as that chunk's ``pack`` gave them; L = S or S + T.
             activations: the micro-batch; changed in place.
 
         Returns:

@@ -389,7 +389,7 @@ def stage_boundary_bytes(
 
     What passes are the student's K copies and each teacher's one: S positions within the encoder, S + T behind it.
     What autograd keeps of the arriving part are the encoder's states, twice where they came with the decoder's
-    (DeepSpeed clones all, and the segment takes them out). The output of the encoder's norm is among the stage's own
+    (DeepSpeed clones all, and the chunk takes them out). The output of the encoder's norm is among the stage's own
     where a decoder layer here looks at it, else it was sent on.
 
     Args:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.layer_sequence import ModelChunk
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
@@ -65,7 +65,7 @@ class PrefetchQueue:
         if len(self._queue) == 1:
             self._prefetch_first()
 
-    def advance(self) -> LayerSegment | None:
+    def advance(self) -> ModelChunk | None:
         """Removes the present micro-batch from the queue, and prefetches what the one after it needs.
 
         Returns:
@@ -93,7 +93,7 @@ class PrefetchQueue:
         """
         return self._server.report()
 
-    def _layers(self, requests: Sequence[TeacherRequest | None] | None) -> LayerSegment | None:
+    def _layers(self, requests: Sequence[TeacherRequest | None] | None) -> ModelChunk | None:
         """Gives the layers that the present micro-batch runs through beside the student's."""
         return None
 
@@ -125,10 +125,10 @@ class PipelineTeachers(PrefetchQueue):
             Decoder states (B, T, E) and projection (V, E).
         """
         assert self.received_BTE is not None
-        teacher: LayerSegment = self._teachers.teacher(version)  # type: ignore[assignment]
+        teacher: ModelChunk = self._teachers.teacher(version)  # type: ignore[assignment]
         return self.received_BTE, teacher.projection_VD
 
-    def _layers(self, requests: Sequence[TeacherRequest | None] | None) -> LayerSegment | None:
+    def _layers(self, requests: Sequence[TeacherRequest | None] | None) -> ModelChunk | None:
         request = requests[self._teachers.ranks.rank] if requests is not None else None
         return None if request is None else self._teachers.teacher(request.version)  # type: ignore[return-value]
 

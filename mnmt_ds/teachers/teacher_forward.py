@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.distributed import RankGroup
-from mnmt_ds.models.layer_sequence import LayerSegment, StageActivations
+from mnmt_ds.models.layer_sequence import ModelChunk, StageActivations
 from mnmt_ds.teachers.sharded_teachers import teacher_states
 
 
@@ -118,29 +118,29 @@ class PipelineForward:
         """Receives the activations of the stage before, runs this stage's layers, and sends what comes out.
 
         Args:
-            teacher: this stage's ``LayerSegment`` of the teacher, on the device.
+            teacher: this stage's ``ModelChunk`` of the teacher, on the device.
             batch: the sentences, on the device.
 
         Returns:
             Decoder states (B, T, E); None on all stages but the last.
         """
-        segment: LayerSegment = teacher  # type: ignore[assignment]
+        model_chunk: ModelChunk = teacher  # type: ignore[assignment]
         activations = StageActivations(batch.source_BS, batch.decoder_BT)
         if not self.is_first_stage:
-            received_BLE = next(segment.parameters()).new_empty(segment.input_shape(activations))
+            received_BLE = next(model_chunk.parameters()).new_empty(model_chunk.input_shape(activations))
             dist.recv(received_BLE, self._neighbour(-1), group=self.all_ranks.group)
-            segment.unpack(received_BLE, activations)
-        segment(activations)
+            model_chunk.unpack(received_BLE, activations)
+        model_chunk(activations)
         if self.is_last_stage:
             return activations.x_BLD
-        self._send(segment.pack(activations).contiguous())
+        self._send(model_chunk.pack(activations).contiguous())
         return None
 
     def projection_VE(self, teacher: Any) -> Tensor:
         """Returns a teacher's output projection; called on the last stage.
 
         Args:
-            teacher: this stage's ``LayerSegment`` of the teacher.
+            teacher: this stage's ``ModelChunk`` of the teacher.
 
         Returns:
             The projection (V, E), or this rank's rows of it where the vocabulary is split.

@@ -24,7 +24,7 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.decoding.loading import open_translator
-from mnmt_ds.methods.translation import scorer
+from mnmt_ds.methods.translation import translation_loss
 from tests.evaluation.runs import model_run
 from tests.spawn import on_ranks
 from tests.unit.test_intra_distillation import student
@@ -53,7 +53,7 @@ def test_sensitivity_is_equation_3_in_float64() -> None:
         nll = -log.gather(-1, batch.target_BT.unsqueeze(-1)).squeeze(-1)
         return (0.9 * nll - 0.1 * log.mean(-1))[valid].sum() / valid.sum()
 
-    found = sensitivity(model, [one, other], scorer(0.1, "reference"))
+    found = sensitivity(model, [one, other], translation_loss(0.1, "reference"))
     assert set(found) == {name for name, _ in model.named_parameters()}
     for name, value in model.named_parameters():
         grads = [torch.autograd.grad(loss(batch), value, retain_graph=True)[0] for batch in (one, other)]
@@ -63,7 +63,7 @@ def test_sensitivity_is_equation_3_in_float64() -> None:
     with torch.no_grad():
         bias.normal_(std=1e-3)
         before = float(loss(one))
-    single = sensitivity(model, [one], scorer(0.1, "reference"))["decoder_norm.bias"][3]
+    single = sensitivity(model, [one], translation_loss(0.1, "reference"))["decoder_norm.bias"][3]
     with torch.no_grad():
         bias[3] = 0.0
         assert abs(float(loss(one)) - before) == pytest.approx(float(single), rel=0.02)
@@ -85,8 +85,8 @@ def test_all_but_a_language_is_mixed_batches_in_float64(tiny_corpus: Path) -> No
     ]
     joined = batches.join_batches(rows)
     assert joined.tokens == 10 and joined.target_BT.shape == (4, 4) and joined.sentence_B.shape == (4,)
-    found = sensitivity(model, [joined], scorer(0.1, "reference"))
-    apart = [sensitivity(model, [row], scorer(0.1, "reference")) for row in rows]
+    found = sensitivity(model, [joined], translation_loss(0.1, "reference"))
+    apart = [sensitivity(model, [row], translation_loss(0.1, "reference")) for row in rows]
     for name, value in model.named_parameters():
         grad = torch.zeros_like(value)
         for row in rows:  # one row and one token at a time, without padding
@@ -172,7 +172,7 @@ def spread_over(run: str, corpus: str) -> list[float]:
     (source,) = batches.sources_of_pairs(Corpus.open(corpus), FramingSettings(), ["fr-en"], 96, 64)
     drawn = batches.random_batches(source, 9, 96, 1)
     assert len(drawn) == 9
-    return [float(value.double().sum()) for value in sensitivity(model, drawn, scorer(0.1, "auto")).values()]
+    return [float(value.double().sum()) for value in sensitivity(model, drawn, translation_loss(0.1, "auto")).values()]
 
 
 def test_ranks_share_the_batches(runs: list[Path], tiny_corpus: Path) -> None:

@@ -25,11 +25,11 @@ def wrong(settings: WrongSettings, context: MethodContext) -> Method:
     """Plain translation but for the fault."""
     right = translation(settings, context)
 
-    def score(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
-        result = right.score(states, projection_VD, batch)
+    def compute_loss(states: ModelStates, projection_VD: Tensor, batch: Batch) -> LossAndMetrics:
+        result = right.compute_loss(states, projection_VD, batch)
         return result._replace(loss=result.loss / distributed.get_world_size())
 
-    return right._replace(score=score)
+    return right._replace(compute_loss=compute_loss)
 
 
 METHODS["wrong"] = MethodEntry(WrongSettings, wrong)

@@ -151,7 +151,7 @@ def updates_with_bucket(size: int, stage: int, precision: str) -> dict[str, Any]
     from mnmt_ds.engine.parallel.engine import Update
     from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
     from mnmt_ds.methods.method import Method
-    from mnmt_ds.methods.translation import scorer
+    from mnmt_ds.methods.translation import translation_loss
     from mnmt_ds.models.settings import ModelSettings
     from mnmt_ds.models.transformer import Transformer, initialise
     from mnmt_ds.parallel_layout import form_layout
@@ -163,7 +163,7 @@ def updates_with_bucket(size: int, stage: int, precision: str) -> dict[str, Any]
     engine = make_zero_engine(initialise(Transformer(ModelSettings(preset="tiny"), 300)), config, form_layout())
     text = random_text(1, 8, 128, 300)
     batches = [text.batch(*micro_batch)._replace(divisor=200) for micro_batch in text.micro_batches[:4]]
-    method = Method(scorer(0.1, "auto"))
+    method = Method(translation_loss(0.1, "auto"))
     for number in (1, 2):
         pair = batches[2 * number - 2 : 2 * number]
         engine.forward_backward(Update(pair, lambda: [], method, lambda index: None, seed=0, number=number, key=number))

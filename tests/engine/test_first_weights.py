@@ -26,7 +26,7 @@ from mnmt_ds.engine.parallel.first_weights import read_first_weights, without_dr
 from mnmt_ds.engine.recipe import load_recipe, with_first_weights
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import sha256
-from mnmt_ds.models.layer_sequence import LayerSegment, layer_entries
+from mnmt_ds.models.layer_sequence import ModelChunk, layer_entries
 from mnmt_ds.models.layers import sinusoids
 from mnmt_ds.models.pretrained import expected_shapes, open_weights
 from mnmt_ds.models.settings import ModelSettings
@@ -76,8 +76,8 @@ def test_layers_hold_their_part_of_the_weights(pretrained: Path) -> None:
     entries = layer_entries(settings, size)
     with without_draws():
         layers: list[Any] = [
-            Transformer(settings, size), LayerSegment(settings, size, entries, 0, 4),
-            LayerSegment(settings, size, entries, 4, len(entries)),
+            Transformer(settings, size), ModelChunk(settings, size, entries, 0, 4),
+            ModelChunk(settings, size, entries, 4, len(entries)),
         ]  # fmt: skip
     seen = set[str]()
     for model in layers:
@@ -212,7 +212,7 @@ def peak_of_first_weights(init: str) -> dict[str, tuple[int, int, int]]:
             if name == "stage":
                 half = len(entries) // 2
                 bounds = (0, half) if rank == 0 else (half, len(entries))
-                model: Any = LayerSegment(settings, size, entries, *bounds)
+                model: Any = ModelChunk(settings, size, entries, *bounds)
             else:
                 model = Transformer(settings, size)
         if name == "zero3":

@@ -291,9 +291,9 @@ def test_the_dearest_stage_is_as_cheap_as_can_be() -> None:
 
 
 def test_a_stage_draws_the_plain_models_weights() -> None:
-    """Each segment of two cuts, bit for bit, though no others are held meanwhile; some words alone, too."""
+    """Each chunk of two cuts, bit for bit, though no others are held meanwhile; some words alone, too."""
     from mnmt_ds.engine.parallel.pipeline_weights import initialise_stage
-    from mnmt_ds.models.layer_sequence import LayerSegment, layer_entries
+    from mnmt_ds.models.layer_sequence import ModelChunk, layer_entries
     from mnmt_ds.models.transformer import Transformer, initialise
     from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary
 
@@ -304,12 +304,12 @@ def test_a_stage_draws_the_plain_models_weights() -> None:
     some: Any = VocabShard(None, 10, 30)  # type: ignore[arg-type]
     for begin, end in [(0, 4), (4, len(entries)), (0, 2), (2, len(entries))]:
         for words in (None, some):
-            segment = LayerSegment(model, 50, entries, begin, end)
+            model_chunk = ModelChunk(model, 50, entries, begin, end)
             if words is not None:
-                shard_vocabulary(segment, words)
+                shard_vocabulary(model_chunk, words)
             torch.manual_seed(3)
-            initialise_stage(segment, words)
-            for name, value in segment.named_parameters():
+            initialise_stage(model_chunk, words)
+            for name, value in model_chunk.named_parameters():
                 expected = plain[name][10:30] if words is not None and len(plain[name]) == 50 else plain[name]
                 assert torch.equal(value, expected), (begin, end, words, name)
 

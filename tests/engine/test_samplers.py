@@ -52,13 +52,13 @@ def by_definition(training: Any, weights: dict[str, torch.Tensor]) -> list[float
     """Every gradient whole, in float64, on one process without DeepSpeed; L x L cosines."""
     from mnmt_ds.data.loader import RankBatches
     from mnmt_ds.engine.parallel.student_module import StudentModule
-    from mnmt_ds.methods.translation import scorer
+    from mnmt_ds.methods.translation import translation_loss
     from mnmt_ds.models.transformer import Transformer
 
     measuring, student = training.sampler_updates.measurements["student"], training.first
     scored = StudentModule(Transformer(student.recipe.model, training.corpus.tokenizer.size).double())
     scored.model.load_state_dict({name: value.double() for name, value in weights.items()}, strict=False)
-    plain = scorer(student.recipe.train.label_smoothing, "reference")
+    plain = translation_loss(student.recipe.train.label_smoothing, "reference")
 
     def gradient(side: str, pair: int) -> torch.Tensor:
         scored.zero_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mnmt_ds.batch import PAD
-from mnmt_ds.models.layer_sequence import LayerSegment, StageActivations, layer_entries
+from mnmt_ds.models.layer_sequence import ModelChunk, StageActivations, layer_entries
 from mnmt_ds.models.settings import PRESETS, ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise, parameter_count
 from mnmt_ds.planning.activations import BatchShape, forward_bytes
@@ -68,22 +68,22 @@ def test_stages_activations_are_what_autograd_keeps(cut: list[int]) -> None:
     row, (source, target) = layer_entries(settings, 50), tokens(x)
     arriving = None
     for begin, end in pairwise(cut):
-        segment = LayerSegment(settings, 50, row, begin, end).train()
-        for parameter in segment.parameters():
+        model_chunk = ModelChunk(settings, 50, row, begin, end).train()
+        for parameter in model_chunk.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
         came = None if arriving is None else arriving.detach().requires_grad_()
 
-        def run(segment: LayerSegment = segment, came: torch.Tensor | None = came) -> list[torch.Tensor]:
+        def run(model_chunk: ModelChunk = model_chunk, came: torch.Tensor | None = came) -> list[torch.Tensor]:
             flow = StageActivations(source, target)
-            flow = segment(flow if came is None else segment.unpack(came.clone(), flow))
-            return [flow.x_BLD] if segment.stop == len(row) else [segment.pack(flow)]
+            flow = model_chunk(flow if came is None else model_chunk.unpack(came.clone(), flow))
+            return [flow.x_BLD] if model_chunk.stop == len(row) else [model_chunk.pack(flow)]
 
         following = row[end].kind if end < len(row) else ""
         stage = StageContents([part.kind for part in row[begin:end]], following, 0, 1, False, 1.0)
         saved_bytes = forward_bytes(settings, x, 4, True, kinds=stage.kinds)
         saved_bytes += stage_boundary_bytes(settings, x, PlannedLayout(1, 1), 1, stage, FrozenTeachers())
         saved_bytes -= 0 if came is None else came.nbytes
-        assert saved_bytes == pytest.approx(saved(segment, run), rel=0.02), (begin, end)
+        assert saved_bytes == pytest.approx(saved(model_chunk, run), rel=0.02), (begin, end)
         arriving = run()[0]
 
 
@@ -98,5 +98,5 @@ def test_parameters_are_those_of_the_model(preset: str, own_projection: bool) ->
     row = layer_entries(settings, 32000)
     with torch.device("meta"):
         for begin, end in pairwise([0, 3, len(row) // 2, len(row) - 2, len(row)]):
-            counted = parameter_count(LayerSegment(settings, 32000, row, begin, end))
+            counted = parameter_count(ModelChunk(settings, 32000, row, begin, end))
             assert parameters_of_entries(settings, 32000, row[begin:end]) == counted

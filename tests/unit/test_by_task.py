@@ -40,7 +40,7 @@ def test_both_sides_count_by_one_projection() -> None:
     method = build(settings(tasks={**TASKS, "cd": passes}, divisor="shared"), context(model, {}))
     batch = method.teach(method.prepare(concurrent()))
     states = model(batch.source_BS, batch.decoder_BT)
-    score = method.score(states, model.head.weight, batch)
+    score = method.compute_loss(states, model.head.weight, batch)
     sides = [loss_by_definition(model, batch, hidden) for hidden in (states.decoder_BTD, states.encoder_BSD)]
     assert float(score.loss.detach()) == pytest.approx(sum(sides), rel=1e-5)
     assert score.metrics["cd_encoder_loss"][1] == 3 == score.metrics["cd_decoder_loss"][1]
@@ -49,7 +49,7 @@ def test_both_sides_count_by_one_projection() -> None:
             tasks={**TASKS, "cd": {**passes, "base": {"name": "denoising", "profile": "released"}}}, divisor="shared"
         ),
         context(model, {}),
-    ).score(states, model.head.weight, batch)
+    ).compute_loss(states, model.head.weight, batch)
     parts = [score.metrics[f"cd_{side}_id_loss"][0] for side in ("encoder", "decoder")]
     assert float((score.loss - released.loss).detach()) == pytest.approx(2.5 * float(sum(parts)), rel=1e-4)
 
@@ -65,7 +65,7 @@ def test_own_projection_and_weights() -> None:
     batch = concurrent()
     states = model(batch.source_BS, batch.decoder_BT)
     own = model(batch.source_BS, batch.decoder_BT)._replace(encoder_projection_VD=torch.randn(30, 16))
-    shared, apart = (method.score(s, model.head.weight, batch).metrics for s in (states, own))
+    shared, apart = (method.compute_loss(s, model.head.weight, batch).metrics for s in (states, own))
     assert shared["cd_decoder_loss"][0] == apart["cd_decoder_loss"][0]
     assert shared["cd_encoder_loss"][0] != apart["cd_encoder_loss"][0]
     total = 2.0 * shared["cd_decoder_loss"][0] + 0.5 * shared["cd_encoder_loss"][0]
@@ -87,7 +87,7 @@ def test_every_batch_gives_every_weight_a_gradient(task: str) -> None:
     states = model(batch.source_BS, batch.decoder_BT)
     assert model.encoder_projection is not None
     states = states._replace(encoder_projection_VD=model.encoder_projection.weight)
-    method.score(states, model.head.weight, batch).loss.backward()
+    method.compute_loss(states, model.head.weight, batch).loss.backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
@@ -99,7 +99,7 @@ def test_divisors() -> None:
         method = build(settings(divisor=divisor, weights={"cd": 0.5}), context(model, {}))
         total = 0.0
         for batch in (example()._replace(divisor=9, task_divisor=6), concurrent()):
-            score = method.score(model(batch.source_BS, batch.decoder_BT), model.head.weight, batch)
+            score = method.compute_loss(model(batch.source_BS, batch.decoder_BT), model.head.weight, batch)
             total += float(score.loss.detach()) / batch.divisor
         losses[divisor] = total
     translation = loss_by_definition(model, example(), model(example().source_BS, example().decoder_BT).decoder_BTD)

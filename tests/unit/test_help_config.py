@@ -24,7 +24,14 @@ TASKS = {"translation": {"name": "translation"}, "cd": {"name": "denoising"}}
 GIVEN: dict[str, dict[str, Any]] = {
     "data": {},
     "data.corpora": {"data": {"corpora": {"*": {"train": [FILES]}}}},
-    "data.monolingual": {"data": {"monolingual": {"en": [{"format": "text", "path": "corpora/en.txt"}]}}},
+    **{
+        path: {"data": {"corpora": {"*": {"train": [{**FILES, **values}]}}}}
+        for path, values in (
+            ("data.corpora.train", {}),
+            ("data.corpora.train.clean", {"clean": {}}),
+            ("data.corpora.train.synthetic", {"synthetic": {}}),
+        )
+    },
     "method.by_task": {"method": {"name": "by_task", "tasks": TASKS}},
     "method.multi_teacher": {
         "method": {"name": "multi_teacher", "methods": [{"name": "lssd"}, {"name": "multi_distill"}]}

@@ -72,7 +72,7 @@ def test_loss_is_the_papers(passes: int) -> None:
     method = build(settings(passes=passes), context(model, {}))
     batch = method.teach(method.prepare(example()))
     states = model(batch.source_BS, batch.decoder_BT)
-    score = method.score(states, model.head.weight, batch)
+    score = method.compute_loss(states, model.head.weight, batch)
     assert float(score.loss.detach()) == pytest.approx(loss_by_definition(model, batch, states.decoder_BTD), rel=1e-5)
     assert float(score.metrics["id_loss"][0]) > 0.01
     assert score.metrics["id_loss"][1] == 6
@@ -93,7 +93,7 @@ def test_passes_are_independent_in_the_encoder_and_in_the_decoder() -> None:
         states = model(batch.source_BS, batch.decoder_BT)
         first, second = states.encoder_BSD.chunk(2)
         assert torch.equal(first, second) == (noisy == "decoder")
-        assert float(method.score(states, model.head.weight, batch).metrics["id_loss"][0]) > 1e-3, noisy
+        assert float(method.compute_loss(states, model.head.weight, batch).metrics["id_loss"][0]) > 1e-3, noisy
 
 
 def test_without_dropout_it_is_the_base_method() -> None:
@@ -102,7 +102,7 @@ def test_without_dropout_it_is_the_base_method() -> None:
     losses = []
     for method in (plain, wrapped):
         batch = method.teach(method.prepare(example()))
-        score = method.score(model(batch.source_BS, batch.decoder_BT), model.head.weight, batch)
+        score = method.compute_loss(model(batch.source_BS, batch.decoder_BT), model.head.weight, batch)
         model.zero_grad()
         score.loss.backward()  # type: ignore[no-untyped-call]
         losses.append((float(score.loss.detach()), model.encoder[0].ffn.inner.weight.grad.clone()))
@@ -122,10 +122,10 @@ def test_teachers_are_asked_once_for_all_passes() -> None:
     assert batch.source_BS.shape[0] == 4 and batch.decoder_BT.shape[0] == 4
     assert batch.teachers["kd"].hidden_BTE.shape[0] == 2 == len(batch.target_BT)
     states = model(batch.source_BS, batch.decoder_BT)
-    together = method.score(states, model.head.weight, batch)
+    together = method.compute_loss(states, model.head.weight, batch)
     single = batch._replace(passes=1)
     apart = [
-        method.score(states._replace(decoder_BTD=part), model.head.weight, single)
+        method.compute_loss(states._replace(decoder_BTD=part), model.head.weight, single)
         for part in states.decoder_BTD.chunk(2)
     ]
     assert float(together.loss) == pytest.approx(sum(float(score.loss) for score in apart) / 2, rel=1e-5)

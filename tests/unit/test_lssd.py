@@ -166,10 +166,10 @@ def test_loss_is_the_papers(variant: str, gate_student: str) -> None:
     batch = example()
     method.on_validation(ValidationReport(1, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
     states = student(batch.source_BS, batch.decoder_BT)
-    off = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
+    off = method.compute_loss(states, student.head.weight, method.teach(method.prepare(batch)))
     assert "kd_loss" not in off.metrics
     method.on_validation(ValidationReport(2, 2.0, {"bs-en": 2.0, "fr-en": 0.5}))
-    on = method.score(states, student.head.weight, method.teach(method.prepare(batch)))
+    on = method.compute_loss(states, student.head.weight, method.teach(method.prepare(batch)))
     assert float(on.loss) == pytest.approx(expected(student, teacher, batch, settings, 1.5), rel=1e-5)
     assert float(off.loss) == pytest.approx(expected(student, teacher, batch, settings, 0.0), rel=1e-5)
     other = method.teach(batch._replace(pair=1))
@@ -211,7 +211,7 @@ def test_released_losses_are_the_authors() -> None:
         for update in (1, 2):
             method.on_validation(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
         states = student(batch.source_BS, batch.decoder_BT)
-        loss = float(method.score(states, student.head.weight, method.teach(batch)).loss.detach())
+        loss = float(method.compute_loss(states, student.head.weight, method.teach(batch)).loss.detach())
         level = level or {"selective": "token"}.get(variant, "sentence")
         found[variant, level] = released_by_hand(student, teacher, batch, variant, level)
         assert loss == pytest.approx(found[variant, level], rel=1e-5), (variant, level)
@@ -229,7 +229,9 @@ def test_released_profile_halves_the_total() -> None:
         for update in (1, 2):
             method.on_validation(ValidationReport(update, 1.0, {"bs-en": 1.0, "fr-en": 1.0}))
         batch = method.teach(example())
-        totals[halve] = float(method.score(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch).loss)
+        totals[halve] = float(
+            method.compute_loss(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch).loss
+        )
     assert totals[True] == pytest.approx(totals[False] / 2, rel=1e-6)
 
 

@@ -54,7 +54,7 @@ def test_loss_and_threshold_by_hand(tmp_path: Path) -> None:
 
     method = build(settings, context(student, dict(model(2).named_parameters()), dev_bleu=dev_bleu))
     states = student(batch.source_BS, batch.decoder_BT)
-    loss = float(method.score(states, student.head.weight, method.teach(batch)).loss.detach())
+    loss = float(method.compute_loss(states, student.head.weight, method.teach(batch)).loss.detach())
     s = (states.decoder_BTD @ student.head.weight.T).double()
     t = (teacher(batch.source_BS, batch.decoder_BT).decoder_BTD @ teacher.head.weight.T).double()
     there = batch.target_BT != 1

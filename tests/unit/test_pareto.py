@@ -133,7 +133,7 @@ def test_the_loss_is_equation_4_and_no_gradient_reaches_the_peer(alpha: float) -
     method = build(ParetoSettings(rule="bi", alpha=alpha), context(peers_of({"model_2": peer})))
     batch = method.teach(example())
     states = student(batch.source_BS, batch.decoder_BT)
-    score = method.score(states, student.head.weight, batch)
+    score = method.compute_loss(states, student.head.weight, batch)
     assert float(score.loss) == pytest.approx(by_hand(student, [peer], batch, alpha), rel=1e-5)
     assert ("peer_loss" in score.metrics) == (alpha > 0)
     score.loss.backward()
@@ -145,7 +145,7 @@ def test_three_students_share_alpha() -> None:
     student, others = model(1), {"model_2": model(2), "model_3": model(3)}
     method = build(ParetoSettings(rule="bi", alpha=0.6), context(peers_of(others)))  # type: ignore[arg-type]
     batch = method.teach(example())
-    score = method.score(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch)
+    score = method.compute_loss(student(batch.source_BS, batch.decoder_BT), student.head.weight, batch)
     assert float(score.loss) == pytest.approx(by_hand(student, list(others.values()), batch, 0.6), rel=1e-5)
     assert {"peer_model_2_loss", "peer_model_3_loss"} <= score.metrics.keys()
 

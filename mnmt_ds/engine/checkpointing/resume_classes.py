@@ -48,9 +48,9 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         REFUSED: "pairs",
     },
     "data.corpora": {FREE: "train dev test"},
-    "data.monolingual": {FREE: "format path target_path columns split domain codes min_scores clean synthetic"},
-    "data.monolingual.clean": {FREE: "max_words max_characters max_ratio min_script copied placeholders"},
-    "data.monolingual.synthetic": {FREE: "tag share"},
+    "data.corpora.train": {FREE: "format path target_path columns split domain codes min_scores clean synthetic"},
+    "data.corpora.train.clean": {FREE: "max_words max_characters max_ratio min_script copied placeholders"},
+    "data.corpora.train.synthetic": {FREE: "tag share"},
     "data.clean": {
         FREE: "bad_lines max_line_bytes max_words max_key_words max_characters max_ratio min_script copied placeholders"
         " duplicates drop_domains domain_cap unicode"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import torch
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.engine.parallel.engine import Engine, Scorer
+from mnmt_ds.engine.parallel.engine import Engine, LossFunction
 
 PairValues = dict[str, dict[str, float]]
 """Figures by name, of each pair."""
 
 
-def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], score: Scorer) -> PairValues:
+def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], compute_loss: LossFunction) -> PairValues:
     """Computes dev losses of the present weights.
 
     Each rank takes every data_parallel_size-th batch; one that has none left runs an empty batch, since at ZeRO-3 all
@@ -22,7 +22,7 @@ def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], sco
         engine: of the student; all of its ranks call this together.
         batches: of all pairs' dev sets.
         pairs: their names.
-        score: the plain cross-entropy.
+        compute_loss: the plain cross-entropy.
 
     Returns:
         Of each pair "loss" (label-smoothed cross-entropy) and "nll", in nats a token, and "ppl"; equal on all ranks.
@@ -31,7 +31,7 @@ def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], sco
     sums = torch.zeros(len(pairs), 3, dtype=torch.float64)
     rank_batches = layout.shard_evenly(batches)
     filled = [batch if batch is not None else batches[0] for batch in rank_batches]
-    rank_metrics = engine.eval_metrics(filled, score)  # nothing on ranks that do not report
+    rank_metrics = engine.eval_metrics(filled, compute_loss)  # nothing on ranks that do not report
     for batch, metrics in zip(rank_batches, rank_metrics, strict=False):
         if batch is not None:
             ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()

@@ -19,7 +19,7 @@ from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.methods.method import Method, ModelStates
-from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.layer_sequence import ModelChunk
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard
@@ -34,7 +34,7 @@ Metrics = Mapping[str, Tensor]
 """Metrics of a micro-batch by name: (2,), a sum and what it is to be divided by."""
 DecoderStates = tuple[Tensor, Tensor]
 """Decoder states (B, T, D) and output projection (V, D)."""
-Scorer = Callable[[ModelStates, Tensor, Batch], Any]
+LossFunction = Callable[[ModelStates, Tensor, Batch], Any]
 """Maps a model's states, its output projection (V, D) and the batch to a tuple such as a loss sum and its metrics."""
 
 
@@ -149,8 +149,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def model(self) -> Transformer | LayerSegment:
-        """This rank's layers: a ``Transformer``, or a ``LayerSegment`` of it."""
+    def model(self) -> Transformer | ModelChunk:
+        """This rank's layers: a ``Transformer``, or a ``ModelChunk`` of it."""
         ...
 
     @property
@@ -195,12 +195,12 @@ class Engine(Protocol):
         """
         ...
 
-    def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
+    def eval_metrics(self, batches: Sequence[Batch], compute_loss: LossFunction) -> Iterator[Metrics]:
         """Computes metric sums of batches in eval mode, without gradient.
 
         Args:
             batches: one after another, equally many on every rank.
-            score: the plain cross-entropy.
+            compute_loss: the plain cross-entropy.
 
         Yields:
             Of each batch, in order, on the one rank that reports it; nothing on the others.
@@ -305,27 +305,27 @@ class Engine(Protocol):
         """
         ...
 
-    def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
+    def gradient_shard(self, batch: Batch, compute_loss: LossFunction) -> Tensor:
         """Computes this rank's shard of a batch's gradient, averaged over ranks; inside ``without_side_effects``.
 
         Args:
             batch: on this rank's device; the loss sum is divided by its divisor over all ranks.
-            score: the loss; dropout is drawn from torch's present random state.
+            compute_loss: the loss; dropout is drawn from torch's present random state.
 
         Returns:
             float32 (N,); the shards of all ranks make up the gradient, in DeepSpeed's cut.
         """
         ...
 
-    def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
+    def train_mode_pass(self, batch: Batch, compute_loss: LossFunction) -> Any:
         """Runs a forward pass with dropout, without gradient; call it inside ``without_side_effects``.
 
         Args:
             batch: on this rank's device.
-            score: what is made of the states; dropout is drawn from torch's present random state.
+            compute_loss: what is made of the states; dropout is drawn from torch's present random state.
 
         Returns:
-            What ``score`` returned, as a tuple.
+            What ``compute_loss`` returned, as a tuple.
         """
         ...
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mnmt_ds.engine.parallel import ds_config
-from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.layer_sequence import ModelChunk
 from mnmt_ds.models.pretrained import WeightSource, fill_parameter
 from mnmt_ds.models.transformer import Transformer, initialise_parameter
 from mnmt_ds.models.vocab_parallel import VocabShard, is_vocab_sharded
@@ -34,7 +34,7 @@ def without_draws() -> Iterator[None]:
 
 
 def read_first_weights(
-    model: Transformer | LayerSegment, source: WeightSource, dtype: torch.dtype, vocab_shard: VocabShard | None = None,
+    model: Transformer | ModelChunk, source: WeightSource, dtype: torch.dtype, vocab_shard: VocabShard | None = None,
     partition: Callable[[nn.Module], None] | None = None,
 ) -> None:  # fmt: skip
     """Fills layers from a pretrained model; what it lacks is drawn from torch's present random state.

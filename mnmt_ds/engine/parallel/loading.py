@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mnmt_ds import private_apis
 from mnmt_ds.errors import UserError
-from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.layer_sequence import ModelChunk
 from mnmt_ds.models.lora import merge_all
 from mnmt_ds.models.transformer import Transformer
 
@@ -21,7 +21,7 @@ OPTIMIZER_OPTIONS = ("betas", "eps", "weight_decay")
 """What DeepSpeed would restore of the optimizer's options though the recipe may have changed it."""
 
 
-def model_with(weights: dict[str, Tensor], like: Transformer | LayerSegment, device: torch.device) -> Transformer:
+def model_with(weights: dict[str, Tensor], like: Transformer | ModelChunk, device: torch.device) -> Transformer:
     """Builds a whole model on a device from given weights, and merges its adapters.
 
     Args:

@@ -19,20 +19,20 @@ from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel import ds_config, gradients, state_snapshot
-from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
+from mnmt_ds.engine.parallel.engine import DecoderStates, LossFunction, MethodEvalStates, Metrics, Update
 from mnmt_ds.engine.parallel.first_weights import read_first_weights
 from mnmt_ds.engine.parallel.loading import load_deepspeed_checkpoint, model_with
 from mnmt_ds.engine.parallel.method_eval_states import PrecomputedEvalStates
 from mnmt_ds.engine.parallel.pipeline_module import (
     PipelineStates,
-    StageScorer,
+    StageLossFunction,
     StudentPipelineModule,
     as_pipeline_input,
 )
 from mnmt_ds.engine.parallel.pipeline_weights import gather_stages, initialise_stage
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.errors import UserError
-from mnmt_ds.models.layer_sequence import LayerSegment
+from mnmt_ds.models.layer_sequence import ModelChunk
 from mnmt_ds.models.pretrained import WeightSource
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
@@ -118,7 +118,7 @@ class PipelineEngine:
         private_apis.wrap_pipeline_instructions(deepspeed_engine, {schedule.OptimizerStep: _postponed_step})
 
     @property
-    def model(self) -> LayerSegment:
+    def model(self) -> ModelChunk:
         """This rank's layers."""
         return self.module.model
 
@@ -137,8 +137,8 @@ class PipelineEngine:
             for teachers in self.module.pipeline_teachers:
                 teachers.schedule()
 
-        def score(states: PipelineStates, projection_VD: Tensor, batch: Batch) -> Tensor:
-            loss, batch_metrics = method.score(states, projection_VD, method.teach(batch))
+        def compute_loss(states: PipelineStates, projection_VD: Tensor, batch: Batch) -> Tensor:
+            loss, batch_metrics = method.compute_loss(states, projection_VD, method.teach(batch))
             metrics.append(batch_metrics)
             # DeepSpeed averages over micro-batches and data ranks; so the update's loss is sum over tokens / tokens.
             return loss * (len(update.micro_batches) * self.layout.data_parallel_size / batch.divisor)
@@ -148,18 +148,18 @@ class PipelineEngine:
                 batch = method.prepare(update.on_device(index, self.layout.device))
                 yield as_pipeline_input(batch, update.drawn_seed("dropout", self.layout.update_index(index)))
 
-        self.run_train_schedule(inputs(), score)
+        self.run_train_schedule(inputs(), compute_loss)
         return metrics if self.layout.vocab_parallel_rank == 0 else []
 
-    def run_train_schedule(self, inputs: Iterable[PipelineInput], score: StageScorer) -> None:
+    def run_train_schedule(self, inputs: Iterable[PipelineInput], compute_loss: StageLossFunction) -> None:
         """Runs DeepSpeed's training schedule up to, but without, the optimizer's step.
 
         Args:
             inputs: the micro-batches, as many as an update has.
-            score: called on the last stage with each one's states; its mean over micro-batches and data ranks is the
-                loss.
+            compute_loss: called on the last stage with each one's states; its mean over micro-batches and data ranks is
+                the loss.
         """
-        self.module.score = score
+        self.module.compute_loss = compute_loss
         self.deepspeed_engine.reset_activation_shape()
         self.deepspeed_engine.train_batch(iter(inputs))
         self.deepspeed_engine.global_steps -= 1  # ``_postponed_step`` counted it for train_batch's report
@@ -205,12 +205,12 @@ class PipelineEngine:
         self._run_eval_schedule(batches, keep, seeds)
         return iter(states or [None] * len(batches))
 
-    def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
+    def eval_metrics(self, batches: Sequence[Batch], compute_loss: LossFunction) -> Iterator[Metrics]:
         """Computes metric sums of batches in eval mode, for all batches in one schedule.
 
         Args:
             batches: one after another, equally many on every rank.
-            score: the plain cross-entropy.
+            compute_loss: the plain cross-entropy.
 
         Returns:
             Of each batch, on the last stage; nothing on the others.
@@ -218,7 +218,7 @@ class PipelineEngine:
         metrics: list[Metrics] = []
 
         def score_batch(states: PipelineStates, projection_VD: Tensor, batch: Batch) -> Tensor:
-            loss, batch_metrics = score(states, projection_VD, batch)
+            loss, batch_metrics = compute_loss(states, projection_VD, batch)
             metrics.append(batch_metrics)
             return loss.float()
 
@@ -226,10 +226,10 @@ class PipelineEngine:
         return iter(metrics if self.layout.vocab_parallel_rank == 0 else [])
 
     def _run_eval_schedule(
-        self, batches: Sequence[Batch], score: StageScorer, seeds: Sequence[int] | None = None
+        self, batches: Sequence[Batch], compute_loss: StageLossFunction, seeds: Sequence[int] | None = None
     ) -> None:
-        """Forward passes alone, without gradient; ``score`` is called on the last stage, in order."""
-        self.module.score, self.module.dropout_in_eval = score, seeds is not None
+        """Forward passes alone, without gradient; ``compute_loss`` is called on the last stage, in order."""
+        self.module.compute_loss, self.module.dropout_in_eval = compute_loss, seeds is not None
         self.deepspeed_engine.reset_activation_shape()
         inputs = (
             as_pipeline_input(to_device(batch, self.layout.device), seed)
@@ -306,7 +306,7 @@ class PipelineEngine:
         Returns:
             Layers on the CPU, in fp32.
         """
-        return self.module.segment(vocab_shard, settings)
+        return self.module.model_chunk(vocab_shard, settings)
 
     def teacher_forward(self, ranks: RankGroup) -> TeacherForward:
         """Builds the forward pass of batches through a teacher, from stage to stage.
@@ -341,12 +341,12 @@ class PipelineEngine:
         """
         raise _no_measurements()
 
-    def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
+    def gradient_shard(self, batch: Batch, compute_loss: LossFunction) -> Tensor:
         """Raises a UserError: DeepSpeed's pipeline schedules have no backward pass without an update.
 
         Args:
             batch: on this rank's device.
-            score: the loss.
+            compute_loss: the loss.
 
         Returns:
             Never.
@@ -356,12 +356,12 @@ class PipelineEngine:
         """
         raise _no_measurements()
 
-    def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
+    def train_mode_pass(self, batch: Batch, compute_loss: LossFunction) -> Any:
         """Raises a UserError, as ``gradient_shard`` does.
 
         Args:
             batch: on this rank's device.
-            score: what would be made of the states.
+            compute_loss: what would be made of the states.
 
         Returns:
             Never.

@@ -25,7 +25,7 @@ from mnmt_ds.models.frozen import freeze, is_frozen
 from mnmt_ds.models.layer_sequence import (
     TIED,
     LayerEntry,
-    LayerSegment,
+    ModelChunk,
     StageActivations,
     layer_entries,
     possible_cuts,
@@ -38,7 +38,7 @@ from mnmt_ds.private_apis import OwnStageLayers
 from mnmt_ds.teachers.pipeline_teachers import CachedPipelineTeachers, PipelineTeachers
 from mnmt_ds.training_position import moved
 
-StageScorer = Callable[["PipelineStates", Tensor, Batch], Tensor]
+StageLossFunction = Callable[["PipelineStates", Tensor, Batch], Tensor]
 """From the last stage's states, its projection (V, D) and the batch to what DeepSpeed takes for the loss."""
 
 
@@ -107,7 +107,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         self.universal_checkpoint_info = {"pipeline_replicated_parameter_patterns": [rf"model\.{TIED}\..*"]}
         self.pipeline_teachers: list[PipelineTeachers | CachedPipelineTeachers] = []
         """Teachers whose layers run beside the student's in training."""
-        self.score: StageScorer = _not_set
+        self.compute_loss: StageLossFunction = _not_set
         """What the last stage does with a micro-batch's states."""
         self.dropout_in_eval = False
         """Dropout is on in passes without gradient, too."""
@@ -126,7 +126,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         Returns:
             The layers, and the tied ones by key.
         """
-        self.model = self.segment(self.vocab_shard)
+        self.model = self.model_chunk(self.vocab_shard)
         for parameter in self.model.parameters():
             parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
         freeze(self.model, self.settings)
@@ -138,7 +138,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
         """Whether stages add up their gradients of one matrix: not of one that is not trained."""
         return not is_frozen(self.settings, f"{TIED}.weight")
 
-    def segment(self, vocab_shard: VocabShard | None, settings: ModelSettings | None = None) -> LayerSegment:
+    def model_chunk(self, vocab_shard: VocabShard | None, settings: ModelSettings | None = None) -> ModelChunk:
         """Makes new layers like this rank's stage, such as a teacher's.
 
         Args:
@@ -149,10 +149,10 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
             The layers, values not yet drawn.
         """
         entries = self.entries if settings is None else layer_entries(settings, self.vocabulary_size)
-        segment = LayerSegment(settings or self.settings, self.vocabulary_size, entries, *self.layer_range)
+        model_chunk = ModelChunk(settings or self.settings, self.vocabulary_size, entries, *self.layer_range)
         if vocab_shard is not None:
-            shard_vocabulary(segment, vocab_shard)
-        return segment
+            shard_vocabulary(model_chunk, vocab_shard)
+        return model_chunk
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Any:
         """Runs this stage's layers on one micro-batch, and the teachers' layers beside them.
@@ -216,7 +216,7 @@ class StudentPipelineModule(OwnStageLayers, PipelineModule):  # type: ignore[mis
             states = states._replace(encoder_projection_VD=projection)
         for teachers, hidden_BTE in zip(self.pipeline_teachers, states.teachers_BTE, strict=False):
             teachers.received_BTE = hidden_BTE
-        return self.score(states, self.model.projection_VD, labels.batch)
+        return self.compute_loss(states, self.model.projection_VD, labels.batch)
 
 
 def as_pipeline_input(batch: Batch, seed: int) -> tuple[Any, Any]:

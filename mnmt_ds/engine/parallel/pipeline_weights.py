@@ -7,14 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds.engine.parallel.pipeline_module import StudentPipelineModule
-from mnmt_ds.models.layer_sequence import LayerEntry, LayerSegment
+from mnmt_ds.models.layer_sequence import LayerEntry, ModelChunk
 from mnmt_ds.models.transformer import Transformer, initialise_parameter
 from mnmt_ds.models.vocab_parallel import VocabShard, is_vocab_sharded, vocab_shard_of
 from mnmt_ds.parallel_layout import ParallelLayout
 
 
-def initialise_stage(stage: LayerSegment, vocab_shard: VocabShard | None = None) -> None:
-    """Draws the plain model's first weights into a segment of it, from torch's present random state.
+def initialise_stage(stage: ModelChunk, vocab_shard: VocabShard | None = None) -> None:
+    """Draws the plain model's first weights into a chunk of it, from torch's present random state.
 
     Args:
         stage: whose parameters are written; of a split matrix the rows of ``vocab_shard``.

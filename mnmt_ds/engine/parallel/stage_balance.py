@@ -19,7 +19,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_text
 from mnmt_ds.json_files import read_json
 from mnmt_ds.kernels.ce_with_teacher import ce_with_teacher
-from mnmt_ds.models.layer_sequence import LayerEntry, LayerSegment, StageActivations, layer_entries
+from mnmt_ds.models.layer_sequence import LayerEntry, ModelChunk, StageActivations, layer_entries
 from mnmt_ds.models.settings import ModelSettings
 
 LENGTH = 32
@@ -80,10 +80,10 @@ def by_time(model: ModelSettings, vocabulary_size: int, max_tokens: int, impleme
         token_BT = torch.randint(PAD + 1, vocabulary_size, (rows, min(LENGTH, model.max_positions))).to(device())
         for place, entry in enumerate(entries):
             if entry.kind not in seconds:
-                segment = LayerSegment(model, vocabulary_size, entries, place, place + 1).to(device())
-                for parameter in segment.parameters():
+                model_chunk = ModelChunk(model, vocabulary_size, entries, place, place + 1).to(device())
+                for parameter in model_chunk.parameters():
                     torch.nn.init.normal_(parameter, std=0.02)
-                seconds[entry.kind] = min(_seconds(segment, token_BT, implementation) for _ in range(ROUNDS))
+                seconds[entry.kind] = min(_seconds(model_chunk, token_BT, implementation) for _ in range(ROUNDS))
     return [seconds[entry.kind] for entry in entries]
 
 
@@ -109,15 +109,17 @@ def read_times(path: Path) -> list[float]:
         raise UserError(f"{path}: no times of layers ({error}); remove it, they are measured again") from None
 
 
-def _seconds(segment: LayerSegment, token_BT: Tensor, implementation: str) -> float:
-    shape = (*token_BT.shape, segment.settings.d_model)
+def _seconds(model_chunk: ModelChunk, token_BT: Tensor, implementation: str) -> float:
+    shape = (*token_BT.shape, model_chunk.settings.d_model)
     x_BTD, memory_BTD = (torch.randn(shape, device=token_BT.device, requires_grad=True) for _ in range(2))
     began = _clock()
-    if segment.entries[segment.start].kind in ("projection", "head"):
-        weight_VD = next(segment.parameters())
+    if model_chunk.entries[model_chunk.start].kind in ("projection", "head"):
+        weight_VD = next(model_chunk.parameters())
         loss = ce_with_teacher(x_BTD, weight_VD, token_BT, implementation=implementation).loss
     else:
-        loss = segment.pack(segment(StageActivations(token_BT, token_BT, x_BLD=x_BTD, memory_BSD=memory_BTD))).sum()
+        loss = model_chunk.pack(
+            model_chunk(StageActivations(token_BT, token_BT, x_BLD=x_BTD, memory_BSD=memory_BTD))
+        ).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     return _clock() - began
 

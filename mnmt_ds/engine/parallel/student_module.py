@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.engine.parallel.engine import Scorer
+from mnmt_ds.engine.parallel.engine import LossFunction
 from mnmt_ds.models.transformer import Transformer
 
 
@@ -29,22 +29,22 @@ class StudentModule(nn.Module):
         self.universal_checkpoint_info: Any = {}  # lets DeepSpeed's checkpoints be read by another layout
         self.register_state_dict_post_hook(_without_frozen)
 
-    def forward(self, batch: Batch, score: Scorer) -> Any:
+    def forward(self, batch: Batch, compute_loss: LossFunction) -> Any:
         """Runs the model on a batch and scores its states.
 
         Args:
             batch: on the model's device.
-            score: from states, projection (V, D) and batch to what is wanted.
+            compute_loss: from states, projection (V, D) and batch to what is wanted.
 
         Returns:
-            What ``score`` returns, as a tuple.
+            What ``compute_loss`` returns, as a tuple.
         """
         states = self.model(batch.source_BS, batch.decoder_BT, batch.passes if batch.shared_memory else 1)
         encoder_projection = self.model.encoder_projection
 
         def score_states(hidden_BTD: Tensor, projection_VD: Tensor, encoder_VD: Tensor | None = None) -> Any:
             whole = states._replace(decoder_BTD=hidden_BTD, encoder_projection_VD=encoder_VD)
-            return tuple(score(whole, projection_VD, batch))
+            return tuple(compute_loss(whole, projection_VD, batch))
 
         if encoder_projection is None:
             return self.model.head(states.decoder_BTD, score_states)

@@ -17,7 +17,7 @@ from mnmt_ds.batch import Batch, to_device
 from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.parallel import ds_config, gradients, state_snapshot
-from mnmt_ds.engine.parallel.engine import DecoderStates, MethodEvalStates, Metrics, Scorer, Update
+from mnmt_ds.engine.parallel.engine import DecoderStates, LossFunction, MethodEvalStates, Metrics, Update
 from mnmt_ds.engine.parallel.loading import load_deepspeed_checkpoint, model_with
 from mnmt_ds.engine.parallel.method_eval_states import DirectEvalStates
 from mnmt_ds.engine.parallel.random_state import seed_random_state
@@ -156,7 +156,7 @@ class ZeroEngine:
         seed_random_state(update.drawn_seed("teach", update_index))  # for teachers with dropout
         batch = method.teach(method.prepare(batch))
         seed_random_state(update.drawn_seed("dropout", update_index))
-        loss, metrics = self.deepspeed_engine(batch, method.score)
+        loss, metrics = self.deepspeed_engine(batch, method.compute_loss)
         self._backward(loss, batch)
         return metrics  # type: ignore[no-any-return]
 
@@ -227,12 +227,12 @@ class ZeroEngine:
         finally:
             self.deepspeed_engine.train()
 
-    def eval_metrics(self, batches: Sequence[Batch], score: Scorer) -> Iterator[Metrics]:
+    def eval_metrics(self, batches: Sequence[Batch], compute_loss: LossFunction) -> Iterator[Metrics]:
         """Computes metric sums of batches in eval mode, without gradient.
 
         Args:
             batches: one after another, equally many on every rank.
-            score: the plain cross-entropy.
+            compute_loss: the plain cross-entropy.
 
         Yields:
             Of each batch, in order; nothing on ranks that share their vocabulary with the one that reports.
@@ -240,7 +240,7 @@ class ZeroEngine:
         for batch in batches:
             moved()
             with self._eval_mode():
-                _, metrics = self.deepspeed_engine(to_device(batch, self.layout.device), score)
+                _, metrics = self.deepspeed_engine(to_device(batch, self.layout.device), compute_loss)
             if self.layout.vocab_parallel_rank == 0:
                 yield metrics
 
@@ -375,35 +375,35 @@ class ZeroEngine:
         """
         return gradients.without_side_effects(self.deepspeed_engine)
 
-    def gradient_shard(self, batch: Batch, score: Scorer) -> Tensor:
+    def gradient_shard(self, batch: Batch, compute_loss: LossFunction) -> Tensor:
         """Computes this rank's shard of a batch's gradient, averaged over the ranks.
 
         Args:
             batch: on this rank's device.
-            score: the loss.
+            compute_loss: the loss.
 
         Returns:
             float32 (N,).
         """
 
         def backward() -> None:
-            loss, _ = self.deepspeed_engine(batch, score)
+            loss, _ = self.deepspeed_engine(batch, compute_loss)
             self._backward(loss, batch)
 
         return gradients.gradient_shard(self.deepspeed_engine, backward, self.layout.ranks)
 
     @torch.no_grad()
-    def train_mode_pass(self, batch: Batch, score: Scorer) -> Any:
+    def train_mode_pass(self, batch: Batch, compute_loss: LossFunction) -> Any:
         """Runs a forward pass with dropout, without gradient.
 
         Args:
             batch: on this rank's device.
-            score: what is made of the states.
+            compute_loss: what is made of the states.
 
         Returns:
-            What ``score`` returned, as a tuple.
+            What ``compute_loss`` returned, as a tuple.
         """
-        return self.deepspeed_engine(batch, score)
+        return self.deepspeed_engine(batch, compute_loss)
 
     def capture_state(self) -> TrainingState:
         """Copies the whole training state: weights, masters, moments, counters, random state.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.engine.dataloading.training_data import TrainingData
-from mnmt_ds.engine.parallel.engine import DecoderStates, Scorer, Update
+from mnmt_ds.engine.parallel.engine import DecoderStates, LossFunction, Update
 from mnmt_ds.engine.students.peer_group import Kind, PeerGroup
 from mnmt_ds.engine.students.peer_requests import EVAL_MODE, WantedStates, decode_requests, encode_requests
 from mnmt_ds.engine.students.student import Student
@@ -53,7 +53,7 @@ class PeerExchange:
         training_data: Sequence[TrainingData],
         dev: Sequence[Batch],
         pairs: Sequence[str],
-        score: Scorer,
+        compute_loss: LossFunction,
     ) -> None:
         """Starts without students.
 
@@ -62,12 +62,12 @@ class PeerExchange:
             training_data: all students', in order.
             dev: batches of all pairs' dev sets.
             pairs: names of language pairs.
-            score: the plain cross-entropy.
+            compute_loss: the plain cross-entropy.
         """
         self.peer_group = peer_group
         self.students: dict[str, Student] = {}
         self.training_data = dict(zip(peer_group.student_names, training_data, strict=True))
-        self.dev, self.pairs, self.score = dev, pairs, score
+        self.dev, self.pairs, self.compute_loss = dev, pairs, compute_loss
         self.trial_cache: TrialStateCache | None = None
         """Set while a student is tried."""
         self.measuring_seconds = 0.0

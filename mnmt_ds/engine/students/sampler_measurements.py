@@ -19,7 +19,7 @@ from mnmt_ds.data.corpus import Split
 from mnmt_ds.data.loader import RankBatches
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.dataloading.training_data import framed_lengths
-from mnmt_ds.engine.parallel.engine import Scorer
+from mnmt_ds.engine.parallel.engine import LossFunction
 from mnmt_ds.engine.parallel.gradients import dots
 from mnmt_ds.engine.parallel.random_state import seed_random_state
 from mnmt_ds.engine.students.student import Student
@@ -30,14 +30,14 @@ from mnmt_ds.samplers.uncertainty import REWARDS, TokenStatistics, token_statist
 class StudentMeasurements:
     """Measures gradients and uncertainty of one student for its sampler (``samplers.sampler.Measurements``)."""
 
-    def __init__(self, student: Student, score: Scorer) -> None:
+    def __init__(self, student: Student, compute_loss: LossFunction) -> None:
         """Prepares the dev sets.
 
         Args:
             student: who is measured.
-            score: the plain cross-entropy, which also dev losses are made of.
+            compute_loss: the plain cross-entropy, which also dev losses are made of.
         """
-        self.student, self.score = student, score
+        self.student, self.compute_loss = student, compute_loss
         self.seconds = 0.0
         """Seconds that the last measurement took."""
         training_data = student.training_data
@@ -107,7 +107,7 @@ class StudentMeasurements:
         total_N: Tensor | None = None
         for index, batch in self._batches(side, pair, max_tokens):
             self._seed("gradient", side, pair, index)
-            shard_N = self.student.engine.gradient_shard(batch, self.score)
+            shard_N = self.student.engine.gradient_shard(batch, self.compute_loss)
             total_N = shard_N if total_N is None else total_N.add_(shard_N)
         assert total_N is not None
         return total_N

@@ -7,7 +7,7 @@ from typing import Any
 
 from mnmt_ds import metric_keys
 from mnmt_ds.engine.monitoring.validation import PairValues
-from mnmt_ds.engine.parallel.engine import Scorer
+from mnmt_ds.engine.parallel.engine import LossFunction
 from mnmt_ds.engine.students.sampler_measurements import StudentMeasurements
 from mnmt_ds.engine.students.student import Student
 
@@ -15,17 +15,17 @@ from mnmt_ds.engine.students.student import Student
 class SamplerUpdates:
     """Calls the dynamic samplers of this rank's students, and redraws the rest of an epoch where they change it."""
 
-    def __init__(self, students: Sequence[Student], score: Scorer) -> None:
+    def __init__(self, students: Sequence[Student], compute_loss: LossFunction) -> None:
         """Prepares the measurements of samplers that make some.
 
         Args:
             students: of this rank.
-            score: the plain cross-entropy.
+            compute_loss: the plain cross-entropy.
         """
         self._students = students
         self._logged_changes = {student.name: -1 for student in students}
         self.measurements = {
-            student.name: StudentMeasurements(student, score) for student in students if student.sampler.every
+            student.name: StudentMeasurements(student, compute_loss) for student in students if student.sampler.every
         }
         """Measurements by name of the students whose samplers measure."""
 

@@ -109,7 +109,7 @@ def _try_changes(
         change()
         _train_on_trial_set(student, ranges)
         began = time.monotonic()
-        values = validate(student.engine, exchange.dev, exchange.pairs, exchange.score)
+        values = validate(student.engine, exchange.dev, exchange.pairs, exchange.compute_loss)
         exchange.measuring_seconds += time.monotonic() - began
         results.append({pair: values[pair]["loss"] for pair in exchange.pairs})
         mean = sum(results[-1].values()) / len(results[-1])
