@@ -51,9 +51,9 @@ def keep_lowest(values: Sequence[BestValue], new: BestValue, count: int) -> list
         count: how many stay.
 
     Returns:
-        The lowest ones now, ascending; of equal ones the earlier.
+        The lowest ones now, ascending, one an update; of equal ones the earlier.
     """
-    return sorted([*values, new])[:count]
+    return sorted([*(value for value in values if value.update != new.update), new])[:count]
 
 
 class BestValues(dict[str, BestValue]):

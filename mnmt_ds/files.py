@@ -41,6 +41,24 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_writable(path: Path) -> None:
+    """Checks before long work that its result can be written.
+
+    Args:
+        path: of a file that is there, or will be.
+
+    Raises:
+        OSError: where it is a directory, lies in a file, or may not be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    place = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not is_stream(path) and not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Writes a value as a JSON file with a final line end, whole or not at all.
 

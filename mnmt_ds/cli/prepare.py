@@ -45,9 +45,10 @@ def run(args: argparse.Namespace) -> int:
     settings = load_recipe(args.recipe, args.overrides).data
     if args.preview:
         from mnmt_ds.data.preview import preview
-        from mnmt_ds.files import write_text
+        from mnmt_ds.files import check_writable, write_text
         from mnmt_ds.reporting.preview_page import preview_page, preview_tables
 
+        check_writable(args.preview)
         previews = preview(settings, args.processes, args.examples)
         write_text(args.preview, preview_page(settings.directory, previews))
         head, *rows = [preview_tables(previews)[0].head, *preview_tables(previews)[0].rows]

@@ -80,6 +80,10 @@ class RowBlock(NamedTuple):
     """The part's own settings; None: those of the rules."""
 
 
+SHOWN = 1000
+"""Characters of a text that an example shows."""
+
+
 class Example(NamedTuple):
     """A row, to be shown."""
 
@@ -180,7 +184,8 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             places.setdefault(kind, f"{block.files[0]}:{number}")
         if rules.examples and len(sides) == 2:
             place, text_hash = f"{block.files[0]}:{number}", hash64(f"{source}\n{target}")
-            examples += [Example(kind, text_hash, place, source, target) for kind in kinds or ["clean"]]
+            shown = [text if len(text) <= SHOWN else f"{text[:SHOWN]} …" for text in (source, target)]
+            examples += [Example(kind, text_hash, place, *shown) for kind in kinds or ["clean"]]
         if failed_rule is None:
             sources.append(source)
             targets.append(target)

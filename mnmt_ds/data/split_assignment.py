@@ -202,10 +202,11 @@ def check_split_sizes(
         if count or (split == "test" and not settings.split.test and split not in given):
             continue
         reasons = ", ".join(f"{kind} {n}" for kind, n in counts.items() if n)
+        is_synthetic = split not in given and any(entry.synthetic for entry in settings.files_of(pair).train)
         place = f"data.corpora.{pair}.{split}" if split in given else f"pair {pair}"
         raise UserError(
-            f"{place}: no {split} sentence is left ({reasons or 'nothing was read'}); give more text, or change"
-            " data.clean, data.split or data.max_train"
+            f"{place}: no {split} sentence is left ({reasons or 'nothing was read'}); give more text"
+            f"{' that is no synthetic one' if is_synthetic else ''}, or change data.clean, data.split or data.max_train"
         )
 
 

@@ -67,3 +67,26 @@ def test_a_corpus_has_rules_of_its_own(texts: Any, settings_of: Any) -> None:
     assert prepare(settings).exists()
     again = settings_of(pairs=["bs-en"], corpora={"bs-en": {"train": [news, software]}})
     assert read_json(prepare(again).parent / "report.json")["pairs"]["bs-en"]["dropped"]["words"] == 1  # read anew
+
+
+def test_hostile_text_is_shown_as_text_and_huge_lines_in_part(
+    settings_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, page = tmp_path / "text.tsv", tmp_path / "page.html"
+    evil = "<script>alert(1)</script>"
+    path.write_text(f"{evil} a\t{evil} b\n{'x' * 500_000}\ty\n", encoding="utf-8")
+    settings = settings_of(
+        pairs=["bs-en"], corpora={"bs-en": {"train": [{"format": "tsv", "path": str(path)}]}},
+        monolingual={"en": [{"format": "text", "path": str(path)}]},
+    )  # fmt: skip
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"data": settings.model_dump(mode="json")}))
+    command = ["prepare", str(recipe), "--processes", "1", "--preview"]
+    assert main([*command, str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert" in html and "<script>alert" not in html and len(html) < 100_000
+    capsys.readouterr()
+    monkeypatch.setattr("mnmt_ds.data.preview.preview", None)  # nothing is read before the page's place is known
+    for place, said in ((tmp_path, "is a directory"), (path / "page.html", "not a directory")):
+        assert main([*command, str(place)]) == 2
+        assert said in capsys.readouterr().err

@@ -13,12 +13,14 @@ from torch import nn
 
 from mnmt_ds.batch import PAD, Batch
 from mnmt_ds.distributed import RankGroup
+from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
 from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.methods.lssd import LssdSettings, default_alpha, lssd
 from mnmt_ds.methods.method import MethodContext, ValidationReport
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
+from mnmt_ds.models.weights import read_weights, save_model
 from mnmt_ds.teachers.overall_best import OverallBest
 from mnmt_ds.teachers.shard_layout import extract_shard, shard_layout
 from mnmt_ds.teachers.shard_storage import ShardStorage
@@ -314,3 +316,31 @@ def test_the_best_by_a_score_waits_for_scores() -> None:
     assert again.state() == best.state()
     again.begin_anew(pairs=False)
     assert again.lowest.keys() == {"a-en", "b-en"} and again.since_better == 0
+
+
+def test_averages_of_a_run_that_kept_none_begin_with_its_bests() -> None:
+    """average_k is set when a run is resumed; an update that is validated once more counts once."""
+    report = ValidationReport(1, 1.0, {"a-en": 3.0, "b-en": 4.0})
+    before = BestCheckpoints(["a-en", "b-en"], ValidationSettings(), {})
+    before.update(report, {})
+    best = BestCheckpoints(["a-en", "b-en"], ValidationSettings(average_k=3), {})
+    best.restore(json.loads(json.dumps(before.state())))
+    assert {name: [value.update for value in values] for name, values in best.lowest.items()} == {
+        "": [1], "a-en": [1], "b-en": [1],
+    }  # fmt: skip
+    best.update(report, {})
+    best.update(ValidationReport(2, 2.0, {"a-en": 2.0, "b-en": 5.5}), {})
+    assert [value.update for value in best.lowest[""]] == [1, 2] and [v.update for v in best.lowest["a-en"]] == [2, 1]
+    best.begin_anew(pairs=False)
+    assert best.selected() == "no best yet"
+
+
+def test_an_average_leaves_out_what_is_gone(tmp_path: Path) -> None:
+    """A removed and a damaged snapshot at the end of a run: they are named, and the run ends well."""
+    facts = {"model": {}, "vocabulary_size": 9, "framing": {}, "pairs": ["a-en"], "tokenizer_hash": ""}
+    for update in (1, 2, 3):
+        save_model(tmp_path / "snapshots" / str(update), {"w": torch.full((2,), float(update))}, facts)
+    (tmp_path / "snapshots" / "3" / "model.safetensors").write_bytes(b"cut")
+    snapshots.average(tmp_path, {"average": [1, 2, 3, 4], "average_a-en": [3, 4]})
+    assert read_weights(tmp_path / "average")["w"].tolist() == [1.5, 1.5]
+    assert not (tmp_path / "average_a-en").exists()

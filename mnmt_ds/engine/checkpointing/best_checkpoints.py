@@ -1,5 +1,6 @@
 """The best checkpoints, overall and of each pair, and what lies between them: the performance deficit."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class BestCheckpoints:
         Returns:
             Such as ``best 3.9214 at 400``, or ``best by bleu 23.41 at 400``.
         """
-        if not self.overall.is_set:
+        if not math.isfinite(self.overall.value):
             return "no best yet"
         if self.settings.select_by == "loss":
             return f"best {self.overall.value:.4f} at {self.overall.update}"
@@ -153,10 +154,13 @@ class BestCheckpoints:
         self.dev_at_overall = dict(state["dev_at_overall"])
         self.pair = BestValues({pair: BestValue(*best) for pair, best in state["pair"].items()})
         self.since_better = int(state["since_better"])
-        lowest = state.get("lowest", {}) if self.settings.average_k else {}
-        self.lowest = {
-            name: [BestValue(*best) for best in values[: self.settings.average_k]] for name, values in lowest.items()
-        }
+        if not self.settings.average_k:
+            self.lowest = {}
+            return
+        bests = {OVERALL: self.overall, **self.pair}  # all that is known of a run that kept no more
+        self.lowest = {name: [best] for name, best in bests.items() if best.is_set and math.isfinite(best.value)}
+        for name, values in state.get("lowest", {}).items():
+            self.lowest[name] = [BestValue(*best) for best in values[: self.settings.average_k]]
 
 
 def overall_loss(dev: Mapping[str, float], selection: str, tokens: Mapping[str, int]) -> float:

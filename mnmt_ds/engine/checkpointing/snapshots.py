@@ -4,6 +4,7 @@
 ARE the pairs' best checkpoints, are named by the same updates. A snapshot goes when nothing refers to it any more.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from mnmt_ds.models.averaging import average_models
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.weights import describe_model, read_plain_weights, read_weights, save_model
 
+LOG = logging.getLogger(__name__)
 SHAPE = (
     "d_model", "ffn", "heads", "encoder_layers", "decoder_layers", "share_embeddings", "scale_embedding",
     "max_positions",
@@ -88,14 +90,24 @@ def read_expert(
 def average(run: Path, updates: Mapping[str, Sequence[int]]) -> None:
     """Writes means of snapshots' weights as model directories of the run; called on the main rank.
 
+    A snapshot that somebody removed or damaged is named and left out: it ends no run that is trained to its end.
+
     Args:
         run: the student's directory.
         updates: of the snapshots whose mean each directory gets, by its name.
     """
     for name, chosen in updates.items():
-        present = [run / "snapshots" / str(update) for update in chosen if (run / "snapshots" / str(update)).is_dir()]
+        present = []
+        for directory in (run / "snapshots" / str(update) for update in chosen):
+            try:
+                read_weights(directory, names=())  # verifies
+                present.append(directory)
+            except (UserError, OSError) as error:
+                LOG.warning("%s: left out of %s (%s)", directory, name, error)
         if len(present) > 1:
             save_model(run / name, *average_models(present))
+        else:
+            LOG.warning("%s: not written, for fewer than two of its checkpoints are there", run / name)
 
 
 def link(run: Path, names: Iterable[str], update: int) -> None:
