@@ -172,7 +172,8 @@ class ShardStorage:
         temporary = path.with_suffix(".tmp")
         content, checksums = shard.contiguous().view(torch.uint8), []
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)  # a link of another's must not lead to a file of ours
+            with temporary.open("xb") as file:
                 file.write(safetensors_header(shard))
                 for window in content.split(WINDOW):
                     file.write(window.numpy().data)

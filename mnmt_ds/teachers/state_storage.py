@@ -145,7 +145,8 @@ class StateStorage:
         assert self.directory is not None
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f".states-{os.getpid()}-{len(self._files)}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        path.unlink(missing_ok=True)  # a link of another's must not lead to a file of ours
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         path.unlink()
         return descriptor
 

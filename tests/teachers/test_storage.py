@@ -76,6 +76,17 @@ def test_a_damaged_shard_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("teacher-2.*"))
 
 
+def test_links_under_the_names_of_files_lead_nowhere(tmp_path: Path) -> None:
+    """A directory that others can write: what they put there under our names is removed, not written through."""
+    (tmp_path / "states").mkdir()
+    (tmp_path / "own").write_text("own")
+    for name in (f"states/.states-{os.getpid()}-0", "teacher-1.tmp"):
+        (tmp_path / name).symlink_to(tmp_path / "own")
+    filled_storage(tmp_path, [])
+    storage_of_files(tmp_path, [], {1: torch.randn(50)})
+    assert (tmp_path / "own").read_text() == "own" and not (tmp_path / "teacher-1.safetensors").is_symlink()
+
+
 def storage_of_files(
     tmp_path: Path, warnings: list[str], shards: dict[int, torch.Tensor], reader: Any = None
 ) -> ShardStorage:
