@@ -64,7 +64,7 @@ A study file of `mnmt-ds study`; `--help-study` prints it as YAML.
 CLI = """# Commands
 
 `a.b=c` stands for a setting that replaces the recipe's, such as `train.lr=5e-4`. Exit codes: 0 done, 1 failed,
-2 something that the user gave is wrong (one line names it).
+2 something that the user gave is wrong (one line names it), 130 interrupted (Ctrl-C).
 """
 
 

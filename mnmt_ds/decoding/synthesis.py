@@ -8,6 +8,7 @@ it is of; one of another plan or of other text counts as missing.
 Back-translation: Sennrich et al. 2016; sequence-level distillation and interpolation: Kim and Rush 2016.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -156,6 +157,8 @@ def begin(directory: Path, plan: SynthesisPlan) -> dict[str, Any] | None:
     """
     is_free = not _holds_other_files(directory)  # asked first: another process may begin at the same time
     if (record := _finished(directory, plan)) is not None:
+        with contextlib.suppress(OSError):  # chunks that a killed process left; the directory may be read-only
+            _remove_chunks(directory)
         return record
     if _read_own(directory / PLAN, PlanJson) is None and not is_free:
         raise UserError(f"{directory}: exists and is no synthetic corpus; name a new directory")
