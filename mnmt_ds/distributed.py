@@ -249,10 +249,10 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
         RunError: where the ranks do not meet, such as at a port that another job has.
     """
     _environment()
-    wanted = os.environ["DS_ACCELERATOR"]
-    if wanted not in ("cpu", "cuda"):
-        raise UserError(f"DS_ACCELERATOR={wanted}: know cpu and cuda; unset it to use what is there")
-    if wanted == "cuda" and not uses_gpu():
+    accelerator = os.environ["DS_ACCELERATOR"]
+    if accelerator not in ("cpu", "cuda"):
+        raise UserError(f"DS_ACCELERATOR={accelerator}: know cpu and cuda; unset it to use what is there")
+    if accelerator == "cuda" and not uses_gpu():
         raise UserError("DS_ACCELERATOR=cuda: torch sees no GPU here; unset it to compute on the CPU")
     import deepspeed
 
@@ -351,10 +351,10 @@ def same_everywhere(values: Mapping[str, str]) -> None:
     gathered = job_ranks().gather((socket.gethostname(), dict(values)))
     first_node, expected = gathered[0]
     for number, (node, received) in enumerate(gathered):
-        for what, value in received.items():
-            if value != expected[what]:
+        for name, value in received.items():
+            if value != expected[name]:
                 raise UserError(
-                    f"node {node}: rank {number} has {what} {value}, rank 0 on {first_node} has {expected[what]};"
+                    f"node {node}: rank {number} has {name} {value}, rank 0 on {first_node} has {expected[name]};"
                     " make them the same"
                 )
 

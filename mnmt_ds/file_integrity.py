@@ -45,17 +45,17 @@ def first_altered(expected: Mapping[Path, str], directory: Path) -> Path | None:
         OSError: when a file cannot be read.
     """
     places = [directory / CACHE, _users_cache(directory)]
-    known = [_read(place) for place in places]
-    unknown = {path: digest for path, digest in expected.items() if _known_digest(known, path) != digest}
+    recorded = [_read(place) for place in places]
+    unknown = {path: digest for path, digest in expected.items() if _known_digest(recorded, path) != digest}
     if not unknown:
         return None
     place = places[0] if os.access(directory, os.W_OK) else places[1]
     with _locked(place) as cache:
         if cache is not None:
-            known = [_read(place) for place in places]
+            recorded = [_read(place) for place in places]
         altered, new = None, Digests()
         for path, digest in unknown.items():
-            if _known_digest(known, path) == digest:  # another process was first
+            if _known_digest(recorded, path) == digest:  # another process was first
                 continue
             inode, *stamp = _stamp(path)
             if sha256(path) != digest:
@@ -114,10 +114,10 @@ def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, CHECKSUM: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
 
 
-def _known_digest(known: Sequence[Digests], path: Path) -> str | None:
+def _known_digest(recorded: Sequence[Digests], path: Path) -> str | None:
     """The digest that was computed of a file, if it was not touched since."""
     inode, *stamp = _stamp(path)
-    for digests in known:
+    for digests in recorded:
         *known_stamp, digest = digests.get(str(inode), [""])
         if known_stamp == stamp:
             return str(digest)

@@ -164,34 +164,34 @@ def process_state(pid: int) -> str:
         return ""
 
 
-def silent_ranks_beside_rank_0(known: Sequence[RankState], own: RankState) -> list[RankState]:
+def silent_ranks_beside_rank_0(rank_states: Sequence[RankState], own: RankState) -> list[RankState]:
     """Finds the ranks that do not answer, where rank 0 is one of them, so that no rank hears of the others any more.
 
     Args:
-        known: the ranks' states at the start, by rank.
+        rank_states: the ranks' states at the start, by rank.
         own: the rank that asks.
 
     Returns:
         Rank 0 and the stopped ranks of this machine.
     """
-    here = [state for state in known[1:] if state.host == own.host and state.rank != own.rank]
-    return [known[0], *(state for state in here if process_state(state.pid) in STOPPED)]
+    local_states = [state for state in rank_states[1:] if state.host == own.host and state.rank != own.rank]
+    return [rank_states[0], *(state for state in local_states if process_state(state.pid) in STOPPED)]
 
 
-def diagnosis(hung: Sequence[RankState], what: str, stacks: Path) -> str:
+def diagnosis(hung: Sequence[RankState], condition: str, stacks: Path) -> str:
     """Describes which ranks hang, and where.
 
     Args:
         hung: the ranks that hang.
-        what: what is wrong with them.
+        condition: what is wrong with them.
         stacks: the directory in which the ranks' stacks are.
 
     Returns:
         One line.
     """
-    seen = "last seen at" if what == SILENT else "at"
+    seen = "last seen at" if condition == SILENT else "at"
     names = [
-        f"rank {state.rank} on {state.host} (process {state.pid}) {what}:"
+        f"rank {state.rank} on {state.host} (process {state.pid}) {condition}:"
         f" {state.still:.0f} s in update {state.update} {seen} {state.place or 'an unknown place'}"
         for state in hung[:4]
     ]
@@ -292,10 +292,10 @@ class HangDetector:
             self._answered = time.monotonic()
         if not self._is_stuck:
             return
-        hung, what = find_hung_ranks(before, self._states())
-        if what == SILENT:
+        hung, condition = find_hung_ranks(before, self._states())
+        if condition == SILENT:
             hung = [self._dump_stack_of(state) for state in hung]
-        own = json.dumps([diagnosis(hung, what, self.stacks), hung, self.ranks.rank])
+        own = json.dumps([diagnosis(hung, condition, self.stacks), hung, self.ranks.rank])
         text = own if self._store is None else self._store.compare_set(DIAGNOSIS_KEY, "", own).decode()
         self._end_as_diagnosed(json.loads(text))
 

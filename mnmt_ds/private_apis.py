@@ -165,8 +165,8 @@ def wrap_pipeline_instructions(
         wrappers: by class of ``deepspeed.runtime.pipe.schedule``: from DeepSpeed's own function for it to the new one;
             both are called with the engine and the instruction's arguments.
     """
-    known = type(deepspeed_engine)._INSTRUCTION_MAP
-    changed = {instruction: wrapper(known[instruction]) for instruction, wrapper in wrappers.items()}
+    instruction_map = type(deepspeed_engine)._INSTRUCTION_MAP
+    changed = {instruction: wrapper(instruction_map[instruction]) for instruction, wrapper in wrappers.items()}
     deepspeed_engine._INSTRUCTION_MAP = {**deepspeed_engine._INSTRUCTION_MAP, **changed}
 
 

@@ -166,7 +166,7 @@ def kept_lines(path: Path, update: int, records: int | None = None) -> KeptLines
         The lines.
     """
     lines, faults = check_lines(path)
-    kept, crc, count = [], 0, 0
+    kept_text, crc, count = [], 0, 0
     for position, line in enumerate(lines, 1):
         counts, damaged_before = line.record.get("kind") != "run", line.number - position
         is_later = counts and records is not None and count + damaged_before >= records
@@ -175,8 +175,8 @@ def kept_lines(path: Path, update: int, records: int | None = None) -> KeptLines
         sealed = _SEALED.fullmatch(line.text)
         again = seal(sealed[1] + b"}", crc) if sealed else line
         crc, count = again.crc, count + counts
-        kept.append(again.text.decode() + "\n")
-    return KeptLines("".join(kept), crc, count, faults)
+        kept_text.append(again.text.decode() + "\n")
+    return KeptLines("".join(kept_text), crc, count, faults)
 
 
 def _is_cut(text: bytes) -> bool:

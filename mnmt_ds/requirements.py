@@ -144,8 +144,8 @@ def check_layout(needs: Requirements, layout: RunLayout, settings: Iterable[str]
     Raises:
         UserError: all reasons.
     """
-    wanted = set(settings)
-    if refused := [str(refusal) for refusal in refusals(needs, layout) if refusal.setting in wanted]:
+    checked_settings = set(settings)
+    if refused := [str(refusal) for refusal in refusals(needs, layout) if refusal.setting in checked_settings]:
         raise UserError(*refused)
 
 

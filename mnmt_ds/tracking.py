@@ -82,13 +82,13 @@ class Tracker:
         """
         if not self.main or not self.path.exists():
             return
-        kept = kept_lines(self.path, update, records)
-        self.records, self._crc = kept.records, kept.crc
-        for fault in kept.faults:
+        kept_log = kept_lines(self.path, update, records)
+        self.records, self._crc = kept_log.records, kept_log.crc
+        for fault in kept_log.faults:
             self.warning(f"{fault}; the line is left out")
-        if kept.text.encode() != self.path.read_bytes():
+        if kept_log.text.encode() != self.path.read_bytes():
             with self._faults_kept():
-                write_text(self.path, kept.text)
+                write_text(self.path, kept_log.text)
 
     def log(self, kind: str, update: int, epoch: float, values: Record) -> None:
         """Appends a record, on the main rank alone.

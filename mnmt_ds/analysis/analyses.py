@@ -346,5 +346,5 @@ def _context(pairs: Sequence[str], smoothing: float) -> MethodContext:
     def none(*arguments: Any) -> Any:
         raise UserError("analyse: this method asks for teachers; there are none here")
 
-    wanted: Callable[..., Any] = none
-    return MethodContext(pairs, smoothing, "auto", wanted, wanted, wanted)
+    no_teachers: Callable[..., Any] = none
+    return MethodContext(pairs, smoothing, "auto", no_teachers, no_teachers, no_teachers)

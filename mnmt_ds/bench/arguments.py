@@ -51,15 +51,17 @@ def add_random_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="*", metavar="a=b", help=f"model settings (default: {shape})")
 
 
-def add_rounds(parser: argparse.ArgumentParser, default: int, what: str) -> None:
+def add_rounds(parser: argparse.ArgumentParser, default: int, description: str) -> None:
     """Adds --rounds.
 
     Args:
         parser: the benchmark's parser.
         default: rounds where none are given; one more warms up.
-        what: help text, such as "turns of each method".
+        description: help text, such as "turns of each method".
     """
-    parser.add_argument("--rounds", type=number_option(int, ge=1), default=default, help=f"{what} (default: {default})")
+    parser.add_argument(
+        "--rounds", type=number_option(int, ge=1), default=default, help=f"{description} (default: {default})"
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, benchmark: str) -> None:
@@ -91,5 +93,5 @@ def model_settings(words: Sequence[str]) -> ModelSettings:
     Returns:
         The settings.
     """
-    given = {name: parse_yaml(value) for name, _, value in (word.partition("=") for word in words)}
-    return ModelSettings.model_validate({**SMALL_MODEL, **given})
+    overrides = {name: parse_yaml(value) for name, _, value in (word.partition("=") for word in words)}
+    return ModelSettings.model_validate({**SMALL_MODEL, **overrides})

@@ -96,12 +96,12 @@ def table(result: Mapping[str, Any]) -> str:
         "| | without checks, s | with, s | more | CPU without, s | with, s | more |",
         "|---|---|---|---|---|---|---|",
     ]
-    what = {
+    labels = {
         "starts": f"start, {result['sentences']:,} sentence pairs ({result['data_mib']:,.0f} MiB), not the first",
         "saves": f"save, {result['checkpoint_mib']:,.0f} MiB",
     }
     without_checks = result["starts"]["without"]
-    rows = [(label, result[name]["without"], result[name]["with"]) for name, label in what.items()]
+    rows = [(label, result[name]["without"], result[name]["with"]) for name, label in labels.items()]
     for label, *ways in [*rows, ("the first start", without_checks, result["first_start"])]:
         cells = []
         for clock in range(2):

@@ -36,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: the benchmark's parser.
     """
 
-    def number(name: str, default: int, what: str) -> None:
-        parser.add_argument(name, type=number_option(int, ge=1), default=default, help=f"{what} (default: {default})")
+    def number(name: str, default: int, description: str) -> None:
+        parser.add_argument(
+            name, type=number_option(int, ge=1), default=default, help=f"{description} (default: {default})"
+        )
 
     number("--width", 1024, "d_model; feed-forward layers have four times as much")
     number("--layers", 2, "layers of encoder and of decoder")

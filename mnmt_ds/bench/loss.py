@@ -190,11 +190,14 @@ def _check_same(name: str, actual: Any, expected: Any, x: Inputs, dtype: str) ->
     """UserError where loss (up to the teacher's entropy, where a peer has a KL divergence) or a gradient differs."""
     tolerance = (1e-4 if dtype == "float32" else 3e-2) * (10 if name in APPROXIMATE else 1)
     entropy = teacher_entropy(x) if name in KL_BASELINES else 0.0
-    for what, a, b in zip(("loss", "hidden", "projection"), (actual[0] + entropy, *actual[1:]), expected, strict=True):
+    for quantity, a, b in zip(
+        ("loss", "hidden", "projection"), (actual[0] + entropy, *actual[1:]), expected, strict=True
+    ):
         worst, scale = float((a.float() - b.float()).abs().max()), float(b.float().abs().max())
         if not worst <= tolerance * scale:
             raise UserError(
-                f"bench loss: {name}'s {what} differs by {worst:.2e} of {scale:.2e} from the baseline; nothing timed"
+                f"bench loss: {name}'s {quantity} differs by {worst:.2e} of {scale:.2e} from the baseline;"
+                " nothing timed"
             )
 
 

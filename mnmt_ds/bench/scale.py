@@ -263,10 +263,10 @@ def train(recipe: str, directory: str) -> None:
 
 def _run(command: Sequence[str]) -> str:
     """Runs a command and gives what it prints; what it says on standard error is shown where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{' '.join(command[2:4])}: ended with {done.returncode}: {done.stderr.strip()[-400:]}")
-    return done.stdout
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"{' '.join(command[2:4])}: ended with {result.returncode}: {result.stderr.strip()[-400:]}")
+    return result.stdout
 
 
 def _cpu_seconds(command: Sequence[str]) -> float:

@@ -83,17 +83,17 @@ def simulated_step(stages: Sequence[Sequence[StagePass]]) -> float:
     """
     ends: dict[tuple[int, str, int], float] = {}  # of (stage, kind, number of the micro-batch)
     free_at, next_pass = [0.0] * len(stages), [0] * len(stages)
-    done = [{"forward": 0, "backward": 0} for _ in stages]
+    passes_done = [{"forward": 0, "backward": 0} for _ in stages]
     while any(index < len(passes) for index, passes in zip(next_pass, stages, strict=True)):
         for stage, passes in enumerate(stages):
             while next_pass[stage] < len(passes):
                 kind, seconds = passes[next_pass[stage]]
-                number = done[stage][kind]
+                number = passes_done[stage][kind]
                 sender = stage - 1 if kind == "forward" else stage + 1
                 needed_at = ends.get((sender, kind, number)) if 0 <= sender < len(stages) else 0.0
                 if needed_at is None:
                     break  # not sent yet
                 free_at[stage] = ends[stage, kind, number] = max(free_at[stage], needed_at) + seconds
-                done[stage][kind] += 1
+                passes_done[stage][kind] += 1
                 next_pass[stage] += 1
     return max(free_at)

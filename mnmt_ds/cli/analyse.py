@@ -146,19 +146,19 @@ def _settings(args: argparse.Namespace) -> "AnalysisSettings":
     return settings.model_copy(update={"ratios": ratios})
 
 
-def _lines(what: str, numbers: dict[str, Any]) -> list[str]:
+def _lines(analysis: str, numbers: dict[str, Any]) -> list[str]:
     """The numbers of an analysis, a line a run."""
-    if what == "sensitivity":
+    if analysis == "sensitivity":
         return [
             f"{name:20} standard deviation {row['deviation']:.3e}, mean {row['mean']:.3e}"
             for name, row in numbers.items()
         ]
-    if what == "correlation":
+    if analysis == "correlation":
         return [
             f"{name:20} mean correlation {row['low']['mean']:.3f} (less sensitive), {row['high']['mean']:.3f} (most)"
             for name, row in numbers.items()
         ]
-    if what == "prune":
+    if analysis == "prune":
         return [
             f"{name:20} " + "  ".join(f"{ratio}: {row['mean']:.2f}" for ratio, row in rows.items())
             for name, rows in numbers.items()

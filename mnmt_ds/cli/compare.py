@@ -75,22 +75,22 @@ def run(args: argparse.Namespace) -> int:
     if any(limit is not None for limit in limits.values()):
         limits = {name: limit for name, limit in limits.items() if limit is not None}
         runs = [with_resource_classes(run, settings.model_copy(update=limits)) for run in runs]
-    kept = read_bootstraps(args.output)
-    part = compare_groups(group_runs(runs), settings, kept=kept)
+    bootstraps = read_bootstraps(args.output)
+    compared = compare_groups(group_runs(runs), settings, bootstraps=bootstraps)
     pictures = read_pictures((run.directory for run in runs), "analysis/**/*.png")
-    table = summary_markdown(part)
+    table = summary_markdown(compared)
     points = frontier_markdown(find_experiments(runs), runs)
     table += f"\n\n{points}" if points else ""
-    if (changes := change_table(part)).rows:
+    if (changes := change_table(compared)).rows:
         table += f"\n\n{table_markdown(changes)}"
     notes = "\n".join(f"- `{line}`" for line in score_signatures(runs))
     write_together(
         {
             args.output / "compare.md": f"{table}\n\n{notes}\n" if notes else table + "\n",
             args.output / "runs.csv": _csv(run_rows(runs)),
-            args.output / "pairs.csv": _csv(pair_rows(runs, part.sizes)),
-            args.output / BOOTSTRAPS: kept.text(),
-            args.output / "compare.html": render_page(args.title, [part], pictures=pictures),
+            args.output / "pairs.csv": _csv(pair_rows(runs, compared.sizes)),
+            args.output / BOOTSTRAPS: bootstraps.text(),
+            args.output / "compare.html": render_page(args.title, [compared], pictures=pictures),
         }
     )
     print(table)

@@ -263,8 +263,8 @@ def _ctranslate2_code(translator: "Translator", pair: str) -> list[str]:
 
     def begin(pair: str) -> list[str]:
         frame = translator.frame(pair)
-        given = [frame.decoder_start] if frame.decoder_start >= tokenizer.piece_count else []
-        return words([*given, *frame.target_prefix])
+        start_ids = [frame.decoder_start] if frame.decoder_start >= tokenizer.piece_count else []
+        return words([*start_ids, *frame.target_prefix])
 
     frame = translator.frame(pair)
     models = [

@@ -134,9 +134,9 @@ def _forget_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def _nearest(word: str, valid_words: Iterable[str]) -> str:
     """A question with the known word that is nearest; empty where none is near."""
-    near = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
+    near = difflib.get_close_matches(word.partition("=")[0], list(valid_words), n=1)
     return f"did you mean '{near[0]}'?" if near else ""
 
 

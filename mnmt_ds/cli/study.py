@@ -101,15 +101,15 @@ def run(args: argparse.Namespace) -> int:
                 LOG.info("stopped; the same command goes on")
                 return 130
         written = write_report(study, failed)
-        done = [entry for entry in study.entries if is_complete(study, entry)]
+        complete_entries = [entry for entry in study.entries if is_complete(study, entry)]
         if written is not None:
             print((written / "study.md").read_text(encoding="utf-8"))
-            if not args.report and (commands := runnable_post_commands(study, entries, done, written)):
+            if not args.report and (commands := runnable_post_commands(study, entries, complete_entries, written)):
                 failed |= run_post_commands(commands)
                 write_report(study, failed)  # once more, with the pictures that were drawn
             print(f"written: {written / 'study.html'}")
         else:
-            print("\n".join(missing_runs(study, done, failed)))
+            print("\n".join(missing_runs(study, complete_entries, failed)))
     return 1 if failed else 0
 
 
@@ -118,7 +118,7 @@ def _help_study(section: str) -> str:
     from mnmt_ds.config.help_text import help_yaml
     from mnmt_ds.study.settings import StudySettings
 
-    return help_yaml(StudySettings, section, what="study")
+    return help_yaml(StudySettings, section, noun="study")
 
 
 def select_entries(study: "Study", rows: Sequence[str] | None, conditions: Sequence[str] | None) -> "list[StudyEntry]":
@@ -137,21 +137,21 @@ def select_entries(study: "Study", rows: Sequence[str] | None, conditions: Seque
     """
     from mnmt_ds.errors import UserError
 
-    for what, names, known in (
+    for noun, names, valid_names in (
         ("row", rows, study.settings.rows),
         ("condition", conditions, study.settings.conditions),
     ):
-        if odd := [name for name in names or () if name not in known]:
-            raise UserError(f"{study.path}: no {what} '{odd[0]}'; there are {', '.join(known) or 'none'}")
-    wanted = {
+        if odd := [name for name in names or () if name not in valid_names]:
+            raise UserError(f"{study.path}: no {noun} '{odd[0]}'; there are {', '.join(valid_names) or 'none'}")
+    selected = {
         entry.directory
         for entry in study.entries
         if (rows is None or entry.row in rows) and (conditions is None or entry.condition in conditions)
     }
     for entry in reversed(study.entries):
-        if entry.directory in wanted:
-            wanted |= set(entry.needs)
-    return [entry for entry in study.entries if entry.directory in wanted]
+        if entry.directory in selected:
+            selected |= set(entry.needs)
+    return [entry for entry in study.entries if entry.directory in selected]
 
 
 def grid_lines(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
@@ -170,8 +170,9 @@ def grid_lines(study: "Study", entries: "Sequence[StudyEntry]") -> list[str]:
 
     lines = []
     for entry in entries:
-        done = sum(run_state.is_trained(job) for job in entry.jobs)
-        state = "complete" if is_complete(study, entry) else f"{done} of {len(entry.jobs)} trained" if done else "to do"
+        trained = sum(run_state.is_trained(job) for job in entry.jobs)
+        progress = f"{trained} of {len(entry.jobs)} trained" if trained else "to do"
+        state = "complete" if is_complete(study, entry) else progress
         try:
             for job in entry.jobs:
                 if not run_state.is_trained(job):
@@ -209,16 +210,16 @@ def _prepare(study: "Study", entries: "Sequence[StudyEntry]") -> None:
 
     if not study.settings.prepare:
         return
-    wanted = {job.recipe.data.directory for entry in entries for job in entry.jobs if not run_state.is_trained(job)}
+    corpora = {job.recipe.data.directory for entry in entries for job in entry.jobs if not run_state.is_trained(job)}
     for directory, (recipe, overrides) in study.corpora.items():
-        if directory in wanted:
+        if directory in corpora:
             code = subprocess.run([*cli_command("prepare"), str(recipe), *overrides], check=False).returncode
             if code:
                 raise UserError(f"{directory}: preparing it failed; see above")
 
 
 def runnable_post_commands(
-    study: "Study", entries: "Sequence[StudyEntry]", done: "Sequence[StudyEntry]", report: Path
+    study: "Study", entries: "Sequence[StudyEntry]", complete_entries: "Sequence[StudyEntry]", report: Path
 ) -> list[list[str]]:
     """Picks the commands of the study's ``after`` that can be run: all runs that they name are done.
 
@@ -227,7 +228,7 @@ def runnable_post_commands(
     Args:
         study: the study.
         entries: the selected entries.
-        done: all entries that are complete.
+        complete_entries: all entries that are complete.
         report: the report's directory.
 
     Returns:
@@ -235,11 +236,11 @@ def runnable_post_commands(
     """
     from mnmt_ds.study.plan import closing_command
 
-    complete, selected = ({entry.directory for entry in group} for group in (done, entries))
+    complete, selected = ({entry.directory for entry in group} for group in (complete_entries, entries))
     commands = []
     for text in study.settings.after:
         words, runs = closing_command(study.settings, text, str(report))
-        if complete.issuperset(runs) and selected & set(runs) if runs else len(done) == len(study.entries):
+        if complete.issuperset(runs) and selected & set(runs) if runs else len(complete_entries) == len(study.entries):
             commands.append(words)
     return commands
 

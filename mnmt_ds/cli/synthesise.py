@@ -84,14 +84,14 @@ def run(args: argparse.Namespace) -> int:
     if args.fresh and size > 1:
         raise UserError("--fresh: one process removes what others make; take it without launcher and --shard")
     search = search_settings(args)
-    given = [args.closest_to] if args.closest_to else []
+    references = [args.closest_to] if args.closest_to else []
     plan = synthesis.SynthesisPlan(
-        args.pair, args.direction, "", {}, synthesis.describe_files(args.files), synthesis.describe_files(given),
+        args.pair, args.direction, "", {}, synthesis.describe_files(args.files), synthesis.describe_files(references),
         args.chunk,
     )  # fmt: skip
     if not plan.lines:
         raise UserError(f"{args.files[0]}: no line of text; give text in the language that is translated")
-    if given and (lines := plan.references[0][2]) != plan.lines:
+    if references and (lines := plan.references[0][2]) != plan.lines:
         raise UserError(f"{args.closest_to}: {lines:,} lines, the text has {plan.lines:,}; give them line for line")
     translator = open_model(args, pair=plan.model_pair)
     translator.frame(plan.model_pair)
@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if record is None:
         missing = synthesis.missing_chunks(args.output, plan)
         chunks = [number for number in missing if number % size == rank]
-        if done := plan.chunks - len(missing):
-            LOG.info("%s: %d of %d chunks are there already", args.output, done, plan.chunks)
+        if chunks_done := plan.chunks - len(missing):
+            LOG.info("%s: %d of %d chunks are there already", args.output, chunks_done, plan.chunks)
         last = plan.lines - (plan.chunks - 1) * plan.chunk
         total = sum(last if number == plan.chunks - 1 else plan.chunk for number in chunks)
         with ProgressBar(f"synthesise {plan.pair}", "lines", total) as progress:
@@ -181,10 +181,11 @@ def _report(directory: Path, pair: str, direction: str, record: dict[str, object
 
     counts = record["counts"]
     assert isinstance(counts, dict)
-    said = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    counts_text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     source, target = corpus_paths(directory, pair)
     synthetic = {"tag": "<bt>"} if direction == "back" else {}
     entry = {"format": "moses", "path": str(source), "target_path": str(target), "synthetic": synthetic}
-    print(f"{directory}: {record['lines']:,} sentence pairs of {pair}{f' ({said})' if said else ''}; in a recipe,")
+    counts_text = f" ({counts_text})" if counts_text else ""
+    print(f"{directory}: {record['lines']:,} sentence pairs of {pair}{counts_text}; in a recipe,")
     print(f"among the entries of data.corpora.{pair}.train, after real text:")
     print(f"  - {format_value(entry)}")

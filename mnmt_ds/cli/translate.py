@@ -292,10 +292,10 @@ def _translate(
                     text = hypothesis_text(translator, each)
                     output.write(f"{first + line} ||| {text} ||| {each.score:.4f}\n".encode())
             continue
-        done: list[list[str]] = [[] for _ in lines]
+        hypotheses: list[list[str]] = [[] for _ in lines]
         for line, row in zip(owner, rows, strict=True):
-            done[line].append(hypothesis_text(translator, row[0]) if row else "")
-        lines = [join_parts(each, target) for each in done]
+            hypotheses[line].append(hypothesis_text(translator, row[0]) if row else "")
+        lines = [join_parts(each, target) for each in hypotheses]
         if is_last:
             output.write("".join(f"{line}\n" for line in lines).encode())
     output.flush()

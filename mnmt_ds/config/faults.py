@@ -131,34 +131,34 @@ def _fault(
     """One fault of a value or of a section."""
     name = ".".join(map(str, keys))
     label = f"{name}: " if name else ""
-    given, what = details.get("input"), details["type"]
+    input_value, fault_type = details.get("input"), details["type"]
     tags = {tag(section.kind) for section in sections(kind)}  # without the names that older recipes use
     at_fault, concerns, is_of_section = keys, tuple(filter(None, [_value_path(keys)])), False
     meant: tuple[KeyPath, ...] = ()
-    if what == "extra_forbidden":
-        known = [name for choice in _classes_at(kind, tuple(details["loc"])[:-1]) for name in choice.model_fields]
-        near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
+    if fault_type == "extra_forbidden":
+        valid_names = [name for choice in _classes_at(kind, tuple(details["loc"])[:-1]) for name in choice.model_fields]
+        near = difflib.get_close_matches(str(keys[-1]), valid_names, n=1, cutoff=0.5)
         meant = tuple((*keys[:-1], name) for name in near)
-        remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(valid_names))}"
         message = f"unknown key '{shortened(name)}'; {remedy}"
-    elif what == "union_tag_invalid":
+    elif fault_type == "union_tag_invalid":
         at_fault = (*keys, "name")
-        known = [value for value in _quoted(details["ctx"]["expected_tags"]) if value in tags]
-        message = _no_such(_noun(kind, keys), details["ctx"]["tag"], known)
-    elif what == "union_tag_not_found":
+        valid_names = [value for value in _quoted(details["ctx"]["expected_tags"]) if value in tags]
+        message = _no_such(_noun(kind, keys), details["ctx"]["tag"], valid_names)
+    elif fault_type == "union_tag_not_found":
         message = f"{label}'name' is missing; say which it is"
-    elif what == "literal_error" and isinstance(given, str):
-        message = label + _no_such("value", given, _quoted(details["ctx"]["expected"]))
-    elif what in ("model_type", "model_attributes_type", "dict_type"):
-        message = f"{label}takes keys and values, not {shortened(repr(given))}"
-    elif what in OUT_OF_RANGE:
-        message = f"{label}must be {_range(kind, details)}, not {shortened(str(given))}{_remedy(kind, details)}"
+    elif fault_type == "literal_error" and isinstance(input_value, str):
+        message = label + _no_such("value", input_value, _quoted(details["ctx"]["expected"]))
+    elif fault_type in ("model_type", "model_attributes_type", "dict_type"):
+        message = f"{label}takes keys and values, not {shortened(repr(input_value))}"
+    elif fault_type in OUT_OF_RANGE:
+        message = f"{label}must be {_range(kind, details)}, not {shortened(str(input_value))}{_remedy(kind, details)}"
     else:
         reason = details["msg"].removeprefix("Value error, ")
         message = f"{label}{reason}"
-        is_of_section = what == "missing" or isinstance(given, dict | BaseModel)
-        if given is not None and not isinstance(given, dict | list | BaseModel) and what != "missing":
-            message += f" (got {shortened(repr(given))})"
+        is_of_section = fault_type == "missing" or isinstance(input_value, dict | BaseModel)
+        if input_value is not None and not isinstance(input_value, dict | list | BaseModel) and fault_type != "missing":
+            message += f" (got {shortened(repr(input_value))})"
         if is_of_section:
             named = _named_keys(keys, reason, where)
             at_fault = named[0] if named else keys
@@ -195,11 +195,11 @@ def _remedy(kind: type[Settings], details: Mapping[str, Any]) -> str:
     return f" ({meaning})" if meaning else ""
 
 
-def _no_such(noun: str, given: str, known: Sequence[str]) -> str:
+def _no_such(noun: str, name: str, valid_names: Sequence[str]) -> str:
     """The message about a name that is not known, with the nearest one."""
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5) if len(given) <= MAX_VALUE else []
-    names = f"known: {', '.join(known)}"
-    message = f"no such {noun} '{shortened(given)}'; "
+    near = difflib.get_close_matches(name, valid_names, n=1, cutoff=0.5) if len(name) <= MAX_VALUE else []
+    names = f"known: {', '.join(valid_names)}"
+    message = f"no such {noun} '{shortened(name)}'; "
     return message + (f"did you mean '{near[0]}'? ({names})" if near else names)
 
 
@@ -241,9 +241,9 @@ def _keys_of(kind: type[Settings], details: Mapping[str, Any], where: Mapping[Ke
             continue  # a tag, also where a field inside has its name
         field = _field_at(kind, loc[: n + 1])
         names = [key, *(aliases(str(key), field) if field is not None else [])]
-        known = [name for name in names if (*keys, name) in where]
-        if known or (n == len(loc) - 1 and details["type"] in ("missing", "extra_forbidden")):
-            keys = (*keys, known[0] if known else key)
+        names_in_file = [name for name in names if (*keys, name) in where]
+        if names_in_file or (n == len(loc) - 1 and details["type"] in ("missing", "extra_forbidden")):
+            keys = (*keys, names_in_file[0] if names_in_file else key)
         elif n == len(loc) - 1 and (field is not None and key in _names_at(kind, loc[:n])):
             keys = (*keys, key)
     return keys

@@ -16,14 +16,14 @@ WIDTH = 110
 """Columns of a comment at most."""
 
 
-def help_yaml(kind: type[Settings], path: str = "", what: str = "recipe") -> str:
+def help_yaml(kind: type[Settings], path: str = "", noun: str = "recipe") -> str:
     """Writes a recipe, or one section of it, as YAML with every default and its meaning.
 
     Args:
         kind: the recipe's class.
         path: dotted path of a section or of one key; empty: everything. Other methods, samplers and sections that are
             absent by default then follow as comments under headings of their own.
-        what: what the whole is called in its first line.
+        noun: what the whole is called in its first line.
 
     Returns:
         Valid YAML that loads to the defaults, with a final line end.
@@ -34,7 +34,7 @@ def help_yaml(kind: type[Settings], path: str = "", what: str = "recipe") -> str
     if path:
         return "\n".join(_path_lines(kind, path.split("."), path, "")) + "\n"
     head = [
-        f"# A {what} with every default. Keep what you change: a value that is given wins over presets and profiles."
+        f"# A {noun} with every default. Keep what you change: a value that is given wins over presets and profiles."
     ]
     return "\n".join([*head, *_field_lines(instance_of(kind), "", alternatives=True)]) + "\n"
 

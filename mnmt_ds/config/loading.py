@@ -100,11 +100,11 @@ def _valid_part(kind: type[S], values: dict[str, Any], needed: Sequence[str]) ->
     """
     examples = {name: field.examples[0] for name, field in kind.model_fields.items() if field.examples}
     required = {name: value for name, value in examples.items() if kind.model_fields[name].is_required()}
-    for kept, given in itertools.product((kind.model_fields.keys(), needed), ({}, required)):
-        part = {name: value for name, value in values.items() if name in kept}
+    for kept_keys, example_values in itertools.product((kind.model_fields.keys(), needed), ({}, required)):
+        part = {name: value for name, value in values.items() if name in kept_keys}
         with contextlib.suppress(ValidationError):
-            settings = kind.model_validate(part | given)
-            return settings, [name for name in kind.model_fields if name not in kept or name in given]
+            settings = kind.model_validate(part | example_values)
+            return settings, [name for name in kind.model_fields if name not in kept_keys or name in example_values]
     return None, list(kind.model_fields)
 
 
@@ -146,10 +146,10 @@ def _read(path: Path, where: dict[KeyPath, str], seen: tuple[Path, ...], faults:
     if path in seen:
         raise UserError(f"{path}:1: 'extends' leads back to this file; remove the cycle")
     places: dict[KeyPath, int] = {}
-    known = len(faults)
+    faults_before = len(faults)
     values = read_yaml(_text(path), lambda line, message: faults.append(Fault(f"{path}:{line}", message)), places)
     where.update({keys: f"{path}:{line}" for keys, line in places.items()})
-    if values is None and len(faults) > known:
+    if values is None and len(faults) > faults_before:
         raise UserError(*in_order(faults, path))
     if values is None:
         values = {}

@@ -69,13 +69,13 @@ def setting_rows(kind: type[Settings]) -> Iterator[tuple[str, ...]]:
         released = section.kind.released({})
         for name, row in section.kind.differences.items():
             key = f"{section.path}.{name}" if section.path else name
-            ours = f"`{format_value(defaults[name])}`"
+            default_text = f"`{format_value(defaults[name])}`"
             set_by_profile = f"`{format_value(released[name])}`" if name in released else ""
             yield (
                 f"[`{key}`](configuration.md#{key})",
-                row.paper or ours,
-                ": ".join(part for part in (set_by_profile, row.released) if part) or ours,
-                ours,
+                row.paper or default_text,
+                ": ".join(part for part in (set_by_profile, row.released) if part) or default_text,
+                default_text,
                 row.why,
             )
 

@@ -104,22 +104,22 @@ def member_of(kind: type[Settings], keys: list[str], path: str) -> tuple[FieldIn
     return field, by_tag[rest[0]], rest[1:]
 
 
-def unknown_section(path: str, key: str, known: list[str], deeper: Sequence[str] = ()) -> UserError:
+def unknown_section(path: str, key: str, valid_names: list[str], deeper: Sequence[str] = ()) -> UserError:
     """Makes the error for a path that leads nowhere.
 
     Args:
         path: what the user gave.
         key: the key of it that is not known.
-        known: names that would be right at that place.
+        valid_names: names that would be right at that place.
         deeper: paths of sections whose last key may be what was meant.
 
     Returns:
         The error, with the nearest name or all of them.
     """
-    names = {name.rpartition(".")[2]: name for name in [*reversed(deeper), *known]}
+    names = {name.rpartition(".")[2]: name for name in [*reversed(deeper), *valid_names]}
     near = [
         match for word in (key, path.rpartition(".")[2])
         for match in difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     ]  # fmt: skip
-    remedy = f"did you mean '{names[near[0]]}'?" if near else f"known here: {', '.join(known)}"
+    remedy = f"did you mean '{names[near[0]]}'?" if near else f"known here: {', '.join(valid_names)}"
     return UserError(f"--help-config {path}: no such section; {remedy}")

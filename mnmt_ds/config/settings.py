@@ -73,25 +73,25 @@ class Settings(BaseModel):
         return cls.with_released(values) if values.get("profile") == "released" else values
 
     @classmethod
-    def with_released(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def with_released(cls, explicit: dict[str, Any]) -> dict[str, Any]:
         """Fills the settings that are not given with the values of ``profile: released``.
 
         Args:
-            given: the section's values as they were given.
+            explicit: the section's values as they were given.
 
         Returns:
             These, and the profile's where none is given.
         """
-        written_out = cls.model_fields.keys() - set(cls.later) <= given.keys()
-        released = cls.released(given)
-        return merged({k: v for k, v in released.items() if not (written_out and k in cls.later)}, given)
+        written_out = cls.model_fields.keys() - set(cls.later) <= explicit.keys()
+        released = cls.released(explicit)
+        return merged({k: v for k, v in released.items() if not (written_out and k in cls.later)}, explicit)
 
     @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+    def released(cls, explicit: Mapping[str, Any]) -> dict[str, Any]:
         """Lists the settings in which the authors' released code departs from their paper.
 
         Args:
-            given: the section's values as they were given; some others may depend on them.
+            explicit: the section's values as they were given; some others may depend on them.
 
         Returns:
             Their values under ``profile: released``, wherever they are not given.

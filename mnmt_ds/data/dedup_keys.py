@@ -38,11 +38,11 @@ class _LettersOnly(dict[int, str]):
         character = chr(code)
         category = unicodedata.category(character)
         if (category == "Cf" and character != _NON_JOINER) or _UNSEEN_MARKS.match(character):
-            kept = ""
+            replacement = ""
         else:
-            kept = character if category[0] in "LM" else " "
-        self[code] = kept
-        return kept
+            replacement = character if category[0] in "LM" else " "
+        self[code] = replacement
+        return replacement
 
 
 _LETTERS = _LettersOnly()

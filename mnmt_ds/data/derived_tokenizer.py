@@ -79,7 +79,7 @@ def trim(tokenizer: Tokenizer, used: NDArray[np.bool_]) -> Tokenizer:
         The smaller tokenizer, which splits those texts as before.
     """
     symbols, origin = tokenizer.symbols, origin_of(tokenizer)
-    kept = [
+    kept_ids = [
         i
         for i, symbol in enumerate(symbols)
         if i < SPECIALS
@@ -88,10 +88,10 @@ def trim(tokenizer: Tokenizer, used: NDArray[np.bool_]) -> Tokenizer:
     derivation = Derivation(
         origin.base_hash,
         origin.base_size,
-        tuple(origin.rows[i] for i in kept),
-        {place: origin.new[i] for place, i in enumerate(kept) if i in origin.new},
+        tuple(origin.rows[i] for i in kept_ids),
+        {place: origin.new[i] for place, i in enumerate(kept_ids) if i in origin.new},
     )
-    names = [symbols[i] for i in kept]
+    names = [symbols[i] for i in kept_ids]
     model = _without(tokenizer.serialised[JOINT], set(names))
     return Tokenizer(tokenizer.languages, {JOINT: model}, names, tokenizer.originals, derivation)
 
@@ -140,13 +140,13 @@ def used_ids(tokenizer: Tokenizer, lines: Sequence[str], language: str) -> NDArr
     return used
 
 
-def _without(serialised: bytes, kept: set[str]) -> bytes:
+def _without(serialised: bytes, kept_symbols: set[str]) -> bytes:
     """The model with every other piece marked unused, so that its text is split again."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(serialised)
     for piece in proto.pieces:
-        if piece.type == 1 and piece.piece not in kept:
+        if piece.type == 1 and piece.piece not in kept_symbols:
             piece.type = UNUSED_TYPE
     return bytes(proto.SerializeToString())

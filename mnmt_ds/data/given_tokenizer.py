@@ -33,15 +33,15 @@ def open_recipe_tokenizer(settings: DataSettings) -> Tokenizer | None:
     Raises:
         UserError: where there is no such tokenizer, or it lacks a language.
     """
-    place, new = settings.tokenizer.given, settings.tokenizer.new_languages
-    if place is None:
+    path_or_name, new = settings.tokenizer.given, settings.tokenizer.new_languages
+    if path_or_name is None:
         return None
     languages = [language for language in settings.languages if language not in new]
-    return add_languages(open_given_tokenizer(place, languages), new)
+    return add_languages(open_given_tokenizer(path_or_name, languages), new)
 
 
 def build_given_tokenizer(
-    work: Path, pool: Executor, settings: DataSettings, given: Tokenizer, texts: Sequence[ParallelText],
+    work: Path, pool: Executor, settings: DataSettings, base_tokenizer: Tokenizer, texts: Sequence[ParallelText],
     training: Sequence[TrainingText] = (),
 ) -> tuple[BuildOutput, bool]:  # fmt: skip
     """Writes a given tokenizer, with new pieces and without those that no text uses where the recipe says so.
@@ -50,7 +50,7 @@ def build_given_tokenizer(
         work: directory of the corpus's outputs.
         pool: worker processes.
         settings: the recipe's ``data`` section.
-        given: the tokenizer.
+        base_tokenizer: the tokenizer.
         texts: all text, held-out sets included.
         training: training text alone, of which new pieces are learned.
 
@@ -62,12 +62,18 @@ def build_given_tokenizer(
     learned = settings.tokenizer.new_pieces
     sources = [[learned, *(text.sha256 for text in training if text.language in learned)]] if learned else []
     fingerprint = fingerprint_of(
-        given.hash, new_languages, sorted(given.originals), settings.tokenizer.trim, hashes, *sources, *settings.tags
+        base_tokenizer.hash,
+        new_languages,
+        sorted(base_tokenizer.originals),
+        settings.tokenizer.trim,
+        hashes,
+        *sources,
+        *settings.tags,
     )
     if output := load_output(work, "tokenizer", fingerprint):
         return output, False
     with new_output(work, "tokenizer", fingerprint) as (path, record):
-        tokenizer = given
+        tokenizer = base_tokenizer
         for language in learned:
             tokenizer = _with_pieces(tokenizer, language, settings.tokenizer, training)
         if settings.tokenizer.trim:
@@ -75,7 +81,7 @@ def build_given_tokenizer(
             jobs = [pool.submit(_used_in_file, tokenizer, *file) for file in files]
             in_tags = [used_ids(tokenizer, [tag], text.languages[0]) for text in texts for tag, _ in text.tags]
             tokenizer = trim(tokenizer, np.logical_or.reduce([*(job.result() for job in jobs), *in_tags]))
-            LOG.info("tokenizer: %s of %s ids are kept", f"{tokenizer.size:,}", f"{given.size:,}")
+            LOG.info("tokenizer: %s of %s ids are kept", f"{tokenizer.size:,}", f"{base_tokenizer.size:,}")
         tokenizer.save_to(path)
         record.update(hash=tokenizer.hash, size=tokenizer.size)
     return finished_output(work, "tokenizer", fingerprint), True
@@ -87,8 +93,8 @@ def _with_pieces(
     """A tokenizer with the pieces that a language's training text gives."""
     files = [text.text for text in training if text.language == language]
     if not files:
-        known = ", ".join(dict.fromkeys(text.language for text in training))
-        raise UserError(f"data.tokenizer.new_pieces.{language}: no training text in it; name one of {known}")
+        languages = ", ".join(dict.fromkeys(text.language for text in training))
+        raise UserError(f"data.tokenizer.new_pieces.{language}: no training text in it; name one of {languages}")
     pieces = learn_pieces(tokenizer, sample_sentences(files, settings), settings.new_pieces[language])
     LOG.info("tokenizer: %s new pieces of %s", f"{len(pieces):,}", language)
     return add_pieces(tokenizer, pieces)

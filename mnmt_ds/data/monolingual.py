@@ -156,24 +156,24 @@ class DenoisingSources:
             )
         return items
 
-    def draw(self, items: Mapping[str, ItemRange], done: int, sentences: int) -> list[list[PairLengths]]:
+    def draw(self, items: Mapping[str, ItemRange], sentences_done: int, sentences: int) -> list[list[PairLengths]]:
         """Draws the items of an epoch, or of what is left of it.
 
         Args:
             items: the epoch's items of each language.
-            done: parallel sentences of the epoch that came before; as large a part of every language's items is left
-                out.
+            sentences_done: parallel sentences of the epoch that came before; as large a part of every language's items
+                is left out.
             sentences: parallel sentences of the whole epoch.
 
         Returns:
             Of each task the items of every language, the same for all tasks; also those that are too long.
         """
-        index = {language: self._draw(language, items[language], done, sentences) for language in self.pools}
+        index = {language: self._draw(language, items[language], sentences_done, sentences) for language in self.pools}
         return [[self._lengths(task, language, index[language]) for language in self.pools]
                 for task in self.settings.tasks]  # fmt: skip
 
-    def _draw(self, language: str, items: ItemRange, done: int, sentences: int) -> NDArray[np.int64]:
-        skipped = items.drawn * done // sentences
+    def _draw(self, language: str, items: ItemRange, sentences_done: int, sentences: int) -> NDArray[np.int64]:
+        skipped = items.drawn * sentences_done // sentences
         return draw_items(items.size, items.drawn - skipped, items.first + skipped, self.seed, language)
 
     def _lengths(self, task: Settings, language: str, index_N: NDArray[np.int64]) -> PairLengths:

@@ -54,17 +54,17 @@ def learn_pieces(tokenizer: Tokenizer, lines: Iterable[str], count: int) -> list
         UserError: where its model is of another kind.
     """
     model = _processor(tokenizer)
-    known = {*tokenizer.symbols, *(model.id_to_piece(i) for i in range(model.get_piece_size()))}
+    vocabulary = {*tokenizer.symbols, *(model.id_to_piece(i) for i in range(model.get_piece_size()))}
     words: Counter[tuple[str, ...]] = Counter()
     for line in lines:
-        words.update(_words(model.encode(line, out_type=str), known))
+        words.update(_words(model.encode(line, out_type=str), vocabulary))
     characters = Counter[str]()
     for word, times in words.items():
         for piece in word:
-            characters.update({piece: times} if piece not in known and piece != SPACE else {})
+            characters.update({piece: times} if piece not in vocabulary and piece != SPACE else {})
     often = sorted((-times, text) for text, times in characters.items() if times >= LEAST and _is_text(text))
     new = [NewPiece(text, ()) for _, text in often[:count]]
-    usable = known | {piece.text for piece in new}
+    usable = vocabulary | {piece.text for piece in new}
     return new + _merges(words, usable, count - len(new))
 
 
@@ -122,13 +122,13 @@ def _processor(tokenizer: Tokenizer) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=tokenizer.serialised[JOINT])
 
 
-def _words(pieces: Sequence[str], known: set[str]) -> list[tuple[str, ...]]:
+def _words(pieces: Sequence[str], vocabulary: set[str]) -> list[tuple[str, ...]]:
     """A sentence's pieces word by word; unknown text as single characters."""
     words: list[list[str]] = []
     for piece in pieces:
         if piece.startswith(SPACE) or not words:
             words.append([])
-        words[-1] += [piece] if piece in known else list(piece)
+        words[-1] += [piece] if piece in vocabulary else list(piece)
     return [tuple(word) for word in words]
 
 

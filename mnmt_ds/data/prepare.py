@@ -93,7 +93,7 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
 
 def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     """Runs all steps, one after another."""
-    given = open_recipe_tokenizer(settings)
+    base_tokenizer = open_recipe_tokenizer(settings)
     origin, clean = _clean_from_best_origin(settings, work, pool)
     if message := pairs_without_key_language(settings):
         LOG.info("prepare: %s", message)
@@ -111,11 +111,11 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
         selection = build_monolingual_text(work, settings, lang, clean[f"mono.{lang}"]["train"], held_out)
         texts[f"mono.{lang}"] = _announce(f"select mono.{lang}", *selection)
     to_tokenise = dict(_texts_to_tokenise(texts))
-    if given is None:
+    if base_tokenizer is None:
         made = build_tokenizer(work, pool, settings, list(_tokenizer_texts(settings, texts)))
     else:
         training = list(_tokenizer_texts(settings, texts)) if settings.tokenizer.new_pieces else []
-        made = build_given_tokenizer(work, pool, settings, given, list(to_tokenise.values()), training)
+        made = build_given_tokenizer(work, pool, settings, base_tokenizer, list(to_tokenise.values()), training)
     tokenizer = _announce("tokenizer", *made)
     binaries = {
         name: _announce(f"tokenise {name}", *build_binary_dataset(work, pool, name, text, tokenizer))

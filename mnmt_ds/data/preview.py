@@ -64,7 +64,7 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
             *((pair, "train") for pair in settings.pairs),
             *((lang, "mono") for lang in settings.monolingual),
         ]:
-            rules = cleaning_rules_for(settings, name, given=False)._replace(examples=examples)
+            rules = cleaning_rules_for(settings, name, is_held_out_set=False)._replace(examples=examples)
             parts = [part for part in corpus_parts(settings, name, role, origin) if not is_dropped_domain(part, rules)]
             counts: Counter[str] = Counter()
             shown: list[Example] = []

@@ -183,7 +183,11 @@ def complete_rows(hashes: RowHashes, seed: int) -> int:
 
 
 def check_split_sizes(
-    settings: DataSettings, pair: str, split_N: NDArray[np.uint8], given: Mapping[str, int], counts: Counter[str]
+    settings: DataSettings,
+    pair: str,
+    split_N: NDArray[np.uint8],
+    held_out_sizes: Mapping[str, int],
+    counts: Counter[str],
 ) -> None:
     """Checks that a pair has training, dev and (where wanted) test sentences.
 
@@ -191,19 +195,19 @@ def check_split_sizes(
         settings: the recipe's ``data`` section.
         pair: the pair's name.
         split_N: split of each row of its training text.
-        given: complete sentence pairs of the given sets, by "dev" and "test".
+        held_out_sizes: complete sentence pairs of the given sets, by "dev" and "test".
         counts: rows of the training text by what became of them.
 
     Raises:
         UserError: when a set is empty.
     """
     for number, split in enumerate(holdout.SPLITS):
-        count = given[split] if split in given else int((split_N == number).sum())
-        if count or (split == "test" and not settings.split.test and split not in given):
+        count = held_out_sizes[split] if split in held_out_sizes else int((split_N == number).sum())
+        if count or (split == "test" and not settings.split.test and split not in held_out_sizes):
             continue
         reasons = ", ".join(f"{kind} {n}" for kind, n in counts.items() if n)
-        is_synthetic = split not in given and any(entry.synthetic for entry in settings.files_of(pair).train)
-        place = f"data.corpora.{pair}.{split}" if split in given else f"pair {pair}"
+        is_synthetic = split not in held_out_sizes and any(entry.synthetic for entry in settings.files_of(pair).train)
+        place = f"data.corpora.{pair}.{split}" if split in held_out_sizes else f"pair {pair}"
         raise UserError(
             f"{place}: no {split} sentence is left ({reasons or 'nothing was read'}); give more text"
             f"{' that is no synthetic one' if is_synthetic else ''}, or change data.clean, data.split or data.max_train"

@@ -35,13 +35,13 @@ CODE = ("cleaning_rules.py", "text_cleaning.py", "dedup_keys.py", "language_code
 """Files of this package that decide what is written."""
 
 
-def cleaning_rules_for(settings: DataSettings, name: str, given: bool) -> CleaningRules:
+def cleaning_rules_for(settings: DataSettings, name: str, is_held_out_set: bool) -> CleaningRules:
     """Makes the rules for a text.
 
     Args:
         settings: the recipe's ``data`` section.
         name: a pair such as ``bs-en``, or a language of monolingual text.
-        given: whether the text is a given dev or test set.
+        is_held_out_set: whether the text is a given dev or test set.
 
     Returns:
         What a worker must know to clean it.
@@ -53,7 +53,7 @@ def cleaning_rules_for(settings: DataSettings, name: str, given: bool) -> Cleani
         key_side(source, target or source, settings.split.key_language),
         settings.clean,
         settings.split.seed,
-        given,
+        is_held_out_set,
         monolingual=not target,
     )
 

@@ -63,8 +63,10 @@ def build_selected_text(
     """
     hashes = load_row_hashes(clean["train"], settings.split.seed)
     split_N, counts = split_of_rows(settings, pair, hashes, assignment, held_out)
-    given = {split: output.record["counts"]["clean"] for split, output in clean.items() if split != "train"}
-    complete = {split: count - clean[split].record["counts"].get(EMPTY_SIDE, 0) for split, count in given.items()}
+    held_out_sizes = {split: output.record["counts"]["clean"] for split, output in clean.items() if split != "train"}
+    complete = {
+        split: count - clean[split].record["counts"].get(EMPTY_SIDE, 0) for split, count in held_out_sizes.items()
+    }
     check_split_sizes(settings, pair, split_N, complete, Counter(clean["train"].record["counts"]) + counts)
     contents = {split: [output.sha256(side) for side, _ in SIDES] for split, output in clean.items()}
     tags = _tag_runs(hashes, split_N)
@@ -73,16 +75,16 @@ def build_selected_text(
     if output := load_output(work, output_name, fingerprint):
         return output, False
     with new_output(work, output_name, fingerprint) as (directory, record):
-        sizes = {split: int((split_N == number).sum()) for number, split in enumerate(holdout.SPLITS)} | given
+        sizes = {split: int((split_N == number).sum()) for number, split in enumerate(holdout.SPLITS)} | held_out_sizes
         sizes = {split: size for split, size in sizes.items() if size}
         for side, suffix in SIDES:
             paths = {
                 number: directory / f"{split}.{suffix}"
                 for number, split in enumerate(holdout.SPLITS)
-                if split in sizes and split not in given
+                if split in sizes and split not in held_out_sizes
             }
             _distribute_lines(clean["train"].directory / side, paths, split_N)
-            for split in given:
+            for split in held_out_sizes:
                 shutil.copyfile(clean[split].directory / side, directory / f"{split}.{suffix}")
         synthetic = int((hashes.is_synthetic & (split_N == holdout.TRAIN)).sum())
         record.update(sentences=sizes, counts=dict(counts), pair=pair, tags=tags, synthetic=synthetic)

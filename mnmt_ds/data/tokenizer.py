@@ -119,16 +119,16 @@ class Tokenizer:
             }
         self.piece_count: int = min([self.mask, *self._tags.values()])
         """Special symbols and pieces together: from this id on there are tags, ``<mask>`` and unused ids."""
-        known = {symbol: i for symbol, i in id_of_symbol.items() if SPECIALS <= i < self.piece_count}
+        piece_ids = {symbol: i for symbol, i in id_of_symbol.items() if SPECIALS <= i < self.piece_count}
         specials = {} if symbols is not None else {piece: i for i, piece in enumerate(self.symbols[:SPECIALS])}
         self._ids = {
-            name: np.array([known.get(piece, specials.get(piece, UNK)) for piece in model_pieces], np.int64)
+            name: np.array([piece_ids.get(piece, specials.get(piece, UNK)) for piece in model_pieces], np.int64)
             for name, model_pieces in pieces.items()
         }
         self.is_numbered_by_model = all(np.array_equal(ids, np.arange(len(ids))) for ids in self._ids.values())
         """Ids of pieces are the numbers that SentencePiece gives them."""
         modelled = {*names}
-        self._unmodelled = {symbol: i for symbol, i in known.items() if symbol not in modelled} if symbols else {}
+        self._unmodelled = {symbol: i for symbol, i in piece_ids.items() if symbol not in modelled} if symbols else {}
         """Pieces that SentencePiece does not know: it gives their text as unknown."""
         self._model_ids = np.zeros(0, np.int64)
         """SentencePiece's number of each id, where one model is numbered otherwise."""
@@ -154,8 +154,8 @@ class Tokenizer:
         try:
             record = read_json(directory / "tokenizer.json", TokenizerJson)
             models = {name: (directory / file).read_bytes() for name, file in record["models"].items()}
-            given = record.get("symbols")
-            symbols = read_json(directory / given, list[str]) if given else None
+            symbols_file = record.get("symbols")
+            symbols = read_json(directory / symbols_file, list[str]) if symbols_file else None
             languages, written = tuple(record["languages"]), str(record["hash"])
             actual = _hash_of(languages, models, symbols)
             if actual != written:  # SentencePiece is given nothing
@@ -306,8 +306,8 @@ class Tokenizer:
         if len(near) > 1:
             raise UserError(f"language '{lang}': the tokenizer has {' and '.join(near)}; name one of them")
         if not near:
-            known = ", ".join(self.languages)
-            raise UserError(f"language '{lang}': not in the tokenizer, which knows {known or 'no language'}")
+            languages = ", ".join(self.languages)
+            raise UserError(f"language '{lang}': not in the tokenizer, which knows {languages or 'no language'}")
         return self._tags[near[0]]
 
     @property
@@ -335,10 +335,10 @@ def _read_derivation(path: Path) -> Derivation:
     return Derivation(values["base_hash"], values["base_size"], tuple(values["rows"]), new)
 
 
-def _hash_of(languages: Sequence[str], models: Mapping[str, bytes], given: Sequence[str] | None) -> str:
+def _hash_of(languages: Sequence[str], models: Mapping[str, bytes], symbols: Sequence[str] | None) -> str:
     digest = hashlib.sha256(json.dumps([languages, list(models)]).encode())
     for model in models.values():
         digest.update(hashlib.sha256(model).digest())
-    if given is not None:
-        digest.update(json.dumps(given).encode())
+    if symbols is not None:
+        digest.update(json.dumps(symbols).encode())
     return digest.hexdigest()

@@ -156,9 +156,11 @@ def _line_blocks(path: Path, place: str) -> Iterator[tuple[str, list[int], list[
     """The file's name in the corpus, line numbers and lines; evenly spaced ones of a long file."""
     with path.open("rb") as stream:
         total = sum(chunk.count(b"\n") for chunk in iter(partial(stream.read, 1 << 20), b""))
-    wanted = min(total, MOST_LINES)
+    sample_size = min(total, MOST_LINES)
     with path.open("rb") as stream:
-        chosen = ((i + 1, line) for i, line in enumerate(stream) if (i + 1) * wanted // total > i * wanted // total)
+        chosen = (
+            (i + 1, line) for i, line in enumerate(stream) if (i + 1) * sample_size // total > i * sample_size // total
+        )
         while block := list(islice(chosen, BLOCK)):
             numbers, lines = zip(*block, strict=True)
             yield place, list(numbers), list(lines)

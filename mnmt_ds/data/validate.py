@@ -95,11 +95,11 @@ def _source_faults(settings: DataSettings, pool: Executor, checks_tokenizer: boo
         if pair in faulty:
             continue
         split_N, split_counts = split_of_rows(settings, pair, hashes[pair]["train"], assignments[pair], held_out)
-        given = {
+        held_out_sizes = {
             role: complete_rows(texts, settings.split.seed) for role, texts in hashes[pair].items() if role != "train"
         }
         try:
-            check_split_sizes(settings, pair, split_N, given, counts[pair] + split_counts)
+            check_split_sizes(settings, pair, split_N, held_out_sizes, counts[pair] + split_counts)
         except UserError as fault:
             faults += fault.faults
     if checks_tokenizer and not faulty:

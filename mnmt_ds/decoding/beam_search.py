@@ -131,8 +131,8 @@ def beam_search(
         )
         search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings)
         cache = step.reorder_beams(cache, parent_BW)
-        done = int(search.done_B.sum())
-        if done * step.COMPACT_SHARE >= len(search.row_B) or step.needs_compaction(cache):
+        done_count = int(search.done_B.sum())
+        if done_count * step.COMPACT_SHARE >= len(search.row_B) or step.needs_compaction(cache):
             _collect(search, result)
             stay_B = (~search.done_B).nonzero()[:, 0]
             search = _RunningBeams(*(value[stay_B] for value in search))
@@ -156,14 +156,16 @@ def length_limits(source_BS: Tensor, settings: BeamSettings, positions: int) -> 
 
 
 def _start(
-    model: Transformer, source_BS: Tensor, settings: BeamSettings, limit: Sequence[int] | None, given: int
+    model: Transformer, source_BS: Tensor, settings: BeamSettings, limit: Sequence[int] | None, prefix_length: int
 ) -> _RunningBeams:
-    """The search before the first token; ``given`` tokens of every hypothesis count in lengths alone."""
+    """The search before the first token; ``prefix_length`` tokens of every hypothesis count in lengths alone."""
     batch, device = len(source_BS), source_BS.device
     if limit is None:
-        limit_B = length_limits(source_BS, settings, model.settings.max_positions - given) + given
+        limit_B = length_limits(source_BS, settings, model.settings.max_positions - prefix_length) + prefix_length
     else:
-        limit_B = (torch.tensor(limit, device=device) + given).clamp(given + 1, model.settings.max_positions)
+        limit_B = (torch.tensor(limit, device=device) + prefix_length).clamp(
+            prefix_length + 1, model.settings.max_positions
+        )
     return _RunningBeams(
         row_B=torch.arange(batch, device=device),
         limit_B=limit_B,

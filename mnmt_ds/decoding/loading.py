@@ -124,12 +124,12 @@ def open_translator(
     return Translator(directory, model.to(dtype), description, tokenizer)
 
 
-def find_tokenizer(directory: Path, wanted: str, data: Path | None = None) -> Tokenizer:
+def find_tokenizer(directory: Path, expected_hash: str, data: Path | None = None) -> Tokenizer:
     """Finds a model's tokenizer: beside the model, in its run, or in the corpus that the run names.
 
     Args:
         directory: the model's directory.
-        wanted: hash of the tokenizer, from model.json.
+        expected_hash: hash of the tokenizer, from model.json.
         data: a prepared corpus to try, too.
 
     Returns:
@@ -146,9 +146,11 @@ def find_tokenizer(directory: Path, wanted: str, data: Path | None = None) -> To
     for place in places:
         if (place / "tokenizer.json").exists():
             tokenizer = Tokenizer.open(place)
-            if tokenizer.hash == wanted:
+            if tokenizer.hash == expected_hash:
                 return tokenizer
             other = other or place
     if other is not None:
-        raise UserError(f"{other}: not the tokenizer of {directory} (hash {wanted[:12]}); restore the run's tokenizer")
+        raise UserError(
+            f"{other}: not the tokenizer of {directory} (hash {expected_hash[:12]}); restore the run's tokenizer"
+        )
     raise UserError(f"{directory}: its tokenizer is neither beside it nor in its run; copy the run's tokenizer there")

@@ -121,9 +121,11 @@ def with_pretrained(model: ModelSettings, framing: FramingSettings | None) -> tu
         UserError: where the recipe asks for another shape or framing.
     """
     facts = describe_pretrained(Path(model.init))
-    given = {name: getattr(model, name) for name in CARRIED if name in model.model_fields_set and getattr(model, name)}
+    explicit_settings = {
+        name: getattr(model, name) for name in CARRIED if name in model.model_fields_set and getattr(model, name)
+    }
     taken = {name: getattr(facts.settings, name) for name in CARRIED}
-    for name, value in given.items():
+    for name, value in explicit_settings.items():
         if name in SHAPE and value != taken[name]:
             raise UserError(f"model.{name}: is {value}, that of model.init={model.init} is {taken[name]}; leave it out")
     for side in ("encoder", "decoder"):
@@ -131,11 +133,15 @@ def with_pretrained(model: ModelSettings, framing: FramingSettings | None) -> tu
         if first > count:
             raise UserError(f"model.freeze.{side}_layers: is {first}, model.init={model.init} has {count}; take fewer")
     if framing is not None and framing != facts.framing:
-        theirs, ours = (settings.model_dump() for settings in (facts.framing, framing))
-        odd = [f"{name}: is {ours[name]}, there {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
+        pretrained_values, recipe_values = (settings.model_dump() for settings in (facts.framing, framing))
+        odd = [
+            f"{name}: is {recipe_values[name]}, there {pretrained_values[name]}"
+            for name in pretrained_values
+            if recipe_values[name] != pretrained_values[name]
+        ]
         raise UserError(f"framing.{'; '.join(odd)}: not that of model.init={model.init}; leave the section out")
-    if "max_positions" in given:
-        taken["max_positions"] = given["max_positions"]
+    if "max_positions" in explicit_settings:
+        taken["max_positions"] = explicit_settings["max_positions"]
     return model.model_copy(update=taken), facts.framing
 
 
@@ -156,17 +162,17 @@ def open_first_weights(init: str, tokenizer: Tokenizer, corpus: Path) -> tuple[W
     path = Path(init)
     facts = describe_pretrained(path)
     source, description = open_weights(facts.directory), describe_model(facts.directory) if is_own(path) else {}
-    wanted = description.get("tokenizer_hash") or open_family_tokenizer(path).hash
+    expected_hash = description.get("tokenizer_hash") or open_family_tokenizer(path).hash
     update = f" of update {description['update']}" if "update" in description else ""
     words, derivation = "", tokenizer.derivation
-    if derivation is not None and derivation.base_hash == wanted != tokenizer.hash:
+    if derivation is not None and derivation.base_hash == expected_hash != tokenizer.hash:
         source = with_vocabulary(source, derivation.rows, derivation.new)
-        kept = len(derivation.rows) - len(derivation.new)
-        words = f" ({kept:,} of its {derivation.base_size:,} words, {len(derivation.new)} new ones)"
-    elif wanted != tokenizer.hash:
+        kept_count = len(derivation.rows) - len(derivation.new)
+        words = f" ({kept_count:,} of its {derivation.base_size:,} words, {len(derivation.new)} new ones)"
+    elif expected_hash != tokenizer.hash:
         raise UserError(
-            f"{corpus}: its tokenizer ({tokenizer.hash[:12]}) is not that of model.init={init} ({wanted[:12]}); set"
-            f" data.tokenizer.model={init} and run mnmt-ds prepare again"
+            f"{corpus}: its tokenizer ({tokenizer.hash[:12]}) is not that of model.init={init} ({expected_hash[:12]});"
+            f" set data.tokenizer.model={init} and run mnmt-ds prepare again"
         )
     taken = f"model.init: {facts.directory}: weights{update}{words}, shape and framing are taken"
     left = "optimizer, learning rate, order of the data and best dev losses start anew (--resume goes on with them)"
@@ -207,8 +213,8 @@ def open_for_export(directory: Path, tokenizer: Tokenizer, restore: Path | None)
     base, base_tokenizer = open_pretrained(restore)
     if base_tokenizer.hash != derivation.base_hash:
         raise UserError(f"{restore}: not the model that {directory} started from (its tokenizer is another one)")
-    known = set(base_tokenizer.languages)
-    starts = {language: "random" for language in tokenizer.languages if language not in known}
+    base_languages = set(base_tokenizer.languages)
+    starts = {language: "random" for language in tokenizer.languages if language not in base_languages}
     whole = add_languages(base_tokenizer, starts)
     place_of = {symbol: i for i, symbol in reversed(list(enumerate(whole.symbols)))}
     places = [place_of[symbol] for symbol in tokenizer.symbols]

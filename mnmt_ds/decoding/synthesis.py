@@ -348,10 +348,10 @@ def _file_lines(path: Path) -> Iterator[str]:
 
 def _chunks_of(plan: SynthesisPlan, chunks: Sequence[int]) -> Iterator[tuple[int, list[str], list[str]]]:
     """Number, lines and references of each chunk."""
-    wanted, lines, references = set(chunks), text_lines(plan.inputs), text_lines(plan.references)
+    requested, lines, references = set(chunks), text_lines(plan.inputs), text_lines(plan.references)
     for number in range(max(chunks, default=-1) + 1):
         texts, refs = list(islice(lines, plan.chunk)), list(islice(references, plan.chunk))
-        if number in wanted:
+        if number in requested:
             yield number, texts, refs
 
 

@@ -277,6 +277,6 @@ def with_first_weights(recipe: Recipe) -> Recipe:
     """
     if not recipe.model.init:
         return recipe
-    given = recipe.framing if "framing" in recipe.model_fields_set else None
-    model, framing = with_pretrained(recipe.model, given)
+    explicit_framing = recipe.framing if "framing" in recipe.model_fields_set else None
+    model, framing = with_pretrained(recipe.model, explicit_framing)
     return recipe.model_copy(update={"model": model, "framing": framing})

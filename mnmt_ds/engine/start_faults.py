@@ -108,11 +108,11 @@ def start_faults(recipe: Recipe, at_fault: Sequence[KeyPath] = (), needs_corpus:
     multiple, where = rank_multiple(recipe), str(recipe.deepspeed)
     ranks = world_size() if world_size() > 1 else multiple
     written = check("deepspeed", ds_config.parse, recipe.deepspeed)
-    known = len(refused.faults)
+    faults_before = len(refused.faults)
     check("deepspeed", ds_config.check_keys, written, where)
     check("deepspeed", ds_config.check_sections, written, where)
     filled = check("deepspeed", ds_config.resolve_alone, written, where)
-    if len(refused.faults) == known:
+    if len(refused.faults) == faults_before:
         check("deepspeed", ds_config.check_by_deepspeed, filled, where)
     check(LAYOUT, check_run_layout, recipe, written, ranks)
     check(f"{RANKS} train", ds_config.resolve, written, recipe.train, max(1, ranks // multiple), where)

@@ -365,8 +365,8 @@ class Training:
             True where training goes on only after it.
         """
         every, update = self.recipe.validation.every, self.update
-        here = update % every == 0 if every else update == self.progress.epoch_end
-        return here and update not in (0, self.validated)
+        is_due = update % every == 0 if every else update == self.progress.epoch_end
+        return is_due and update not in (0, self.validated)
 
     def is_save_due(self) -> bool:
         """Returns whether a checkpoint is written now: every so many updates, before a validation, at the end.

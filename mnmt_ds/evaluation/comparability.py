@@ -36,39 +36,42 @@ class DevLossFacts(NamedTuple):
     """Pairs that have a dev loss."""
 
 
-def unlike_translations(ours: Report, theirs: Report, pair: str) -> Reasons:
+def unlike_translations(candidate: Report, baseline: Report, pair: str) -> Reasons:
     """Compares how two models translated a pair's test set: same sentences, same search.
 
     Args:
-        ours: the report of one model.
-        theirs: the report of the model that it is compared with.
+        candidate: the report of one model.
+        baseline: the report of the model that it is compared with.
         pair: in both reports.
 
     Returns:
         Reasons against comparing.
     """
-    our_facts, their_facts = (report["pairs"].get(pair, {}) for report in (ours, theirs))
+    candidate_facts, baseline_facts = (report["pairs"].get(pair, {}) for report in (candidate, baseline))
     reasons = [
-        f"other {what} of {pair}"
-        for what, key in (("references", "reference_hash"), ("sources", "source_hash"))
-        if _differ(our_facts.get(key), their_facts.get(key))
+        f"other {noun} of {pair}"
+        for noun, key in (("references", "reference_hash"), ("sources", "source_hash"))
+        if _differ(candidate_facts.get(key), baseline_facts.get(key))
     ]
-    if _said_of_search(ours, our_facts) != _said_of_search(theirs, their_facts):
-        our_search, their_search = _search(ours, our_facts), _search(theirs, their_facts)
-        if our_search is not None and their_search is not None:
-            reasons += _differing(our_search, their_search)
-    dtypes = [facts.get("dtype", report.get("dtype")) for report, facts in ((ours, our_facts), (theirs, their_facts))]
+    if _recorded_search(candidate, candidate_facts) != _recorded_search(baseline, baseline_facts):
+        candidate_search, baseline_search = _search(candidate, candidate_facts), _search(baseline, baseline_facts)
+        if candidate_search is not None and baseline_search is not None:
+            reasons += _differing(candidate_search, baseline_search)
+    dtypes = [
+        facts.get("dtype", report.get("dtype"))
+        for report, facts in ((candidate, candidate_facts), (baseline, baseline_facts))
+    ]
     if _differ(*dtypes):
         reasons.append(f"decoded in {dtypes[0]}, not {dtypes[1]}")
     return tuple(reasons)
 
 
-def unlike_scores(ours: Report, theirs: Report, metric: str, pairs: Sequence[str] | None = None) -> Reasons:
+def unlike_scores(candidate: Report, baseline: Report, metric: str, pairs: Sequence[str] | None = None) -> Reasons:
     """Compares what two models' scores, or the means of them over pairs, were made from.
 
     Args:
-        ours: the report of one model.
-        theirs: the report of the model that it is compared with.
+        candidate: the report of one model.
+        baseline: the report of the model that it is compared with.
         metric: bleu or chrf.
         pairs: over which the mean is taken; None: over all pairs of each report.
 
@@ -77,31 +80,31 @@ def unlike_scores(ours: Report, theirs: Report, metric: str, pairs: Sequence[str
     """
     evaluated = [
         [*report.get("pairs", {})] if pairs is None else [pair for pair in pairs if pair in report.get("pairs", {})]
-        for report in (ours, theirs)
+        for report in (candidate, baseline)
     ]
     reasons: dict[str, None] = {}
     if set(evaluated[0]) != set(evaluated[1]):
         reasons[f"over {_listed(evaluated[0])}, not {_listed(evaluated[1])}"] = None
     for pair in evaluated[0]:
         if pair in evaluated[1]:
-            signatures = [str(report["pairs"][pair].get(f"{metric}_signature", "")) for report in (ours, theirs)]
+            signatures = [str(report["pairs"][pair].get(f"{metric}_signature", "")) for report in (candidate, baseline)]
             if all(signatures):
                 reasons |= dict.fromkeys(unlike_signatures(*signatures))
-            reasons |= dict.fromkeys(unlike_translations(ours, theirs, pair))
+            reasons |= dict.fromkeys(unlike_translations(candidate, baseline, pair))
     return tuple(reasons)
 
 
-def unlike_signatures(ours: str, theirs: str) -> Reasons:
+def unlike_signatures(candidate: str, baseline: str) -> Reasons:
     """Compares two of sacreBLEU's signatures.
 
     Args:
-        ours: such as ``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0``.
-        theirs: the signature that it is compared with.
+        candidate: such as ``nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0``.
+        baseline: the signature that it is compared with.
 
     Returns:
         One reason a field.
     """
-    first, second = (dict(part.partition(":")[::2] for part in text.split("|")) for text in (ours, theirs))
+    first, second = (dict(part.partition(":")[::2] for part in text.split("|")) for text in (candidate, baseline))
     return tuple(
         f"{key}:{first.get(key, '')}, not {key}:{second.get(key, '')}"
         for key in dict.fromkeys([*first, *second])
@@ -109,83 +112,88 @@ def unlike_signatures(ours: str, theirs: str) -> Reasons:
     )
 
 
-def unlike_dev_losses(ours: DevLossFacts, theirs: DevLossFacts, pairs: Sequence[str] | None = None) -> Reasons:
+def unlike_dev_losses(candidate: DevLossFacts, baseline: DevLossFacts, pairs: Sequence[str] | None = None) -> Reasons:
     """Compares what two runs' dev losses, or their means or sums over pairs, were made from.
 
     Args:
-        ours: one run.
-        theirs: the run that it is compared with.
+        candidate: one run.
+        baseline: the run that it is compared with.
         pairs: which losses; None: all pairs of each run.
 
     Returns:
         Reasons against comparing.
     """
     reasons = []
-    if _differ(ours.tokenizer, theirs.tokenizer):
-        versions = _sentencepiece(ours, theirs)
+    if _differ(candidate.tokenizer, baseline.tokenizer):
+        versions = _sentencepiece(candidate, baseline)
         reasons.append("a token is another unit: another tokenizer" + (f" ({versions})" if versions else ""))
-    if _differ(ours.label_smoothing, theirs.label_smoothing):
-        reasons.append(f"label smoothing {ours.label_smoothing:g}, not {theirs.label_smoothing:g}")
-    wanted = None if pairs is None else set(pairs)
-    validated = [{pair: None for pair in side.pairs if wanted is None or pair in wanted} for side in (ours, theirs)]
+    if _differ(candidate.label_smoothing, baseline.label_smoothing):
+        reasons.append(f"label smoothing {candidate.label_smoothing:g}, not {baseline.label_smoothing:g}")
+    requested_pairs = None if pairs is None else set(pairs)
+    validated = [
+        {pair: None for pair in side.pairs if requested_pairs is None or pair in requested_pairs}
+        for side in (candidate, baseline)
+    ]
     if all(validated) and validated[0].keys() != validated[1].keys():
         reasons.append(f"over {_listed([*validated[0]])}, not {_listed([*validated[1]])}")
     shared = [pair for pair in validated[0] if pair in validated[1]]
-    if ours.dev_sets and theirs.dev_sets:
-        other = [pair for pair in shared if _differ(ours.dev_sets.get(pair), theirs.dev_sets.get(pair))]
+    if candidate.dev_sets and baseline.dev_sets:
+        other = [pair for pair in shared if _differ(candidate.dev_sets.get(pair), baseline.dev_sets.get(pair))]
         reasons += [f"other dev sets of {_listed(other)}"] if other else []
-    elif _differ(ours.data, theirs.data):
-        reasons.append(_other_corpus(ours, theirs) + ", maybe other dev sets")
+    elif _differ(candidate.data, baseline.data):
+        reasons.append(_other_corpus(candidate, baseline) + ", maybe other dev sets")
     return tuple(reasons)
 
 
-def unlike_training_text(ours: DevLossFacts, theirs: DevLossFacts) -> Reasons:
+def unlike_training_text(candidate: DevLossFacts, baseline: DevLossFacts) -> Reasons:
     """Finds out whether what should be one corpus changed between two runs: equal settings of data, other text.
 
     Args:
-        ours: one run.
-        theirs: the run that it is compared with.
+        candidate: one run.
+        baseline: the run that it is compared with.
 
     Returns:
         Reasons against crediting a difference to the method; none where the recipes want different data anyway.
     """
-    wanted = [{k: v for k, v in side.data_settings.items() if k not in DATA_PLACES} for side in (ours, theirs)]
-    if not _differ(ours.data, theirs.data) or wanted[0] != wanted[1]:
+    data_settings = [
+        {k: v for k, v in side.data_settings.items() if k not in DATA_PLACES} for side in (candidate, baseline)
+    ]
+    if not _differ(candidate.data, baseline.data) or data_settings[0] != data_settings[1]:
         return ()
-    versions = _sentencepiece(ours, theirs)
-    return (_other_corpus(ours, theirs) + " by the same settings" + (f" ({versions})" if versions else ""),)
+    versions = _sentencepiece(candidate, baseline)
+    return (_other_corpus(candidate, baseline) + " by the same settings" + (f" ({versions})" if versions else ""),)
 
 
-def _other_corpus(ours: DevLossFacts, theirs: DevLossFacts) -> str:
-    return f"trained on other prepared text ({str(ours.data)[:12]}, not {str(theirs.data)[:12]})"
+def _other_corpus(candidate: DevLossFacts, baseline: DevLossFacts) -> str:
+    return f"trained on other prepared text ({str(candidate.data)[:12]}, not {str(baseline.data)[:12]})"
 
 
-def _sentencepiece(ours: DevLossFacts, theirs: DevLossFacts) -> str:
+def _sentencepiece(candidate: DevLossFacts, baseline: DevLossFacts) -> str:
     """What to say of SentencePiece's versions; empty where they are equal or not known."""
-    if not _differ(ours.sentencepiece, theirs.sentencepiece):
+    if not _differ(candidate.sentencepiece, baseline.sentencepiece):
         return ""
-    return f"SentencePiece {ours.sentencepiece}, not {theirs.sentencepiece}"
+    return f"SentencePiece {candidate.sentencepiece}, not {baseline.sentencepiece}"
 
 
-def _said_of_search(report: Report, facts: Mapping[str, Any]) -> Any:
+def _recorded_search(report: Report, facts: Mapping[str, Any]) -> Any:
     return facts.get("search") or report.get("search")
 
 
 def _search(report: Report, facts: Mapping[str, Any]) -> BeamSettings | None:
     """How a pair was translated; a setting that came later had its default then."""
-    values = _said_of_search(report, facts)
-    known = {key: value for key, value in (values or {}).items() if key in BeamSettings.model_fields}
-    return BeamSettings.model_validate(known) if values else None
+    values = _recorded_search(report, facts)
+    beam_values = {key: value for key, value in (values or {}).items() if key in BeamSettings.model_fields}
+    return BeamSettings.model_validate(beam_values) if values else None
 
 
-def _differing(ours: BeamSettings, theirs: BeamSettings) -> list[str]:
-    first, second = ours.model_dump(), theirs.model_dump()
+def _differing(candidate: BeamSettings, baseline: BeamSettings) -> list[str]:
+    first, second = candidate.model_dump(), baseline.model_dump()
     return [f"{key.replace('_', ' ')} {first[key]}, not {second[key]}" for key in first if first[key] != second[key]]
 
 
-def _differ(ours: object, theirs: object) -> bool:
+def _differ(candidate: object, baseline: object) -> bool:
     """Whether both sides say something, and not the same."""
-    return ours is not None and theirs is not None and ours != theirs
+    return candidate is not None and baseline is not None and candidate != baseline
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -84,11 +84,11 @@ def metric_values(
         UserError: where a tokenizer cannot be had.
     """
     tokenizers = dict.fromkeys(bleu_tokenizer(name, target) for name in settings.tokenizers)
-    wanted = [("spBLEU" if name.startswith("flores") else "BLEU", make_metric("bleu", name)) for name in tokenizers]
-    wanted += [("chrF", make_metric("chrf", ""))]
-    wanted += [(MORE_METRICS[name], make_metric(name, "")) for name in settings.metrics]
+    metrics = [("spBLEU" if name.startswith("flores") else "BLEU", make_metric("bleu", name)) for name in tokenizers]
+    metrics += [("chrF", make_metric("chrf", ""))]
+    metrics += [(MORE_METRICS[name], make_metric(name, "")) for name in settings.metrics]
     values = []
-    for name, metric in wanted:
+    for name, metric in metrics:
         score = metric.corpus_score(list(hypotheses), [list(text) for text in references])
         values.append(MetricValue(name, float(score.score), str(metric.get_signature())))
     return values
@@ -105,8 +105,8 @@ def off_target_rate(texts: Sequence[str], target: str, identify: Callable[[str],
     Returns:
         The share of texts in another language, 0 to 1; 0 where there is no text.
     """
-    known = [same_language(identify(text), target) for text in texts if text.strip()]
-    return known.count(False) / len(known) if known else 0.0
+    is_target_language = [same_language(identify(text), target) for text in texts if text.strip()]
+    return is_target_language.count(False) / len(is_target_language) if is_target_language else 0.0
 
 
 def language_identifier() -> Callable[[str], str]:

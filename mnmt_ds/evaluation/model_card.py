@@ -51,8 +51,8 @@ def model_card(directory: Path, description: Mapping[str, Any]) -> str:
         "update": "update", "epoch": "epoch", "weights": "sha256", "tokenizer": "tokenizer_hash", "corpus": "data_hash",
         "SentencePiece": "sentencepiece",
     }  # fmt: skip
-    known = {name: description[key] for name, key in facts.items() if description.get(key) is not None}
-    lines = ["## The model", "", *(f"- {name}: {value}" for name, value in known.items())]
+    known_facts = {name: description[key] for name, key in facts.items() if description.get(key) is not None}
+    lines = ["## The model", "", *(f"- {name}: {value}" for name, value in known_facts.items())]
     lines += [f"- mean of the weights of: {each['model']}" for each in description.get("averaged", [])]
     names = ["pair", *(["training sentences"] if sentences else []), *(["dev loss, nats a token"] if dev else [])]
     names += [f"{split} {metric}" for split in reports for metric in ("BLEU", "chrF")]

@@ -51,12 +51,12 @@ class EvaluationTask(NamedTuple):
     """Whether an earlier evaluation's translations are left aside."""
 
 
-def open_evaluation_corpus(run: Path, given: Path | None, translator: Translator) -> Corpus:
+def open_evaluation_corpus(run: Path, corpus_directory: Path | None, translator: Translator) -> Corpus:
     """Opens the prepared corpus whose dev and test sets are to be translated.
 
     Args:
         run: the run's directory.
-        given: a corpus named by the user; None: the one that the run's recipe names.
+        corpus_directory: a corpus named by the user; None: the one that the run's recipe names.
         translator: the model; its tokenizer must be the corpus's.
 
     Returns:
@@ -65,14 +65,14 @@ def open_evaluation_corpus(run: Path, given: Path | None, translator: Translator
     Raises:
         UserError: where no corpus is found, or its tokenizer is another one.
     """
-    directory = given or data_directory(run)
+    directory = corpus_directory or data_directory(run)
     if directory is None:
         raise UserError(f"{run / RECIPE}: does not lead to a prepared corpus from here; give --data DIR")
     corpus = Corpus.open(directory)
-    wanted = translator.description["tokenizer_hash"]
-    if corpus.tokenizer.hash != wanted:
+    expected_hash = translator.description["tokenizer_hash"]
+    if corpus.tokenizer.hash != expected_hash:
         raise UserError(
-            f"{directory}: its tokenizer ({corpus.tokenizer.hash[:12]}) is not the model's ({wanted[:12]});"
+            f"{directory}: its tokenizer ({corpus.tokenizer.hash[:12]}) is not the model's ({expected_hash[:12]});"
             " give the corpus that the model was trained on"
         )
     trained_on = translator.description.get("data_hash", corpus.hash)
@@ -175,9 +175,9 @@ def text_warnings(report: Mapping[str, Any], path: Path) -> list[str]:
     for pair, facts in report["pairs"].items():
         counts = facts.get("tokenised") or {}
         for kind in (kind for kind in ("ref", "hyp") if counts.get(kind)):
-            what = {"ref": "references", "hyp": "translations"}[kind]
+            noun = {"ref": "references", "hyp": "translations"}[kind]
             lines.append(
-                f"{path.with_suffix('') / f'{pair}.{kind}'}: {counts[kind]:,} of {facts['sentences']:,} {what} of"
+                f"{path.with_suffix('') / f'{pair}.{kind}'}: {counts[kind]:,} of {facts['sentences']:,} {noun} of"
                 f" {pair} look tokenised ('word .'): BLEU by {facts['bleu_tokenizer']} of tokenised text is not"
                 " comparable with published scores; give text as people write it, or take --tokenizers none"
             )
@@ -276,32 +276,35 @@ def bootstrap_against(
     path = report_path(other, other_checkpoint or checkpoint, split)
     if not path.exists():
         raise UserError(f"{path}: not evaluated yet; run mnmt-ds evaluate {other} --split {split} first")
-    ours, theirs = report_path(run, checkpoint, split).with_suffix(""), path.with_suffix("")
-    references, others = read_lines(ours, "ref"), read_lines(theirs, "ref")
+    run_lines, other_lines = report_path(run, checkpoint, split).with_suffix(""), path.with_suffix("")
+    references, others = read_lines(run_lines, "ref"), read_lines(other_lines, "ref")
     shared = [pair for pair in references if pair in others]
     differing = [pair for pair in shared if references[pair] != others[pair]]
     if differing or not shared:
         raise UserError(
-            f"{theirs}: other test sentences than {ours}"
+            f"{other_lines}: other test sentences than {run_lines}"
             + (f" ({', '.join(differing)})" if differing else "")
             + "; compare runs on the same data"
         )
     check_translated_alike(read_report(report_path(run, checkpoint, split)), read_report(path), shared, path)
     differences = paired_bootstrap(
-        [read_lines(ours, "hyp")], [read_lines(theirs, "hyp")], {pair: references[pair] for pair in shared}, settings
+        [read_lines(run_lines, "hyp")],
+        [read_lines(other_lines, "hyp")],
+        {pair: references[pair] for pair in shared},
+        settings,
     )
     tables = {metric: {pair: row._asdict() for pair, row in rows.items()} for metric, rows in differences.items()}
     return {"run": str(other), "samples": settings.samples, "seed": settings.seed, **tables}
 
 
 def check_translated_alike(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], pairs: Sequence[str], path: Path
+    candidate: Mapping[str, Any], baseline: Mapping[str, Any], pairs: Sequence[str], path: Path
 ) -> None:
     """Refuses to compare translations that were not searched for alike.
 
     Args:
-        ours: a report, or what will stand in one: ``search``, ``dtype`` and ``pairs``.
-        theirs: the report of the run that it is compared with.
+        candidate: a report, or what will stand in one: ``search``, ``dtype`` and ``pairs``.
+        baseline: the report of the run that it is compared with.
         pairs: to compare.
         path: the other report's file, for messages.
 
@@ -309,7 +312,7 @@ def check_translated_alike(
         UserError: names what differs.
     """
     for pair in pairs:
-        if reasons := unlike_translations(ours, theirs, pair):
+        if reasons := unlike_translations(candidate, baseline, pair):
             raise UserError(
                 f"{path}: not comparable, here: {'; '.join(reasons)} as there; evaluate both runs with the same options"
             )

@@ -208,8 +208,8 @@ def macro_averages(pairs: Mapping[str, Mapping[str, Any]], keys: Sequence[str] =
     Returns:
         The mean of each figure that every pair has.
     """
-    known = [key for key in keys if all(key in facts for facts in pairs.values())]
-    return {key: float(np.mean([facts[key] for facts in pairs.values()])) for key in known}
+    shared_keys = [key for key in keys if all(key in facts for facts in pairs.values())]
+    return {key: float(np.mean([facts[key] for facts in pairs.values()])) for key in shared_keys}
 
 
 def class_averages(pairs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -34,13 +34,13 @@ class Difference(NamedTuple):
 
 
 def resampled_differences(
-    ours: MetricScore, theirs: MetricScore, name: str, settings: ScoreSettings, key: str
+    candidate: MetricScore, baseline: MetricScore, name: str, settings: ScoreSettings, key: str
 ) -> NDArray[np.float64]:
     """Computes differences of a corpus metric on resamples, the same for both systems (Koehn 2004).
 
     Args:
-        ours: the first system's score.
-        theirs: the second system's score on the same test set.
+        candidate: the first system's score.
+        baseline: the second system's score on the same test set.
         name: bleu or chrf.
         settings: number of resamples and seed.
         key: names the test set, so that its resamples do not depend on what else is tested.
@@ -48,8 +48,10 @@ def resampled_differences(
     Returns:
         float64 (R,), a difference a resample.
     """
-    width = ours.stats_NK.shape[1]
-    sums_RK = resampled_sums(np.concatenate([ours.stats_NK, theirs.stats_NK], 1), settings.samples, settings.seed, key)
+    width = candidate.stats_NK.shape[1]
+    sums_RK = resampled_sums(
+        np.concatenate([candidate.stats_NK, baseline.stats_NK], 1), settings.samples, settings.seed, key
+    )
     score = SCORES_OF_SUMS[name]
     return score(sums_RK[:, :width]) - score(sums_RK[:, width:])
 
@@ -70,8 +72,8 @@ def significance_of(delta: float, samples_R: NDArray[np.float64]) -> Difference:
 
 
 def paired_bootstrap(
-    ours: Sequence[Texts],
-    theirs: Sequence[Texts],
+    candidate: Sequence[Texts],
+    baseline: Sequence[Texts],
     references: Texts,
     settings: ScoreSettings,
     tokenizers: Mapping[str, str] = MappingProxyType({}),
@@ -82,8 +84,8 @@ def paired_bootstrap(
     sentences for all. The macro average resamples every pair's test set on its own.
 
     Args:
-        ours: translations by pair, one mapping a seed.
-        theirs: the same of the other group.
+        candidate: translations by pair, one mapping a seed.
+        baseline: the same of the other group.
         references: references by pair.
         settings: resamples, seed and BLEU tokenizer.
         tokenizers: BLEU tokenizer by pair, as from ``bleu_tokenizer``; where a pair is missing, that of the settings.
@@ -94,7 +96,7 @@ def paired_bootstrap(
     Raises:
         UserError: where there are not as many translations as references.
     """
-    systems = list(zip(ours, theirs, strict=True))
+    systems = list(zip(candidate, baseline, strict=True))
     pairs = [pair for pair in references if all(pair in first and pair in second for first, second in systems)]
     differences: dict[str, dict[str, Difference]] = {}
     for metric in ("bleu", "chrf") if pairs and systems else ():
@@ -124,23 +126,23 @@ def _score(metric: str, hypotheses: Sequence[str], references: Sequence[str], to
     return scores.bleu(hypotheses, references, tokenizer) if metric == "bleu" else scores.chrf(hypotheses, references)
 
 
-def welch_t_test(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any] | None:
+def welch_t_test(candidate: Sequence[float], baseline: Sequence[float]) -> dict[str, Any] | None:
     """Runs Welch's t-test between the values of several seeds of two groups.
 
     Args:
-        ours: a value a seed.
-        theirs: the same of the other group.
+        candidate: a value a seed.
+        baseline: the same of the other group.
 
     Returns:
         delta, low, high (95 %) and p; None with fewer than two seeds or without spread.
     """
-    if min(len(ours), len(theirs)) < 2 or np.ptp(ours) + np.ptp(theirs) < 1e-9:
+    if min(len(candidate), len(baseline)) < 2 or np.ptp(candidate) + np.ptp(baseline) < 1e-9:
         return None
     from scipy.stats import ttest_ind
 
-    test = ttest_ind(ours, theirs, equal_var=False)
+    test = ttest_ind(candidate, baseline, equal_var=False)
     if not math.isfinite(test.pvalue):
         return None
     interval = test.confidence_interval(0.95)
-    delta = float(np.mean(ours) - np.mean(theirs))
+    delta = float(np.mean(candidate) - np.mean(baseline))
     return {"delta": delta, "low": float(interval.low), "high": float(interval.high), "p": float(test.pvalue)}

@@ -242,11 +242,11 @@ def _nodes(args: Any, runner: Any) -> tuple[dict[str, int], bool]:
     return ({"localhost": list(nodes.values())[max(args.node_rank, 0)]} if args.no_ssh else nodes), remote
 
 
-def _check_launcher(args: Any, known: Collection[str]) -> None:
+def _check_launcher(args: Any, launchers: Collection[str]) -> None:
     """UserError where DeepSpeed cannot start processes on other nodes as it is asked to."""
     name = args.launcher.lower()
-    if name not in known:
-        raise UserError(f"--launcher {args.launcher}: DeepSpeed has none of that name; it has {', '.join(known)}")
+    if name not in launchers:
+        raise UserError(f"--launcher {args.launcher}: DeepSpeed has none of that name; it has {', '.join(launchers)}")
     program = PROGRAMS.get(name)
     if program and shutil.which(program) is None:
         raise UserError(f"--launcher {name}: {program} is not installed here; install it, or name another one")

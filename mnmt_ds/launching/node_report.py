@@ -98,8 +98,8 @@ def altered_files(corpus: Corpus) -> list[str]:
     """
     return [
         f"{corpus.directory / name}: was altered since it was prepared; copy it again"
-        for name, known in corpus.manifest["files"].items()
-        if sha256(corpus.directory / name) != known["sha256"]
+        for name, recorded in corpus.manifest["files"].items()
+        if sha256(corpus.directory / name) != recorded["sha256"]
     ]
 
 

@@ -78,18 +78,18 @@ def check_node(shell: RemoteShell, name: str, words: Sequence[str]) -> NodeRepor
         The node's report, or why there is none.
     """
     try:
-        done = run_on_node(shell, name, words, TIMEOUT)
+        result = run_on_node(shell, name, words, TIMEOUT)
     except subprocess.TimeoutExpired:
         return f"no answer within {TIMEOUT:.0f} s; look what hangs there"
     except OSError as error:
         return f"{error.filename} cannot be run ({error.strerror}); install it"
-    report = parse_output(done.stdout)
+    report = parse_output(result.stdout)
     if report is not None:
         return report
-    last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-    if shell.unreachable(done.returncode):
+    last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
+    if shell.unreachable(result.returncode):
         return f"cannot be reached ({last}); 'ssh {name}' must work without a password"
-    return f"the check failed there with exit code {done.returncode} ({last})"
+    return f"the check failed there with exit code {result.returncode} ({last})"
 
 
 def compare_reports(nodes: Mapping[str, int], reports: Mapping[str, NodeReport], directory: Path) -> list[str]:
@@ -110,9 +110,9 @@ def compare_reports(nodes: Mapping[str, int], reports: Mapping[str, NodeReport],
     accelerator = os.environ.get("DS_ACCELERATOR", forwarded_variables().get("DS_ACCELERATOR", ""))
     on_gpus = accelerator == "cuda" or (accelerator != "cpu" and any(report.gpus for report in reports.values()))
     for name, report in reports.items():
-        for what, value in report.must_match.items():
-            if value != (expected := reference.must_match.get(what, value)):
-                faults.append(f"node {name}: {what} {value}, but {expected} on {first}; make them the same")
+        for quantity, value in report.must_match.items():
+            if value != (expected := reference.must_match.get(quantity, value)):
+                faults.append(f"node {name}: {quantity} {value}, but {expected} on {first}; make them the same")
         if not report.shared:
             faults.append(
                 f"node {name}: {directory} is not the directory that the launching node sees;"

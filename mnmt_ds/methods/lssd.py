@@ -90,16 +90,16 @@ class LssdSettings(Settings):
     """How teachers are kept and their states cached."""
 
     @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+    def released(cls, explicit: Mapping[str, Any]) -> dict[str, Any]:
         """Lists what ``profile: released`` sets, where the authors' TED-8 scripts depart from their paper.
 
         Args:
-            given: the section's values as they were given; ``gate_level`` depends on ``variant``.
+            explicit: the section's values as they were given; ``gate_level`` depends on ``variant``.
 
         Returns:
             Values by name.
         """
-        level = {} if given.get("variant") == "adaptive" else {"gate_level": "token"}
+        level = {} if explicit.get("variant") == "adaptive" else {"gate_level": "token"}
         return {"halve_total": True, "selective_below": 0.2, "selective_strict": True, "cap": 1.0, **level}
 
     @field_validator("gate_level", mode="before")

@@ -185,7 +185,7 @@ class MethodContext:
     """The student's decoder states (B, T, D) of a batch without dropout or gradient, and its projection (V, D)."""
     target_vocabulary: Callable[[str], Tensor]
     """From a target language to a boolean (V,): the tokens that occur in its own training text."""
-    request_eval_states: Callable[[Callable[[str], bool]], None] = lambda wanted: None
+    request_eval_states: Callable[[Callable[[str], bool]], None] = lambda needs_states: None
     """Called once, when the method is built, with a function that says whether a batch of a pair (its name) will ask
     for ``eval_states``, as things are at the time. Along pipeline stages they are made before the update."""
     partitioned: bool = False

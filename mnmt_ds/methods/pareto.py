@@ -112,11 +112,11 @@ class ParetoSettings(Settings):
     """What a student learns besides: plain translation, or LSSD with teachers of its own."""
 
     @classmethod
-    def released(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+    def released(cls, explicit: Mapping[str, Any]) -> dict[str, Any]:
         """Lists what ``profile: released`` sets, where the authors' code departs from their paper.
 
         Args:
-            given: the section's values as they were given; ``interval`` depends on ``rule``, ``schedule_unit`` on
+            explicit: the section's values as they were given; ``interval`` depends on ``rule``, ``schedule_unit`` on
                 ``schedule``.
 
         Returns:
@@ -124,9 +124,9 @@ class ParetoSettings(Settings):
         """
         return {
             "peer_dropout": True, "start_epoch": 5, "tolerance_bits": 0.05, "ties": "raise", "clip": 0.98,
-            "interval": 3 if given.get("rule") == "uni" else 1, "interval_counts": "coming",
+            "interval": 3 if explicit.get("rule") == "uni" else 1, "interval_counts": "coming",
             "trials": {"data": "coming", "after": "keep"},
-            **({"schedule_unit": "epoch"} if given.get("schedule") in (None, 4) else {}),
+            **({"schedule_unit": "epoch"} if explicit.get("schedule") in (None, 4) else {}),
         }  # fmt: skip
 
     @model_validator(mode="after")

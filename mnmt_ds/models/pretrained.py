@@ -152,11 +152,11 @@ def with_vocabulary(source: WeightSource, rows: Sequence[int], new_rows: Mapping
     """
     rows_V = torch.tensor(rows)
 
-    def words(name: str, wanted: slice) -> Tensor:
-        old_VD, chosen = source.read(name), rows_V[wanted]
+    def words(name: str, row_range: slice) -> Tensor:
+        old_VD, chosen = source.read(name), rows_V[row_range]
         values = old_VD[chosen.clamp(min=0)]
         for place in (chosen < 0).nonzero()[:, 0].tolist():
-            values[place] = _first_row(old_VD, new_rows[wanted.start + place], f"{name} {wanted.start + place}")
+            values[place] = _first_row(old_VD, new_rows[row_range.start + place], f"{name} {row_range.start + place}")
         return values
 
     return source._replace(vocabulary_size=len(rows), words=words)
@@ -185,11 +185,11 @@ def with_restored_words(source: WeightSource, base: WeightSource, places: Sequen
         The source of the model with the whole vocabulary.
     """
 
-    def words(name: str, wanted: slice) -> Tensor:
+    def words(name: str, row_range: slice) -> Tensor:
         values = torch.zeros(size, source.settings.d_model, dtype=source.dtype(name))
         values[: base.vocabulary_size] = base.read(name).to(values.dtype)
         values[list(places)] = source.read(name)
-        return values[wanted]
+        return values[row_range]
 
     return source._replace(vocabulary_size=size, words=words)
 
@@ -234,7 +234,7 @@ def settings_of(config: Mapping[str, Any], path: Path) -> tuple[ModelSettings, t
         UserError: where the configuration asks for what our model does not do.
     """
     try:
-        given = {
+        fixed_values = {
             "activation_function": (config.get("activation_function", "relu"), "relu"),
             "decoder_attention_heads": (config["decoder_attention_heads"], config["encoder_attention_heads"]),
             "decoder_ffn_dim": (config["decoder_ffn_dim"], config["encoder_ffn_dim"]),
@@ -243,7 +243,11 @@ def settings_of(config: Mapping[str, Any], path: Path) -> tuple[ModelSettings, t
             "eos_token_id": (config.get("eos_token_id", EOS), EOS),
             "decoder_start_token_id": (config.get("decoder_start_token_id", EOS), EOS),
         }
-        odd = [f"{name} is {value!r}, must be {wanted!r}" for name, (value, wanted) in given.items() if value != wanted]
+        odd = [
+            f"{name} is {value!r}, must be {expected!r}"
+            for name, (value, expected) in fixed_values.items()
+            if value != expected
+        ]
         if odd:
             raise UserError(f"{path}: {'; '.join(odd)}; give a model of M2M-100's or NLLB's own configuration")
         settings = ModelSettings(
@@ -381,9 +385,9 @@ def _check_tensors(source: WeightSource, tied_repeats: bool) -> None:
         faults.append(f"unknown {_listed(extra)}")
     for name, shape in expected_shapes(source.settings, source.vocabulary_size).items():
         for part in source.parts.get(name, ()):
-            wanted = (shape[0] // len(source.parts[name]), *shape[1:])
-            if part in facts and facts[part].shape != wanted:
-                faults.append(f"{part} has shape {facts[part].shape}, wanted {wanted}")
+            expected_shape = (shape[0] // len(source.parts[name]), *shape[1:])
+            if part in facts and facts[part].shape != expected_shape:
+                faults.append(f"{part} has shape {facts[part].shape}, wanted {expected_shape}")
             if part in facts and facts[part].dtype not in NAMES.values():
                 faults.append(f"{part} is {facts[part].dtype}, wanted one of {', '.join(NAMES.values())}")
     if faults:

@@ -407,9 +407,13 @@ def stage_boundary_bytes(
     positions = {"": 0, "encoder": s, "encoder_norm": s, "target": s}
     arriving_kind = "" if stage.is_first else stage.kinds[0]
     boundary_positions = positions.get(arriving_kind, s + t) + positions.get(stage.next_kind, s + t)
-    kept = {"": 0, "encoder": 0, "encoder_norm": 0, "target": s}.get(arriving_kind, 2 * s)
-    kept -= s if "encoder_norm" in stage.kinds and "decoder" not in stage.kinds else 0
-    return (boundary_positions * (passes + teachers.per_batch) + kept * passes) * m.d_model * layout.element_bytes
+    kept_positions = {"": 0, "encoder": 0, "encoder_norm": 0, "target": s}.get(arriving_kind, 2 * s)
+    kept_positions -= s if "encoder_norm" in stage.kinds and "decoder" not in stage.kinds else 0
+    return (
+        (boundary_positions * (passes + teachers.per_batch) + kept_positions * passes)
+        * m.d_model
+        * layout.element_bytes
+    )
 
 
 def state_bytes(n: int, layout: PlannedLayout, trained: int | None = None) -> tuple[int, int, int]:

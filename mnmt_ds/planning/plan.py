@@ -65,8 +65,8 @@ def make_plan(
             (layout.vocabulary_shards, "be vocabulary-parallel by {}"),
             (layout.teams, "be shared by {} students"),
         ]
-        what = " and ".join(text.format(count) for count, text in uses if count > 1)
-        raise UserError(f"{path}: {devices} devices cannot {what}; give --devices a multiple of {multiple}")
+        uses_text = " and ".join(text.format(count) for count, text in uses if count > 1)
+        raise UserError(f"{path}: {devices} devices cannot {uses_text}; give --devices a multiple of {multiple}")
     config = ds_config.read(recipe.deepspeed)
     check_run_layout(recipe, config, layout.ranks)
     ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))

@@ -141,7 +141,7 @@ def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
 
 
 def compare_groups(
-    groups: Sequence[RunGroup], score: ScoreSettings, name: str = "", kept: KeptBootstraps | None = None
+    groups: Sequence[RunGroup], score: ScoreSettings, name: str = "", bootstraps: KeptBootstraps | None = None
 ) -> ComparedRuns:
     """Compares groups with the first of them.
 
@@ -149,17 +149,19 @@ def compare_groups(
         groups: the first is the baseline.
         score: resamples, seed and BLEU tokenizer of the bootstrap.
         name: of the study's condition; empty where there is one part.
-        kept: bootstraps that were made before; new ones are added.
+        bootstraps: bootstraps that were made before; new ones are added.
 
     Returns:
         The groups with their differences over sentences and over seeds.
     """
     part = ComparedRuns(name, groups, train_sizes([run for group in groups for run in group.runs]), {}, {}, score)
-    return part._replace(bootstraps=bootstrap_against_baseline(part, kept), t_tests=t_tests_against_baseline(part))
+    return part._replace(
+        bootstraps=bootstrap_against_baseline(part, bootstraps), t_tests=t_tests_against_baseline(part)
+    )
 
 
 def bootstrap_against_baseline(
-    part: ComparedRuns, kept: KeptBootstraps | None = None
+    part: ComparedRuns, bootstraps: KeptBootstraps | None = None
 ) -> dict[str, dict[str, dict[str, Difference]]]:
     """Compares the translations of each group with those of the baseline by paired bootstrap.
 
@@ -168,7 +170,7 @@ def bootstrap_against_baseline(
 
     Args:
         part: compared runs.
-        kept: bootstraps that were made before; new ones are added.
+        bootstraps: bootstraps that were made before; new ones are added.
 
     Returns:
         {label: {"bleu" or "chrf": {pair or "macro": difference}}}, over the pairs whose scores are comparable in all
@@ -185,7 +187,7 @@ def bootstrap_against_baseline(
             continue
         shared = _shared_references(sides)
         if shared:
-            ours, theirs = (
+            candidate_lines, baseline_lines = (
                 [read_lines(run.translations, "hyp") for run in runs if run.translations is not None]
                 for runs in zip(*sides, strict=True)
             )
@@ -194,8 +196,9 @@ def bootstrap_against_baseline(
                 pair: facts["bleu_tokenizer"] for pair, facts in evaluated.items() if "bleu_tokenizer" in facts
             }
             all_differences = kept_or_new(
-                kept or KeptBootstraps({}, {}), [ours, theirs, shared, tokenizers, part.score.model_dump(mode="json")],
-                functools.partial(paired_bootstrap, ours, theirs, shared, part.score, tokenizers),
+                bootstraps or KeptBootstraps({}, {}),
+                [candidate_lines, baseline_lines, shared, tokenizers, part.score.model_dump(mode="json")],
+                functools.partial(paired_bootstrap, candidate_lines, baseline_lines, shared, part.score, tokenizers),
             )  # fmt: skip
             comparable = {
                 metric: {
@@ -219,7 +222,9 @@ def _shared_references(sides: Sequence[tuple[Run, Run]]) -> dict[str, list[str]]
         for pair, lines in references[0].items()
         if lines
         and all(other.get(pair) == lines for other in references)
-        and not any(unlike_translations(ours.report or {}, theirs.report or {}, pair) for ours, theirs in sides)
+        and not any(
+            unlike_translations(candidate.report or {}, baseline.report or {}, pair) for candidate, baseline in sides
+        )
     }
 
 
@@ -240,8 +245,10 @@ def t_tests_against_baseline(part: ComparedRuns) -> dict[str, dict[str, Differen
         for key in ("dev", "deficit", "bleu", "chrf"):
             if not part.is_comparable(group, key):
                 continue
-            ours, theirs = ([row[key] for row in side if np.isfinite(row[key])] for side in (rows, baseline_rows))
-            test = welch_t_test(ours, theirs)
+            candidate_values, baseline_values = (
+                [row[key] for row in side if np.isfinite(row[key])] for side in (rows, baseline_rows)
+            )
+            test = welch_t_test(candidate_values, baseline_values)
             if test is not None:
                 differences.setdefault(group.label, {})[key] = Difference(**test)
     return differences

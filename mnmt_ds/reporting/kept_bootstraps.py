@@ -43,19 +43,19 @@ def read_bootstraps(report: Path) -> KeptBootstraps:
         The bootstraps; none where there is no file, or none that can be trusted: they are made anew.
     """
     try:
-        kept = read_checked_json(report / BOOTSTRAPS)
+        earlier = read_checked_json(report / BOOTSTRAPS)
     except (OSError, ValueError):
-        kept = {}
-    return KeptBootstraps(kept, {})
+        earlier = {}
+    return KeptBootstraps(earlier, {})
 
 
 def kept_or_new(
-    kept: KeptBootstraps, depends_on: Any, make: Callable[[], Mapping[str, Mapping[str, Difference]]]
+    bootstraps: KeptBootstraps, depends_on: Any, make: Callable[[], Mapping[str, Mapping[str, Difference]]]
 ) -> dict[str, dict[str, Difference]]:
     """Looks up a bootstrap, or computes and keeps it.
 
     Args:
-        kept: those there are; a new one is added.
+        bootstraps: those there are; a new one is added.
         depends_on: texts and settings, as JSON has them.
         make: makes the bootstrap.
 
@@ -64,8 +64,8 @@ def kept_or_new(
     """
     version = importlib.metadata.version("sacrebleu")
     digest = hashlib.sha256(json.dumps([version, depends_on], sort_keys=True).encode()).hexdigest()
-    rows = kept.before.get(digest)
+    rows = bootstraps.before.get(digest)
     if rows is None:
         rows = {metric: {pair: list(row) for pair, row in by_pair.items()} for metric, by_pair in make().items()}
-    kept.used[digest] = rows
+    bootstraps.used[digest] = rows
     return {metric: {pair: Difference(*row) for pair, row in by_pair.items()} for metric, by_pair in rows.items()}

@@ -42,15 +42,15 @@ def notable_pairs(part: ComparedRuns, most: int = PAIRS_DRAWN) -> list[str]:
     deficits = [run.deficits() for run in runs]
     deficit = {pair: max((values.get(pair, 0.0) for values in deficits), default=0.0) for pair in part.sizes}
     bleu = [{pair: scores["bleu"] for pair, scores in (run.report or {}).get("pairs", {}).items()} for run in runs]
-    moved = {
+    bleu_changes = {
         pair: max((abs(scores[pair] - bleu[0][pair]) for scores in bleu[1:] if pair in scores), default=0.0)
         if pair in bleu[0]
         else 0.0
         for pair in part.sizes
     }
-    by_deficit, by_bleu = (sorted(part.sizes, key=lambda pair: -figure[pair]) for figure in (deficit, moved))
+    by_deficit, by_bleu = (sorted(part.sizes, key=lambda pair: -figure[pair]) for figure in (deficit, bleu_changes))
     chosen = dict.fromkeys(by_deficit[: most // 2])
-    for pair in by_bleu if any(moved.values()) else by_deficit:
+    for pair in by_bleu if any(bleu_changes.values()) else by_deficit:
         if len(chosen) == most:
             break
         chosen[pair] = None
@@ -114,12 +114,12 @@ def drawn_points(values_V: Series, most: int) -> np.ndarray:
     if count <= most:
         return np.arange(count)
     edges = np.linspace(0, count, max(2, most // 2) + 1).astype(np.int64)
-    kept = {0, count - 1}
+    kept_indices = {0, count - 1}
     for first, last in zip(edges[:-1], edges[1:], strict=True):
         stretch = values_V[first:last]
         if np.isfinite(stretch).any():
-            kept |= {int(first + np.nanargmin(stretch)), int(first + np.nanargmax(stretch))}
-    return np.array(sorted(kept), np.int64)
+            kept_indices |= {int(first + np.nanargmin(stretch)), int(first + np.nanargmax(stretch))}
+    return np.array(sorted(kept_indices), np.int64)
 
 
 def deficit_of_others(deficits: Mapping[str, float], pairs: Sequence[str]) -> float:

@@ -63,5 +63,5 @@ def pair_table(part: ComparedRuns) -> str:
 
 def _mean(values: list[float | None], digits: int) -> float | None:
     """Mean of what is known."""
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    return round(float(np.mean(known)), digits) if known else None
+    finite_values = [value for value in values if value is not None and np.isfinite(value)]
+    return round(float(np.mean(finite_values)), digits) if finite_values else None

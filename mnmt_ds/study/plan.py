@@ -266,14 +266,14 @@ def _resolved(recipe: Path, overrides: Sequence[str], place: str, first_weights:
 
 def _in_order(entries: dict[Path, StudyEntry], path: Path) -> Iterator[StudyEntry]:
     """Every entry after those that it needs, else in the order given."""
-    done: set[Path] = set()
+    ordered: set[Path] = set()
     waiting = dict(entries)
     while waiting:
-        ready = next((entry for entry in waiting.values() if done.issuperset(entry.needs)), None)
+        ready = next((entry for entry in waiting.values() if ordered.issuperset(entry.needs)), None)
         if ready is None:
             rows = ", ".join(dict.fromkeys(entry.row for entry in waiting.values()))
             raise UserError(f"{path}: rows {rows} need one another; break the circle")
-        done.add(ready.directory)
+        ordered.add(ready.directory)
         yield waiting.pop(ready.directory)
 
 
@@ -301,25 +301,25 @@ def _corpora(
     for entry in entries:
         row, place = settings.rows[entry.row], where.get(("rows", entry.row), str(path))
         for job in entry.jobs:
-            wanted = job.recipe.data
-            if wanted.directory not in corpora:
+            data_settings = job.recipe.data
+            if data_settings.directory not in corpora:
                 base, changes = base_recipe(path, settings, entry.condition, row.recipe)
                 keys = settings.keys_of(entry.row, entry.condition)
                 data_keys = as_overrides({key: value for key, value in keys.items() if key.partition(".")[0] == "data"})
                 changes = [*changes, *data_keys, *common]
-                corpora[wanted.directory] = (base, tuple(changes), _resolved(base, changes, place).data, place)
-            *_, data, earlier_place = corpora[wanted.directory]
-            if other := _difference(wanted, data):
+                corpora[data_settings.directory] = (base, tuple(changes), _resolved(base, changes, place).data, place)
+            *_, data, earlier_place = corpora[data_settings.directory]
+            if other := _difference(data_settings, data):
                 raise UserError(
-                    f"{place}: {wanted.directory} is prepared with another data.{other} for {earlier_place};"
+                    f"{place}: {data_settings.directory} is prepared with another data.{other} for {earlier_place};"
                     " give the row a data.directory of its own"
                 )
     return {directory: (base, changes) for directory, (base, changes, _, _) in corpora.items()}
 
 
-def _difference(wanted: DataSettings, prepared: DataSettings) -> str | None:
+def _difference(requested: DataSettings, prepared: DataSettings) -> str | None:
     """The first key that keeps a row from using what was prepared; fewer pairs do not."""
-    if not set(wanted.pairs) <= set(prepared.pairs):
+    if not set(requested.pairs) <= set(prepared.pairs):
         return "pairs"
     keys = DataSettings.model_fields.keys() - {"pairs"}
-    return next((key for key in sorted(keys) if getattr(wanted, key) != getattr(prepared, key)), None)
+    return next((key for key in sorted(keys) if getattr(requested, key) != getattr(prepared, key)), None)

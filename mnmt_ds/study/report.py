@@ -28,10 +28,12 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
         The report's directory; None where no run is complete.
     """
     settings, directory = study.settings, study.settings.directory / "report"
-    done = [entry for entry in study.entries if is_complete(study, entry)]
-    kept = read_bootstraps(directory)
+    complete = [entry for entry in study.entries if is_complete(study, entry)]
+    bootstraps = read_bootstraps(directory)
     compared = [
-        part for name in settings.conditions or ("",) if (part := _compared(study, name, done, kept)) is not None
+        part
+        for name in settings.conditions or ("",)
+        if (part := _compared(study, name, complete, bootstraps)) is not None
     ]
     if not compared:
         return None
@@ -42,12 +44,12 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
         texts.append(resource_classes(part.sizes, part.score))
         texts.append(frontier_markdown(find_experiments(part.runs), part.runs))
         texts.append("\n".join(f"- `{line}`" for line in score_signatures(part.runs)))
-    texts.append("\n".join(f"- {line}" for line in missing_runs(study, done, failed)))
+    texts.append("\n".join(f"- {line}" for line in missing_runs(study, complete, failed)))
     write_together(
         {
             **{directory / f"{table.name}.csv": table_csv(table) for table in tables},
             directory / "study.md": "\n\n".join(text for text in texts if text) + "\n",
-            directory / BOOTSTRAPS: kept.text(),
+            directory / BOOTSTRAPS: bootstraps.text(),
             directory / "study.html": render_page(
                 settings.title, compared, tables, "study", read_pictures([directory])
             ),
@@ -85,18 +87,18 @@ def resource_classes(sizes: Mapping[str, int], score: ScoreSettings) -> str:
     )
 
 
-def missing_runs(study: Study, done: Sequence[StudyEntry], failed: Mapping[Path, str]) -> list[str]:
+def missing_runs(study: Study, complete: Sequence[StudyEntry], failed: Mapping[Path, str]) -> list[str]:
     """Lists the runs that the tables lack, and why.
 
     Args:
         study: the study.
-        done: complete entries.
+        complete: complete entries.
         failed: reasons of the runs that failed, by directory.
 
     Returns:
         A line for each entry that is not there.
     """
-    there = {entry.directory for entry in done}
+    there = {entry.directory for entry in complete}
     return [
         f"{entry.name}: {'failed: ' + failed[entry.directory] if entry.directory in failed else 'not done yet'}"
         for entry in study.entries
@@ -104,17 +106,19 @@ def missing_runs(study: Study, done: Sequence[StudyEntry], failed: Mapping[Path,
     ]
 
 
-def _compared(study: Study, condition: str, done: Sequence[StudyEntry], kept: KeptBootstraps) -> ComparedRuns | None:
+def _compared(
+    study: Study, condition: str, complete: Sequence[StudyEntry], bootstraps: KeptBootstraps
+) -> ComparedRuns | None:
     """A condition's groups (the baseline first), their differences, tests over seeds, and how they were scored."""
     base = study.baseline(condition)
     entries = sorted(
-        (entry for entry in done if entry.condition == condition), key=lambda entry: _sort_key(study, entry, base)
+        (entry for entry in complete if entry.condition == condition), key=lambda entry: _sort_key(study, entry, base)
     )
     runs = [run for entry in entries for run in _runs(entry)]
     if not runs:
         return None
     score = ScoreSettings.model_validate({**(runs[0].report or {}).get("score", {}), "samples": study.settings.samples})
-    return compare_groups(group_runs(runs), score, condition, kept)
+    return compare_groups(group_runs(runs), score, condition, bootstraps)
 
 
 def _sort_key(study: Study, entry: StudyEntry, base: str) -> tuple[bool, int, int]:

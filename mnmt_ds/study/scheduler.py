@@ -136,18 +136,18 @@ def run_all(
                     jobs[entry.directory].remove(job)
                     future = pool.submit(_make_run, study, job, processes, say, device_variables(job, place, devices))
                     under_way[future] = (entry, job, place, time.monotonic())
-                done, _ = wait(under_way, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
+                finished_futures, _ = wait(under_way, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in finished_futures:
                     entry, job, place, start = under_way.pop(future)
                     places.append(place)
                     finished += 1
-                    what = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
+                    job_name = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
                     try:
                         future.result()
-                        say(f"[{finished}/{total}] {what}: done in {_minutes(time.monotonic() - start)}")
+                        say(f"[{finished}/{total}] {job_name}: done in {_minutes(time.monotonic() - start)}")
                     except Exception as error:  # the same
                         failed[entry.directory] = _reason(error)
-                        say(f"[{finished}/{total}] {what}: failed: {failed[entry.directory]}")
+                        say(f"[{finished}/{total}] {job_name}: failed: {failed[entry.directory]}")
                 settle()
                 if time.monotonic() > last_report + 60 and under_way:
                     last_report = time.monotonic()
@@ -306,15 +306,15 @@ def last_line(log: Path) -> str:
 
 def _progress(entry: StudyEntry, job: TrainingJob, before: dict[Path, LogProgress]) -> str:
     """``lssd, seed 1: epoch 3.2 of 30, dev loss 4.12``; what was read of the logs is kept."""
-    what = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
+    job_name = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
     if run_state.is_trained(job):
-        return f"{what}: evaluating"
+        return f"{job_name}: evaluating"
     log = student_directories(job.directory)[0] / METRICS
     progress = read_progress(log, before.get(log))
     if progress is None or progress.epoch is None:
-        return f"{what}: starting"
+        return f"{job_name}: starting"
     before[log] = progress
-    text = f"{what}: epoch {progress.epoch:.1f} of {job.recipe.train.max_epochs}"
+    text = f"{job_name}: epoch {progress.epoch:.1f} of {job.recipe.train.max_epochs}"
     return text + (f", dev loss {progress.best_dev:.3f}" if progress.best_dev is not None else "")
 
 

@@ -121,15 +121,15 @@ class StudySettings(Settings):
                 raise ValueError(f"baseline: '{base}' is not a row; rows are {', '.join(self.rows)}")
         for name, part in self.conditions.items():
             if unknown := sorted(part.rows.keys() - self.rows.keys()):
-                known = ", ".join(self.rows)
-                raise ValueError(f"conditions.{name}.rows: '{unknown[0]}' is not a row; rows are {known}")
+                row_names = ", ".join(self.rows)
+                raise ValueError(f"conditions.{name}.rows: '{unknown[0]}' is not a row; rows are {row_names}")
         seeds = [self.seeds, *(part.seeds for part in parts), *(row.seeds for row in self.rows.values())]
         if () in seeds:
             raise ValueError("seeds: give at least one")
         for name, row in self.rows.items():
             if odd := sorted(set(row.conditions or ()) - set(self.conditions)):
-                known = ", ".join(self.conditions) or "none"
-                raise ValueError(f"rows.{name}.conditions: {', '.join(odd)} not among the study's ({known})")
+                condition_names = ", ".join(self.conditions) or "none"
+                raise ValueError(f"rows.{name}.conditions: {', '.join(odd)} not among the study's ({condition_names})")
         return self
 
     def keys_of(self, row: str, condition: str) -> Keys:

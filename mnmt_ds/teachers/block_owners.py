@@ -85,9 +85,9 @@ class BlockOwners:
         Args:
             versions: the teachers to keep.
         """
-        kept = set(versions)
-        self._owners = {key: owners for key, owners in self._owners.items() if key[0] in kept}
-        for version in [v for v in self._used_bytes if v not in kept]:
+        kept_versions = set(versions)
+        self._owners = {key: owners for key, owners in self._owners.items() if key[0] in kept_versions}
+        for version in [v for v in self._used_bytes if v not in kept_versions]:
             used = self._used_bytes.pop(version)
             self._free_bytes = [free + size for free, size in zip(self._free_bytes, used, strict=True)]
 

@@ -150,11 +150,15 @@ class LayerStreamedTeachers:
         layouts = [self._teachers.layout] + ([self._frozen.layout] if self._frozen is not None else [])
         alike = [None if version is None else FROZEN for version in versions]
         absent = set(parameters)
-        for storage, layout, part, wanted in zip(storages, layouts, self._parts, (versions, alike), strict=False):
+        for storage, layout, part, stored_versions in zip(
+            storages, layouts, self._parts, (versions, alike), strict=False
+        ):
             pieces = part.get(layer, [])
             targets = {piece.name: only + piece.name.removeprefix(f"{layer}.") for piece in pieces}
             absent -= set(targets.values())
-            self._receive(storage, layout, pieces, wanted, {name: parameters[at] for name, at in targets.items()})
+            self._receive(
+                storage, layout, pieces, stored_versions, {name: parameters[at] for name, at in targets.items()}
+            )
         for name in absent:
             if is_adapter(name):  # a frozen layer has no adapters, others pass through the same model
                 parameters[name].zero_()

@@ -66,8 +66,8 @@ def shard_layout(
     Returns:
         The layout.
     """
-    wanted = [item for item in model.named_parameters() if names is None or item[0] in names]
-    named = sorted(wanted, key=lambda item: item[1] is not projection)
+    stored_parameters = [item for item in model.named_parameters() if names is None or item[0] in names]
+    named = sorted(stored_parameters, key=lambda item: item[1] is not projection)
     pieces: list[ShardPiece] = []
     start = 0
     for name, parameter in named:

@@ -119,9 +119,9 @@ class ShardStorage:
         Args:
             versions: the teachers to keep.
         """
-        kept = set(versions)
-        self._in_memory = {version: shard for version, shard in self._in_memory.items() if version in kept}
-        for version in [v for v in self._files if v not in kept]:
+        kept_versions = set(versions)
+        self._in_memory = {version: shard for version, shard in self._in_memory.items() if version in kept_versions}
+        for version in [v for v in self._files if v not in kept_versions]:
             self._files.pop(version).path.unlink(missing_ok=True)
 
     def __contains__(self, version: Version) -> bool:

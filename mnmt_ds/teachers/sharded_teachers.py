@@ -95,10 +95,10 @@ class BufferTable:
         Args:
             versions: the teachers to keep.
         """
-        kept = set(versions)
+        kept_versions = set(versions)
         for buffers in self._buffers:
             for buffer, (version, _) in buffers.items():
-                if version not in kept:
+                if version not in kept_versions:
                     buffers[buffer] = (None, 0)
 
     def _plan_transfer(

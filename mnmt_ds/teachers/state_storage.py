@@ -120,11 +120,11 @@ class StateStorage:
         Args:
             versions: the teachers to keep.
         """
-        kept = set(versions)
-        self._in_memory = {key: rows for key, rows in self._in_memory.items() if key.version in kept}
+        kept_versions = set(versions)
+        self._in_memory = {key: rows for key, rows in self._in_memory.items() if key.version in kept_versions}
         self.memory_bytes = sum(rows.nbytes for rows in self._in_memory.values())
-        self._on_disk = {key: location for key, location in self._on_disk.items() if key.version in kept}
-        for version in [v for v in self._files if v not in kept]:
+        self._on_disk = {key: location for key, location in self._on_disk.items() if key.version in kept_versions}
+        for version in [v for v in self._files if v not in kept_versions]:
             os.close(self._files.pop(version))
             del self._file_sizes[version]
 

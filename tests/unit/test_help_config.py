@@ -127,7 +127,7 @@ def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_study_of_defaults_loads() -> None:
-    printed = parse_yaml(help_yaml(StudySettings, what="study"))
+    printed = parse_yaml(help_yaml(StudySettings, noun="study"))
     assert StudySettings.model_validate(printed) == StudySettings.model_validate(example_of(StudySettings))
 
 

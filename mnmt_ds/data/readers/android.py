@@ -64,8 +64,8 @@ def _folder(root: Path, language: str, codes: Any) -> Path:
         folders = [root / codes[language]]
     else:
         by_code = {path: _code(path.name) for path in sorted(root.glob("values-*")) if path.is_dir()}
-        wanted = language.lower().replace("-", "_")
-        folders = [path for path, code in by_code.items() if code and code.lower() == wanted]
+        requested_code = language.lower().replace("-", "_")
+        folders = [path for path, code in by_code.items() if code and code.lower() == requested_code]
         folders = folders or [path for path, code in by_code.items() if code and same_language(code, language)]
         if not folders and canonical_language(language) == "en" and "values" not in codes.values():
             folders = [root / "values"]

@@ -93,8 +93,8 @@ def open_member(path: str, member: str) -> BinaryIO:
         names = member_names(path)
         if len(names) != 1:
             first = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            wanted = f" ({first}); name one of them, as {path}/{names[0]}" if names else "; give another file"
-            raise UserError(f"{path}: this is a zip archive of {len(names)} files{wanted}")
+            remedy = f" ({first}); name one of them, as {path}/{names[0]}" if names else "; give another file"
+            raise UserError(f"{path}: this is a zip archive of {len(names)} files{remedy}")
         (member,) = names
     try:
         with zipfile.ZipFile(path) as archive:

@@ -85,8 +85,10 @@ def _locale(language: str) -> "Locale":
             locale = Locale.parse(code)
             if script is None or script_fraction(" ".join(locale.languages.values()), language) > 0.5:
                 return locale
-    asked = f" in the script {script}" if script else ""
-    raise UserError(f"language '{language}': Babel's CLDR data does not have it{asked}; give files in data.corpora")
+    script_text = f" in the script {script}" if script else ""
+    raise UserError(
+        f"language '{language}': Babel's CLDR data does not have it{script_text}; give files in data.corpora"
+    )
 
 
 @cache

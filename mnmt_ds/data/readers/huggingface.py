@@ -48,8 +48,8 @@ def read(request: ReadRequest) -> Iterator[Row]:
         return
     for name in (source, target):
         if name not in data.column_names:
-            known = ", ".join(data.column_names)
-            raise UserError(f"{path}: no column '{name}'; the columns are {known}: say which in 'columns'")
+            columns = ", ".join(data.column_names)
+            raise UserError(f"{path}: no column '{name}'; the columns are {columns}: say which in 'columns'")
         kind = data.features[name]
         if getattr(kind, "dtype", "") not in ("string", "large_string"):
             held = getattr(kind, "dtype", None) or type(kind).__name__
@@ -85,10 +85,10 @@ def _nested_rows(path: str, data: Any, source: str, target: str) -> Iterator[Row
         _check_languages(path, source, target, seen)
 
 
-def _check_languages(path: str, source: str, target: str, known: Iterable[str] | None) -> None:
+def _check_languages(path: str, source: str, target: str, column_languages: Iterable[str] | None) -> None:
     """UserError where a translation column lacks a language; None: it does not say which it has."""
-    languages = list(known or ())
-    for name in (source, target) if known is not None else ():
+    languages = list(column_languages or ())
+    for name in (source, target) if column_languages is not None else ():
         if name not in languages:
             raise UserError(
                 f"{path}: no column '{name}'; the columns are {', '.join(languages)}: say which in 'columns'"

@@ -73,18 +73,18 @@ def _elements(path: str, stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any
     """Place and record of every element of an array."""
     decode = json.JSONDecoder().raw_decode
     text_of = codecs.getincrementaldecoder("utf-8-sig")()
-    buffer, position, number, wanted, ended = "", 0, 0, "[", False
+    buffer, position, number, expected_marks, ended = "", 0, 0, "[", False
     while True:
         while position < len(buffer) and buffer[position] in _SPACE:
             position += 1
         mark = buffer[position : position + 1]
-        if mark and wanted and mark in wanted:
+        if mark and expected_marks and mark in expected_marks:
             position += 1
             if mark == "]":
                 return
-            wanted = "" if number or mark == "," else "]?"
+            expected_marks = "" if number or mark == "," else "]?"
             continue
-        if mark and wanted in ("", "]?"):
+        if mark and expected_marks in ("", "]?"):
             try:
                 record, position = decode(buffer, position)
             except (ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ def _elements(path: str, stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any
                     raise UserError(f"{path}: record {number + 1} of its array is not JSON ({error})") from None
             else:
                 number += 1
-                wanted = ",]"
+                expected_marks = ",]"
                 yield number, _checked(path, number, record)
                 continue
         elif mark:

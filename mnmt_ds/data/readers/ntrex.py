@@ -39,8 +39,8 @@ def locate(request: ReadRequest) -> list[ReadRequest]:
 
 def _file(folder: Path, files: dict[str, Path], language: str, codes: Any) -> str:
     """A language's file: as ``codes`` says, of the same code, or the only one of the language."""
-    wanted = codes.get(language, language).replace("_", "-").lower()
-    names = [code for code in files if code.lower() == wanted]
+    requested_code = codes.get(language, language).replace("_", "-").lower()
+    names = [code for code in files if code.lower() == requested_code]
     if not names and language not in codes:
         names = [code for code in files if same_language(code, language)]
     if len(names) != 1:

@@ -47,16 +47,16 @@ def records(request: ReadRequest) -> Iterator[tuple[int, dict[str, Any]]]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError(f"{path}: reading this needs the package 'pyarrow'; pip install 'mnmt_ds[parquet]'") from None
-    wanted = {str(name).split(".")[0] for name in (*request.names, *request.min_scores)} | {"translation"}
-    wanted |= {str(name) for name in (*request.names, *request.min_scores)}
+    requested_columns = {str(name).split(".")[0] for name in (*request.names, *request.min_scores)} | {"translation"}
+    requested_columns |= {str(name) for name in (*request.names, *request.min_scores)}
     number = 0
     try:
         with ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name in wanted]
+            names = [name for name in file.schema_arrow.names if name in requested_columns]
             if not names:
-                known = ", ".join(file.schema_arrow.names[:20])
+                columns = ", ".join(file.schema_arrow.names[:20])
                 raise UserError(
-                    f"{path}: no column '{request.names[0]}'; the columns are {known}: say which in 'columns'"
+                    f"{path}: no column '{request.names[0]}'; the columns are {columns}: say which in 'columns'"
                 )
             for batch in file.iter_batches(batch_size=1000, columns=names):
                 for record in batch.to_pylist():

@@ -66,9 +66,9 @@ def files_at(path: str, endings: tuple[str, ...]) -> list[str]:
     names = _names_in(path)
     chosen = [name for name in names if _uncompressed(name).lower().endswith(endings)]
     if not chosen and len(names) != 1:
-        what = "directory" if Path(path).is_dir() else "zip archive"
+        noun = "directory" if Path(path).is_dir() else "zip archive"
         inside = f"; it has {', '.join(names[:5])}" if names else ""
-        raise UserError(f"{path}: the {what} has no file that ends in {', '.join(endings)}{inside}")
+        raise UserError(f"{path}: the {noun} has no file that ends in {', '.join(endings)}{inside}")
     return [f"{path}/{name}" for name in chosen or names]
 
 
@@ -149,13 +149,15 @@ def _uncompressed(name: str) -> str:
     return stem if f"{dot}{ending}" in DECOMPRESSORS else name
 
 
-def _side(path: str, wanted: str, sides: list[tuple[str, str]]) -> str:
+def _side(path: str, requested_language: str, sides: list[tuple[str, str]]) -> str:
     """The file of a language: that with its very code, else the one whose code means it; '' where there is none."""
-    exact = [file for language, file in sides if language == wanted]
-    same = exact or [file for language, file in sides if same_language(language, wanted)]
+    exact = [file for language, file in sides if language == requested_language]
+    same = exact or [file for language, file in sides if same_language(language, requested_language)]
     if len(same) > 1:
         names = ", ".join(PurePosixPath(file).name for file in same)
-        raise UserError(f"{path}: several files for '{wanted}': {names}; give 'path' and 'target_path', or 'codes'")
+        raise UserError(
+            f"{path}: several files for '{requested_language}': {names}; give 'path' and 'target_path', or 'codes'"
+        )
     return same[0] if same else ""
 
 

@@ -54,8 +54,8 @@ def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]],
             seen.update(dict.fromkeys([*texts, *record]))
         yield number, sides[0], sides[1], None
     if seen and missing:
-        known = ", ".join(name for name in seen if name not in missing)
-        raise UserError(f"{path}: no field '{next(iter(missing))}'; it has {known}: say which in 'columns'")
+        fields = ", ".join(name for name in seen if name not in missing)
+        raise UserError(f"{path}: no field '{next(iter(missing))}'; it has {fields}: say which in 'columns'")
     thresholds.log()
 
 

@@ -56,6 +56,6 @@ class Thresholds:
     def log(self) -> None:
         """Logs how many rows were left out; nothing where there are no thresholds."""
         if self._least:
-            asked = ", ".join(f"{name}: {least:g}" for name, least in self._least.items())
+            thresholds = ", ".join(f"{name}: {least:g}" for name, least in self._least.items())
             LOG.info("%s: %s of %s rows have less than min_scores {%s}, and are left out", self._path,
-                     f"{self._below:,}", f"{self._rows:,}", asked)  # fmt: skip
+                     f"{self._below:,}", f"{self._rows:,}", thresholds)  # fmt: skip

@@ -89,13 +89,13 @@ def _joins(match: re.Match[str], names: tuple[str, str]) -> bool:
 
 def _sentences(path: str, language: str, max_bytes: int) -> dict[bytes, bytes]:
     """Text by number, of one language."""
-    code_is_wanted: dict[bytes, bool] = {}
+    is_requested_by_code: dict[bytes, bool] = {}
     texts = {}
     for _, cells in _cells(path, 3, max_bytes):
-        wanted = code_is_wanted.get(cells[1])
-        if wanted is None:
-            wanted = code_is_wanted[cells[1]] = same_language(cells[1].decode("utf-8", "replace"), language)
-        if wanted:
+        is_requested = is_requested_by_code.get(cells[1])
+        if is_requested is None:
+            is_requested = is_requested_by_code[cells[1]] = same_language(cells[1].decode("utf-8", "replace"), language)
+        if is_requested:
             texts[cells[0]] = cells[2]
     if not texts:
         raise UserError(f"{path}: holds no sentence in '{language}'; give 'codes' as Tatoeba calls it, such as cmn")

@@ -66,8 +66,8 @@ def _languages(unit: Any) -> tuple[str, str]:
 
 def _is_fixed(element: Any) -> bool:
     """Whether an element, or else the nearest one around it that says so, is not to be translated."""
-    said = (each.get("translate") for each in (element, *element.iterancestors()))
-    return next((value for value in said if value), "yes") == "no"
+    translate_attributes = (each.get("translate") for each in (element, *element.iterancestors()))
+    return next((value for value in translate_attributes if value), "yes") == "no"
 
 
 def _segments(parts: dict[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -50,18 +50,18 @@ def local_name(element: Any) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
-def is_language(code: str, wanted: str) -> bool:
+def is_language(code: str, requested_code: str) -> bool:
     """Returns whether a file's code means a language, be it in a regional variety.
 
     Args:
         code: as the file has it, such as ``fr-CA``.
-        wanted: as the recipe has it, such as ``fr``.
+        requested_code: as the recipe has it, such as ``fr``.
 
     Returns:
-        Whether the codes are equal, or ``code`` is ``wanted`` with a region or script.
+        Whether the codes are equal, or ``code`` is ``requested_code`` with a region or script.
     """
-    code, wanted = (text.lower().replace("_", "-") for text in (code, wanted))
-    return code == wanted or code.startswith(f"{wanted}-")
+    code, requested_code = (text.lower().replace("_", "-") for text in (code, requested_code))
+    return code == requested_code or code.startswith(f"{requested_code}-")
 
 
 def is_turned(place: str, languages: tuple[str, str], names: tuple[str, str]) -> bool:

@@ -138,10 +138,10 @@ def _older_recipe(values: Mapping[str, Any], present: Recipe) -> dict[str, Any]:
     """The recipe of a run of version 0.1.0: the one in its directory, with what the checkpoint itself says."""
     recipe = read_recipe(present.directory) or present.model_dump(mode="json")
     recipe |= {"method": values["method"]} if "method" in values else {}
-    given = {name: values[name] for name in ("model", "framing", "sampler") if name in values}
-    given["train"] = {name: values[name] for name in ("precision", "seed") if name in values}
-    given["data"] = {"pairs": values["pairs"]} if "pairs" in values else {}
-    return merged(recipe, given)
+    overrides = {name: values[name] for name in ("model", "framing", "sampler") if name in values}
+    overrides["train"] = {name: values[name] for name in ("precision", "seed") if name in values}
+    overrides["data"] = {"pairs": values["pairs"]} if "pairs" in values else {}
+    return merged(recipe, overrides)
 
 
 def changes(before: WrittenBy, recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> list[ResumeChange]:

@@ -48,12 +48,12 @@ class CheckpointRetention:
             written: the checkpoint just written.
         """
         self.note_good(written)
-        kept = 1
+        kept_count = 1
         for path in step_directories(self.run):
             if step_number(path) >= step_number(written) or path.is_symlink():
                 continue
-            if kept < self.keep:
-                kept += self._is_good(path)
+            if kept_count < self.keep:
+                kept_count += self._is_good(path)
             elif (path / MANIFEST).is_file() and path.stat().st_uid == os.geteuid():
                 self._remove(path)
 

@@ -147,14 +147,14 @@ def linked(run: Path) -> set[str]:
     return {target.name for target in targets if target.parent.name == "snapshots"}
 
 
-def remove_others(run: Path, wanted: Iterable[int]) -> None:
+def remove_others(run: Path, used_updates: Iterable[int]) -> None:
     """Removes the snapshots that nothing refers to, neither the training nor a link.
 
     Args:
         run: the student's directory.
-        wanted: updates whose snapshots stay.
+        used_updates: updates whose snapshots stay.
     """
-    keep = {str(update) for update in wanted} | linked(run)
+    keep = {str(update) for update in used_updates} | linked(run)
     for directory in (run / "snapshots").glob("*"):
         if directory.name not in keep:
             remove(directory)

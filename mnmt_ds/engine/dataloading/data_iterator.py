@@ -95,8 +95,8 @@ class DataIterator:
     def position(self) -> Position:
         """The iterator's position in the training data."""
         *before, last = self._position.cuts
-        done = min(self.update_in_plan * self.plan.batches_per_update, len(self.plan.pair))
-        cut = last._replace(sentences=int(self.plan.start[done]))
+        batches_done = min(self.update_in_plan * self.plan.batches_per_update, len(self.plan.pair))
+        cut = last._replace(sentences=int(self.plan.start[batches_done]))
         return self._position._replace(update=self.update, cuts=(*before, cut))
 
     @property
@@ -224,12 +224,12 @@ def position_from_updates(
     sentences = sum(len(lengths.sentence) for lengths in training_data.lengths_within(longest))
     segment = training_data.whole_epoch(epoch)._replace(longest=longest, sentences=sentences)
     for shares, drawn, *number_and_done in segments:
-        number, done = number_and_done or (0, 0)
-        drawn_now = tuple(counts(shares, sentences - done))
-        segment = segment._replace(counts=drawn_now, offsets=drawn, trained=drawn, number=number, done=done)
+        number, sentences_done = number_and_done or (0, 0)
+        drawn_now = tuple(counts(shares, sentences - sentences_done))
+        segment = segment._replace(counts=drawn_now, offsets=drawn, trained=drawn, number=number, done=sentences_done)
     if training_data.denoising is not None:
         whole = sum(counts(segments[0][0], sentences)) if segments else sum(segment.counts)
         segment = segment._replace(items=training_data.denoising.items_of_epoch(epoch, whole, denoising))
     plan = training_data.plan(epoch, segment, (cut,))
-    done = min(updates * cut.batches_per_update, len(plan.pair))
-    return Position(segment, (cut._replace(sentences=int(plan.start[done])),), update, epoch)
+    batches_done = min(updates * cut.batches_per_update, len(plan.pair))
+    return Position(segment, (cut._replace(sentences=int(plan.start[batches_done])),), update, epoch)

@@ -184,15 +184,15 @@ class TrainingData:
             The segment; None where nothing is left.
         """
         taken = [now - before for now, before in zip(trained, segment.trained, strict=True)]
-        done = segment.done + sum(taken)
-        if done >= segment.sentences:
+        sentences_done = segment.done + sum(taken)
+        if sentences_done >= segment.sentences:
             return None
         return segment._replace(
-            counts=tuple(counts(shares, segment.sentences - done)),
+            counts=tuple(counts(shares, segment.sentences - sentences_done)),
             offsets=tuple(offset + count for offset, count in zip(segment.offsets, taken, strict=True)),
             trained=tuple(trained),
             number=segment.number + 1,
-            done=done,
+            done=sentences_done,
         )
 
     def plan(self, epoch: int, segment: EpochSegment | None = None, cuts: Sequence[Cut] = ()) -> EpochPlan:

@@ -162,11 +162,11 @@ def resolve(config: Json, settings: TrainSettings, ranks: int, where: str) -> Js
         section = filled
         for parent in parents:
             section = section.setdefault(parent, {})
-        given = section.get(last, "auto")
-        if given == "auto":
+        present_value = section.get(last, "auto")
+        if present_value == "auto":
             section[last] = value
-        elif given != value and last != "steps_per_print":
-            fault = f"{where}: {dotted} is {given!r} there and {value!r} by the recipe"
+        elif present_value != value and last != "steps_per_print":
+            fault = f"{where}: {dotted} is {present_value!r} there and {value!r} by the recipe"
             faults.append(f'{fault}; write "auto" there and set the recipe alone')
     if uses_gpu() and ranks > 1 and zero_stage(filled) in (1, 2):
         # else one reduction follows the whole backward: nearly all models fit in DeepSpeed's bucket of 5e8 numbers
@@ -195,14 +195,14 @@ def resolve_alone(config: Json, where: str) -> Json:
     Raises:
         UserError: that lists all keys that are "auto" and which no recipe fills.
     """
-    kept: Json = json.loads(json.dumps(config))
+    remaining: Json = json.loads(json.dumps(config))
     for dotted in known_values(TrainSettings(), 1):
         *parents, last = dotted.split(".")
-        section = kept
+        section = remaining
         for parent in parents:
             section = section.get(parent, {})
         section.pop(last, None)
-    return resolve(kept, TrainSettings(), 1, where)
+    return resolve(remaining, TrainSettings(), 1, where)
 
 
 def check_sections(config: Json, where: str) -> None:
@@ -228,10 +228,10 @@ def check_sections(config: Json, where: str) -> None:
     }  # fmt: skip
     unknown = FaultList()
     for name, (values, settings) in parts.items():
-        known = {field.alias or key for key, field in settings.model_fields.items()} | set(settings.model_fields)
+        valid_keys = {field.alias or key for key, field in settings.model_fields.items()} | set(settings.model_fields)
         for key in values if isinstance(values, dict) else ():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
+            if key not in valid_keys:
+                near = difflib.get_close_matches(key, valid_keys, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else "leave it out"
                 unknown.faults.append(f"{where}: {name}.{key}: DeepSpeed has no such key; {hint}")
     unknown.raise_any()

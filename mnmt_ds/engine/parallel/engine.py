@@ -84,11 +84,12 @@ class Update(NamedTuple):
 class MethodEvalStates(Protocol):
     """Gives a method the student's own states in eval mode (no dropout, no gradient) during an update."""
 
-    def request(self, wanted: Callable[[str], bool]) -> None:
+    def request(self, needs_states: Callable[[str], bool]) -> None:
         """Declares, once when the method is built, which micro-batches will ask for eval states.
 
         Args:
-            wanted: of a language pair's name: whether a batch of it will ask, as things then are; equal on all ranks.
+            needs_states: of a language pair's name: whether a batch of it will ask, as things then are; equal on all
+                ranks.
         """
         ...
 

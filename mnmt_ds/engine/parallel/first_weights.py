@@ -25,12 +25,12 @@ def without_draws() -> Iterator[None]:
     Yields:
         Nothing; it holds within the block.
     """
-    kept = nn.Linear.reset_parameters
+    original_reset = nn.Linear.reset_parameters
     nn.Linear.reset_parameters = lambda self: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        nn.Linear.reset_parameters = kept  # type: ignore[method-assign]
+        nn.Linear.reset_parameters = original_reset  # type: ignore[method-assign]
 
 
 def read_first_weights(

@@ -60,8 +60,8 @@ def load_deepspeed_checkpoint(deepspeed_engine: Any, directory: Path, tag: str, 
     with mode, weights_only(directory / tag):
         all_trained = all(parameter.requires_grad for parameter in deepspeed_engine.module.parameters())
         path, _ = deepspeed_engine.load_checkpoint(str(directory), tag=tag, load_module_strict=all_trained)
-    for group, given in zip(optimizer.param_groups, options, strict=True):
-        group.update(given)
+    for group, group_options in zip(optimizer.param_groups, options, strict=True):
+        group.update(group_options)
     if hasattr(optimizer, "clip_grad"):
         optimizer.clip_grad = deepspeed_engine.gradient_clipping()
     return path is not None
@@ -90,9 +90,9 @@ def weights_only(where: Path) -> Iterator[None]:
             yield
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = named[1] if named else "something unreadable"
+        global_name = named[1] if named else "something unreadable"
         raise UserError(
-            f"{where}: holds {what}, which no checkpoint has; it is not loaded: resume from another one"
+            f"{where}: holds {global_name}, which no checkpoint has; it is not loaded: resume from another one"
         ) from None
     finally:
         del os.environ[switches[0]]

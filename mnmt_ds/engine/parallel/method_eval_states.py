@@ -42,11 +42,11 @@ class DirectEvalStates:
         """
         self._engine = engine
 
-    def request(self, wanted: Callable[[str], bool]) -> None:
+    def request(self, needs_states: Callable[[str], bool]) -> None:
         """Does nothing: states are computed when they are asked for.
 
         Args:
-            wanted: ignored.
+            needs_states: ignored.
         """
 
     def prefetch(self, micro_batches: Sequence[Batch]) -> None:
@@ -81,17 +81,18 @@ class PrecomputedEvalStates:
             pairs: names of the run's language pairs.
         """
         self._engine, self._pairs = engine, pairs
-        self._wanted: list[Callable[[str], bool]] = []
+        self._needs_states: list[Callable[[str], bool]] = []
         self._states: dict[int, DecoderStates | None] = {}
         """By the micro-batch's index; None on all stages but the last."""
 
-    def request(self, wanted: Callable[[str], bool]) -> None:
+    def request(self, needs_states: Callable[[str], bool]) -> None:
         """Declares which micro-batches will ask for eval states.
 
         Args:
-            wanted: of a language pair's name: whether a batch of it will ask, as things then are; equal on all ranks.
+            needs_states: of a language pair's name: whether a batch of it will ask, as things then are; equal on all
+                ranks.
         """
-        self._wanted.append(wanted)
+        self._needs_states.append(needs_states)
 
     def prefetch(self, micro_batches: Sequence[Batch]) -> None:
         """Computes what an update's micro-batches will ask for; all ranks call this together.
@@ -99,7 +100,7 @@ class PrecomputedEvalStates:
         Args:
             micro_batches: this rank's.
         """
-        asking = [any(wanted(pair) for wanted in self._wanted) for pair in self._pairs]
+        asking = [any(needs_states(pair) for needs_states in self._needs_states) for pair in self._pairs]
         if not any(asking):
             return
         places = [

@@ -28,8 +28,8 @@ def random_state() -> Tensor:
     Returns:
         uint8, (bytes,).
     """
-    here = device()
-    return torch.get_rng_state() if here.type == "cpu" else torch.cuda.get_rng_state(here).to(here)
+    rank_device = device()
+    return torch.get_rng_state() if rank_device.type == "cpu" else torch.cuda.get_rng_state(rank_device).to(rank_device)
 
 
 def set_random_state(state: Tensor) -> None:
@@ -38,11 +38,11 @@ def set_random_state(state: Tensor) -> None:
     Args:
         state: of ``random_state`` there.
     """
-    here = device()
-    if here.type == "cpu":
+    rank_device = device()
+    if rank_device.type == "cpu":
         torch.set_rng_state(state)
     else:
-        torch.cuda.set_rng_state(state.cpu(), here)
+        torch.cuda.set_rng_state(state.cpu(), rank_device)
 
 
 def use_deterministic_algorithms() -> None:

@@ -62,34 +62,36 @@ def capture_state(deepspeed_engine: Any) -> TrainingState:
 
 
 @torch.no_grad()
-def restore_state(deepspeed_engine: Any, kept: TrainingState) -> None:
+def restore_state(deepspeed_engine: Any, snapshot: TrainingState) -> None:
     """Restores a captured state; called by all ranks together.
 
     Args:
         deepspeed_engine: the engine that it was copied from.
-        kept: the copy.
+        snapshot: the copy.
     """
     with private_apis.weights_written_in_place(deepspeed_engine):
-        for tensor, value in zip(private_apis.weight_and_master_tensors(deepspeed_engine), kept.tensors, strict=True):
+        for tensor, value in zip(
+            private_apis.weight_and_master_tensors(deepspeed_engine), snapshot.tensors, strict=True
+        ):
             tensor.copy_(value)
     moments = private_apis.inner_optimizer(deepspeed_engine).state
-    for parameter in [parameter for parameter in moments if parameter not in kept.moments]:
+    for parameter in [parameter for parameter in moments if parameter not in snapshot.moments]:
         del moments[parameter]  # made by an update since
-    for parameter, values in kept.moments.items():
+    for parameter, values in snapshot.moments.items():
         for name, value in values.items():
             if isinstance(value, Tensor):
                 moments[parameter][name].copy_(value)
             else:
                 moments[parameter][name] = value
-    for (part, _), numbers in zip(private_apis.counters(deepspeed_engine), kept.numbers, strict=True):
+    for (part, _), numbers in zip(private_apis.counters(deepspeed_engine), snapshot.numbers, strict=True):
         vars(part).update(numbers)
-    for group, numbers in zip(deepspeed_engine.optimizer.param_groups, kept.groups, strict=True):
+    for group, numbers in zip(deepspeed_engine.optimizer.param_groups, snapshot.groups, strict=True):
         for name in [name for name, value in group.items() if isinstance(value, int | float) and name not in numbers]:
             del group[name]  # counted since, for the first time
         group.update(numbers)
-    torch.set_rng_state(kept.cpu_random)
-    if kept.cuda_random:
-        torch.cuda.set_rng_state_all(kept.cuda_random)
+    torch.set_rng_state(snapshot.cpu_random)
+    if snapshot.cuda_random:
+        torch.cuda.set_rng_state_all(snapshot.cuda_random)
 
 
 def is_finite(deepspeed_engine: Any) -> bool:

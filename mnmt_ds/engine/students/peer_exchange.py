@@ -98,8 +98,8 @@ class PeerExchange:
         def trial(settings: TrialSettings, changes: Changes) -> list[dict[str, float]]:
             return run(self, self.students[name], settings, changes)
 
-        def subscribe(wanted: Callable[[str], Collection[str]], dropout: bool) -> None:
-            self._subscriptions[name] = wanted, dropout
+        def subscribe(peers_of_pair: Callable[[str], Collection[str]], dropout: bool) -> None:
+            self._subscriptions[name] = peers_of_pair, dropout
 
         others = [other for other in self.peer_group.student_names if other != name]
         return Peers(name, others, subscribe, self.states, trial, last_update)
@@ -147,16 +147,16 @@ class PeerExchange:
         has_dropout = self._subscriptions[student.name][1] and cache is None
         is_kept = cache is not None and cache.fits
         self._states = cache.states.setdefault(update.key, {}) if cache is not None and is_kept else {}
-        wanted = []
+        requests = []
         for index, batch in enumerate(update.micro_batches):
             update_index = student.engine.layout.update_index(index)
             seed = update.drawn_seed("teach", update_index) if has_dropout else EVAL_MODE
-            wanted.append(self._wanted_states(student, batch, index, seed))
+            requests.append(self._wanted_states(student, batch, index, seed))
         if not self.peer_group.is_split:
-            self._compute(wanted)
+            self._compute(requests)
         elif self._is_serving:
-            self._serve_round(Kind.LAST_REQUEST if cache is None else Kind.REQUEST, wanted)
-        elif any(students for students, _, _ in wanted):
+            self._serve_round(Kind.LAST_REQUEST if cache is None else Kind.REQUEST, requests)
+        elif any(students for students, _, _ in requests):
             raise RuntimeError("states of other students were asked for when none answers")
         if is_kept:
             self._wait_for_states()
@@ -187,35 +187,35 @@ class PeerExchange:
 
     def _wanted_states(self, student: Student, batch: Batch, index: int, seed: int) -> WantedStates:
         """Whose states a micro-batch needs; where passes are collective, one that needs nothing asks of a word."""
-        wanted, _ = self._subscriptions[student.name]
+        peers_of_pair, _ = self._subscriptions[student.name]
         pairs = self.pairs[batch.pair : batch.pair + 1] if batch.tokens else []  # none: text of one language
         if student.engine.passes_are_collective:
-            if not any(map(wanted, pairs)):
+            if not any(map(peers_of_pair, pairs)):
                 batch = batch._replace(source_BS=batch.source_BS[:1, :1], decoder_BT=batch.decoder_BT[:1, :1])
             pairs = self.pairs
-        names = {name for pair in pairs for name in wanted(pair) if (name, index) not in self._states}
+        names = {name for pair in pairs for name in peers_of_pair(pair) if (name, index) not in self._states}
         return WantedStates(sorted(names), batch, seed)
 
-    def _compute(self, wanted: Sequence[WantedStates]) -> None:
+    def _compute(self, requests: Sequence[WantedStates]) -> None:
         """Computes states where this rank, or its pipeline, has all students."""
-        for name in sorted({name for states in wanted for name in states.students}):
-            indices = [index for index, states in enumerate(wanted) if name in states.students]
-            seeds = [wanted[index].seed for index in indices]
+        for name in sorted({name for states in requests for name in states.students}):
+            indices = [index for index, states in enumerate(requests) if name in states.students]
+            seeds = [requests[index].seed for index in indices]
             passes = self.students[name].engine.decoder_states(
-                [wanted[index].batch for index in indices], None if EVAL_MODE in seeds else seeds
+                [requests[index].batch for index in indices], None if EVAL_MODE in seeds else seeds
             )
             for index, states in zip(indices, passes, strict=True):
                 self._states[name, index] = states[0] if states is not None else None
                 if states is not None:
                     self._projections[name] = states[1]
 
-    def _serve_round(self, kind: Kind, wanted: Sequence[WantedStates] = ()) -> None:
+    def _serve_round(self, kind: Kind, own_requests: Sequence[WantedStates] = ()) -> None:
         """Sends own requests, computes the others', leaves own states under way; a member's first ones come with its
         projection."""
         self._wait_for_states()
         names, team = self.peer_group.student_names, self.peer_group.layout.team
         student = self.students[names[team]]
-        kinds, encoded = self.peer_group.exchange_requests(kind, encode_requests(names, wanted))
+        kinds, encoded = self.peer_group.exchange_requests(kind, encode_requests(names, own_requests))
         self._is_serving = Kind.REQUEST in kinds
         requests = [decode_requests(part) for part in encoded]
         have_own_projection, have_sent_projection = set[int](), set[int]()
@@ -232,9 +232,9 @@ class PeerExchange:
                 assert states is not None
                 sends += [(member, tensor) for tensor in (states[:1] if member in have_own_projection else states)]
                 have_own_projection.add(member)
-            for name in wanted[index].students if wanted else ():
+            for name in own_requests[index].students if own_requests else ():
                 member = names.index(name)
-                hidden_BTE = _empty_states(student, *wanted[index].batch.decoder_BT.shape)
+                hidden_BTE = _empty_states(student, *own_requests[index].batch.decoder_BT.shape)
                 self._states[name, index] = hidden_BTE
                 receives.append((member, hidden_BTE))
                 if member not in have_sent_projection:

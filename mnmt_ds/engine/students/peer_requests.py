@@ -42,19 +42,19 @@ class PeerRequest(NamedTuple):
     """Seed of the other students' dropout."""
 
 
-def encode_requests(names: Sequence[str], wanted: Sequence[WantedStates]) -> Tensor:
+def encode_requests(names: Sequence[str], wanted_states: Sequence[WantedStates]) -> Tensor:
     """Encodes the requests of an update's micro-batches.
 
     Args:
         names: all students, in order.
-        wanted: of each micro-batch.
+        wanted_states: of each micro-batch.
 
     Returns:
         int64: how many requests, the requests, the text of those that somebody has to answer; empty where there are no
         micro-batches.
     """
     requests, texts = [], []
-    for students, batch, seed in wanted:
+    for students, batch, seed in wanted_states:
         (rows, source), target = batch.source_BS.shape, batch.decoder_BT.shape[1]
         bits = sum(1 << names.index(name) for name in students)
         requests.append(PeerRequest(bits, rows, source, target, seed) if students else PeerRequest())

@@ -114,8 +114,8 @@ def snapshots_of(student: Student) -> set[int]:
 
 def _snapshots_in_use(student: Student) -> set[int]:
     """Those of best checkpoints and teachers."""
-    wanted = student.best.snapshots(student.recipe.validation.keep_best_per_pair)
-    return wanted.union(*(part.snapshots() for part in student.method.state.values()))
+    in_use = student.best.snapshots(student.recipe.validation.keep_best_per_pair)
+    return in_use.union(*(part.snapshots() for part in student.method.state.values()))
 
 
 def remove_unused_snapshots(run: Path, student: Student) -> None:
@@ -126,8 +126,8 @@ def remove_unused_snapshots(run: Path, student: Student) -> None:
         student: whose snapshots.
     """
     states = [checkpoint.student_state(state, student.name) for state in checkpoint.readable_states(run)]
-    wanted = snapshots_of(student).union(*([*state["snapshots"], state["last"]] for state in states))
-    snapshots.remove_others(student.directory, wanted)
+    in_use = snapshots_of(student).union(*([*state["snapshots"], state["last"]] for state in states))
+    snapshots.remove_others(student.directory, in_use)
 
 
 def keep_weights(

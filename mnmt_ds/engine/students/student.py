@@ -101,7 +101,7 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
     )
 
 
-def check_gradient(student: Student, update: Update, norm: float, what: str) -> None:
+def check_gradient(student: Student, update: Update, norm: float, description: str) -> None:
     """Raises a RunError where an update's gradient is not finite, by which no engine has updated anything.
 
     In fp16 such gradients are a matter of the loss scale, which DeepSpeed lowers.
@@ -110,7 +110,7 @@ def check_gradient(student: Student, update: Update, norm: float, what: str) -> 
         student: whose update it is; all of its ranks call this together.
         update: whose gradient it is.
         norm: of ``Engine.step``.
-        what: the update in words.
+        description: the update in words.
 
     Raises:
         RunError: where the norm is not finite.
@@ -119,19 +119,19 @@ def check_gradient(student: Student, update: Update, norm: float, what: str) -> 
         return
     contents = [content for contents in update.contents() for content in contents if content is not None]
     names = dict.fromkeys(student.training_data.names[content.pair] for content in contents)
-    raise stopped(student, f"{what}: the gradient is not finite (pairs: {', '.join(names)})")
+    raise stopped(student, f"{description}: the gradient is not finite (pairs: {', '.join(names)})")
 
 
-def stopped(student: Student, what: str) -> RunError:
+def stopped(student: Student, reason: str) -> RunError:
     """Builds the error that ends a run whose loss, gradient or weights are no longer finite.
 
     Args:
         student: whose numbers they are.
-        what: what was seen.
+        reason: what was seen.
 
     Returns:
         The exception, which the student's first rank shows.
     """
     who = f"student {student.name}, " if len(student.recipe.students) > 1 else ""
     remedy = "nothing was updated; lower train.lr, or resume from the last checkpoint"
-    return RunError(f"{who}{what}; {remedy}", student.engine.layout.is_main)
+    return RunError(f"{who}{reason}; {remedy}", student.engine.layout.is_main)

@@ -31,11 +31,12 @@ class TeacherPrefetcher:
             index: the micro-batch's, within the iterator's coming update.
         """
         data_iterator = self._data_iterator
-        plan, done, layout = data_iterator.plan, data_iterator.update_in_plan, data_iterator.training_data.layout
+        plan, layout = data_iterator.plan, data_iterator.training_data.layout
+        updates_done = data_iterator.update_in_plan
         count = micro_batches_of(plan, layout)
         if plan is not self._plan:
-            self._plan, self._next = plan, done * count
-        last = min(plan.updates, done + self._next_evaluation() - data_iterator.update) * count - 1
-        while self._next <= min(done * count + index + 1, last):
+            self._plan, self._next = plan, updates_done * count
+        last = min(plan.updates, updates_done + self._next_evaluation() - data_iterator.update) * count - 1
+        while self._next <= min(updates_done * count + index + 1, last):
             self._method.prefetch(micro_batch_contents(plan, self._next, layout))
             self._next += 1

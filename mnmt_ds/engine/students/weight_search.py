@@ -122,23 +122,23 @@ def _try_changes(
 
 
 def _train_on_trial_set(student: Student, ranges: Sequence[UpdateRange]) -> None:
-    for done, update in enumerate(_trial_updates(student, ranges)):
+    for updates_done, update in enumerate(_trial_updates(student, ranges)):
         student.forward_backward(update)
-        norm = student.engine.step(learning_rate(student.recipe.train, student.updates + done + 1))
+        norm = student.engine.step(learning_rate(student.recipe.train, student.updates + updates_done + 1))
         check_gradient(student, update, norm, f"trial after update {student.updates}")
 
 
 def _trial_updates(student: Student, ranges: Sequence[UpdateRange]) -> Iterator[Update]:
     """The trial set's updates; what is drawn in each is the same in every trial of a search."""
-    done = 0
+    updates_done = 0
     for training_data, plan, first, updates in ranges:
         batches = training_data.batches(plan)
         for number in range(first, first + updates):
             micro_batches = [batches[number * batches.steps + step] for step in range(batches.steps)]
             yield _trial_update(
-                student, training_data.with_divisors(micro_batches), plan, number, f"{student.updates}+{done}"
+                student, training_data.with_divisors(micro_batches), plan, number, f"{student.updates}+{updates_done}"
             )
-            done += 1
+            updates_done += 1
 
 
 def _trial_update(student: Student, micro_batches: Sequence[Batch], plan: EpochPlan, number: int, key: str) -> Update:
