@@ -4,6 +4,7 @@ Ids are those of transformers' tokenizers: M2M-100 numbers pieces by ``vocab.jso
 pieces as SentencePiece does, one on, and tags behind them. What a text spells like a tag or </s> stays text here.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.files import refuse_pointer
 from mnmt_ds.json_files import read_json
 
+LOG = logging.getLogger(__name__)
 Family = Literal["m2m_100", "nllb"]
 SENTENCEPIECE, M2M_VOCABULARY, FAST = "sentencepiece.bpe.model", "vocab.json", "tokenizer.json"
 ORIGINALS = (
@@ -225,14 +227,28 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _m2m_symbols(directory: Path, language_codes: str) -> list[str]:
-    """The symbol of every id: those of vocab.json, then the tags."""
+    """The symbol of every id: those of vocab.json, then the tags, then words that were added to them."""
     path = directory / M2M_VOCABULARY
     lists = {"m2m100": family_languages.M2M100, "wmt21": family_languages.WMT21}
     if language_codes not in lists:
         raise UserError(f"{directory}: language_codes '{language_codes}' are unknown; known are {', '.join(lists)}")
     symbols = _in_order(path, read_object(path))
     _check_specials(path, symbols)
-    return symbols + [f"__{language}__" for language in lists[language_codes]]
+    symbols += [f"__{language}__" for language in lists[language_codes]]
+    declared = _declared_symbols(directory)
+    for number, symbol in declared.items():
+        if number < len(symbols) and symbols[number] != symbol:
+            raise UserError(
+                f"{directory}: id {number} is {symbols[number]}, and the added word {symbol}, too: both were trained as"
+                " one; add words with the languages as additional_special_tokens, and train again"
+            )
+    added = [declared.get(number) for number in range(len(symbols), max([*declared, -1]) + 1)]
+    if words := [word for word in added if word]:
+        LOG.warning(
+            "%s: %d added word(s), such as %s, are kept, but never found in text: they are split into pieces",
+            directory, len(words), words[0],
+        )  # fmt: skip
+    return symbols + [word or f"<gap{number}>" for number, word in enumerate(added)]
 
 
 def _nllb_symbols(directory: Path, serialised: bytes) -> list[str]:

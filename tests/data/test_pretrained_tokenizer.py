@@ -1,5 +1,6 @@
 """Tokenizers of pretrained models: transformers' own ids, for text of many scripts."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from mnmt_ds.batch import UNK
 from mnmt_ds.data.framing import frame_of, frame_source
-from mnmt_ds.data.pretrained_tokenizer import family_framing, open_given_tokenizer
+from mnmt_ds.data.pretrained_tokenizer import family_framing, open_family_tokenizer, open_given_tokenizer
+from mnmt_ds.errors import UserError
 from tests.pretrained import LOCALES, lines_of, write_tokenizer
 
 AWKWARD = [
@@ -81,3 +83,25 @@ def check_ids(directory: Path, kind: str, text: list[str]) -> None:
     assert [ours.decode(ids) for ids in known[::9]] == [
         peer.decode(ids, skip_special_tokens=True) for ids in known[::9]
     ]
+
+
+def test_words_added_to_m2m100_keep_their_ids_and_take_no_languages(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers gives added words the ids of the first languages where the files do not list these as special."""
+    from transformers import M2M100Tokenizer
+
+    listed = write_tokenizer(tmp_path / "listed", "m2m_100")
+    two_files = write_tokenizer(tmp_path / "two_files", "m2m_100")
+    (two_files / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "M2M100Tokenizer"}))
+    for directory in (listed, two_files):
+        theirs = M2M100Tokenizer.from_pretrained(directory)
+        theirs.add_tokens(["Kubernetes"])
+        theirs.save_pretrained(directory)
+        number = theirs.convert_tokens_to_ids("Kubernetes")
+        if directory == two_files:
+            with pytest.raises(UserError, match=rf"id {number} is __af__, and the added word Kubernetes, too"):
+                open_family_tokenizer(directory)
+        else:
+            assert open_family_tokenizer(directory).piece(number) == "Kubernetes"
+            assert "1 added word(s), such as Kubernetes" in caplog.text
