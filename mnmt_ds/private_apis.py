@@ -336,7 +336,7 @@ def zero3_gradient_buffers(deepspeed_engine: Any) -> list[Tensor]:
     return [] if buffer is None else [buffer]
 
 
-def give_boundary_back(deepspeed_engine: Any) -> None:
+def restore_accumulation_boundary(deepspeed_engine: Any) -> None:
     """Resets an engine to decide by its own count where gradient accumulation ends.
 
     Args:

@@ -85,9 +85,9 @@ class _BlockStep:
         """The norm of gradients, from the norm of each: one number has the norm of the tensor that it stands for."""
         if norm_type != 2:
             return self.grad_norm(gradients, params, norm_type)
-        return self.grad_norm([self.stand_in(gradient) for gradient in gradients], params)
+        return self.grad_norm([self.norm_or_padding(gradient) for gradient in gradients], params)
 
-    def stand_in(self, gradient: Tensor) -> Tensor:
+    def norm_or_padding(self, gradient: Tensor) -> Tensor:
         """A gradient's norm; padding, which DeepSpeed knows by a mark, as it is."""
         if getattr(gradient, "_zero_padding", False):
             return gradient

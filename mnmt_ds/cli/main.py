@@ -92,7 +92,7 @@ def _run(words: list[str]) -> int:
         try:
             args, rest = parser.parse_known_args(words)
             try:
-                rest = _take_late_words(_command_parser(parser, command), args, rest)
+                rest = _parse_trailing_arguments(_command_parser(parser, command), args, rest)
             except argparse.ArgumentTypeError as error:
                 parser.error(f"argument files: {error}")
             if rest:
@@ -152,7 +152,7 @@ def _command_parser(parser: argparse.ArgumentParser, command: str) -> argparse.A
     return own
 
 
-def _take_late_words(parser: argparse.ArgumentParser, args: argparse.Namespace, words: list[str]) -> list[str]:
+def _parse_trailing_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace, words: list[str]) -> list[str]:
     """Adds overrides and files that stand behind options, which argparse leaves over; gives what is still left."""
     late = [word for word in words if word == "-" or not word.startswith("-")]
     if hasattr(args, "overrides"):

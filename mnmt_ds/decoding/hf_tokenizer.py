@@ -52,7 +52,7 @@ HARD_STRINGS = {
 """Text on which tokenizers differ; each is checked when a model is exported."""
 
 
-class Unequal(NamedTuple):
+class TokenizerMismatches(NamedTuple):
     """Texts that the written tokenizer splits or writes otherwise than ours."""
 
     split: list[str]
@@ -96,10 +96,10 @@ def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], 
     candidates = [_fast_tokenizer(tokenizer, frame, proto, charsmap)]
     if charsmap:
         candidates.insert(0, _fast_tokenizer(tokenizer, frame, proto, [normalizers.NFC(), *kana, *charsmap]))
-    unequal = [_compare(fast, tokenizer, frame, samples) for fast in candidates]
-    best = min(range(len(candidates)), key=lambda i: (len(unequal[i].split), len(unequal[i].written)))
-    if any(unequal[best]):
-        split, written = unequal[best]
+    mismatches = [_compare(fast, tokenizer, frame, samples) for fast in candidates]
+    best = min(range(len(candidates)), key=lambda i: (len(mismatches[i].split), len(mismatches[i].written)))
+    if any(mismatches[best]):
+        split, written = mismatches[best]
         how, lines = ("split", split) if split else ("write", written)
         return [
             f"no tokenizer.json: transformers' tokenizer would {how} {len(lines):,} of {len(samples):,} lines of dev"
@@ -151,24 +151,24 @@ def _voiced_kana() -> dict[str, str]:
     return {narrow: wide for narrow, wide in composed.items() if len(wide) == 1}
 
 
-def _compare(fast: Any, tokenizer: Tokenizer, frame: Frame, texts: Sequence[str]) -> Unequal:
+def _compare(fast: Any, tokenizer: Tokenizer, frame: Frame, texts: Sequence[str]) -> TokenizerMismatches:
     """Texts whose ids or whose decoded text are not ours."""
-    unequal = Unequal([], [])
+    mismatches = TokenizerMismatches([], [])
     for text, ids in zip(texts, tokenizer.encode_many(texts, tokenizer.languages[0]), strict=True):
         if fast.encode(text).ids != [*frame.source_prefix, *ids, *frame.source_suffix]:
-            unequal.split.append(text)
+            mismatches.split.append(text)
         if fast.decode(ids, skip_special_tokens=True) != tokenizer.decode(ids):
-            unequal.written.append(text)
-    return unequal
+            mismatches.written.append(text)
+    return mismatches
 
 
-def _hard_string_notes(unequal: Unequal) -> list[str]:
+def _hard_string_notes(mismatches: TokenizerMismatches) -> list[str]:
     """Names the hard strings on which the tokenizers differ."""
     name_of = {text: name for name, text in HARD_STRINGS.items()}
     return [
         f"tokenizer.json {how} differently from the model's own tokenizer: "
         + ", ".join(f"{name_of[text]} ({ascii(text)[1:-1][:40]})" for text in texts)
-        for how, texts in (("splits", unequal.split), ("writes", unequal.written))
+        for how, texts in (("splits", mismatches.split), ("writes", mismatches.written))
         if texts
     ]
 
@@ -234,7 +234,7 @@ def files_with_pieces(tokenizer: Tokenizer) -> dict[str, bytes]:
         return files
     first, count = new[0], len(new)
 
-    def moved(place: int) -> int:
+    def remap_id(place: int) -> int:
         return place + count if place >= first else place
 
     numbers = {symbol: i for i, symbol in enumerate(tokenizer.symbols[: tokenizer.piece_count])}
@@ -244,31 +244,31 @@ def files_with_pieces(tokenizer: Tokenizer) -> dict[str, bytes]:
         files[M2M_VOCABULARY] = json.dumps(numbers, ensure_ascii=False, indent=0).encode()
     if "added_tokens.json" in files:
         added = json.loads(files["added_tokens.json"])
-        files["added_tokens.json"] = json.dumps({text: moved(place) for text, place in added.items()}).encode()
+        files["added_tokens.json"] = json.dumps({text: remap_id(place) for text, place in added.items()}).encode()
     if "tokenizer_config.json" in files:
         config = json.loads(files["tokenizer_config.json"])
         if "added_tokens_decoder" in config:
             entries = config["added_tokens_decoder"].items()
-            config["added_tokens_decoder"] = {str(moved(int(place))): token for place, token in entries}
+            config["added_tokens_decoder"] = {str(remap_id(int(place))): token for place, token in entries}
         files["tokenizer_config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
     if FAST in files:
-        files[FAST] = json.dumps(_fast_with_pieces(json.loads(files[FAST]), numbers, new, moved)).encode()
+        files[FAST] = json.dumps(_fast_with_pieces(json.loads(files[FAST]), numbers, new, remap_id)).encode()
     return files
 
 
 def _fast_with_pieces(
-    values: dict[str, Any], numbers: Mapping[str, int], new: Sequence[int], moved: Callable[[int], int]
+    values: dict[str, Any], numbers: Mapping[str, int], new: Sequence[int], remap_id: Callable[[int], int]
 ) -> dict[str, Any]:
     """A tokenizer.json with further pieces, each of which may be joined of any two pieces that are there."""
     model, names = values["model"], {place: symbol for symbol, place in numbers.items()}
-    model["vocab"] = {symbol: moved(place) for symbol, place in model["vocab"].items()} | dict(numbers)
+    model["vocab"] = {symbol: remap_id(place) for symbol, place in model["vocab"].items()} | dict(numbers)
     as_text = not model["merges"] or isinstance(model["merges"][0], str)
     for piece in (names[place] for place in new):
         halves = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
         joined = [pair for pair in halves if pair[0] in numbers and pair[1] in numbers]
         model["merges"] += [" ".join(pair) if as_text else list(pair) for pair in joined]
     for token in values.get("added_tokens", ()):
-        token["id"] = moved(token["id"])
+        token["id"] = remap_id(token["id"])
     for special in ((values.get("post_processor") or {}).get("special_tokens") or {}).values():
-        special["ids"] = [moved(place) for place in special["ids"]]
+        special["ids"] = [remap_id(place) for place in special["ids"]]
     return values

@@ -13,8 +13,8 @@ from mnmt_ds.engine.build import first_weights, make_students, open_corpus, open
 from mnmt_ds.engine.checkpointing import checkpoint, run_directory
 from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, State
 from mnmt_ds.engine.checkpointing.resume_changes import (
+    CheckpointOrigin,
     ResumeChange,
-    WrittenBy,
     changes,
     description,
     measured_anew,
@@ -44,14 +44,14 @@ from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.tracking import Tracker
 
 
-class Start(NamedTuple):
+class StartPoint(NamedTuple):
     """The checkpoint or the weights that a run starts from."""
 
     checkpoint: Path
     """Its directory."""
     state: State
     """Its ``state.json``."""
-    written: WrittenBy
+    written: CheckpointOrigin
     """The run that wrote it."""
     changes: list[ResumeChange]
     """What this run has otherwise; nothing that is refused."""
@@ -149,7 +149,7 @@ class Training:
             tracker.log("run", self.update, self.progress.epoch, facts)
         self.flush_log()
 
-    def _frozen(self, start: Start | None) -> dict[str, str]:
+    def _frozen(self, start: StartPoint | None) -> dict[str, str]:
         """Of a run that goes on, by student, the SHA-256 of the weights that it does not train."""
         names = self.peer_group.student_names if start is not None else []
         states = {name: checkpoint.student_state(start.state, name) for name in names if start is not None}
@@ -206,7 +206,7 @@ class Training:
         self.progress = EpochProgress(int(epoch), epochs, int(end), int(length), since_better)
         return any(row[5] for row in rows)
 
-    def _find_start(self, config: ds_config.Json) -> Start | None:
+    def _find_start(self, config: ds_config.Json) -> StartPoint | None:
         """The newest checkpoint, which is refused before anything is built where the run cannot go on from it."""
         newest = checkpoint.newest(self.directory, self.tracker.warning, self.peer_group.barrier())
         if newest is None:
@@ -215,7 +215,7 @@ class Training:
         written = written_by(state["fingerprint"], self.recipe, config)
         listed = changes(written, self.recipe, config, self.corpus)
         refuse(path, listed, checkpoint.move_refusal(*self._layouts(state["layout"], config)))
-        return Start(path, state, written, listed)
+        return StartPoint(path, state, written, listed)
 
     def _layouts(self, written: list[Any], config: ds_config.Json) -> tuple[JobLayout, JobLayout]:
         """A checkpoint's layout, and this job's as far as it is known before its stages are cut."""
@@ -224,7 +224,7 @@ class Training:
         bounds = before.bounds if len(before.bounds) == stages + bool(stages) else tuple(range(stages + bool(stages)))
         return before, JobLayout(layout.ranks.size, ds_config.zero_stage(config), bounds, layout.vocab_parallel_size)
 
-    def _resume(self, start: Start | None) -> None:
+    def _resume(self, start: StartPoint | None) -> None:
         if start is None:
             self.tracker.info(f"{self.directory}: no checkpoint yet; starting from the beginning")
             for tracker in self._trackers():
@@ -242,7 +242,7 @@ class Training:
         self.sync_progress()
         self._restore_validations(state)
         if not self.has_ended():
-            self._forget_the_time_after(state)
+            self._truncate_logs_after(state)
         if self.layout.job.is_main:
             self.retention.note_good(path)
         self.tracker.info(f"{path}: resumed at update {self.update}")
@@ -258,7 +258,7 @@ class Training:
         self.validated = state.get("validated", 0 if is_before_one else self.update)
         self.validated_at_end = state.get("validated_at_end", 0)
 
-    def _forget_the_time_after(self, state: checkpoint.State) -> None:
+    def _truncate_logs_after(self, state: checkpoint.State) -> None:
         """Logs and links as they were when the checkpoint was written, or before a last validation of a shorter run."""
         self.validated_at_end = 0
         for tracker in self._trackers():

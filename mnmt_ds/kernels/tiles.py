@@ -129,7 +129,7 @@ def loss_with_late_gradients(hidden_BTD: Tensor, projection_VD: Tensor, inputs: 
         sums = sum_results(inputs, LossResults(token, token.gold_KC.new_zeros(0, *token.gold_KC.shape), None, None))
     rows = inputs._replace(projection_VD=projection_VD.new_empty(0))  # the backward pass is given it anew
     leaf = getattr(projection_VD, "accumulates_in", None)  # see models/row_gradients.py
-    loss = _LateGradients.apply(hidden_BTD, projection_VD, sums.loss, rows, workspace.saved, leaf)  # type: ignore[no-untyped-call]
+    loss = _BackwardGradients.apply(hidden_BTD, projection_VD, sums.loss, rows, workspace.saved, leaf)  # type: ignore[no-untyped-call]
     return sums._replace(loss=loss)
 
 
@@ -142,7 +142,7 @@ def _take_accumulated(leaf: Tensor | None, projection_VD: Tensor) -> tuple[Tenso
     return gradient, True
 
 
-class _LateGradients(torch.autograd.Function):
+class _BackwardGradients(torch.autograd.Function):
     """The loss as a function of hidden states and projection."""
 
     @staticmethod

@@ -107,7 +107,7 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
-class GoesByDevMetrics(Protocol):
+class DevMetricState(Protocol):
     """Interface of ``Stateful`` that compares dev metrics, and restarts where they are measured in another way."""
 
     @property

@@ -9,8 +9,8 @@ from mnmt_ds.best_values import DevMetric
 from mnmt_ds.config.sections import sections
 from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, move_refusal
 from mnmt_ds.engine.checkpointing.resume_changes import (
+    CheckpointOrigin,
     ResumeChange,
-    WrittenBy,
     changes,
     measured_anew,
     recipe_changes,
@@ -129,7 +129,9 @@ def test_all_that_is_refused_is_listed() -> None:
     now = Recipe.model_validate(
         {**DATA, "train": {"seed": 2, "precision": "bf16", "lr": 1.0}, "model": {"preset": "tiny"}}
     )
-    written = WrittenBy(before, {"optimizer": {"type": "AdamW"}}, {"data": "c" * 64, "tokenizer": "d" * 64}, Cut(1, 1))
+    written = CheckpointOrigin(
+        before, {"optimizer": {"type": "AdamW"}}, {"data": "c" * 64, "tokenizer": "d" * 64}, Cut(1, 1)
+    )
     listed = changes(written, now, {"optimizer": {"type": "Lion"}}, Corpus())  # type: ignore[arg-type]
     layout = move_refusal(JobLayout(2, 0), JobLayout(1, 2))
     with pytest.raises(UserError) as caught:
@@ -165,7 +167,7 @@ def test_the_loss_scaler_counts_in_fp16_alone() -> None:
     for precision, kind in (("fp16", REFUSED), ("fp32", "free")):
         recipe = Recipe.model_validate({**DATA, "train": {"precision": precision}})
         configs = [{"fp16": {"enabled": True, "loss_scale_window": n}, "train_batch_size": n} for n in (100, 200)]
-        written = WrittenBy(recipe, configs[0], {}, Cut(1, 1))
+        written = CheckpointOrigin(recipe, configs[0], {}, Cut(1, 1))
         (change,) = changes(written, recipe, configs[1], Corpus())  # type: ignore[arg-type]
         assert change.name == "deepspeed fp16.loss_scale_window" and change.kind == kind
 

@@ -63,7 +63,7 @@ class ResumeChange(NamedTuple):
         return f"{self.name}: {format_value(self.before)} -> {format_value(self.now)}: {self.note}"
 
 
-class WrittenBy(NamedTuple):
+class CheckpointOrigin(NamedTuple):
     """Description of the run that wrote a checkpoint: its recipe, its DeepSpeed configuration and its data."""
 
     recipe: Recipe
@@ -97,7 +97,7 @@ def description(recipe: Recipe, config: ds_config.Json, corpus: Corpus, ranks: i
     }
 
 
-def written_by(values: Mapping[str, Any], present: Recipe, config: ds_config.Json) -> WrittenBy:
+def written_by(values: Mapping[str, Any], present: Recipe, config: ds_config.Json) -> CheckpointOrigin:
     """Reads what a checkpoint says of the run that wrote it.
 
     A checkpoint of version 0.1.0 has part of the recipe; what else there was stands in the run's directory.
@@ -131,7 +131,7 @@ def written_by(values: Mapping[str, Any], present: Recipe, config: ds_config.Jso
             )
         ) from None
     hashes = {name: str(values[name]) for name in ("data", "tokenizer") if name in values}
-    return WrittenBy(settings, config, hashes, Cut(settings.train.max_tokens, int(values["batches_per_update"])))
+    return CheckpointOrigin(settings, config, hashes, Cut(settings.train.max_tokens, int(values["batches_per_update"])))
 
 
 def _older_recipe(values: Mapping[str, Any], present: Recipe) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _older_recipe(values: Mapping[str, Any], present: Recipe) -> dict[str, Any]:
     return merged(recipe, overrides)
 
 
-def changes(before: WrittenBy, recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> list[ResumeChange]:
+def changes(before: CheckpointOrigin, recipe: Recipe, config: ds_config.Json, corpus: Corpus) -> list[ResumeChange]:
     """Lists the settings that this run has otherwise than the checkpoint's run.
 
     Args:

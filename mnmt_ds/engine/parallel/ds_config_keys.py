@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 
-class Key(NamedTuple):
+class DsConfigKey(NamedTuple):
     """A key of DeepSpeed's JSON, or a section of keys."""
 
     treatment: Literal["recipe", "fixed", "passed", "refused"]
@@ -20,16 +20,16 @@ class Key(NamedTuple):
     """The value of a fixed key."""
 
 
-def _recipe(note: str) -> Key:
-    return Key("recipe", note)
+def _recipe(note: str) -> DsConfigKey:
+    return DsConfigKey("recipe", note)
 
 
-def _passed(note: str) -> Key:
-    return Key("passed", note)
+def _passed(note: str) -> DsConfigKey:
+    return DsConfigKey("passed", note)
 
 
-def _refused(note: str) -> Key:
-    return Key("refused", note)
+def _refused(note: str) -> DsConfigKey:
+    return DsConfigKey("refused", note)
 
 
 PRECISION = "set train.precision alone"
@@ -38,7 +38,7 @@ WATCH = (
     "metrics.jsonl and tracking.wandb have a run's figures (DeepSpeed's monitor has no training loss of a plain engine)"
 )
 ADAM_SETTINGS = ("torch_adam", "fused", "foreach", "capturable", "amsgrad", "bias_correction", "fp32_optimizer_states")
-KEYS: Mapping[str, Key] = {
+KEYS: Mapping[str, DsConfigKey] = {
     "train_micro_batch_size_per_gpu": _recipe("1: a micro-batch is one batch of train.max_tokens"),
     "gradient_accumulation_steps": _recipe("train.gradient_accumulation_steps, train.batches_per_update"),
     "train_batch_size": _recipe("train.batches_per_update"),
@@ -49,20 +49,20 @@ KEYS: Mapping[str, Key] = {
     "optimizer.params.betas": _recipe("train.adam_betas"),
     "optimizer.params.eps": _recipe("train.adam_eps"),
     "optimizer.params.weight_decay": _recipe("train.weight_decay"),
-    "optimizer.params.adam_w_mode": Key("fixed", "train.weight_decay is decoupled", True),
+    "optimizer.params.adam_w_mode": DsConfigKey("fixed", "train.weight_decay is decoupled", True),
     "optimizer.type": _passed("Adam or AdamW, both with decoupled weight decay; left out: torch's AdamW"),
     **{f"optimizer.params.{name}": _passed("the optimizer's own") for name in ADAM_SETTINGS},
     "optimizer": _refused("Adam takes no such parameter"),
     "scheduler": _refused("the rate is the recipe's: train.lr, warmup_steps, warmup_init_lr"),
     "steps_per_print": _passed('how often DeepSpeed reports; "auto": never'),
     "zero_optimization.stage": _passed("0 to 3"),
-    "zero_optimization.compute_grad_norm": Key("fixed", "train.clip_norm and the check for NaN need it", True),
+    "zero_optimization.compute_grad_norm": DsConfigKey("fixed", "train.clip_norm and the check for NaN need it", True),
     "zero_optimization.zenflow": _refused("its updates lag behind the gradients"),
     "zero_optimization": _passed("DeepSpeed's own; what stages and split vocabularies refuse: support matrix"),
-    "zero_allow_untested_optimizer": Key("fixed", "DeepSpeed calls torch's AdamW untested", True),
+    "zero_allow_untested_optimizer": DsConfigKey("fixed", "DeepSpeed calls torch's AdamW untested", True),
     "zero_force_ds_cpu_optimizer": _passed("DeepSpeed's own"),
     "bf16.immediate_grad_update": _passed("DeepSpeed's own"),
-    "bf16.check_grad_overflow": Key("fixed", "a gradient that is not finite ends the run", True),
+    "bf16.check_grad_overflow": DsConfigKey("fixed", "a gradient that is not finite ends the run", True),
     "bf16": _refused("masters and Adam's states stay in fp32"),
     "bfloat16": _refused("that is the old name of bf16"),
     **{
@@ -100,7 +100,7 @@ KEYS: Mapping[str, Key] = {
     "wandb": _refused(WATCH),
     "comet": _refused(WATCH),
     "csv_monitor": _refused(WATCH),
-    "managed_gradient_accumulation": Key("fixed", "updates end where the recipe says", True),
+    "managed_gradient_accumulation": DsConfigKey("fixed", "updates end where the recipe says", True),
     "pipeline": _refused("stages are the recipe's: pipeline.stages"),
     "tensor_parallel": _refused("set tensor.vocabulary"),
     "expert_parallel": _refused("the model has no experts"),
@@ -157,7 +157,7 @@ def _fault(dotted: str, value: Any) -> str:
     return ""
 
 
-def lookup(dotted: str) -> Key | None:
+def lookup(dotted: str) -> DsConfigKey | None:
     """Finds the entry of a key: its own, or that of the nearest section around it.
 
     Args:

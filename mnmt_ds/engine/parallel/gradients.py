@@ -44,7 +44,7 @@ def without_side_effects(deepspeed_engine: Any) -> Iterator[None]:
         try:
             yield
         finally:
-            private_apis.give_boundary_back(deepspeed_engine)
+            private_apis.restore_accumulation_boundary(deepspeed_engine)
             private_apis.forget_gradients(deepspeed_engine)
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.copy_(value)

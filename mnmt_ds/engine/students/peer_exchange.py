@@ -21,7 +21,7 @@ from torch import Tensor
 from mnmt_ds.batch import Batch
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.parallel.engine import DecoderStates, LossFunction, Update
-from mnmt_ds.engine.students.peer_group import Kind, PeerGroup
+from mnmt_ds.engine.students.peer_group import PeerGroup, PeerMessageKind
 from mnmt_ds.engine.students.peer_requests import EVAL_MODE, WantedStates, decode_requests, encode_requests
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.methods.peers import Peers, TrialSettings
@@ -155,7 +155,7 @@ class PeerExchange:
         if not self.peer_group.is_split:
             self._compute(requests)
         elif self._is_serving:
-            self._serve_round(Kind.LAST_REQUEST if cache is None else Kind.REQUEST, requests)
+            self._serve_round(PeerMessageKind.LAST_REQUEST if cache is None else PeerMessageKind.REQUEST, requests)
         elif any(students for students, _, _ in requests):
             raise RuntimeError("states of other students were asked for when none answers")
         if is_kept:
@@ -176,7 +176,7 @@ class PeerExchange:
     def serve_requests(self) -> None:
         """Computes the states that other members request, until none will send requests again."""
         while self._is_serving:
-            self._serve_round(Kind.NO_REQUEST)
+            self._serve_round(PeerMessageKind.NO_REQUEST)
         self._wait_for_states()
 
     def _wait_for_states(self, index: int | None = None) -> None:
@@ -209,14 +209,14 @@ class PeerExchange:
                 if states is not None:
                     self._projections[name] = states[1]
 
-    def _serve_round(self, kind: Kind, own_requests: Sequence[WantedStates] = ()) -> None:
+    def _serve_round(self, kind: PeerMessageKind, own_requests: Sequence[WantedStates] = ()) -> None:
         """Sends own requests, computes the others', leaves own states under way; a member's first ones come with its
         projection."""
         self._wait_for_states()
         names, team = self.peer_group.student_names, self.peer_group.layout.team
         student = self.students[names[team]]
         kinds, encoded = self.peer_group.exchange_requests(kind, encode_requests(names, own_requests))
-        self._is_serving = Kind.REQUEST in kinds
+        self._is_serving = PeerMessageKind.REQUEST in kinds
         requests = [decode_requests(part) for part in encoded]
         have_own_projection, have_sent_projection = set[int](), set[int]()
         for index in range(max(map(len, requests))):

@@ -24,7 +24,7 @@ from mnmt_ds.errors import RunError, UserError
 from mnmt_ds.parallel_layout import ParallelLayout
 
 
-class Kind(IntEnum):
+class PeerMessageKind(IntEnum):
     """The kinds of messages that members of a peer group send, as their headers name them."""
 
     REQUEST = 0
@@ -75,7 +75,7 @@ class PeerGroup:
         """The students of this rank."""
         return [self.student_names[self.layout.team]] if self.is_split else self.student_names
 
-    def exchange_headers(self, kind: Kind, *values: int) -> list[Header]:
+    def exchange_headers(self, kind: PeerMessageKind, *values: int) -> list[Header]:
         """Sends a header to every member.
 
         Args:
@@ -94,7 +94,7 @@ class PeerGroup:
         dist.all_gather(received, sent, group=self._header_group)
         headers: list[Header] = [header.tolist() for header in received]
         self._raise_failures(headers)
-        if len({header[0] == Kind.BARRIER for header in headers}) > 1:
+        if len({header[0] == PeerMessageKind.BARRIER for header in headers}) > 1:
             raise RuntimeError(f"students out of step with one another: {headers}")
         return headers
 
@@ -108,7 +108,7 @@ class PeerGroup:
             All students' values, by name, in order.
         """
         if self.is_split:
-            self.exchange_headers(Kind.BARRIER)
+            self.exchange_headers(PeerMessageKind.BARRIER)
             gathered: list[Any] = [None] * len(self.members)
             dist.all_gather_object(gathered, dict(values), group=self._header_group)
             values = {name: value for part in gathered for name, value in part.items()}
@@ -126,10 +126,10 @@ class PeerGroup:
         if not self.is_split:
             return [list(row) for row in rows]
         bits = torch.tensor(rows[0], dtype=torch.float64).view(torch.int64).tolist()
-        headers = self.exchange_headers(Kind.BARRIER, *bits)
+        headers = self.exchange_headers(PeerMessageKind.BARRIER, *bits)
         return [torch.tensor(header[1:]).view(torch.float64).tolist() for header in headers]
 
-    def exchange_requests(self, kind: Kind, encoded: Tensor) -> tuple[list[int], list[Tensor]]:
+    def exchange_requests(self, kind: PeerMessageKind, encoded: Tensor) -> tuple[list[int], list[Tensor]]:
         """Sends requests of any length to every member.
 
         Args:
@@ -172,7 +172,7 @@ class PeerGroup:
             All ranks of the job.
         """
         if self.is_split:
-            self.exchange_headers(Kind.BARRIER)
+            self.exchange_headers(PeerMessageKind.BARRIER)
         return self.layout.job
 
     @contextmanager
@@ -192,7 +192,7 @@ class PeerGroup:
     def _send_failure(self, error: Exception) -> None:
         self._has_failed = True
         text = encode_failure(error)
-        sent = torch.tensor([Kind.FAILED, len(text), *[0] * (HEADER_WIDTH - 2)])
+        sent = torch.tensor([PeerMessageKind.FAILED, len(text), *[0] * (HEADER_WIDTH - 2)])
         received = [torch.empty_like(sent) for _ in self.members]
         with contextlib.suppress(Exception):  # the others may be gone
             work = dist.all_gather(received, sent, group=self._header_group, async_op=True)
@@ -210,7 +210,7 @@ class PeerGroup:
         """What those that failed sent (``encode_failure``), by student."""
         messages = {}
         for team, header in enumerate(headers):
-            if header[0] == Kind.FAILED:
+            if header[0] == PeerMessageKind.FAILED:
                 text = torch.empty(header[1], dtype=torch.uint8)
                 if team == self.layout.team:
                     text = torch.tensor(list(own_message), dtype=torch.uint8)

@@ -10,12 +10,12 @@ from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.engine.checkpointing import checkpoint, snapshots
 from mnmt_ds.engine.checkpointing.best_checkpoints import OVERALL
 from mnmt_ds.engine.checkpointing.fingerprint import model_description
-from mnmt_ds.engine.checkpointing.resume_changes import WrittenBy
+from mnmt_ds.engine.checkpointing.resume_changes import CheckpointOrigin
 from mnmt_ds.engine.dataloading.data_iterator import position_from_updates
 from mnmt_ds.engine.dataloading.position import position_of
 from mnmt_ds.engine.monitoring.validation import PairValues
 from mnmt_ds.engine.students.student import Student
-from mnmt_ds.methods.method import GoesByDevMetrics, ValidationReport
+from mnmt_ds.methods.method import DevMetricState, ValidationReport
 from mnmt_ds.models.frozen import is_frozen
 from mnmt_ds.models.pretrained import expected_shapes
 
@@ -45,7 +45,7 @@ def state_of(student: Student) -> dict[str, Any]:
 
 
 def restore_state(
-    student: Student, state: dict[str, Any], written: WrittenBy, anew: Collection[DevMetric] = ()
+    student: Student, state: dict[str, Any], written: CheckpointOrigin, anew: Collection[DevMetric] = ()
 ) -> None:
     """Restores a student's state from a checkpoint whose DeepSpeed files are already loaded.
 
@@ -82,7 +82,7 @@ def _begin_anew(student: Student, metric: DevMetric) -> None:
         student.data_iterator.losses = [[0.0, 0.0] for _ in student.data_iterator.losses]
         student.sampler.on_new_metric()
     for part in student.method.state.values():
-        if isinstance(part, GoesByDevMetrics) and metric in part.dev_metrics:
+        if isinstance(part, DevMetricState) and metric in part.dev_metrics:
             part.begin_anew()
 
 
