@@ -282,15 +282,15 @@ def job(timeout_minutes: float = 30.0) -> Iterator[None]:
 def _cannot_meet(reason: str) -> RunError:
     """What a rank says that could not join the others at rank 0's address."""
     env = os.environ
-    place = f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
+    address = f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
     if "EADDRINUSE" in reason:
         return RunError(
-            f"{place}: another job of this machine has the port; name a free one, such as deepspeed --master_port"
+            f"{address}: another job of this machine has the port; name a free one, such as deepspeed --master_port"
             f" {free_port()}, or start with python launchers/launch.py, which takes one by itself"
         )
     first = reason.splitlines()[0].partition(" Exception raised from")[0].rstrip(".")
     return RunError(
-        f"{place}: rank {env['RANK']} of {env['WORLD_SIZE']} did not meet the others ({first}); see whether all ranks"
+        f"{address}: rank {env['RANK']} of {env['WORLD_SIZE']} did not meet the others ({first}); see whether all ranks"
         " were started, and whether MASTER_ADDR and MASTER_PORT can be reached from every node",
         env["RANK"] == "0" or "refused" in first,
     )

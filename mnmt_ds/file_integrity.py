@@ -44,15 +44,15 @@ def first_altered(expected: Mapping[Path, str], directory: Path) -> Path | None:
     Raises:
         OSError: when a file cannot be read.
     """
-    places = [directory / CACHE, _users_cache(directory)]
-    recorded = [_read(place) for place in places]
+    cache_paths = [directory / CACHE, _users_cache(directory)]
+    recorded = [_read(cache_path) for cache_path in cache_paths]
     unknown = {path: digest for path, digest in expected.items() if _known_digest(recorded, path) != digest}
     if not unknown:
         return None
-    place = places[0] if os.access(directory, os.W_OK) else places[1]
-    with _locked(place) as cache:
+    cache_path = cache_paths[0] if os.access(directory, os.W_OK) else cache_paths[1]
+    with _locked(cache_path) as cache:
         if cache is not None:
-            recorded = [_read(place) for place in places]
+            recorded = [_read(cache_path) for cache_path in cache_paths]
         altered, new = None, Digests()
         for path, digest in unknown.items():
             if _known_digest(recorded, path) == digest:  # another process was first
@@ -64,7 +64,7 @@ def first_altered(expected: Mapping[Path, str], directory: Path) -> Path | None:
             if _stamp(path) == (inode, *stamp) and time.time_ns() - stamp[-1] > SETTLED_NS:
                 new[str(inode)] = [*stamp, digest]
         if cache is not None:
-            _append(cache, place, new)
+            _append(cache, cache_path, new)
     return altered
 
 

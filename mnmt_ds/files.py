@@ -52,10 +52,10 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    place = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-    if not place.is_dir():
+    existing_parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not existing_parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    if not is_stream(path) and not os.access(place, os.W_OK | os.X_OK):
+    if not is_stream(path) and not os.access(existing_parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 

@@ -83,8 +83,8 @@ def check_shape(value: Any, shape: Any) -> None:
         _adapter(shape).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place + ': ' if place else ''}{first['msg']}") from None
+        key_path = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{key_path + ': ' if key_path else ''}{first['msg']}") from None
 
 
 _adapter = cache(TypeAdapter)

@@ -140,35 +140,35 @@ def mixed_batches(sources: Sequence[TextSource], left_out: str, count: int, max_
     return drawn
 
 
-def join_batches(parts: Sequence[Batch]) -> Batch:
+def join_batches(batches: Sequence[Batch]) -> Batch:
     """Joins batches of several languages into one, whose loss sum is the sum of theirs.
 
     Args:
-        parts: batches of one task.
+        batches: batches of one task.
 
     Returns:
         The batch; its pair is -1.
     """
-    has_encoder_target = parts[0].encoder_target_BS is not None
-    return parts[0]._replace(
-        source_BS=_stack([part.source_BS for part in parts]),
-        decoder_BT=_stack([part.decoder_BT for part in parts]),
-        target_BT=_stack([part.target_BT for part in parts]),
+    has_encoder_target = batches[0].encoder_target_BS is not None
+    return batches[0]._replace(
+        source_BS=_stack([batch.source_BS for batch in batches]),
+        decoder_BT=_stack([batch.decoder_BT for batch in batches]),
+        target_BT=_stack([batch.target_BT for batch in batches]),
         target_rows=None,
         encoder_target_rows=None,
         pair=-1,
-        sentence_B=torch.cat([part.sentence_B for part in parts]),
-        tokens=sum(part.tokens for part in parts),
-        encoder_target_BS=_stack([part.encoder_target_BS for part in parts if part.encoder_target_BS is not None])
+        sentence_B=torch.cat([batch.sentence_B for batch in batches]),
+        tokens=sum(batch.tokens for batch in batches),
+        encoder_target_BS=_stack([batch.encoder_target_BS for batch in batches if batch.encoder_target_BS is not None])
         if has_encoder_target
         else None,
     )
 
 
-def _stack(parts: Sequence[Tensor]) -> Tensor:
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
     """Rows of matrices of different widths, padded to the widest."""
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([pad(part, (0, width - part.shape[1]), value=PAD) for part in parts])
+    width = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([pad(tensor, (0, width - tensor.shape[1]), value=PAD) for tensor in tensors])
 
 
 def _first(plan: EpochPlan, count: int) -> list[Ints]:

@@ -85,12 +85,12 @@ def sensitivity_violins(path: Path, spreads: Mapping[str, SensitivitySpread]) ->
     """
     figure = Figure(figsize=(2.2 + 1.4 * len(spreads), 4), layout="constrained")
     ax = figure.subplots()
-    places = list(range(1, len(spreads) + 1))
+    positions = list(range(1, len(spreads) + 1))
     ax.violinplot([spread.shown_N[:: max(1, len(spread.shown_N) // 20_000)].numpy() for spread in spreads.values()])
-    ax.set_xticks(places, list(spreads))
+    ax.set_xticks(positions, list(spreads))
     ax.set_ylabel("sensitivity")
     other = ax.twinx()
-    other.plot(places, [spread.deviation for spread in spreads.values()], "o-", color="tab:green")
+    other.plot(positions, [spread.deviation for spread in spreads.values()], "o-", color="tab:green")
     other.set_ylabel("standard deviation", color="tab:green")
     _save(figure, path)
 

@@ -106,8 +106,8 @@ def sensitivity_spread(sensitivity_LN: Tensor, cut: float = 0.01, most: int = 1_
     """
     mean_N = sensitivity_LN.mean(0).sort().values
     kept_N = mean_N[: len(mean_N) - round(cut * len(mean_N))].double()
-    places = {f"{q:g}": min(len(kept_N) - 1, int(q * len(kept_N))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
+    quantile_indices = {f"{q:g}": min(len(kept_N) - 1, int(q * len(kept_N))) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
     shown_N = kept_N[:: max(1, len(kept_N) // most)]
     return SensitivitySpread(
-        float(kept_N.std()), float(kept_N.mean()), {q: float(kept_N[i]) for q, i in places.items()}, shown_N
+        float(kept_N.std()), float(kept_N.mean()), {q: float(kept_N[i]) for q, i in quantile_indices.items()}, shown_N
     )

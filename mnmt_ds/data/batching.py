@@ -287,8 +287,8 @@ def interleave_plans(plans: Sequence[EpochPlan]) -> EpochPlan:
     Returns:
         One plan with the first one's micro-batches an update.
     """
-    place = np.concatenate([(np.arange(len(plan.pair)) + 0.5) / max(1, len(plan.pair)) for plan in plans])
-    order = np.argsort(place, kind="stable")
+    sort_key = np.concatenate([(np.arange(len(plan.pair)) + 0.5) / max(1, len(plan.pair)) for plan in plans])
+    order = np.argsort(sort_key, kind="stable")
     rows = [plan.sentence[a:b] for plan in plans for a, b in zip(plan.start[:-1], plan.start[1:], strict=True)]
     sizes = np.array([len(rows[k]) for k in order], np.int64)
     return EpochPlan(

@@ -54,13 +54,13 @@ def add_languages(tokenizer: Tokenizer, starts: Mapping[str, str]) -> Tokenizer:
                 f"data.tokenizer.new_languages.{language}: '{tag}' is a piece already; name it otherwise, such as"
                 " xxx_Latn"
             )
-        place = next(unused, len(symbols))
-        if place == len(symbols):
+        token_id = next(unused, len(symbols))
+        if token_id == len(symbols):
             symbols.append("")
             rows.append(-1)
-        symbols[place] = tag
-        rows[place] = -1
-        new[place] = tuple(origin.rows[i] for i in chosen)
+        symbols[token_id] = tag
+        rows[token_id] = -1
+        new[token_id] = tuple(origin.rows[i] for i in chosen)
     languages = (*tokenizer.languages, *starts)
     derivation = Derivation(origin.base_hash, origin.base_size, tuple(rows), new)
     return Tokenizer(languages, tokenizer.serialised, symbols, tokenizer.originals, derivation)
@@ -89,7 +89,7 @@ def trim(tokenizer: Tokenizer, used: NDArray[np.bool_]) -> Tokenizer:
         origin.base_hash,
         origin.base_size,
         tuple(origin.rows[i] for i in kept_ids),
-        {place: origin.new[i] for place, i in enumerate(kept_ids) if i in origin.new},
+        {new_id: origin.new[i] for new_id, i in enumerate(kept_ids) if i in origin.new},
     )
     names = [symbols[i] for i in kept_ids]
     model = _without(tokenizer.serialised[JOINT], set(names))

@@ -62,22 +62,22 @@ def held_out_text(pair: str, hashes: Mapping[str, RowHashes], rows: Rows) -> Hel
     )
 
 
-def join_held_out(parts: Sequence[HeldOutText]) -> HeldOutText:
+def join_held_out(texts: Sequence[HeldOutText]) -> HeldOutText:
     """Joins the held-out text of all pairs.
 
     Args:
-        parts: what ``held_out_text`` found, a part a pair.
+        texts: what ``held_out_text`` found, one a pair.
 
     Returns:
         What no row of any pair may be trained on.
     """
-    languages = dict.fromkeys(language for part in parts for language in part.sentences)
+    languages = dict.fromkeys(language for text in texts for language in text.sentences)
     return HeldOutText(
         {
-            language: holdout.union_of_keys([part.sentences[language] for part in parts if language in part.sentences])
+            language: holdout.union_of_keys([text.sentences[language] for text in texts if language in text.sentences])
             for language in languages
         },
-        holdout.union_of_keys([part.keys for part in parts]),
+        holdout.union_of_keys([text.keys for text in texts]),
     )
 
 

@@ -155,8 +155,8 @@ def is_in_sorted(values_N: Hashes, sorted_M: Hashes) -> Mask:
     """
     if not len(sorted_M):
         return np.zeros(len(values_N), bool)
-    places = np.minimum(np.searchsorted(sorted_M, values_N), len(sorted_M) - 1)
-    return np.asarray(sorted_M[places] == values_N)
+    indices = np.minimum(np.searchsorted(sorted_M, values_N), len(sorted_M) - 1)
+    return np.asarray(sorted_M[indices] == values_N)
 
 
 def union_of_keys(keys: Sequence[Hashes]) -> Hashes:

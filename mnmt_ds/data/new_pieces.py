@@ -90,16 +90,16 @@ def add_pieces(tokenizer: Tokenizer, pieces: Sequence[NewPiece]) -> Tokenizer:
     for rank, piece in enumerate(pieces, start=1):
         proto.pieces.add(piece=piece.text, score=lowest - rank, type=NORMAL)
     proto.trainer_spec.vocab_size = len(proto.pieces)
-    origin, place, count = origin_of(tokenizer), tokenizer.piece_count, len(pieces)
+    origin, first_id, count = origin_of(tokenizer), tokenizer.piece_count, len(pieces)
     id_of = {symbol: i for i, symbol in reversed(list(enumerate(tokenizer.symbols)))}
-    symbols = [*tokenizer.symbols[:place], *(piece.text for piece in pieces), *tokenizer.symbols[place:]]
-    rows = [*origin.rows[:place], *[-1] * count, *origin.rows[place:]]
-    new = {i if i < place else i + count: sources for i, sources in origin.new.items()}
+    symbols = [*tokenizer.symbols[:first_id], *(piece.text for piece in pieces), *tokenizer.symbols[first_id:]]
+    rows = [*origin.rows[:first_id], *[-1] * count, *origin.rows[first_id:]]
+    new = {i if i < first_id else i + count: sources for i, sources in origin.new.items()}
     started: dict[str, tuple[int, ...]] = {}
     for number, piece in enumerate(pieces):
         sources = [(origin.rows[id_of[part]],) if part in id_of else started.get(part, ()) for part in piece.parts]
         started[piece.text] = tuple(source for part in sources for source in part if source >= 0)
-        new[place + number] = started[piece.text]
+        new[first_id + number] = started[piece.text]
     derivation = Derivation(origin.base_hash, origin.base_size, tuple(rows), new)
     return Tokenizer(
         tokenizer.languages, {JOINT: proto.SerializeToString()}, symbols, tokenizer.originals, derivation
@@ -140,11 +140,11 @@ def _merges(words: Counter[tuple[str, ...]], usable: set[str], count: int) -> li
     """The most frequent neighbours, one after another; of equally frequent ones the first by their text."""
     split, times = [list(word) for word in words], list(words.values())
     totals: Counter[Pair] = Counter()
-    places: defaultdict[Pair, set[int]] = defaultdict(set)
+    word_numbers: defaultdict[Pair, set[int]] = defaultdict(set)
     for number, word in enumerate(split):
         for pair in zip(word, word[1:], strict=False):
             totals[pair] += times[number]
-            places[pair].add(number)
+            word_numbers[pair].add(number)
     heap = [(-total, pair) for pair, total in totals.items()]
     heapq.heapify(heap)
     parts: dict[str, tuple[str, ...]] = {}
@@ -158,14 +158,14 @@ def _merges(words: Counter[tuple[str, ...]], usable: set[str], count: int) -> li
             continue
         parts[joined] = tuple(part for half in pair for part in parts.get(half, (half,)))
         grown = set[Pair]()
-        for number in places.pop(pair):
+        for number in word_numbers.pop(pair):
             word = split[number]
             for old in zip(word, word[1:], strict=False):
                 totals[old] -= times[number]
             split[number] = word = _joined(word, pair)
             for new in zip(word, word[1:], strict=False):
                 totals[new] += times[number]
-                places[new].add(number)
+                word_numbers[new].add(number)
                 grown.add(new)
         for new in grown:
             heapq.heappush(heap, (-totals[new], new))
@@ -175,9 +175,9 @@ def _merges(words: Counter[tuple[str, ...]], usable: set[str], count: int) -> li
 def _joined(word: Sequence[str], pair: Pair) -> list[str]:
     """A word in which two neighbours are one wherever they stand together, from the left."""
     result: list[str] = []
-    place = 0
-    while place < len(word):
-        is_pair = tuple(word[place : place + 2]) == pair
-        result.append("".join(pair) if is_pair else word[place])
-        place += 1 + is_pair
+    index = 0
+    while index < len(word):
+        is_pair = tuple(word[index : index + 2]) == pair
+        result.append("".join(pair) if is_pair else word[index])
+        index += 1 + is_pair
     return result

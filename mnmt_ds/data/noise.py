@@ -71,8 +71,8 @@ def _noise_sentence(
         deleted[random.integers(len(sentence))] &= not deleted.all()  # something stays
         sentence = [word for word, is_deleted in zip(sentence, deleted, strict=True) if not is_deleted]
     if settings.permute:
-        place = np.arange(len(sentence)) + random.random(len(sentence)) * (settings.permute + 1)
-        sentence = [sentence[i] for i in np.argsort(place, kind="stable")]
+        sort_key = np.arange(len(sentence)) + random.random(len(sentence)) * (settings.permute + 1)
+        sentence = [sentence[i] for i in np.argsort(sort_key, kind="stable")]
     return np.concatenate(sentence) if sentence else pieces_T
 
 

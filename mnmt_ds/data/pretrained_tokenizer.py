@@ -67,7 +67,7 @@ def open_given_tokenizer(path: Path, languages: Sequence[str]) -> Tokenizer:
         raise UserError(f"data.tokenizer.model: '{path}' is neither unigram, bpe nor a path that is there")
     if path.is_file():
         tokenizer = number_sentencepiece(path, languages)
-    elif own := next((place for place in own_places(path) if _is_own(place)), None):
+    elif own := next((directory for directory in own_places(path) if _is_own(directory)), None):
         tokenizer = Tokenizer.open(own)
     else:
         tokenizer = open_family_tokenizer(path)
@@ -89,7 +89,7 @@ def own_places(path: Path) -> list[Path]:
         Directories, the likeliest first.
     """
     above = [path.absolute().parent, path.absolute().parent.parent] if (path / "model.json").exists() else []
-    return [path, *(place / "tokenizer" for place in (path, *above))]
+    return [path, *(parent / "tokenizer" for parent in (path, *above))]
 
 
 def number_sentencepiece(path: Path, languages: Sequence[str]) -> Tokenizer:
@@ -181,8 +181,8 @@ def read_family(directory: Path) -> FamilyFiles:
         UserError: where the tokenizer is missing or of another kind.
     """
     config = read_object(directory / "config.json") if (directory / "config.json").exists() else {}
-    place = directory / "tokenizer_config.json"
-    tokenizer_config = read_object(place) if place.exists() else {}
+    config_path = directory / "tokenizer_config.json"
+    tokenizer_config = read_object(config_path) if config_path.exists() else {}
     present = [name for name in (SENTENCEPIECE, M2M_VOCABULARY, FAST) if (directory / name).exists()]
     name = str(tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class") or "")
     if name and name not in CLASSES and name not in ("PreTrainedTokenizerFast", "TokenizersBackend"):
@@ -196,7 +196,7 @@ def read_family(directory: Path) -> FamilyFiles:
     if missing:
         raise UserError(f"{directory}: {', '.join(missing)} is missing; copy the model's tokenizer files there")
     if tokenizer_config.get("sp_model_kwargs"):
-        raise UserError(f"{place}: sp_model_kwargs are not supported; remove them")
+        raise UserError(f"{config_path}: sp_model_kwargs are not supported; remove them")
     return FamilyFiles(
         family,
         bool(tokenizer_config.get("legacy_behaviour")),

@@ -139,17 +139,17 @@ def synthetic_domains(parts: Sequence[CorpusPart]) -> dict[int, SyntheticText]:
     return {numbers[part.domain]: part.synthetic for part in parts if part.synthetic}
 
 
-def is_dropped_domain(part: CorpusPart, rules: CleaningRules) -> bool:
+def is_dropped_domain(corpus_part: CorpusPart, rules: CleaningRules) -> bool:
     """Returns whether a part's domain is one that the settings drop.
 
     Args:
-        part: a part of a text.
+        corpus_part: a part of a text.
         rules: rules for the text.
 
     Returns:
         Whether the part is left out; never of a given dev or test set.
     """
-    return not rules.given and any(fnmatch.fnmatch(part.domain, pattern) for pattern in rules.clean.drop_domains)
+    return not rules.given and any(fnmatch.fnmatch(corpus_part.domain, pattern) for pattern in rules.clean.drop_domains)
 
 
 def load_row_hashes(output: BuildOutput, seed: int) -> RowHashes:

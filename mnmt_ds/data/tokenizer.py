@@ -331,7 +331,7 @@ class Tokenizer:
 
 def _read_derivation(path: Path) -> Derivation:
     values = read_json(path, DerivationJson)
-    new = {int(place): tuple(rows) for place, rows in values["new"].items()}
+    new = {int(new_id): tuple(rows) for new_id, rows in values["new"].items()}
     return Derivation(values["base_hash"], values["base_size"], tuple(values["rows"]), new)
 
 

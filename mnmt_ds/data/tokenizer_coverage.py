@@ -187,19 +187,19 @@ def _count_block(block: tuple[str, list[int], list[bytes]], language: str, token
     return Coverage(language, len(texts), pieces, unknown, changed, named, first)
 
 
-def _total(language: str, parts: Sequence[Coverage]) -> Coverage:
+def _total(language: str, coverages: Sequence[Coverage]) -> Coverage:
     lost: Counter[str] = Counter()
-    for part in parts:
-        lost.update(part.lost)
+    for coverage in coverages:
+        lost.update(coverage.lost)
     most = dict(sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:LISTED_CHARACTERS])
     return Coverage(
         language,
-        sum(part.lines for part in parts),
-        sum(part.pieces for part in parts),
-        sum(part.unknown for part in parts),
-        sum(part.changed for part in parts),
+        sum(coverage.lines for coverage in coverages),
+        sum(coverage.pieces for coverage in coverages),
+        sum(coverage.unknown for coverage in coverages),
+        sum(coverage.changed for coverage in coverages),
         most,
-        next((part.first for part in parts if part.first), ""),
+        next((coverage.first for coverage in coverages if coverage.first), ""),
     )
 
 

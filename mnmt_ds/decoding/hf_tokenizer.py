@@ -234,8 +234,8 @@ def files_with_pieces(tokenizer: Tokenizer) -> dict[str, bytes]:
         return files
     first, count = new[0], len(new)
 
-    def remap_id(place: int) -> int:
-        return place + count if place >= first else place
+    def remap_id(token_id: int) -> int:
+        return token_id + count if token_id >= first else token_id
 
     numbers = {symbol: i for i, symbol in enumerate(tokenizer.symbols[: tokenizer.piece_count])}
     if SENTENCEPIECE in files:
@@ -244,12 +244,12 @@ def files_with_pieces(tokenizer: Tokenizer) -> dict[str, bytes]:
         files[M2M_VOCABULARY] = json.dumps(numbers, ensure_ascii=False, indent=0).encode()
     if "added_tokens.json" in files:
         added = json.loads(files["added_tokens.json"])
-        files["added_tokens.json"] = json.dumps({text: remap_id(place) for text, place in added.items()}).encode()
+        files["added_tokens.json"] = json.dumps({text: remap_id(token_id) for text, token_id in added.items()}).encode()
     if "tokenizer_config.json" in files:
         config = json.loads(files["tokenizer_config.json"])
         if "added_tokens_decoder" in config:
             entries = config["added_tokens_decoder"].items()
-            config["added_tokens_decoder"] = {str(remap_id(int(place))): token for place, token in entries}
+            config["added_tokens_decoder"] = {str(remap_id(int(token_id))): token for token_id, token in entries}
         files["tokenizer_config.json"] = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
     if FAST in files:
         files[FAST] = json.dumps(_fast_with_pieces(json.loads(files[FAST]), numbers, new, remap_id)).encode()
@@ -260,15 +260,15 @@ def _fast_with_pieces(
     values: dict[str, Any], numbers: Mapping[str, int], new: Sequence[int], remap_id: Callable[[int], int]
 ) -> dict[str, Any]:
     """A tokenizer.json with further pieces, each of which may be joined of any two pieces that are there."""
-    model, names = values["model"], {place: symbol for symbol, place in numbers.items()}
-    model["vocab"] = {symbol: remap_id(place) for symbol, place in model["vocab"].items()} | dict(numbers)
+    model, names = values["model"], {token_id: symbol for symbol, token_id in numbers.items()}
+    model["vocab"] = {symbol: remap_id(token_id) for symbol, token_id in model["vocab"].items()} | dict(numbers)
     as_text = not model["merges"] or isinstance(model["merges"][0], str)
-    for piece in (names[place] for place in new):
+    for piece in (names[token_id] for token_id in new):
         halves = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
         joined = [pair for pair in halves if pair[0] in numbers and pair[1] in numbers]
         model["merges"] += [" ".join(pair) if as_text else list(pair) for pair in joined]
     for token in values.get("added_tokens", ()):
         token["id"] = remap_id(token["id"])
     for special in ((values.get("post_processor") or {}).get("special_tokens") or {}).values():
-        special["ids"] = [remap_id(place) for place in special["ids"]]
+        special["ids"] = [remap_id(token_id) for token_id in special["ids"]]
     return values

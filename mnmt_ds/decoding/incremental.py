@@ -145,8 +145,8 @@ def folded_topk(value_BX: Tensor, count: int) -> tuple[Tensor, Tensor]:
     place_BFC = torch.arange(folds, device=value_BX.device)[:, None] * FOLD_COLUMNS + column_BC[:, None]
     rest_R = torch.arange(folds * FOLD_COLUMNS, value_BX.shape[1], device=value_BX.device)
     best, index = torch.cat([inside_BFC.flatten(1), value_BX[:, folds * FOLD_COLUMNS :]], 1).topk(count)
-    place = torch.cat([place_BFC.flatten(1), rest_R.expand(len(value_BX), -1)], 1)
-    return best, place.gather(1, index)
+    column_BX = torch.cat([place_BFC.flatten(1), rest_R.expand(len(value_BX), -1)], 1)
+    return best, column_BX.gather(1, index)
 
 
 def reorder_beams(cache: DecoderCache, parent_BW: Tensor) -> DecoderCache:
@@ -191,12 +191,12 @@ def select_sentences(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
     slot_BP = alive_BP.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :slots]
     heads, size = cache.layers[0].keys_BHPQ.shape[1:3]
     head_BH = row_B[:, None] * heads + torch.arange(heads, device=row_B.device)
-    place = (head_BH[:, :, None] * size + slot_BP[:, None]).flatten()
+    row_index = (head_BH[:, :, None] * size + slot_BP[:, None]).flatten()
     room = COMPACT_EVERY * ancestors_BWP.shape[1]
     layers = tuple(
         LayerCache(
-            _pick(layer.keys_BHPQ, place, len(row_B), slots, room),
-            _pick(layer.values_BHPQ, place, len(row_B), slots, room),
+            _pick(layer.keys_BHPQ, row_index, len(row_B), slots, room),
+            _pick(layer.values_BHPQ, row_index, len(row_B), slots, room),
             layer.source_keys_BHQS[row_B],
             layer.source_values_BHSQ[row_B],
         )
@@ -206,10 +206,10 @@ def select_sentences(cache: DecoderCache, row_B: Tensor) -> DecoderCache:
     return DecoderCache(layers, ancestors_BWP, cache.source_mask_B11S[row_B], cache.steps)
 
 
-def _pick(full_BHPQ: Tensor, place: Tensor, batch: int, slots: int, room: int) -> Tensor:
+def _pick(full_BHPQ: Tensor, row_index: Tensor, batch: int, slots: int, room: int) -> Tensor:
     heads, width = full_BHPQ.shape[1], full_BHPQ.shape[3]
     result = full_BHPQ.new_empty(batch, heads, slots + room, width)
-    result[:, :, :slots] = full_BHPQ.view(-1, width)[place].view(batch, heads, slots, width)
+    result[:, :, :slots] = full_BHPQ.view(-1, width)[row_index].view(batch, heads, slots, width)
     return result
 
 

@@ -70,7 +70,7 @@ def model_directory(path: Path, pair: str = "") -> Path:
     for name in (*MODEL_NAMES, f"best_{pair}"):
         if (path / name / "model.json").exists():
             return path / name
-    students = sorted(place.parent.parent for place in path.glob("students/*/best/model.json"))
+    students = sorted(model_file.parent.parent for model_file in path.glob("students/*/best/model.json"))
     if students:
         losses = {student: _dev_loss(student / "best", pair) for student in students}
         best = min(students, key=losses.__getitem__)
@@ -139,16 +139,16 @@ def find_tokenizer(directory: Path, expected_hash: str, data: Path | None = None
         UserError: where there is none, or only another one.
     """
     run = directory.absolute().parent
-    places = [directory / "tokenizer", run / "tokenizer", run.parent / "tokenizer"]
+    candidates = [directory / "tokenizer", run / "tokenizer", run.parent / "tokenizer"]
     corpora = [data, data_directory(run), data_directory(run.parent)]
-    places += [corpus / "tokenizer" for corpus in corpora if corpus is not None]
+    candidates += [corpus / "tokenizer" for corpus in corpora if corpus is not None]
     other = None
-    for place in places:
-        if (place / "tokenizer.json").exists():
-            tokenizer = Tokenizer.open(place)
+    for candidate in candidates:
+        if (candidate / "tokenizer.json").exists():
+            tokenizer = Tokenizer.open(candidate)
             if tokenizer.hash == expected_hash:
                 return tokenizer
-            other = other or place
+            other = other or candidate
     if other is not None:
         raise UserError(
             f"{other}: not the tokenizer of {directory} (hash {expected_hash[:12]}); restore the run's tokenizer"

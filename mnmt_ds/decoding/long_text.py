@@ -60,8 +60,8 @@ def _halves(text: str, language: str, tokenizer: Tokenizer, room: int) -> list[s
         return [text]
     middle = len(text) // 2
     spaces = [match.end() for match in re.finditer(r"\s+", text.rstrip())]
-    place = min(spaces, key=lambda end: abs(end - middle)) if spaces else middle
-    return [part for half in (text[:place], text[place:]) for part in _halves(half, language, tokenizer, room)]
+    cut = min(spaces, key=lambda end: abs(end - middle)) if spaces else middle
+    return [part for half in (text[:cut], text[cut:]) for part in _halves(half, language, tokenizer, room)]
 
 
 def _fits(text: str, language: str, tokenizer: Tokenizer, room: int) -> bool:

@@ -233,5 +233,5 @@ def _recipe() -> build.LibraryRecipe:
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
     unit = (*flags, f"-DSOURCE_{digest}", "-c", str(SOURCE), "-o", "{out}/decode.o")
     objects = [word for word in link if not word.endswith(".o")]
-    place = objects.index("-shared") + 1
-    return build.LibraryRecipe("decode", (unit,), (*objects[:place], "{out}/decode.o", *objects[place:]))
+    index = objects.index("-shared") + 1
+    return build.LibraryRecipe("decode", (unit,), (*objects[:index], "{out}/decode.o", *objects[index:]))

@@ -102,8 +102,8 @@ def is_own(path: Path) -> bool:
     Returns:
         Whether it is a model directory or a run of ours.
     """
-    places = [path / name / "model.json" for name in ("", *MODEL_NAMES)]
-    return any(place.exists() for place in [*places, *path.glob("students/*/best/model.json")])
+    candidates = [path / name / "model.json" for name in ("", *MODEL_NAMES)]
+    return any(candidate.exists() for candidate in [*candidates, *path.glob("students/*/best/model.json")])
 
 
 def with_pretrained(model: ModelSettings, framing: FramingSettings | None) -> tuple[ModelSettings, FramingSettings]:
@@ -197,7 +197,7 @@ def open_for_export(directory: Path, tokenizer: Tokenizer, restore: Path | None)
     rows = derivation.rows if derivation is not None else ()
     base_size = derivation.base_size if derivation is not None else 0
     pieces = new_piece_ids(tokenizer)
-    others = [row for place, row in enumerate(rows) if place not in pieces]
+    others = [row for new_id, row in enumerate(rows) if new_id not in pieces]
     is_whole = len(others) >= base_size and all(row in (i, -1) for i, row in enumerate(others))
     if pieces and (restore is not None or not is_whole):
         raise UserError(
@@ -216,6 +216,6 @@ def open_for_export(directory: Path, tokenizer: Tokenizer, restore: Path | None)
     base_languages = set(base_tokenizer.languages)
     starts = {language: "random" for language in tokenizer.languages if language not in base_languages}
     whole = add_languages(base_tokenizer, starts)
-    place_of = {symbol: i for i, symbol in reversed(list(enumerate(whole.symbols)))}
-    places = [place_of[symbol] for symbol in tokenizer.symbols]
-    return with_restored_words(source, base, places, whole.size), whole
+    id_of = {symbol: i for i, symbol in reversed(list(enumerate(whole.symbols)))}
+    restored_ids = [id_of[symbol] for symbol in tokenizer.symbols]
+    return with_restored_words(source, base, restored_ids, whole.size), whole

@@ -156,8 +156,10 @@ def end(training: Training) -> None:
     training.keep_last()
     training.replace_state(training.state_at_end(state))
     for student in training.students:
-        place = student.directory / "best" if student.best.overall.is_set else student.directory / "last"
-        student.tracker.info(f"ended after {clock(training.time_spent.total())}: {place} ({student.best.selected()})")
+        directory = student.directory / "best" if student.best.overall.is_set else student.directory / "last"
+        student.tracker.info(
+            f"ended after {clock(training.time_spent.total())}: {directory} ({student.best.selected()})"
+        )
 
 
 def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float], bool]:

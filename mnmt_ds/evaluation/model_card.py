@@ -78,8 +78,8 @@ def _train_sentences(directory: Path, description: Mapping[str, Any]) -> dict[st
     """Training sentences by pair, where the corpus that the model was trained on is at hand."""
     for run in list(directory.absolute().parents)[:PARENTS]:
         try:
-            place = data_directory(run)
-            corpus = Corpus.open(place) if place is not None else None
+            corpus_directory = data_directory(run)
+            corpus = Corpus.open(corpus_directory) if corpus_directory is not None else None
         except UserError:
             continue
         if corpus is not None and corpus.hash == description.get("data_hash"):

@@ -81,7 +81,7 @@ def m2m100_names(settings: ModelSettings, present: Container[str]) -> dict[str, 
     """
     shared, decoder, head = REPEATS["decoder"]
     encoder = "model.encoder.embed_tokens.weight"
-    places = {
+    weight_names = {
         "embedding.weight": (decoder, shared)
         if settings.share_embeddings != "all"
         else (shared, decoder, encoder, head),
@@ -89,9 +89,9 @@ def m2m100_names(settings: ModelSettings, present: Container[str]) -> dict[str, 
         "head.weight": (head, shared),
     }
     names = {name: _targets(name) for name in our_names(settings)}
-    for name, choices in places.items():
+    for name, choices in weight_names.items():
         if name in names:
-            names[name] = (next((place for place in choices if place in present), choices[0]),)
+            names[name] = (next((name_there for name_there in choices if name_there in present), choices[0]),)
     return names
 
 

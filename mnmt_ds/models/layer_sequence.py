@@ -102,7 +102,7 @@ def possible_cuts(entries: Sequence[LayerEntry], trained: Sequence[bool] = ()) -
         Numbers of layers, from 0, and the number of layers.
     """
     last = sum(entry.kind not in LAST for entry in entries)
-    ends = [place + 1 for place in range(last) if not trained or trained[place]]
+    ends = [index + 1 for index in range(last) if not trained or trained[index]]
     return [0, *(ends if not trained or any(trained[last:]) else ends[:-1]), len(entries)]
 
 

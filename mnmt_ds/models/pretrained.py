@@ -155,8 +155,8 @@ def with_vocabulary(source: WeightSource, rows: Sequence[int], new_rows: Mapping
     def words(name: str, row_range: slice) -> Tensor:
         old_VD, chosen = source.read(name), rows_V[row_range]
         values = old_VD[chosen.clamp(min=0)]
-        for place in (chosen < 0).nonzero()[:, 0].tolist():
-            values[place] = _first_row(old_VD, new_rows[row_range.start + place], f"{name} {row_range.start + place}")
+        for index in (chosen < 0).nonzero()[:, 0].tolist():
+            values[index] = _first_row(old_VD, new_rows[row_range.start + index], f"{name} {row_range.start + index}")
         return values
 
     return source._replace(vocabulary_size=len(rows), words=words)
@@ -172,13 +172,15 @@ def _first_row(old_VD: Tensor, sources: Sequence[int], seed: str) -> Tensor:
     return torch.randn(old_VD.shape[1], generator=generator) * old_VD[EOS + 1 : 4096].float().std()
 
 
-def with_restored_words(source: WeightSource, base: WeightSource, places: Sequence[int], size: int) -> WeightSource:
+def with_restored_words(
+    source: WeightSource, base: WeightSource, restored_ids: Sequence[int], size: int
+) -> WeightSource:
     """Restores the words of the base model that a model with a smaller vocabulary left out.
 
     Args:
         source: the model.
         base: the model that it started from; its rows stand wherever ``source`` has none.
-        places: of each id of ``source`` its id in the result.
+        restored_ids: of each id of ``source`` its id in the result.
         size: ids of the result, at least those of ``base``.
 
     Returns:
@@ -188,7 +190,7 @@ def with_restored_words(source: WeightSource, base: WeightSource, places: Sequen
     def words(name: str, row_range: slice) -> Tensor:
         values = torch.zeros(size, source.settings.d_model, dtype=source.dtype(name))
         values[: base.vocabulary_size] = base.read(name).to(values.dtype)
-        values[list(places)] = source.read(name)
+        values[list(restored_ids)] = source.read(name)
         return values[row_range]
 
     return source._replace(vocabulary_size=size, words=words)
@@ -262,8 +264,8 @@ def settings_of(config: Mapping[str, Any], path: Path) -> tuple[ModelSettings, t
         int(config["vocab_size"])
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {place and place + ': '}{first['msg']}; download the file again") from None
+        key_path = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {key_path and key_path + ': '}{first['msg']}; download the file again") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: {error} is missing or no number; download the file again") from None
     drops = {name: config.get(name, 0) for name in ("encoder_layerdrop", "decoder_layerdrop")}

@@ -131,8 +131,8 @@ def frozen_file(directory: Path, digest: str) -> Path:
     Raises:
         UserError: where it is missing or altered.
     """
-    places = [directory / FROZEN, directory.resolve().parent.parent / FROZEN]
-    path = next((place for place in places if place.exists()), None)
+    paths = [directory / FROZEN, directory.resolve().parent.parent / FROZEN]
+    path = next((candidate for candidate in paths if candidate.exists()), None)
     if path is None:
         raise UserError(
             f"{directory}: holds trained weights alone, the others ({FROZEN}) are neither beside it nor in its run;"

@@ -47,6 +47,6 @@ def change_cells(labels: Sequence[str], changes: Sequence[Sequence[SettingChange
     """
     return [
         (label, f"{change.update:,}", change.setting, format_value(change.before), format_value(change.now))
-        for label, part in zip(labels, changes, strict=True)
-        for change in part
+        for label, run_changes in zip(labels, changes, strict=True)
+        for change in run_changes
     ]

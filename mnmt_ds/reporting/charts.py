@@ -36,48 +36,48 @@ MACRO = "macro"
 
 
 @matplotlib.rc_context(STYLE)
-def score_chart(part: ComparedRuns, metric: str) -> str | None:
+def score_chart(compared_runs: ComparedRuns, metric: str) -> str | None:
     """Draws the score of every pair and, where there are any, the differences to the baseline.
 
     Left: the scores (bars: mean over seeds, dots: seeds). Right: differences over sentences with their 95 % interval,
     filled where it excludes zero.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
         metric: bleu or chrf.
 
     Returns:
         SVG; None where no run is evaluated.
     """
     title = {"bleu": "BLEU", "chrf": "chrF"}[metric]
-    scores = [[_scores(run, metric) for run in group.runs if run.report] for group in part.groups]
-    pairs = [pair for pair in part.sizes if any(pair in by_pair for group in scores for by_pair in group)]
+    scores = [[_scores(run, metric) for run in group.runs if run.report] for group in compared_runs.groups]
+    pairs = [pair for pair in compared_runs.sizes if any(pair in by_pair for group in scores for by_pair in group)]
     if not pairs:
         return None
-    rows, compared = [*pairs, MACRO], bool(part.bootstraps)
-    height = 0.9 + (0.155 * len(part.groups) + 0.1) * len(rows)
+    rows, compared = [*pairs, MACRO], bool(compared_runs.bootstraps)
+    height = 0.9 + (0.155 * len(compared_runs.groups) + 0.1) * len(rows)
     figure, axes = pyplot.subplots(
         1, 2 if compared else 1, figsize=(WIDTH if compared else 7, height), squeeze=False, layout="constrained",
         sharey=True, width_ratios=[3, 2] if compared else None,
     )  # fmt: skip
     ax = axes[0, 0]
-    bar = 0.8 / len(part.groups)
+    bar = 0.8 / len(compared_runs.groups)
     for index, group_scores in enumerate(scores):
         for row, pair in enumerate(rows):
             values = [by_pair[pair] for by_pair in group_scores if pair in by_pair]
             if values:
-                y = _place(row, index, len(part.groups))
+                y = _place(row, index, len(compared_runs.groups))
                 set_group(ax.barh(y, np.mean(values), bar * 0.86, color=group_colour(index)), index)
                 if len(values) > 1:
                     set_group(ax.plot(values, [y] * len(values), ".", color=TEXT_COLOUR, ms=3.5), index)
-                unlike = part.unlike(part.groups[index], metric, None if pair == MACRO else [pair])
+                unlike = compared_runs.unlike(compared_runs.groups[index], metric, None if pair == MACRO else [pair])
                 text = f"{np.mean(values):.1f}" + (" †" if unlike else "")
                 set_group(label_beside(ax, 0, y, text, fontsize=7.5, color="white"), index)
     ax.set_title(title)
-    _label_rows(ax, rows, part.sizes)
+    _label_rows(ax, rows, compared_runs.sizes)
     if compared:
-        _draw_differences(axes[0, 1], part, rows, metric)
-        axes[0, 1].set_title(f"Δ{title} to {part.baseline.label}, 95 % interval")
+        _draw_differences(axes[0, 1], compared_runs, rows, metric)
+        axes[0, 1].set_title(f"Δ{title} to {compared_runs.baseline.label}, 95 % interval")
     return to_svg(figure)
 
 
@@ -94,15 +94,15 @@ def _place(row: int, bar: int, bars: int) -> float:
     return row + (bar - (bars - 1) / 2) * (0.8 / bars)
 
 
-def _draw_differences(ax: Axes, part: ComparedRuns, rows: Sequence[str], metric: str) -> None:
+def _draw_differences(ax: Axes, compared_runs: ComparedRuns, rows: Sequence[str], metric: str) -> None:
     """Every group's differences to the baseline, in the rows of the scores."""
     ax.axvline(0, color=TEXT_COLOUR, lw=0.9)
-    for index, group in enumerate(part.groups):
+    for index, group in enumerate(compared_runs.groups):
         colour = group_colour(index)
         for row, pair in enumerate(rows):
-            difference = part.bootstrap(group.label, metric, pair)
+            difference = compared_runs.bootstrap(group.label, metric, pair)
             if difference is not None:
-                y, significant = _place(row, index, len(part.groups)), excludes_zero(difference)
+                y, significant = _place(row, index, len(compared_runs.groups)), excludes_zero(difference)
                 width = 2.2 if significant else 1.2
                 set_group(ax.plot([difference.low, difference.high], [y, y], color=colour, lw=width), index)
                 face = colour if significant else "white"
@@ -110,25 +110,27 @@ def _draw_differences(ax: Axes, part: ComparedRuns, rows: Sequence[str], metric:
 
 
 @matplotlib.rc_context(STYLE)
-def deficit_chart(part: ComparedRuns) -> str | None:
+def deficit_chart(compared_runs: ComparedRuns) -> str | None:
     """Draws the performance deficit.
 
     Left: each pair's part of it, stacked (mean over seeds). Right: the deficit as training went on.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run was validated.
     """
     validated = [
         (index, group.label, runs)
-        for index, group in enumerate(part.groups)
+        for index, group in enumerate(compared_runs.groups)
         if (runs := [run for run in group.runs if run.best_validation >= 0])
     ]
     if not validated:
         return None
-    pairs = [pair for pair in part.sizes if any(pair in run.dev_losses for _, _, runs in validated for run in runs)]
+    pairs = [
+        pair for pair in compared_runs.sizes if any(pair in run.dev_losses for _, _, runs in validated for run in runs)
+    ]
     figure, axes = pyplot.subplots(
         1, 2, figsize=(WIDTH, max(2.4, 1.5 + 0.32 * len(validated))), layout="constrained", width_ratios=[3, 2]
     )
@@ -146,7 +148,7 @@ def deficit_chart(part: ComparedRuns) -> str | None:
         )
         left_G += others_G
     for row, total in enumerate(left_G):
-        unlike = part.unlike(part.groups[validated[row][0]], "deficit")
+        unlike = compared_runs.unlike(compared_runs.groups[validated[row][0]], "deficit")
         text = f"{total:.3f} ({total / NATS_A_BIT:.3f} bits)" + (" †" if unlike else "")
         label_beside(axes[0], total, row, text, fontweight="bold")
     axes[0].set_yticks(range(len(validated)), [label for _, label, _ in validated])
@@ -157,7 +159,7 @@ def deficit_chart(part: ComparedRuns) -> str | None:
     axes[0].set_title("deficit by pair, nats a token")
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(len(pairs), 8), fontsize=8,
                    handlelength=0.9, columnspacing=1.0)  # fmt: skip
-    points = points_a_curve(len(part.runs))
+    points = points_a_curve(len(compared_runs.runs))
     for index, _, runs in validated:
         for run in runs:
             drawn = drawn_points(run.deficit_V, points)
@@ -171,17 +173,21 @@ def deficit_chart(part: ComparedRuns) -> str | None:
 
 
 @matplotlib.rc_context(STYLE)
-def data_share_chart(part: ComparedRuns) -> str | None:
+def data_share_chart(compared_runs: ComparedRuns) -> str | None:
     """Draws each pair's share of all training sentences drawn, and passes over its own text.
 
     Args:
-        part: compared runs; the first seed of each group is drawn, one bar a pair where all groups are alike.
+        compared_runs: compared runs; the first seed of each group is drawn, one bar a pair where all groups are alike.
 
     Returns:
         SVG; None where no run logged shares.
     """
-    firsts = [(i, group.runs[0]) for i, group in enumerate(part.groups) if any(group.runs[0].pair_metrics.values())]
-    pairs = [pair for pair in part.sizes if any("share" in run.pair_metrics.get(pair, {}) for _, run in firsts)]
+    firsts = [
+        (i, group.runs[0]) for i, group in enumerate(compared_runs.groups) if any(group.runs[0].pair_metrics.values())
+    ]
+    pairs = [
+        pair for pair in compared_runs.sizes if any("share" in run.pair_metrics.get(pair, {}) for _, run in firsts)
+    ]
     if not pairs:
         return None
     height = 0.9 + (0.12 * len(firsts) + 0.14) * len(pairs)
@@ -196,7 +202,7 @@ def data_share_chart(part: ComparedRuns) -> str | None:
             bars = ax.barh(y_P, _last_values(run, pairs, name), 0.8 / len(drawn) * 0.86, color=colour)
             set_group(bars, -1 if alike else index)
         ax.set_title(titles[name] + (", all experiments" if alike and len(firsts) > 1 else ""))
-        _label_rows(ax, pairs, part.sizes)
+        _label_rows(ax, pairs, compared_runs.sizes)
     axes[0, 1].set_yticklabels([])
     return to_svg(figure)
 
@@ -208,19 +214,19 @@ def _last_values(run: Run, pairs: Sequence[str], name: str) -> list[float]:
 
 
 @matplotlib.rc_context(STYLE)
-def sampling_chart(part: ComparedRuns) -> str | None:
+def sampling_chart(compared_runs: ComparedRuns) -> str | None:
     """Draws every pair's sampling probability over epochs, a panel a dynamic sampler (a group's first such run).
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run has a dynamic sampler.
     """
-    dynamic = part.first_runs(lambda run: bool(run.sampling))
+    dynamic = compared_runs.first_runs(lambda run: bool(run.sampling))
     if not dynamic:
         return None
-    pairs = [pair for pair in part.sizes if any(pair in group_run.run.sampling for group_run in dynamic)]
+    pairs = [pair for pair in compared_runs.sizes if any(pair in group_run.run.sampling for group_run in dynamic)]
     return draw_steps(
         [(group_run, _percentages(group_run.run)) for group_run in dynamic], pairs, "sampling probability, %", None
     )
@@ -236,22 +242,22 @@ def _percentages(run: Run) -> Steps:
 
 
 @matplotlib.rc_context(STYLE)
-def training_chart(part: ComparedRuns) -> str | None:
+def training_chart(compared_runs: ComparedRuns) -> str | None:
     """Draws training NLL and speed of every run.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run reported yet.
     """
-    if not any(len(run.train["epoch"]) for run in part.runs):
+    if not any(len(run.train["epoch"]) for run in compared_runs.runs):
         return None
     figure, axes = pyplot.subplots(1, 2, figsize=(WIDTH, 2.6), layout="constrained")
     titles = {"nll": "training NLL, nats a token", "tokens_per_sec": "target tokens/s"}
-    points = points_a_curve(2 * len(part.runs))
+    points = points_a_curve(2 * len(compared_runs.runs))
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
-        for index, group in enumerate(part.groups):
+        for index, group in enumerate(compared_runs.groups):
             for run in group.runs:
                 y_R = _smooth(run.train[key])
                 if len(y_R):

@@ -154,14 +154,17 @@ def compare_groups(
     Returns:
         The groups with their differences over sentences and over seeds.
     """
-    part = ComparedRuns(name, groups, train_sizes([run for group in groups for run in group.runs]), {}, {}, score)
-    return part._replace(
-        bootstraps=bootstrap_against_baseline(part, bootstraps), t_tests=t_tests_against_baseline(part)
+    compared_runs = ComparedRuns(
+        name, groups, train_sizes([run for group in groups for run in group.runs]), {}, {}, score
+    )
+    return compared_runs._replace(
+        bootstraps=bootstrap_against_baseline(compared_runs, bootstraps),
+        t_tests=t_tests_against_baseline(compared_runs),
     )
 
 
 def bootstrap_against_baseline(
-    part: ComparedRuns, bootstraps: KeptBootstraps | None = None
+    compared_runs: ComparedRuns, bootstraps: KeptBootstraps | None = None
 ) -> dict[str, dict[str, dict[str, Difference]]]:
     """Compares the translations of each group with those of the baseline by paired bootstrap.
 
@@ -169,7 +172,7 @@ def bootstrap_against_baseline(
     the baseline's report names.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
         bootstraps: bootstraps that were made before; new ones are added.
 
     Returns:
@@ -177,10 +180,10 @@ def bootstrap_against_baseline(
         runs; ``macro`` only where all pairs' are. Without the groups that share no such pair with the baseline.
     """
     differences = {}
-    for group in part.groups[1:]:
+    for group in compared_runs.groups[1:]:
         sides = [
             (run, baseline_run)
-            for run, baseline_run in zip(group.runs, part.baseline.runs, strict=False)
+            for run, baseline_run in zip(group.runs, compared_runs.baseline.runs, strict=False)
             if run.translations is not None and baseline_run.translations is not None
         ]
         if not sides:
@@ -191,20 +194,22 @@ def bootstrap_against_baseline(
                 [read_lines(run.translations, "hyp") for run in runs if run.translations is not None]
                 for runs in zip(*sides, strict=True)
             )
-            evaluated = (part.baseline.runs[0].report or {}).get("pairs", {})
+            evaluated = (compared_runs.baseline.runs[0].report or {}).get("pairs", {})
             tokenizers = {
                 pair: facts["bleu_tokenizer"] for pair, facts in evaluated.items() if "bleu_tokenizer" in facts
             }
             all_differences = kept_or_new(
                 bootstraps or KeptBootstraps({}, {}),
-                [candidate_lines, baseline_lines, shared, tokenizers, part.score.model_dump(mode="json")],
-                functools.partial(paired_bootstrap, candidate_lines, baseline_lines, shared, part.score, tokenizers),
+                [candidate_lines, baseline_lines, shared, tokenizers, compared_runs.score.model_dump(mode="json")],
+                functools.partial(
+                    paired_bootstrap, candidate_lines, baseline_lines, shared, compared_runs.score, tokenizers
+                ),
             )  # fmt: skip
             comparable = {
                 metric: {
                     pair: difference
                     for pair, difference in rows.items()
-                    if part.is_comparable(group, metric, None if pair == "macro" else [pair])
+                    if compared_runs.is_comparable(group, metric, None if pair == "macro" else [pair])
                 }
                 for metric, rows in all_differences.items()
             }
@@ -228,22 +233,22 @@ def _shared_references(sides: Sequence[tuple[Run, Run]]) -> dict[str, list[str]]
     }
 
 
-def t_tests_against_baseline(part: ComparedRuns) -> dict[str, dict[str, Difference]]:
+def t_tests_against_baseline(compared_runs: ComparedRuns) -> dict[str, dict[str, Difference]]:
     """Compares the seeds of each group with those of the baseline by Welch's t-test.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         {label: {metric: difference}} for dev loss, deficit, BLEU and chrF, where both groups have two seeds or more and
         the metric is comparable.
     """
     differences: dict[str, dict[str, Difference]] = {}
-    baseline_rows = [metrics_of_run(run) for run in part.baseline.runs]
-    for group in part.groups[1:]:
+    baseline_rows = [metrics_of_run(run) for run in compared_runs.baseline.runs]
+    for group in compared_runs.groups[1:]:
         rows = [metrics_of_run(run) for run in group.runs]
         for key in ("dev", "deficit", "bleu", "chrf"):
-            if not part.is_comparable(group, key):
+            if not compared_runs.is_comparable(group, key):
                 continue
             candidate_values, baseline_values = (
                 [row[key] for row in side if np.isfinite(row[key])] for side in (rows, baseline_rows)

@@ -34,31 +34,32 @@ AGE_COLOURS = LinearSegmentedColormap.from_list("age", ["#fde3c3", "#f5a259", "#
 
 
 @matplotlib.rc_context(STYLE)
-def dev_loss_curves(part: ComparedRuns) -> str | None:
+def dev_loss_curves(compared_runs: ComparedRuns) -> str | None:
     """Draws the dev loss over epochs, a panel a pair and one for the mean (paper 1, Figures 1 and 3).
 
     ●: the pair's own best checkpoint (dotted line down); ◇: the run's overall best (dashed line). The height between
     the two is the pair's part of the deficit. Several seeds: thin lines, their mean bold.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run was validated_runs.
     """
-    pairs = [pair for pair in part.sizes if any(pair in run.dev_losses for run in part.runs)]
+    pairs = [pair for pair in compared_runs.sizes if any(pair in run.dev_losses for run in compared_runs.runs)]
     if not pairs:
         return None
     columns = _panels_a_row(len(pairs) + 1)
-    points = points_a_curve(len(part.runs) * (len(pairs) + 1))
+    points = points_a_curve(len(compared_runs.runs) * (len(pairs) + 1))
     figure, axes = make_panels(len(pairs) + 1, columns, WIDTH / columns, 2.35, sharex=True)
     for ax, pair in zip(axes, [*pairs, None], strict=True):
         ax.set_title(
-            pair_title(pair, part.sizes) if pair else "mean over pairs", fontweight="bold" if pair is None else "normal"
+            pair_title(pair, compared_runs.sizes) if pair else "mean over pairs",
+            fontweight="bold" if pair is None else "normal",
         )
-        for index, group in enumerate(part.groups):
+        for index, group in enumerate(compared_runs.groups):
             _draw_curves(ax, index, group, pair, points)
-        _cut_start(ax, [_curve(run, pair) for run in part.runs])
+        _cut_start(ax, [_curve(run, pair) for run in compared_runs.runs])
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.margins(x=0.03)
     for ax in axes[-columns:]:
@@ -123,19 +124,21 @@ def _cut_start(ax: Axes, curves: Sequence[Series]) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def excess_maps(part: ComparedRuns) -> str | None:
+def excess_maps(compared_runs: ComparedRuns) -> str | None:
     """Draws how far each pair is above its own best, pair by epoch, a map a group (its first seed).
 
     ●: the pair's best epoch; dashed line: the overall best.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run was validated_runs.
     """
-    validated_runs = part.first_runs(lambda run: run.best_validation >= 0)
-    pairs = [pair for pair in part.sizes if any(pair in group_run.run.dev_losses for group_run in validated_runs)]
+    validated_runs = compared_runs.first_runs(lambda run: run.best_validation >= 0)
+    pairs = [
+        pair for pair in compared_runs.sizes if any(pair in group_run.run.dev_losses for group_run in validated_runs)
+    ]
     if not pairs:
         return None
     excesses = [_excess(group_run.run, pairs) for group_run in validated_runs]
@@ -152,7 +155,7 @@ def excess_maps(part: ComparedRuns) -> str | None:
                 best_epoch = run.epoch_V[run.best_validation_of(pair)]
                 ax.plot(best_epoch, row + 0.5, "o", ms=5, mfc="white", mec="#ee6677", mew=1.6)
         ax.axvline(run.epoch_V[run.best_validation], color=TEXT_COLOUR, lw=1.2, ls=(0, (1, 1.5)))
-        _set_axes_of_map(ax, group_run, pairs, part.sizes, _last_epoch(validated_runs))
+        _set_axes_of_map(ax, group_run, pairs, compared_runs.sizes, _last_epoch(validated_runs))
     figure.colorbar(image, ax=axes, label="nats a token above the pair's own best", shrink=0.8, pad=0.01, extend="max")
     return to_svg(figure)
 
@@ -168,23 +171,23 @@ def _excess(run: Run, pairs: Sequence[str]) -> Series:
 
 
 @matplotlib.rc_context(STYLE)
-def switch_maps(part: ComparedRuns) -> str | None:
+def switch_maps(compared_runs: ComparedRuns) -> str | None:
     """Draws LSSD's switches, pair by epoch (a group's first seed): coloured while a teacher is on, by its age.
 
     A tick: the pair's teacher was replaced.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run has teachers.
     """
-    with_teachers = part.first_runs(lambda run: run.has_teachers)
+    with_teachers = compared_runs.first_runs(lambda run: run.has_teachers)
     if not with_teachers:
         return None
     ages_of_runs = [_teacher_ages(group_run.run) for group_run in with_teachers]
     top = max(1.0, *(float(np.nan_to_num(list(ages_of_run.values())).max(initial=0)) for ages_of_run in ages_of_runs))
-    pairs = [pair for pair in part.sizes if any(pair in ages_of_run for ages_of_run in ages_of_runs)]
+    pairs = [pair for pair in compared_runs.sizes if any(pair in ages_of_run for ages_of_run in ages_of_runs)]
     figure, axes = make_panels(len(with_teachers), 2, WIDTH / 2, 0.9 + 0.24 * len(pairs))
     for ax, group_run, ages_of_run in zip(axes, with_teachers, ages_of_runs, strict=True):
         run = group_run.run
@@ -198,7 +201,7 @@ def switch_maps(part: ComparedRuns) -> str | None:
                 replaced = run.epoch_V[np.diff(run.pair_metrics[pair]["version"], prepend=-1) != 0]
                 replaced = replaced[:: 1 + len(replaced) // MOST_TICKS]
                 ax.plot(replaced, np.full(len(replaced), row + 0.5), "|", color=FAINT_COLOUR, ms=6, mew=1)
-        _set_axes_of_map(ax, group_run, pairs, part.sizes, _last_epoch(with_teachers))
+        _set_axes_of_map(ax, group_run, pairs, compared_runs.sizes, _last_epoch(with_teachers))
     figure.colorbar(image, ax=axes, label="teacher's age in epochs", shrink=0.8, pad=0.01)
     return to_svg(figure)
 

@@ -23,69 +23,71 @@ CELLS_AS_SHAPES = 2_000
 """Of more cells a heat map is a picture, not a shape a cell."""
 
 
-def notable_pairs(part: ComparedRuns, most: int = PAIRS_DRAWN) -> list[str]:
+def notable_pairs(compared_runs: ComparedRuns, most: int = PAIRS_DRAWN) -> list[str]:
     """Picks the pairs that a reader would look for first.
 
     Half of them have the largest deficit in any experiment; the others, where there are test scores, are those whose
     BLEU lies farthest from the baseline's, up and down.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
         most: how many.
 
     Returns:
-        All pairs where there are no more than ``most``; else as many, in the order of ``part.sizes``.
+        All pairs where there are no more than ``most``; else as many, in the order of ``compared_runs.sizes``.
     """
-    if len(part.sizes) <= most:
-        return [*part.sizes]
-    runs = [group.runs[0] for group in part.groups]
+    if len(compared_runs.sizes) <= most:
+        return [*compared_runs.sizes]
+    runs = [group.runs[0] for group in compared_runs.groups]
     deficits = [run.deficits() for run in runs]
-    deficit = {pair: max((values.get(pair, 0.0) for values in deficits), default=0.0) for pair in part.sizes}
+    deficit = {pair: max((values.get(pair, 0.0) for values in deficits), default=0.0) for pair in compared_runs.sizes}
     bleu = [{pair: scores["bleu"] for pair, scores in (run.report or {}).get("pairs", {}).items()} for run in runs]
     bleu_changes = {
         pair: max((abs(scores[pair] - bleu[0][pair]) for scores in bleu[1:] if pair in scores), default=0.0)
         if pair in bleu[0]
         else 0.0
-        for pair in part.sizes
+        for pair in compared_runs.sizes
     }
-    by_deficit, by_bleu = (sorted(part.sizes, key=lambda pair: -figure[pair]) for figure in (deficit, bleu_changes))
+    by_deficit, by_bleu = (
+        sorted(compared_runs.sizes, key=lambda pair: -figure[pair]) for figure in (deficit, bleu_changes)
+    )
     chosen = dict.fromkeys(by_deficit[: most // 2])
     for pair in by_bleu if any(bleu_changes.values()) else by_deficit:
         if len(chosen) == most:
             break
         chosen[pair] = None
-    return [pair for pair in part.sizes if pair in chosen]
+    return [pair for pair in compared_runs.sizes if pair in chosen]
 
 
-def notable_groups(part: ComparedRuns, most: int = GROUPS_DRAWN) -> list[RunGroup]:
+def notable_groups(compared_runs: ComparedRuns, most: int = GROUPS_DRAWN) -> list[RunGroup]:
     """Picks the experiments that charts draw: the baseline, and of the others those with the lowest dev loss.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
         most: how many.
 
     Returns:
-        All where there are no more than ``most``; else as many, in the order of ``part.groups``.
+        All where there are no more than ``most``; else as many, in the order of ``compared_runs.groups``.
     """
-    if len(part.groups) <= most:
-        return [*part.groups]
-    losses = [summary.mean["dev"] for summary in summarise_groups(part.groups)]
+    if len(compared_runs.groups) <= most:
+        return [*compared_runs.groups]
+    losses = [summary.mean["dev"] for summary in summarise_groups(compared_runs.groups)]
     order = sorted(range(1, len(losses)), key=lambda i: (not np.isfinite(losses[i]), losses[i]))
     chosen = {0, *order[: most - 1]}
-    return [group for i, group in enumerate(part.groups) if i in chosen]
+    return [group for i, group in enumerate(compared_runs.groups) if i in chosen]
 
 
-def notable_part(part: ComparedRuns) -> ComparedRuns:
+def notable_part(compared_runs: ComparedRuns) -> ComparedRuns:
     """Selects what charts draw of a part: of many pairs and experiments those that stand out.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         The part; its runs, and their sums and means over pairs, are the same.
     """
-    part = part._replace(groups=notable_groups(part))
-    return part._replace(sizes={pair: part.sizes[pair] for pair in notable_pairs(part)})
+    compared_runs = compared_runs._replace(groups=notable_groups(compared_runs))
+    return compared_runs._replace(sizes={pair: compared_runs.sizes[pair] for pair in notable_pairs(compared_runs)})
 
 
 def points_a_curve(curves: int) -> int:

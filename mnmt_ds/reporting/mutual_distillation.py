@@ -29,16 +29,16 @@ from mnmt_ds.reporting.runs import Run
 
 
 @matplotlib.rc_context(STYLE)
-def frontier_chart(part: ComparedRuns) -> str | None:
+def frontier_chart(compared_runs: ComparedRuns) -> str | None:
     """Draws each model as a point and each experiment's frontier as a staircase; the legend gives hypervolumes.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no experiment has several models.
     """
-    experiments = find_experiments(part.runs)
+    experiments = find_experiments(compared_runs.runs)
     if not any(len(experiment.points) > 1 for experiment in experiments):
         return None
     figure, ax = pyplot.subplots(figsize=(WIDTH * 0.62, 4.6), layout="constrained")
@@ -64,20 +64,20 @@ def frontier_chart(part: ComparedRuns) -> str | None:
 
 
 @matplotlib.rc_context(STYLE)
-def weight_chart(part: ComparedRuns) -> str | None:
+def weight_chart(compared_runs: ComparedRuns) -> str | None:
     """Draws every pair's distillation weight over epochs, a panel a student (a group's first seed).
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run has weights.
     """
-    with_weights = part.first_runs(lambda run: bool(_weights(run)))
+    with_weights = compared_runs.first_runs(lambda run: bool(_weights(run)))
     if not with_weights:
         return None
     panels = [(group_run, _weights(group_run.run)) for group_run in with_weights]
-    pairs = [pair for pair in part.sizes if any(pair in weights for _, weights in panels)]
+    pairs = [pair for pair in compared_runs.sizes if any(pair in weights for _, weights in panels)]
     return draw_steps(panels, pairs, "distillation weight α", 1)
 
 
@@ -86,23 +86,25 @@ MARKERS = {"raise": "^", "keep": "o", "lower": "v"}
 
 
 @matplotlib.rc_context(STYLE)
-def search_chart(part: ComparedRuns) -> str | None:
+def search_chart(compared_runs: ComparedRuns) -> str | None:
     """Draws every search of weights (paper 2, Algorithm 2), a panel a pair: trials' dev losses, and what was taken.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         SVG; None where no run logged a search.
     """
-    searched = part.first_runs(lambda run: bool(np.isfinite(run.step_size_V).any()))
-    pairs = [pair for pair in part.sizes if any("action" in row.run.pair_metrics.get(pair, {}) for row in searched)]
+    searched = compared_runs.first_runs(lambda run: bool(np.isfinite(run.step_size_V).any()))
+    pairs = [
+        pair for pair in compared_runs.sizes if any("action" in row.run.pair_metrics.get(pair, {}) for row in searched)
+    ]
     if not pairs:
         return None
     columns = min(4, len(pairs) + 1)
     figure, axes = make_panels(len(pairs) + 1, columns, WIDTH / columns, 2.3, sharex=True)
     for ax, pair in zip(axes, pairs, strict=False):
-        ax.set_title(pair_title(pair, part.sizes))
+        ax.set_title(pair_title(pair, compared_runs.sizes))
         ax.axhline(0, color=FAINT_COLOUR, lw=0.8)
         for group_run in searched:
             _draw_trials(ax, group_run, pair)

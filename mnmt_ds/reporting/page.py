@@ -75,14 +75,14 @@ class Chart(NamedTuple):
 
 
 def render_page(
-    title: str, parts: Sequence[ComparedRuns], tables: Sequence[Table] = (), command: str = "compare",
+    title: str, comparisons: Sequence[ComparedRuns], tables: Sequence[Table] = (), command: str = "compare",
     pictures: Sequence[Picture] = (),
 ) -> str:  # fmt: skip
     """Renders the page: the tables, then everything about each part, then pictures that other commands drew.
 
     Args:
         title: heading of the page.
-        parts: compared runs, a section each.
+        comparisons: compared runs, a section each.
         tables: what stands above all parts.
         command: the subcommand of ``mnmt-ds`` that makes the page; the footer names it.
         pictures: what stands below all parts.
@@ -98,7 +98,7 @@ def render_page(
     )
     return environment.get_template("page.html").render(
         title=title,
-        parts=[part_values(part) for part in parts],
+        parts=[part_values(compared_runs) for compared_runs in comparisons],
         tables=tables,
         pictures=pictures,
         command=command,
@@ -107,121 +107,121 @@ def render_page(
     )
 
 
-def part_values(part: ComparedRuns) -> dict[str, Any]:
+def part_values(compared_runs: ComparedRuns) -> dict[str, Any]:
     """Collects the values that the template shows of a part.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         Values by their names in ``page.html``.
     """
-    metrics = filled_metrics(summarise_groups(part.groups))
-    drawn = notable_part(part)
-    recipes = [group.runs[0].recipe for group in part.groups]
-    rows, footnotes = summary_rows(part)
+    metrics = filled_metrics(summarise_groups(compared_runs.groups))
+    drawn = notable_part(compared_runs)
+    recipes = [group.runs[0].recipe for group in compared_runs.groups]
+    rows, footnotes = summary_rows(compared_runs)
     return dict(
-        name=part.name,
-        id_prefix=f"{part.name}-" if part.name else "",
-        run_count=len(part.runs),
-        pair_count=len(part.sizes),
-        groups=part.groups,
+        name=compared_runs.name,
+        id_prefix=f"{compared_runs.name}-" if compared_runs.name else "",
+        run_count=len(compared_runs.runs),
+        pair_count=len(compared_runs.sizes),
+        groups=compared_runs.groups,
         drawn_groups=drawn.groups,
         drawn_pair_count=len(drawn.sizes),
         colours={group.label: group_colour(i) for i, group in enumerate(drawn.groups)},
         metrics=metrics,
         summary=rows,
-        footnotes=[*footnotes, *text_notes(part.runs)],
-        has_bootstrap=bool(part.bootstraps),
-        bootstrap_samples=part.score.samples,
+        footnotes=[*footnotes, *text_notes(compared_runs.runs)],
+        has_bootstrap=bool(compared_runs.bootstraps),
+        bootstrap_samples=compared_runs.score.samples,
         t_tests=[
             f"{label}, {METRIC_TITLES[key]} {format_difference(difference, 3)}"
-            for label, differences in part.t_tests.items()
+            for label, differences in compared_runs.t_tests.items()
             for key, difference in differences.items()
         ],
-        signatures=score_signatures(part.runs),
+        signatures=score_signatures(compared_runs.runs),
         charts=_charts(drawn),
-        pair_table=pair_table(part),
+        pair_table=pair_table(compared_runs),
         differing_settings=differing_settings(recipes),
         equal_setting_count=count_equal_settings(recipes),
-        changes=change_table(part),
+        changes=change_table(compared_runs),
         samples={
             pair_name(pair): samples for pair, samples in sample_translations(drawn.groups, [*drawn.sizes]).items()
         },
         all_metrics=COMPARED_METRICS,
         runs=[
             {**row, "cells": [format_number(row[metric.key], metric.digits) for metric in COMPARED_METRICS]}
-            for row in run_rows(part.runs)
+            for row in run_rows(compared_runs.runs)
         ],
     )
 
 
-def _charts(part: ComparedRuns) -> list[Chart]:
+def _charts(compared_runs: ComparedRuns) -> list[Chart]:
     """The sections whose chart has something to show."""
     charts = []
     for section in SECTIONS:
-        svg = section.draw(part)
+        svg = section.draw(compared_runs)
         if svg is not None:
-            text = section.text + (section.bootstrap_text if part.bootstraps else "")
-            charts.append(Chart(section, text + _unlike_in_chart(part, section.metric), svg))
+            text = section.text + (section.bootstrap_text if compared_runs.bootstraps else "")
+            charts.append(Chart(section, text + _unlike_in_chart(compared_runs, section.metric), svg))
     return charts
 
 
-def _unlike_in_chart(part: ComparedRuns, metric: str) -> str:
+def _unlike_in_chart(compared_runs: ComparedRuns, metric: str) -> str:
     """HTML that names the groups whose metric is not comparable with the baseline's, and why."""
-    reasons = {group.label: part.unlike(group, metric) for group in part.groups} if metric else {}
+    reasons = {group.label: compared_runs.unlike(group, metric) for group in compared_runs.groups} if metric else {}
     return as_html(
         [
-            f"{label}: not comparable with {part.baseline.label}: {'; '.join(why)}"
+            f"{label}: not comparable with {compared_runs.baseline.label}: {'; '.join(why)}"
             for label, why in reasons.items()
             if why
         ]
     )
 
 
-def summary_rows(part: ComparedRuns) -> tuple[list[SummaryRow], tuple[str, ...]]:
+def summary_rows(compared_runs: ComparedRuns) -> tuple[list[SummaryRow], tuple[str, ...]]:
     """Makes the rows of the summary.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         A row a group: its summary, a cell a metric, and its difference to the baseline; and the footnotes.
     """
-    summaries, footnotes = summarise_groups(part.groups), part.footnotes()
+    summaries, footnotes = summarise_groups(compared_runs.groups), compared_runs.footnotes()
     metrics = filled_metrics(summaries)
-    best = _best_values(part, summaries, metrics)
+    best = _best_values(compared_runs, summaries, metrics)
     rows = [
         SummaryRow(
             summary,
-            footnotes.mark(part.unlike(group, TRAINING)),
+            footnotes.mark(compared_runs.unlike(group, TRAINING)),
             [
                 SummaryCell(
                     metric.key,
                     format_number(summary.mean[metric.key], metric.digits),
                     format_number(summary.spread[metric.key], metric.digits).strip("–") if metric.direction else "",
-                    summary.mean[metric.key] == best.get(metric.key) and part.is_comparable(group, metric.key),
-                    footnotes.mark(unlike_metric(part, group, metric.key)),
+                    summary.mean[metric.key] == best.get(metric.key) and compared_runs.is_comparable(group, metric.key),
+                    footnotes.mark(unlike_metric(compared_runs, group, metric.key)),
                 )
                 for metric in metrics
             ],
-            _difference_cells(part.bootstrap(summary.label, "bleu", "macro")),
+            _difference_cells(compared_runs.bootstrap(summary.label, "bleu", "macro")),
         )
-        for summary, group in zip(summaries, part.groups, strict=True)
+        for summary, group in zip(summaries, compared_runs.groups, strict=True)
     ]
     return rows, footnotes.lines()
 
 
 def _best_values(
-    part: ComparedRuns, summaries: Sequence[GroupSummary], metrics: Sequence[ComparedMetric]
+    compared_runs: ComparedRuns, summaries: Sequence[GroupSummary], metrics: Sequence[ComparedMetric]
 ) -> Mapping[str, float]:
     """The best mean by metric, of those that can be better and that two groups or more have, comparably."""
     best = {}
     for metric in metrics:
         values = [
             summary.mean[metric.key]
-            for summary, group in zip(summaries, part.groups, strict=True)
-            if np.isfinite(summary.mean[metric.key]) and part.is_comparable(group, metric.key)
+            for summary, group in zip(summaries, compared_runs.groups, strict=True)
+            if np.isfinite(summary.mean[metric.key]) and compared_runs.is_comparable(group, metric.key)
         ]
         if metric.direction and len(values) > 1:
             best[metric.key] = max(values) if metric.direction > 0 else min(values)

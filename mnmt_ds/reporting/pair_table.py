@@ -22,18 +22,18 @@ TITLES = {
 }
 
 
-def pair_table(part: ComparedRuns) -> str:
+def pair_table(compared_runs: ComparedRuns) -> str:
     """Collects every pair's figures.
 
     Args:
-        part: compared runs; a group's figure is the mean over its seeds.
+        compared_runs: compared runs; a group's figure is the mean over its seeds.
 
     Returns:
         JSON that may stand in HTML: names and training sentences of the pairs, names of the experiments, and by figure
         a row a pair of a number an experiment (null: not known); empty where no figure is known.
     """
-    groups = part.groups[: max(1, MOST_CELLS // max(1, len(FIGURES) * len(part.sizes)))]
-    pairs = [*part.sizes]
+    groups = compared_runs.groups[: max(1, MOST_CELLS // max(1, len(FIGURES) * len(compared_runs.sizes)))]
+    pairs = [*compared_runs.sizes]
     figures: dict[str, Any] = {}
     by_figure: dict[str, list[list[float | None]]] = {name: [] for name in FIGURES}
     for group in groups:
@@ -53,9 +53,9 @@ def pair_table(part: ComparedRuns) -> str:
         return ""
     table = {
         "pairs": [pair_name(pair) for pair in pairs],
-        "sizes": [part.sizes[pair] for pair in pairs],
+        "sizes": [compared_runs.sizes[pair] for pair in pairs],
         "groups": [group.label for group in groups],
-        "left_out": len(part.groups) - len(groups),
+        "left_out": len(compared_runs.groups) - len(groups),
         "figures": figures,
     }
     return json.dumps(table, separators=(",", ":")).replace("<", "\\u003c")

@@ -173,47 +173,51 @@ def format_with_spread(summary: GroupSummary, metric: ComparedMetric) -> str:
     return f"{text} ±{spread:.{metric.digits}f}" if np.isfinite(spread) and metric.direction else text
 
 
-def summary_markdown(part: ComparedRuns) -> str:
+def summary_markdown(compared_runs: ComparedRuns) -> str:
     """Writes the groups' table as Markdown that reads well on a terminal, too.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         The table, then a line a t-test.
     """
-    summaries, footnotes = summarise_groups(part.groups), part.footnotes()
+    summaries, footnotes = summarise_groups(compared_runs.groups), compared_runs.footnotes()
     metrics = filled_metrics(summaries)
-    delta = f"ΔBLEU to {part.baseline.label} [95 %]"
-    head = ["run", "method", "seeds", *(metric.title for metric in metrics)] + ([delta] if part.bootstraps else [])
+    delta = f"ΔBLEU to {compared_runs.baseline.label} [95 %]"
+    head = ["run", "method", "seeds", *(metric.title for metric in metrics)] + (
+        [delta] if compared_runs.bootstraps else []
+    )
     table = [head]
-    for summary, group in zip(summaries, part.groups, strict=True):
+    for summary, group in zip(summaries, compared_runs.groups, strict=True):
         label = summary.label if summary.status == "finished" else f"{summary.label} ({summary.status})"
         cells = [
-            label + footnotes.mark(part.unlike(group, TRAINING)),
+            label + footnotes.mark(compared_runs.unlike(group, TRAINING)),
             summary.method,
             ",".join(map(str, summary.seeds)),
         ]
         for metric in metrics:
-            mark = footnotes.mark(unlike_metric(part, group, metric.key))
+            mark = footnotes.mark(unlike_metric(compared_runs, group, metric.key))
             cells.append(format_with_spread(summary, metric) + mark)
-        if part.bootstraps:
-            difference = part.bootstrap(summary.label, "bleu", "macro")
+        if compared_runs.bootstraps:
+            difference = compared_runs.bootstrap(summary.label, "bleu", "macro")
             cells.append(format_difference(difference) if difference is not None else "")
         table.append(cells)
     tests = [
         f"{label}, {METRIC_TITLES[key]} over seeds (Welch's t-test): {format_difference(difference, 3)}"
-        for label, differences in part.t_tests.items()
+        for label, differences in compared_runs.t_tests.items()
         for key, difference in differences.items()
     ]
-    return "\n".join([*_aligned(table, text_columns=3), "", *footnotes.lines(), *text_notes(part.runs), *tests])
+    return "\n".join(
+        [*_aligned(table, text_columns=3), "", *footnotes.lines(), *text_notes(compared_runs.runs), *tests]
+    )
 
 
-def unlike_metric(part: ComparedRuns, group: RunGroup, key: str) -> Reasons:
+def unlike_metric(compared_runs: ComparedRuns, group: RunGroup, key: str) -> Reasons:
     """Explains why a group's metric in the summary is not comparable with the baseline's.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
         group: one of them.
         key: of the metric.
 
@@ -222,10 +226,10 @@ def unlike_metric(part: ComparedRuns, group: RunGroup, key: str) -> Reasons:
     """
     name = key.removeprefix("bleu_").replace("_", " ")
     if name not in RESOURCE_CLASSES:
-        return part.unlike(group, key)
-    reports = [run.report or {} for run in part.runs]
+        return compared_runs.unlike(group, key)
+    reports = [run.report or {} for run in compared_runs.runs]
     members = {pair for report in reports for pair in report.get("classes", {}).get(name, {}).get("pairs", ())}
-    return part.unlike(group, key, sorted(members))
+    return compared_runs.unlike(group, key, sorted(members))
 
 
 def text_notes(runs: Sequence[Run]) -> list[str]:

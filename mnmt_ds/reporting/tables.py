@@ -32,41 +32,41 @@ class Table(NamedTuple):
     """Cells are sentences, which are wrapped."""
 
 
-def all_tables(parts: Sequence[ComparedRuns]) -> list[Table]:
+def all_tables(comparisons: Sequence[ComparedRuns]) -> list[Table]:
     """Makes all tables that these runs fill.
 
     Args:
-        parts: compared runs, a condition of the study each.
+        comparisons: compared runs, a condition of the study each.
 
     Returns:
         The tables, without those that would be empty.
     """
     tables = [
-        settings_table(parts, "bleu", 2, "BLEU", "Macro average over pairs"),
-        settings_table(parts, "bleu_ceiling", 2, "Ceiling of BLEU", "BLEU of the references themselves after the"
+        settings_table(comparisons, "bleu", 2, "BLEU", "Macro average over pairs"),
+        settings_table(comparisons, "bleu_ceiling", 2, "Ceiling of BLEU", "BLEU of the references themselves after the"
                        " tokenizer's round trip, macro average over pairs: more cannot be reached"),
-        settings_table(parts, "dev", 3, "Dev loss, nats a token", "Mean over pairs of the label-smoothed"
+        settings_table(comparisons, "dev", 3, "Dev loss, nats a token", "Mean over pairs of the label-smoothed"
                        " cross-entropy, at the overall best checkpoint"),
-        settings_table(parts, "dev_bits", 3, "Dev loss, bits a token", "The same in the unit of paper 1's figures:"
-                       " nats times 1.4427"),
-        settings_table(parts, "deficit", 3, "Performance deficit, nats a token", "Dev loss that the overall best"
-                       " checkpoint loses against each pair's own best one, summed over pairs (paper 1, Table 3)"),
-        settings_table(parts, "deficit_bits", 3, "Performance deficit, bits a token", "The same in the unit of paper"
-                       " 1's Table 3: nats times 1.4427"),
-        *(bleu_by_pair(part) for part in parts),
-        *(ceiling_by_pair(part) for part in parts),
-        *(bleu_by_class(part) for part in parts),
-        *(cost_table(part) for part in parts),
-        *(change_table(part) for part in parts),
+        settings_table(comparisons, "dev_bits", 3, "Dev loss, bits a token", "The same in the unit of paper 1's"
+                       " figures: nats times 1.4427"),
+        settings_table(comparisons, "deficit", 3, "Performance deficit, nats a token", "Dev loss that the overall"
+                       " best checkpoint loses against each pair's own best one, summed over pairs (paper 1, Table 3)"),
+        settings_table(comparisons, "deficit_bits", 3, "Performance deficit, bits a token", "The same in the unit of"
+                       " paper 1's Table 3: nats times 1.4427"),
+        *(bleu_by_pair(compared_runs) for compared_runs in comparisons),
+        *(ceiling_by_pair(compared_runs) for compared_runs in comparisons),
+        *(bleu_by_class(compared_runs) for compared_runs in comparisons),
+        *(cost_table(compared_runs) for compared_runs in comparisons),
+        *(change_table(compared_runs) for compared_runs in comparisons),
     ]  # fmt: skip
     return [table for table in tables if any(cell != "–" for row in table.rows for cell in row[1:])]
 
 
-def settings_table(parts: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str) -> Table:
+def settings_table(comparisons: Sequence[ComparedRuns], key: str, digits: int, title: str, note: str) -> Table:
     """Makes a table of a metric's mean and spread over seeds, with gains over each condition's baseline.
 
     Args:
-        parts: compared runs, a condition of the study each.
+        comparisons: compared runs, a condition of the study each.
         key: of the metric in ``COMPARED_METRICS``.
         digits: after the decimal point.
         title: of the table.
@@ -75,99 +75,108 @@ def settings_table(parts: Sequence[ComparedRuns], key: str, digits: int, title: 
     Returns:
         The table: a row a method, a column a condition.
     """
-    labels = list(dict.fromkeys(group.label for part in parts for group in part.groups))
-    rows, footnotes = [], Footnotes(_baseline_name(parts))
+    labels = list(dict.fromkeys(group.label for compared_runs in comparisons for group in compared_runs.groups))
+    rows, footnotes = [], Footnotes(_baseline_name(comparisons))
     for label in labels:
         cells = []
-        for part in parts:
-            group = next((group for group in part.groups if group.label == label), None)
+        for compared_runs in comparisons:
+            group = next((group for group in compared_runs.groups if group.label == label), None)
             values = _values(group, key) if group is not None else []
-            baseline = _values(part.baseline, key)
+            baseline = _values(compared_runs.baseline, key)
             gain = float(np.mean(values) - np.mean(baseline)) if values and baseline else None
-            difference = part.bootstrap(label, "bleu", "macro") if key == "bleu" else None
-            reasons = (*part.unlike(group, key), *part.unlike(group, TRAINING)) if group is not None else ()
-            comparable = group is not None and part.is_comparable(group, key)
-            gain = gain if label != part.baseline.label and comparable else None
+            difference = compared_runs.bootstrap(label, "bleu", "macro") if key == "bleu" else None
+            reasons = (
+                (*compared_runs.unlike(group, key), *compared_runs.unlike(group, TRAINING)) if group is not None else ()
+            )
+            comparable = group is not None and compared_runs.is_comparable(group, key)
+            gain = gain if label != compared_runs.baseline.label and comparable else None
             cells.append(_cell(values, digits, gain, difference) + (footnotes.mark(reasons) if values else ""))
         rows.append((label, *cells))
     star = "; * a gain whose 95 % interval (paired bootstrap over sentences) excludes zero" if key == "bleu" else ""
-    gains = f"; in brackets the gain over {_baseline_name(parts)}" if len(labels) > 1 else ""
-    head = ("", *(part.name or title for part in parts))
+    gains = f"; in brackets the gain over {_baseline_name(comparisons)}" if len(labels) > 1 else ""
+    head = ("", *(compared_runs.name or title for compared_runs in comparisons))
     return Table(key, title, note + gains + star, head, rows, footnotes.lines())
 
 
-def bleu_by_pair(part: ComparedRuns) -> Table:
+def bleu_by_pair(compared_runs: ComparedRuns) -> Table:
     """Makes a table of every pair's BLEU, with gains over the baseline.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         The table: a row a group, a column a pair, from the least training text to the most.
     """
-    pairs, footnotes = list(part.sizes), part.footnotes()
+    pairs, footnotes = list(compared_runs.sizes), compared_runs.footnotes()
     members = {pair: [pair] for pair in pairs}
-    rows = [_bleu_row(part, group, "pairs", members, footnotes) for group in part.groups]
-    head = ("", *(f"{pair} ({part.sizes[pair]:,})" for pair in pairs))
-    note = f"Training sentences beside the pair; in brackets the gain over {part.baseline.label}; * as above"
-    return Table(_file_name("pairs", part), f"BLEU by pair{_title_end(part)}", note, head, rows, footnotes.lines())
+    rows = [_bleu_row(compared_runs, group, "pairs", members, footnotes) for group in compared_runs.groups]
+    head = ("", *(f"{pair} ({compared_runs.sizes[pair]:,})" for pair in pairs))
+    note = f"Training sentences beside the pair; in brackets the gain over {compared_runs.baseline.label}; * as above"
+    return Table(
+        _file_name("pairs", compared_runs),
+        f"BLEU by pair{_title_end(compared_runs)}",
+        note,
+        head,
+        rows,
+        footnotes.lines(),
+    )
 
 
-def ceiling_by_pair(part: ComparedRuns) -> Table:
+def ceiling_by_pair(compared_runs: ComparedRuns) -> Table:
     """Makes a table of what BLEU the references themselves reach after the tokenizer's round trip.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         The table: a row a group, a column a pair.
     """
     rows = []
-    for group in part.groups:
+    for group in compared_runs.groups:
         reports = [(run.report or {}).get("pairs", {}) for run in group.runs]
         ceilings = {
             pair: [facts[pair]["bleu_ceiling"] for facts in reports if "bleu_ceiling" in facts.get(pair, {})]
-            for pair in part.sizes
+            for pair in compared_runs.sizes
         }
         rows.append((group.label, *(_cell(values, 2, None, None, spread=False) for values in ceilings.values())))
     note = "BLEU of the references after the tokenizer has encoded and decoded them: more cannot be reached"
-    title = f"Ceiling of BLEU by pair{_title_end(part)}"
-    return Table(_file_name("ceilings", part), title, note, ("", *part.sizes), rows)
+    title = f"Ceiling of BLEU by pair{_title_end(compared_runs)}"
+    return Table(_file_name("ceilings", compared_runs), title, note, ("", *compared_runs.sizes), rows)
 
 
-def bleu_by_class(part: ComparedRuns) -> Table:
+def bleu_by_class(compared_runs: ComparedRuns) -> Table:
     """Makes a table of mean BLEU over high-, low- and very-low-resource pairs, with gains over the baseline.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         The table: a row a group, a column a class; no columns where all pairs are of one class.
     """
-    reports = [run.report or {} for run in part.runs]
+    reports = [run.report or {} for run in compared_runs.runs]
     classes = list(dict.fromkeys(name for report in reports for name in report.get("classes", {})))
-    classes, footnotes = classes if len(classes) > 1 else [], part.footnotes()
+    classes, footnotes = classes if len(classes) > 1 else [], compared_runs.footnotes()
     members = {
         name: sorted({pair for report in reports for pair in report.get("classes", {}).get(name, {}).get("pairs", ())})
         for name in classes
     }
-    rows = [_bleu_row(part, group, "classes", members, footnotes) for group in part.groups]
-    note = f"Means over pairs; in brackets the gain over {part.baseline.label}"
-    title = f"BLEU by resource class{_title_end(part)}"
-    return Table(_file_name("classes", part), title, note, ("", *classes), rows, footnotes.lines())
+    rows = [_bleu_row(compared_runs, group, "classes", members, footnotes) for group in compared_runs.groups]
+    note = f"Means over pairs; in brackets the gain over {compared_runs.baseline.label}"
+    title = f"BLEU by resource class{_title_end(compared_runs)}"
+    return Table(_file_name("classes", compared_runs), title, note, ("", *classes), rows, footnotes.lines())
 
 
-def cost_table(part: ComparedRuns) -> Table:
+def cost_table(compared_runs: ComparedRuns) -> Table:
     """Makes a table of time and memory, and their ratio to the baseline's.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         The table: a row a group; speed in target tokens a second, memory in 1e9 bytes.
     """
-    baseline, rows = _mean_costs(part.baseline), []
-    for group in part.groups:
+    baseline, rows = _mean_costs(compared_runs.baseline), []
+    for group in compared_runs.groups:
         costs = _mean_costs(group)
         time_per_token = _ratio(baseline["tokens_per_sec"], costs["tokens_per_sec"])
         memory = _ratio(costs["memory_gb"], baseline["memory_gb"])
@@ -179,25 +188,25 @@ def cost_table(part: ComparedRuns) -> Table:
             format_number(costs["minutes"], 1), time_in_all,
         ))  # fmt: skip
     head = ("", "tokens/s", "time a token ×", "peak GB", "memory ×", "minutes", "time in all ×")
-    note = f"× is the ratio to {part.baseline.label}; median speed of the training reports, validation aside"
-    return Table(_file_name("cost", part), f"Cost{_title_end(part)}", note, head, rows)
+    note = f"× is the ratio to {compared_runs.baseline.label}; median speed of the training reports, validation aside"
+    return Table(_file_name("cost", compared_runs), f"Cost{_title_end(compared_runs)}", note, head, rows)
 
 
-def change_table(part: ComparedRuns) -> Table:
+def change_table(compared_runs: ComparedRuns) -> Table:
     """Makes a table of the settings that runs changed on the way.
 
     Args:
-        part: compared runs.
+        compared_runs: compared runs.
 
     Returns:
         The table: a row a change; none where every run was trained by one recipe.
     """
-    runs = part.runs
+    runs = compared_runs.runs
     rows = change_cells([f"{run.label}, seed {run.seed}" for run in runs], [run.changes for run in runs])
     note = "What a run that was resumed had otherwise from an update on; the run's other tables and its settings do not"
-    title = f"Settings changed on the way{_title_end(part)}"
+    title = f"Settings changed on the way{_title_end(compared_runs)}"
     head = ("run", "after update", "setting", "before", "from then on")
-    return Table(_file_name("changes", part), title, f"{note} tell it", head, rows)
+    return Table(_file_name("changes", compared_runs), title, f"{note} tell it", head, rows)
 
 
 def table_markdown(table: Table) -> str:
@@ -235,16 +244,25 @@ def _values(group: RunGroup, key: str) -> list[float]:
 
 
 def _bleu_row(
-    part: ComparedRuns, group: RunGroup, section: str, members: Mapping[str, Sequence[str]], footnotes: Footnotes
+    compared_runs: ComparedRuns,
+    group: RunGroup,
+    section: str,
+    members: Mapping[str, Sequence[str]],
+    footnotes: Footnotes,
 ) -> Cells:
     """A group's mean BLEU of each pair or class in its reports, with the gain over the baseline's where comparable."""
-    cells = [group.label + footnotes.mark(part.unlike(group, TRAINING))]
+    cells = [group.label + footnotes.mark(compared_runs.unlike(group, TRAINING))]
     for name, pairs in members.items():
-        values, baseline = _bleu_values(group, section, name), _bleu_values(part.baseline, section, name)
-        has_gain = values and baseline and group is not part.baseline and part.is_comparable(group, "bleu", pairs)
+        values, baseline = _bleu_values(group, section, name), _bleu_values(compared_runs.baseline, section, name)
+        has_gain = (
+            values
+            and baseline
+            and group is not compared_runs.baseline
+            and compared_runs.is_comparable(group, "bleu", pairs)
+        )
         gain = float(np.mean(values) - np.mean(baseline)) if has_gain else None
-        cell = _cell(values, 2, gain, part.bootstrap(group.label, "bleu", name), spread=False)
-        cells.append(cell + (footnotes.mark(part.unlike(group, "bleu", pairs)) if values else ""))
+        cell = _cell(values, 2, gain, compared_runs.bootstrap(group.label, "bleu", name), spread=False)
+        cells.append(cell + (footnotes.mark(compared_runs.unlike(group, "bleu", pairs)) if values else ""))
     return tuple(cells)
 
 
@@ -278,14 +296,14 @@ def _ratio(value: float, base: float) -> str:
     return format_number(value / base if base else float("nan"), 2)
 
 
-def _baseline_name(parts: Sequence[ComparedRuns]) -> str:
-    names = list(dict.fromkeys(part.baseline.label for part in parts))
+def _baseline_name(comparisons: Sequence[ComparedRuns]) -> str:
+    names = list(dict.fromkeys(compared_runs.baseline.label for compared_runs in comparisons))
     return names[0] if len(names) == 1 else "each condition's baseline"
 
 
-def _title_end(part: ComparedRuns) -> str:
-    return f", {part.name}" if part.name else ""
+def _title_end(compared_runs: ComparedRuns) -> str:
+    return f", {compared_runs.name}" if compared_runs.name else ""
 
 
-def _file_name(name: str, part: ComparedRuns) -> str:
-    return f"{part.name}-{name}" if part.name else name
+def _file_name(name: str, compared_runs: ComparedRuns) -> str:
+    return f"{compared_runs.name}-{name}" if compared_runs.name else name

@@ -30,20 +30,20 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     settings, directory = study.settings, study.settings.directory / "report"
     complete = [entry for entry in study.entries if is_complete(study, entry)]
     bootstraps = read_bootstraps(directory)
-    compared = [
-        part
+    comparisons = [
+        compared_runs
         for name in settings.conditions or ("",)
-        if (part := _compared(study, name, complete, bootstraps)) is not None
+        if (compared_runs := _compared(study, name, complete, bootstraps)) is not None
     ]
-    if not compared:
+    if not comparisons:
         return None
-    tables = all_tables(compared)
+    tables = all_tables(comparisons)
     texts = [f"# {settings.title}", *(table_markdown(table) for table in tables)]
-    for part in compared:
-        texts.append(f"## {part.name or 'Runs'}\n\n{summary_markdown(part)}")
-        texts.append(resource_classes(part.sizes, part.score))
-        texts.append(frontier_markdown(find_experiments(part.runs), part.runs))
-        texts.append("\n".join(f"- `{line}`" for line in score_signatures(part.runs)))
+    for compared_runs in comparisons:
+        texts.append(f"## {compared_runs.name or 'Runs'}\n\n{summary_markdown(compared_runs)}")
+        texts.append(resource_classes(compared_runs.sizes, compared_runs.score))
+        texts.append(frontier_markdown(find_experiments(compared_runs.runs), compared_runs.runs))
+        texts.append("\n".join(f"- `{line}`" for line in score_signatures(compared_runs.runs)))
     texts.append("\n".join(f"- {line}" for line in missing_runs(study, complete, failed)))
     write_together(
         {
@@ -51,7 +51,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
             directory / "study.md": "\n\n".join(text for text in texts if text) + "\n",
             directory / BOOTSTRAPS: bootstraps.text(),
             directory / "study.html": render_page(
-                settings.title, compared, tables, "study", read_pictures([directory])
+                settings.title, comparisons, tables, "study", read_pictures([directory])
             ),
         }
     )

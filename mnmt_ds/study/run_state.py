@@ -46,7 +46,9 @@ def is_evaluated(job: TrainingJob, options: str) -> bool:
     Returns:
         True where nothing is left to evaluate.
     """
-    reports = [report_path(place, "best", "test") for place in student_directories(job.directory)]
+    reports = [
+        report_path(student_directory, "best", "test") for student_directory in student_directories(job.directory)
+    ]
     return read_mark(job.directory).get("evaluate") == options and all(path.exists() for path in reports)
 
 
@@ -62,7 +64,7 @@ def has_ended(run: Path) -> bool:
     newest = next(readable_states(run), None)
     if newest is None:
         return False
-    parts = [student_state(newest, place.name) for place in student_directories(run)]
+    parts = [student_state(newest, student_directory.name) for student_directory in student_directories(run)]
     return all(part["last"] == updates_of(part["position"]) for part in parts)
 
 

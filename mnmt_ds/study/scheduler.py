@@ -104,7 +104,7 @@ def run_all(
     waiting = {entry.directory: entry for entry in entries if not is_complete(study, entry)}
     jobs = {d: [job for job in entry.jobs if not _run_is_done(study, job)] for d, entry in waiting.items()}
     total, finished, started = sum(map(len, jobs.values())), 0, time.monotonic()
-    places, under_way = list(range(at_once)), dict[Future[None], tuple[StudyEntry, TrainingJob, int, float]]()
+    free_slots, under_way = list(range(at_once)), dict[Future[None], tuple[StudyEntry, TrainingJob, int, float]]()
     last_report = time.monotonic()
 
     def settle() -> None:
@@ -131,15 +131,15 @@ def run_all(
             while waiting or under_way:
                 free = [entry for entry in waiting.values() if waiting.keys().isdisjoint(entry.needs)]
                 ready = [(entry, job) for entry in free for job in jobs[entry.directory]]
-                for entry, job in ready[: len(places)]:
-                    place = places.pop(0)
+                for entry, job in ready[: len(free_slots)]:
+                    slot = free_slots.pop(0)
                     jobs[entry.directory].remove(job)
-                    future = pool.submit(_make_run, study, job, processes, say, device_variables(job, place, devices))
-                    under_way[future] = (entry, job, place, time.monotonic())
+                    future = pool.submit(_make_run, study, job, processes, say, device_variables(job, slot, devices))
+                    under_way[future] = (entry, job, slot, time.monotonic())
                 finished_futures, _ = wait(under_way, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in finished_futures:
-                    entry, job, place, start = under_way.pop(future)
-                    places.append(place)
+                    entry, job, slot, start = under_way.pop(future)
+                    free_slots.append(slot)
                     finished += 1
                     job_name = entry.name + (f", {job.directory.name}" if entry.per_pair else "")
                     try:
@@ -262,12 +262,12 @@ def cli_command(command: str) -> list[str]:
     return [sys.executable, "-m", "mnmt_ds.cli.main", command]
 
 
-def device_variables(job: TrainingJob, place: int, devices: Sequence[str]) -> dict[str, str]:
+def device_variables(job: TrainingJob, slot: int, devices: Sequence[str]) -> dict[str, str]:
     """Makes the environment variables that give a run its threads and its share of the GPUs.
 
     Args:
         job: the run.
-        place: number of the run among those under way.
+        slot: number of the run among those under way.
         devices: GPUs of this machine; empty: none.
 
     Returns:
@@ -277,7 +277,7 @@ def device_variables(job: TrainingJob, place: int, devices: Sequence[str]) -> di
     if not devices or job.launch.hostfile is not None:
         return threads
     ranks = min(job.launch.ranks, len(devices))
-    share = sorted({(place * ranks + i) % len(devices) for i in range(ranks)})
+    share = sorted({(slot * ranks + i) % len(devices) for i in range(ranks)})
     return {**threads, "CUDA_VISIBLE_DEVICES": ",".join(devices[i] for i in share)}
 
 

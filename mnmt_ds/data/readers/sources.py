@@ -105,17 +105,17 @@ def parts_identity(parts: Iterable[CorpusPart]) -> list[Any]:
     return identity
 
 
-def files_of_part(part: CorpusPart) -> list[Path]:
+def files_of_part(corpus_part: CorpusPart) -> list[Path]:
     """Lists a part's files.
 
     Args:
-        part: a part of a pair's text.
+        corpus_part: a part of a pair's text.
 
     Returns:
         Paths; where the part is a directory, those of all files inside.
     """
     files = []
-    for path in filter(None, dict.fromkeys(part.files)):
+    for path in filter(None, dict.fromkeys(corpus_part.files)):
         path = disk_file(path)
         inside = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
         files += [file for file in inside if not file.is_dir()]

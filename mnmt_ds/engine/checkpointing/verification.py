@@ -31,9 +31,10 @@ def fault_of(path: Path) -> str | None:
         where all is well.
     """
     try:
-        for place in (path.parent, path, *_contents(path)):
-            is_sticky = place == path.parent and place.stat().st_mode & stat.S_ISVTX  # none renames another's there
-            if not is_sticky and (fault := _permission_fault(place)):
+        for checked_path in (path.parent, path, *_contents(path)):
+            # a sticky directory: none renames another's there
+            is_sticky = checked_path == path.parent and checked_path.stat().st_mode & stat.S_ISVTX
+            if not is_sticky and (fault := _permission_fault(checked_path)):
                 return fault
         return _content_fault(path)
     except OSError as error:

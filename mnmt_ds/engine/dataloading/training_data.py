@@ -207,14 +207,14 @@ class TrainingData:
             The plan of the last cut.
         """
         segment, cuts = segment or self.whole_epoch(epoch), cuts or (self.cut,)
-        place = f"{epoch}+{segment.number}" if segment.number else str(epoch)
+        seed_label = f"{epoch}+{segment.number}" if segment.number else str(epoch)
         if len(cuts) == 1 and self.denoising is None and self.longest(cuts[0].max_tokens) >= segment.longest:
             drawn = iterate_drawn_pairs(self._lengths_of(segment), segment.counts, segment.offsets, self.train.seed)
-            return self._cut(drawn, cuts[0], place)._replace(epoch=epoch, longest=segment.longest)
+            return self._cut(drawn, cuts[0], seed_label)._replace(epoch=epoch, longest=segment.longest)
         left = self.drawn(segment)
         for number, cut in enumerate(cuts):
             within, beyond = split_by_length(left, self.longest(cut.max_tokens))
-            plan = self._cut(within, cut, f"{place}/{number}" if number else place)
+            plan = self._cut(within, cut, f"{seed_label}/{number}" if number else seed_label)
             if number + 1 < len(cuts):
                 rest = rest_of(within, plan, cut.sentences)
                 left = [joined(parts) for parts in zip(rest, beyond, strict=True)]
@@ -262,15 +262,17 @@ class TrainingData:
             return self.lengths
         return self.lengths_within(segment.longest)
 
-    def _cut(self, drawn: Iterable[PairLengths], cut: Cut, place: str) -> EpochPlan:
+    def _cut(self, drawn: Iterable[PairLengths], cut: Cut, seed_label: str) -> EpochPlan:
         """Cuts the sentences of all sources into micro-batches; those of the pairs and of each task evenly spread."""
         if self.denoising is None:
-            return plan_batches(drawn, seed_of(self.train.seed, "order", place), cut.max_tokens, cut.batches_per_update)
+            return plan_batches(
+                drawn, seed_of(self.train.seed, "order", seed_label), cut.max_tokens, cut.batches_per_update
+            )
         drawn = [*drawn]
         first, size = 0, len(self.pairs)
         plans = []
         for name in [(), *((task.name,) for task in self.denoising.settings.tasks)]:
-            seed = seed_of(self.train.seed, "order", *name, place)
+            seed = seed_of(self.train.seed, "order", *name, seed_label)
             plan = plan_batches(drawn[first : first + size], seed, cut.max_tokens, cut.batches_per_update)
             plans.append(plan._replace(pair=plan.pair + first))
             first, size = first + size, len(self.denoising.pools)
@@ -367,16 +369,16 @@ class TrainingData:
         return seen
 
 
-def joined(parts: Sequence[PairLengths]) -> PairLengths:
+def joined(lengths: Sequence[PairLengths]) -> PairLengths:
     """Concatenates sentences of one source.
 
     Args:
-        parts: sentences with their lengths.
+        lengths: sentences with their lengths.
 
     Returns:
         All of them, one part after another.
     """
-    return PairLengths(*map(np.concatenate, zip(*parts, strict=True)))
+    return PairLengths(*map(np.concatenate, zip(*lengths, strict=True)))
 
 
 def frame_of_pair(corpus: Corpus, framing: FramingSettings, pair: str) -> Frame:

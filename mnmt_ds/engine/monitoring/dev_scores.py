@@ -109,14 +109,14 @@ def _scores(
     model.eval()
     with torch.no_grad():
         for job in jobs[ranks.rank :: ranks.size]:
-            for place, beams in zip(job.positions, decode_batch(model, job, search, banned), strict=True):
-                texts[job.pair][place] = hypothesis_text(translator, beams[0]) if beams else ""
+            for position, beams in zip(job.positions, decode_batch(model, job, search, banned), strict=True):
+                texts[job.pair][position] = hypothesis_text(translator, beams[0]) if beams else ""
     model.train()
     gathered = ranks.gather(texts)
     scores: DevScores = {}
     for pair in pairs[ranks.rank :: ranks.size]:  # each rank scores its share: one alone would keep all others waiting
-        by_place = {place: text for part in gathered for place, text in part[pair].items()}
-        hypotheses = [by_place.get(i, "") for i in range(counts[pair])]
+        by_position = {position: text for part in gathered for position, text in part[pair].items()}
+        hypotheses = [by_position.get(i, "") for i in range(counts[pair])]
         target, references = split_pair(pair)[1], splits[pair].text()[1][: counts[pair]]
         figures = score_pair(hypotheses, references, target, ScoreSettings())
         reachable = corpus.tokenizer.round_trip(references, target, without_unknown=search.ban_unknown)

@@ -47,8 +47,8 @@ def read_first_weights(
         partition: called with each module once its own weights are filled; None: they stay whole.
     """
     filled = set[nn.Parameter]()
-    for place, module in list(model.named_modules()):
-        own = dict(module.named_parameters(place, recurse=False))
+    for module_name, module in list(model.named_modules()):
+        own = dict(module.named_parameters(module_name, recurse=False))
         if not set(own.values()) - filled:
             continue
         module.to(dtype)

@@ -103,13 +103,13 @@ class PrecomputedEvalStates:
         asking = [any(needs_states(pair) for needs_states in self._needs_states) for pair in self._pairs]
         if not any(asking):
             return
-        places = [
-            place
-            for place, batch in enumerate(micro_batches)
+        indices = [
+            index
+            for index, batch in enumerate(micro_batches)
             if batch.tokens and batch.pair < len(asking) and asking[batch.pair]
         ]
-        states = self._engine.decoder_states([micro_batches[place] for place in places])
-        self._states = dict(zip(places, states, strict=True))
+        states = self._engine.decoder_states([micro_batches[index] for index in indices])
+        self._states = dict(zip(indices, states, strict=True))
 
     def states(self, batch: Batch) -> DecoderStates:
         """Returns the precomputed states of a micro-batch, on the last stage.

@@ -51,10 +51,10 @@ def gather_stages(
     held: dict[str, Tensor] = dict(module.model.named_parameters())
     dtype, weights = next(module.parameters()).dtype, dict[str, Tensor]()
     ranks_a_stage = layout.data_parallel_size * layout.vocab_parallel_size
-    for place, entry in enumerate(module.entries):
+    for index, entry in enumerate(module.entries):
         with torch.device("meta"):
             shapes = {f"{entry.name}.{name}": p.shape for name, p in entry.make().named_parameters()}
-        first = module.stage_owner(place) * ranks_a_stage
+        first = module.stage_owner(index) * ranks_a_stage
         for name, shape in shapes.items():
             if name in weights or (names is not None and name not in names):
                 continue

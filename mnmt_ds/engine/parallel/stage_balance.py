@@ -78,9 +78,9 @@ def by_time(model: ModelSettings, vocabulary_size: int, max_tokens: int, impleme
     rows, seconds = max(1, min(max_tokens, MOST_TOKENS) // LENGTH), dict[str, float]()
     with torch.random.fork_rng():
         token_BT = torch.randint(PAD + 1, vocabulary_size, (rows, min(LENGTH, model.max_positions))).to(device())
-        for place, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             if entry.kind not in seconds:
-                model_chunk = ModelChunk(model, vocabulary_size, entries, place, place + 1).to(device())
+                model_chunk = ModelChunk(model, vocabulary_size, entries, index, index + 1).to(device())
                 for parameter in model_chunk.parameters():
                     torch.nn.init.normal_(parameter, std=0.02)
                 seconds[entry.kind] = min(_seconds(model_chunk, token_BT, implementation) for _ in range(ROUNDS))

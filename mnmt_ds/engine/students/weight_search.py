@@ -185,28 +185,28 @@ def _data_position(student: Student) -> DataPosition:
     return DataPosition(data_iterator.position, tuple(data_iterator.trained), tuple(student.sampler.probabilities))
 
 
-def next_updates(training_data: TrainingData, place: DataPosition, rho: float) -> list[UpdateRange]:
+def next_updates(training_data: TrainingData, data_position: DataPosition, rho: float) -> list[UpdateRange]:
     """Lists the updates that come next: the rest of the epoch under way, then the start of the next one.
 
     As they come if the sampler changes nothing before: one that measures within an epoch, or decides at its end, may.
 
     Args:
         training_data: of the student.
-        place: where it stands.
+        data_position: where it stands.
         rho: how many, as a share of an epoch's updates.
 
     Returns:
         Ranges of updates, in order.
     """
     data_iterator = DataIterator(training_data)
-    data_iterator.start(place.position)
+    data_iterator.start(data_position.position)
     count = max(1, round(rho * data_iterator.epoch_length))
     left = data_iterator.epoch_end - data_iterator.update
     ranges = []
     if left:
         ranges.append(UpdateRange(training_data, data_iterator.plan, data_iterator.update_in_plan, left))
     if left < count:
-        segment = training_data.next_epoch(place.position.segment, place.trained, place.shares)
+        segment = training_data.next_epoch(data_position.position.segment, data_position.trained, data_position.shares)
         plan = training_data.plan(data_iterator.epoch + 1, segment)
         ranges.append(UpdateRange(training_data, plan, 0, plan.updates))
     return _first_updates(ranges, count)
