@@ -287,8 +287,8 @@ def counters(deepspeed_engine: Any) -> list[tuple[Any, dict[str, Number]]]:
     """
     optimizer = deepspeed_engine.optimizer
     scalers = [getattr(optimizer, name, None) for name in ("loss_scaler", "loss_scale_config")]
-    objects = [part for part in (deepspeed_engine, optimizer, *scalers) if part is not None]
-    return [(part, {k: v for k, v in vars(part).items() if isinstance(v, int | float)}) for part in objects]
+    objects = [owner for owner in (deepspeed_engine, optimizer, *scalers) if owner is not None]
+    return [(owner, {k: v for k, v in vars(owner).items() if isinstance(v, int | float)}) for owner in objects]
 
 
 @contextmanager

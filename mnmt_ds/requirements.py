@@ -50,16 +50,16 @@ def needs_nothing(settings: Any) -> Requirements:
     return Requirements()
 
 
-def combined(parts: Iterable[Requirements]) -> Requirements:
+def combined(requirements: Iterable[Requirements]) -> Requirements:
     """Joins the requirements of a run's methods and samplers: whatever any of them needs, the run needs.
 
     Args:
-        parts: requirements of the single methods and samplers.
+        requirements: requirements of the single methods and samplers.
 
     Returns:
         The union; of numbers the greatest.
     """
-    return Requirements(*map(_joined, zip(Requirements(), *parts, strict=True)))
+    return Requirements(*map(_joined, zip(Requirements(), *requirements, strict=True)))
 
 
 def _joined(values: Sequence[Any]) -> Any:

@@ -100,7 +100,7 @@ def member_of(kind: type[Settings], keys: list[str], path: str) -> tuple[FieldIn
     by_tag = {tag(member) or "": member for member in members}
     if rest[0] not in by_tag:
         before = path.removesuffix(".".join(keys))
-        raise unknown_section(path, rest[0], [f"{before}{name}.{known}" for known in by_tag])
+        raise unknown_section(path, rest[0], [f"{before}{name}.{valid_tag}" for valid_tag in by_tag])
     return field, by_tag[rest[0]], rest[1:]
 
 

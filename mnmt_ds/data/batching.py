@@ -121,15 +121,15 @@ def draw_sentences(size: int, count: int, offset: int, seed: int, pair: int) -> 
     Returns:
         ``count`` numbers below ``size``, (count,); none comes twice before all came once.
     """
-    parts, position, end = [], offset, offset + count
+    numbers, position, end = [], offset, offset + count
     while position < end:
         permutation, first = divmod(position, size)
         taken = min(size - first, end - position)
         generator = np.random.Generator(np.random.Philox(seed_of(seed, "draw", pair, permutation)))
         order = generator.permutation(numbers_below(size))
-        parts.append(order[first : first + taken])
+        numbers.append(order[first : first + taken])
         position += taken
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
 
 
 def moved_offset(offset: int, before: int, now: int) -> int:
@@ -265,11 +265,11 @@ def plan_batches(drawn: Iterable[PairLengths], seed: int, max_tokens: int, batch
     )
 
 
-def _in_order(parts: Sequence[Ints], size: Ints, order: Ints) -> Ints:
+def _in_order(sentences: Sequence[Ints], size: Ints, order: Ints) -> Ints:
     """The sentences of all batches, one part after another, in another order of the batches."""
-    if not parts:
+    if not sentences:
         return np.zeros(0, np.int64)
-    sentence = np.concatenate(parts)
+    sentence = np.concatenate(sentences)
     ordered, first, position = np.empty_like(sentence), np.append(0, size.cumsum()).tolist(), 0
     for batch in order.tolist():
         begin, end = first[batch], first[batch + 1]

@@ -53,7 +53,7 @@ class CleaningRules(NamedTuple):
     """What is dropped and repaired."""
     seed: int
     """Seed of the keys' hash."""
-    given: bool = False
+    is_held_out_set: bool = False
     """A given dev or test set: repaired and decoded, but no row is dropped, so that it lines up with its files."""
     monolingual: bool = False
     """One language: both sides of a row are the same text."""
@@ -162,7 +162,7 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
                     continue
                 if rules.list_faults:
                     faults.append(message)
-                elif rules.clean.bad_lines == "error" or rules.given:
+                elif rules.clean.bad_lines == "error" or rules.is_held_out_set:
                     raise UserError(message) from None
         if len(sides) < 2:
             failed_rule: str | None = "bad line"
@@ -174,7 +174,7 @@ def clean_block(block: RowBlock, rules: CleaningRules) -> CleanedBlock:
             if rules.clean.unicode == "NFC":
                 source, target = unicodedata.normalize("NFC", source), unicodedata.normalize("NFC", target)
             failed_rule = first_failed_rule(source, target, rules)
-            if rules.given and not (source and target):
+            if rules.is_held_out_set and not (source and target):
                 repairs.append(EMPTY_SIDE)
             if failed_rule is None:
                 repairs += _notice(source, target)
@@ -241,7 +241,7 @@ def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | N
         Name of the first rule that drops the pair (one of ``RULES``), or None.
     """
     clean = rules.clean
-    if rules.given:
+    if rules.is_held_out_set:
         return None
     if not source or not target:
         return "empty"

@@ -97,12 +97,12 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
     origin, clean = _clean_from_best_origin(settings, work, pool)
     if message := pairs_without_key_language(settings):
         LOG.info("prepare: %s", message)
-    assignments, parts = {}, []
+    assignments, held_out_texts = {}, []
     for pair in settings.pairs:
         hashes = {split: load_row_hashes(output, settings.split.seed) for split, output in clean[pair].items()}
         assignments[pair] = assign_splits(settings, hashes)
-        parts.append(held_out_text(pair, hashes, assignments[pair].held_out))
-    held_out = join_held_out(parts)
+        held_out_texts.append(held_out_text(pair, hashes, assignments[pair].held_out))
+    held_out = join_held_out(held_out_texts)
     texts: dict[str, BuildOutput] = {}
     for pair in settings.pairs:
         selection = build_selected_text(work, settings, pair, clean[pair], assignments.pop(pair), held_out)

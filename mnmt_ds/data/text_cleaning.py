@@ -149,7 +149,9 @@ def is_dropped_domain(corpus_part: CorpusPart, rules: CleaningRules) -> bool:
     Returns:
         Whether the part is left out; never of a given dev or test set.
     """
-    return not rules.given and any(fnmatch.fnmatch(corpus_part.domain, pattern) for pattern in rules.clean.drop_domains)
+    return not rules.is_held_out_set and any(
+        fnmatch.fnmatch(corpus_part.domain, pattern) for pattern in rules.clean.drop_domains
+    )
 
 
 def load_row_hashes(output: BuildOutput, seed: int) -> RowHashes:

@@ -56,13 +56,13 @@ def count_coverage(
         for name, sides in files.items():
             coverage[name] = {}
             for side, file in zip(SIDES, sides, strict=False):
-                parts = []
+                coverages = []
                 count = partial(_count_block, language=file.language, tokenizer=tokenizer)
                 place = f"text/{name}" if len(sides) == 1 else f"text/{name}.{'src' if side == 'source' else 'tgt'}"
-                for part in map_in_order(pool, count, _line_blocks(file.path, place)):
-                    parts.append(part)
-                    progress.add(part.lines)
-                coverage[name][side] = _total(file.language, parts)
+                for block_coverage in map_in_order(pool, count, _line_blocks(file.path, place)):
+                    coverages.append(block_coverage)
+                    progress.add(block_coverage.lines)
+                coverage[name][side] = _total(file.language, coverages)
     return coverage
 
 
@@ -75,7 +75,7 @@ def coverage_values(coverage: Mapping[str, Mapping[str, Coverage]]) -> dict[str,
     Returns:
         The same as the manifest holds it.
     """
-    return {name: {side: part._asdict() for side, part in sides.items()} for name, sides in coverage.items()}
+    return {name: {side: counts._asdict() for side, counts in sides.items()} for name, sides in coverage.items()}
 
 
 def read_coverage(values: Mapping[str, Any]) -> dict[str, dict[str, Coverage]]:
@@ -87,7 +87,7 @@ def read_coverage(values: Mapping[str, Any]) -> dict[str, dict[str, Coverage]]:
     Returns:
         Counts by name and side.
     """
-    return {name: {side: Coverage(**part) for side, part in sides.items()} for name, sides in values.items()}
+    return {name: {side: Coverage(**counts) for side, counts in sides.items()} for name, sides in values.items()}
 
 
 def coverage_lines(coverage: Mapping[str, Mapping[str, Coverage]]) -> list[str]:
@@ -101,11 +101,11 @@ def coverage_lines(coverage: Mapping[str, Mapping[str, Coverage]]) -> list[str]:
     """
     by_side: dict[tuple[str, str], list[Coverage]] = {}
     for sides in coverage.values():
-        for side, part in sides.items():
-            by_side.setdefault((part.language, side), []).append(part)
+        for side, counts in sides.items():
+            by_side.setdefault((counts.language, side), []).append(counts)
     lines = []
-    for (language, side), parts in by_side.items():
-        total = _total(language, parts)
+    for (language, side), coverages in by_side.items():
+        total = _total(language, coverages)
         if not (total.unknown or total.changed):
             continue
         lost = ", ".join(f"{name} {count:,}" for name, count in total.lost.items())

@@ -147,7 +147,7 @@ def _read(
 ) -> tuple[RowHashes, Counter[str]]:  # fmt: skip
     """Hashes and counts of one text; its faults are appended, and its characters counted where it is for training."""
     rules = cleaning_rules_for(settings, name, role in ("dev", "test"))
-    rules = rules._replace(list_faults=rules.given or settings.clean.bad_lines == "error")
+    rules = rules._replace(list_faults=rules.is_held_out_set or settings.clean.bad_lines == "error")
     counts: Counter[str] = Counter()
     blocks, places = [], dict[str, str]()
     domains = list(dict.fromkeys(part.domain for part in parts))

@@ -238,8 +238,8 @@ def _extend(tokens_BWT: Tensor, parent_BW: Tensor, token_BW: Tensor) -> Tensor:
 def _collect(search: _RunningBeams, result: list[list[Hypothesis]]) -> None:
     """Writes the hypotheses of sentences that are done to their places."""
     done_B = search.done_B.nonzero()[:, 0]
-    parts = (search.row_B[done_B], search.final_score_BW[done_B], search.final_tokens_BWT[done_B])
-    for row, scores, sequences in zip(*(part.tolist() for part in parts), strict=True):
+    results = (search.row_B[done_B], search.final_score_BW[done_B], search.final_tokens_BWT[done_B])
+    for row, scores, sequences in zip(*(tensor.tolist() for tensor in results), strict=True):
         for score, tokens in zip(scores, sequences, strict=True):
             if score > NO_HYPOTHESIS and not math.isnan(score):
                 ended = next((i for i, token in enumerate(tokens) if token in (EOS, FILLER)), len(tokens))

@@ -104,7 +104,7 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
     finish_update(training, loops)
     while not training.finished():
         with update_under_way(training.update + 1):
-            norms, stopped = advance(training, loops, stop.asked)
+            norms, stopped = advance(training, loops, stop.is_requested)
         training.log_samplers()
         if training.update % training.recipe.tracking.log_every == 0:
             for name, loop in loops.items():
@@ -302,7 +302,7 @@ def _report(training: Training, loop: StudentLoop, norm: float) -> None:
 class StopRequest:
     """Flag that SIGTERM and SIGINT set; the loop reads it at the next update, saves and leaves."""
 
-    asked = False
+    is_requested = False
 
 
 @contextmanager
@@ -315,7 +315,7 @@ def stopping() -> Iterator[StopRequest]:
     stop = StopRequest()
 
     def ask(number: int, frame: object) -> None:
-        stop.asked = True
+        stop.is_requested = True
         LOG.warning("signal %d: stopping after this update", number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}

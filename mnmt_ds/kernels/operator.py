@@ -102,7 +102,7 @@ def _fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keeps the gradients for the backward pass; a list of tensors, or an empty one, has a list of gradients."""
     ctx.save_for_backward(output[1], output[2])
-    ctx.wanted = inputs[-2:]
+    ctx.needs_gradient = inputs[-2:]
     ctx.no_gradients = [
         [None] * len(x) if isinstance(x, list) and all(isinstance(y, Tensor) for y in x) else None for x in inputs[2:]
     ]
@@ -111,8 +111,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Any, ...]:
     """The known gradients times the loss's own; None for every other argument."""
     dhidden, dprojection = ctx.saved_tensors
-    dhidden = (dhidden * scale).to(dhidden.dtype) if ctx.wanted[0] else None
-    dprojection = (dprojection * scale).to(dprojection.dtype) if ctx.wanted[1] else None
+    dhidden = (dhidden * scale).to(dhidden.dtype) if ctx.needs_gradient[0] else None
+    dprojection = (dprojection * scale).to(dprojection.dtype) if ctx.needs_gradient[1] else None
     return dhidden, dprojection, *ctx.no_gradients
 
 

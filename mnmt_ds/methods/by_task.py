@@ -122,7 +122,9 @@ def by_task(settings: ByTaskSettings, context: MethodContext, methods: Mapping[s
 
     state: dict[str, Stateful] = {}
     for task, method in methods.items():
-        state |= {name if task == TRANSLATION else f"{task}.{name}": part for name, part in method.state.items()}
+        state |= {
+            name if task == TRANSLATION else f"{task}.{name}": stateful for name, stateful in method.state.items()
+        }
     return Method(
         compute_loss,
         prepare=lambda batch: method_of(batch).prepare(batch),

@@ -81,7 +81,7 @@ def multi_teacher(settings: MultiTeacherSettings, context: MethodContext, inside
         prefetch=prefetch,
         on_validation=on_validation,
         after_validation=after_validation,
-        state={name: part for method in methods for name, part in method.state.items()},
+        state={name: stateful for method in methods for name, stateful in method.state.items()},
     )
 
 

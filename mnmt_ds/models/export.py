@@ -91,7 +91,7 @@ def m2m100_names(settings: ModelSettings, present: Container[str]) -> dict[str, 
     names = {name: _targets(name) for name in our_names(settings)}
     for name, choices in weight_names.items():
         if name in names:
-            names[name] = (next((name_there for name_there in choices if name_there in present), choices[0]),)
+            names[name] = (next((choice for choice in choices if choice in present), choices[0]),)
     return names
 
 

@@ -73,8 +73,12 @@ class Study(NamedTuple):
         Returns:
             Name of the row: the condition's baseline, else the study's, else the first row.
         """
-        part = self.settings.conditions.get(condition)
-        return (part.baseline if part else None) or self.settings.baseline or next(iter(self.settings.rows))
+        condition_settings = self.settings.conditions.get(condition)
+        return (
+            (condition_settings.baseline if condition_settings else None)
+            or self.settings.baseline
+            or next(iter(self.settings.rows))
+        )
 
 
 def read_study(path: Path, overrides: Sequence[str] = (), common: Sequence[str] = ()) -> Study:
@@ -223,11 +227,11 @@ def base_recipe(
     Raises:
         UserError: where no recipe is given anywhere.
     """
-    part = settings.conditions.get(condition)
-    base = recipe or (part.recipe if part else None) or settings.recipe
+    condition_settings = settings.conditions.get(condition)
+    base = recipe or (condition_settings.recipe if condition_settings else None) or settings.recipe
     if base is None:
         raise UserError(f"{path}: condition '{condition}' has no base recipe; give 'recipe' there or at the top")
-    changes = as_overrides(settings.set) + as_overrides(part.set if part else {})
+    changes = as_overrides(settings.set) + as_overrides(condition_settings.set if condition_settings else {})
     return Path(os.path.normpath(path.parent / base)), changes
 
 

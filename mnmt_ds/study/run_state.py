@@ -64,8 +64,8 @@ def has_ended(run: Path) -> bool:
     newest = next(readable_states(run), None)
     if newest is None:
         return False
-    parts = [student_state(newest, student_directory.name) for student_directory in student_directories(run)]
-    return all(part["last"] == updates_of(part["position"]) for part in parts)
+    states = [student_state(newest, student_directory.name) for student_directory in student_directories(run)]
+    return all(state["last"] == updates_of(state["position"]) for state in states)
 
 
 def check_same_run(job: TrainingJob) -> None:

@@ -115,15 +115,15 @@ class StudySettings(Settings):
         for name in [*self.rows, *self.conditions]:
             if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] in ".-":
                 raise ValueError(f"'{name}' is no name for a directory; use letters, digits, '-', '_' and '.'")
-        parts = list(self.conditions.values())
-        for base in [self.baseline, *(part.baseline for part in parts)]:
+        conditions = list(self.conditions.values())
+        for base in [self.baseline, *(condition.baseline for condition in conditions)]:
             if base is not None and base not in self.rows:
                 raise ValueError(f"baseline: '{base}' is not a row; rows are {', '.join(self.rows)}")
-        for name, part in self.conditions.items():
-            if unknown := sorted(part.rows.keys() - self.rows.keys()):
+        for name, condition in self.conditions.items():
+            if unknown := sorted(condition.rows.keys() - self.rows.keys()):
                 row_names = ", ".join(self.rows)
                 raise ValueError(f"conditions.{name}.rows: '{unknown[0]}' is not a row; rows are {row_names}")
-        seeds = [self.seeds, *(part.seeds for part in parts), *(row.seeds for row in self.rows.values())]
+        seeds = [self.seeds, *(condition.seeds for condition in conditions), *(row.seeds for row in self.rows.values())]
         if () in seeds:
             raise ValueError("seeds: give at least one")
         for name, row in self.rows.items():
@@ -142,8 +142,8 @@ class StudySettings(Settings):
         Returns:
             The row's own keys, then those that the condition gives to this row.
         """
-        part = self.conditions.get(condition)
-        special = part.rows.get(row, {}) if part else {}
+        condition_settings = self.conditions.get(condition)
+        special = condition_settings.rows.get(row, {}) if condition_settings else {}
         own = {key: value for key, value in self.rows[row].set.items() if key not in special}
         return {**own, **special}
 
@@ -154,8 +154,8 @@ class StudySettings(Settings):
             The changed settings.
         """
         rows = {name: row.model_copy(update={"seeds": None}) for name, row in self.rows.items()}
-        parts = {name: part.model_copy(update={"seeds": None}) for name, part in self.conditions.items()}
-        return self.model_copy(update={"rows": rows, "conditions": parts})
+        conditions = {name: condition.model_copy(update={"seeds": None}) for name, condition in self.conditions.items()}
+        return self.model_copy(update={"rows": rows, "conditions": conditions})
 
     def seeds_of(self, row: str, condition: str) -> tuple[int, ...]:
         """Returns the seeds with which a row is run.
@@ -167,5 +167,5 @@ class StudySettings(Settings):
         Returns:
             The seeds.
         """
-        part = self.conditions.get(condition)
-        return self.rows[row].seeds or (part.seeds if part else None) or self.seeds
+        condition_settings = self.conditions.get(condition)
+        return self.rows[row].seeds or (condition_settings.seeds if condition_settings else None) or self.seeds

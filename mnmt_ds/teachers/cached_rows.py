@@ -140,15 +140,15 @@ def assemble_rows(
         if len(rows_RW)
     }
     not_admitted = iter(() if not_admitted_RW is None else not_admitted_RW.split(_integers(length[~lookup.admitted_B])))
-    parts = []
+    rows = []
     for number, owner, admitted in zip(request.sentence, owner_B, lookup.admitted_B, strict=True):
         if not admitted:
-            parts.append(next(not_admitted))
+            rows.append(next(not_admitted))
         elif owner in (ranks.rank, NO_OWNER):
-            parts.append(sentence_rows(plan, request, number, blocks))
+            rows.append(sentence_rows(plan, request, number, blocks))
         else:
-            parts.append(next(waiting[int(owner)]))
-    return torch.cat(parts)
+            rows.append(next(waiting[int(owner)]))
+    return torch.cat(rows)
 
 
 def padded_states(bytes_RW: Tensor, length: Ints, fp8: bool, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -67,7 +67,7 @@ class LayerStreamedTeachers:
         self._frozen = frozen
         layouts = [teachers.layout] + ([frozen.layout] if frozen is not None else [])
         self._parts = [_by_layer(layout.pieces) for layout in layouts]
-        names = sorted({name for part in self._parts for name in part if name}, key=_number)
+        names = sorted({name for pieces_by_layer in self._parts for name in pieces_by_layer if name}, key=_number)
         self._encoder, self._decoder = ([name for name in names if name.startswith(stack)] for stack in STACKS)
 
     def keep_only(self, versions: Iterable[Version]) -> None:
@@ -150,10 +150,10 @@ class LayerStreamedTeachers:
         layouts = [self._teachers.layout] + ([self._frozen.layout] if self._frozen is not None else [])
         alike = [None if version is None else FROZEN for version in versions]
         absent = set(parameters)
-        for storage, layout, part, stored_versions in zip(
+        for storage, layout, pieces_by_layer, stored_versions in zip(
             storages, layouts, self._parts, (versions, alike), strict=False
         ):
-            pieces = part.get(layer, [])
+            pieces = pieces_by_layer.get(layer, [])
             targets = {piece.name: only + piece.name.removeprefix(f"{layer}.") for piece in pieces}
             absent -= set(targets.values())
             self._receive(

@@ -92,19 +92,19 @@ def extract_shard(
     Returns:
         The shard, (length,).
     """
-    parts = {}
+    own_pieces = {}
     for piece in layout.pieces:
         flat = parameters[piece.name].detach().flatten()
-        parts[piece.name] = flat[ranks.rank * piece.length : (ranks.rank + 1) * piece.length]
-    return assemble_shard(layout, parts, dtype)
+        own_pieces[piece.name] = flat[ranks.rank * piece.length : (ranks.rank + 1) * piece.length]
+    return assemble_shard(layout, own_pieces, dtype)
 
 
-def assemble_shard(layout: ShardLayout, parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+def assemble_shard(layout: ShardLayout, own_pieces: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     """Concatenates a rank's pieces in CPU memory, pinned where there is a GPU.
 
     Args:
         layout: how the model is cut.
-        parts: this rank's piece of each parameter, by name; a last piece may be short or too long.
+        own_pieces: this rank's piece of each parameter, by name; a last piece may be short or too long.
         dtype: type of the shard.
 
     Returns:
@@ -112,8 +112,8 @@ def assemble_shard(layout: ShardLayout, parts: Mapping[str, Tensor], dtype: torc
     """
     shard = torch.zeros(layout.length, dtype=dtype, pin_memory=uses_gpu())
     for piece in layout.pieces:
-        part = parts[piece.name].detach().flatten()[: piece.length]
-        shard[piece.start : piece.start + len(part)].copy_(part)
+        values = own_pieces[piece.name].detach().flatten()[: piece.length]
+        shard[piece.start : piece.start + len(values)].copy_(values)
     return shard
 
 

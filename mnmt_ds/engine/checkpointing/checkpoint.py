@@ -91,10 +91,12 @@ def save(run: Path, engines: Engines, state: State, needed: int, barrier_and_ran
     temporary = final.with_name(final.name + ".tmp")
     barrier_and_ranks().on_main_first(_make_empty, temporary)
     written = [engine.save_checkpoint(temporary, name) for name, engine in engines.items()]
-    errors = [part.error for part in written if part.error is not None]
+    errors = [written_files.error for written_files in written if written_files.error is not None]
     faults = [str(file_fault(error, temporary, needed) or error) for error in errors]
     ranks = barrier_and_ranks()
-    by_rank = ranks.gather((faults, {path: file for part in written for path, file in part.files.items()}))
+    by_rank = ranks.gather(
+        (faults, {path: file for written_files in written for path, file in written_files.files.items()})
+    )
     ranks.on_main_first(_finish, temporary, final, state, needed, by_rank)
     return final
 

@@ -217,7 +217,7 @@ class TrainingData:
             plan = self._cut(within, cut, f"{seed_label}/{number}" if number else seed_label)
             if number + 1 < len(cuts):
                 rest = rest_of(within, plan, cut.sentences)
-                left = [joined(parts) for parts in zip(rest, beyond, strict=True)]
+                left = [joined(lengths) for lengths in zip(rest, beyond, strict=True)]
         return plan._replace(epoch=epoch, longest=segment.longest)
 
     def left_over(self, segment: EpochSegment, cuts: Sequence[Cut]) -> int:

@@ -219,7 +219,7 @@ def check_sections(config: Json, where: str) -> None:
     from deepspeed.runtime.zero import offload_config as offload
 
     section = config.get("zero_optimization", {})
-    parts = {
+    subsections = {
         "zero_optimization": (section, zero.DeepSpeedZeroConfig),
         "zero_optimization.offload_param": (section.get("offload_param"), offload.DeepSpeedZeroOffloadParamConfig),
         "zero_optimization.offload_optimizer": (
@@ -227,7 +227,7 @@ def check_sections(config: Json, where: str) -> None:
         ),
     }  # fmt: skip
     unknown = FaultList()
-    for name, (values, settings) in parts.items():
+    for name, (values, settings) in subsections.items():
         valid_keys = {field.alias or key for key, field in settings.model_fields.items()} | set(settings.model_fields)
         for key in values if isinstance(values, dict) else ():
             if key not in valid_keys:

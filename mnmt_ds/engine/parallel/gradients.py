@@ -48,8 +48,8 @@ def without_side_effects(deepspeed_engine: Any) -> Iterator[None]:
             private_apis.forget_gradients(deepspeed_engine)
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.copy_(value)
-            for part, numbers in counters:
-                vars(part).update(numbers)
+            for owner, numbers in counters:
+                vars(owner).update(numbers)
 
 
 def gradient_shard(deepspeed_engine: Any, backward: Callable[[], None], ranks: RankGroup) -> Tensor:
@@ -95,7 +95,7 @@ def dots(pairs: Sequence[tuple[Tensor, Tensor]], ranks: RankGroup) -> list[float
 
 
 @torch.no_grad()
-def clip(module: nn.Module, layout: ParallelLayout, most: float, parts: dist.ProcessGroup | None) -> float:
+def clip(module: nn.Module, layout: ParallelLayout, most: float, model_group: dist.ProcessGroup | None) -> float:
     """Clips a gradient in fp32 at ZeRO 0 and returns its norm.
 
     DeepSpeed tells none there, updates by a gradient that is not finite, too, and along pipeline stages clips by the
@@ -105,7 +105,7 @@ def clip(module: nn.Module, layout: ParallelLayout, most: float, parts: dist.Pro
         module: whose gradients are reduced: this rank's stage, with this rank's words.
         layout: the ranks.
         most: largest norm; 0: no clipping.
-        parts: the ranks that hold the parts of one copy of the model; None: it is whole.
+        model_group: the ranks that hold the parts of one copy of the model; None: it is whole.
 
     Returns:
         The L2 norm before clipping, equal on every rank. Where it is not finite, nothing is clipped.
@@ -113,8 +113,8 @@ def clip(module: nn.Module, layout: ParallelLayout, most: float, parts: dist.Pro
     held = [(parameter, parameter.grad) for parameter in module.parameters() if parameter.grad is not None]
     norms = [_counts(parameter, layout) * gradient.float().norm() for parameter, gradient in held]
     square = torch.stack([*norms, torch.zeros((), device=layout.device)]).square().sum()
-    if parts is not None:
-        dist.all_reduce(square, group=parts)
+    if model_group is not None:
+        dist.all_reduce(square, group=model_group)
     norm = square.sqrt()
     number = float(norm)
     if most > 0 and math.isfinite(number):

@@ -176,8 +176,8 @@ class PipelineEngine:
         for group in self.deepspeed_engine.optimizer.param_groups:
             group["lr"] = learning_rate
         if self.zero_stage == 0:
-            parts = self.deepspeed_engine.grid.get_model_parallel_group()
-            norm = gradients.clip(self.module, self.layout, self._clip_norm, parts)
+            model_group = self.deepspeed_engine.grid.get_model_parallel_group()
+            norm = gradients.clip(self.module, self.layout, self._clip_norm, model_group)
             if math.isfinite(norm):
                 private_apis.pipeline_optimizer_step(self.deepspeed_engine)
             return norm

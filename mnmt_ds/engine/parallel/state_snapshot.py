@@ -83,8 +83,8 @@ def restore_state(deepspeed_engine: Any, snapshot: TrainingState) -> None:
                 moments[parameter][name].copy_(value)
             else:
                 moments[parameter][name] = value
-    for (part, _), numbers in zip(private_apis.counters(deepspeed_engine), snapshot.numbers, strict=True):
-        vars(part).update(numbers)
+    for (owner, _), numbers in zip(private_apis.counters(deepspeed_engine), snapshot.numbers, strict=True):
+        vars(owner).update(numbers)
     for group, numbers in zip(deepspeed_engine.optimizer.param_groups, snapshot.groups, strict=True):
         for name in [name for name, value in group.items() if isinstance(value, int | float) and name not in numbers]:
             del group[name]  # counted since, for the first time

@@ -38,7 +38,7 @@ def state_of(student: Student) -> dict[str, Any]:
         "sampler": student.sampler.state(),
         "last": student.last,
         "best": student.best.state(),
-        "method": {name: part.state() for name, part in student.method.state.items()},
+        "method": {name: stateful.state() for name, stateful in student.method.state.items()},
         "snapshots": sorted(_snapshots_in_use(student)),
         "records": student.tracker.records,
     }
@@ -68,8 +68,8 @@ def restore_state(
     student.best.restore(state["best"])
     if student.recipe.validation.keep_best_per_pair > written.recipe.validation.keep_best_per_pair:
         student.best.forget_weights_of_pairs()
-    for name, part in student.method.state.items():
-        part.restore(state["method"][name])
+    for name, stateful in student.method.state.items():
+        stateful.restore(state["method"][name])
     for metric in anew:
         _begin_anew(student, metric)
 
@@ -81,9 +81,9 @@ def _begin_anew(student: Student, metric: DevMetric) -> None:
     if metric is DevMetric.DEV_LOSS:
         student.data_iterator.losses = [[0.0, 0.0] for _ in student.data_iterator.losses]
         student.sampler.on_new_metric()
-    for part in student.method.state.values():
-        if isinstance(part, DevMetricState) and metric in part.dev_metrics:
-            part.begin_anew()
+    for stateful in student.method.state.values():
+        if isinstance(stateful, DevMetricState) and metric in stateful.dev_metrics:
+            stateful.begin_anew()
 
 
 def restore_links(student: Student) -> None:
@@ -115,7 +115,7 @@ def snapshots_of(student: Student) -> set[int]:
 def _snapshots_in_use(student: Student) -> set[int]:
     """Those of best checkpoints and teachers."""
     in_use = student.best.snapshots(student.recipe.validation.keep_best_per_pair)
-    return in_use.union(*(part.snapshots() for part in student.method.state.values()))
+    return in_use.union(*(stateful.snapshots() for stateful in student.method.state.values()))
 
 
 def remove_unused_snapshots(run: Path, student: Student) -> None:
@@ -247,7 +247,7 @@ def method_record(student: Student, update: int) -> dict[str, float]:
     Returns:
         Values by metric key.
     """
-    return {key: value for part in student.method.state.values() for key, value in part.report(update).items()}
+    return {key: value for stateful in student.method.state.values() for key, value in stateful.report(update).items()}
 
 
 def validation_line(student: Student, report: ValidationReport, record: dict[str, Any]) -> str:

@@ -176,7 +176,7 @@ def trial_set(exchange: PeerExchange, student: Student, settings: TrialSettings)
     if student.name != first:
         return own_ranges
     second_ranges = next_updates(exchange.training_data[second], positions[second], settings.rho)
-    count = sum(part.updates for part in own_ranges)
+    count = sum(update_range.updates for update_range in own_ranges)
     return [*_first_updates(own_ranges, count - count // 2), *_first_updates(second_ranges, count // 2)]
 
 
@@ -215,10 +215,10 @@ def next_updates(training_data: TrainingData, data_position: DataPosition, rho: 
 def _first_updates(ranges: Sequence[UpdateRange], updates: int) -> list[UpdateRange]:
     """The first so many updates."""
     taken = []
-    for part in ranges:
-        count = min(part.updates, updates)
+    for update_range in ranges:
+        count = min(update_range.updates, updates)
         updates -= count
-        taken += [part._replace(updates=count)] if count else []
+        taken += [update_range._replace(updates=count)] if count else []
     return taken
 
 
@@ -233,5 +233,8 @@ def most_state_bytes(ranges: Sequence[UpdateRange], recipe: Recipe, element_size
     Returns:
         Bytes on all ranks together, at most.
     """
-    padded = sum(part.updates * part.plan.batches_per_update for part in ranges) * recipe.train.max_tokens
+    padded = (
+        sum(update_range.updates * update_range.plan.batches_per_update for update_range in ranges)
+        * recipe.train.max_tokens
+    )
     return padded * recipe.model.d_model * element_size
