@@ -359,14 +359,14 @@ def same_everywhere(values: Mapping[str, str]) -> None:
                 )
 
 
-def seed_of(*parts: int | str) -> int:
+def seed_of(*components: int | str) -> int:
     """Hashes its arguments to a seed that depends on nothing else, not on the rank or on earlier draws.
 
     Args:
-        *parts: such as (seed, update, index).
+        *components: such as (seed, update, index).
 
     Returns:
         63 bits.
     """
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("/".join(map(str, components)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -142,12 +142,12 @@ def file_fault(error: BaseException, path: Path | None = None, needed: int = 0) 
 
 def _space(name: object, needed: int) -> str:
     """How much is free where a file was to be written, and how much is needed, in brackets."""
-    place = Path(os.fsdecode(name) if isinstance(name, str | bytes) else str(name)).absolute()
-    parts = [f"about {needed / 1e6:,.0f} MB are needed"] if needed else []
-    for directory in (place, *place.parents):
+    path = Path(os.fsdecode(name) if isinstance(name, str | bytes) else str(name)).absolute()
+    facts = [f"about {needed / 1e6:,.0f} MB are needed"] if needed else []
+    for directory in (path, *path.parents):
         try:
-            parts.insert(0, f"{shutil.disk_usage(directory).free / 1e6:,.1f} MB are free")
+            facts.insert(0, f"{shutil.disk_usage(directory).free / 1e6:,.1f} MB are free")
             break
         except OSError:
             continue
-    return f" ({', '.join(parts)})" if parts else ""
+    return f" ({', '.join(facts)})" if facts else ""

@@ -104,7 +104,7 @@ def thread_position(frame: FrameType | None) -> ThreadPosition:
         file = frame.f_code.co_filename
         signature.append((id(frame.f_code), frame.f_lasti))
         if not place:
-            is_waiting = is_waiting or any(part in file for part in COLLECTIVES)
+            is_waiting = is_waiting or any(pattern in file for pattern in COLLECTIVES)
             if file.startswith(PACKAGE):
                 place = f"{os.path.relpath(file, PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back

@@ -39,9 +39,9 @@ def packable(record: Mapping[str, Any]) -> tuple[list[str], dict[Figure, list[An
     """
     names: dict[Figure, list[str]] = defaultdict(list)
     for key in record:
-        parts = key.split("/")
-        if len(parts) == 3 and "-" in parts[1]:
-            names[parts[0], parts[2]].append(parts[1])
+        segments = key.split("/")
+        if len(segments) == 3 and "-" in segments[1]:
+            names[segments[0], segments[2]].append(segments[1])
     pairs: list[str] = max(names.values(), key=len, default=[])
     if len(pairs) < LEAST_PAIRS:
         return [], {}

@@ -212,7 +212,7 @@ def progress_line(update: int, last: int, epoch: float, values: Record, memory_g
     ]
     speed = values[metric_keys.TOKENS_PER_SEC]
     left = f", at most {clock(seconds / update * (last - update))} left" if last > update > 0 else ""
-    parts = [
+    cells = [
         f"step {update}/{last}" if last else f"step {update}",
         f"epoch {epoch:.2f}",
         " ".join(shown),
@@ -222,7 +222,7 @@ def progress_line(update: int, last: int, epoch: float, values: Record, memory_g
         f"{'gpu' if values.get(metric_keys.MEMORY_GPU) else 'cpu'} {memory_gb:.1f} GB",
         f"{clock(seconds)}{left}",
     ]
-    return " | ".join(parts)
+    return " | ".join(cells)
 
 
 def clock(seconds: float) -> str:

@@ -282,7 +282,7 @@ def score_pruned_models(
     if world_size() > 1:
         gathered = [None] * world_size()
         torch.distributed.all_gather_object(gathered, mine)
-    scores_of = {key: value for part in gathered for key, value in part.items()}
+    scores_of = {key: value for rank_scores in gathered for key, value in rank_scores.items()}
     return {ratio: {name: scores_of[ratio, i] for i, name in enumerate(names)} for ratio in settings.ratios}
 
 

@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
         seconds = _measure(args, names, Path(folder))
     plain = seconds["multilingual"]
     for name, measured in seconds.items():
-        part = _part_of_extra_time(args, name)
-        seconds[name] = [p + part * (s - p) for s, p in zip(measured, plain, strict=True)]
+        share = _part_of_extra_time(args, name)
+        seconds[name] = [p + share * (s - p) for s, p in zip(measured, plain, strict=True)]
     rows = [
         {
             "method": name,

@@ -272,12 +272,12 @@ def _translate(
         source, target = split_pair(pair)
         is_last = pair == pairs[-1]
         room = longest - translator.frame(pair).source_extra
-        parts = [[line] for line in lines]
+        segments = [[line] for line in lines]
         if args.split is not None:
             most = min(args.split or room, room)
-            parts = [split_long(line, source, translator.tokenizer, most) or [""] for line in lines]
-        texts = [part[: 64 * longest] for each in parts for part in each]  # what lies beyond cannot fit
-        owner = [number for number, each in enumerate(parts) for _ in each]
+            segments = [split_long(line, source, translator.tokenizer, most) or [""] for line in lines]
+        texts = [segment[: 64 * longest] for each in segments for segment in each]  # what lies beyond cannot fit
+        owner = [number for number, each in enumerate(segments) for _ in each]
         pieces = translator.tokenizer.encode_many(texts, source)
         cut |= {first + line for line, ids in zip(owner, pieces, strict=True) if len(ids) > room}
         draws = max(1, args.nbest) if args.sample and is_last else 1

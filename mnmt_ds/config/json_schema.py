@@ -23,9 +23,9 @@ def json_schema(kind: type[Settings]) -> str:
     """
     schema = {"$schema": DIALECT, **kind.model_json_schema(by_alias=False)}
     classes = {section.kind.__name__: section.kind for section in sections(kind)}
-    for name, part in [(kind.__name__, schema), *schema.get("$defs", {}).items()]:
-        part.pop("required", None)
-        properties = part.get("properties", {})
+    for name, definition in [(kind.__name__, schema), *schema.get("$defs", {}).items()]:
+        definition.pop("required", None)
+        properties = definition.get("properties", {})
         for field, value in classes[name].model_fields.items() if name in classes else ():
             properties.update({alias: properties[field] for alias in aliases(field, value)})
     schema["properties"]["extends"] = {

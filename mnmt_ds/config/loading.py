@@ -101,9 +101,9 @@ def _valid_part(kind: type[S], values: dict[str, Any], needed: Sequence[str]) ->
     examples = {name: field.examples[0] for name, field in kind.model_fields.items() if field.examples}
     required = {name: value for name, value in examples.items() if kind.model_fields[name].is_required()}
     for kept_keys, example_values in itertools.product((kind.model_fields.keys(), needed), ({}, required)):
-        part = {name: value for name, value in values.items() if name in kept_keys}
+        kept_values = {name: value for name, value in values.items() if name in kept_keys}
         with contextlib.suppress(ValidationError):
-            settings = kind.model_validate(part | example_values)
+            settings = kind.model_validate(kept_values | example_values)
             return settings, [name for name in kind.model_fields if name not in kept_keys or name in example_values]
     return None, list(kind.model_fields)
 

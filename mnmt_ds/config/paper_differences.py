@@ -98,11 +98,11 @@ def docstring_rows(package: Path) -> Iterator[tuple[str, ...]]:
                 line = " ".join(paragraph.split())
                 if not line.startswith("Differs:"):
                     continue
-                parts = PARAGRAPH.fullmatch(line)
-                if parts is None:
+                match = PARAGRAPH.fullmatch(line)
+                if match is None:
                     raise ValueError(f"{path}: give what, paper, released, ours and why: {line}")
                 where = f"`{path.relative_to(package.parent)}`"
-                yield parts["what"], where, parts["paper"], parts["released"], parts["ours"], parts["why"].rstrip(".")
+                yield match["what"], where, match["paper"], match["released"], match["ours"], match["why"].rstrip(".")
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -53,8 +53,8 @@ class NumberRange(NamedTuple):
         """
         lower = _bound("at least", self.ge) or _bound("more than", self.gt)
         upper = [(word, bound) for word, bound in (("at most", self.le), ("less than", self.lt))]
-        parts = [lower, *(_bound(word, bound) for word, bound in upper if bound is not None and bound < below)]
-        return " and ".join(part for part in parts if part)
+        phrases = [lower, *(_bound(word, bound) for word, bound in upper if bound is not None and bound < below)]
+        return " and ".join(phrase for phrase in phrases if phrase)
 
 
 def _bound(words: str, bound: float | None) -> str:
@@ -78,9 +78,9 @@ def number_ranges(annotation: Any, metadata: Iterable[Any] = ()) -> list[NumberR
         inner, *more = get_args(annotation)
         return number_ranges(inner, [*metadata, *more])
     if annotation in (int, float):
-        flat = [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
-        bounds = {type(part).__name__.lower(): getattr(part, type(part).__name__.lower())
-                  for part in flat if isinstance(part, Ge | Gt | Le | Lt)}  # fmt: skip
+        flat = [bound for item in metadata for bound in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        bounds = {type(bound).__name__.lower(): getattr(bound, type(bound).__name__.lower())
+                  for bound in flat if isinstance(bound, Ge | Gt | Le | Lt)}  # fmt: skip
         return [NumberRange(annotation, **bounds)]
     return [number for argument in get_args(annotation) for number in number_ranges(argument, metadata)]
 

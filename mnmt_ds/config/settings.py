@@ -121,7 +121,7 @@ def _holds_truth_value(value: Any) -> bool:
 def _is_number(annotation: Any) -> bool:
     """Whether an annotation takes numbers, alone or in a list or dict, and neither truth values nor settings."""
     if get_args(annotation):
-        kinds = {part for argument in get_args(annotation) for part in _leaves(argument)}
+        kinds = {leaf for argument in get_args(annotation) for leaf in _leaves(argument)}
         return bool(kinds & {int, float}) and bool not in kinds and not settings_classes(annotation)
     return annotation in (int, float)
 

@@ -146,10 +146,10 @@ class BlockPool:
         Returns:
             Ids of its sentences (T,), joined by </s>.
         """
-        parts: list[Ints] = []
+        pieces: list[Ints] = []
         for i in range(int(self._bounds_B[index]), int(self._bounds_B[index + 1])):
-            parts += [*([np.array([EOS])] if parts else []), self._sentences.pieces(i)]
-        return np.concatenate(parts)
+            pieces += [*([np.array([EOS])] if pieces else []), self._sentences.pieces(i)]
+        return np.concatenate(pieces)
 
 
 def language_pool(corpus: Corpus, pairs: Sequence[str], language: str, bitext: bool) -> SentencePool:

@@ -434,7 +434,9 @@ def _holds_other_files(directory: Path) -> bool:
     """Whether a directory holds anything but the beginnings of a synthetic corpus."""
     if not directory.is_dir():
         return False
-    parts = directory / PARTS
-    if any(path != parts for path in directory.iterdir()) or (parts.exists() and not parts.is_dir()):
+    parts_directory = directory / PARTS
+    if any(path != parts_directory for path in directory.iterdir()) or (
+        parts_directory.exists() and not parts_directory.is_dir()
+    ):
         return True
-    return parts.is_dir() and not all(_OWN_PART.fullmatch(path.name) for path in parts.iterdir())
+    return parts_directory.is_dir() and not all(_OWN_PART.fullmatch(path.name) for path in parts_directory.iterdir())

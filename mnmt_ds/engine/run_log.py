@@ -90,7 +90,7 @@ class RunLog:
             UserError: names each such log and why.
         """
         own = [fault for tracker in trackers if tracker.fault is not None for fault in tracker.fault.faults]
-        faults = [fault for part in self._peer_group.barrier().gather(own) for fault in part]
+        faults = [fault for rank_faults in self._peer_group.barrier().gather(own) for fault in rank_faults]
         if faults:
             raise UserError(*dict.fromkeys(faults))
 

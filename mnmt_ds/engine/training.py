@@ -313,7 +313,12 @@ class Training:
         state = {**state, "validated_at_end": self.validated_at_end}
         if "students" not in state:
             return {**state, "last": self.update}
-        return {**state, "students": {name: {**part, "last": self.update} for name, part in state["students"].items()}}
+        return {
+            **state,
+            "students": {
+                name: {**student_state, "last": self.update} for name, student_state in state["students"].items()
+            },
+        }
 
     def replace_state(self, state: checkpoint.State) -> None:
         """Writes a new state into this update's checkpoint, then removes what nothing refers to any more.

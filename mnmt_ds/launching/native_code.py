@@ -20,7 +20,7 @@ def ops_needed(config: dict[str, Any]) -> list[str]:
         Class names, such as ``CPUAdamBuilder``.
     """
     zero, optimizer = config.get("zero_optimization", {}), config.get("optimizer", {})
-    devices = {zero.get(part, {}).get("device") for part in ("offload_optimizer", "offload_param")}
+    devices = {zero.get(section, {}).get("device") for section in ("offload_optimizer", "offload_param")}
     ops = ["AsyncIOBuilder"] if "nvme" in devices else []
     if optimizer.get("type", "").lower() in ("adam", "adamw") and not optimizer["params"].get("torch_adam"):
         offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"

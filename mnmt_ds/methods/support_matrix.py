@@ -132,12 +132,12 @@ def _row(needs: Requirements, layouts: Iterable[Mapping[str, Any]], notes: dict[
 
 def _words(needs: Requirements) -> str:
     """Requirements beyond the defaults, in words."""
-    nothing, parts = Requirements()._asdict(), []
+    nothing, phrases = Requirements()._asdict(), []
     for field, value in needs._asdict().items():
         if value != nothing[field]:
             number = f"{value} " if isinstance(value, int) and not isinstance(value, bool) else ""
-            parts.append(number + WORDS[field])
-    return ", ".join(parts) or "nothing"
+            phrases.append(number + WORDS[field])
+    return ", ".join(phrases) or "nothing"
 
 
 def _table(corner: str, columns: Iterable[str], rows: Mapping[str, Sequence[str]]) -> str:

@@ -197,7 +197,10 @@ def _header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         with safe_open(path, "pt") as file:
             names = file.keys()
             slices = {name: file.get_slice(name) for name in names}
-            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            return {
+                name: (tuple(tensor_slice.get_shape()), tensor_slice.get_dtype())
+                for name, tensor_slice in slices.items()
+            }
     except (OSError, SafetensorError) as error:
         fault = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole safetensors file ({fault}); download it again") from None

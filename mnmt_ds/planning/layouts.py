@@ -50,8 +50,8 @@ def recipe_layout(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLay
     """
     zero: dict[str, Any] = ds_config.read(recipe.deepspeed).get("zero_optimization", {})
 
-    def is_offloaded(part: str) -> bool:
-        return zero.get(part, {}).get("device", "none") != "none"
+    def is_offloaded(section: str) -> bool:
+        return zero.get(section, {}).get("device", "none") != "none"
 
     stages = recipe.pipeline.stages if recipe.pipeline is not None else 1
     vocabulary_shards = recipe.tensor.vocabulary if recipe.tensor is not None else 1

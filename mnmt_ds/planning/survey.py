@@ -240,7 +240,9 @@ def frozen_teachers(recipe: Recipe, training_data: TrainingData, data_parallel_s
     if not settings:
         return FrozenTeachers()
     needs = [registry.entry_of(section).requires(section) for section in registry.all_sections(recipe.method)]
-    versions = sum(1 if part.shared_teacher else len(recipe.data.pairs) for part in needs if part.teachers)
+    versions = sum(
+        1 if requirements.shared_teacher else len(recipe.data.pairs) for requirements in needs if requirements.teachers
+    )
     layer_streaming = settings[0].on_device == "layers"
     plan = None if layer_streaming else cache_plan(recipe, settings[0], training_data, data_parallel_size)
     cached_states = 0 if plan is None else min(plan.memory_bytes, plan.cached_bytes() // data_parallel_size)

@@ -77,7 +77,7 @@ def notable_groups(compared_runs: ComparedRuns, most: int = GROUPS_DRAWN) -> lis
     return [group for i, group in enumerate(compared_runs.groups) if i in chosen]
 
 
-def notable_part(compared_runs: ComparedRuns) -> ComparedRuns:
+def notable_runs(compared_runs: ComparedRuns) -> ComparedRuns:
     """Selects what charts draw of a part: of many pairs and experiments those that stand out.
 
     Args:

@@ -14,7 +14,7 @@ from mnmt_ds.reporting.comparison import ComparedRuns
 from mnmt_ds.reporting.drawing import group_colour, pair_name
 from mnmt_ds.reporting.formatting import format_difference, format_interval, format_number, format_p_value
 from mnmt_ds.reporting.gallery import Picture
-from mnmt_ds.reporting.many_pairs import notable_part
+from mnmt_ds.reporting.many_pairs import notable_runs
 from mnmt_ds.reporting.metrics import COMPARED_METRICS, METRIC_TITLES, ComparedMetric
 from mnmt_ds.reporting.pair_table import pair_table
 from mnmt_ds.reporting.run_settings import count_equal_settings, differing_settings
@@ -98,7 +98,7 @@ def render_page(
     )
     return environment.get_template("page.html").render(
         title=title,
-        parts=[part_values(compared_runs) for compared_runs in comparisons],
+        parts=[comparison_values(compared_runs) for compared_runs in comparisons],
         tables=tables,
         pictures=pictures,
         command=command,
@@ -107,7 +107,7 @@ def render_page(
     )
 
 
-def part_values(compared_runs: ComparedRuns) -> dict[str, Any]:
+def comparison_values(compared_runs: ComparedRuns) -> dict[str, Any]:
     """Collects the values that the template shows of a part.
 
     Args:
@@ -117,7 +117,7 @@ def part_values(compared_runs: ComparedRuns) -> dict[str, Any]:
         Values by their names in ``page.html``.
     """
     metrics = filled_metrics(summarise_groups(compared_runs.groups))
-    drawn = notable_part(compared_runs)
+    drawn = notable_runs(compared_runs)
     recipes = [group.runs[0].recipe for group in compared_runs.groups]
     rows, footnotes = summary_rows(compared_runs)
     return dict(

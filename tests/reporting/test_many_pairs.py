@@ -11,7 +11,7 @@ from mnmt_ds.evaluation.scores import ScoreSettings
 from mnmt_ds.reporting import kept_bootstraps
 from mnmt_ds.reporting.comparison import ComparedRuns, compare_groups, group_runs
 from mnmt_ds.reporting.kept_bootstraps import BOOTSTRAPS
-from mnmt_ds.reporting.many_pairs import deficit_of_others, drawn_points, notable_pairs, notable_part, points_a_curve
+from mnmt_ds.reporting.many_pairs import deficit_of_others, drawn_points, notable_pairs, notable_runs, points_a_curve
 from mnmt_ds.reporting.pair_table import pair_table
 from mnmt_ds.reporting.runs import read_runs
 from tests.evaluation.runs import curve_run, evaluated
@@ -34,7 +34,7 @@ def test_what_stands_out_is_drawn(part: ComparedRuns) -> None:
     pairs = notable_pairs(part, 7)
     assert len(pairs) == 7 and worst in pairs and pairs == [pair for pair in part.sizes if pair in pairs]
     assert notable_pairs(part, 45) == [*part.sizes]
-    drawn = notable_part(part)
+    drawn = notable_runs(part)
     assert len(drawn.groups) == 12 and drawn.baseline is part.baseline and len(drawn.sizes) == 31
     losses = {group.label: group.runs[0].mean_dev_loss_V.min() for group in part.groups[1:]}
     left_out = {group.label for group in part.groups} - {group.label for group in drawn.groups}

@@ -224,8 +224,8 @@ def longest_fit(table: Mapping[str, Any], name: str) -> Any:
     Returns:
         The value of the longest name that fits; None where none does.
     """
-    parts = name.split(".")
-    names = [".".join(parts[:n]) for n in range(len(parts), -1, -1)]
+    keys = name.split(".")
+    names = [".".join(keys[:n]) for n in range(len(keys), -1, -1)]
     return next((table[prefix] for prefix in names if prefix in table), None)
 
 

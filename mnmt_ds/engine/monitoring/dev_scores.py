@@ -115,12 +115,12 @@ def _scores(
     gathered = ranks.gather(texts)
     scores: DevScores = {}
     for pair in pairs[ranks.rank :: ranks.size]:  # each rank scores its share: one alone would keep all others waiting
-        by_position = {position: text for part in gathered for position, text in part[pair].items()}
+        by_position = {position: text for rank_texts in gathered for position, text in rank_texts[pair].items()}
         hypotheses = [by_position.get(i, "") for i in range(counts[pair])]
         target, references = split_pair(pair)[1], splits[pair].text()[1][: counts[pair]]
         figures = score_pair(hypotheses, references, target, ScoreSettings())
         reachable = corpus.tokenizer.round_trip(references, target, without_unknown=search.ban_unknown)
         figures |= ceilings(reachable, references, figures["bleu_tokenizer"])
         scores[pair] = {name: figures[name] for name in AVERAGED}
-    all_scores = {pair: row for part in ranks.gather(scores) for pair, row in part.items()}
+    all_scores = {pair: row for rank_scores in ranks.gather(scores) for pair, row in rank_scores.items()}
     return {pair: all_scores[pair] for pair in pairs}

@@ -25,7 +25,7 @@ def peak_flops(precision: str) -> float | None:
     if device().type != "cuda" or precision == "fp32":
         return None
     name = torch.cuda.get_device_name()
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    return next((peak for device_name, peak in PEAK_FLOPS.items() if device_name in name), None)
 
 
 def training_flops(model: ModelSettings, vocabulary_size: int, batch: Batch) -> float:

@@ -166,8 +166,8 @@ def lookup(dotted: str) -> DsConfigKey | None:
     Returns:
         The entry; None where DeepSpeed has no such key.
     """
-    parts = dotted.split(".")
-    names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    keys = dotted.split(".")
+    names = (".".join(keys[:count]) for count in range(len(keys), 0, -1))
     return next((KEYS[name] for name in names if name in KEYS), None)
 
 
@@ -200,13 +200,13 @@ def page() -> str:
         "passed": ("Passed on", "DeepSpeed gets it as it is"),
         "refused": ("Refused", 'an error before training; what is `false` or says `"enabled": false` is let through'),
     }
-    parts = [PAGE_HEAD]
+    blocks = [PAGE_HEAD]
     for treatment, (title, meaning) in heads.items():
         rows = [f"| `{name}` | {key.note} |" for name, key in KEYS.items() if key.treatment == treatment]
-        parts.append(
+        blocks.append(
             "\n".join([f"## {title}\n\n{meaning[0].upper()}{meaning[1:]}.\n", "| key | |", "|---|---|", *rows])
         )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
 PAGE_HEAD = """# Your own DeepSpeed JSON

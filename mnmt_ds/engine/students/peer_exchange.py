@@ -217,7 +217,7 @@ class PeerExchange:
         student = self.students[names[team]]
         kinds, encoded = self.peer_group.exchange_requests(kind, encode_requests(names, own_requests))
         self._is_serving = PeerMessageKind.REQUEST in kinds
-        requests = [decode_requests(part) for part in encoded]
+        requests = [decode_requests(message) for message in encoded]
         have_own_projection, have_sent_projection = set[int](), set[int]()
         for index in range(max(map(len, requests))):
             sends: list[tuple[int, Tensor]] = []

@@ -111,7 +111,7 @@ class PeerGroup:
             self.exchange_headers(PeerMessageKind.BARRIER)
             gathered: list[Any] = [None] * len(self.members)
             dist.all_gather_object(gathered, dict(values), group=self._header_group)
-            values = {name: value for part in gathered for name, value in part.items()}
+            values = {name: value for member_values in gathered for name, value in member_values.items()}
         return {name: values[name] for name in self.student_names}
 
     def gather_numbers(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:

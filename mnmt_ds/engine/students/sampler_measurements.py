@@ -136,8 +136,8 @@ class StudentMeasurements:
         plan = plan_batches([drawn], seed, max_tokens, count)  # of all pairs alone: its batches are those of number 0
         return plan._replace(pair=plan.pair[:count] + pair, tokens=plan.tokens[:count], start=plan.start[: count + 1])
 
-    def _seed(self, *parts: int | str) -> None:
-        seed_random_state(seed_of(self.student.recipe.train.seed, *parts, self.student.updates))
+    def _seed(self, *components: int | str) -> None:
+        seed_random_state(seed_of(self.student.recipe.train.seed, *components, self.student.updates))
 
     def _norm(self, shard_N: Tensor) -> float:
         """The norm of a sharded vector; 1 where it is 0."""
