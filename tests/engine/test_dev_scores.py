@@ -13,8 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.cli.main import main
-from mnmt_ds.distributed import device
+from mnmt_ds.data.corpus import Corpus
+from mnmt_ds.data.framing import FramingSettings
+from mnmt_ds.distributed import ALONE, device
+from mnmt_ds.engine.monitoring import dev_scores as dev_scores_module
 from mnmt_ds.engine.monitoring.mfu import peak_flops, training_flops
+from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.engine.students.records import validation_line
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
@@ -61,6 +65,20 @@ def _check_selection(run: Path, valid: list[dict[str, Any]]) -> None:
         one, two = (read_weights(run / "snapshots" / str(update)) for _, update in (first, second))
         for key, value in read_weights(run / name).items():
             assert torch.equal(value, ((one[key].float() + two[key].float()) / 2).to(value.dtype))
+
+
+def test_sentences_without_a_translation_are_said(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a model that overflows in half precision the beam search gives no hypothesis."""
+    real, corpus = dev_scores_module.decode_batch, Corpus.open(tiny_corpus)
+    monkeypatch.setattr(dev_scores_module, "decode_batch", lambda *words: [[], *real(*words)[1:]])
+    settings = ModelSettings(preset="tiny", d_model=32, ffn=48, heads=2, encoder_layers=1, decoder_layers=1)
+    model = initialise(Transformer(settings, corpus.tokenizer.size))
+    description = {"framing": FramingSettings().model_dump(mode="json")}
+    scored = ValidationSettings(bleu_every=1, bleu_sentences=2, bleu_beam=1, max_tokens=4096)
+    dev_scores_module._scores(model, description, corpus, corpus.pairs, scored, ALONE)
+    assert "3 sentence(s) have no translation" in caplog.text
 
 
 def test_the_log_has_the_ceiling_beside_bleu() -> None:

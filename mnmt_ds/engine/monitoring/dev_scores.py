@@ -1,5 +1,6 @@
 """BLEU and chrF of the dev sets while a student trains: ranks share the decoding of batches, the scoring of pairs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model
 
+LOG = logging.getLogger(__name__)
 DevScores = dict[str, dict[str, float]]
 """bleu, chrf and their ceilings by pair."""
 
@@ -106,13 +108,18 @@ def _scores(
     search = BeamSettings(beam=settings.bleu_beam, ban_unknown=settings.bleu_ban_unknown)
     banned = untranslatable_ids(corpus.tokenizer, search)
     texts: dict[str, dict[int, str]] = {pair: {} for pair in pairs}
+    without = 0
     model.eval()
     with torch.no_grad():
         for job in jobs[ranks.rank :: ranks.size]:
             for position, beams in zip(job.positions, decode_batch(model, job, search, banned), strict=True):
                 texts[job.pair][position] = hypothesis_text(translator, beams[0]) if beams else ""
+                without += not beams
     model.train()
     gathered = ranks.gather(texts)
+    if (total := sum(ranks.gather(without))) and ranks.is_main:
+        LOG.warning("dev scores: %d sentence(s) have no translation, for the model's scores are not finite there;"
+                    " they count as empty", total)  # fmt: skip
     scores: DevScores = {}
     for pair in pairs[ranks.rank :: ranks.size]:  # each rank scores its share: one alone would keep all others waiting
         by_position = {position: text for rank_texts in gathered for position, text in rank_texts[pair].items()}
