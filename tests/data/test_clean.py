@@ -50,8 +50,8 @@ def cleaned(
         ("Дома", "Дома е", {}, "script"),
         ("12:30", "12.30", {}, "no letters"),
         ("12:30", "12.30", {"min_script": 0}, None),
-        ("Home", "home", {"given": True}, None),
-        ("", "home", {"given": True}, None),
+        ("Home", "home", {"is_held_out_set": True}, None),
+        ("", "home", {"is_held_out_set": True}, None),
         ("Дома", "Дома", {"monolingual": True, "target": "mk"}, None),
     ],
 )
