@@ -13,7 +13,9 @@ from mnmt_ds.errors import UserError
 
 def rules(**values: Any) -> CleaningRules:
     others = {
-        name: values.pop(name) for name in ("source", "target", "given", "monolingual", "list_faults") if name in values
+        name: values.pop(name)
+        for name in ("source", "target", "is_held_out_set", "monolingual", "list_faults")
+        if name in values
     }
     return CleaningRules(
         **{"source": "mk", "target": "en", "key_side": 1, "clean": CleanSettings(**values), "seed": 1, **others}
