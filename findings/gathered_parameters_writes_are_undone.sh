@@ -8,7 +8,7 @@
 # Versions: deepspeed 0.19.8, torch 2.13.0, Python 3.11.
 # Why it matters: weights that were put in look right when they are read back, and are not what is trained; a script that goes
 #   by safe_set_full_fp32_param works at ZeRO 1 and is without effect at ZeRO 0.
-# Remedy: set weights before initialize; after it use both ways, one after the other, at ZeRO 1 to 3.
+# Remedy: set weights before initialize.
 # Seen (weights are set to 3; updates have a rate of 0):
 #   ZeRO-0 fp32: gathered: 3 at once, 3 after an update; safe_set: old at once, old after an update
 #   ZeRO-0 bf16: gathered: 3 at once, old after an update; safe_set: old at once, old after an update
