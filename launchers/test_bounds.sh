@@ -23,4 +23,4 @@ fi
 source "$environment/bin/activate"
 export OMP_NUM_THREADS=1 DS_ACCELERATOR=${DS_ACCELERATOR:-$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')}
 python -c 'from importlib.metadata import version as v; print(*(f"{p} {v(p)}" for p in ("torch", "deepspeed", "megatron-core", "transformers", "numpy")))'
-python -m pytest "$@"
+python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -19,8 +19,9 @@ WORDS = TEXT.split()
 
 
 @pytest.fixture(autouse=True)
-def messages_on_standard_error() -> None:
-    """As the commands do."""
+def messages_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the commands do, in a process that is no rank of a job (an engine's test before may have made it one)."""
+    monkeypatch.delenv("RANK", raising=False)
     log.set_up()
 
 
