@@ -78,7 +78,8 @@ KEYS: Mapping[str, DsConfigKey] = {
     "torch_autocast": _refused(PRECISION),
     "amp": _refused(PRECISION),
     "communication_data_type": _passed(
-        "type in which gradients travel and are summed over ranks; left out: train.precision (in bf16 give fp32 for many ranks)"
+        "type in which gradients travel and are summed over ranks; left out: train.precision"
+        " (in bf16 give fp32 for many ranks)"
     ),
     "prescale_gradients": _passed("order of scaling and summing"),
     "gradient_predivide_factor": _passed("order of scaling and summing"),
