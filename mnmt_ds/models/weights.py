@@ -96,7 +96,7 @@ def write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, 
     try:
         save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
     except SafetensorError as error:
-        match = re.search(r"os error (\d+)", str(error))
+        match = re.search(r"(?:os error|\bcode:) (\d+)", str(error))  # safetensors 0.8, 0.5
         if match is None:
             raise
         raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from None

@@ -83,7 +83,9 @@ def test_parquet(tmp_path: Path) -> None:
     nested = [{"translation": {"fr": text, "en": other, "de": "x"}} for text, other in EXPECTED]
     write_table(pyarrow.Table.from_pylist(nested), path)
     assert sides(parquet.read(request(path))) == EXPECTED
-    with pytest.raises(UserError, match=r"a.parquet: no field 'ko'; it has fr, en, de, translation: say which"):
+    with pytest.raises(
+        UserError, match=r"a.parquet: no field 'ko'; it has (fr, en, de|de, en, fr), translation: say which"
+    ):
         list(parquet.read(request(path, "ko-en")))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"a.parquet: .*copy it again"):
