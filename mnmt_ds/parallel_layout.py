@@ -3,9 +3,7 @@
 It is made once, when a run is set up (``form_layout``), and never changes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,8 +11,6 @@ from torch import Tensor
 
 from mnmt_ds import private_apis
 from mnmt_ds.distributed import ALONE, RankGroup, device, job_ranks, new_group, warmed_up, world_size
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -179,19 +175,6 @@ class ParallelLayout:
             The same tensor object, now the sum.
         """
         return self.ranks.sum(values)
-
-    def shard_evenly(self, items: Sequence[Value]) -> list[Value | None]:
-        """Selects this rank's items of a list of data.
-
-        Args:
-            items: the same on every rank.
-
-        Returns:
-            Every data_parallel_size-th item, padded with None so that all ranks take equally many steps.
-        """
-        shard: list[Value | None] = list(items[self.data_parallel_rank :: self.data_parallel_size])
-        steps = -(-len(items) // self.data_parallel_size)
-        return shard + [None] * (steps - len(shard))
 
     def new_data_parallel_group(self) -> RankGroup:
         """Forms a group of the ranks that hold the same part of the model (all, where it is whole).

@@ -4,7 +4,7 @@ import torch
 
 from mnmt_ds.distributed import is_main, world_size
 from mnmt_ds.engine.build import first_weights, open_corpus, open_training_data, run_facts
-from mnmt_ds.engine.dataloading.training_data import dev_batches
+from mnmt_ds.engine.dataloading.training_data import dev_tokens
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, plan_parallel_layout, rank_multiple
 from mnmt_ds.engine.recipe import Recipe, students_of, unused_sampler
@@ -34,11 +34,8 @@ def check(recipe: Recipe) -> None:
         corpus, pairs = open_corpus(recipe)
         _, line = first_weights(recipe, corpus)
         training_data = open_training_data(recipe, corpus, layout)
-        dev_pairs, limits = (
-            [*pairs, *recipe.validation.watch],
-            (recipe.validation.max_tokens, recipe.model.max_positions),
-        )
-        _, tokens = dev_batches(corpus, dev_pairs, recipe.framing, *limits)
+        dev_pairs = [*pairs, *recipe.validation.watch]
+        tokens = dev_tokens(corpus, dev_pairs, recipe.framing, recipe.model.max_positions)
         registry.check(recipe.method, run_facts(recipe, training_data))
     if not is_main():
         return

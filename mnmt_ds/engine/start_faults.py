@@ -9,7 +9,7 @@ from mnmt_ds.config.faults import KeyPath
 from mnmt_ds.data.corpus import MANIFEST, Corpus
 from mnmt_ds.distributed import choose_accelerator, world_size
 from mnmt_ds.engine.build import check_pairs, first_weights, open_training_data, run_facts
-from mnmt_ds.engine.dataloading.training_data import TrainingData, dev_batches
+from mnmt_ds.engine.dataloading.training_data import TrainingData, dev_tokens
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, rank_multiple
 from mnmt_ds.engine.recipe import Recipe, load_recipe, load_recipe_with_faults
@@ -122,8 +122,8 @@ def start_faults(recipe: Recipe, at_fault: Sequence[KeyPath] = (), needs_corpus:
         check(f"{DATA} model", first_weights, recipe, corpus)
         corpus = check(DATA, with_pairs, corpus)
         training_data = check(LOADING, open_training_data, recipe, corpus, ParallelLayout(), True)
-        sections = recipe.data.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
-        check(f"{LOADING} validation", dev_batches, corpus, *sections)
+        sections = recipe.data.pairs, recipe.framing, recipe.model.max_positions
+        check(f"{LOADING} validation", dev_tokens, corpus, *sections)
     check(METHOD, registry.check, recipe.method, run_facts(recipe, training_data or ()))
     return refused.faults
 

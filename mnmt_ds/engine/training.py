@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -22,7 +23,7 @@ from mnmt_ds.engine.checkpointing.resume_changes import (
     written_by,
 )
 from mnmt_ds.engine.checkpointing.retention import CheckpointRetention
-from mnmt_ds.engine.dataloading.training_data import dev_batches
+from mnmt_ds.engine.dataloading.training_data import dev_batches, dev_tokens
 from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
@@ -96,13 +97,14 @@ class Training:
             self.corpus, self.pairs = open_corpus(recipe)
             source, first_weights_line = first_weights(recipe, self.corpus)
             training_data = open_training_data(recipe, self.corpus, layout, resume)
-            self.dev, dev_tokens = dev_batches(
-                self.corpus, self.pairs, recipe.framing, recipe.validation.max_tokens, recipe.model.max_positions
-            )
-            self.watched_dev, _ = dev_batches(
-                self.corpus, recipe.validation.watch, recipe.framing, recipe.validation.max_tokens,
-                recipe.model.max_positions,
+            longest, watch = recipe.model.max_positions, recipe.validation.watch
+            tokens = dev_tokens(self.corpus, [*self.pairs, *watch], recipe.framing, longest)
+            dev = partial(
+                dev_batches, self.corpus, framing=recipe.framing, max_tokens=recipe.validation.max_tokens,
+                longest=longest, layout=layout,
             )  # fmt: skip
+            self.dev = dev({pair: tokens[pair] for pair in self.pairs})
+            self.watched_dev = dev({pair: tokens[pair] for pair in watch}) if watch else None
             registry.check(recipe.method, run_facts(recipe, training_data))
         implementation = "sharded" if layout.vocab_parallel_size > 1 else _loss_implementation(recipe, layout)
         self.tracker = self._open_directory(resume)
@@ -117,7 +119,7 @@ class Training:
             self.peer_group, training_data, self.dev, self.pairs, self.plain_loss_function
         )
         self.students = make_students(
-            recipe, config, self.corpus, self.peer_exchange, dev_tokens, self.tracker, source, self._frozen(start)
+            recipe, config, self.corpus, self.peer_exchange, tokens, self.tracker, source, self._frozen(start)
         )
         self.job_layout = checkpoint.job_layout(self.first.engine)
         self.sampler_updates = SamplerUpdates(self.students, self.plain_loss_function)

@@ -44,7 +44,9 @@ def validate_students(training: Training) -> None:
     ]  # fmt: skip
     watch = training.recipe.validation.watch
     watched = [
-        validate(student.engine, training.watched_dev, watch, training.plain_loss_function) if watch else {}
+        validate(student.engine, training.watched_dev, watch, training.plain_loss_function)
+        if training.watched_dev
+        else {}
         for student in students
     ]
     scores = {}

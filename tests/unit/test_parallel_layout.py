@@ -36,11 +36,6 @@ def test_micro_batch_indices_of_an_update_are_taken_once() -> None:
     assert indices == [[0, 2, 4], [1, 3, 5]] * 2
 
 
-def test_data_is_padded_to_equally_many_steps() -> None:
-    shards = [layout.shard_evenly(["a", "b", "c", "d", "e"]) for layout in layouts(4, 2, 1)]
-    assert shards == [["a", "c", "e"], ["b", "d", None]] * 2
-
-
 def test_teams_of_planned_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neighbours form a team; one process plans for itself."""
     monkeypatch.setenv("WORLD_SIZE", "6")

@@ -3,8 +3,9 @@
 Shape letters: V words.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -410,39 +411,74 @@ def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
     return usable_lengths(split.source_lengths, split.target_lengths, frame.source_extra, frame.target_extra, longest)
 
 
-def dev_batches(
-    corpus: Corpus, pairs: Sequence[str], framing: FramingSettings, max_tokens: int, longest: int
-) -> tuple[list[Batch], dict[str, int]]:
-    """Makes batches of all pairs' dev sets.
+class DevBatches(NamedTuple):
+    """A rank's share of all pairs' dev sets; all take equally many steps, since they gather together at ZeRO-3."""
+
+    batches: list[Batch]
+    """Every data_parallel_size-th batch."""
+    steps: int
+    """Batches that each rank runs, ``empty`` included."""
+    empty: Batch
+    """A batch that a rank runs, without counting it, where others have one more; one of its own where it has any."""
+
+
+def dev_tokens(corpus: Corpus, pairs: Sequence[str], framing: FramingSettings, longest: int) -> dict[str, int]:
+    """Counts the tokens of all pairs' dev sets.
 
     Args:
         corpus: prepared.
         pairs: names of language pairs.
         framing: where tags stand.
-        max_tokens: padded tokens of a batch.
         longest: tokens that the model takes at most.
 
     Returns:
-        The batches, and each pair's count of dev tokens.
+        Each pair's count of dev tokens, framed.
 
     Raises:
-        UserError: where a pair's dev set is empty.
+        UserError: that lists all pairs whose dev set is empty.
     """
-    batches: list[Batch] = []
     tokens: dict[str, int] = {}
     faults = FaultList()
-    for number, pair in enumerate(pairs):
-        split = corpus.split(pair, "dev")
-        frame = frame_of_pair(corpus, framing, pair)
-        lengths = framed_lengths(split, frame, longest)
+    for pair in pairs:
+        lengths = framed_lengths(corpus.split(pair, "dev"), frame_of_pair(corpus, framing, pair), longest)
+        tokens[pair] = int(lengths.target.sum())
         if not len(lengths.sentence):
             faults.faults.append(
                 f"{corpus.directory}: the dev set of {pair} is empty;"
                 f" give data.corpora.{pair}.dev or a larger data.split.dev"
             )
-            continue
-        tokens[pair] = int(lengths.target.sum())
-        for sentences in fixed_batches(lengths, max_tokens):
-            batches.append(collate(split, sentences, frame, number, tokens[pair]))
     faults.raise_any()
-    return batches, tokens
+    return tokens
+
+
+def dev_batches(
+    corpus: Corpus, tokens: Mapping[str, int], framing: FramingSettings, max_tokens: int, longest: int,
+    layout: ParallelLayout,
+) -> DevBatches:  # fmt: skip
+    """Makes batches of all pairs' dev sets, and keeps those of this rank.
+
+    Args:
+        corpus: prepared.
+        tokens: of each pair, its count of dev tokens; one pair at least.
+        framing: where tags stand.
+        max_tokens: padded tokens of a batch.
+        longest: tokens that the model takes at most.
+        layout: of the ranks.
+
+    Returns:
+        The rank's batches.
+    """
+    own: list[Batch] = []
+    empty: Batch | None = None
+    count = 0
+    for number, pair in enumerate(tokens):
+        split, frame = corpus.split(pair, "dev"), frame_of_pair(corpus, framing, pair)
+        for sentences in fixed_batches(framed_lengths(split, frame, longest), max_tokens):
+            is_own = count % layout.data_parallel_size == layout.data_parallel_rank
+            if is_own or empty is None:
+                batch = collate(split, sentences, frame, number, tokens[pair])
+                empty = own[0] if own else batch
+                own += [batch] * is_own
+            count += 1
+    assert empty is not None, "no pair"
+    return DevBatches(own, -(-count // layout.data_parallel_size), empty)

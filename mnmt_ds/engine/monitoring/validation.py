@@ -5,22 +5,19 @@ from collections.abc import Sequence
 
 import torch
 
-from mnmt_ds.batch import Batch
+from mnmt_ds.engine.dataloading.training_data import DevBatches
 from mnmt_ds.engine.parallel.engine import Engine, LossFunction
 
 PairValues = dict[str, dict[str, float]]
 """Figures by name, of each pair."""
 
 
-def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], compute_loss: LossFunction) -> PairValues:
+def validate(engine: Engine, dev: DevBatches, pairs: Sequence[str], compute_loss: LossFunction) -> PairValues:
     """Computes dev losses of the present weights.
-
-    Each rank takes every data_parallel_size-th batch; one that has none left runs an empty batch, since at ZeRO-3 all
-    must gather together.
 
     Args:
         engine: of the student; all of its ranks call this together.
-        batches: of all pairs' dev sets.
+        dev: this rank's batches of all pairs' dev sets.
         pairs: their names.
         compute_loss: the plain cross-entropy.
 
@@ -29,13 +26,11 @@ def validate(engine: Engine, batches: Sequence[Batch], pairs: Sequence[str], com
     """
     layout = engine.layout
     sums = torch.zeros(len(pairs), 3, dtype=torch.float64)
-    rank_batches = layout.shard_evenly(batches)
-    filled = [batch if batch is not None else batches[0] for batch in rank_batches]
+    filled = [*dev.batches, *[dev.empty] * (dev.steps - len(dev.batches))]
     rank_metrics = engine.eval_metrics(filled, compute_loss)  # nothing on ranks that do not report
-    for batch, metrics in zip(rank_batches, rank_metrics, strict=False):
-        if batch is not None:
-            ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
-            sums[batch.pair] += torch.stack([ce[0], nll[0], ce[1]])
+    for batch, metrics in zip(dev.batches, rank_metrics, strict=False):
+        ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
+        sums[batch.pair] += torch.stack([ce[0], nll[0], ce[1]])
     sums = layout.sum_over_ranks(sums.to(layout.device)).cpu()
     values = {}
     for name, (ce_sum, nll_sum, tokens) in zip(pairs, sums.tolist(), strict=True):

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.engine.dataloading.training_data import TrainingData
+from mnmt_ds.engine.dataloading.training_data import DevBatches, TrainingData
 from mnmt_ds.engine.parallel.engine import DecoderStates, LossFunction, Update
 from mnmt_ds.engine.students.peer_group import PeerGroup, PeerMessageKind
 from mnmt_ds.engine.students.peer_requests import EVAL_MODE, WantedStates, decode_requests, encode_requests
@@ -51,7 +51,7 @@ class PeerExchange:
         self,
         peer_group: PeerGroup,
         training_data: Sequence[TrainingData],
-        dev: Sequence[Batch],
+        dev: DevBatches,
         pairs: Sequence[str],
         compute_loss: LossFunction,
     ) -> None:
@@ -60,7 +60,7 @@ class PeerExchange:
         Args:
             peer_group: this rank's.
             training_data: all students', in order.
-            dev: batches of all pairs' dev sets.
+            dev: this rank's batches of all pairs' dev sets.
             pairs: names of language pairs.
             compute_loss: the plain cross-entropy.
         """
