@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters but for tab and line end; separators of lines; what turns the direction of text round."""
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tab and line end; separators of lines; what turns the direction of text round; parts of
+file names that are not UTF-8, which cannot be written."""
 
 
 def escape(text: str) -> str:

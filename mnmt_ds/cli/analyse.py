@@ -5,7 +5,9 @@ share the work.
 """
 
 import argparse
+import logging
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from mnmt_ds.config.paths import path_option
 if TYPE_CHECKING:
     from mnmt_ds.analysis.analyses import AnalysisSettings
 
+LOG = logging.getLogger(__name__)
 HELP = "sensitivity, language-specificity, correlation of languages, pruning"
 WHAT = {
     "sensitivity": "mean |theta * dL/dtheta| of every parameter, by language, and its distribution",
@@ -96,10 +99,14 @@ def run(args: argparse.Namespace) -> int:
 def _analyse(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The numbers of the analysis, by run, and the directory that they were written to."""
     from mnmt_ds.analysis import analyses
-    from mnmt_ds.distributed import on_main_first
+    from mnmt_ds.distributed import is_main, on_main_first
 
     settings = _settings(args)
-    runs, output = list(dict.fromkeys(args.runs)), args.output or args.runs[0] / "analysis"
+    runs = list({run.resolve(): run for run in reversed(args.runs)}.values())[::-1]
+    output = args.output or args.runs[0] / "analysis"
+    _refuse_equal_names(runs)
+    if is_main() and args.what in ("sensitivity", "prune"):
+        _warn_of_unlike(runs, args.checkpoint, args.what, args.data)
     if args.what == "sensitivity":
         for run in runs:
             analyses.measure_sensitivities(run, args.checkpoint, args.task, args.data, settings)
@@ -123,6 +130,31 @@ def _analyse(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         )
         for run in runs
     }, output
+
+
+def _refuse_equal_names(runs: Sequence[Path]) -> None:
+    """UserError where two runs have the name under which the results hold each of them."""
+    from mnmt_ds.errors import UserError
+
+    by_name: dict[str, Path] = {}
+    for run in runs:
+        if other := by_name.get(run.name):
+            raise UserError(f"{other} and {run}: both are called {run.name} in the results; rename one")
+        by_name[run.name] = run
+
+
+def _warn_of_unlike(runs: Sequence[Path], checkpoint: str, what: str, data: Path | None) -> None:
+    """Names the runs whose numbers are not comparable with the first one's."""
+    from mnmt_ds.models.weights import describe_model
+
+    models = {run: describe_model(run / checkpoint) for run in runs if (run / checkpoint / "model.json").exists()}
+    facts = {"tokenizer_hash": "a token is another unit: another tokenizer", "data_hash": "other prepared text"}
+    first = next(iter(models), runs[0])
+    for run, model in models.items():
+        hashes = {key: {models[first][key], model[key]} for key in facts if key in models[first] and key in model}
+        hashes.pop("data_hash" if data is not None else "", None)
+        if reasons := [facts[key] for key, values in hashes.items() if len(values) > 1]:
+            LOG.warning("%s: its %s is not comparable with that of %s: %s", run, what, first, "; ".join(reasons))
 
 
 def _settings(args: argparse.Namespace) -> "AnalysisSettings":

@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.reporting.tables import change_table, table_markdown
 
     settings = ScoreSettings(samples=args.samples)
-    directories = [directory for run in dict.fromkeys(args.runs) for directory in student_directories(run)]
+    given = {run.resolve(): run for run in reversed(args.runs)}  # a run under two names is one run, not two seeds
+    directories = [directory for run in reversed(given.values()) for directory in student_directories(run)]
     runs = read_runs(directories, args.checkpoint, args.split)
     limits = {"high": args.high, "very_low": args.very_low}
     if any(limit is not None for limit in limits.values()):
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     compared = compare_groups(group_runs(runs), settings, bootstraps=bootstraps)
     pictures = read_pictures((run.directory for run in runs), "analysis/**/*.png")
     table = summary_markdown(compared)
-    points = frontier_markdown(find_experiments(runs), runs)
+    points = frontier_markdown(find_experiments(runs))
     table += f"\n\n{points}" if points else ""
     if (changes := change_table(compared)).rows:
         table += f"\n\n{table_markdown(changes)}"

@@ -1,4 +1,4 @@
-"""Paths in settings and on command lines: ``~`` and ``$VARIABLES`` in them are expanded; none is empty."""
+"""Paths in settings and on command lines: ``~`` and ``$VARIABLES`` are expanded; none is empty, none breaks a line."""
 
 import argparse
 import os
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+
+from mnmt_ds.errors import CONTROL
 
 VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w*)\})")
 
@@ -24,23 +26,24 @@ def expanded(value: Any) -> Any:
         The path, as text.
 
     Raises:
-        ValueError: names a variable that is not set, or a user that there is not.
+        ValueError: names a variable that is not set, or a user that there is not; or the path has control characters.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if not isinstance(value, str) or not ("$" in value or value.startswith("~")) or os.path.exists(value):
-        return value
+    if isinstance(value, str) and ("$" in value or value.startswith("~")) and not os.path.exists(value):
+        value = os.path.expanduser(VARIABLE.sub(_variable, value))
+        if value.startswith("~"):
+            raise ValueError(f"there is no home directory for '{value.split('/')[0]}'; write the path out")
+    if isinstance(value, str) and (control := CONTROL.search(value)):
+        raise ValueError(f"has {control[0]!a} in it, which would break the lines that name it; rename it")
+    return value
 
-    def variable(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if not os.environ.get(name):
-            raise ValueError(f"${name} is not set in the environment; export it, or write the path out")
-        return os.environ[name]
 
-    path = os.path.expanduser(VARIABLE.sub(variable, value))
-    if path.startswith("~"):
-        raise ValueError(f"there is no home directory for '{path.split('/')[0]}'; write the path out")
-    return path
+def _variable(match: re.Match[str]) -> str:
+    name = match[1] or match[2]
+    if not os.environ.get(name):
+        raise ValueError(f"${name} is not set in the environment; export it, or write the path out")
+    return os.environ[name]
 
 
 def not_empty(value: Any) -> Any:

@@ -36,7 +36,7 @@ from mnmt_ds.engine.students.peer_exchange import PeerExchange
 from mnmt_ds.engine.students.peer_group import PeerGroup
 from mnmt_ds.engine.students.sampler_updates import SamplerUpdates
 from mnmt_ds.engine.students.student import Student
-from mnmt_ds.errors import RunError
+from mnmt_ds.errors import RunError, UserError
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.methods.translation import translation_loss
@@ -236,6 +236,11 @@ class Training:
             return
         path, state = start.checkpoint, start.state
         checkpoint.load(path, self._engines(), JobLayout(*state["layout"]), self.job_layout, self.peer_group.barrier)
+        if not self._all_finite(whole_state=True):
+            raise UserError(
+                f"{path}: NaN or Inf in its weights or in its optimizer's state; remove it: the run goes on from"
+                f" the one before, or begin anew from its best weights with {checkpoint.init_setting(self.directory)}"
+            )
         for student in self.students:
             own_state = checkpoint.student_state(state, student.name)
             records.restore_state(student, own_state, start.written, measured_anew(start.changes))
@@ -342,14 +347,18 @@ class Training:
 
     def _check_weights(self) -> None:
         """Refuses to keep weights that are not finite; all ranks of the job call this together."""
-        faults = torch.tensor([float(not student.engine.is_finite()) for student in self.students])
-        rows = [[fault] for fault in self.layout.sum_over_ranks(faults.to(self.layout.device)).tolist()]
-        if any(row[0] for row in self.peer_group.gather_numbers(rows)):
+        if not self._all_finite():
             raise RunError(
                 f"update {self.update}: weights are not finite; nothing was saved; lower train.lr, or resume from the"
                 " last checkpoint",
                 self.peer_group.barrier().is_main,
             )
+
+    def _all_finite(self, whole_state: bool = False) -> bool:
+        """Whether all students' weights are finite on all ranks, which call this together; see ``Engine.is_finite``."""
+        faults = torch.tensor([float(not student.engine.is_finite(whole_state)) for student in self.students])
+        rows = [[fault] for fault in self.layout.sum_over_ranks(faults.to(self.layout.device)).tolist()]
+        return not any(row[0] for row in self.peer_group.gather_numbers(rows))
 
     def _engines(self) -> checkpoint.Engines:
         return {student.name: student.engine for student in self.students}

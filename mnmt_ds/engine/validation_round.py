@@ -23,6 +23,7 @@ from mnmt_ds.engine.monitoring.validation import PairValues, validate
 from mnmt_ds.engine.students import records
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.engine.training import Training
+from mnmt_ds.errors import RunError
 from mnmt_ds.methods.method import ValidationReport
 
 
@@ -36,7 +37,7 @@ def validate_students(training: Training) -> None:
         training: the run; all ranks of the job call this together.
 
     Raises:
-        RuntimeError: where a dev loss is not finite.
+        RunError: where a dev loss is not finite.
     """
     students = training.students
     values = [
@@ -98,7 +99,12 @@ def _report(
     report = ValidationReport(training.update, training.progress.epochs, losses[student.name], others, bleu)
     broken = [pair for pair, loss in report.dev.items() if not math.isfinite(loss)]
     if broken:
-        raise RuntimeError(f"update {training.update}: dev loss of {', '.join(broken)} is not finite; lower train.lr")
+        raise RunError(
+            f"update {training.update}: the dev loss of {', '.join(broken)} is not finite; remove"
+            f" {training.directory}/checkpoints/step_{training.update} and resume from the one before with a lower"
+            " train.lr",
+            student.engine.layout.is_main,
+        )
     return report
 
 

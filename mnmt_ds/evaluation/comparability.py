@@ -48,11 +48,7 @@ def unlike_translations(candidate: Report, baseline: Report, pair: str) -> Reaso
         Reasons against comparing.
     """
     candidate_facts, baseline_facts = (report["pairs"].get(pair, {}) for report in (candidate, baseline))
-    reasons = [
-        f"other {noun} of {pair}"
-        for noun, key in (("references", "reference_hash"), ("sources", "source_hash"))
-        if _differ(candidate_facts.get(key), baseline_facts.get(key))
-    ]
+    reasons = [*unlike_test_sets(candidate, baseline, pair)]
     if _recorded_search(candidate, candidate_facts) != _recorded_search(baseline, baseline_facts):
         candidate_search, baseline_search = _search(candidate, candidate_facts), _search(baseline, baseline_facts)
         if candidate_search is not None and baseline_search is not None:
@@ -66,32 +62,61 @@ def unlike_translations(candidate: Report, baseline: Report, pair: str) -> Reaso
     return tuple(reasons)
 
 
-def unlike_scores(candidate: Report, baseline: Report, metric: str, pairs: Sequence[str] | None = None) -> Reasons:
+def unlike_test_sets(candidate: Report, baseline: Report, pair: str) -> Reasons:
+    """Compares the sentences of a pair that two models were tested on.
+
+    Args:
+        candidate: the report of one model.
+        baseline: the report of the model that it is compared with.
+        pair: in both reports.
+
+    Returns:
+        Reasons against comparing.
+    """
+    candidate_facts, baseline_facts = (report["pairs"].get(pair, {}) for report in (candidate, baseline))
+    return tuple(
+        f"other {noun} of {pair}"
+        for noun, key in (("references", "reference_hash"), ("sources", "source_hash"))
+        if _differ(candidate_facts.get(key), baseline_facts.get(key))
+    )
+
+
+def unlike_scores(
+    candidate: Report, baseline: Report, metric: str, pairs: Sequence[str] | None = None, resource_class: str = ""
+) -> Reasons:
     """Compares what two models' scores, or the means of them over pairs, were made from.
 
     Args:
         candidate: the report of one model.
         baseline: the report of the model that it is compared with.
-        metric: bleu or chrf.
+        metric: bleu, chrf or bleu_ceiling, which is BLEU of the references themselves.
         pairs: over which the mean is taken; None: over all pairs of each report.
+        resource_class: name of the class over whose pairs the mean is taken; empty: over ``pairs``.
 
     Returns:
         Reasons against comparing, each once.
     """
-    evaluated = [
-        [*report.get("pairs", {})] if pairs is None else [pair for pair in pairs if pair in report.get("pairs", {})]
-        for report in (candidate, baseline)
-    ]
+    evaluated = [_averaged_pairs(report, pairs, resource_class) for report in (candidate, baseline)]
     reasons: dict[str, None] = {}
     if set(evaluated[0]) != set(evaluated[1]):
         reasons[f"over {_listed(evaluated[0])}, not {_listed(evaluated[1])}"] = None
     for pair in evaluated[0]:
         if pair in evaluated[1]:
-            signatures = [str(report["pairs"][pair].get(f"{metric}_signature", "")) for report in (candidate, baseline)]
+            name = f"{metric.removesuffix('_ceiling')}_signature"
+            signatures = [str(report["pairs"][pair].get(name, "")) for report in (candidate, baseline)]
             if all(signatures):
                 reasons |= dict.fromkeys(unlike_signatures(*signatures))
-            reasons |= dict.fromkeys(unlike_translations(candidate, baseline, pair))
+            unlike_texts = unlike_test_sets if metric == "bleu_ceiling" else unlike_translations
+            reasons |= dict.fromkeys(unlike_texts(candidate, baseline, pair))
     return tuple(reasons)
+
+
+def _averaged_pairs(report: Report, pairs: Sequence[str] | None, resource_class: str) -> list[str]:
+    """The pairs of a report over which a mean is taken."""
+    evaluated = report.get("pairs", {})
+    if resource_class:
+        pairs = report.get("classes", {}).get(resource_class, {}).get("pairs", ())
+    return [*evaluated] if pairs is None else [pair for pair in pairs if pair in evaluated]
 
 
 def unlike_signatures(candidate: str, baseline: str) -> Reasons:
@@ -123,10 +148,7 @@ def unlike_dev_losses(candidate: DevLossFacts, baseline: DevLossFacts, pairs: Se
     Returns:
         Reasons against comparing.
     """
-    reasons = []
-    if _differ(candidate.tokenizer, baseline.tokenizer):
-        versions = _sentencepiece(candidate, baseline)
-        reasons.append("a token is another unit: another tokenizer" + (f" ({versions})" if versions else ""))
+    reasons = [*unlike_tokens(candidate, baseline)]
     if _differ(candidate.label_smoothing, baseline.label_smoothing):
         reasons.append(f"label smoothing {candidate.label_smoothing:g}, not {baseline.label_smoothing:g}")
     requested_pairs = None if pairs is None else set(pairs)
@@ -143,6 +165,22 @@ def unlike_dev_losses(candidate: DevLossFacts, baseline: DevLossFacts, pairs: Se
     elif _differ(candidate.data, baseline.data):
         reasons.append(_other_corpus(candidate, baseline) + ", maybe other dev sets")
     return tuple(reasons)
+
+
+def unlike_tokens(candidate: DevLossFacts, baseline: DevLossFacts) -> Reasons:
+    """Compares the unit of two runs' figures a token: losses, tokens a second.
+
+    Args:
+        candidate: one run.
+        baseline: the run that it is compared with.
+
+    Returns:
+        Reasons against comparing.
+    """
+    if not _differ(candidate.tokenizer, baseline.tokenizer):
+        return ()
+    versions = _sentencepiece(candidate, baseline)
+    return ("a token is another unit: another tokenizer" + (f" ({versions})" if versions else ""),)
 
 
 def unlike_training_text(candidate: DevLossFacts, baseline: DevLossFacts) -> Reasons:

@@ -1,4 +1,6 @@
-"""Numbers as tables show them."""
+"""Numbers and rows as tables show them."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -68,3 +70,15 @@ def excludes_zero(difference: Difference) -> bool:
         Whether the interval lies on one side of zero.
     """
     return difference.low > 0 or difference.high < 0
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """Formats a row of a Markdown table.
+
+    Args:
+        cells: texts; a ``|`` in a name is escaped.
+
+    Returns:
+        One line.
+    """
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnmt_ds.evaluation.comparability import Reasons
+from mnmt_ds.reporting.formatting import markdown_row
 from mnmt_ds.reporting.runs import Run
-from mnmt_ds.reporting.unlike import Footnotes, unlike_runs
+from mnmt_ds.reporting.unlike import TRAINING, Footnotes, unlike_runs
 
 Point = tuple[float, float]
 """Mean BLEU over high-resource pairs, mean BLEU over all others."""
@@ -15,11 +17,16 @@ Point = tuple[float, float]
 class StudentPoint(NamedTuple):
     """A model's mean BLEU over high-resource pairs and over all others: one point of a Pareto chart."""
 
-    label: str
+    run: Run
     high: float
     """Mean BLEU over high-resource pairs."""
     low: float
     """Mean BLEU over all others."""
+
+    @property
+    def label(self) -> str:
+        """What tables call the model; seeds share it."""
+        return self.run.label
 
     @property
     def point(self) -> Point:
@@ -52,7 +59,7 @@ def student_point(run: Run) -> StudentPoint | None:
     low = [scores["bleu"] for scores in pairs.values() if scores.get("class") != "high"]
     if not high or not low:
         return None
-    return StudentPoint(run.label, float(np.mean(high)), float(np.mean(low)))
+    return StudentPoint(run, float(np.mean(high)), float(np.mean(low)))
 
 
 def experiment_name(run: Run) -> str:
@@ -64,7 +71,10 @@ def experiment_name(run: Run) -> str:
     Returns:
         The label of the whole run; its own where the model was trained alone.
     """
-    return run.label.rpartition(".")[0] if run.directory.parent.name == "students" else run.label
+    if run.directory.parent.name != "students":
+        return run.label
+    place = run.label.removeprefix(run.name) if run.label.startswith(f"{run.name} (") else ""
+    return run.label.removesuffix(place).rpartition(".")[0] + place
 
 
 def pareto_frontier(points: Sequence[Point]) -> list[Point]:
@@ -137,16 +147,15 @@ def search_share(students: Sequence[Run]) -> float:
     return sum(run.search_seconds / run.seconds for run in searched) / processes
 
 
-def frontier_markdown(experiments: Sequence[Experiment], runs: Sequence[Run]) -> str:
+def frontier_markdown(experiments: Sequence[Experiment]) -> str:
     """Writes experiments as a Markdown table.
 
     Args:
         experiments: from ``find_experiments``.
-        runs: all compared runs, the baseline's first.
 
     Returns:
-        A row a model, marked where its BLEU is not comparable with the baseline's; empty where no experiment has more
-        than one.
+        A row a model, marked where its point is not comparable with that of the first model; the hypervolume is
+        marked, too, where any of its points is. Empty where no experiment has more than one.
     """
     if not any(len(experiment.points) > 1 for experiment in experiments):
         return ""
@@ -154,13 +163,21 @@ def frontier_markdown(experiments: Sequence[Experiment], runs: Sequence[Run]) ->
         "| experiment | model | BLEU high | BLEU others | hypervolume | search, share of time |",
         "|---|---|---:|---:|---:|---:|",
     ]
+    runs = [point.run for experiment in experiments for point in experiment.points]
     footnotes = Footnotes(runs[0].label)
-    unlike = {run.label: unlike_runs([run], runs, "bleu") for run in runs}
     for name, points, area, share in experiments:
-        for i, point in enumerate(points):
-            first, mark = i == 0, footnotes.mark(unlike.get(point.label, ()))
-            cells = [name if first else "", point.label + mark, f"{point.high:.2f}", f"{point.low:.2f}"]
-            cells += [f"{area:.1f}" if first else "", f"{share:.1%}" if first and np.isfinite(share) else ""]
-            lines.append("| " + " | ".join(cells) + " |")
+        unlike = [_unlike_point(point.run, runs) for point in points]
+        of_area = tuple(dict.fromkeys(reason for reasons in unlike for reason in reasons))
+        for i, (point, reasons) in enumerate(zip(points, unlike, strict=True)):
+            first = i == 0
+            cells = [name if first else "", point.label + footnotes.mark(reasons), f"{point.high:.2f}"]
+            cells += [f"{point.low:.2f}", f"{area:.1f}{footnotes.mark(of_area)}" if first else ""]
+            lines.append(markdown_row([*cells, f"{share:.1%}" if first and np.isfinite(share) else ""]))
     notes = footnotes.lines()
     return "\n".join([*lines, *(["", *notes] if notes else [])])
+
+
+def _unlike_point(run: Run, runs: Sequence[Run]) -> Reasons:
+    """Why a model's point is not comparable with that of the first model."""
+    reasons = [reason for key in ("bleu", "bleu_high", TRAINING) for reason in unlike_runs([run], runs, key)]
+    return tuple(dict.fromkeys(reasons))

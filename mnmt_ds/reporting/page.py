@@ -27,7 +27,6 @@ from mnmt_ds.reporting.summary import (
     score_signatures,
     summarise_groups,
     text_notes,
-    unlike_metric,
 )
 from mnmt_ds.reporting.tables import Table, change_table
 from mnmt_ds.reporting.unlike import TRAINING, as_html
@@ -142,6 +141,7 @@ def comparison_values(compared_runs: ComparedRuns) -> dict[str, Any]:
         signatures=score_signatures(compared_runs.runs),
         charts=_charts(drawn),
         pair_table=pair_table(compared_runs),
+        pair_notes="".join(_unlike_in_chart(compared_runs, metric) for metric in ("dev", "bleu")),
         differing_settings=differing_settings(recipes),
         equal_setting_count=count_equal_settings(recipes),
         changes=change_table(compared_runs),
@@ -201,7 +201,7 @@ def summary_rows(compared_runs: ComparedRuns) -> tuple[list[SummaryRow], tuple[s
                     format_number(summary.mean[metric.key], metric.digits),
                     format_number(summary.spread[metric.key], metric.digits).strip("–") if metric.direction else "",
                     summary.mean[metric.key] == best.get(metric.key) and compared_runs.is_comparable(group, metric.key),
-                    footnotes.mark(unlike_metric(compared_runs, group, metric.key)),
+                    footnotes.mark(compared_runs.unlike(group, metric.key)),
                 )
                 for metric in metrics
             ],

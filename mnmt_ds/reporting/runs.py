@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds import metric_keys
-from mnmt_ds.errors import UserError
+from mnmt_ds.errors import CONTROL, UserError
 from mnmt_ds.evaluation.comparability import DevLossFacts
 from mnmt_ds.evaluation.report import read_verified_report, report_path, with_text_hashes
 from mnmt_ds.file_integrity import read_checked_json
@@ -92,6 +92,8 @@ class Run(NamedTuple):
     """What its dev losses depend on, and what it was trained on."""
     changes: tuple[SettingChange, ...] = ()
     """Settings that it changed on the way; ``recipe`` has their last values."""
+    ranks: tuple[int, ...] = ()
+    """How many ranks it was trained on, one after another; empty where it does not say."""
 
     def best_validation_of(self, pair: str) -> int:
         """Finds the validation where a pair's own dev loss is lowest.
@@ -160,8 +162,28 @@ def read_runs(directories: Sequence[Path], checkpoint: str = "best", split: str 
     for run in runs:
         same_name = [other for other in runs if other.name == run.name and other is not run]
         clash = any(differing_settings([run.recipe, other.recipe]) or other.seed == run.seed for other in same_name)
-        labelled.append(run._replace(label=f"{run.name} ({run.directory.name})" if clash else run.name))
+        place = distinct_place(run.directory, [other.directory for other in same_name]) if clash else ""
+        labelled.append(run._replace(label=f"{run.name} ({place})" if clash else run.name))
     return labelled
+
+
+def distinct_place(directory: Path, others: Sequence[Path]) -> str:
+    """Finds the shortest end of a run's path that tells it from other runs.
+
+    Args:
+        directory: of the run; of a student's, the whole run's counts.
+        others: of the other runs.
+
+    Returns:
+        As many of its last names as it takes; all of them where nothing tells the runs apart.
+    """
+    names, *other_names = (
+        (path.parent.parent if path.parent.name == "students" else path).absolute().parts
+        for path in (directory, *others)
+    )
+    other_names = [other for other in other_names if other != names]
+    length = next((n for n in range(1, len(names)) if all(other[-n:] != names[-n:] for other in other_names)), 0)
+    return "/".join(names[-length:])
 
 
 def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> Run:
@@ -191,7 +213,8 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
     search_shares = [float(share) for share in _series(valid, metric_keys.SEARCH_SHARE) if np.isfinite(share)]
     dev_losses = {pair: series for pair, series in dev_losses.items() if np.isfinite(series).any()}
     report = report_path(directory, checkpoint, split)
-    name = SEED_SUFFIX.sub("", str(recipe.get("name") or directory.name)) or directory.name
+    name = CONTROL.sub(" ", str(recipe.get("name") or directory.name))
+    name = SEED_SUFFIX.sub("", name) or name
     return Run(
         directory=directory,
         name=name,
@@ -224,7 +247,15 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         translations=report.with_suffix("") if report.exists() else None,
         dev_loss_facts=_dev_loss_facts(directory, recipe, tuple(dev_losses)),
         changes=read_changes(records),
+        ranks=_ranks(records),
     )
+
+
+def _ranks(records: Sequence[Record]) -> tuple[int, ...]:
+    """The numbers of ranks of a run's starts, equal ones that follow each other once."""
+    starts = [record.get("world_size") for record in records if record.get("kind") == "run"]
+    sizes = [size for size in starts if isinstance(size, int)]
+    return tuple(size for i, size in enumerate(sizes) if i == 0 or size != sizes[i - 1])
 
 
 def _dev_loss_facts(directory: Path, recipe: Mapping[str, Any], pairs: tuple[str, ...]) -> DevLossFacts:

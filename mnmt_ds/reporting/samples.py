@@ -39,18 +39,19 @@ def sample_translations(groups: Sequence[RunGroup], pairs: Sequence[str]) -> dic
         pairs: language pairs.
 
     Returns:
-        Up to ``SAMPLES_A_PAIR`` samples by pair, without the pairs that no experiment translated whole.
+        Up to ``SAMPLES_A_PAIR`` samples by pair, without the pairs that no experiment translated whole; of the
+        experiments that translated the test set of the first one.
     """
     directories = {g.label: g.runs[0].translations for g in groups if g.runs[0].translations is not None}
     if not directories:
         return {}
-    first = next(iter(directories.values()))
-    references, sources = read_lines(first, "ref"), read_lines(first, "src")
-    hypotheses = {label: read_lines(directory, "hyp") for label, directory in directories.items()}
+    texts = {label: [read_lines(path, kind) for kind in ("src", "ref", "hyp")] for label, path in directories.items()}
     samples = {}
     for pair in pairs:
-        translations = {label: texts.get(pair, []) for label, texts in hypotheses.items()}
-        samples[pair] = _samples_of_pair(sources.get(pair, []), references.get(pair, []), translations)
+        translated = {label: [lines.get(pair, []) for lines in sides] for label, sides in texts.items()}
+        test_set = next((sides[:2] for sides in translated.values() if sides[1]), [[], []])
+        alike = {label: hypotheses for label, (*sides, hypotheses) in translated.items() if sides == test_set}
+        samples[pair] = _samples_of_pair(*test_set, alike)
     return {pair: samples_of_pair for pair, samples_of_pair in samples.items() if samples_of_pair}
 
 

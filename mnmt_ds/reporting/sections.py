@@ -38,6 +38,7 @@ SECTIONS = (
         "convergence", "Convergence, pair by epoch", convergence.excess_maps,
         "How far each pair's dev loss is above its own best. White circle: the pair's best epoch; dashed line: the"
         " overall best checkpoint. Circles in one column mean that all pairs converge together.",
+        metric="dev",
     ),
     PageSection(
         "deficit", "Performance deficit", charts.deficit_chart,
@@ -61,7 +62,7 @@ SECTIONS = (
         "frontier", "Pareto frontier", mutual_distillation.frontier_chart,
         "Each point a model: mean BLEU over its high-resource pairs against the mean over all others. A line joins what"
         " an experiment's students reach together; its hypervolume is the area below it, from (0, 0).",
-        metric="bleu",
+        metric="bleu_high",
     ),
     PageSection(
         "weights", "Distillation weights", mutual_distillation.weight_chart,
@@ -89,5 +90,6 @@ SECTIONS = (
     PageSection(
         "training", "Training", charts.training_chart,
         "Loss on the training data and speed, every run.",
+        metric="tokens_per_sec",
     ),
 )  # fmt: skip

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnmt_ds.evaluation.comparability import Reasons
 from mnmt_ds.evaluation.report import text_warnings
-from mnmt_ds.evaluation.scores import AVERAGED, RESOURCE_CLASSES
+from mnmt_ds.evaluation.scores import AVERAGED
 from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
-from mnmt_ds.reporting.formatting import format_difference, format_number
+from mnmt_ds.reporting.formatting import format_difference, format_number, markdown_row
 from mnmt_ds.reporting.metrics import (
     COMPARED_METRICS,
     METRIC_TITLES,
@@ -22,7 +21,7 @@ from mnmt_ds.reporting.metrics import (
     metrics_of_run,
 )
 from mnmt_ds.reporting.runs import Run
-from mnmt_ds.reporting.unlike import FIGURES, TRAINING, unlike_runs
+from mnmt_ds.reporting.unlike import FIGURES, OF_PAIRS, TRAINING, unlike_runs
 
 Row = dict[str, str | float]
 """Values by column of a CSV file."""
@@ -105,7 +104,8 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
 def _unlike(run: Run, runs: Sequence[Run], pair: str | None) -> str:
     """What of a run's figures is not comparable with those of the first run that has them, and why."""
     pairs = None if pair is None else [pair]
-    unlike_figures = {figure: unlike_runs([run], runs, figure, pairs) for figure in dict.fromkeys(FIGURES.values())}
+    figures = [figure for figure in dict.fromkeys(FIGURES.values()) if pair is None or figure in OF_PAIRS]
+    unlike_figures = {figure: unlike_runs([run], runs, figure, pairs) for figure in figures}
     return "; ".join(f"{figure}: {', '.join(reasons)}" for figure, reasons in unlike_figures.items() if reasons)
 
 
@@ -197,7 +197,7 @@ def summary_markdown(compared_runs: ComparedRuns) -> str:
             ",".join(map(str, summary.seeds)),
         ]
         for metric in metrics:
-            mark = footnotes.mark(unlike_metric(compared_runs, group, metric.key))
+            mark = footnotes.mark(compared_runs.unlike(group, metric.key))
             cells.append(format_with_spread(summary, metric) + mark)
         if compared_runs.bootstraps:
             difference = compared_runs.bootstrap(summary.label, "bleu", "macro")
@@ -211,25 +211,6 @@ def summary_markdown(compared_runs: ComparedRuns) -> str:
     return "\n".join(
         [*_aligned(table, text_columns=3), "", *footnotes.lines(), *text_notes(compared_runs.runs), *tests]
     )
-
-
-def unlike_metric(compared_runs: ComparedRuns, group: RunGroup, key: str) -> Reasons:
-    """Explains why a group's metric in the summary is not comparable with the baseline's.
-
-    Args:
-        compared_runs: compared runs.
-        group: one of them.
-        key: of the metric.
-
-    Returns:
-        Reasons; of the mean over a resource class, over the pairs that any run has in that class.
-    """
-    name = key.removeprefix("bleu_").replace("_", " ")
-    if name not in RESOURCE_CLASSES:
-        return compared_runs.unlike(group, key)
-    reports = [run.report or {} for run in compared_runs.runs]
-    members = {pair for report in reports for pair in report.get("classes", {}).get(name, {}).get("pairs", ())}
-    return compared_runs.unlike(group, key, sorted(members))
 
 
 def text_notes(runs: Sequence[Run]) -> list[str]:
@@ -254,7 +235,7 @@ def _aligned(table: Sequence[Sequence[str]], text_columns: int) -> list[str]:
     widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     right = [i >= text_columns for i in range(len(widths))]
     lines = [
-        "| " + " | ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)) + " |"
+        markdown_row([t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)])
         for row in table
     ]
     rule = "|" + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)) + "|"

@@ -10,11 +10,13 @@ import numpy as np
 from mnmt_ds.evaluation.significance import Difference
 from mnmt_ds.reporting.changed_settings import change_cells
 from mnmt_ds.reporting.comparison import ComparedRuns, RunGroup
-from mnmt_ds.reporting.formatting import excludes_zero, format_number
+from mnmt_ds.reporting.formatting import excludes_zero, format_number, markdown_row
 from mnmt_ds.reporting.metrics import metrics_of_run
-from mnmt_ds.reporting.unlike import TRAINING, Footnotes
+from mnmt_ds.reporting.unlike import CLASSES, TRAINING, Footnotes
 
 Cells = tuple[str, ...]
+FigureOf = tuple[str, Sequence[str] | None]
+"""A metric's key, and the pairs that it is of; None: those that the metric itself is over."""
 
 
 class Table(NamedTuple):
@@ -108,8 +110,8 @@ def bleu_by_pair(compared_runs: ComparedRuns) -> Table:
         The table: a row a group, a column a pair, from the least training text to the most.
     """
     pairs, footnotes = list(compared_runs.sizes), compared_runs.footnotes()
-    members = {pair: [pair] for pair in pairs}
-    rows = [_bleu_row(compared_runs, group, "pairs", members, footnotes) for group in compared_runs.groups]
+    metrics: dict[str, FigureOf] = {pair: ("bleu", [pair]) for pair in pairs}
+    rows = [_bleu_row(compared_runs, group, "pairs", metrics, footnotes) for group in compared_runs.groups]
     head = ("", *(f"{pair} ({compared_runs.sizes[pair]:,})" for pair in pairs))
     note = f"Training sentences beside the pair; in brackets the gain over {compared_runs.baseline.label}; * as above"
     return Table(
@@ -131,17 +133,19 @@ def ceiling_by_pair(compared_runs: ComparedRuns) -> Table:
     Returns:
         The table: a row a group, a column a pair.
     """
-    rows = []
+    rows, footnotes = [], compared_runs.footnotes()
     for group in compared_runs.groups:
         reports = [(run.report or {}).get("pairs", {}) for run in group.runs]
-        ceilings = {
-            pair: [facts[pair]["bleu_ceiling"] for facts in reports if "bleu_ceiling" in facts.get(pair, {})]
-            for pair in compared_runs.sizes
-        }
-        rows.append((group.label, *(_cell(values, 2, None, None, spread=False) for values in ceilings.values())))
+        cells = [group.label]
+        for pair in compared_runs.sizes:
+            values = [facts[pair]["bleu_ceiling"] for facts in reports if "bleu_ceiling" in facts.get(pair, {})]
+            mark = footnotes.mark(compared_runs.unlike(group, "bleu_ceiling", [pair])) if values else ""
+            cells.append(_cell(values, 2, None, None, spread=False) + mark)
+        rows.append(tuple(cells))
     note = "BLEU of the references after the tokenizer has encoded and decoded them: more cannot be reached"
     title = f"Ceiling of BLEU by pair{_title_end(compared_runs)}"
-    return Table(_file_name("ceilings", compared_runs), title, note, ("", *compared_runs.sizes), rows)
+    head = ("", *compared_runs.sizes)
+    return Table(_file_name("ceilings", compared_runs), title, note, head, rows, footnotes.lines())
 
 
 def bleu_by_class(compared_runs: ComparedRuns) -> Table:
@@ -154,13 +158,10 @@ def bleu_by_class(compared_runs: ComparedRuns) -> Table:
         The table: a row a group, a column a class; no columns where all pairs are of one class.
     """
     reports = [run.report or {} for run in compared_runs.runs]
-    classes = list(dict.fromkeys(name for report in reports for name in report.get("classes", {})))
-    classes, footnotes = classes if len(classes) > 1 else [], compared_runs.footnotes()
-    members = {
-        name: sorted({pair for report in reports for pair in report.get("classes", {}).get(name, {}).get("pairs", ())})
-        for name in classes
-    }
-    rows = [_bleu_row(compared_runs, group, "classes", members, footnotes) for group in compared_runs.groups]
+    keys = {name: key for key, name in CLASSES.items() if any(name in report.get("classes", {}) for report in reports)}
+    classes, footnotes = [*keys] if len(keys) > 1 else [], compared_runs.footnotes()
+    metrics: dict[str, FigureOf] = {name: (keys[name], None) for name in classes}
+    rows = [_bleu_row(compared_runs, group, "classes", metrics, footnotes) for group in compared_runs.groups]
     note = f"Means over pairs; in brackets the gain over {compared_runs.baseline.label}"
     title = f"BLEU by resource class{_title_end(compared_runs)}"
     return Table(_file_name("classes", compared_runs), title, note, ("", *classes), rows, footnotes.lines())
@@ -175,21 +176,26 @@ def cost_table(compared_runs: ComparedRuns) -> Table:
     Returns:
         The table: a row a group; speed in target tokens a second, memory in 1e9 bytes.
     """
-    baseline, rows = _mean_costs(compared_runs.baseline), []
+    baseline, rows, footnotes = _mean_costs(compared_runs.baseline), [], compared_runs.footnotes()
     for group in compared_runs.groups:
         costs = _mean_costs(group)
-        time_per_token = _ratio(baseline["tokens_per_sec"], costs["tokens_per_sec"])
-        memory = _ratio(costs["memory_gb"], baseline["memory_gb"])
-        time_in_all = _ratio(costs["minutes"], baseline["minutes"])
+        ratios = {
+            "tokens_per_sec": _ratio(baseline["tokens_per_sec"], costs["tokens_per_sec"]),
+            "memory_gb": _ratio(costs["memory_gb"], baseline["memory_gb"]),
+            "minutes": _ratio(costs["minutes"], baseline["minutes"]),
+        }
+        for key, text in ratios.items():
+            ratios[key] += footnotes.mark(compared_runs.unlike(group, key)) if text != "–" else ""
         rows.append((
             group.label,
-            format_number(costs["tokens_per_sec"], 0), time_per_token,
-            format_number(costs["memory_gb"], 2), memory,
-            format_number(costs["minutes"], 1), time_in_all,
+            format_number(costs["tokens_per_sec"], 0), ratios["tokens_per_sec"],
+            format_number(costs["memory_gb"], 2), ratios["memory_gb"],
+            format_number(costs["minutes"], 1), ratios["minutes"],
         ))  # fmt: skip
     head = ("", "tokens/s", "time a token ×", "peak GB", "memory ×", "minutes", "time in all ×")
     note = f"× is the ratio to {compared_runs.baseline.label}; median speed of the training reports, validation aside"
-    return Table(_file_name("cost", compared_runs), f"Cost{_title_end(compared_runs)}", note, head, rows)
+    title = f"Cost{_title_end(compared_runs)}"
+    return Table(_file_name("cost", compared_runs), title, note, head, rows, footnotes.lines())
 
 
 def change_table(compared_runs: ComparedRuns) -> Table:
@@ -218,10 +224,10 @@ def table_markdown(table: Table) -> str:
     Returns:
         Its title, note, rows and footnotes.
     """
-    lines = [f"### {table.title}", "", f"{table.note}.", "", "| " + " | ".join(table.head) + " |"]
+    lines = [f"### {table.title}", "", f"{table.note}.", "", markdown_row(table.head)]
     lines.append("|---|" + "---:|" * (len(table.head) - 1))
     notes = [line for footnote in table.footnotes for line in ("", footnote)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.rows), *notes])
+    return "\n".join([*lines, *(markdown_row(row) for row in table.rows), *notes])
 
 
 def table_csv(table: Table) -> str:
@@ -247,22 +253,22 @@ def _bleu_row(
     compared_runs: ComparedRuns,
     group: RunGroup,
     section: str,
-    members: Mapping[str, Sequence[str]],
+    metrics: Mapping[str, FigureOf],
     footnotes: Footnotes,
 ) -> Cells:
     """A group's mean BLEU of each pair or class in its reports, with the gain over the baseline's where comparable."""
     cells = [group.label + footnotes.mark(compared_runs.unlike(group, TRAINING))]
-    for name, pairs in members.items():
+    for name, (metric, pairs) in metrics.items():
         values, baseline = _bleu_values(group, section, name), _bleu_values(compared_runs.baseline, section, name)
         has_gain = (
             values
             and baseline
             and group is not compared_runs.baseline
-            and compared_runs.is_comparable(group, "bleu", pairs)
+            and compared_runs.is_comparable(group, metric, pairs)
         )
         gain = float(np.mean(values) - np.mean(baseline)) if has_gain else None
         cell = _cell(values, 2, gain, compared_runs.bootstrap(group.label, "bleu", name), spread=False)
-        cells.append(cell + (footnotes.mark(compared_runs.unlike(group, "bleu", pairs)) if values else ""))
+        cells.append(cell + (footnotes.mark(compared_runs.unlike(group, metric, pairs)) if values else ""))
     return tuple(cells)
 
 

@@ -3,16 +3,30 @@
 import html
 from collections.abc import Sequence
 
-from mnmt_ds.evaluation.comparability import Reasons, unlike_dev_losses, unlike_scores, unlike_training_text
+from mnmt_ds.evaluation.comparability import (
+    Reasons,
+    unlike_dev_losses,
+    unlike_scores,
+    unlike_tokens,
+    unlike_training_text,
+)
+from mnmt_ds.evaluation.scores import RESOURCE_CLASSES
 from mnmt_ds.reporting.runs import Run
 
 TRAINING = "training"
 """The figure that stands for the training text: a mark at the row's name."""
-FIGURES = {"bleu": "bleu", "chrf": "chrf", TRAINING: TRAINING} | {
+SPEED, COST = "speed", "cost"
+"""The figures of what training takes: target tokens a second; time and memory."""
+CLASSES = {f"bleu_{name.replace(' ', '_')}": name for name in RESOURCE_CLASSES}
+"""Resource classes by the metric that is their mean BLEU."""
+FIGURES = {key: key for key in ("bleu", "chrf", "bleu_ceiling", *CLASSES, TRAINING)} | {
     **dict.fromkeys(("dev", "dev_bits", "deficit", "deficit_bits"), "dev"),
-    **dict.fromkeys(("bleu_high", "bleu_low", "bleu_very_low"), "bleu"),
+    **dict.fromkeys(("minutes", "memory_gb"), COST),
+    "tokens_per_sec": SPEED,
 }
 """What must be alike for a metric to be comparable, by the metric's key; other metrics always are."""
+OF_PAIRS = ("bleu", "chrf", "bleu_ceiling", "dev", TRAINING)
+"""The figures that single pairs have, too."""
 
 
 def unlike_runs(runs: Sequence[Run], others: Sequence[Run], metric: str, pairs: Sequence[str] | None = None) -> Reasons:
@@ -37,7 +51,11 @@ def unlike_runs(runs: Sequence[Run], others: Sequence[Run], metric: str, pairs: 
 
 
 def _has(run: Run, figure: str) -> bool:
-    return run.report is not None if figure in ("bleu", "chrf") else bool(run.dev_losses)
+    if figure in CLASSES:
+        return CLASSES[figure] in (run.report or {}).get("classes", {})
+    if figure in ("bleu", "chrf", "bleu_ceiling"):
+        return run.report is not None
+    return bool(run.ranks) if figure in (SPEED, COST) else bool(run.dev_losses)
 
 
 def _reasons(run: Run, other: Run, figure: str, pairs: Sequence[str] | None) -> Reasons:
@@ -45,8 +63,16 @@ def _reasons(run: Run, other: Run, figure: str, pairs: Sequence[str] | None) -> 
         return unlike_dev_losses(run.dev_loss_facts, other.dev_loss_facts, pairs)
     if figure == TRAINING:
         return unlike_training_text(run.dev_loss_facts, other.dev_loss_facts)
+    if figure in (SPEED, COST):
+        ranks = () if run.ranks == other.ranks else (f"on {_numbers(run.ranks)}, not {_numbers(other.ranks)} rank(s)",)
+        return (*(unlike_tokens(run.dev_loss_facts, other.dev_loss_facts) if figure == SPEED else ()), *ranks)
     assert run.report is not None and other.report is not None
-    return unlike_scores(run.report, other.report, figure, pairs)
+    metric = "bleu" if figure in CLASSES else figure
+    return unlike_scores(run.report, other.report, metric, pairs, CLASSES.get(figure, ""))
+
+
+def _numbers(ranks: Sequence[int]) -> str:
+    return ", then ".join(map(str, ranks))
 
 
 class Footnotes:

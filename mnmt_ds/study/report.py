@@ -42,7 +42,7 @@ def write_report(study: Study, failed: Mapping[Path, str]) -> Path | None:
     for compared_runs in comparisons:
         texts.append(f"## {compared_runs.name or 'Runs'}\n\n{summary_markdown(compared_runs)}")
         texts.append(resource_classes(compared_runs.sizes, compared_runs.score))
-        texts.append(frontier_markdown(find_experiments(compared_runs.runs), compared_runs.runs))
+        texts.append(frontier_markdown(find_experiments(compared_runs.runs)))
         texts.append("\n".join(f"- `{line}`" for line in score_signatures(compared_runs.runs)))
     texts.append("\n".join(f"- {line}" for line in missing_runs(study, complete, failed)))
     write_together(

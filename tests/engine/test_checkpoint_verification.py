@@ -22,7 +22,7 @@ def checkpoint(tmp_path: Path) -> Path:
     """A directory in the form of a checkpoint, written under a umask that lets the group write."""
     before = os.umask(0o002)
     try:
-        path = tmp_path / "checkpoints" / "step_7"
+        path = tmp_path / "run" / "checkpoints" / "step_7"
         (path / "student").mkdir(parents=True)
         (path / "student" / "mp_rank_00_model_states.pt").write_bytes(b"weights")
         (path / "state.json").write_text("{}")
@@ -48,10 +48,27 @@ def test_what_others_could_write_is_refused(checkpoint: Path, name: str, mode: i
     assert str(fault_of(checkpoint)).startswith(f"{path} can be written by others")
 
 
+def test_all_may_not_write_a_runs_directory_but_its_group_may(checkpoint: Path) -> None:
+    run = checkpoint.parent.parent
+    run.chmod(0o775)
+    assert fault_of(checkpoint) is None
+    run.chmod(0o777)
+    assert str(fault_of(checkpoint)).startswith(f"{run} can be written by others")
+    run.chmod(0o1777)
+    assert fault_of(checkpoint) is None, "sticky: none renames the checkpoints there"
+    run.chmod(0o777)
+    write_manifest(checkpoint, {str(p.relative_to(checkpoint)): sha256(p) for p in checkpoint.rglob("*.*")
+                                if p.name != "manifest.json"})  # fmt: skip
+    assert fault_of(checkpoint) is None and run.stat().st_mode & 0o777 == 0o775
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
-@pytest.mark.parametrize("name", ["..", ".", "student", "state.json", "manifest.json"])
-def test_what_belongs_to_another_user_is_refused(checkpoint: Path, name: str) -> None:
-    path = checkpoint.parent if name == ".." else checkpoint / name
+@pytest.mark.parametrize("sticky", [0, 0o1000])
+@pytest.mark.parametrize("name", ["../..", "..", ".", "student", "state.json", "manifest.json"])
+def test_what_belongs_to_another_user_is_refused(checkpoint: Path, name: str, sticky: int) -> None:
+    """The owner of a sticky directory renames in it what it likes."""
+    path = {"..": checkpoint.parent, "../..": checkpoint.parent.parent}.get(name, checkpoint / name)
+    path.chmod(path.stat().st_mode | sticky)
     os.chown(path, 12345, -1)
     assert fault_of(checkpoint) == f"{path} belongs to another user"
 
@@ -64,7 +81,7 @@ def add(path: Path) -> Path:
 def link(path: Path) -> Path:
     content = path.read_bytes()
     path.unlink()
-    other = path.parents[3] / "elsewhere"
+    other = path.parents[4] / "elsewhere"
     other.write_bytes(content)
     path.symlink_to(other)
     return path

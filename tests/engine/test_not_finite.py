@@ -1,5 +1,6 @@
 """A gradient or weight that is not finite ends a run by name, on every rank, before anything is updated or kept."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,3 +109,68 @@ def test_nothing_is_updated_or_kept(cases: list[Case], tiny_corpus: Path, tmp_pa
             assert result["refused"].startswith("update 2: weights are not finite; nothing was saved"), case
             assert not result["kept"], case
             assert all(norm > 0 for norm in result["norms"]), case
+
+
+def _tensors(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
+    """All tensors in a checkpoint's file, with the keys that lead to them."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+        yield path, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in items:
+        yield from _tensors(item, (*path, str(key)))
+
+
+def _spoilt(corpus: str, folder: str, case: Case, names: list[str]) -> list[str]:
+    """A checkpoint with a number that is not finite in one of its tensors, as earlier versions saved; the refusals."""
+    from mnmt_ds.distributed import is_main
+    from mnmt_ds.engine.checkpointing.verification import write_manifest
+    from mnmt_ds.engine.loop import train
+    from mnmt_ds.engine.training import Training
+    from mnmt_ds.errors import UserError
+    from mnmt_ds.files import sha256
+
+    made = recipe(Path(corpus), Path(folder), train={"precision": case.precision, "max_steps": 2},
+                  deepspeed=zero(case.stage, folder), **LAYOUTS[case.layout])  # fmt: skip
+    train(made, resume=False)
+    refusals = []
+    for number, name in enumerate(names):
+        if is_main():
+            path = (Path(folder) / "checkpoints" / "last").resolve()
+            for file in path.rglob("*.pt"):
+                content = torch.load(file, weights_only=False)
+                found = [value for keys, value in _tensors(content) if name in keys]
+                if found:
+                    found[0].view(-1)[-1] = float("nan") if number % 2 else float("inf")
+                    before = file.read_bytes()
+                    torch.save(content, file)
+                    break
+            write_manifest(path, {str(p.relative_to(path)): sha256(p) for p in path.rglob("*")
+                                  if p.is_file() and p.name != "manifest.json"})  # fmt: skip
+        try:
+            Training(made, resume=True).close()
+            refusals.append("")
+        except UserError as error:
+            refusals.append(str(error))
+        if is_main():
+            file.write_bytes(before)
+    return refusals
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        (Case("fp32", 1), ["exp_avg_sq"]),
+        pytest.param(Case("fp32", 0), ["module", "exp_avg", "exp_avg_sq"], marks=pytest.mark.slow),
+        pytest.param(Case("bf16", 2), ["single_partition_of_fp32_groups", "exp_avg"], marks=pytest.mark.slow),
+        pytest.param(Case("fp32", 3), ["fp32_flat_groups", "exp_avg_sq"], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_is_not_finite_is_named(
+    case: Case, names: list[str], tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """Its manifest is right; only its numbers are not."""
+    for refusals in on_ranks(1, _spoilt, str(tiny_corpus), str(tmp_path / "run"), case, names):
+        for name, refusal in zip(names, refusals, strict=True):
+            assert f"{tmp_path}/run/checkpoints/step_2: NaN or Inf in its weights" in refusal, name
+            assert "remove it" in refusal and "\n" not in refusal

@@ -48,7 +48,7 @@ def large(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_m15_preset_learns_with_teachers_along_two_stages(large: Path) -> None:
-    """Four LSSD updates; the teacher, the model of the second, answers in the fourth, after dev losses have risen."""
+    """Six LSSD updates; teachers answer in those that follow a validation at which dev losses have risen, in no other."""
     words = [f"directory={large}/run", f"data.directory={large}/data"]
     call(sys.executable, "-m", "mnmt_ds.cli.main", "prepare", str(RECIPE), *words)
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
@@ -57,12 +57,14 @@ def test_the_m15_preset_learns_with_teachers_along_two_stages(large: Path) -> No
     run = large / "run"
     records = read_records(run / "metrics.jsonl")
     steps, dev = ([one for one in records if one["kind"] == kind] for kind in ("train", "valid"))
-    assert [one["update"] for one in steps] == [one["update"] for one in dev] == [1, 2, 3, 4]
+    assert [one["update"] for one in steps] == [one["update"] for one in dev] == [1, 2, 3, 4, 5, 6]
     assert all(math.isfinite(one["train/loss"]) and one["train/gnorm"] > 0 for one in steps)
     assert all(math.isfinite(one["valid/avg/macro"]) for one in dev)
-    switched = [key for key, value in dev[2].items() if key.endswith("/switch") and value == 1]
-    assert switched and steps[3]["train/kd_loss"] > 0 and "train/kd_loss" not in steps[2]
-    assert (run / "last").resolve().name == "4" and (run / "checkpoints" / "last").resolve().name == "step_4"
+    switched = [any(key.endswith("/switch") and value == 1 for key, value in one.items()) for one in dev]
+    taught = [one.get("train/kd_loss", 0.0) > 0 for one in steps]
+    assert any(taught), [one["valid/avg/macro"] for one in dev]
+    assert all(switch for switch, teaches in zip([False, *switched], taught, strict=False) if teaches)
+    assert (run / "last").resolve().name == "6" and (run / "checkpoints" / "last").resolve().name == "step_6"
     with safe_open(run / "last" / "model.safetensors", "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     recipe = load_recipe(RECIPE, words)

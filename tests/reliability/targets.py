@@ -203,7 +203,7 @@ def _finished_runs(root: Path) -> Iterator[tuple[str, Target]]:
         read = [with_resource_classes(run, settings) for run in read]
         part = compare_groups(group_runs(read), settings)
         summary_markdown(part)
-        frontier_markdown(find_experiments(read), read)
+        frontier_markdown(find_experiments(read))
         score_signatures(read)
         run_rows(read)
         pair_rows(read, part.sizes)

@@ -9,11 +9,13 @@ import yaml
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.evaluation.report import read_report, report_path
-from mnmt_ds.evaluation.scores import ScoreSettings, score_pair
+from mnmt_ds.evaluation.scores import ScoreSettings, class_averages, score_pair
 from mnmt_ds.reporting.comparison import ComparedRuns, compare_groups, group_runs
+from mnmt_ds.reporting.frontier import find_experiments, frontier_markdown
 from mnmt_ds.reporting.metrics import COMPARED_METRICS
 from mnmt_ds.reporting.page import summary_rows
-from mnmt_ds.reporting.runs import read_runs
+from mnmt_ds.reporting.runs import distinct_place, read_runs
+from mnmt_ds.reporting.samples import sample_translations
 from mnmt_ds.reporting.summary import run_rows, summary_markdown
 from mnmt_ds.reporting.tables import all_tables, table_markdown
 from mnmt_ds.reporting.unlike import FIGURES
@@ -191,3 +193,106 @@ def test_significance_is_by_the_tokenizer_of_the_reports(tmp_path: Path) -> None
     perfect = score_pair(REFERENCES["bs-en"], REFERENCES["bs-en"], "en", ScoreSettings(tokenizers=("char",)))["bleu"]
     assert found is not None
     assert found.delta == pytest.approx(perfect - reports[0]["pairs"]["bs-en"]["bleu"])
+
+
+def in_classes(run: Path, high: tuple[str, ...]) -> None:
+    """Sorts the pairs of a report into two resource classes, as bounds of ``evaluate`` do."""
+    path = report_path(run, "best", "test")
+    report = read_report(path)
+    for pair, facts in report["pairs"].items():
+        facts["class"] = "high" if pair in high else "very low"
+        facts.setdefault("bleu_ceiling", 99.0)
+    report["classes"] = class_averages(report["pairs"])
+    path.write_text(json.dumps(report))
+
+
+def test_means_over_other_pairs_of_a_class_are_marked(tmp_path: Path) -> None:
+    """Evaluated by other bounds of the classes: the same pairs and scores, other means."""
+    plain, same, other = make(tmp_path, "plain"), make(tmp_path, "same"), make(tmp_path, "other")
+    in_classes(plain, ("ko-en", "el-en")), in_classes(same, ("ko-en", "el-en")), in_classes(other, ("ko-en",))
+    part = compared(plain, same, other)
+    for key in ("bleu_high", "bleu_very_low"):
+        assert not part.unlike(part.groups[1], key) and not part.unlike(part.groups[2], "bleu")
+    assert part.unlike(part.groups[2], "bleu_high") == ("over ko-en, not el-en, ko-en",)
+    cells = {cell.key: cell for cell in summary_rows(part)[0][2].cells}
+    assert cells["bleu_high"].mark and not cells["bleu_high"].best and not cells["bleu"].mark
+    classes = next(table for table in all_tables([part]) if table.name == "classes")
+    assert "(+" in classes.rows[1][1] and "†1" in classes.rows[2][1] and "(" not in classes.rows[2][1]
+    frontier = frontier_markdown(find_experiments([run._replace(label=f"{run.label}.a") for run in part.runs]))
+    assert not frontier, "three experiments of one model each"
+
+
+def test_ceilings_of_other_test_sets_are_marked_and_those_of_another_beam_are_not(tmp_path: Path) -> None:
+    plain, beam, other = make(tmp_path, "plain"), make(tmp_path, "beam"), make(tmp_path, "other")
+    other_references(other)
+    for run in (plain, beam, other):
+        in_classes(run, ())
+    edit(beam, search={**SEARCH, "beam": 1})
+    part = compared(plain, beam, other)
+    assert part.unlike(part.groups[1], "bleu") and not part.unlike(part.groups[1], "bleu_ceiling")
+    assert part.unlike(part.groups[2], "bleu_ceiling") == ("other references of bs-en",)
+    ceilings = next(table for table in all_tables([part]) if table.name == "ceilings")
+    assert "†1" in ceilings.rows[2][1] and not any("†" in cell for cell in (*ceilings.rows[1], *ceilings.rows[2][2:]))
+
+
+def test_points_of_the_frontier_are_marked_seed_by_seed(tmp_path: Path) -> None:
+    """Of two seeds, which tables call alike, the first one was translated with another beam."""
+    runs = [make(tmp_path, "plain", seed) for seed in (1, 2)] + [make(tmp_path, "other", seed) for seed in (1, 2)]
+    for run in runs:
+        in_classes(run, ("ko-en",))
+    edit(runs[2], search={**SEARCH, "beam": 1})
+    lines = frontier_markdown(find_experiments(read_runs(runs))).splitlines()
+    assert ["†" in line for line in lines[2:6]] == [False, False, True, False]
+    assert lines[4].count("†1") == 2, "its hypervolume, too"
+    assert lines[-1] == "†1 not comparable with plain: beam 1, not 5"
+
+
+def test_costs_in_another_unit_or_on_other_ranks_are_marked(tmp_path: Path) -> None:
+    plain, other, twice = make(tmp_path, "plain"), make(tmp_path, "other", tokenizer_hash="u"), make(tmp_path, "twice")
+    metrics = twice / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"world_size": 1', '"world_size": 2'))
+    part = compared(plain, other, twice)
+    assert part.unlike(part.groups[2], "minutes") == ("on 2, not 1 rank(s)",)
+    assert not part.unlike(part.groups[1], "minutes")
+    cost = next(table for table in all_tables([part]) if table.name == "cost")
+    assert [["†" in cell for cell in row[1:]] for row in cost.rows] == [
+        [False] * 6, [False, True, False, False, False, False], [False, True] * 3,
+    ]  # fmt: skip
+    assert "a token is another unit" in cost.footnotes[0] and "on 2, not 1 rank(s)" in cost.footnotes[1]
+
+
+def test_samples_are_of_one_test_set(tmp_path: Path) -> None:
+    """As many sentences of another test set are no translations of this one's."""
+    plain, other = make(tmp_path, "plain"), make(tmp_path, "other")
+    other_references(other)
+    samples = sample_translations(compared(plain, other).groups, ["bs-en", "hi-en"])
+    authors = {pair: {line.author for line in rows[0]} for pair, rows in samples.items()}
+    assert authors == {"bs-en": {"reference", "plain"}, "hi-en": {"reference", "plain", "other"}}
+
+
+def test_runs_whose_directories_share_a_name_are_no_seeds_of_one(tmp_path: Path) -> None:
+    """Other settings, or the same seed again, under the same name below another directory."""
+    runs = [make(tmp_path / name, "lssd") for name in ("a", "b")]
+    smooth(runs[1], 0.3)
+    assert [run.label for run in read_runs(runs)] == ["lssd (a/lssd1)", "lssd (b/lssd1)"]
+    assert [group.label for group in compared(*runs).groups] == ["lssd (a/lssd1)", "lssd (b/lssd1)"]
+    students = [Path(place) / "students" / "model_1" for place in ("/x/a", "/y/a", "/y/b")]
+    assert [distinct_place(one, [other for other in students if other != one]) for one in students] == [
+        "x/a", "y/a", "b",
+    ]  # fmt: skip
+
+
+def test_a_run_under_two_names_is_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path, "plain")
+    (tmp_path / "link").symlink_to(run)
+    words = ["compare", str(run), str(tmp_path / "link"), str(tmp_path / "x" / ".." / "plain1"), "-o"]
+    assert main([*words, str(tmp_path / "out"), "--samples", "5"]) == 0
+    assert len((tmp_path / "out" / "runs.csv").read_text().splitlines()) == 2
+
+
+def test_names_break_no_table(tmp_path: Path) -> None:
+    run = make(tmp_path, "plain")
+    recipe = yaml.safe_load((run / RECIPE).read_text())
+    (run / RECIPE).write_text(yaml.safe_dump(recipe | {"name": "a|b\n| c |"}, sort_keys=False))
+    for text in (summary_markdown(compared(run)), table_markdown(all_tables([compared(run)])[0])):
+        assert "a\\|b \\| c \\|" in text

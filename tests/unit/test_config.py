@@ -396,7 +396,8 @@ def test_paths_of_command_lines_are_expanded(monkeypatch: pytest.MonkeyPatch) ->
         given = vars(parser.parse_args(words))
         assert given.get("output", given.get("out")) == Path("/home/me/o")
         assert given.get("model", (given.get("runs") or [None])[0]) == Path("/home/me/m")
-    for bad in ("", "  ", "$NOT_SET_AT_ALL/x", "~nobody-x/y", "-"):
+    monkeypatch.setenv("BROKEN", "a\n")
+    for bad in ("", "  ", "$NOT_SET_AT_ALL/x", "~nobody-x/y", "-", "a\nb", "\x1b[2J", "$BROKEN/x", "\udcff"):
         with pytest.raises(argparse.ArgumentTypeError):
             path_option(bad)
     assert stream_option("-") is None and path_option("./-").name == "-"

@@ -31,10 +31,8 @@ def fault_of(path: Path) -> str | None:
         where all is well.
     """
     try:
-        for checked_path in (path.parent, path, *_contents(path)):
-            # a sticky directory: none renames another's there
-            is_sticky = checked_path == path.parent and checked_path.stat().st_mode & stat.S_ISVTX
-            if not is_sticky and (fault := _permission_fault(checked_path)):
+        for checked_path in (path.parent.parent, path.parent, path, *_contents(path)):
+            if fault := _permission_fault(checked_path, _replacing_bits(checked_path, path)):
                 return fault
         return _content_fault(path)
     except OSError as error:
@@ -49,11 +47,11 @@ def write_manifest(directory: Path, digests: Mapping[str, str]) -> None:
         digests: SHA-256 of each file, by its path inside the checkpoint.
     """
     write_checked_json(directory / MANIFEST, dict(sorted(digests.items())))
-    for path in (directory.parent, directory, *_contents(directory)):
+    for path in (directory.parent.parent, directory.parent, directory, *_contents(directory)):
         mode = path.stat().st_mode
-        if mode & OTHERS_WRITE:  # a umask such as 002
+        if excess := mode & _replacing_bits(path, directory):  # a umask such as 002
             with contextlib.suppress(PermissionError):  # of another's directory of checkpoints
-                path.chmod(stat.S_IMODE(mode) & ~OTHERS_WRITE)
+                path.chmod(stat.S_IMODE(mode) & ~excess)
 
 
 def listed_files(path: Path) -> dict[str, str]:
@@ -80,12 +78,23 @@ def _contents(directory: Path) -> Iterator[Path]:
             yield from _contents(Path(entry.path))
 
 
-def _permission_fault(path: Path) -> str | None:
+def _replacing_bits(path: Path, checkpoint: Path) -> int:
+    """The mode bits of a file or directory with which others could replace something of a checkpoint.
+
+    In a sticky directory none renames another's, except its owner. The group of a run's directory may write there, such
+    as its evaluations: what it could put in the place of the checkpoints would have to belong to this user.
+    """
+    if path in (checkpoint.parent, checkpoint.parent.parent) and path.stat().st_mode & stat.S_ISVTX:
+        return 0
+    return stat.S_IWOTH if path == checkpoint.parent.parent else OTHERS_WRITE
+
+
+def _permission_fault(path: Path, bits: int) -> str | None:
     """Why others could have put something else there, or None."""
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
         return f"{path} belongs to another user"
-    if status.st_mode & OTHERS_WRITE:
+    if status.st_mode & bits:
         mode = stat.S_IMODE(status.st_mode)
         return f"{path} can be written by others (mode {mode:03o}; chmod -R go-w it where you trust them)"
     return None

@@ -349,8 +349,11 @@ class Engine(Protocol):
         """
         ...
 
-    def is_finite(self) -> bool:
-        """Checks whether this rank's weights and their fp32 masters are finite.
+    def is_finite(self, whole_state: bool = False) -> bool:
+        """Checks whether this rank's weights are finite.
+
+        Args:
+            whole_state: whether their fp32 masters and the optimizer's moments must be, too.
 
         Returns:
             False where one is not.

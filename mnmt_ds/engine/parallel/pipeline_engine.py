@@ -387,13 +387,16 @@ class PipelineEngine:
         """
         state_snapshot.restore_state(self.deepspeed_engine, state)
 
-    def is_finite(self) -> bool:
-        """Checks whether this stage's weights and their fp32 masters are finite.
+    def is_finite(self, whole_state: bool = False) -> bool:
+        """Checks whether this stage's weights are finite.
+
+        Args:
+            whole_state: whether their fp32 masters and the optimizer's moments must be, too.
 
         Returns:
             False where one is not.
         """
-        return state_snapshot.is_finite(self.deepspeed_engine)
+        return state_snapshot.is_finite(self.deepspeed_engine, whole_state)
 
     def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
         """Writes DeepSpeed's files of the training state.

@@ -94,18 +94,23 @@ def restore_state(deepspeed_engine: Any, snapshot: TrainingState) -> None:
         torch.cuda.set_rng_state_all(snapshot.cuda_random)
 
 
-def is_finite(deepspeed_engine: Any) -> bool:
+def is_finite(deepspeed_engine: Any, whole_state: bool = False) -> bool:
     """Checks whether an engine's trained weights are finite on this rank; each step makes them from fp32 masters.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
+        whole_state: whether the masters and the optimizer's moments must be, too.
 
     Returns:
         False where one is not.
     """
     count = sum(parameter.requires_grad for parameter in deepspeed_engine.module.parameters())
-    weights = itertools.islice(private_apis.weight_and_master_tensors(deepspeed_engine), count)
-    sums = [tensor.sum(dtype=torch.float64) for tensor in weights]
+    tensors = private_apis.weight_and_master_tensors(deepspeed_engine)
+    held = list(tensors if whole_state else itertools.islice(tensors, count))
+    if whole_state:
+        moments = private_apis.inner_optimizer(deepspeed_engine).state.values()
+        held += [value for state in moments for value in state.values() if isinstance(value, Tensor)]
+    sums = [tensor.sum(dtype=torch.float64) for tensor in held]
     return all(bool(total.isfinite()) for total in sums)  # finite numbers of 32 bits never overflow 64
 
 
