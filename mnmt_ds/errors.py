@@ -129,6 +129,8 @@ def file_fault(error: BaseException, path: Path | None = None, needed: int = 0) 
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         number = link.errno if isinstance(link, OSError) else None
+        if number == errno.ENOENT and str(getattr(link, "strerror", "")).startswith("No usable temporary directory"):
+            return UserError("no temporary directory can be written; free space in one, or set TMPDIR to another")
         if number is None and (match := _RUST.search(str(link))):
             number = int(match[1])
         if number in _FAULTS:

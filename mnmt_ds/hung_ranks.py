@@ -99,7 +99,7 @@ def thread_position(frame: FrameType | None) -> ThreadPosition:
     is_waiting, place, innermost = False, "", ""
     if frame is not None:
         innermost = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
-        is_waiting = bool(WAITS.search(linecache.getline(frame.f_code.co_filename, frame.f_lineno)))
+        is_waiting = bool(WAITS.search(_source_line(frame)))
     while frame is not None:
         file = frame.f_code.co_filename
         signature.append((id(frame.f_code), frame.f_lasti))
@@ -109,6 +109,14 @@ def thread_position(frame: FrameType | None) -> ThreadPosition:
                 place = f"{os.path.relpath(file, PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return ThreadPosition(tuple(signature), is_waiting, place or innermost)
+
+
+def _source_line(frame: FrameType) -> str:
+    """The line of source at which a frame is; empty where it cannot be read."""
+    try:
+        return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    except Exception:  # what libraries put into Python's cache of sources, or take out of it at this moment
+        return ""
 
 
 def read_place(dump: str) -> str:
@@ -244,21 +252,27 @@ class HangDetector:
             time.sleep(30.0)
 
     def _sample_main_thread(self) -> None:
-        """Samples the main thread; where rank 0, which keeps the store, does not answer, ends the job alone."""
         while not self._done.wait(self.interval):
-            now, seen = time.monotonic(), thread_position(sys._current_frames().get(self._main or 0))
-            if self._seen is None or seen[:2] != self._seen[:2]:
-                self._seen, self._since = seen, now
-            still = now - self._since
-            self.state = self.state._replace(
-                heartbeat=self.state.heartbeat + 1, update=POSITION.update, micro_batch=POSITION.micro_batch,
-                is_waiting=seen.is_waiting, still=still, place=seen.place,
-            )  # fmt: skip
-            self._is_stuck = still > self.limit and (seen.is_waiting or POSITION.in_update)
-            if self._is_stuck and now - self._answered > max(2.0, self.limit / 4):
-                silent = silent_ranks_beside_rank_0(self._known, self.state)
-                silent = [self._dump_stack_of(state._replace(still=now - self._answered)) for state in silent]
-                self._end(diagnosis(silent, SILENT, self.stacks), silent, is_author=True)
+            try:
+                self._sample()
+            except Exception as error:  # the next sample may be one that can be taken
+                LOG.debug("a sample of the main thread failed: %r", error)
+
+    def _sample(self) -> None:
+        """Samples the main thread; where rank 0, which keeps the store, does not answer, ends the job alone."""
+        now, seen = time.monotonic(), thread_position(sys._current_frames().get(self._main or 0))
+        if self._seen is None or seen[:2] != self._seen[:2]:
+            self._seen, self._since = seen, now
+        still = now - self._since
+        self.state = self.state._replace(
+            heartbeat=self.state.heartbeat + 1, update=POSITION.update, micro_batch=POSITION.micro_batch,
+            is_waiting=seen.is_waiting, still=still, place=seen.place,
+        )  # fmt: skip
+        self._is_stuck = still > self.limit and (seen.is_waiting or POSITION.in_update)
+        if self._is_stuck and now - self._answered > max(2.0, self.limit / 4):
+            silent = silent_ranks_beside_rank_0(self._known, self.state)
+            silent = [self._dump_stack_of(state._replace(still=now - self._answered)) for state in silent]
+            self._end(diagnosis(silent, SILENT, self.stacks), silent, is_author=True)
 
     def _exchange_states(self) -> None:
         """Publishes this rank's state; diagnoses when the main thread is stuck; ends when any rank has diagnosed."""

@@ -48,7 +48,7 @@ def large(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_m15_preset_learns_with_teachers_along_two_stages(large: Path) -> None:
-    """Six LSSD updates; teachers answer in those that follow a validation at which dev losses have risen, in no other."""
+    """Six LSSD updates; teachers answer in those that follow a validation at which dev losses have risen."""
     words = [f"directory={large}/run", f"data.directory={large}/data"]
     call(sys.executable, "-m", "mnmt_ds.cli.main", "prepare", str(RECIPE), *words)
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))

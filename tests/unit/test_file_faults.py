@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import tempfile
 import threading
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def test_errors_of_disks_are_one_line(number: int, tmp_path: Path) -> None:
         assert ("MB are free" in str(fault)) == (number in (errno.ENOSPC, errno.EDQUOT))
     assert "about 35 MB are needed" in str(file_fault(failing(errno.ENOSPC), tmp_path, 35 * 10**6))
     assert file_fault(KeyError("x")) is None and file_fault(failing(errno.ECONNREFUSED)) is None
+
+
+def test_no_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all are full Python's own error names none, as if a file were missing."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere/at/all"])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.gettempdir()
+    assert "set TMPDIR" in str(file_fault(caught.value))
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace", "open"])

@@ -1,5 +1,6 @@
 """A rank that hangs is named with its place, all ranks leave, and their stacks are in the run's directory."""
 
+import linecache
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 from mnmt_ds.distributed import free_port
 from mnmt_ds.hung_ranks import (
     SILENT,
+    HangDetector,
     RankState,
     diagnosis,
     find_hung_ranks,
@@ -142,3 +144,22 @@ def test_a_thread_that_waits_on_a_handle_is_known_by_its_line() -> None:
     event.set()
     assert first == again
     assert not thread_position(sys._current_frames()[threading.get_ident()]).is_waiting
+
+
+def test_sources_that_cannot_be_read_end_no_detection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries put entries without lines into Python's cache of sources; a rank must not go unwatched for that."""
+    monkeypatch.setitem(linecache.cache, __file__, (1, None, None, __file__))  # type: ignore[arg-type]
+    position = thread_position(sys._getframe())
+    assert not position.is_waiting and "test_sources_that_cannot_be_read" in position.place
+    samples = []
+
+    def sample() -> None:
+        samples.append(1)
+        if len(samples) == 3:
+            detector._done.set()
+        raise TypeError("whatever a library does")
+
+    detector = HangDetector.__new__(HangDetector)
+    detector._done, detector.interval, detector._sample = threading.Event(), 1e-3, sample  # type: ignore[method-assign]
+    detector._sample_main_thread()
+    assert len(samples) == 3
