@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from mnmt_ds.errors import UserError, file_fault
-from mnmt_ds.files import lock
+from mnmt_ds.files import errors_naming, lock
 from mnmt_ds.reporting.runs import is_running, student_directories
 from mnmt_ds.run_files import METRICS
 from mnmt_ds.shipped_files import shipped_file
@@ -53,7 +53,7 @@ class RunProcesses:
         Raises:
             RunFailed: where the exit code is not 0, or the study is being stopped.
         """
-        with log.open("ab") as output:
+        with errors_naming(log), log.open("ab") as output:
             output.write(f"$ {shlex.join(command)}\n".encode())
             output.flush()
             if self.stopped:

@@ -1,4 +1,7 @@
-"""``launchers/torchrun.sh`` by hand: one node and two, asked to stop, a rank killed; what goes on is the same run."""
+"""``launchers/torchrun.sh`` by hand: one node and two, asked to stop, a rank killed; what goes on is the same run.
+
+Ranks that are stopped or killed, also under DeepSpeed's launcher.
+"""
 
 import os
 import signal
@@ -28,6 +31,17 @@ def start(ranks: int, path: Path, *words: str, **variables: str) -> "subprocess.
         ["bash", str(ROOT / "launchers" / "torchrun.sh"), str(ranks), str(path), *words], cwd=path.parent,
         env={**os.environ, "PYTHONPATH": str(ROOT), **here, **variables},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def start_two_ranks(launcher: str, path: Path, *words: str) -> "subprocess.Popen[str]":
+    """On this machine, under a launcher."""
+    if launcher == "torchrun":
+        return start(2, path, *words)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "launchers" / "launch.py"), "--num_gpus", "2", str(path), *words], cwd=path.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
 
 
@@ -130,12 +144,32 @@ def test_ctrl_c_lets_ranks_save_and_a_second_one_ends_them(tiny_corpus: Path, tm
     assert twice.returncode != 0 and not list(ranks_of(path))
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_stopped_rank_is_named_and_nothing_is_left(which: int, tiny_corpus: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_ends_all(which: int, launcher: str, tiny_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    path = write_recipe(tiny_corpus, run, 10**6)
+    job = start_two_ranks(launcher, path)
+    wait_for(run, job, 3)
+    os.kill(next(pid for pid in ranks_of(path) if rank_of(pid) == which), signal.SIGKILL)
+    began = time.monotonic()
+    while list(ranks_of(path)):
+        time.sleep(0.05)
+    seconds = time.monotonic() - began
+    said = ended(job)
+    print(f"{launcher}, rank {which}: no rank is left after {seconds:.1f} s, launcher {time.monotonic() - began:.1f} s")
+    assert job.returncode not in (0, 2) and seconds < 5 * PATIENCE, (seconds, said)
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stopped_rank_is_named_and_nothing_is_left(
+    which: int, launcher: str, tiny_corpus: Path, tmp_path: Path
+) -> None:
     """Rank 0 keeps what the ranks tell one another; the other one has to do without."""
     run = tmp_path / "run"
     path, minutes = write_recipe(tiny_corpus, run, 10**6), 0.75 * PATIENCE
-    job = start(2, path, f"train.timeout_minutes={minutes}")
+    job = start_two_ranks(launcher, path, f"train.timeout_minutes={minutes}")
     wait_for(run, job, 3)
     stopped = next(pid for pid in ranks_of(path) if rank_of(pid) == which)
     os.kill(stopped, signal.SIGSTOP)

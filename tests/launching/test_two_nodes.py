@@ -13,6 +13,7 @@ import pytest
 
 from mnmt_ds.tracking import read_records
 from tests.launching.nodes import Nodes, two_nodes, why_not, write_recipe
+from tests.spawn import PATIENCE
 from tests.tiny import ROOT, write_corpus
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -89,6 +90,25 @@ def test_a_lost_node_ends_the_job_by_name(nodes: Nodes, tiny_corpus: Path, tmp_p
     assert not nodes.ranks(0), "ranks are left on the other node"
     if how == "a rank is killed":
         assert not nodes.ranks(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stopped_rank_is_named_and_nothing_is_left(
+    nodes: Nodes, tiny_corpus: Path, tmp_path: Path, which: int
+) -> None:
+    run, minutes = tmp_path / "run", 0.75 * PATIENCE
+    recipe = str(write_recipe(tiny_corpus, run, 10**6))
+    process = nodes.popen(
+        launch("--hostfile", str(tmp_path / "hosts"), recipe, f"train.timeout_minutes={minutes}"), ROOT
+    )
+    wait_for_updates(run, process)
+    (stopped,) = nodes.ranks(which)
+    os.kill(stopped, signal.SIGSTOP)
+    output = process.communicate(timeout=60 * minutes + 60 * PATIENCE)[0]
+    (line,) = [line for line in output.splitlines() if "the job ends" in line]
+    assert f"rank {which} on " in line and f"(process {stopped}) does not answer" in line and "in update" in line
+    assert process.returncode != 0 and not nodes.ranks(0) and not nodes.ranks(1), output
 
 
 @pytest.mark.slow

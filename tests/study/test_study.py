@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 from mnmt_ds.config import dump
+from mnmt_ds.errors import file_fault
 from mnmt_ds.evaluation.report import read_lines, read_report
 from mnmt_ds.models.weights import describe_model
+from tests.small_disk import fill, small_disk
 from tests.tiny import PAIRS, ROOT, recipe
 
 ROWS = """
@@ -118,6 +120,17 @@ def test_only_one_study_at_a_time(tiny_corpus: Path, tmp_path: Path, capsys: pyt
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(["study", str(path)]) == 2
     assert "another study is at work here" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_by_a_runs_log(tmp_path: Path) -> None:
+    from mnmt_ds.study import scheduler
+
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        (disk / "log.txt").write_text("")
+        fill(disk)
+        with pytest.raises(OSError) as caught, (tmp_path / "lock").open("w") as lock:
+            scheduler.RunProcesses().run(["true"], disk / "log.txt", {}, lock.fileno())
+    assert str(file_fault(caught.value)).startswith(f"{disk}/log.txt: no space left on the disk")
 
 
 def test_signals_reach_a_run(tmp_path: Path) -> None:
