@@ -49,9 +49,10 @@ def sample_translations(groups: Sequence[RunGroup], pairs: Sequence[str]) -> dic
     samples = {}
     for pair in pairs:
         translated = {label: [lines.get(pair, []) for lines in sides] for label, sides in texts.items()}
-        test_set = next((sides[:2] for sides in translated.values() if sides[1]), [[], []])
-        alike = {label: hypotheses for label, (*sides, hypotheses) in translated.items() if sides == test_set}
-        samples[pair] = _samples_of_pair(*test_set, alike)
+        first = next((sides for sides in translated.values() if sides[1]), None)
+        if first is not None:
+            alike = {label: sides[2] for label, sides in translated.items() if sides[:2] == first[:2]}
+            samples[pair] = _samples_of_pair(first[0], first[1], alike)
     return {pair: samples_of_pair for pair, samples_of_pair in samples.items() if samples_of_pair}
 
 
