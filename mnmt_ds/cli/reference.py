@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mnmt_ds
 from mnmt_ds import metric_keys, private_apis_page
+from mnmt_ds.cli import languages_page
 from mnmt_ds.cli.examples import EXAMPLES
 from mnmt_ds.cli.main import COMMANDS, make_parser
 from mnmt_ds.config import paper_differences
@@ -157,6 +158,7 @@ def generated(root: Path) -> dict[Path, str]:
         "cli.md": cli_page(),
         "metrics.md": metric_keys.page(),
         "paper_differences.md": paper_differences.page(Recipe, Path(mnmt_ds.__file__).parent),
+        "languages.md": languages_page.page(),
         "support_matrix.md": support_matrix.page(),
         "deepspeed_internals.md": private_apis_page.page(),
         "deepspeed_json.md": ds_config_keys.page(),

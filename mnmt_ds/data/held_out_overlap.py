@@ -22,7 +22,7 @@ import numpy as np
 from mnmt_ds.data import holdout
 from mnmt_ds.data.dedup_keys import hash64, normalise_key
 from mnmt_ds.data.holdout import Hashes, Mask
-from mnmt_ds.data.language_codes import canonical_language
+from mnmt_ds.data.language_codes import may_be_same
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.worker_pool import ProgressBar, map_in_order
 
@@ -111,6 +111,21 @@ class _HeldOut:
         return mask
 
 
+class _HeldOutOfLanguage:
+    """Held-out sentences by language; codes that may mean the same languages share them."""
+
+    def __init__(self, blocks: Mapping[str, list[_Hashed]]) -> None:
+        self._blocks = blocks
+        self._by_codes: dict[tuple[str, ...], _HeldOut] = {}
+
+    def of(self, language: str) -> _HeldOut | None:
+        """What is held out in a language."""
+        codes = tuple(code for code in self._blocks if may_be_same(code, language))
+        if codes and codes not in self._by_codes:
+            self._by_codes[codes] = _HeldOut([block for code in codes for block in self._blocks[code]])
+        return self._by_codes.get(codes)
+
+
 def count_overlap(pool: Executor, texts: Mapping[str, Sequence[LanguageFile]]) -> dict[str, Overlap]:
     """Counts the training rows that hold held-out text.
 
@@ -130,12 +145,12 @@ def count_overlap(pool: Executor, texts: Mapping[str, Sequence[LanguageFile]]) -
             continue
         for file in files:
             hashed = [sides[0] for sides in map_in_order(pool, _hash_block, _line_blocks([file]))]
-            blocks.setdefault(canonical_language(file.language), []).extend(hashed)
-    by_language = {language: _HeldOut(parts) for language, parts in blocks.items()}
+            blocks.setdefault(file.language, []).extend(hashed)
+    held_out = _HeldOutOfLanguage(blocks)
     overlaps = {}
     for name, files in training.items():
         counts_4 = np.zeros(4, np.int64)
-        sides = [by_language.get(canonical_language(file.language)) for file in files]
+        sides = [held_out.of(file.language) for file in files]
         with ProgressBar(f"compare {name} with held-out text", "rows") as progress:
             for block in map_in_order(pool, _hash_block, _line_blocks(files)):
                 counts_4 += _count_rows(block, sides)

@@ -2,7 +2,8 @@
 
 No row trains whose source or target equals a held-out sentence in its language: a sentence of any pair's dev or test
 set, on either side, exactly or once both are normalised (``dedup_keys.normalise_key``). Nor does a row whose key is the
-key of a held-out row. Languages are compared by their canonical codes, so that en, eng and eng_Latn are one.
+key of a held-out row. Languages are compared by what their codes may mean, so that en, eng and eng_Latn are one, and no
+(Norwegian) is both nb and nn.
 
 Letters: N rows of a pair's text, M hashes to look among.
 """
@@ -14,7 +15,7 @@ import numpy as np
 
 from mnmt_ds.data import holdout
 from mnmt_ds.data.holdout import Hashes, Mask, RowHashes, Rows
-from mnmt_ds.data.language_codes import canonical_language, key_side, same_language
+from mnmt_ds.data.language_codes import key_side, may_be_same, same_language
 from mnmt_ds.data.language_pairs import split_pair
 
 
@@ -22,7 +23,7 @@ class HeldOutText(NamedTuple):
     """Hashes of dev and test sentences, which no row may be trained on."""
 
     sentences: dict[str, Hashes]
-    """Sorted hashes of the normalised sentences of all dev and test sets, by canonical language."""
+    """Sorted hashes of the normalised sentences of all dev and test sets, by the codes that the pairs have."""
     keys: Hashes
     """Sorted hashes of the held-out rows' keys that are neither side's text, but one in the key language."""
 
@@ -36,8 +37,11 @@ class HeldOutText(NamedTuple):
         Returns:
             Mask (N,), True where a sentence is held out.
         """
-        sentences_M = self.sentences.get(canonical_language(language))
-        return np.zeros(len(hash_N), bool) if sentences_M is None else holdout.is_in_sorted(hash_N, sentences_M)
+        is_held_out_N = np.zeros(len(hash_N), bool)
+        for code, sentences_M in self.sentences.items():
+            if may_be_same(code, language):
+                is_held_out_N |= holdout.is_in_sorted(hash_N, sentences_M)
+        return is_held_out_N
 
 
 def held_out_text(pair: str, hashes: Mapping[str, RowHashes], rows: Rows) -> HeldOutText:
@@ -53,9 +57,8 @@ def held_out_text(pair: str, hashes: Mapping[str, RowHashes], rows: Rows) -> Hel
     """
     held_out = [hashes["train"].of_rows(rows)]
     held_out += [hashes[split] for split in ("dev", "test") if split in hashes]
-    source, target = map(canonical_language, split_pair(pair))
-    sources, targets = [part.source for part in held_out], [part.target for part in held_out]
-    by_language = {source: sources, target: targets} if source != target else {source: sources + targets}
+    source, target = split_pair(pair)
+    by_language = {source: [part.source for part in held_out], target: [part.target for part in held_out]}
     return HeldOutText(
         {language: holdout.union_of_keys(parts) for language, parts in by_language.items()},
         holdout.union_of_keys([part.key[_has_own_key(part)] for part in held_out]),

@@ -1,37 +1,101 @@
 """One code for every language, whatever standard a recipe's code follows, to compare texts by their language.
 
-Known are ISO 639-1, 639-3 and 639-2/B (en, eng, ger), FLORES-200 and NLLB (eng_Latn), M2M-100 and mBART (en_XX), POSIX
-locales (pt_BR.UTF-8, sr@latin) and BCP 47 (zh-Hans). The canonical code is the two-letter one where there is one.
-Country and script are left out: texts of one language in two scripts count as one language, and so do a macrolanguage
-and its main member (zh and cmn, ar and arb, no and nb). The table is written out here and not taken from an installed
-package, since held-out sets depend on it.
+Known are ISO 639-1, 639-2 and 639-3 with their retired codes (en, eng, ger, iw, mo, sh), FLORES-200 and NLLB
+(eng_Latn), M2M-100 and mBART (en_XX), POSIX locales (pt_BR.UTF-8, sr@latin) and BCP 47 (zh-Hans, zh-yue, i-lux): the
+table is ``language_groups``. The canonical code is the two-letter one where there is one. Country and script are left
+out: texts of one language in two scripts count as one language, and so do a macrolanguage and the member that its code
+stands for in practice (zh and cmn, ar and arb, no and nb). A macrolanguage's other members (nn of no, yue of zh) are
+languages of their own; held-out text is kept out of them, too, where the code leaves open which (``may_be_same``).
 """
 
+import functools
 import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
-_GROUPS = (
-    "aa aar; ab abk; ae ave; af afr; ak aka tw twi; am amh; an arg; ar ara arb; as asm; av ava; ay aym ayr; az aze "
-    "azj; ba bak; be bel; bg bul; bho bh bih; bi bis; bm bam; bn ben; bo bod tib; br bre; bs bos; ca cat; ce che; "
-    "ch cha; co cos; cr cre; cs ces cze; cu chu; cv chv; cy cym wel; da dan; de deu ger; dv div; dz dzo; ee ewe; el "
-    "ell gre; en eng; eo epo; es spa; et ekk est; eu baq eus; fa fas per pes prs; ff ful fuv; fi fin; fj fij; fo "
-    "fao; fr fra fre; fy fry; ga gle; gd gla; gl glg; gn grn gug; gu guj; gv glv; ha hau; he heb iw; hi hin; ho "
-    "hmo; hr hrv scr; ht hat; hu hun; hy arm hye; hz her; ia ina; id in ind; ie ile; ig ibo; ii iii; ik ipk; io "
-    "ido; is ice isl; it ita; iu ike iku; ja jpn; jv jav jw; ka geo kat; kg kng kon; ki kik; kj kua; kk kaz; kl "
-    "kal; km khm; kn kan; ko kor; kok gom; kr kau knc; ks kas; ku kmr kur; kv kom kpv; kw cor; ky kir; la lat; lb "
-    "ltz; lg lug; li lim; ln lin; lo lao; lt lit; lu lub; lv lav lvs; mg mlg plt; mh mah; mi mao mri; mk mac mkd; "
-    "ml mal; mn khk mon; mr mar; ms may msa zsm; mt mlt; my bur mya; na nau; nd nde; ne nep npi; ng ndo; nl dut "
-    "nld; nn nno; no nb nob nor; nr nbl; nso ns; nv nav; ny nya; oc oci; oj oji; om gaz orm; or ori ory; os oss; pa "
-    "pan; pi pli; pl pol; ps pbt pus; pt por; qu que quy; rm roh; rn run; ro mo mol ron rum; ru rus; rw kin; sa "
-    "san; sc srd; sd snd; se sme; sg sag; si sin; sk slk slo; sl slv; sm smo; sn sna; so som; sq alb als sqi; sr "
-    "hbs scc sh srp; ss ssw; st sot; su sun; sv swe; sw swa swh; ta tam; te tel; tg tgk; th tha; ti tir; tk tuk; tl "
-    "fil tgl; tn tsn; to ton; tr tur; ts tso; tt tat; ty tah; ug uig; uk ukr; ur urd; uz uzb uzn; ve ven; vi vie; "
-    "vo vol; wa wln; wo wol; xh xho; yi ji ydd yid; yo yor; za zha; zh chi cmn zho; zu zul"
-)
-"""Groups of codes that mean one language, the canonical one first."""
-_CANONICAL = {code: group.split()[0] for group in _GROUPS.split(";") for code in group.split()}
-_EXTENDED = frozenset(["zh-cdo", "zh-gan", "zh-hak", "zh-hsn", "zh-lzh", "zh-nan", "zh-wuu", "zh-yue"])
-"""Languages that BCP 47 may write after the name of their family."""
-_SEPARATOR = re.compile(r"[-_@.]")
+from mnmt_ds.data.language_groups import GROUPS, MACROLANGUAGES
+
+_GROUPS = {codes[0]: tuple(codes) for codes in map(str.split, GROUPS.split(";"))}
+_CANONICAL = {code: canonical for canonical, codes in _GROUPS.items() for code in codes}
+_MEMBERS = {
+    code: frozenset(members.split())
+    for codes, _, members in (macro.partition(":") for macro in MACROLANGUAGES.split(";"))
+    for code in codes.split()
+}
+"""Other languages that a macrolanguage's code may mean."""
+_SECONDARY = {"prs": "prs", "drw": "prs", "tnf": "prs", "tw": "twi", "twi": "twi", "ajp": "ajp"}
+"""Varieties that count as one language with another one, and that tokenizers and test sets have beside it."""
+_IRREGULAR = {
+    "zh-min-nan": "nan", "zh-guoyu": "cmn", "zh-xiang": "hsn", "no-bok": "nb", "no-nyn": "nn", "i-lux": "lb",
+    "i-hak": "hak", "i-navajo": "nv", "i-tao": "tao", "i-tay": "tay", "i-tsu": "tsu", "i-ami": "ami", "i-bnn": "bnn",
+    "i-pwn": "pwn", "i-klingon": "tlh", "art-lojban": "jbo",
+}  # fmt: skip
+"""Tags of BCP 47 that do not begin with their language."""
+_MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "arabic": "Arab", "devanagari": "Deva"}
+"""How POSIX locales name a script after '@'; some tools write the words after '_', too."""
+SCRIPT_OF_REGION = {
+    ("zh", "CN"): "Hans", ("zh", "SG"): "Hans", ("zh", "MY"): "Hans", ("zh", "TW"): "Hant", ("zh", "HK"): "Hant",
+    ("zh", "MO"): "Hant", ("yue", "CN"): "Hans", ("yue", "HK"): "Hant", ("pa", "PK"): "Arab", ("uz", "AF"): "Arab",
+    ("az", "IR"): "Arab", ("az", "IQ"): "Arab", ("kk", "CN"): "Arab", ("kk", "IR"): "Arab", ("ky", "CN"): "Arab",
+    ("mn", "CN"): "Mong", ("sd", "IN"): "Deva", ("sr", "ME"): "Latn",
+}  # fmt: skip
+"""The script that a country implies, where it is not the language's usual one or there are two."""
+_LIKE = {"Kore": "Hang", "Hani": "", "Hrkt": "Jpan", "Aran": "Arab"}
+"""Scripts that count as another one; Hani leaves open which."""
+_SUBTAG = re.compile(r"[-_]")
+
+
+class LanguageCode(NamedTuple):
+    """What a code says."""
+
+    language: str
+    """The canonical code of its language."""
+    script: str = ""
+    """ISO 15924's code of the script that it names, such as Latn; empty: it names none."""
+    region: str = ""
+    """The country that it names, such as BR; empty: it names none."""
+    primary: str = ""
+    """The part that means the language, as it is written, in lower case."""
+
+    @property
+    def implied_script(self) -> str:
+        """The script that it names or that its country implies; empty: it leaves it open."""
+        return self.script or SCRIPT_OF_REGION.get((self.language, self.region), "")
+
+
+@functools.cache
+def parse_code(code: str) -> LanguageCode:
+    """Reads a language's code of any standard.
+
+    >>> [tuple(parse_code(code))[:3] for code in ("eng_Latn", "pt_BR.UTF-8", "sr@latin", "en_XX", "zh-yue-HK")]
+    [('en', 'Latn', ''), ('pt', '', 'BR'), ('sr', 'Latn', ''), ('en', '', ''), ('yue', '', 'HK')]
+
+    Args:
+        code: a language's code, as a recipe or a file names it.
+
+    Returns:
+        Its parts; a language that the table does not have is its own canonical code.
+    """
+    name, _, modifier = code.lower().strip().partition("@")
+    primary, *others = _SUBTAG.split(name.partition(".")[0])
+    for irregular, language in _IRREGULAR.items():
+        parts = irregular.split("-")
+        if [primary, *others][: len(parts)] == parts:
+            primary, others = language, others[len(parts) - 1 :]
+            break
+    if others and len(others[0]) == 3 and others[0].isalpha():  # BCP 47 may write a member after its macrolanguage
+        member = _CANONICAL.get(others[0], others[0])
+        if member == _CANONICAL.get(primary, primary) or member in _MEMBERS.get(primary, ()):
+            primary, others = others[0], others[1:]
+    script, region = _MODIFIERS.get(modifier, ""), ""
+    for part in others:
+        if len(part) == 1:  # what follows is an extension
+            break
+        if part in _MODIFIERS or (len(part) == 4 and part.isalpha()):
+            script = script or _MODIFIERS.get(part, part.title())
+        elif (len(part) == 2 and part.isalpha() and part != "xx") or (len(part) == 3 and part.isdecimal()):
+            region = region or part.upper()
+    return LanguageCode(_CANONICAL.get(primary, primary), script, region, primary)
 
 
 def canonical_language(code: str) -> str:
@@ -46,10 +110,7 @@ def canonical_language(code: str) -> str:
     Returns:
         The canonical code; the code's own first part in lower case where the table does not have it.
     """
-    first, *others = _SEPARATOR.split(code.lower())
-    if others and f"{first}-{others[0]}" in _EXTENDED:
-        return others[0]
-    return _CANONICAL.get(first, first)
+    return parse_code(code).language
 
 
 def same_language(first: str, second: str) -> bool:
@@ -63,6 +124,110 @@ def same_language(first: str, second: str) -> bool:
         Whether their canonical codes are the same.
     """
     return canonical_language(first) == canonical_language(second)
+
+
+@functools.cache
+def possible_languages(code: str) -> frozenset[str]:
+    """Lists the languages that a code may mean.
+
+    >>> sorted(possible_languages("no")), sorted(possible_languages("nob_Latn")), sorted(possible_languages("sh"))
+    (['nn', 'no'], ['no'], ['bs', 'cnr', 'hr', 'sr'])
+
+    Args:
+        code: a language's code.
+
+    Returns:
+        Canonical codes: one, or several where the code is a macrolanguage's.
+    """
+    parsed = parse_code(code)
+    return frozenset([parsed.language]) | _MEMBERS.get(parsed.primary, frozenset())
+
+
+def codes_of(code: str) -> list[str]:
+    """Lists the codes by which text in a language is called, the given one first.
+
+    >>> codes_of("he_IL"), codes_of("nb"), codes_of("xyz")
+    (['he', 'heb', 'iw'], ['nb', 'no', 'nob'], ['xyz'])
+
+    Args:
+        code: a language's code.
+
+    Returns:
+        Codes without script and country: also the canonical one, but no other that may mean a further language.
+    """
+    parsed = parse_code(code)
+    variety = _SECONDARY.get(parsed.primary)
+    group = [name for name in _GROUPS.get(parsed.language, ()) if name not in _MEMBERS]
+    others = [name for name in group if _SECONDARY.get(name) == variety]
+    return list(dict.fromkeys([parsed.primary, parsed.language, *others]))
+
+
+def may_be_same(first: str, second: str) -> bool:
+    """Returns whether two codes may mean one language, as a macrolanguage's may mean each of its members.
+
+    >>> may_be_same("no", "nn"), may_be_same("nb", "nn"), may_be_same("zh", "yue_Hant"), may_be_same("cmn", "yue")
+    (True, False, True, False)
+
+    Args:
+        first: a language's code.
+        second: another code.
+
+    Returns:
+        Whether some language may be meant by both.
+    """
+    return not possible_languages(first).isdisjoint(possible_languages(second))
+
+
+def fits(code: str, wanted: str) -> bool:
+    """Returns whether text under a code may be what another code asks for: same language, no other script or country.
+
+    >>> fits("fr-CA", "fr"), fits("srp_Cyrl", "sr_Latn"), fits("zh_TW", "zh_Hant"), fits("pt_PT", "pt_BR")
+    (True, False, True, False)
+
+    Args:
+        code: as a file or tokenizer has it.
+        wanted: as a recipe has it.
+
+    Returns:
+        Whether the two agree in all that both say.
+    """
+    found, asked = parse_code(code), parse_code(wanted)
+    scripts = [_LIKE.get(script, script) for script in (found.implied_script, asked.implied_script)]
+    return (
+        found.language == asked.language
+        and (scripts[0] == scripts[1] or not all(scripts))
+        and (found.region == asked.region or not (found.region and asked.region))
+    )
+
+
+def matching_codes(wanted: str, codes: Iterable[str]) -> list[str]:
+    """Finds the codes that mean what a code asks for.
+
+    >>> matching_codes("zh_TW", ["zho_Hans", "zho_Hant", "yue_Hant"]), matching_codes("zho", ["zh-CN", "zh-TW"])
+    (['zho_Hant'], ['zh-CN', 'zh-TW'])
+
+    Args:
+        wanted: a language's code, as a recipe has it.
+        codes: those that there are.
+
+    Returns:
+        The one of the same spelling (of upper and lower case, - and _ aside), else those that agree with it in most;
+        several where it leaves open which; none where no code fits.
+    """
+    codes = list(codes)
+    spelled = [code for code in codes if code == wanted] or [
+        code for code in codes if _SUBTAG.sub("-", code.lower()) == _SUBTAG.sub("-", wanted.lower())
+    ]
+    if spelled:
+        return spelled
+    unlike = {code: _unlikeness(parse_code(code), parse_code(wanted)) for code in codes if fits(code, wanted)}
+    return [code for code, number in unlike.items() if number == min(unlike.values())]
+
+
+def _unlikeness(code: LanguageCode, wanted: LanguageCode) -> int:
+    """In how much two codes of one language differ."""
+    variety = _SECONDARY.get(code.primary) != _SECONDARY.get(wanted.primary)
+    return variety + (code.implied_script != wanted.implied_script) + (code.region != wanted.region)
 
 
 def key_side(source: str, target: str, key_language: str) -> int:
@@ -81,7 +246,7 @@ def key_side(source: str, target: str, key_language: str) -> int:
     in_key_language = [same_language(side, key_language) for side in sides]
     if in_key_language[0] != in_key_language[1]:
         return in_key_language.index(True)
-    rank = [(canonical_language(side), _SEPARATOR.split(side.lower())[1:], side) for side in sides]
+    rank = [(canonical_language(side), re.split(r"[-_@.]", side.lower())[1:], side) for side in sides]
     return 0 if rank[0] <= rank[1] else 1
 
 

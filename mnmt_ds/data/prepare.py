@@ -24,6 +24,7 @@ from mnmt_ds.data.build_cache import (
 from mnmt_ds.data.given_tokenizer import build_given_tokenizer, open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import LanguageFile, count_overlap
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
+from mnmt_ds.data.language_choice import open_questions
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.manifest import BuiltCorpus, publish_corpus
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
@@ -68,6 +69,8 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     directory = Path(settings.directory)
     if settings.unused:
         LOG.warning("prepare: not among the pairs, unused: %s", ", ".join(settings.unused))
+    if phrases := open_questions(settings.languages):
+        LOG.info("prepare: language codes: %s", "; ".join(phrases))
     with lock_corpus(directory), process_pool(processes) as pool:
         if fresh:
             remove_unused_outputs(directory / "work", [])

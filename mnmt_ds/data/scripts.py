@@ -3,7 +3,7 @@
 import functools
 import re
 
-from mnmt_ds.data.language_codes import canonical_language
+from mnmt_ds.data.language_codes import canonical_language, parse_code
 
 LANGUAGES_OF_SCRIPT = {
     "Latin": "af az bs ca ceb cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id ig is it jv lb ln lt lv mg"
@@ -63,24 +63,22 @@ CHARACTER_RANGES = {
 }
 """Letters of a script, as a regular expression's character class."""
 SCRIPT_CODES = {
-    "latn": "Latin", "latin": "Latin", "cyrl": "Cyrillic", "cyrillic": "Cyrillic", "grek": "Greek",
-    "deva": "Devanagari", "devanagari": "Devanagari", "arab": "Arabic", "arabic": "Arabic", "beng": "Bengali",
+    "latn": "Latin", "cyrl": "Cyrillic", "grek": "Greek", "deva": "Devanagari", "arab": "Arabic", "beng": "Bengali",
     "gujr": "Gujarati", "guru": "Gurmukhi", "orya": "Oriya", "taml": "Tamil",
     "telu": "Telugu", "knda": "Kannada", "mlym": "Malayalam", "sinh": "Sinhala",
     "hebr": "Hebrew", "armn": "Armenian",
     "geor": "Georgian", "ethi": "Ethiopic", "thai": "Thai", "laoo": "Lao", "khmr": "Khmer", "mymr": "Burmese",
     "hang": "Hangul", "kore": "Hangul", "jpan": "Japanese", "hans": "Han", "hant": "Han", "hani": "Han",
 }  # fmt: skip
-"""Scripts by their ISO 15924 code, and by the words of POSIX locales."""
-_SCRIPT_OF_LANGUAGE = {
+"""Scripts by their ISO 15924 code."""
+ONE_SCRIPT = {
     canonical_language(language): script
     for script, languages in LANGUAGES_OF_SCRIPT.items()
     for language in languages.split()
 }
+"""The script of each language that is usually written in one alone, by canonical code."""
 _OTHER_LETTERS = {script: re.compile(rf"[^\W\d_{characters}]+") for script, characters in CHARACTER_RANGES.items()}
 _LETTERS = re.compile(r"[^\W\d_]+")
-_SUFFIX = re.compile(r"[_-](?P<code>[A-Za-z]{4}|latin|cyrillic)(?=[_@.-]|$)")
-_MODIFIER = re.compile(r"@(?P<name>[A-Za-z]+)$")
 
 
 def script_of_code(code: str) -> str | None:
@@ -93,12 +91,10 @@ def script_of_code(code: str) -> str | None:
         code: the code, such as ``be_Latn``, or a locale such as ``be@latin``.
 
     Returns:
-        A script of ``CHARACTER_RANGES``; the suffix itself where it names another script; None where it names none.
+        A script of ``CHARACTER_RANGES``; ISO 15924's code where it names another one; None where it names none.
     """
-    modifier, suffix = _MODIFIER.search(code), _SUFFIX.search(code)
-    if modifier and (script := SCRIPT_CODES.get(modifier["name"].lower())):
-        return script
-    return SCRIPT_CODES.get(suffix["code"].lower(), suffix["code"]) if suffix else None
+    script = parse_code(code).script
+    return SCRIPT_CODES.get(script.lower(), script) or None
 
 
 def default_script(language: str) -> str | None:
@@ -110,14 +106,15 @@ def default_script(language: str) -> str | None:
     Returns:
         A script of ``CHARACTER_RANGES``; None where it is not known here.
     """
-    return "Cyrillic" if canonical_language(language) == "sr" else _SCRIPT_OF_LANGUAGE.get(canonical_language(language))
+    return "Cyrillic" if canonical_language(language) == "sr" else ONE_SCRIPT.get(canonical_language(language))
 
 
 @functools.cache
 def _foreign_letters(language: str) -> re.Pattern[str] | None:
-    """Letters outside the script that the code names, or else of the language; None where that is not known."""
-    script = script_of_code(language) or _SCRIPT_OF_LANGUAGE.get(canonical_language(language))
-    return _OTHER_LETTERS.get(script or "")
+    """Letters outside the script that the code names, its country's or the language's; None where it is not known."""
+    implied = parse_code(language).implied_script  # such as that of pa_PK
+    script = SCRIPT_CODES.get(implied.lower(), implied) or ONE_SCRIPT.get(canonical_language(language), "")
+    return _OTHER_LETTERS.get(script)
 
 
 def script_fraction(text: str, language: str) -> float:

@@ -31,7 +31,10 @@ from mnmt_ds.files import sha256
 LOG = logging.getLogger(__name__)
 LAYOUT = 1
 """Version of the output's files."""
-CODE = ("cleaning_rules.py", "text_cleaning.py", "dedup_keys.py", "language_codes.py", "scripts.py", "readers")
+CODE = (
+    "cleaning_rules.py", "text_cleaning.py", "dedup_keys.py", "language_codes.py", "language_groups.py",
+    "language_choice.py", "scripts.py", "readers",
+)  # fmt: skip
 """Files of this package that decide what is written."""
 
 

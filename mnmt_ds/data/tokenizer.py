@@ -16,7 +16,7 @@ import sentencepiece
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from mnmt_ds.data.language_codes import same_language
+from mnmt_ds.data.language_choice import codes_for
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import write_bytes, write_text
 from mnmt_ds.json_files import InsidePath, read_json
@@ -104,6 +104,8 @@ class Tokenizer:
         }
         names = tuple(dict.fromkeys(piece for model_pieces in pieces.values() for piece in model_pieces))
         tags = [f"__{language}__" for language in self.languages]
+        self._names: dict[str, str] = {}
+        """The tokenizer's own code of each language, by what it is called."""
         self._given = None if symbols is None else tuple(symbols)
         self.symbols: tuple[str, ...] = self._given or (*names, MASK, *tags)
         """The symbol of every id."""
@@ -300,15 +302,7 @@ class Tokenizer:
         Raises:
             UserError: when the tokenizer does not know the language, or knows several by that code.
         """
-        if lang in self._tags:
-            return self._tags[lang]
-        near = [] if self._given is None else [name for name in self.languages if same_language(name, lang)]
-        if len(near) > 1:
-            raise UserError(f"language '{lang}': the tokenizer has {' and '.join(near)}; name one of them")
-        if not near:
-            languages = ", ".join(self.languages)
-            raise UserError(f"language '{lang}': not in the tokenizer, which knows {languages or 'no language'}")
-        return self._tags[near[0]]
+        return self._tags[self._name_of(lang)]
 
     @property
     def size(self) -> int:
@@ -325,8 +319,20 @@ class Tokenizer:
         return _hash_of(self.languages, self.serialised, self._given)
 
     def _model_of(self, lang: str) -> str:
-        self.tag(lang)
-        return JOINT if JOINT in self._models else lang
+        name = self._name_of(lang)
+        return JOINT if JOINT in self._models else name
+
+    def _name_of(self, lang: str) -> str:
+        """The tokenizer's own code of a language."""
+        if lang not in self._names:
+            names = codes_for(lang, self.languages, "tokenizer")
+            if len(names) > 1:
+                raise UserError(f"language '{lang}': the tokenizer has {' and '.join(names)}; name one of them")
+            if not names:
+                languages = ", ".join(self.languages)
+                raise UserError(f"language '{lang}': not in the tokenizer, which knows {languages or 'no language'}")
+            (self._names[lang],) = names
+        return self._names[lang]
 
 
 def _read_derivation(path: Path) -> Derivation:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mnmt_ds.data.language_codes import same_language
+from mnmt_ds.data.language_codes import may_be_same
 from mnmt_ds.data.readers.lines import read_lines
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.scores import MORE_METRICS, ScoreSettings, bleu_tokenizer, make_metric, sentence_chrf
@@ -105,7 +105,7 @@ def off_target_rate(texts: Sequence[str], target: str, identify: Callable[[str],
     Returns:
         The share of texts in another language, 0 to 1; 0 where there is no text.
     """
-    is_target_language = [same_language(identify(text), target) for text in texts if text.strip()]
+    is_target_language = [may_be_same(identify(text), target) for text in texts if text.strip()]
     return is_target_language.count(False) / len(is_target_language) if is_target_language else 0.0
 
 

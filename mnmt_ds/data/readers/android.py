@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.language_codes import canonical_language, same_language
+from mnmt_ds.data.language_choice import codes_for
+from mnmt_ds.data.language_codes import canonical_language
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.xml_elements import elements, local_name
 from mnmt_ds.errors import UserError
@@ -13,8 +14,6 @@ from mnmt_ds.errors import UserError
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _PLAIN = {"n": "\n", "t": "\t"}
 _LANGUAGE = re.compile(r"values-(?:b\+([a-zA-Z]{2,3})((?:\+[a-zA-Z0-9]+)*)|([a-z]{2,3})(?:-r([A-Z]{2}))?)(?:-v\d+)?")
-OLD_CODES = {"iw": "he", "in": "id", "ji": "yi"}
-"""Codes that Android still has for languages that are called otherwise now."""
 
 
 def locate(request: ReadRequest) -> list[ReadRequest]:
@@ -64,9 +63,8 @@ def _folder(root: Path, language: str, codes: Any) -> Path:
         folders = [root / codes[language]]
     else:
         by_code = {path: _code(path.name) for path in sorted(root.glob("values-*")) if path.is_dir()}
-        requested_code = language.lower().replace("-", "_")
-        folders = [path for path, code in by_code.items() if code and code.lower() == requested_code]
-        folders = folders or [path for path, code in by_code.items() if code and same_language(code, language)]
+        names = codes_for(language, [code for code in by_code.values() if code], str(root))
+        folders = [path for path, code in by_code.items() if code in names]
         if not folders and canonical_language(language) == "en" and "values" not in codes.values():
             folders = [root / "values"]
     if len(folders) != 1 or not folders[0].is_dir():
@@ -85,7 +83,7 @@ def _code(folder: str) -> str:
         return ""
     language = (match[1] or match[3]).lower()
     region = match[2].replace("+", "_") if match[2] else f"_{match[4]}" if match[4] else ""
-    return OLD_CODES.get(language, language) + region
+    return language + region
 
 
 def _strings(path: str) -> Iterator[tuple[int, tuple[str, str], str]]:

@@ -78,7 +78,7 @@ def _locale(language: str) -> "Locale":
     from babel import Locale, UnknownLocaleError
 
     canonical, script = canonical_language(language), script_of_code(language)
-    named = [f"{canonical}_{code.title()}" for code, name in SCRIPT_CODES.items() if name == script and len(code) == 4]
+    named = [f"{canonical}_{code.title()}" for code, name in SCRIPT_CODES.items() if name == script]
     suffixed = [name for name in named if name[-4:].lower() in language.lower()]
     for code in (*suffixed, *named, language, canonical) if script else (language, canonical):
         with contextlib.suppress(UnknownLocaleError, ValueError):

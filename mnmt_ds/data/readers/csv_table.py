@@ -9,6 +9,7 @@ from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import opened
+from mnmt_ds.data.readers.records import names_in
 from mnmt_ds.data.readers.scores import Thresholds
 from mnmt_ds.errors import UserError
 
@@ -32,18 +33,18 @@ def read(request: ReadRequest) -> Iterator[Row]:
     """
     (path,) = request.paths
     with opened(path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        if stream.peek(4).startswith(codecs.BOM_UTF8):  # type: ignore[attr-defined]
+            stream.read(len(codecs.BOM_UTF8))
+        text = io.TextIOWrapper(stream, "utf-8", newline="")
         header, separator = _header(path, text)
-        indices = [_index(path, header, name) for name in request.names]
+        source, target = (_index(path, header, name) for name in names_in(path, request, header))
         thresholds = Thresholds(path, request)
         for name in thresholds.columns:
             _index(path, header, str(name))
-        for number, cells in _records(path, text, separator):
-            if len(cells) != len(header):
-                raise UserError(f"{path}:{number}: {len(cells)} cells, but the header has {len(header)}; mend the line")
+        for number, cells in _records(path, text, separator, len(header)):
             if thresholds.columns and not thresholds.pass_row(number, lambda name: cells[header.index(str(name))]):  # noqa: B023
                 continue
-            yield number, cells[indices[0]], cells[indices[1]], None
+            yield number, cells[source], cells[target], None
         thresholds.log()
 
 
@@ -67,14 +68,16 @@ def _index(path: str, header: list[str], name: str) -> int:
     return header.index(name)
 
 
-def _records(path: str, text: io.TextIOWrapper, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """First line and cells of every record below the header."""
+def _records(path: str, text: io.TextIOWrapper, separator: str, width: int) -> Iterator[tuple[int, list[str]]]:
+    """First line and cells of every record below the header, which has ``width`` cells."""
     reader = csv.reader(text, delimiter=separator, strict=True)
     number = 2
     try:
         for cells in reader:
-            if cells:
+            if len(cells) == width:
                 yield number, cells
+            elif cells:
+                raise UserError(f"{path}:{number}: {len(cells)} cells, but the header has {width}; mend the line")
             number = reader.line_num + 2
     except csv.Error as error:
         remedy = (

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.language_codes import same_language
+from mnmt_ds.data.language_choice import codes_for
 from mnmt_ds.data.readers import json_records, moses, parquet
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.errors import UserError
@@ -93,11 +93,10 @@ def find_file(directory: str, split: str, language: str, codes: Mapping[str, str
     for path in sorted(folder.glob("*")):
         if match := shape.fullmatch(path.name):
             files.setdefault(match[1] or match[2], path)
-    if language in codes or "_" in language:
-        names = [name for name in files if name == codes.get(language, language)]
+    if language in codes:
+        names = [name for name in files if name == codes[language]]
     else:
-        names = [name for name in files if _common_code(name[:3]) == language]
-        names = names or [name for name in files if same_language(name, language)]
+        names = codes_for(language, list(files), str(folder))
     if len(names) != 1:
         choice = f"one of {', '.join(files[name].name for name in names)}" if names else "the name without the split"
         raise UserError(
@@ -105,17 +104,6 @@ def find_file(directory: str, split: str, language: str, codes: Mapping[str, str
             f" say 'codes: {{{language}: ...}}', {choice}"
         )
     return str(files[names[0]])
-
-
-def _common_code(code: str) -> str:
-    """ISO 639-3 to the code in common use, which has two letters where there is one."""
-    from babel.core import get_global
-
-    aliases = get_global("language_aliases")
-    return str(
-        {"arb": "ar", "zho": "zh", "ekk": "et", "lvs": "lv", "swh": "sw", "khk": "mn"}.get(code)
-        or aliases.get(code, code)
-    )
 
 
 def example(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
-from mnmt_ds.data.readers.records import texts_by_language
+from mnmt_ds.data.readers.records import names_in, texts_by_language
 from mnmt_ds.errors import UserError
 
 
@@ -42,9 +42,9 @@ def read(request: ReadRequest) -> Iterator[Row]:
         if split not in data:
             raise UserError(f"{path}: no split '{split}'; it has {', '.join(map(str, data))}: say which in 'split'")
         data = data[split]
-    source, target = request.names
+    source, target = names_in(path, request, data.column_names)
     if "translation" in data.column_names and not {source, target} <= set(data.column_names):
-        yield from _nested_rows(path, data.select_columns(["translation"]), source, target)
+        yield from _nested_rows(path, data.select_columns(["translation"]), request)
         return
     for name in (source, target):
         if name not in data.column_names:
@@ -61,10 +61,11 @@ def read(request: ReadRequest) -> Iterator[Row]:
             yield number, source_text or "", target_text or "", None
 
 
-def _nested_rows(path: str, data: Any, source: str, target: str) -> Iterator[Row]:
+def _nested_rows(path: str, data: Any, request: ReadRequest) -> Iterator[Row]:
     """Rows of a translation column; a language that a record lacks is empty."""
     kind = data.features["translation"]
     declared = kind if isinstance(kind, dict) and "language" not in kind else getattr(kind, "languages", None)
+    source, target = names_in(path, request, list(declared or ()))
     _check_languages(path, source, target, declared)
     seen: dict[str, None] = {}
     number = 0
@@ -74,6 +75,8 @@ def _nested_rows(path: str, data: Any, source: str, target: str) -> Iterator[Row
             texts = texts_by_language(cell)
             if texts is None:
                 raise UserError(f"{path}: record {number}: its 'translation' is no texts by language; name 'columns'")
+            if not seen and not declared:
+                source, target = names_in(path, request, list(texts))
             seen.update(dict.fromkeys(texts))
             sides = [texts.get(name) or "" for name in (source, target)]
             for name, text in zip((source, target), sides, strict=True):

@@ -54,19 +54,28 @@ def records(request: ReadRequest) -> Iterator[tuple[int, dict[str, Any]]]:
 def _lines(path: str, stream: IO[bytes], max_bytes: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and record of every line that is not empty."""
     number = 0
-    while line := stream.readline(max_bytes + 1):
+    readline, decode = stream.readline, json.JSONDecoder().scan_once
+    while line := readline(max_bytes + 1):
         number += 1
         if len(line) > max_bytes:
             raise UserError(f"{path}:{number}: a record of more than {max_bytes} bytes; is this JSON Lines?")
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if not line.strip():
-                continue
-            raise UserError(f"{path}:{number}: not a JSON object on one line ({error}); mend the file") from None
-        yield number, record if type(record) is dict else _checked(path, number, record)
+            text = line.decode()
+            record, end = decode(text, 0)  # what json.loads does, without a search for white space on either side
+            rest = text[end:]
+        except (ValueError, RecursionError, StopIteration):
+            record, rest = None, ""
+        if type(record) is not dict or (rest != "\n" and rest.strip(_SPACE)):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if not line.strip():
+                    continue
+                raise UserError(f"{path}:{number}: not a JSON object on one line ({error}); mend the file") from None
+            record = _checked(path, number, record)
+        yield number, record
 
 
 def _elements(path: str, stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:

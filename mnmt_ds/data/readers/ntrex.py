@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.language_codes import same_language
+from mnmt_ds.data.language_choice import codes_for
 from mnmt_ds.data.readers import moses
 from mnmt_ds.data.readers.corpus_part import ReadRequest
 from mnmt_ds.errors import UserError
@@ -38,11 +38,11 @@ def locate(request: ReadRequest) -> list[ReadRequest]:
 
 
 def _file(folder: Path, files: dict[str, Path], language: str, codes: Any) -> str:
-    """A language's file: as ``codes`` says, of the same code, or the only one of the language."""
-    requested_code = codes.get(language, language).replace("_", "-").lower()
-    names = [code for code in files if code.lower() == requested_code]
-    if not names and language not in codes:
-        names = [code for code in files if same_language(code, language)]
+    """A language's file: as ``codes`` says, or the only one of the language."""
+    if language in codes:
+        names = [code for code in files if code.lower() == codes[language].replace("_", "-").lower()]
+    else:
+        names = codes_for(language, list(files), str(folder))
     if len(names) != 1:
         choice = f"one of {', '.join(names)}" if names else "the name between the dots"
         raise UserError(f"{folder}: {len(names)} files for '{language}'; say 'codes: {{{language}: ...}}', {choice}")

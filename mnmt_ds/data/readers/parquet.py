@@ -1,13 +1,19 @@
 """Parquet: columns with texts by language, read by pyarrow, some rows at a time."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mnmt_ds.data.readers.archives import disk_file, is_archive
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
-from mnmt_ds.data.readers.records import rows_of_records
+from mnmt_ds.data.readers.records import names_in, rows_of_records
 from mnmt_ds.errors import UserError
+
+TEXTS = ("string", "large_string", "string_view")
+"""pyarrow's types of text."""
+BATCH = 1000
+"""Rows that are read at once."""
 
 
 def read(request: ReadRequest) -> Iterator[Row]:
@@ -24,7 +30,18 @@ def read(request: ReadRequest) -> Iterator[Row]:
         UserError: when pyarrow is missing, or the file is no Parquet, or has no such texts.
     """
     (path,) = request.paths
-    yield from rows_of_records(path, records(request), request)
+    with _opened(path) as file:
+        columns = file.schema_arrow
+        source, target = names = names_in(path, request, columns.names)
+        are_texts = all(columns.names.count(name) == 1 and str(columns.field(name).type) in TEXTS for name in names)
+        if request.min_scores or not are_texts:
+            yield from rows_of_records(path, _records(path, file, request, names), request)
+            return
+        number = 0
+        for batch in file.iter_batches(batch_size=BATCH, columns=list(dict.fromkeys(names))):
+            for texts in zip(batch.column(source).to_pylist(), batch.column(target).to_pylist(), strict=True):
+                number += 1
+                yield number, texts[0] or "", texts[1] or "", None
 
 
 def records(request: ReadRequest) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -40,6 +57,30 @@ def records(request: ReadRequest) -> Iterator[tuple[int, dict[str, Any]]]:
         UserError: when pyarrow is missing, or the file is no Parquet, or has none of the columns.
     """
     (path,) = request.paths
+    with _opened(path) as file:
+        yield from _records(path, file, request, request.names)
+
+
+def _records(
+    path: str, file: Any, request: ReadRequest, names: tuple[str, str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and fields of every row of an open file."""
+    requested_columns = {str(name) for name in (*names, *request.min_scores)}
+    requested_columns |= {name.split(".")[0] for name in requested_columns} | {"translation"}
+    columns = [name for name in file.schema_arrow.names if name in requested_columns]
+    if not columns:
+        have = ", ".join(file.schema_arrow.names[:20])
+        raise UserError(f"{path}: no column '{names[0]}'; the columns are {have}: say which in 'columns'")
+    number = 0
+    for batch in file.iter_batches(batch_size=BATCH, columns=columns):
+        for record in batch.to_pylist():
+            number += 1
+            yield number, record
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A pyarrow ParquetFile; what goes wrong while it is read names the file."""
     if disk_file(path) != path or is_archive(path):
         raise UserError(f"{path}: a Parquet file is not read inside an archive; unpack it and name the file")
     try:
@@ -47,21 +88,9 @@ def records(request: ReadRequest) -> Iterator[tuple[int, dict[str, Any]]]:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise UserError(f"{path}: reading this needs the package 'pyarrow'; pip install 'mnmt_ds[parquet]'") from None
-    requested_columns = {str(name).split(".")[0] for name in (*request.names, *request.min_scores)} | {"translation"}
-    requested_columns |= {str(name) for name in (*request.names, *request.min_scores)}
-    number = 0
     try:
         with ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name in requested_columns]
-            if not names:
-                columns = ", ".join(file.schema_arrow.names[:20])
-                raise UserError(
-                    f"{path}: no column '{request.names[0]}'; the columns are {columns}: say which in 'columns'"
-                )
-            for batch in file.iter_batches(batch_size=1000, columns=names):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
+            yield file
     except OSError as error:
         if error.errno is not None:
             raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe") from None

@@ -5,7 +5,7 @@ import logging
 import re
 from pathlib import Path, PurePosixPath
 
-from mnmt_ds.data.language_codes import same_language
+from mnmt_ds.data.language_choice import codes_for
 from mnmt_ds.data.readers.archives import is_archive, member_names
 from mnmt_ds.data.readers.lines import DECOMPRESSORS
 from mnmt_ds.errors import UserError
@@ -151,8 +151,8 @@ def _uncompressed(name: str) -> str:
 
 def _side(path: str, requested_language: str, sides: list[tuple[str, str]]) -> str:
     """The file of a language: that with its very code, else the one whose code means it; '' where there is none."""
-    exact = [file for language, file in sides if language == requested_language]
-    same = exact or [file for language, file in sides if same_language(language, requested_language)]
+    codes = codes_for(requested_language, [language for language, _ in sides], path)
+    same = [file for language, file in sides if language in codes]
     if len(same) > 1:
         names = ", ".join(PurePosixPath(file).name for file in same)
         raise UserError(

@@ -5,9 +5,10 @@ inner records), or a field ``translation`` has them: one text a language, parall
 ({"language": […], "translation": […]}), or a list with an element a language.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from mnmt_ds.data.language_choice import codes_for
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.scores import Thresholds
 from mnmt_ds.errors import UserError
@@ -27,20 +28,25 @@ def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]],
     Raises:
         UserError: when a field holds no text, or no record has one of the languages.
     """
-    names = request.names
+    names = source_name, target_name = request.names
     missing = dict.fromkeys(names)
     seen: dict[str, None] = {}
     thresholds = Thresholds(path, request)
+    filtered, are_names_known = bool(thresholds.columns), False
     for number, record in records:
-        source, target = record.get(names[0]), record.get(names[1])
-        if type(source) is str and type(target) is str and not thresholds.columns:  # what most files are
-            missing.clear()
+        source, target = record.get(source_name), record.get(target_name)
+        if type(source) is str and type(target) is str and not filtered:  # what most files are
+            if missing:
+                missing.clear()
             yield number, source, target, None
             continue
+        if not are_names_known:
+            names = source_name, target_name = names_in_record(path, request, record)
+            missing, are_names_known = dict.fromkeys(names), True
         texts = texts_of_record(record, names)
         if texts is None:
             raise UserError(f"{path}:{number}: its 'translation' is no texts by language; name 'columns'")
-        if thresholds.columns and not thresholds.pass_row(number, lambda name: field_of(record, str(name))):  # noqa: B023
+        if filtered and not thresholds.pass_row(number, lambda name: field_of(record, str(name))):  # noqa: B023
             continue
         sides = []
         for name in names:
@@ -57,6 +63,48 @@ def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]],
         fields = ", ".join(name for name in seen if name not in missing)
         raise UserError(f"{path}: no field '{next(iter(missing))}'; it has {fields}: say which in 'columns'")
     thresholds.log()
+
+
+def names_in(path: str, request: ReadRequest, fields: Collection[str]) -> tuple[str, str]:
+    """Finds what the two languages are called among fields or columns.
+
+    Args:
+        path: the file, for messages.
+        request: ``columns`` or ``codes`` name the fields.
+        fields: those that there are.
+
+    Returns:
+        Their names as the recipe gives them, where it does or the file calls them so; else the field that is another
+        code of the language, such as eng of en.
+
+    Raises:
+        UserError: where several fields are.
+    """
+    names = []
+    for language, name in zip((request.source, request.target), request.names, strict=True):
+        found = [] if request.columns or language in request.codes else codes_for(language, fields, path)
+        if len(found) > 1:
+            raise UserError(f"{path}: '{language}' may be {' or '.join(found)}: say which in 'codes'")
+        names.append(found[0] if found else name)
+    return names[0], names[1]
+
+
+def names_in_record(path: str, request: ReadRequest, record: Mapping[str, Any]) -> tuple[str, str]:
+    """Finds what the two languages are called in a record, in its fields or in its ``translation``.
+
+    Args:
+        path: the file, for messages.
+        request: ``columns`` or ``codes`` name the fields.
+        record: fields by name.
+
+    Returns:
+        Their names.
+
+    Raises:
+        UserError: where several fields are the same language.
+    """
+    inner = texts_by_language(record["translation"]) if "translation" in record else None
+    return names_in(path, request, [str(name) for name in (inner or record)])
 
 
 def field_of(record: Any, name: str) -> Any:

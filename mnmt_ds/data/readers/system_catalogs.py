@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.language_codes import canonical_language
+from mnmt_ds.data.language_codes import SCRIPT_OF_REGION, canonical_language, codes_of, parse_code
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.catalog import are_identifiers, as_bytes, example_mo, mo_messages
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
@@ -15,8 +15,6 @@ LOG = logging.getLogger(__name__)
 MODIFIERS = {"Latin": ("latin", "Latn"), "Cyrillic": ("cyrillic", "Cyrl"), "Arabic": ("arabic", "Arab"),
              "Devanagari": ("devanagari", "Deva")}  # fmt: skip
 """How a POSIX locale names a script after '@'."""
-REGIONS = {"hans": ("CN", "SG"), "hant": ("TW", "HK", "MO")}
-"""Countries whose catalogs are in a script that a code names, of Chinese."""
 
 
 def locate_system(request: ReadRequest) -> list[ReadRequest]:
@@ -103,13 +101,13 @@ def _in_directories(directories: Sequence[Path]) -> list[Path]:
 
 def _directory_names(code: str) -> list[str]:
     """What the directory of a language may be called, whose code may name a script (be_Latn: be@latin)."""
-    language, canonical = code.split("_")[0], canonical_language(code)
-    script, suffix = script_of_code(code), code.partition("_")[2].lower()
+    languages, script = codes_of(code), script_of_code(code)
     if script is None:
-        return list(dict.fromkeys([code, *([language, canonical] if not suffix else [])]))
-    languages = dict.fromkeys([language, canonical])
+        return list(dict.fromkeys([code, *(languages if "_" not in code else [])]))
+    canonical, named = canonical_language(code), parse_code(code).script
+    regions = [key[1] for key, implied in SCRIPT_OF_REGION.items() if (key[0], implied) == (canonical, named)]
     names = [code, *(f"{name}@{word}" for name in languages for word in MODIFIERS.get(script, ()))]
-    names += [f"{name}_{region}" for name in languages for region in REGIONS.get(suffix, ())]
+    names += [f"{name}_{region}" for name in languages for region in regions]
     return list(dict.fromkeys([*names, *(languages if default_script(canonical) == script else ())]))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mnmt_ds.data.language_codes import same_language
+from mnmt_ds.data.language_codes import fits
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import DECOMPRESSORS, read_lines
 from mnmt_ds.errors import UserError
@@ -73,7 +73,7 @@ def read(request: ReadRequest) -> Iterator[Row]:
 
 def _sentence_file(root: Path, files: list[Path], language: str) -> str:
     matches = {path: match[1] for path in files if (match := _SENTENCES.fullmatch(path.name))}
-    own = [path for path, code in matches.items() if code and same_language(code, language)]
+    own = [path for path, code in matches.items() if code and fits(code, language)]
     whole = [path for path, code in matches.items() if not code]
     if not own + whole:
         raise UserError(f"{root}: has neither sentences.csv nor sentences of '{language}'; copy Tatoeba's export there")
@@ -84,7 +84,7 @@ def _joins(match: re.Match[str], names: tuple[str, str]) -> bool:
     """Whether a file of links is the export's own, or that of the two languages in either order."""
     if not match[1]:
         return True
-    return any(same_language(match[1], a) and same_language(match[2], b) for a, b in (names, names[::-1]))
+    return any(fits(match[1], a) and fits(match[2], b) for a, b in (names, names[::-1]))
 
 
 def _sentences(path: str, language: str, max_bytes: int) -> dict[bytes, bytes]:
@@ -94,7 +94,7 @@ def _sentences(path: str, language: str, max_bytes: int) -> dict[bytes, bytes]:
     for _, cells in _cells(path, 3, max_bytes):
         is_requested = is_requested_by_code.get(cells[1])
         if is_requested is None:
-            is_requested = is_requested_by_code[cells[1]] = same_language(cells[1].decode("utf-8", "replace"), language)
+            is_requested = is_requested_by_code[cells[1]] = fits(cells[1].decode("utf-8", "replace"), language)
         if is_requested:
             texts[cells[0]] = cells[2]
     if not texts:

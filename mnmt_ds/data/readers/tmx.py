@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds.data.language_codes import fits, matching_codes
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.xml_elements import elements, local_name
 from mnmt_ds.errors import UserError
@@ -51,24 +52,25 @@ def read(request: ReadRequest) -> Iterator[Row]:
 
 
 def _variants(unit: Any, language: str, path: str, chosen: dict[str, str]) -> list[Any]:
-    """The unit's segments in a language, or else in its first regional variety; a variety is said once a file."""
-    code = language.lower().replace("_", "-")
+    """The unit's segments in a language, or else in its first variety; a choice of several is said once a file."""
     segments_by_code: dict[str, list[Any]] = {}
     for variant in unit.iterfind("{*}tuv"):
         variant_code = (variant.get(LANG) or variant.get("lang") or "").lower().replace("_", "-")
         segment = variant.find("{*}seg")
         if segment is not None:
             segments_by_code.setdefault(variant_code, []).append(segment)
+    code = language.lower().replace("_", "-")
     if code in segments_by_code:
         return segments_by_code[code]
-    regional = sorted(name for name in segments_by_code if name.split("-")[0] == code)
-    if not regional:
+    varieties = sorted(matching_codes(language, segments_by_code))
+    if not varieties:
         return []
-    if len(regional) > 1 and language not in chosen:
-        others = ", ".join(regional[1:])
-        LOG.info("%s: %s is read from %s, not from %s; 'codes' names another", path, language, regional[0], others)
-    chosen.setdefault(language, regional[0])
-    return segments_by_code[regional[0]]
+    others = sorted(name for name in segments_by_code if name != varieties[0] and fits(name, language))
+    if others and language not in chosen:
+        read, unread = varieties[0], ", ".join(others)
+        LOG.info("%s: %s is read from %s, not from %s; 'codes' names another", path, language, read, unread)
+    chosen.setdefault(language, varieties[0])
+    return segments_by_code[varieties[0]]
 
 
 def _texts(segment: Any) -> list[str]:

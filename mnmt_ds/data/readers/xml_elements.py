@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from mnmt_ds.data.language_codes import fits
 from mnmt_ds.data.readers.lines import opened
 from mnmt_ds.errors import UserError
 
@@ -50,20 +51,6 @@ def local_name(element: Any) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
-def is_language(code: str, requested_code: str) -> bool:
-    """Returns whether a file's code means a language, be it in a regional variety.
-
-    Args:
-        code: as the file has it, such as ``fr-CA``.
-        requested_code: as the recipe has it, such as ``fr``.
-
-    Returns:
-        Whether the codes are equal, or ``code`` is ``requested_code`` with a region or script.
-    """
-    code, requested_code = (text.lower().replace("_", "-") for text in (code, requested_code))
-    return code == requested_code or code.startswith(f"{requested_code}-")
-
-
 def is_turned(place: str, languages: tuple[str, str], names: tuple[str, str]) -> bool:
     """Returns whether a bilingual file goes from a pair's target into its source.
 
@@ -80,7 +67,7 @@ def is_turned(place: str, languages: tuple[str, str], names: tuple[str, str]) ->
     """
     source, target = languages
     for (first, second), turned in (((names[0], names[1]), False), ((names[1], names[0]), True)):
-        if is_language(source, first) and (not target or is_language(target, second)):
+        if fits(source, first) and (not target or fits(target, second)):
             return turned
     raise UserError(
         f"{place}: from '{source}' into '{target}', not {names[0]} and {names[1]}; give 'codes' if the languages are"
