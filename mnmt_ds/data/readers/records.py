@@ -82,7 +82,7 @@ def names_in(path: str, request: ReadRequest, fields: Collection[str]) -> tuple[
     """
     names = []
     for language, name in zip((request.source, request.target), request.names, strict=True):
-        found = [] if request.columns or language in request.codes else codes_for(language, fields, path)
+        found = [] if request.columns or language in request.codes else codes_for(language, list(dict.fromkeys(fields)), path)
         if len(found) > 1:
             raise UserError(f"{path}: '{language}' may be {' or '.join(found)}: say which in 'codes'")
         names.append(found[0] if found else name)
