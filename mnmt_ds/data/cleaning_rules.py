@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnmt_ds.data.dedup_keys import find_placeholders, hash64, normalise_key
+from mnmt_ds.data.language_check import is_in_other_language
 from mnmt_ds.data.readers.corpus_part import Row
 from mnmt_ds.data.scripts import script_fraction
 from mnmt_ds.data.settings import CleanSettings
@@ -20,6 +21,7 @@ from mnmt_ds.errors import UserError
 
 RULES = (
     "bad line", "empty", "words", "key words", "characters", "ratio", "copied", "placeholders", "script", "no letters",
+    "language",
 )  # fmt: skip
 """Names of this file's rules in the order in which they are applied; duplicates, domains and held-out text follow
 later."""
@@ -265,6 +267,10 @@ def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | N
         fractions = script_fraction(source, rules.source), script_fraction(target, rules.target)
         if min(fractions) < clean.min_script:
             return "script" if max(fractions) > 0 else "no letters"
+    if clean.language == "drop":
+        sides = ((source, rules.source), (target, rules.target))
+        if any(is_in_other_language(*side) for side in sides[: 1 if rules.monolingual else 2]):
+            return "language"
     return None
 
 

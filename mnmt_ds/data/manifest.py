@@ -38,6 +38,8 @@ class BuiltCorpus(NamedTuple):
     """Counts of held-out text in training text."""
     coverage: BuildOutput
     """What the tokenizer cannot say of the texts."""
+    languages: BuildOutput
+    """Which languages the texts seem to be in."""
 
     def outputs(self) -> list[BuildOutput]:
         """Lists the outputs of all steps.
@@ -46,7 +48,8 @@ class BuiltCorpus(NamedTuple):
             The outputs that this corpus uses.
         """
         clean = [output for by_split in self.clean.values() for output in by_split.values()]
-        return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values(), self.overlap, self.coverage]
+        counted = [self.overlap, self.coverage, self.languages]
+        return [*clean, *self.texts.values(), self.tokenizer, *self.binaries.values(), *counted]
 
 
 def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) -> Path:
@@ -76,6 +79,7 @@ def publish_corpus(directory: Path, settings: DataSettings, built: BuiltCorpus) 
         "monolingual": {lang: _monolingual_entry(f"mono.{lang}", built) for lang in settings.monolingual},
         "held_out_overlap": built.overlap.record["overlap"],
         "tokenizer_coverage": built.coverage.record["coverage"],
+        "language_check": built.languages.record["languages"],
         "files": files,
         "settings": settings.model_dump(mode="json"),
     }

@@ -24,6 +24,7 @@ from mnmt_ds.data.build_cache import (
 from mnmt_ds.data.given_tokenizer import build_given_tokenizer, open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import LanguageFile, count_overlap
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
+from mnmt_ds.data.language_check import check_language_filter, check_languages, identifier_version
 from mnmt_ds.data.language_choice import open_questions
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.manifest import BuiltCorpus, publish_corpus
@@ -46,6 +47,8 @@ from mnmt_ds.files import remove_temporary_files
 LOG = logging.getLogger(__name__)
 COVERAGE_VERSION = 1
 """Version of what ``tokenizer_coverage`` counts."""
+LANGUAGES_VERSION = 1
+"""Version of what ``language_check`` counts."""
 OVERLAP_VERSION = 2
 """Version of what ``held_out_overlap`` counts."""
 CleanText = dict[str, dict[str, BuildOutput]]
@@ -69,6 +72,7 @@ def prepare(settings: DataSettings, processes: int | None = None, fresh: bool = 
     directory = Path(settings.directory)
     if settings.unused:
         LOG.warning("prepare: not among the pairs, unused: %s", ", ".join(settings.unused))
+    check_language_filter(settings)
     if phrases := open_questions(settings.languages):
         LOG.info("prepare: language codes: %s", "; ".join(phrases))
     with lock_corpus(directory), process_pool(processes) as pool:
@@ -125,7 +129,7 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
         for name, text in to_tokenise.items()
     }
     return BuiltCorpus(origin, clean, texts, tokenizer, binaries, _overlap(work, pool, texts),
-                       _coverage(work, pool, texts, tokenizer))  # fmt: skip
+                       _coverage(work, pool, texts, tokenizer), _languages(work, texts))  # fmt: skip
 
 
 def _overlap(work: Path, pool: Executor, texts: dict[str, BuildOutput]) -> BuildOutput:
@@ -150,6 +154,17 @@ def _coverage(work: Path, pool: Executor, texts: dict[str, BuildOutput], tokeniz
             counts = count_coverage(pool, files, tokenizer.directory)
             record["coverage"] = coverage_values(counts)
     return finished_output(work, "coverage", fingerprint)
+
+
+def _languages(work: Path, texts: dict[str, BuildOutput]) -> BuildOutput:
+    """Gives the output whose record says which languages the texts seem to be in."""
+    by_name = dict(_texts_to_tokenise(texts))
+    hashes = {name: (text.hashes, text.languages) for name, text in by_name.items()}
+    fingerprint = fingerprint_of(hashes, identifier_version(), LANGUAGES_VERSION)
+    if not load_output(work, "languages", fingerprint):
+        with new_output(work, "languages", fingerprint) as (_, record):
+            record["languages"] = check_languages(_language_files(by_name))
+    return finished_output(work, "languages", fingerprint)
 
 
 def _language_files(by_name: dict[str, ParallelText]) -> dict[str, list[LanguageFile]]:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mnmt_ds.config.markdown import escape
 from mnmt_ds.data.cleaning_rules import EMPTY_SIDE, NOTICED, RULES
 from mnmt_ds.data.held_out_overlap import Overlap, overlap_line
+from mnmt_ds.data.language_check import language_lines, language_rows
 from mnmt_ds.data.tokenizer_coverage import coverage_lines, coverage_rows, read_coverage
 
 SELECTION_RULES = (
@@ -32,6 +34,7 @@ def corpus_statistics(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "hash": manifest["hash"],
         "held_out_overlap": manifest["held_out_overlap"],
         "tokenizer_coverage": manifest["tokenizer_coverage"],
+        "language_check": manifest["language_check"],
         "sentencepiece": manifest["sentencepiece"],
         "pairs": {
             pair: {**_counts(entry), "splits": entry["splits"], "given": entry["given"]}
@@ -60,6 +63,7 @@ def summary_table(path: Path) -> str:
     lines += [*_incomplete_rows(manifest), *_synthetic_text(manifest)]
     lines.append(f"{path.parent}: {overlap_line(_overlaps(manifest))}")
     lines += [f"{path.parent}: {line}" for line in coverage_lines(read_coverage(manifest["tokenizer_coverage"]))]
+    lines += [f"{path.parent}: {line}" for line in language_lines(manifest["language_check"])]
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
 
 
@@ -98,6 +102,8 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "What the tokenizer cannot say: unknown pieces; lines that encoding and decoding change (white space aside).",
         "",
         *_markdown_table(coverage_rows(read_coverage(manifest["tokenizer_coverage"]))),
+        "",
+        *_language_section(manifest["language_check"]),
     ]
     lines += [f"\n{line}." for line in (*_incomplete_rows(manifest), *_synthetic_text(manifest))]
     for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
@@ -122,6 +128,17 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
 def _markdown_table(rows: list[list[str]]) -> list[str]:
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return [head, "|" + "---|" * len(rows[0]), *body]
+
+
+def _language_section(languages: Mapping[str, Any] | None) -> list[str]:
+    if languages is None:
+        return [f"{line.capitalize()}." for line in language_lines(languages)]
+    lines = [
+        "Languages by py3langid, of up to 1,000 lines a text that have 20 letters or more: lines that are in another",
+        "language for certain, perhaps, and in one that is close, which identifiers confuse.",
+        "",
+    ]
+    return lines + _markdown_table([[escape(cell) for cell in row] for row in language_rows(languages)])
 
 
 def _overlaps(manifest: Mapping[str, Any]) -> dict[str, Overlap]:

@@ -1,9 +1,19 @@
 """What ``prepare`` would keep, repair and drop, with examples, before anything is written."""
 
+import heapq
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mnmt_ds.data.cleaning_rules import NOTICED, RULES, Example, lowest_examples
+from mnmt_ds.data.language_check import (
+    SAMPLE,
+    LanguageCounts,
+    check_language_filter,
+    count_languages,
+    identifier_version,
+)
+from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.split_assignment import concatenate_hashes, usable_rows
@@ -25,6 +35,8 @@ class TextPreview(NamedTuple):
     """Rows by what became of them: "clean", the rules that drop, kinds of repair and of what is noticed."""
     examples: list[Example]
     """Some rows of each of these."""
+    languages: list[LanguageCounts | None] | None
+    """Which languages a sample of the rows that are kept seems to be in, a side each; None: py3langid is missing."""
 
 
 def describe(kind: str) -> str:
@@ -56,6 +68,7 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
         UserError: where text cannot be read, or has a bad line.
     """
     origin: Origin = "files" if settings.source == "auto" else settings.source
+    check_language_filter(settings)
     if settings.source == "auto" and not any(settings.files_of(pair).train for pair in settings.pairs):
         origin = "gettext"
     previews = []
@@ -69,12 +82,29 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
             counts: Counter[str] = Counter()
             shown: list[Example] = []
             blocks = []
+            sample: list[tuple[int, str, str]] = []
             for block in read_cleaned_blocks(pool, rules, parts, f"preview {name}"):
                 counts += block.counts
                 shown = lowest_examples([*shown, *block.examples], examples)
+                rows = zip(block.pair.tolist(), _lines(block.source), _lines(block.target), strict=True)
+                sample = heapq.nsmallest(SAMPLE, [*sample, *rows])
                 blocks.append(block._replace(source=b"", target=b"", examples=[]))
             _, left_out = usable_rows(settings, concatenate_hashes(blocks))
             read = counts.pop("read", 0)
             counts["clean"] -= left_out.total()
-            previews.append(TextPreview(name, read, {**counts, **left_out}, shown))
+            sides = split_pair(name) if role == "train" else (name,)
+            languages = _languages(sample, sides)
+            previews.append(TextPreview(name, read, {**counts, **left_out}, shown, languages))
     return previews
+
+
+def _lines(text: bytes) -> list[str]:
+    return text.decode().split("\n")[:-1]
+
+
+def _languages(rows: Sequence[tuple[int, str, str]], sides: Sequence[str]) -> list[LanguageCounts | None] | None:
+    """What a sample of rows, each with its hash, is identified as."""
+    if identifier_version() is None:
+        return None
+    texts = [[source for _, source, _ in rows], [target for _, _, target in rows]]
+    return [count_languages(lines, side) for lines, side in zip(texts, sides, strict=False)]

@@ -59,6 +59,8 @@ class CorpusRules(Settings):
     """Pairs whose two sides are the same text."""
     placeholders: Literal["differ", "any", "keep"] | None = None
     """Drop pairs whose placeholders differ, pairs with any, or none."""
+    language: Literal["report", "drop"] | None = None
+    """Pairs with a side in another language."""
 
 
 class Files(Settings):
@@ -151,6 +153,9 @@ class CleanSettings(Settings):
     """Pairs whose two sides are the same text."""
     placeholders: Literal["differ", "any", "keep"] = "differ"
     """Drop pairs whose placeholders (%s, {name}, ...) differ, pairs with any, or none."""
+    language: Literal["report", "drop"] = "report"
+    """Pairs with a side that is for certain in another language (of 20 letters or more, and none that is close to its
+    own), by py3langid (``pip install 'mnmt_ds[langid]'``): count them in a sample, or drop them."""
     duplicates: Literal["drop", "keep"] = "drop"
     """Pairs that occurred before in the same pair's text."""
     drop_domains: tuple[str, ...] = ("iso_*",)

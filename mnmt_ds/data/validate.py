@@ -16,6 +16,7 @@ from mnmt_ds.data.given_tokenizer import open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import corpus_texts, count_overlap, overlap_faults, overlap_line
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
 from mnmt_ds.data.holdout import RowHashes
+from mnmt_ds.data.language_check import check_language_filter
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.prepare_report import incomplete_rows_line
 from mnmt_ds.data.readers.corpus_part import CorpusPart
@@ -59,6 +60,7 @@ def validate(settings: DataSettings, processes: int | None = None, checks_tokeni
     with process_pool(processes) as pool:
         return [
             *(_tokenizer_faults(settings) if checks_tokenizer else []),
+            *_language_filter_faults(settings),
             *_source_faults(settings, pool, checks_tokenizer),
             *_corpus_faults(settings, pool, checks_tokenizer),
         ]
@@ -70,6 +72,14 @@ def _tokenizer_faults(settings: DataSettings) -> list[str]:
         open_recipe_tokenizer(settings)
     except UserError as fault:
         return list(fault.faults)
+    return []
+
+
+def _language_filter_faults(settings: DataSettings) -> list[str]:
+    try:
+        check_language_filter(settings)
+    except UserError as error:
+        return [str(error)]
     return []
 
 

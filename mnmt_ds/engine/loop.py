@@ -138,6 +138,8 @@ def finish_update(training: Training, loops: Mapping[str, StudentLoop]) -> None:
         end(training)
     elif is_validation_due:
         training.replace_state(training.state())
+    elif training.finished():
+        training.keep_averages_since_ended()
 
 
 def end(training: Training) -> None:

@@ -447,6 +447,11 @@ class Training:
             records.keep_last(self.corpus, student)
             records.keep_averages(student)
 
+    def keep_averages_since_ended(self) -> None:
+        """Keeps the means that a run lacks which had ended before ``validation.average_k`` was set."""
+        for student in self.students:
+            records.keep_averages(student, replace=False)
+
     def close(self) -> None:
         """Closes the logs and everything else that lasts as long as the run."""
         self.tracker.close()

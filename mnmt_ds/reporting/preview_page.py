@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mnmt_ds.data.language_check import language_rows
 from mnmt_ds.data.preview import DROPPING, TextPreview, describe
 from mnmt_ds.reporting.page import render_page
 from mnmt_ds.reporting.tables import Table
@@ -28,7 +29,7 @@ def preview_tables(previews: Sequence[TextPreview]) -> list[Table]:
         " sentences, limits and shares of synthetic text are applied later, and stand in prepare's report",
         ("text", "read", *map(describe, used)), rows,
     )  # fmt: skip
-    return [counts, *(_examples(preview) for preview in previews)]
+    return [counts, *_languages(previews), *(_examples(preview) for preview in previews)]
 
 
 def preview_page(directory: str, previews: Sequence[TextPreview]) -> str:
@@ -47,6 +48,20 @@ def preview_page(directory: str, previews: Sequence[TextPreview]) -> str:
 def _order(kind: str) -> tuple[bool, bool, str]:
     """What is kept first, then what is dropped, then repairs and what is noticed."""
     return kind != "clean", kind not in DROPPING, kind
+
+
+def _languages(previews: Sequence[TextPreview]) -> list[Table]:
+    """The table of languages; none where py3langid is missing."""
+    by_name = {preview.name: preview.languages for preview in previews if preview.languages is not None}
+    if not by_name:
+        return []
+    head, *rows = language_rows(by_name)
+    return [Table(
+        "languages", "Which languages the text seems to be in",
+        "By py3langid, of up to 1,000 rows that are kept and have 20 letters or more. Another language, for certain or"
+        " perhaps; close languages, which identifiers confuse, stand apart. clean.language: drop leaves out what is"
+        " certain", tuple(head), [tuple(row) for row in rows], is_text=True,
+    )]  # fmt: skip
 
 
 def _examples(preview: TextPreview) -> Table:

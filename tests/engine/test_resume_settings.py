@@ -61,7 +61,10 @@ def test_legs_of_one_run(tiny_corpus: Path, tmp_path: Path) -> None:
         {"train": {"max_steps": 0, "max_epochs": 1, "max_tokens": 400, "label_smoothing": 0.6},
          "method": {"alpha": 0.3, "teachers": {"cache": "off"}}, "validation": {"every": 0}},
     ]  # fmt: skip
-    first, refused, anew, larger = on_ranks(1, train_legs, str(tiny_corpus), str(run), [(1, leg) for leg in legs])[0]
+    legs.append({**legs[-1], "validation": {"every": 0, "average_k": 2}})  # once it has ended
+    first, refused, anew, larger, averages = on_ranks(
+        1, train_legs, str(tiny_corpus), str(run), [(1, leg) for leg in legs]
+    )[0]
     assert "starting from the beginning" in " ".join(first)
     assert "model.d_model: 32 -> 64: the weights" in refused[-1] and "train.seed: 1 -> 5: dropout" in refused[-1]
     assert "train.label_smoothing: 0.1 -> 0.6: dev losses have other units; bests and patience begin anew" in anew
@@ -73,6 +76,7 @@ def test_legs_of_one_run(tiny_corpus: Path, tmp_path: Path) -> None:
     ):
         assert line in larger
     assert any("sentences that are left of it are batched anew" in line for line in larger)
+    assert any("average, average_" in line and "fewer than two checkpoints" in line for line in averages), averages
     records = read_records(run / "metrics.jsonl")
     changed = [record["changed"] for record in records if record["kind"] == "run" and "changed" in record]
     assert [sorted(names)[-2:] for names in changed] == [

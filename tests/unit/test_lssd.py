@@ -335,7 +335,7 @@ def test_averages_of_a_run_that_kept_none_begin_with_its_bests() -> None:
     assert best.selected() == "no best yet"
 
 
-def test_an_average_leaves_out_what_is_gone(tmp_path: Path) -> None:
+def test_an_average_leaves_out_what_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A removed and a damaged snapshot at the end of a run: they are named, and the run ends well."""
     facts = {"model": {}, "vocabulary_size": 9, "framing": {}, "pairs": ["a-en"], "tokenizer_hash": ""}
     for update in (1, 2, 3):
@@ -344,3 +344,8 @@ def test_an_average_leaves_out_what_is_gone(tmp_path: Path) -> None:
     snapshots.average(tmp_path, {"average": [1, 2, 3, 4], "average_a-en": [3, 4]})
     assert read_weights(tmp_path / "average")["w"].tolist() == [1.5, 1.5]
     assert not (tmp_path / "average_a-en").exists()
+    assert "average_a-en not written, for fewer than two checkpoints of each were kept" in caplog.text
+    caplog.clear()
+    snapshots.average(tmp_path, {"average": [1, 4], "average_b-en": [1], "average_c-en": [2]}, replace=False)
+    assert read_weights(tmp_path / "average")["w"].tolist() == [1.5, 1.5]
+    assert "average_b-en, average_c-en not written" in caplog.text

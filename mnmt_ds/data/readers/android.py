@@ -63,8 +63,8 @@ def _folder(root: Path, language: str, codes: Any) -> Path:
         folders = [root / codes[language]]
     else:
         by_code = {path: _code(path.name) for path in sorted(root.glob("values-*")) if path.is_dir()}
-        names = codes_for(language, [code for code in by_code.values() if code], str(root))
-        folders = [path for path, code in by_code.items() if code in names]
+        meant = codes_for(language, [code for code in by_code.values() if code], str(root))
+        folders = [path for path, code in by_code.items() if code in meant]
         if not folders and canonical_language(language) == "en" and "values" not in codes.values():
             folders = [root / "values"]
     if len(folders) != 1 or not folders[0].is_dir():

@@ -54,7 +54,7 @@ def records(request: ReadRequest) -> Iterator[tuple[int, dict[str, Any]]]:
 def _lines(path: str, stream: IO[bytes], max_bytes: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and record of every line that is not empty."""
     number = 0
-    readline, decode = stream.readline, json.JSONDecoder().scan_once
+    readline, decode = stream.readline, json.JSONDecoder().scan_once  # type: ignore[attr-defined]
     while line := readline(max_bytes + 1):
         number += 1
         if len(line) > max_bytes:

@@ -80,9 +80,9 @@ def names_in(path: str, request: ReadRequest, fields: Collection[str]) -> tuple[
     Raises:
         UserError: where several fields are.
     """
-    names = []
+    names, distinct = [], list(dict.fromkeys(fields))
     for language, name in zip((request.source, request.target), request.names, strict=True):
-        found = [] if request.columns or language in request.codes else codes_for(language, list(dict.fromkeys(fields)), path)
+        found = [] if request.columns or language in request.codes else codes_for(language, distinct, path)
         if len(found) > 1:
             raise UserError(f"{path}: '{language}' may be {' or '.join(found)}: say which in 'codes'")
         names.append(found[0] if found else name)

@@ -49,11 +49,11 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     },
     "data.corpora": {FREE: "train dev test"},
     "data.corpora.train": {FREE: "format path target_path columns split domain codes min_scores clean synthetic"},
-    "data.corpora.train.clean": {FREE: "max_words max_characters max_ratio min_script copied placeholders"},
+    "data.corpora.train.clean": {FREE: "max_words max_characters max_ratio min_script copied placeholders language"},
     "data.corpora.train.synthetic": {FREE: "tag share"},
     "data.clean": {
         FREE: "bad_lines max_line_bytes max_words max_key_words max_characters max_ratio min_script copied placeholders"
-        " duplicates drop_domains domain_cap unicode"
+        " language duplicates drop_domains domain_cap unicode"
     },
     "data.split": {FREE: "key_language dev test seed"},
     "data.tokenizer": {

@@ -87,7 +87,7 @@ def read_expert(
     return {name: weights[name] for name in names} if names is not None else weights
 
 
-def average(run: Path, updates: Mapping[str, Sequence[int]]) -> None:
+def average(run: Path, updates: Mapping[str, Sequence[int]], replace: bool = True) -> None:
     """Writes means of snapshots' weights as model directories of the run; called on the main rank.
 
     A snapshot that somebody removed or damaged is named and left out: it ends no run that is trained to its end.
@@ -95,8 +95,12 @@ def average(run: Path, updates: Mapping[str, Sequence[int]]) -> None:
     Args:
         run: the student's directory.
         updates: of the snapshots whose mean each directory gets, by its name.
+        replace: also directories that are there already.
     """
+    alone = []
     for name, chosen in updates.items():
+        if not replace and (run / name).exists():
+            continue
         present = []
         for directory in (run / "snapshots" / str(update) for update in chosen):
             try:
@@ -107,7 +111,9 @@ def average(run: Path, updates: Mapping[str, Sequence[int]]) -> None:
         if len(present) > 1:
             save_model(run / name, *average_models(present))
         else:
-            LOG.warning("%s: not written, for fewer than two of its checkpoints are there", run / name)
+            alone.append(name)
+    if alone:
+        LOG.warning("%s: %s not written, for fewer than two checkpoints of each were kept", run, ", ".join(alone))
 
 
 def link(run: Path, names: Iterable[str], update: int) -> None:

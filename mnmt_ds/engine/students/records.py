@@ -162,19 +162,20 @@ def keep_last(corpus: Corpus, student: Student) -> None:
     student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, ["last"], student.updates)
 
 
-def keep_averages(student: Student) -> None:
+def keep_averages(student: Student, replace: bool = True) -> None:
     """Averages the weights of the best checkpoints, as ``validation.average_k`` says, into model directories.
 
     Args:
         student: all of its ranks call this together.
+        replace: also those that are there already.
     """
     names = {
         "average" if name == OVERALL else f"average_{name}": values for name, values in student.best.lowest.items()
     }
     if not student.recipe.validation.keep_best_per_pair:
         names = {name: values for name, values in names.items() if name == "average"}
-    updates = {name: [best.update for best in values] for name, values in names.items() if len(values) > 1}
-    student.engine.layout.ranks.on_main_first(snapshots.average, student.directory, updates)
+    updates = {name: [best.update for best in values] for name, values in names.items()}
+    student.engine.layout.ranks.on_main_first(snapshots.average, student.directory, updates, replace)
 
 
 def _write_snapshot(corpus: Corpus, student: Student, facts: dict[str, Any]) -> None:

@@ -1,0 +1,288 @@
+"""Whether text is in the language that it should be in, by py3langid: a report of samples, and the rule that drops.
+
+Identifiers confuse close languages and short texts. So a text counts as another language's only where it has
+``MIN_LETTERS`` letters, the identifier is ``CONFIDENT``, and the two languages are not close; what is identified as a
+close language is counted apart. py3langid knows some 140 languages; text in others is not checked.
+"""
+
+import functools
+import importlib.metadata
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from mnmt_ds.data.held_out_overlap import LanguageFile
+from mnmt_ds.data.language_codes import canonical_language, may_be_same
+from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.errors import UserError
+
+MIN_LETTERS = 20
+"""Letters of a text that is looked at."""
+MIN_CHARACTERS = 8
+"""The same in Chinese, Japanese and Korean."""
+CONFIDENT = 0.8
+"""Probability from which another language is taken for certain, from 0 to 1."""
+SAMPLE = 1000
+"""Lines of a text that are looked at, evenly spaced; of a shorter one all."""
+LISTED, EXAMPLES = 3, 2
+"""Other languages, and texts in such, that a report names."""
+NOTED_SHARE = 0.02
+"""From this share of another language on a text is named in what ``prepare`` prints."""
+_CLOSE = (
+    "bs cnr hr sl sr", "bg mk sr", "be ru uk", "cs sk", "da nn no sv", "fo is", "af fy li nl", "de lb", "en pcm",
+    "an ast ca es ext gl oc pt", "fr gcf gcr ht oc wa", "co fur it la lij lmo scn vec", "ltg lv", "et vro",
+    "bjn id jv min ms su", "bik ceb tl", "as bn", "bho hi kok mai mr ne sa", "ckb fa ku ps sdh tg ur",
+    "az azb crh tk tr", "ba kk ky tt", "ug uz uzs", "nr ss xh zu", "nso st tn", "rn rw", "am ti", "hbo he yi",
+    "el grc", "ga gd gv",
+    "aeb acm apc ar ary arz", "gan hak nan wuu yue zh", "bo dz",
+)  # fmt: skip
+"""Groups of languages that are close in writing, by canonical codes."""
+_CJK = ("ja", "ko", "wuu", "yue", "zh")
+_LETTERS = re.compile(r"[^\W\d_]")
+_NO_LANGUAGE = ("zxx", "und")
+"""What identifiers call text in no language."""
+Verdict = Literal["short", "same", "close", "unsure", "other"]
+
+
+class LanguageCounts(NamedTuple):
+    """What the lines of a text are identified as."""
+
+    language: str
+    """As the recipe has it."""
+    lines: int
+    """Lines that were looked at, short ones aside."""
+    close: int
+    """Lines identified as a close language."""
+    unsure: int
+    """Lines identified as another one, not for certain."""
+    other: int
+    """Lines that are in another language for certain."""
+    found: dict[str, int]
+    """Which other and close languages, and how often; the most frequent ones."""
+    examples: list[str]
+    """Some lines in other languages."""
+
+
+def identify(text: str) -> tuple[str, float]:
+    """Identifies a text's language.
+
+    Args:
+        text: a sentence.
+
+    Returns:
+        The language's code, and its probability (py3langid's scores, scaled by the text's length, as its ``norm_probs``
+        does).
+    """
+    from py3langid import rank
+
+    scores = rank(text)
+    temperature = math.sqrt(len(text.encode()) or 1)
+    return str(scores[0][0]), 1 / sum(math.exp((score - scores[0][1]) / temperature) for _, score in scores)
+
+
+@functools.cache
+def identifier_version() -> str | None:
+    """Returns the version of py3langid; None where it is not installed."""
+    try:
+        return importlib.metadata.version("py3langid")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def is_known(language: str) -> bool:
+    """Returns whether the identifier knows a language.
+
+    Args:
+        language: any code of it.
+
+    Returns:
+        Whether one of its codes may mean it.
+    """
+    from py3langid import rank
+
+    return any(may_be_same(code, language) for code, _ in rank("text"))
+
+
+@functools.cache
+def are_close(first: str, second: str) -> bool:
+    """Returns whether identifiers confuse two languages.
+
+    Args:
+        first: a language's code.
+        second: another code.
+
+    Returns:
+        Whether they are close in writing.
+    """
+    codes = {canonical_language(first), canonical_language(second)}
+    return any(codes <= set(group.split()) for group in _CLOSE)
+
+
+def judge(text: str, language: str) -> tuple[Verdict, str]:
+    """Judges whether a text is in a language that the identifier knows.
+
+    Args:
+        text: a sentence.
+        language: any code of the language.
+
+    Returns:
+        The verdict, and the language that it is identified as; empty for a short text.
+    """
+    is_cjk = canonical_language(language) in _CJK
+    if len(text) < MIN_CHARACTERS or sum(1 for _ in _LETTERS.finditer(text)) < (
+        MIN_CHARACTERS if is_cjk else MIN_LETTERS
+    ):
+        return "short", ""
+    found, probability = identify(text)
+    if may_be_same(found, language):
+        return "same", found
+    if are_close(found, language):
+        return "close", found
+    return "other" if probability >= CONFIDENT and found not in _NO_LANGUAGE else "unsure", found
+
+
+def is_in_other_language(text: str, language: str) -> bool:
+    """Returns whether a text is in another language for certain; what ``clean.language: drop`` drops.
+
+    Args:
+        text: a sentence.
+        language: any code of its language.
+
+    Returns:
+        False also where the identifier does not know the language.
+    """
+    return is_known(language) and judge(text, language)[0] == "other"
+
+
+def check_language_filter(settings: DataSettings) -> None:
+    """Checks that pairs in other languages can be dropped, where the recipe asks for it.
+
+    Args:
+        settings: the recipe's ``data`` section.
+
+    Raises:
+        UserError: where py3langid is not installed.
+    """
+    corpora = [entry for files in settings.corpora.values() for entry in files.train]
+    monolingual = [entry for files in settings.monolingual.values() for entry in files]
+    asked = [settings.clean.language, *(entry.clean.language for entry in (*corpora, *monolingual) if entry.clean)]
+    if identifier_version() is None and "drop" in asked:
+        raise UserError("clean.language: drop needs the package 'py3langid'; pip install 'mnmt_ds[langid]'")
+
+
+def count_languages(texts: Iterable[str], language: str) -> LanguageCounts | None:
+    """Counts what texts are identified as.
+
+    Args:
+        texts: sentences.
+        language: the language in which they should be.
+
+    Returns:
+        Counts; None where the identifier does not know the language.
+    """
+    if not is_known(language):
+        return None
+    verdicts: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    examples: list[str] = []
+    for text in texts:
+        verdict, code = judge(text, language)
+        verdicts[verdict] += 1
+        found.update([code] if verdict in ("other", "close") else [])
+        if verdict == "other" and len(examples) < EXAMPLES:
+            examples.append(f"{code}: {text[:80]}")
+    return LanguageCounts(
+        language, verdicts.total() - verdicts["short"], verdicts["close"], verdicts["unsure"], verdicts["other"],
+        dict(found.most_common(LISTED)), examples,
+    )  # fmt: skip
+
+
+def sampled_lines(path: Path) -> list[str]:
+    """Reads evenly spaced lines of a text.
+
+    Args:
+        path: UTF-8 text, a sentence a line.
+
+    Returns:
+        At most ``SAMPLE`` lines.
+    """
+    with path.open("rb") as stream:
+        total = sum(chunk.count(b"\n") for chunk in iter(functools.partial(stream.read, 1 << 20), b""))
+    with path.open("rb") as stream:
+        return [line.decode().rstrip("\n") for line in itertools.islice(stream, 0, None, max(1, -(-total // SAMPLE)))]
+
+
+def check_languages(files: Mapping[str, Sequence[LanguageFile]]) -> dict[str, list[LanguageCounts | None]] | None:
+    """Looks at what languages the texts of a corpus are in.
+
+    Args:
+        files: by name, a file a side.
+
+    Returns:
+        Counts by name, one a side (None: the identifier does not know the language); None where py3langid is missing.
+    """
+    if identifier_version() is None:
+        return None
+    return {
+        name: [count_languages(sampled_lines(file.path), file.language) for file in sides]
+        for name, sides in files.items()
+    }
+
+
+def language_lines(languages: Mapping[str, Sequence[Any]] | None) -> list[str]:
+    """Formats which texts seem to be in another language.
+
+    Args:
+        languages: from ``check_languages``, also as JSON gives it back.
+
+    Returns:
+        A line for each such text and side; one line where there is none.
+    """
+    if languages is None:
+        return ["languages not checked; pip install 'mnmt_ds[langid]' (py3langid) checks them"]
+    lines, most = [], 0.0
+    unknown: dict[str, None] = {}
+    for name, sides in languages.items():
+        names = name.partition(".")[0].split("-") if len(sides) == 2 else [name]
+        for side, values in zip(names, sides, strict=True):
+            if values is None:
+                unknown[side.removeprefix("mono.")] = None
+                continue
+            counts = LanguageCounts(*values)
+            share = counts.other / counts.lines if counts.lines else 0.0
+            most = max(most, share)
+            if share >= NOTED_SHARE:
+                found = ", ".join(f"{code} {count:,}" for code, count in counts.found.items())
+                lines.append(
+                    f"{name}, {counts.language}: {share:.1%} of {counts.lines:,} lines seem to be in another language"
+                    f" ({found}; such as '{counts.examples[0]}'); clean.language: drop leaves such pairs out"
+                )
+    if not lines:
+        lines = [f"languages: of no text {NOTED_SHARE:.0%} of the lines seem to be in another one (at most {most:.1%})"]
+    return lines + ([f"languages that py3langid does not know: {', '.join(unknown)}"] if unknown else [])
+
+
+def language_rows(languages: Mapping[str, Sequence[Any]]) -> list[list[str]]:
+    """Formats a table of all texts.
+
+    Args:
+        languages: from ``check_languages``, also as JSON gives it back.
+
+    Returns:
+        The head, then a row a text and side.
+    """
+    rows = [
+        ["text", "language", "lines", "another language", "not for certain", "a close language", "which", "such as"]
+    ]
+    for name, sides in languages.items():
+        for values in filter(None, sides):
+            counts = LanguageCounts(*values)
+            found = ", ".join(f"{code} {count:,}" for code, count in counts.found.items())
+            numbers = [f"{number:,}" for number in (counts.lines, counts.other, counts.unsure, counts.close)]
+            rows.append([name, counts.language, *numbers, found, "; ".join(counts.examples)])
+    return rows

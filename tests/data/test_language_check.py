@@ -1,0 +1,139 @@
+"""The language check: what it reports, what it drops on demand, and what it leaves alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("py3langid")
+
+from mnmt_ds.cli.main import main
+from mnmt_ds.data import language_check
+from mnmt_ds.data.language_check import are_close, check_languages, count_languages, judge, language_lines
+from mnmt_ds.data.prepare import prepare
+from mnmt_ds.data.preview import preview
+from mnmt_ds.data.validate import validate
+from mnmt_ds.errors import UserError
+from mnmt_ds.json_files import read_json
+
+GERMAN = [
+    "Die alten Häuser stehen seit hundert Jahren an derselben Straße.",
+    "Am Abend liest der Lehrer den Kindern eine lange Geschichte vor.",
+    "Zwischen den Bergen fließt ein schmaler Fluss mit kaltem Wasser.",
+    "Niemand weiß genau, warum der Zug heute so spät gekommen ist.",
+]
+ENGLISH = [
+    "The old houses have been standing in the same street for a hundred years.",
+    "In the evening the teacher reads a long story to the children.",
+    "Between the mountains there flows a narrow river with cold water.",
+    "Nobody knows exactly why the train has come so late today.",
+]
+FRENCH = "Personne ne sait pourquoi le train est arrivé si tard aujourd'hui."
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "verdict"),
+    [
+        (GERMAN[0], "de", "same"), (GERMAN[0], "deu_Latn", "same"), (GERMAN[0], "en", "other"),
+        ("Die Datei", "en", "short"), (FRENCH, "de", "other"), (FRENCH, "xyz", "other"),
+        ("Ovo je mali primjer teksta na našem jeziku, koji nije dug.", "sr_Latn", "close"),
+        ("Det er ikke så lenge siden de gamle husene ble bygget her.", "nb", "same"),
+        ("Det er ikke så lenge siden de gamle husene ble bygget her.", "nn", "same"),
+        ("Ini adalah contoh kalimat yang tidak terlalu panjang untuk dibaca.", "ms", "close"),
+        ("这些老房子在同一条街上已经有一百年了。", "zh_Hans", "same"),
+        ("这些老房子在同一条街上已经有一百年了。", "ja", "other"),
+        ("1234 5678 9012 3456 7890 ---- 1234 5678", "en", "short"),
+    ],
+)  # fmt: skip
+def test_verdicts(text: str, language: str, verdict: str) -> None:
+    assert judge(text, language)[0] == verdict
+
+
+def test_close_languages_have_one_code_each() -> None:
+    groups = [group.split() for group in language_check._CLOSE]
+    assert all(
+        len(group) > 1 and group == [language_check.canonical_language(code) for code in group] for group in groups
+    )
+    assert are_close("hrv_Latn", "sr@latin") and are_close("ind", "zsm_Latn") and not are_close("de", "en")
+
+
+def test_what_the_identifier_does_not_know_is_not_judged() -> None:
+    assert count_languages([FRENCH], "qaa") is None
+    assert "languages that py3langid does not know: qaa" in language_lines({"qaa-en.train": [None, [*_counts("en")]]})
+
+
+def _counts(language: str) -> language_check.LanguageCounts:
+    counts = count_languages([*ENGLISH, FRENCH], language)
+    assert counts is not None
+    return counts
+
+
+def test_counts_name_what_was_found() -> None:
+    counts = _counts("en")
+    assert (counts.lines, counts.other, counts.close, counts.unsure) == (5, 1, 0, 0)
+    assert counts.found == {"fr": 1} and counts.examples == [f"fr: {FRENCH}"]
+    (line,) = language_lines({"mono.en": [counts]})
+    assert line.startswith("mono.en, en: 20.0% of 5 lines seem to be in another language (fr 1; such as 'fr: Personne")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, settings_of: Callable[..., Any]) -> Callable[..., Any]:
+    """Settings of a pair, of whose German side every fifth line is French or English."""
+
+    def make(**clean: Any) -> Any:
+        rows = [(f"{GERMAN[i % 4]} {_word(i)}", f"{ENGLISH[i % 4]} {_word(i)}") for i in range(80)]
+        rows += [(f"{FRENCH} {_word(i)}", f"{ENGLISH[3]} {_word(i)} so") for i in range(20)]
+        text = "".join(f"{source}\t{target}\n" for source, target in rows)
+        (tmp_path / "text.tsv").write_text(text, encoding="utf-8")
+        files = [{"format": "tsv", "path": str(tmp_path / "text.tsv"), **({"clean": clean} if clean else {})}]
+        return settings_of(pairs=["de-en"], corpora={"de-en": {"train": files}})
+
+    return make
+
+
+def _word(number: int) -> str:
+    return "".join(chr(ord("b") + int(digit)) for digit in str(number))
+
+
+def test_prepare_reports_and_keeps(corpus: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    directory = prepare(corpus(), processes=1).parent
+    output = capsys.readouterr().out
+    assert "de-en.train, de: " in output and "seem to be in another language (fr " in output
+    assert "de-en.train, en: " not in output
+    report = read_json(directory / "report.json")
+    assert "language" not in report["pairs"]["de-en"]["dropped"] and report["pairs"]["de-en"]["read"] == 100
+    counts = report["language_check"]["de-en.train"]
+    assert counts[0][4] > 10 and counts[1][4] == 0
+    assert "| de-en.train | de |" in (directory / "report.md").read_text(encoding="utf-8")
+
+
+def test_dropping_is_on_demand_and_counted(corpus: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    settings = corpus(language="drop")
+    (shown,) = preview(settings, 1)
+    assert shown.counts["language"] == 20 and shown.languages is not None
+    assert [counts.other for counts in shown.languages if counts] == [0, 0]
+    assert any(example.kind == "language" and example.source.startswith("Personne") for example in shown.examples)
+    report = read_json(prepare(settings, processes=1).parent / "report.json")
+    assert report["pairs"]["de-en"]["dropped"] == {"language": 20}
+    assert "languages: of no text 2% of the lines seem to be in another one (at most 0.0%)" in capsys.readouterr().out
+
+
+def test_the_preview_shows_languages(corpus: Callable[..., Any], tmp_path: Path) -> None:
+    import yaml
+
+    recipe, page = tmp_path / "recipe.yaml", tmp_path / "preview.html"
+    recipe.write_text(yaml.safe_dump({"data": corpus().model_dump(mode="json")}))
+    assert main(["prepare", str(recipe), "--preview", str(page), "--processes", "1"]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "Which languages the text seems to be in" in html and "fr 20" in html and "fr: Personne ne sait" in html
+
+
+def test_without_py3langid(corpus: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_check, "identifier_version", lambda: None)
+    assert check_languages({}) is None
+    assert language_lines(None) == ["languages not checked; pip install 'mnmt_ds[langid]' (py3langid) checks them"]
+    message = "clean.language: drop needs the package 'py3langid'; pip install 'mnmt_ds.langid.'"
+    with pytest.raises(UserError, match=message):
+        prepare(corpus(language="drop"), processes=1)
+    assert any("py3langid" in fault for fault in validate(corpus(language="drop"), processes=1))
