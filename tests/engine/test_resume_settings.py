@@ -80,7 +80,7 @@ def test_legs_of_one_run(tiny_corpus: Path, tmp_path: Path) -> None:
     records = read_records(run / "metrics.jsonl")
     changed = [record["changed"] for record in records if record["kind"] == "run" and "changed" in record]
     assert [sorted(names)[-2:] for names in changed] == [
-        ["train.max_steps", "train.patience"], ["train.patience", "validation.every"],
+        ["train.max_steps", "train.patience"], ["train.patience", "validation.every"], ["validation.average_k"],
     ]  # fmt: skip
     assert changed[0]["train.label_smoothing"] == [0.1, 0.6]
     last = state(run)

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ from mnmt_ds.errors import UserError
 CHUNK = 1 << 16
 """Bytes of an array that are read at once."""
 _SPACE = " \t\r\n"
+_NEXT = re.compile(r"[ \t\r\n]*,[ \t\r\n]*(?={)")
 
 
 def read(request: ReadRequest) -> Iterator[Row]:
@@ -103,6 +105,8 @@ def _elements(path: str, stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any
                 number += 1
                 expected_marks = ",]"
                 yield number, _checked(path, number, record)
+                if ahead := _NEXT.match(buffer, position):
+                    position, expected_marks = ahead.end(), ""
                 continue
         elif mark:
             raise UserError(f"{path}: not a JSON array: '{mark}' after record {number}, where , or ] is wanted")

@@ -35,6 +35,8 @@ def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]],
     filtered, are_names_known = bool(thresholds.columns), False
     for number, record in records:
         source, target = record.get(source_name), record.get(target_name)
+        if (source is None or target is None) and type(inner := record.get("translation")) is dict:
+            source, target = inner.get(source_name), inner.get(target_name)
         if type(source) is str and type(target) is str and not filtered:  # what most files are
             if missing:
                 missing.clear()

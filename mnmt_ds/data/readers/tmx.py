@@ -38,7 +38,8 @@ def read(request: ReadRequest) -> Iterator[Row]:
     source, target = request.names
     any_rows, chosen = False, dict[str, str]()
     for unit in elements(path, "tu"):
-        sides = [_variants(unit, language, path, chosen) for language in (source, target)]
+        segments = _segments(unit)
+        sides = [_variants(segments, language, path, chosen) for language in (source, target)]
         for source_segment, target_segment in zip(*sides, strict=False):
             any_rows = True
             texts = _texts(source_segment), _texts(target_segment)
@@ -51,14 +52,20 @@ def read(request: ReadRequest) -> Iterator[Row]:
         )
 
 
-def _variants(unit: Any, language: str, path: str, chosen: dict[str, str]) -> list[Any]:
-    """The unit's segments in a language, or else in its first variety; a choice of several is said once a file."""
+def _segments(unit: Any) -> dict[str, list[Any]]:
+    """The unit's segments by the codes of their languages."""
     segments_by_code: dict[str, list[Any]] = {}
-    for variant in unit.iterfind("{*}tuv"):
-        variant_code = (variant.get(LANG) or variant.get("lang") or "").lower().replace("_", "-")
-        segment = variant.find("{*}seg")
-        if segment is not None:
-            segments_by_code.setdefault(variant_code, []).append(segment)
+    for variant in unit:
+        if local_name(variant) == "tuv":
+            code = (variant.get(LANG) or variant.get("lang") or "").lower().replace("_", "-")
+            segment = next((child for child in variant if local_name(child) == "seg"), None)
+            if segment is not None:
+                segments_by_code.setdefault(code, []).append(segment)
+    return segments_by_code
+
+
+def _variants(segments_by_code: dict[str, list[Any]], language: str, path: str, chosen: dict[str, str]) -> list[Any]:
+    """A unit's segments in a language, or else in its first variety; a choice of several is said once a file."""
     code = language.lower().replace("_", "-")
     if code in segments_by_code:
         return segments_by_code[code]
@@ -75,6 +82,8 @@ def _variants(unit: Any, language: str, path: str, chosen: dict[str, str]) -> li
 
 def _texts(segment: Any) -> list[str]:
     """The segment's own text, then those of the sub elements in its codes."""
+    if not len(segment):
+        return [segment.text or ""]
     own, inner = [segment.text or ""], []
     for child in segment:
         name = local_name(child)
