@@ -61,7 +61,7 @@ class LanguageCounts(NamedTuple):
     """Lines identified as another one, not for certain."""
     other: int
     """Lines that are in another language for certain."""
-    found: dict[str, int]
+    identified: dict[str, int]
     """Which other and close languages, and how often; the most frequent ones."""
     examples: list[str]
     """Some lines in other languages."""
@@ -86,7 +86,11 @@ def identify(text: str) -> tuple[str, float]:
 
 @functools.cache
 def identifier_version() -> str | None:
-    """Returns the version of py3langid; None where it is not installed."""
+    """Looks up py3langid's version.
+
+    Returns:
+        The version; None where it is not installed.
+    """
     try:
         return importlib.metadata.version("py3langid")
     except importlib.metadata.PackageNotFoundError:
@@ -138,12 +142,12 @@ def judge(text: str, language: str) -> tuple[Verdict, str]:
         MIN_CHARACTERS if is_cjk else MIN_LETTERS
     ):
         return "short", ""
-    found, probability = identify(text)
-    if may_be_same(found, language):
-        return "same", found
-    if are_close(found, language):
-        return "close", found
-    return "other" if probability >= CONFIDENT and found not in _NO_LANGUAGE else "unsure", found
+    identified, probability = identify(text)
+    if may_be_same(identified, language):
+        return "same", identified
+    if are_close(identified, language):
+        return "close", identified
+    return "other" if probability >= CONFIDENT and identified not in _NO_LANGUAGE else "unsure", identified
 
 
 def is_in_other_language(text: str, language: str) -> bool:
@@ -188,17 +192,17 @@ def count_languages(texts: Iterable[str], language: str) -> LanguageCounts | Non
     if not is_known(language):
         return None
     verdicts: Counter[str] = Counter()
-    found: Counter[str] = Counter()
+    identified: Counter[str] = Counter()
     examples: list[str] = []
     for text in texts:
         verdict, code = judge(text, language)
         verdicts[verdict] += 1
-        found.update([code] if verdict in ("other", "close") else [])
+        identified.update([code] if verdict in ("other", "close") else [])
         if verdict == "other" and len(examples) < EXAMPLES:
             examples.append(f"{code}: {text[:80]}")
     return LanguageCounts(
         language, verdicts.total() - verdicts["short"], verdicts["close"], verdicts["unsure"], verdicts["other"],
-        dict(found.most_common(LISTED)), examples,
+        dict(identified.most_common(LISTED)), examples,
     )  # fmt: skip
 
 
@@ -257,10 +261,10 @@ def language_lines(languages: Mapping[str, Sequence[Any]] | None) -> list[str]:
             share = counts.other / counts.lines if counts.lines else 0.0
             most = max(most, share)
             if share >= NOTED_SHARE:
-                found = ", ".join(f"{code} {count:,}" for code, count in counts.found.items())
+                identified = ", ".join(f"{code} {count:,}" for code, count in counts.identified.items())
                 lines.append(
                     f"{name}, {counts.language}: {share:.1%} of {counts.lines:,} lines seem to be in another language"
-                    f" ({found}; such as '{counts.examples[0]}'); clean.language: drop leaves such pairs out"
+                    f" ({identified}; such as '{counts.examples[0]}'); clean.language: drop leaves such pairs out"
                 )
     if not lines:
         lines = [f"languages: of no text {NOTED_SHARE:.0%} of the lines seem to be in another one (at most {most:.1%})"]
@@ -282,7 +286,7 @@ def language_rows(languages: Mapping[str, Sequence[Any]]) -> list[list[str]]:
     for name, sides in languages.items():
         for values in filter(None, sides):
             counts = LanguageCounts(*values)
-            found = ", ".join(f"{code} {count:,}" for code, count in counts.found.items())
+            identified = ", ".join(f"{code} {count:,}" for code, count in counts.identified.items())
             numbers = [f"{number:,}" for number in (counts.lines, counts.other, counts.unsure, counts.close)]
-            rows.append([name, counts.language, *numbers, found, "; ".join(counts.examples)])
+            rows.append([name, counts.language, *numbers, identified, "; ".join(counts.examples)])
     return rows

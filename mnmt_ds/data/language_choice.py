@@ -29,13 +29,13 @@ def codes_for(wanted: str, codes: Collection[str], place: str) -> list[str]:
     Returns:
         One code; several where it is open which is meant; none where no code fits.
     """
-    found = matching_codes(wanted, codes)
-    if len(found) > 1:
-        usual = [code for code in found if script_of_code(code) == ONE_SCRIPT.get(canonical_language(wanted))]
-        found = usual if len(usual) == 1 else found
-    if found and wanted not in found and (others := _other_members(wanted, codes)):
-        LOG.info("%s: '%s' is taken as %s, not as %s", place, wanted, " or ".join(found), ", ".join(others))
-    return found
+    matches = matching_codes(wanted, codes)
+    if len(matches) > 1:
+        usual = [code for code in matches if script_of_code(code) == ONE_SCRIPT.get(canonical_language(wanted))]
+        matches = usual if len(usual) == 1 else matches
+    if matches and wanted not in matches and (others := _other_members(wanted, codes)):
+        LOG.info("%s: '%s' is taken as %s, not as %s", place, wanted, " or ".join(matches), ", ".join(others))
+    return matches
 
 
 def _other_members(wanted: str, codes: Collection[str]) -> list[str]:

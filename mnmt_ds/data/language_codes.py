@@ -191,12 +191,12 @@ def fits(code: str, wanted: str) -> bool:
     Returns:
         Whether the two agree in all that both say.
     """
-    found, asked = parse_code(code), parse_code(wanted)
-    scripts = [_LIKE.get(script, script) for script in (found.implied_script, asked.implied_script)]
+    stated, asked = parse_code(code), parse_code(wanted)
+    scripts = [_LIKE.get(script, script) for script in (stated.implied_script, asked.implied_script)]
     return (
-        found.language == asked.language
+        stated.language == asked.language
         and (scripts[0] == scripts[1] or not all(scripts))
-        and (found.region == asked.region or not (found.region and asked.region))
+        and (stated.region == asked.region or not (stated.region and asked.region))
     )
 
 

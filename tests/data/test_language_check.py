@@ -72,7 +72,7 @@ def _counts(language: str) -> language_check.LanguageCounts:
 def test_counts_name_what_was_found() -> None:
     counts = _counts("en")
     assert (counts.lines, counts.other, counts.close, counts.unsure) == (5, 1, 0, 0)
-    assert counts.found == {"fr": 1} and counts.examples == [f"fr: {FRENCH}"]
+    assert counts.identified == {"fr": 1} and counts.examples == [f"fr: {FRENCH}"]
     (line,) = language_lines({"mono.en": [counts]})
     assert line.startswith("mono.en, en: 20.0% of 5 lines seem to be in another language (fr 1; such as 'fr: Personne")
 

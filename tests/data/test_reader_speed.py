@@ -124,9 +124,7 @@ def test_readers_are_about_as_fast_as_their_library(
     _write(path, alone, rows)
     request = ReadRequest(pair="fr-en", paths=(str(path),))
     assert [row[1:3] for row in READERS[format_].read(request)] == list(alone(path))
-    ours, library = (
-        min(_seconds(texts) for _ in range(4))
-        for texts in (lambda: READERS[format_].read(request), lambda: alone(path))
-    )
+    both = (lambda: READERS[format_].read(request)), (lambda: alone(path))
+    ours, library = map(min, zip(*[[_seconds(texts) for texts in both] for _ in range(8)], strict=True))
     print(f"{format_} {alone.__name__}: {ours:.3f} s, the library alone {library:.3f} s, ratio {ours / library:.2f}")
     assert ours <= MOST * library

@@ -41,10 +41,27 @@ def read(request: ReadRequest) -> Iterator[Row]:
         thresholds = Thresholds(path, request)
         for name in thresholds.columns:
             _index(path, header, str(name))
-        for number, cells in _records(path, text, separator, len(header)):
-            if thresholds.columns and not thresholds.pass_row(number, lambda name: cells[header.index(str(name))]):  # noqa: B023
-                continue
-            yield number, cells[source], cells[target], None
+        reader, width, filtered = (
+            csv.reader(text, delimiter=separator, strict=True),
+            len(header),
+            bool(thresholds.columns),
+        )
+        number = 2
+        try:
+            for cells in reader:
+                if len(cells) == width:
+                    if not filtered or thresholds.pass_row(number, lambda name: cells[header.index(str(name))]):  # noqa: B023
+                        yield number, cells[source], cells[target], None
+                elif cells:
+                    raise UserError(f"{path}:{number}: {len(cells)} cells, but the header has {width}; mend the line")
+                number = reader.line_num + 2
+        except csv.Error as error:
+            raise UserError(
+                f"{path}:{number}: not whole CSV ({error}); a quote is not closed, or not doubled within a cell; mend"
+                " it, or take format tsv for text without quotes"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 after line {number} ({error.reason}); convert the file") from None
         thresholds.log()
 
 
@@ -66,26 +83,6 @@ def _index(path: str, header: list[str], name: str) -> int:
         count = "no column" if name not in header else "several columns"
         raise UserError(f"{path}:1: {count} '{name}'; the columns are {', '.join(header[:80])}: say which in 'columns'")
     return header.index(name)
-
-
-def _records(path: str, text: io.TextIOWrapper, separator: str, width: int) -> Iterator[tuple[int, list[str]]]:
-    """First line and cells of every record below the header, which has ``width`` cells."""
-    reader = csv.reader(text, delimiter=separator, strict=True)
-    number = 2
-    try:
-        for cells in reader:
-            if len(cells) == width:
-                yield number, cells
-            elif cells:
-                raise UserError(f"{path}:{number}: {len(cells)} cells, but the header has {width}; mend the line")
-            number = reader.line_num + 2
-    except csv.Error as error:
-        remedy = (
-            "a quote is not closed, or not doubled within a cell; mend it, or take format tsv for text without quotes"
-        )
-        raise UserError(f"{path}:{number}: not whole CSV ({error}); {remedy}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 after line {number} ({error.reason}); convert the file") from None
 
 
 def example(folder: Path) -> dict[str, Any]:

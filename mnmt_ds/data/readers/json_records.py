@@ -82,7 +82,7 @@ def _lines(path: str, stream: IO[bytes], max_bytes: int) -> Iterator[tuple[int, 
 
 def _elements(path: str, stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Place and record of every element of an array."""
-    decode = json.JSONDecoder().raw_decode
+    decode = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
     text_of = codecs.getincrementaldecoder("utf-8-sig")()
     buffer, position, number, expected_marks, ended = "", 0, 0, "[", False
     while True:
@@ -98,13 +98,14 @@ def _elements(path: str, stream: IO[bytes]) -> Iterator[tuple[int, dict[str, Any
         if mark and expected_marks in ("", "]?"):
             try:
                 record, position = decode(buffer, position)
-            except (ValueError, RecursionError) as error:
+            except (ValueError, RecursionError, StopIteration) as error:
                 if ended or isinstance(error, RecursionError):
-                    raise UserError(f"{path}: record {number + 1} of its array is not JSON ({error})") from None
+                    reason = "Expecting value" if isinstance(error, StopIteration) else error
+                    raise UserError(f"{path}: record {number + 1} of its array is not JSON ({reason})") from None
             else:
                 number += 1
                 expected_marks = ",]"
-                yield number, _checked(path, number, record)
+                yield number, record if type(record) is dict else _checked(path, number, record)
                 if ahead := _NEXT.match(buffer, position):
                     position, expected_marks = ahead.end(), ""
                 continue

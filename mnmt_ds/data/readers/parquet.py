@@ -39,7 +39,7 @@ def read(request: ReadRequest) -> Iterator[Row]:
             return
         number = 0
         for batch in file.iter_batches(batch_size=BATCH, columns=list(dict.fromkeys(names))):
-            for texts in zip(batch.column(source).to_pylist(), batch.column(target).to_pylist(), strict=True):
+            for texts in zip(batch[source].to_pylist(), batch[target].to_pylist(), strict=True):
                 number += 1
                 yield number, texts[0] or "", texts[1] or "", None
 

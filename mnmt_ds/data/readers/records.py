@@ -84,10 +84,10 @@ def names_in(path: str, request: ReadRequest, fields: Collection[str]) -> tuple[
     """
     names, distinct = [], list(dict.fromkeys(fields))
     for language, name in zip((request.source, request.target), request.names, strict=True):
-        found = [] if request.columns or language in request.codes else codes_for(language, distinct, path)
-        if len(found) > 1:
-            raise UserError(f"{path}: '{language}' may be {' or '.join(found)}: say which in 'codes'")
-        names.append(found[0] if found else name)
+        matches = [] if request.columns or language in request.codes else codes_for(language, distinct, path)
+        if len(matches) > 1:
+            raise UserError(f"{path}: '{language}' may be {' or '.join(matches)}: say which in 'codes'")
+        names.append(matches[0] if matches else name)
     return names[0], names[1]
 
 
