@@ -41,12 +41,8 @@ def read(request: ReadRequest) -> Iterator[Row]:
         thresholds = Thresholds(path, request)
         for name in thresholds.columns:
             _index(path, header, str(name))
-        reader, width, filtered = (
-            csv.reader(text, delimiter=separator, strict=True),
-            len(header),
-            bool(thresholds.columns),
-        )
-        number = 2
+        reader = csv.reader(text, delimiter=separator, strict=True)
+        number, width, filtered = 2, len(header), bool(thresholds.columns)
         try:
             for cells in reader:
                 if len(cells) == width:

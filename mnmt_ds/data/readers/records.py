@@ -42,7 +42,7 @@ def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]],
                 missing.clear()
             yield number, source, target, None
             continue
-        if not are_names_known:
+        if missing and not are_names_known:
             names = source_name, target_name = names_in_record(path, request, record)
             missing, are_names_known = dict.fromkeys(names), True
         texts = texts_of_record(record, names)
