@@ -100,10 +100,10 @@ def _analyse(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The numbers of the analysis, by run, and the directory that they were written to."""
     from mnmt_ds.analysis import analyses
     from mnmt_ds.distributed import is_main, on_main_first
+    from mnmt_ds.reporting.runs import distinct_runs
 
     settings = _settings(args)
-    runs = list({run.resolve(): run for run in reversed(args.runs)}.values())[::-1]
-    output = args.output or args.runs[0] / "analysis"
+    runs, output = distinct_runs(args.runs), args.output or args.runs[0] / "analysis"
     _refuse_equal_names(runs)
     if is_main() and args.what in ("sensitivity", "prune"):
         _warn_of_unlike(runs, args.checkpoint, args.what, args.data)

@@ -64,13 +64,12 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.reporting.kept_bootstraps import BOOTSTRAPS, read_bootstraps
     from mnmt_ds.reporting.metrics import with_resource_classes
     from mnmt_ds.reporting.page import render_page
-    from mnmt_ds.reporting.runs import read_runs, student_directories
+    from mnmt_ds.reporting.runs import distinct_runs, read_runs, student_directories
     from mnmt_ds.reporting.summary import pair_rows, run_rows, score_signatures, summary_markdown
     from mnmt_ds.reporting.tables import change_table, table_markdown
 
     settings = ScoreSettings(samples=args.samples)
-    given = {run.resolve(): run for run in reversed(args.runs)}  # a run under two names is one run, not two seeds
-    directories = [directory for run in reversed(given.values()) for directory in student_directories(run)]
+    directories = [directory for run in distinct_runs(args.runs) for directory in student_directories(run)]
     runs = read_runs(directories, args.checkpoint, args.split)
     limits = {"high": args.high, "very_low": args.very_low}
     if any(limit is not None for limit in limits.values()):

@@ -143,6 +143,21 @@ def student_directories(run: Path) -> list[Path]:
     return sorted(path for path in (run / "students").glob("*") if path.is_dir()) or [run]
 
 
+def distinct_runs(directories: Sequence[Path]) -> list[Path]:
+    """Lists given runs once each: one that is given under two names is one run, not two seeds.
+
+    Args:
+        directories: as a user gave them.
+
+    Returns:
+        Directories in their order, each by the first of its names.
+    """
+    by_place: dict[Path, Path] = {}
+    for directory in directories:
+        by_place.setdefault(directory.resolve(), directory)
+    return list(by_place.values())
+
+
 def read_runs(directories: Sequence[Path], checkpoint: str = "best", split: str = "test") -> list[Run]:
     """Reads runs and labels them so that equal labels mean equal settings but for the seed.
 

@@ -212,3 +212,22 @@ def test_commands(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtur
     assert call("analyse", "specificity", runs[0], "-o", tmp_path) == 2
     assert "again, or give --others mean" in capsys.readouterr().err
     assert call("analyse", "sensitivity", runs[0], "--checkpoint", "none") == 2
+
+
+def test_runs_that_results_cannot_tell_apart_or_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Numbers and pictures hold runs by their directories' names; losses of another tokenizer have another unit."""
+    for place, name in (("a", "run"), ("b", "run"), ("b", "other"), ("b", "like")):
+        model = {"model": {}, "framing": {}, "pairs": [], "vocabulary_size": 9, "data_hash": "d"}
+        model["tokenizer_hash"] = "u" if name == "other" else "t"
+        (tmp_path / place / name / "best").mkdir(parents=True)
+        (tmp_path / place / name / "best" / "model.json").write_text(json.dumps(model))
+    run, same_name, other, like = (tmp_path / name for name in ("a/run", "b/run", "b/other", "b/like"))
+    assert call("analyse", "correlation", run, like, same_name) == 2
+    assert f"{run} and {same_name}: both are called run in the results" in capsys.readouterr().err
+    caplog.set_level("WARNING", "mnmt_ds")
+    assert call("analyse", "sensitivity", run, like, other) == 2, "the models have no weights"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{other}: its sensitivity is not comparable with that of {run}: a token is another unit: another tokenizer"
+    ]
