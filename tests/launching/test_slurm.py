@@ -166,7 +166,11 @@ def test_a_run_that_fails_or_is_cancelled_is_not_queued_again(tmp_path: Path, ti
         killed = Job(slurm, path)
         killed.reach(3)
         os.kill(killed.ranks(1)[0], signal.SIGKILL)
-        assert killed.end() == "FAILED", killed.said()
+        began = time.monotonic()
+        while killed.ranks(0) or killed.ranks(1):
+            time.sleep(0.05)
+        print(f"no rank is left after {(seconds := time.monotonic() - began):.1f} s")
+        assert killed.end() == "FAILED" and seconds < 5 * PATIENCE, killed.said()
         assert "srun: error: node-b: task 1: Killed" in killed.said()
 
         cancelled = Job(slurm, path)

@@ -83,8 +83,12 @@ def test_a_lost_node_ends_the_job_by_name(nodes: Nodes, tiny_corpus: Path, tmp_p
     else:
         nodes.cut_off(1)
     began = time.monotonic()
+    while nodes.ranks(0) or nodes.ranks(1) and how != "its network is gone":
+        time.sleep(0.05)
+    gone = time.monotonic() - began
     output = process.communicate(timeout=120)[0]
     seconds = time.monotonic() - began
+    print(f"{how}: no rank is left after {gone:.1f} s, launcher {seconds:.1f} s")
     assert process.returncode != 0 and seconds < 40, f"{seconds:.0f} s\n{output}"
     assert "launch: node node-b: " in output, output
     assert not nodes.ranks(0), "ranks are left on the other node"
