@@ -28,11 +28,12 @@ from mnmt_ds.models.lora import is_adapter
 from mnmt_ds.models.settings import FreezeSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import shard_state
+from mnmt_ds.models.weights import read_elements, read_plain_weights, read_weights
 from mnmt_ds.teachers.async_reader import AsynchronousReader
 from mnmt_ds.teachers.cache_blocks import CachePlan, Ints, plan_cache
 from mnmt_ds.teachers.layer_streaming import FROZEN, FrozenShards, LayerStreamedTeachers
 from mnmt_ds.teachers.settings import TeacherSettings
-from mnmt_ds.teachers.shard_layout import extract_shard, shard_layout
+from mnmt_ds.teachers.shard_layout import assemble_shard, extract_shard, own_ranges, shard_layout
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
@@ -118,11 +119,15 @@ def build_teacher_pool(
 
     def load(version: Version) -> Tensor:
         if isinstance(version, int):
-            state = snapshots.read(run, version, sorted(names))
+            directory, is_plain = snapshots.directory_of(run, version), True
         else:
-            state = snapshots.read_expert(Path(version), model.settings, tokenizer_hash, sorted(names))
+            directory = Path(version)
+            is_plain = snapshots.check_expert(directory, model.settings, tokenizer_hash)
+        if is_plain and vocab_shard is None:
+            return assemble_shard(shards, read_elements(directory, own_ranges(shards, ranks)), dtype)
+        state = read_weights(directory, sorted(names)) if is_plain else read_plain_weights(directory)
         if vocab_shard is not None:
-            state = shard_state(vocab_shard, state, model)
+            state = shard_state(vocab_shard, {name: state[name] for name in names}, model)
         return extract_shard(shards, state, ranks, dtype)
 
     directory = (settings.disk or run / "teachers") / f"rank{layout.ranks.rank}"

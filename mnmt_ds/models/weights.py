@@ -1,9 +1,10 @@
 """Model directories: ``model.safetensors`` (fp32) beside ``model.json``; nothing is unpickled."""
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -23,6 +24,8 @@ from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weight_files import frozen_file
 
+Ranges = Mapping[str, tuple[int, int]]
+"""Of each weight's elements, flattened, the first one and the end of those that are read."""
 REMEDY = "restore the file, or take another checkpoint of the run"
 
 
@@ -160,6 +163,38 @@ def read_weights(directory: Path, names: Sequence[str] | None = None) -> dict[st
     Raises:
         UserError: where a file is missing or altered, or a weight is not finite.
     """
+    path = _verified_file(directory)
+    return _finite(
+        path, lambda file: {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    )
+
+
+def read_elements(directory: Path, ranges: Ranges) -> dict[str, Tensor]:
+    """Reads a part of a model directory's weights, verified: no more of the file than the rows that hold it.
+
+    Args:
+        directory: with ``model.safetensors`` and ``model.json``.
+        ranges: of each weight that is read, the range of its flattened elements.
+
+    Returns:
+        One-dimensional tensors on the CPU, by name; shorter where a range ends beyond the weight.
+
+    Raises:
+        UserError: where a file is missing or altered, or an element that is read is not finite.
+    """
+    return _finite(
+        _verified_file(directory), lambda file: {name: _elements(file, name, *ends) for name, ends in ranges.items()}
+    )
+
+
+def _elements(file: Any, name: str, start: int, stop: int) -> Tensor:
+    rows, *rest = file.get_slice(name).get_shape()
+    width = math.prod(rest)
+    first, end = min(start // width, rows), min(-(-stop // width), rows)
+    return file.get_slice(name)[first:end].flatten()[start - first * width : stop - first * width]
+
+
+def _verified_file(directory: Path) -> Path:
     path, digest = directory / "model.safetensors", describe_model(directory).get("sha256")
     try:
         is_altered = digest is not None and first_altered({path: str(digest)}, directory.resolve()) is not None
@@ -167,7 +202,7 @@ def read_weights(directory: Path, names: Sequence[str] | None = None) -> dict[st
         raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from None
     if is_altered:
         raise UserError(f"{path}: was altered (its SHA-256 is not model.json's); {REMEDY}")
-    return _finite_tensors(path, names)
+    return path
 
 
 def read_plain_weights(directory: Path) -> dict[str, Tensor]:
@@ -185,17 +220,18 @@ def read_plain_weights(directory: Path) -> dict[str, Tensor]:
     description = describe_model(directory)
     lora, state = _settings(directory, description).lora, read_weights(directory)
     if "frozen" in description:
-        state |= _finite_tensors(frozen_file(directory, description["frozen"]))
+        path = frozen_file(directory, description["frozen"])
+        state |= _finite(path, lambda file: {name: file.get_tensor(name) for name in list(file.keys())})
     if lora is None:
         return state
     return {name: merged(value, name, state, lora) for name, value in state.items() if not is_adapter(name)}
 
 
-def _finite_tensors(path: Path, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Tensors of a file, all or some; UserError where it cannot be read or one is not finite."""
+def _finite(path: Path, read: Callable[[Any], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors that are read of a file; UserError where it cannot be read or one is not finite."""
     try:
         with safe_open(path, "pt") as file:
-            weights = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+            weights = read(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from None
     for name, value in weights.items():

@@ -78,6 +78,19 @@ def shard_layout(
     return ShardLayout(tuple(pieces), pieces[0].length if has_projection else 0)
 
 
+def own_ranges(layout: ShardLayout, ranks: RankGroup) -> dict[str, tuple[int, int]]:
+    """Computes which elements of the parameters a rank's shard holds.
+
+    Args:
+        layout: how the model is cut.
+        ranks: the ranks that hold the shards.
+
+    Returns:
+        Of each parameter, flattened, the first element and the end; a last one may lie beyond it.
+    """
+    return {p.name: (ranks.rank * p.length, (ranks.rank + 1) * p.length) for p in layout.pieces}
+
+
 def extract_shard(
     layout: ShardLayout, parameters: Mapping[str, Tensor], ranks: RankGroup, dtype: torch.dtype
 ) -> Tensor:
@@ -92,10 +105,10 @@ def extract_shard(
     Returns:
         The shard, (length,).
     """
-    own_pieces = {}
-    for piece in layout.pieces:
-        flat = parameters[piece.name].detach().flatten()
-        own_pieces[piece.name] = flat[ranks.rank * piece.length : (ranks.rank + 1) * piece.length]
+    own_pieces = {
+        name: parameters[name].detach().flatten()[start:stop]
+        for name, (start, stop) in own_ranges(layout, ranks).items()
+    }
     return assemble_shard(layout, own_pieces, dtype)
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from mnmt_ds import metric_keys
 from mnmt_ds.batch import Batch, MicroBatchContent
+from mnmt_ds.errors import FaultList, UserError
 from mnmt_ds.teachers.shard_storage import Version
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.teacher_server import TeacherRequest, TeacherServer, TeacherStates
@@ -72,17 +73,27 @@ class TeacherPool:
     def restore(self, versions: Iterable[Version]) -> None:
         """Reads teachers from the files that a checkpoint refers to, and drops all others.
 
+        Each rank begins with other teachers, so that ranks verify different files at first: whoever comes second finds
+        a file's digest known.
+
         Args:
             versions: the teachers to have.
 
         Raises:
-            UserError: when a file is missing, altered or of another model.
+            UserError: on every rank, when a file is missing, altered or of another model.
         """
         versions = set(versions)
         self.keep_only(versions)
-        for version in sorted(versions, key=str):
-            if version not in self.teachers.shard_storage:
-                self.teachers.shard_storage.put(version, self._load_shard(version))
+        ranks, storage = self.teachers.ranks, self.teachers.shard_storage
+        missing = [version for version in sorted(versions, key=str) if version not in storage]
+        first = ranks.rank * len(missing) // ranks.size
+        faults: list[str] = []
+        try:
+            for version in [*missing[first:], *missing[:first]]:
+                storage.put(version, self._load_shard(version))
+        except UserError as error:
+            faults += error.faults
+        FaultList(dict.fromkeys(fault for of_rank in ranks.gather(faults) for fault in of_rank)).raise_any()
 
     def keep_only(self, versions: Iterable[Version]) -> None:
         """Drops all other teachers, with their cached states.

@@ -92,9 +92,10 @@ def _train(corpus: str, directory: str, case: Case) -> dict[str, Any]:
 def _whole(work: Any, version: int, dtype: torch.dtype) -> Any:
     from mnmt_ds.engine.checkpointing import snapshots
     from mnmt_ds.engine.teacher_setup import blank_model
+    from mnmt_ds.models.weights import read_weights
 
     model = blank_model(work.recipe, work.corpus.tokenizer.size)
-    state = snapshots.read(work.directory, version)
+    state = read_weights(snapshots.directory_of(work.directory, version))
     for name, parameter in model.named_parameters():
         parameter.data.copy_(state[name].to(dtype))
     return model

@@ -23,7 +23,6 @@ from mnmt_ds.config import dump
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.decoding.loading import open_translator
-from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.engine.checkpointing.verification import fault_of, write_manifest
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.recipe import load_recipe
@@ -31,6 +30,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.report import read_lines, read_verified_report
 from mnmt_ds.file_integrity import read_checked_json
 from mnmt_ds.files import sha256
+from mnmt_ds.models.weights import read_weights
 from mnmt_ds.record_lines import read_records, write_lines
 from mnmt_ds.run_files import METRICS, RECIPE, read_recipe, recipe_fault, write_recipe
 from mnmt_ds.study.run_state import MARK, read_mark, write_mark
@@ -152,7 +152,7 @@ def model(run: Path) -> Part:
 
 def teacher(run: Path) -> Part:
     files = [run / "snapshots" / "7" / name for name in ("model.safetensors", "model.json")]
-    return Part(files, lambda: snapshots.read(run, 7))
+    return Part(files, lambda: read_weights(run / "snapshots" / "7"))
 
 
 def checkpoint(run: Path) -> Part:

@@ -16,7 +16,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.files import remove, replace_link
 from mnmt_ds.models.averaging import average_models
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.weights import describe_model, read_plain_weights, read_weights, save_model
+from mnmt_ds.models.weights import describe_model, read_weights, save_model
 
 LOG = logging.getLogger(__name__)
 SHAPE = (
@@ -35,42 +35,35 @@ def write(run: Path, update: int, weights: dict[str, Tensor], description: dict[
         weights: on the CPU, by name.
         description: what ``model.json`` says of them.
     """
-    save_model(run / "snapshots" / str(update), weights, description)
+    save_model(directory_of(run, update), weights, description)
 
 
-def read(run: Path, update: int, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Reads the weights of an update, verified.
+def directory_of(run: Path, update: int) -> Path:
+    """Names the model directory of an update.
 
     Args:
         run: the student's directory.
-        update: whose weights.
-        names: of those that are read; None: all.
+        update: whose weights it holds.
 
     Returns:
-        Tensors on the CPU, by name.
-
-    Raises:
-        UserError: where the file is missing or altered, or a weight is not finite.
+        Its path.
     """
-    return read_weights(run / "snapshots" / str(update), names)
+    return run / "snapshots" / str(update)
 
 
-def read_expert(
-    directory: Path, shape: ModelSettings, tokenizer_hash: str, names: Sequence[str] | None = None
-) -> dict[str, Tensor]:
-    """Reads another run's weights as a teacher's, its adapters merged.
+def check_expert(directory: Path, shape: ModelSettings, tokenizer_hash: str) -> bool:
+    """Checks that another run's model can be a teacher.
 
     Args:
         directory: a model directory.
         shape: the student's.
         tokenizer_hash: the student's.
-        names: of the weights that are read; None: all.
 
     Returns:
-        Tensors on the CPU, by name.
+        Whether its file holds all weights as they are, with neither adapters nor frozen weights elsewhere.
 
     Raises:
-        UserError: where its tokenizer or shape is not the student's, or the file is missing or altered, or holds a NaN.
+        UserError: where its tokenizer or shape is not the student's.
     """
     description = describe_model(directory)
     if description.get("tokenizer_hash") != tokenizer_hash:
@@ -81,10 +74,7 @@ def read_expert(
     expert = ModelSettings(**description["model"])
     if odd := [name for name in SHAPE if getattr(expert, name) != getattr(shape, name)]:
         raise UserError(f"{directory}: its {', '.join(odd)} differ from the student's; train an expert of that shape")
-    if expert.lora is None and "frozen" not in description:
-        return read_weights(directory, names)
-    weights = read_plain_weights(directory)
-    return {name: weights[name] for name in names} if names is not None else weights
+    return expert.lora is None and "frozen" not in description
 
 
 def average(run: Path, updates: Mapping[str, Sequence[int]], replace: bool = True) -> None:
@@ -102,7 +92,7 @@ def average(run: Path, updates: Mapping[str, Sequence[int]], replace: bool = Tru
         if not replace and (run / name).exists():
             continue
         present = []
-        for directory in (run / "snapshots" / str(update) for update in chosen):
+        for directory in (directory_of(run, update) for update in chosen):
             try:
                 read_weights(directory, names=())  # verifies
                 present.append(directory)
@@ -136,7 +126,7 @@ def restore_links(run: Path, updates: Mapping[str, int]) -> None:
         updates: of the snapshots, by the links' names.
     """
     for name, update in updates.items():
-        if (run / "snapshots" / str(update)).is_dir():
+        if directory_of(run, update).is_dir():
             link(run, [name], update)
 
 

@@ -20,7 +20,7 @@ from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.evaluation.scores import AVERAGED, ScoreSettings, ceilings, macro_averages, score_pair
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
-from mnmt_ds.models.weights import describe_model
+from mnmt_ds.models.weights import describe_model, read_plain_weights
 
 LOG = logging.getLogger(__name__)
 DevScores = dict[str, dict[str, float]]
@@ -85,9 +85,9 @@ def dev_bleu(
     bleu: dict[str, float] = {}
     for path in dict.fromkeys(models.values()):
         pairs = [pair for pair, directory in models.items() if directory == path]
-        weights = snapshots.read_expert(path, shape, corpus.tokenizer.hash)
+        snapshots.check_expert(path, shape, corpus.tokenizer.hash)
         model = Transformer(shape.plain(), corpus.tokenizer.size).to(device())
-        model.load_state_dict(weights, strict=False)
+        model.load_state_dict(read_plain_weights(path), strict=False)
         scores = _scores(model, describe_model(path), corpus, pairs, settings, ranks)
         bleu |= {pair: row["bleu"] for pair, row in scores.items()}
     return bleu
