@@ -21,9 +21,8 @@ def write_corpus(folder: Path, share: float | None, tag: str = "<bt>") -> dict[s
     for name, count, shift in (("real", 120, 0), ("made", 90, 3)):
         rows = []
         for number in range(count):
-            words = [
-                WORDS[(number * 7 + place * (shift + 3) + number // 9) % len(WORDS)] for place in range(3 + number % 6)
-            ]
+            first, step = number * 7 + number // 9, shift + 3
+            words = [WORDS[(first + place * step) % len(WORDS)] for place in range(3 + number % 6)]
             rows.append(" ".join(f"{word[::-1]}bo" for word in words) + "\t" + " ".join(words) + f" {name}")
         (folder / f"{name}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     synthetic = {"tag": tag} | ({"share": share} if share else {})

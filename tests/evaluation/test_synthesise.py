@@ -20,9 +20,10 @@ from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.synthesis import PARTS, RECORD, closest
 from mnmt_ds.decoding.translation import open_decoder
 from mnmt_ds.errors import UserError
-from mnmt_ds.file_integrity import read_checked_json
+from mnmt_ds.file_integrity import read_checked_json, write_checked_json
 from tests.evaluation.runs import model_run
 from tests.evaluation.test_translate_options import translate
+from tests.small_disk import fill, small_disk
 
 LINES = ["derbo eulbbo", "hsifbo", "", "eulbbo hsifbo derbo", "derbo", "hsifbo derbo", "eulbbo"]
 
@@ -320,3 +321,51 @@ def test_a_model_that_is_replaced_while_it_works(
     opened = open_decoder(translator._replace(description=description), BeamSettings(), 2)
     with pytest.raises(UserError, match="was replaced since it was read"), opened:
         pass
+
+
+def test_of_several_students_the_best_for_the_pair_translates(
+    tiny_corpus: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the model's pair, which back-translation turns round; a student's own directory is a run, too."""
+    run, losses = tmp_path / "run", {"one": (1.0, 3.0), "two": (2.0, 2.0)}
+    for seed, (name, (bs, hi)) in enumerate(losses.items()):
+        student = model_run(run / "students" / name, tiny_corpus, seed)
+        path = student / "snapshots" / "7" / "model.json"
+        description = read_checked_json(path) | {"dev": {"bs-en": bs, "hi-en": hi}}
+        write_checked_json(path, description)
+    one, two = (run / "students" / name for name in losses)
+    expected = {name: translate(run / "students" / name, LINES) for name in losses}
+    assert expected["one"] != expected["two"]
+    assert synthesise(run, text, tmp_path / "forward") == 0
+    assert "student one, whose dev loss on bs-en is the lowest" in capsys.readouterr().err
+    assert lines_of(tmp_path / "forward" / "bs-en.en") == expected["one"]
+    assert synthesise(run, text, tmp_path / "back", direction="back") == 0
+    assert lines_of(tmp_path / "back" / "en-bs.en") == expected["one"]
+    assert synthesise(two, text, tmp_path / "two") == 0
+    assert lines_of(tmp_path / "two" / "bs-en.en") == expected["two"]
+    assert synthesise(one, text, tmp_path / "forward") == 0, "the same model: the corpus is there already"
+    assert synthesise(two, text, tmp_path / "forward") == 2
+
+
+def test_a_full_disk_costs_nothing_that_was_made(
+    run: Path, text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it becomes full: one line that names the disk; what was made goes on once there is room."""
+    whole = tmp_path / "whole"
+    assert synthesise(run, text, whole) == 0
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        out, refusals = disk / "out", 0
+        for left in range(0, 200_000, 4_096):
+            fill(disk, left)
+            capfd.readouterr()
+            code = synthesise(run, text, out)
+            if code == 0:
+                break
+            lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mnmt-ds ")]
+            assert code == 2 and len(lines) == 1 and "no space left on the disk" in lines[0], lines
+            assert str(disk) in lines[0]
+            refusals += 1
+        assert code == 0 and refusals > 2
+        for name in ("bs-en.bs", "bs-en.en"):
+            assert lines_of(out / name) == lines_of(whole / name)
+        assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
