@@ -3,7 +3,7 @@
 import functools
 import re
 
-from mnmt_ds.data.language_codes import canonical_language, parse_code
+from mnmt_ds.data.language_codes import canonical_language, parse_code, possible_languages
 
 LANGUAGES_OF_SCRIPT = {
     "Latin": "af az bs ca ceb cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr hu id ig is it jv lb ln lt lv mg"
@@ -71,6 +71,10 @@ SCRIPT_CODES = {
     "hang": "Hangul", "kore": "Hangul", "jpan": "Japanese", "hans": "Han", "hant": "Han", "hani": "Han",
 }  # fmt: skip
 """Scripts by their ISO 15924 code."""
+CHINESE = possible_languages("zh")
+"""Canonical codes of the Chinese languages."""
+WITHOUT_SPACES = CHINESE | {"ja", "bo", "dz", "km", "lo", "my", "shn", "th"}
+"""Canonical codes of the languages that write no spaces between words."""
 ONE_SCRIPT = {
     canonical_language(language): script
     for script, languages in LANGUAGES_OF_SCRIPT.items()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
+from mnmt_ds.data.language_codes import fits
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.errors import UserError
@@ -95,7 +96,8 @@ def warn_untrained_pair(translator: Translator, pair: str) -> None:
         pair: source and target language.
     """
     trained = translator.description.get("pairs") or [pair]
-    if pair not in trained:
+    sides = split_pair(pair)
+    if not any(all(map(fits, sides, split_pair(name))) for name in trained):
         LOG.warning("%s: not trained on %s (its pairs: %s); going on, but expect little of it", translator.directory,
                     pair, ", ".join(trained))  # fmt: skip
 

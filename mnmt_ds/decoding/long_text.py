@@ -3,11 +3,11 @@
 import re
 
 from mnmt_ds.data.language_codes import canonical_language
+from mnmt_ds.data.scripts import WITHOUT_SPACES
 from mnmt_ds.data.tokenizer import Tokenizer
 
 _END = re.compile(r"""(?<=[.!?…։؟۔।])["'»”’)\]]*\s+|(?<=[。！？])["'»”’）」』]*""")
 """Where a sentence may end: after its mark and closing quotes."""
-_WITHOUT_SPACES = frozenset(["zh", "ja", "th", "lo", "km", "my", "bo", "yue", "wuu", "lzh"])
 
 
 def split_long(text: str, language: str, tokenizer: Tokenizer, room: int) -> list[str]:
@@ -45,7 +45,7 @@ def join_parts(parts: list[str], language: str) -> str:
     Returns:
         One line, with spaces between the parts where the language writes any.
     """
-    return ("" if canonical_language(language) in _WITHOUT_SPACES else " ").join(part for part in parts if part)
+    return ("" if canonical_language(language) in WITHOUT_SPACES else " ").join(part for part in parts if part)
 
 
 def _sentences(text: str) -> list[str]:

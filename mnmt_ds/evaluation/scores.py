@@ -16,15 +16,16 @@ from pydantic import Field
 
 from mnmt_ds.config import Settings
 from mnmt_ds.data.language_codes import canonical_language
+from mnmt_ds.data.scripts import CHINESE, WITHOUT_SPACES
 from mnmt_ds.errors import UserError
 
 TOKENIZERS = (
     "auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none", "spm", "flores101", "flores200",
 )  # fmt: skip
-WITHOUT_SPACES = {
+TOKENIZER_OF = {
     "ja": "ja-mecab",
-    **dict.fromkeys(("zh", "gan", "hsn", "lzh", "wuu", "yue"), "zh"),
-    **dict.fromkeys(("bo", "dz", "km", "lo", "my", "shn", "th"), "char"),
+    **dict.fromkeys(CHINESE, "zh"),
+    **dict.fromkeys(WITHOUT_SPACES - CHINESE - {"ja"}, "char"),
 }
 """Target languages that 13a cannot tokenise, by their canonical codes, and what ``auto`` takes for them."""
 SPM_FILES = {
@@ -100,7 +101,7 @@ def bleu_tokenizer(name: str, target: str) -> str:
     if name not in TOKENIZERS:
         raise UserError(f"BLEU tokenizer '{name}': not known; take one of {', '.join(TOKENIZERS)}")
     if name == "auto":
-        name = WITHOUT_SPACES.get(canonical_language(target), "13a")
+        name = TOKENIZER_OF.get(canonical_language(target), "13a")
         return "char" if name in NEEDS and find_spec(NEEDS[name][0]) is None else name
     if name in NEEDS and find_spec(NEEDS[name][0]) is None:
         raise UserError(f"BLEU tokenizer '{name}': not installed; pip install '{NEEDS[name][1]}', or take char")

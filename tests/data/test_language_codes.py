@@ -172,6 +172,9 @@ def _write(path: Path, format_: str, names: tuple[str, str]) -> None:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(rows)
+    elif format_ == "ted":
+        lines = ["talk_name\t" + "\t".join(names), *("x\t" + "\t".join(row.values()) for row in rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     elif format_ == "json":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif format_ == "nested":
@@ -196,12 +199,15 @@ def _write(path: Path, format_: str, names: tuple[str, str]) -> None:
         path.write_text(f'<xliff version="1.2">{head}<body>{units}</body></file></xliff>', encoding="utf-8")
 
 
-@pytest.mark.parametrize("format_", ["csv", "json", "nested", "parquet", "tmx", "xliff"])
+@pytest.mark.parametrize("format_", ["csv", "json", "nested", "parquet", "ted", "tmx", "xliff"])
 def test_readers_know_a_language_by_its_other_codes(tmp_path: Path, format_: str) -> None:
     _write(tmp_path / "text", format_, ("fra_Latn", "en"))
     reader = READERS["json" if format_ == "nested" else format_]
     request = ReadRequest(pair="fr-eng", paths=(str(tmp_path / "text"),))
-    assert [row[1:3] for row in reader.read(request)] == [("un chat", "a cat"), ("deux chats", "two cats")]
+    rows = [
+        tuple(cell.decode() if isinstance(cell, bytes) else cell for cell in row[1:3]) for row in reader.read(request)
+    ]
+    assert rows == [("un chat", "a cat"), ("deux chats", "two cats")]
     with pytest.raises(UserError, match="nld"):
         list(reader.read(ReadRequest(pair="nld-eng", paths=(str(tmp_path / "text"),))))
 

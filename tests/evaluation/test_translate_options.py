@@ -175,3 +175,12 @@ def test_sampled_translations(run: Path) -> None:
     several = translate(run, LINES, *options, "--nbest", 4)
     assert [line.split(" ||| ")[0] for line in several] == ["0"] * 4 + ["1"] * 4 + ["3"] * 4
     assert len(set(several)) > 6
+
+
+def test_a_pair_by_other_codes_of_its_languages(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = translate(run, ["derbo eulbbo"])
+    capsys.readouterr()
+    assert translate(run, ["derbo eulbbo"], pair="bos_Latn-eng") == expected
+    assert "not trained on" not in capsys.readouterr().err
+    translate(run, ["derbo eulbbo"], pair="eng-bos")
+    assert "not trained on eng-bos" in capsys.readouterr().err

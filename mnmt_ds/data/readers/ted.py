@@ -6,6 +6,7 @@ from typing import Any
 
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.lines import read_lines
+from mnmt_ds.data.readers.records import names_in
 from mnmt_ds.errors import UserError
 
 ABSENT = (b"", b"__NULL__", b"_ _ NULL _ _")
@@ -28,10 +29,11 @@ def read(request: ReadRequest) -> Iterator[Row]:
     lines = read_lines(path, 100 * request.max_line_bytes)
     header = (next(lines, b"") or b"").removeprefix(b"\xef\xbb\xbf").removesuffix(b"\r").decode("utf-8", "replace")
     columns = header.split("\t")
-    for name in request.names:
+    names = names_in(path, request, columns)
+    for name in names:
         if name not in columns:
             raise UserError(f"{path}:1: no column '{name}'; the columns are {', '.join(columns[:80])}")
-    first, second = (columns.index(name) for name in request.names)
+    first, second = (columns.index(name) for name in names)
     for number, line in enumerate(lines, 2):
         if line is None:
             yield number, None, None, None
