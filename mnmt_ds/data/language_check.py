@@ -26,12 +26,13 @@ MIN_CHARACTERS = 8
 """The same in Chinese, Japanese and Korean."""
 CONFIDENT = 0.8
 """Probability from which another language is taken for certain, from 0 to 1."""
-SAMPLE = 1000
-"""Lines of a text that are looked at, evenly spaced; of a shorter one all."""
+SAMPLE, SMALLEST_SAMPLE, ALL_SAMPLES = 1000, 50, 50_000
+"""Most lines of a text that are looked at, evenly spaced; how many at least where there are many texts; and of all
+texts together."""
 LISTED, EXAMPLES = 3, 2
 """Other languages, and texts in such, that a report names."""
-NOTED_SHARE = 0.02
-"""From this share of another language on a text is named in what ``prepare`` prints."""
+NOTED_SHARE, NOTED_LINES, NOTED_CLOSE = 0.02, 3, 0.2
+"""From this share and number of lines in another language on, or this share in close ones, ``prepare`` names a text."""
 _CLOSE = (
     "bs cnr hr sl sr", "bg mk sr", "be ru uk", "cs sk", "da nn no sv", "fo is", "af fy li nl", "de lb", "en pcm",
     "an ast ca es ext gl oc pt", "fr gcf gcr ht oc wa", "co fur it la lij lmo scn vec", "ltg lv", "et vro",
@@ -206,19 +207,20 @@ def count_languages(texts: Iterable[str], language: str) -> LanguageCounts | Non
     )  # fmt: skip
 
 
-def sampled_lines(path: Path) -> list[str]:
+def sampled_lines(path: Path, count: int = SAMPLE) -> list[str]:
     """Reads evenly spaced lines of a text.
 
     Args:
         path: UTF-8 text, a sentence a line.
+        count: most lines.
 
     Returns:
-        At most ``SAMPLE`` lines.
+        The lines.
     """
     with path.open("rb") as stream:
         total = sum(chunk.count(b"\n") for chunk in iter(functools.partial(stream.read, 1 << 20), b""))
     with path.open("rb") as stream:
-        return [line.decode().rstrip("\n") for line in itertools.islice(stream, 0, None, max(1, -(-total // SAMPLE)))]
+        return [line.decode().rstrip("\n") for line in itertools.islice(stream, 0, None, max(1, -(-total // count)))]
 
 
 def check_languages(files: Mapping[str, Sequence[LanguageFile]]) -> dict[str, list[LanguageCounts | None]] | None:
@@ -232,8 +234,9 @@ def check_languages(files: Mapping[str, Sequence[LanguageFile]]) -> dict[str, li
     """
     if identifier_version() is None:
         return None
+    count = max(SMALLEST_SAMPLE, min(SAMPLE, ALL_SAMPLES // max(1, sum(map(len, files.values())))))
     return {
-        name: [count_languages(sampled_lines(file.path), file.language) for file in sides]
+        name: [count_languages(sampled_lines(file.path, count), file.language) for file in sides]
         for name, sides in files.items()
     }
 
@@ -258,16 +261,23 @@ def language_lines(languages: Mapping[str, Sequence[Any]] | None) -> list[str]:
                 unknown[side.removeprefix("mono.")] = None
                 continue
             counts = LanguageCounts(*values)
-            share = counts.other / counts.lines if counts.lines else 0.0
+            share, close = (part / (counts.lines or 1) for part in (counts.other, counts.close))
             most = max(most, share)
-            if share >= NOTED_SHARE:
-                identified = ", ".join(f"{code} {count:,}" for code, count in counts.identified.items())
+            identified = ", ".join(f"{code} {count:,}" for code, count in counts.identified.items())
+            if share >= NOTED_SHARE and counts.other >= NOTED_LINES:
                 lines.append(
                     f"{name}, {counts.language}: {share:.1%} of {counts.lines:,} lines seem to be in another language"
                     f" ({identified}; such as '{counts.examples[0]}'); clean.language: drop leaves such pairs out"
                 )
+            elif close >= NOTED_CLOSE:
+                lines.append(
+                    f"{name}, {counts.language}: {close:.1%} of {counts.lines:,} lines are taken for a close language"
+                    f" ({identified}), which identifiers confuse: look at some"
+                )
     if not lines:
-        lines = [f"languages: of no text {NOTED_SHARE:.0%} of the lines seem to be in another one (at most {most:.1%})"]
+        lines = [
+            f"languages: no text has {NOTED_SHARE:.0%} of lines that seem to be in another one (at most {most:.1%})"
+        ]
     return lines + ([f"languages that py3langid does not know: {', '.join(unknown)}"] if unknown else [])
 
 

@@ -49,7 +49,7 @@ COVERAGE_VERSION = 1
 """Version of what ``tokenizer_coverage`` counts."""
 LANGUAGES_VERSION = 1
 """Version of what ``language_check`` counts."""
-OVERLAP_VERSION = 2
+OVERLAP_VERSION = 3
 """Version of what ``held_out_overlap`` counts."""
 CleanText = dict[str, dict[str, BuildOutput]]
 """Cleaned text by pair (or "mono.fr") and split."""

@@ -64,17 +64,24 @@ def test_what_the_identifier_does_not_know_is_not_judged() -> None:
 
 
 def _counts(language: str) -> language_check.LanguageCounts:
-    counts = count_languages([*ENGLISH, FRENCH], language)
+    counts = count_languages([*ENGLISH, FRENCH, FRENCH, FRENCH], language)
     assert counts is not None
     return counts
 
 
 def test_counts_name_what_was_found() -> None:
     counts = _counts("en")
-    assert (counts.lines, counts.other, counts.close, counts.unsure) == (5, 1, 0, 0)
-    assert counts.identified == {"fr": 1} and counts.examples == [f"fr: {FRENCH}"]
+    assert (counts.lines, counts.other, counts.close, counts.unsure) == (7, 3, 0, 0)
+    assert counts.identified == {"fr": 3} and counts.examples == [f"fr: {FRENCH}"] * 2
     (line,) = language_lines({"mono.en": [counts]})
-    assert line.startswith("mono.en, en: 20.0% of 5 lines seem to be in another language (fr 1; such as 'fr: Personne")
+    assert line.startswith("mono.en, en: 42.9% of 7 lines seem to be in another language (fr 3; such as 'fr: Personne")
+    close = counts._replace(language="hr", other=1, close=3, identified={"bs": 3, "en": 1})
+    (line,) = language_lines({"mono.hr": [close]})
+    assert line.startswith(
+        "mono.hr, hr: 42.9% of 7 lines are taken for a close language (bs 3, en 1), which identifiers"
+    )
+    (line,) = language_lines({"mono.hr": [close._replace(close=1)]})
+    assert line == "languages: no text has 2% of lines that seem to be in another one (at most 14.3%)"
 
 
 @pytest.fixture
@@ -116,7 +123,7 @@ def test_dropping_is_on_demand_and_counted(corpus: Callable[..., Any], capsys: p
     assert any(example.kind == "language" and example.source.startswith("Personne") for example in shown.examples)
     report = read_json(prepare(settings, processes=1).parent / "report.json")
     assert report["pairs"]["de-en"]["dropped"] == {"language": 20}
-    assert "languages: of no text 2% of the lines seem to be in another one (at most 0.0%)" in capsys.readouterr().out
+    assert "languages: no text has 2% of lines that seem to be in another one (at most 0.0%)" in capsys.readouterr().out
 
 
 def test_the_preview_shows_languages(corpus: Callable[..., Any], tmp_path: Path) -> None:
