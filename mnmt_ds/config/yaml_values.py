@@ -15,11 +15,13 @@ from mnmt_ds.errors import CONTROL
 
 KeyPath = tuple[str | int, ...]
 """Keys and list positions from the root of a document to a value."""
-MAX_CHARACTERS = 2_000_000
+MAX_CHARACTERS = 20_000_000
 """Longest document."""
+MAX_READ_TWICE = 500_000
+"""Longest document of which a fault is looked for a second time, slowly."""
 MAX_DEPTH = 50
 """Deepest nesting."""
-MAX_VALUES = 100_000
+MAX_VALUES = 500_000
 """Values of a document, what aliases stand for counted each time."""
 MAX_INTEGER = 2**63 - 1
 """Largest whole number: what numpy and torch count with."""
@@ -36,8 +38,8 @@ SCALARS = (
 """YAML 1.2's plain scalars: type, pattern and first characters."""
 
 
-class YamlLoader(yaml.SafeLoader):
-    """YAML loader that reads plain scalars as YAML 1.2 does."""
+class BoundedComposer(yaml.composer.Composer):
+    """Composer of nodes that do not nest too deep."""
 
     depth = 0
 
@@ -56,12 +58,28 @@ class YamlLoader(yaml.SafeLoader):
         """
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[attr-defined]
             raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=mark)
         try:
             return super().compose_node(parent, index)  # type: ignore[arg-type,no-any-return]
         finally:
             self.depth -= 1
+
+
+class YamlLoader(BoundedComposer, yaml.SafeLoader):
+    """YAML loader that reads plain scalars as YAML 1.2 does."""
+
+
+def libyaml_loader(text: str) -> BoundedComposer:
+    """Makes a loader that reads a text by libyaml: seven times as fast, with less to say of what is wrong.
+
+    Args:
+        text: one document.
+
+    Returns:
+        The loader; its nodes have no text around them.
+    """
+    return _LibyamlLoader(text) if yaml.__with_libyaml__ else YamlLoader(text)
 
 
 class YamlDumper(yaml.SafeDumper):
@@ -88,6 +106,18 @@ for _name, _pattern, _first in SCALARS:
         _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
+if yaml.__with_libyaml__:
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]
+
+    class _LibyamlLoader(BoundedComposer, CParser, yaml.resolver.Resolver):
+        yaml_implicit_resolvers = YamlLoader.yaml_implicit_resolvers
+
+        def __init__(self, text: str) -> None:
+            CParser.__init__(self, text)
+            BoundedComposer.__init__(self)
+            yaml.resolver.Resolver.__init__(self)
+
+
 Report = Callable[[int, str], None]
 """Called with the line (from 1) and the message of a fault that does not keep the rest from being read."""
 
@@ -107,11 +137,12 @@ def read_yaml(text: str, report: Report, places: dict[KeyPath, int] | None = Non
         report(1, f"{len(text):,} characters; at most {MAX_CHARACTERS:,} are read, is this the right file?")
         return None
     try:
-        loader = YamlLoader(text)
         try:
-            root = loader.get_single_node()
-        finally:
-            loader.dispose()
+            root = _root(libyaml_loader(text))
+        except (yaml.YAMLError, UnicodeError) as error:
+            if len(text) > MAX_READ_TWICE and isinstance(error, yaml.YAMLError):
+                raise
+            root = _root(YamlLoader(text))  # says more of what is wrong
         return _Builder(report, {} if places is None else places).build(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -121,6 +152,13 @@ def read_yaml(text: str, report: Report, places: dict[KeyPath, int] | None = Non
     except _TooLargeError as error:
         report(error.line, f"aliases make more than {MAX_VALUES:,} values of it; write out what is meant")
     return None
+
+
+def _root(loader: BoundedComposer) -> yaml.Node | None:
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()  # type: ignore[attr-defined]
 
 
 class _TooLargeError(Exception):
@@ -178,7 +216,7 @@ class _Builder:
                 self.report(line, "a key must be one plain word")
                 continue
             key = str(key_node.value)
-            if key == "<<" and key_node.style is None:
+            if key == "<<" and not key_node.style:
                 self.report(line, "merge keys (<<) are not read; put what is shared into a file and name it as extends")
             elif key in result:
                 self.report(line, f"key '{key}' is given twice; keep one")
