@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from mnmt_ds.config import dump
-from mnmt_ds.data import manifest
+from mnmt_ds.data import binarization, manifest
 from mnmt_ds.data import prepare as preparing
 from mnmt_ds.data.build_cache import lock_corpus
 from mnmt_ds.data.corpus import Corpus, changed_settings
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
+from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.data.validate import validate
 from mnmt_ds.errors import UserError
 from tests.data.conftest import ENGLISH, three_pairs, translated
@@ -65,6 +66,18 @@ def test_a_changed_tokenizer_reads_nothing_again(
     assert len(list((Path(settings.directory) / "work" / "tokenizer").iterdir())) == 1  # the old one is gone
     assert changed_settings(Corpus.open(settings.directory).manifest, settings) == ["tokenizer.size"]
     assert changed_settings(Corpus.open(settings.directory).manifest, smaller) == []
+
+
+def test_a_tokenizer_is_opened_once(moses: Moses, settings_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    original = Tokenizer.open
+    monkeypatch.setattr(
+        binarization.Tokenizer, "open", lambda directory: opened.append(directory) or original(directory)
+    )
+    settings = three_pairs(moses, settings_of)
+    prepare(settings)
+    prepare(settings.model_copy(update={"tokenizer": settings.tokenizer.model_copy(update={"size": 50})}))
+    assert len(opened) == len(set(opened)) == 2  # not once for each of six texts
 
 
 def test_a_changed_text_is_read_again_alone(moses: Moses, settings_of: Make, capfd: pytest.CaptureFixture[str]) -> None:
