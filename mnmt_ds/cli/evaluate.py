@@ -247,11 +247,16 @@ def _other_path(args: argparse.Namespace) -> Path:
 
 
 def _other_report(args: argparse.Namespace) -> dict[str, Any]:
-    """The other run's report; UserError where it is not evaluated yet: before anything is translated here."""
+    """The other run's report; UserError where it is not evaluated yet as it is: before anything is translated here."""
     from mnmt_ds.errors import UserError
+    from mnmt_ds.evaluation.comparability import outdated
     from mnmt_ds.evaluation.report import read_report
+    from mnmt_ds.models.weights import describe_model
 
-    path = _other_path(args)
+    path, command = _other_path(args), f"run mnmt-ds evaluate {args.against} --split {args.split}"
     if not path.exists():
-        raise UserError(f"{path}: not evaluated yet; run mnmt-ds evaluate {args.against} --split {args.split} first")
-    return read_report(path)
+        raise UserError(f"{path}: not evaluated yet; {command} first")
+    report, model = read_report(path), args.against / (args.against_checkpoint or args.checkpoint)
+    if (model / "model.json").exists() and (reason := outdated(report, describe_model(model))):
+        raise UserError(f"{path}: {reason}; {command} again")
+    return report

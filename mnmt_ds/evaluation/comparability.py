@@ -62,6 +62,21 @@ def unlike_translations(candidate: Report, baseline: Report, pair: str) -> Reaso
     return tuple(reasons)
 
 
+def outdated(report: Report, model: Mapping[str, Any]) -> str:
+    """Explains why scores are not of a model as it is now: its run has gone on since.
+
+    Args:
+        report: of the model's evaluation; empty: there is none.
+        model: the model's description; empty: it is not there.
+
+    Returns:
+        The reason; empty where nothing says so.
+    """
+    if None in (model.get("sha256"), report.get("model")) or model["sha256"] == report["model"]:
+        return ""
+    return f"scored at update {report.get('update')}, and the model is now of update {model.get('update')}"
+
+
 def unlike_test_sets(candidate: Report, baseline: Report, pair: str) -> Reasons:
     """Compares the sentences of a pair that two models were tested on.
 

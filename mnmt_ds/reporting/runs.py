@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mnmt_ds import metric_keys
 from mnmt_ds.errors import CONTROL, UserError
-from mnmt_ds.evaluation.comparability import DevLossFacts
+from mnmt_ds.evaluation.comparability import DevLossFacts, outdated
 from mnmt_ds.evaluation.report import read_verified_report, report_path, with_text_hashes
 from mnmt_ds.file_integrity import read_checked_json
 from mnmt_ds.files import is_locked
@@ -94,6 +94,8 @@ class Run(NamedTuple):
     """Settings that it changed on the way; ``recipe`` has their last values."""
     ranks: tuple[int, ...] = ()
     """How many ranks it was trained on, one after another; empty where it does not say."""
+    outdated: str = ""
+    """Why its evaluation is not of the checkpoint as it is now; empty where it is."""
 
     def best_validation_of(self, pair: str) -> int:
         """Finds the validation where a pair's own dev loss is lowest.
@@ -228,6 +230,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
     search_shares = [float(share) for share in _series(valid, metric_keys.SEARCH_SHARE) if np.isfinite(share)]
     dev_losses = {pair: series for pair, series in dev_losses.items() if np.isfinite(series).any()}
     report = report_path(directory, checkpoint, split)
+    evaluated = with_text_hashes(read_verified_report(report), report) if report.exists() else None
     name = CONTROL.sub(" ", str(recipe.get("name") or directory.name))
     name = SEED_SUFFIX.sub("", name) or name
     return Run(
@@ -258,11 +261,12 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         search_share=search_shares[-1] if search_shares else float("nan"),
         memory_gb=_peak_memory_gb(records),
         status=_status(directory),
-        report=with_text_hashes(read_verified_report(report), report) if report.exists() else None,
+        report=evaluated,
         translations=report.with_suffix("") if report.exists() else None,
         dev_loss_facts=_dev_loss_facts(directory, recipe, tuple(dev_losses)),
         changes=read_changes(records),
         ranks=_ranks(records),
+        outdated=outdated(evaluated or {}, _json(directory / checkpoint / "model.json")),
     )
 
 

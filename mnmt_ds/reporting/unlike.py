@@ -45,6 +45,8 @@ def unlike_runs(runs: Sequence[Run], others: Sequence[Run], metric: str, pairs: 
     having = [run for run in others if figure is not None and _has(run, figure)]
     reasons: dict[str, None] = {}
     for run in runs if having else ():
+        if run.outdated and figure in ("bleu", "chrf", *CLASSES):
+            reasons[f"{run.label} was {run.outdated}: evaluate it again"] = None
         if run is not having[0] and figure is not None and _has(run, figure):
             reasons |= dict.fromkeys(_reasons(run, having[0], figure, pairs))
     return tuple(reasons)

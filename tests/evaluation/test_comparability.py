@@ -179,6 +179,11 @@ def test_against_refuses_another_search_before_translating(
     monkeypatch.setattr("mnmt_ds.evaluation.report.translate_all", None)
     assert main(["evaluate", str(run), "--against", str(other), "--fresh"]) == 2
     assert f"{other}/evaluation/best.test.json: not comparable, here: beam 5, not 2 as there" in capfd.readouterr().err
+    other.rename(tmp_path / "before")
+    later = model_run(other, tiny_corpus, seed=2)
+    (tmp_path / "before" / "evaluation").rename(later / "evaluation")
+    assert main(["evaluate", str(run), "--against", str(later), "--beam", "2", "--fresh"]) == 2
+    assert "scored at update 7, and the model is now of update 7; run mnmt-ds evaluate" in capfd.readouterr().err
 
 
 def test_untrained_pair_and_other_corpus_are_said(

@@ -282,6 +282,23 @@ def test_runs_whose_directories_share_a_name_are_no_seeds_of_one(tmp_path: Path)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_scores_of_an_earlier_best_are_marked(which: int, tmp_path: Path) -> None:
+    """The run went on after it was evaluated; also the baseline, whose own row is marked and beats nobody."""
+    runs = [make(tmp_path, name, sha256="now", update=300) for name in ("plain", "other")]
+    for run in runs:
+        edit(run, model="now", update=300)
+    assert not compared(*runs).unlike(compared(*runs).groups[1], "bleu")
+    edit(runs[which], model="before", update=200)
+    part = compared(*runs)
+    name = ("plain", "other")[which]
+    assert part.unlike(part.groups[which], "chrf") == (
+        f"{name} was scored at update 200, and the model is now of update 300: evaluate it again",
+    )  # fmt: skip
+    assert not part.unlike(part.groups[1 - which], "bleu") and not part.unlike(part.groups[which], "dev")
+    assert part.bootstrap("other", "bleu", "macro") is None and "†1" in summary_markdown(part)
+
+
 def test_a_run_under_two_names_is_one(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
