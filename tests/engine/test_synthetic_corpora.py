@@ -8,6 +8,7 @@ import yaml
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.config import dump
+from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.models.weights import describe_model
@@ -50,8 +51,8 @@ def train_legs(data: dict[str, Any], run: str, legs: list[int]) -> str:
     from mnmt_ds.errors import UserError
 
     try:
-        for number, steps in enumerate(legs):
-            train(_recipe(data, Path(run), steps), resume=number > 0)
+        for steps in legs:
+            train(_recipe(data, Path(run), steps), resume=True)
     except UserError as error:
         return str(error)
     return ""
@@ -69,19 +70,22 @@ def test_a_run_on_synthetic_text_resumes_bit_for_bit(tmp_path: Path) -> None:
         for name in ("whole", "cut")
     ]
     assert losses[0] == losses[1]
-    other = {**data, "corpora": {"bs-en": {"train": [dict(entry) for entry in data["corpora"]["bs-en"]["train"]]}}}
-    other["corpora"]["bs-en"]["train"][1]["synthetic"] = {"tag": "<bt>", "share": 0.1}
-    (message,) = on_ranks(1, train_legs, other, str(tmp_path / "cut"), [14, 16])
-    assert "prepare" in message  # the corpus is that of the former share
+    other = write_corpus(tmp_path, 0.1)
+    (message,) = on_ranks(1, train_legs, other, str(tmp_path / "cut"), [16])
+    assert str(tmp_path / "data") in message and "other" in message, message
 
 
+@pytest.mark.slow
 def test_a_recipe_with_synthetic_text_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_corpus(tmp_path, 0.3)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(dump(_recipe(data, tmp_path / "run", 10)))
-    assert yaml.safe_load(path.read_text())["data"]["corpora"]["bs-en"]["train"][1]["synthetic"]["tag"] == "<bt>"
-    for words in ([], ["data.corpora.bs-en.train=[{format: tsv, path: nowhere.tsv, synthetic: {tag: <x>}}]"]):
+    """By the sentences that its shares leave."""
+    path, sizes = tmp_path / "recipe.yaml", {}
+    for share in (0.3, 0.1):
+        data = write_corpus(tmp_path, share)
+        path.write_text(dump(_recipe(data, tmp_path / "run", 10)))
+        assert yaml.safe_load(path.read_text())["data"]["corpora"]["bs-en"]["train"][1]["synthetic"]["share"] == share
         capsys.readouterr()
-        assert main(["plan", str(path), "--devices", "1", "--memory", "8", "--no-probe", *words]) == (2 if words else 0)
-        output = capsys.readouterr()
-    assert "nowhere.tsv" in output.err or "prepare" in output.err
+        assert main(["plan", str(path), "--devices", "1", "--memory", "8", "--no-probe"]) == 0
+        (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bs-en ")]
+        sizes[share] = int(row.split()[1])
+        assert sizes[share] == Corpus.open(data["directory"]).manifest["pairs"]["bs-en"]["splits"]["train"]["sentences"]
+    assert sizes[0.3] > sizes[0.1]
