@@ -274,6 +274,26 @@ def test_near_duplicates_differ_by_at_most_a_word(tmp_path: Path) -> None:
     assert counts == {"mono.en": expected, "mono.dev": Overlap(len(rows), 0, 0, 0)}
 
 
+@pytest.mark.parametrize(("first", "second", "kept"), [("no", "nn", False), ("nb", "nn", True), ("sh", "hr", False)])
+def test_a_macrolanguages_held_out_sentences_train_under_no_member(
+    moses: Any, settings_of: Any, tmp_path: Path, first: str, second: str, kept: bool
+) -> None:
+    """Both languages' sides are the same text, and their English is not."""
+    foreign, corpora = sentences(120, seed=3), {}
+    for language in (first, second):
+        paths = [tmp_path / f"{language}.{side}" for side in ("text", "en")]
+        paths[0].write_text("".join(f"{line}\n" for line in foreign), encoding="utf-8")
+        paths[1].write_text("".join(f"{translated(line, language)} {language}\n" for line in foreign), encoding="utf-8")
+        entry = {"format": "moses", "path": str(paths[0]), "target_path": str(paths[1])}
+        corpora[f"{language}-en"] = {"train": [entry]}
+    settings = settings_of(pairs=list(corpora), corpora=corpora, clean={"min_script": 0})
+    directory = prepare(settings, processes=1).parent
+    dev = (directory / "text" / f"{first}-en.dev.src").read_text(encoding="utf-8").split("\n")[:-1]
+    train = (directory / "text" / f"{second}-en.train.src").read_text(encoding="utf-8").split("\n")
+    assert len(dev) > 5 and bool({*dev} & {*train}) is kept
+    assert validate(settings, processes=1) == []
+
+
 @pytest.mark.parametrize(
     ("codes", "canonical"),
     [
