@@ -57,7 +57,7 @@ class Wandb:
         self._pairs, self._is_offline = pairs, mode == "offline"
         self._run = wandb.init(
             **where, dir=str(run), config=config, mode=mode, id=identity.read_text(encoding="utf-8"), resume="allow",
-            settings=wandb.Settings(silent=True, init_timeout=60),
+            reinit="create_new", settings=wandb.Settings(silent=True, init_timeout=60),
         )  # fmt: skip
         self._run.define_metric("*", step_metric="update")
 

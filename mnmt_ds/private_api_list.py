@@ -182,6 +182,32 @@ PRIVATE_APIS = (
         "engine/parallel/zero_engine.py, state_snapshot.py",
     ),
     PrivateApi(
+        "deepspeed.utils.mixed_precision_linkage", ("_hp_mapping",), "read: a parameter's part of the fp32 masters",
+        "safe_get_full_fp32_param would gather it; the weights' moving average is kept by shards", "private_masters.py",
+    ),
+    PrivateApi(
+        "deepspeed.utils.tensor_fragment:tensor_fragment", ("get_hp_fragment",),
+        "called, with _hp_mapping", "as above", "private_masters.py",
+    ),
+    PrivateApi(
+        f"{ZERO}.stage_1_and_2:DeepSpeedZeroOptimizer", ("update_lp_params",),
+        "called where averaged weights take the masters' place, and behind it",
+        "weights are made from masters in a step alone", "private_masters.py",
+    ),
+    PrivateApi(
+        f"{ZERO}.stage3:DeepSpeedZeroOptimizer_Stage3", ("grad_position", "get_param_id"),
+        "read: where a parameter's partition begins among the fp32 masters", "as of _hp_mapping", "private_masters.py",
+    ),
+    PrivateApi(
+        "deepspeed.runtime.bf16_optimizer:BF16_Optimizer", ("update_lp_params",), "as at ZeRO 1 and 2", "as there",
+        "private_masters.py",
+    ),
+    PrivateApi(
+        "deepspeed.runtime.fp16.fused_optimizer:FP16_Optimizer", ("fp16_groups",),
+        "read: whose masters fp32_groups_flat has; those of FP16_UnfusedOptimizer alike", "as of _hp_mapping",
+        "private_masters.py",
+    ),
+    PrivateApi(
         f"{ZERO}.stage_1_and_2:DeepSpeedZeroOptimizer", ("single_partition_of_fp32_groups",),
         "copied and put back: fp32 masters of ZeRO 1 and 2", "no public call restores them in place",
         "engine/parallel/state_snapshot.py",

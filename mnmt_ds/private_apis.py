@@ -110,13 +110,16 @@ def universal_checkpoint(deepspeed_engine: Any) -> Iterator[None]:
         deepspeed_engine._config.load_universal_checkpoint = False
 
 
-def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> WrittenFiles:
+def save_checkpoint(
+    deepspeed_engine: Any, directory: Path, tag: str, others: Mapping[str, Any] | None = None
+) -> WrittenFiles:
     """Writes an engine's checkpoint; an error of a file is returned and not raised, as the other ranks would wait.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine; all of its ranks call this together.
         directory: of the checkpoint.
         tag: the folder in it.
+        others: what this rank writes besides, by the files' names.
 
     Returns:
         This rank's files, and the first error of them.
@@ -127,6 +130,8 @@ def save_checkpoint(deepspeed_engine: Any, directory: Path, tag: str) -> Written
     deepspeed_engine._copy_recovery_script = partial(writer.keep, copy_script)
     try:
         deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True)
+        for name, content in (others or {}).items():
+            writer.save(content, str(directory / tag / name))
     finally:
         deepspeed_engine.checkpoint_engine = inner
         del deepspeed_engine._copy_recovery_script

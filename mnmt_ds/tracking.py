@@ -40,6 +40,9 @@ class TrackingSettings(Settings):
     """wandb entity (user or team); empty: your default."""
     group: str = ""
     """wandb group, such as a study's name."""
+    wandb_runs: Literal["run", "students"] = "run"
+    """Of several students. run: one wandb run, whose figures have the students' names before them; students: one each,
+    with the figures and names of a run that has one student, in ``group`` (empty: the run's name)."""
     wandb_pairs: tuple[str, ...] = ()
     """Pairs whose figures dashboards get each by themselves where there are 200 pairs or more; of all others they get
     means and histograms."""
@@ -47,6 +50,22 @@ class TrackingSettings(Settings):
     """Event files in the run's ``tensorboard`` directory, for ``tensorboard --logdir`` (``mnmt_ds[tensorboard]``)."""
     log_every: int = Field(50, ge=1)
     """Updates between two reports; a large number: none."""
+
+
+def run_and_student_settings(settings: TrackingSettings, run: str) -> tuple[TrackingSettings, TrackingSettings]:
+    """Decides which dashboards of a run with several students are whose.
+
+    Args:
+        settings: the recipe's ``tracking`` section.
+        run: the run's name.
+
+    Returns:
+        The settings of the run's own log, and those of each student's.
+    """
+    without_wandb = settings.model_copy(update={"wandb": "off"})
+    if settings.wandb_runs == "run":
+        return settings, without_wandb
+    return without_wandb, settings.model_copy(update={"group": settings.group or run})
 
 
 class Tracker:

@@ -16,6 +16,7 @@ from mnmt_ds.data.language_pairs import split_pair
 if TYPE_CHECKING:
     from mnmt_ds.data.worker_pool import ProgressBar
     from mnmt_ds.decoding.beam_search import BeamSettings
+    from mnmt_ds.decoding.constraints import Phrase
     from mnmt_ds.decoding.loading import Translator
 
 HELP = "translate files or standard input with a trained model"
@@ -55,6 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interactive", action="store_true", help="translate each line as it comes, and write it at once"
     )
     parser.add_argument("--pivot", metavar="LANG", help="translate into this language first, and from it on")
+    parser.add_argument(
+        "--ensemble", type=path_option, action="append", default=[], metavar="MODEL",
+        help="one more model, of whose and the first one's probabilities the mean is taken; of a run with several"
+        " students all of them; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", action="append", default=[], metavar="TEXT",
+        help="text that every translation holds, somewhere; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--constraints", action="store_true",
+        help="a line's further fields, after tabs, are texts that its translation holds",
+    )  # fmt: skip
     parser.add_argument("--prefix", default="", metavar="TEXT", help="text with which every translation begins")
     parser.add_argument(
         "--split",
@@ -159,6 +173,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--nbest {args.nbest}: a beam of {search.beam} has no more hypotheses; raise --beam")
     if args.nbest and args.split is not None:
         raise UserError("--nbest: parts of a line have no common hypotheses; leave out --nbest or --split")
+    if args.force or args.constraints:
+        for option, is_given in (("--sample", args.sample), ("--split", args.split is not None)):
+            if is_given:
+                forced = "--force" if args.force else "--constraints"
+                raise UserError(f"{forced}: texts are forced into searched translations of whole lines; leave out"
+                                f" {option}")  # fmt: skip
     if args.pivot and args.pivot in split_pair(args.pair):
         raise UserError(f"--pivot {args.pivot}: is a language of {args.pair} itself; leave it out")
     for path in filter(None, args.files):
@@ -167,18 +187,66 @@ def run(args: argparse.Namespace) -> int:
         if path.is_dir() or not os.access(path, os.R_OK):
             raise UserError(f"{path}: cannot be read; give text files, or nothing for standard input")
     pairs = _steps(args)
-    translator = open_model(args, pair=pairs[0])
+    translator = _open_ensemble(args, pairs[0])
     for pair in pairs:
         translator.frame(pair)
-        warn_untrained_pair(translator, pair)
+        for each in (translator, *translator.ensemble):
+            warn_untrained_pair(each, pair)
+    phrases = _Phrases(args, translator, search)
     cut: list[int] = []
     with _output(args.output) as output, ProgressBar(f"translate {args.pair}", "lines") as progress:
-        for first, lines in _windows(args.files, args.interactive):
-            cut += _translate(translator, lines, first, args, search, output, progress)
+        for first, lines in _windows(args.files, args.interactive, args.constraints):
+            cut += _translate(translator, lines, first, args, search, phrases, output, progress)
     if cut:
         LOG.warning("%d line(s) had more pieces than the model has positions, the first is line %d; their ends were"
                     " left out; take --split to translate them in parts", len(cut), cut[0] + 1)  # fmt: skip
     return 0
+
+
+def _open_ensemble(args: argparse.Namespace, pair: str) -> "Translator":
+    """The model, and those whose probabilities are averaged with its own."""
+    from mnmt_ds.decoding.loading import join_ensemble, student_models
+
+    others = [path for named in args.ensemble for path in student_models(named)]
+    translator = join_ensemble(
+        open_model(args, pair=pair), [open_model(args, path=path, pair=pair) for path in others]
+    )  # fmt: skip
+    if args.ensemble:
+        LOG.info("ensemble of %d: %s", len(translator.models), ", ".join(map(str, translator.directories)))
+    return translator
+
+
+class _Phrases:
+    """What translations must hold: of the whole run, and of a line's own fields."""
+
+    def __init__(self, args: argparse.Namespace, translator: "Translator", search: "BeamSettings") -> None:
+        from mnmt_ds.decoding.translation import untranslatable_ids
+
+        self._tokenizer, self._of_lines = translator.tokenizer, args.constraints
+        self._language = split_pair(args.pair)[1]
+        self._banned = frozenset(untranslatable_ids(translator.tokenizer, search))
+        self._of_all = [self._encode(text) for text in args.force]
+
+    def _encode(self, text: str) -> "Phrase":
+        from mnmt_ds.decoding.translation import encode_phrase
+
+        return encode_phrase(self._tokenizer, text, self._language, self._banned)
+
+    def split(self, lines: list[str], first: int) -> "tuple[list[str], list[list[Phrase]]]":
+        """The lines' texts, and of each the phrases; no list at all where nothing is forced."""
+        from mnmt_ds.errors import UserError
+
+        texts, phrases = lines, [self._of_all for _ in lines]
+        if self._of_lines:
+            texts, phrases = [], []
+            for number, line in enumerate(lines, start=first + 1):
+                text, *fields = line.split("\t")
+                texts.append(text)
+                try:
+                    phrases.append([*self._of_all, *(self._encode(field) for field in fields if field.strip())])
+                except UserError as error:
+                    raise UserError(f"line {number}: {error}") from None
+        return texts, phrases if any(phrases) else []
 
 
 def _steps(args: argparse.Namespace) -> list[str]:
@@ -259,13 +327,14 @@ def processes(args: argparse.Namespace, translator: "Translator", sentences: int
 
 def _translate(
     translator: "Translator", lines: list[str], first: int, args: argparse.Namespace, search: "BeamSettings",
-    output: IO[bytes], progress: "ProgressBar",
+    constraints: _Phrases, output: IO[bytes], progress: "ProgressBar",
 ) -> list[int]:  # fmt: skip
     """Translates lines, whose first has number ``first``, into the output; the numbers of those that were cut."""
     from mnmt_ds.decoding.long_text import join_parts, split_long
     from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 
-    longest = translator.model.settings.max_positions
+    longest = translator.max_positions
+    lines, phrases = constraints.split(lines, first)
     cut: set[int] = set()
     pairs = _steps(args)
     for pair in pairs:
@@ -284,6 +353,7 @@ def _translate(
         rows = translate_all(
             translator, {pair: pieces * draws}, search, args.batch_tokens, processes(args, translator, len(pieces)),
             progress.add if is_last else lambda count: None, args.prefix if is_last else "",
+            phrases if is_last else (),
         )[pair]  # fmt: skip
         if args.nbest and is_last:
             for line in range(len(lines)):
@@ -302,12 +372,12 @@ def _translate(
     return sorted(cut)
 
 
-def _windows(files: list[Path | None], interactive: bool) -> Iterator[tuple[int, list[str]]]:
+def _windows(files: list[Path | None], interactive: bool, fields: bool) -> Iterator[tuple[int, list[str]]]:
     """(index of the first line, lines), over all files; a line typed on a terminal is translated at once."""
     reads_terminal = (not files or None in files) and sys.stdin.isatty()
     size = 1 if interactive or reads_terminal else WINDOW
     first, window = 0, []
-    for line in _lines(files):
+    for line in _lines(files, fields):
         window.append(line)
         if len(window) >= size:
             yield first, window
@@ -316,16 +386,17 @@ def _windows(files: list[Path | None], interactive: bool) -> Iterator[tuple[int,
         yield first, window
 
 
-def _lines(files: list[Path | None]) -> Iterator[str]:
-    """Lines as text, split at \\n bytes alone; what the model never saw (control characters) becomes a space."""
+def _lines(files: list[Path | None], fields: bool) -> Iterator[str]:
+    """Lines as text, split at \\n bytes alone; what the model never saw (control characters) becomes a space, but for
+    the tabs between fields."""
     from mnmt_ds.decoding.text_lines import decode_lines
 
     for path in files or [None]:
         if path is None:
-            yield from decode_lines(sys.stdin.buffer, "standard input")
+            yield from decode_lines(sys.stdin.buffer, "standard input", fields)
             continue
         with path.open("rb") as file:
-            yield from decode_lines(file, str(path))
+            yield from decode_lines(file, str(path), fields)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,7 @@ Shape letters: B sentences, W beams, C = 2·W candidates, T generated tokens, N 
 
 import math
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from torch import Tensor
 from mnmt_ds.batch import BOS, EOS, PAD
 from mnmt_ds.config import Settings
 from mnmt_ds.decoding import incremental, native
+from mnmt_ds.decoding.ensemble import EnsembleStep
 from mnmt_ds.models.transformer import Transformer
 
 NO_HYPOTHESIS = -1e9
@@ -67,7 +67,7 @@ class Hypothesis(NamedTuple):
     score: float
 
 
-class _RunningBeams(NamedTuple):
+class RunningBeams(NamedTuple):
     """The sentences still in the batch."""
 
     row_B: Tensor
@@ -86,21 +86,28 @@ class _RunningBeams(NamedTuple):
     """The finished hypotheses, FILLER after their end."""
 
 
+Candidates = tuple[Tensor, Tensor, Tensor]
+"""Summed log-probability (float32), parent beam and token (int64), each (B, C), best first."""
+Continuations = Callable[[Tensor, RunningBeams, int, Sequence[int]], Candidates]
+"""Chooses how sentences go on: from the next tokens' logits (N, V), the running beams, the length of hypotheses with
+one more token, and the tokens that are never generated."""
+
+
 @torch.inference_mode()
 def beam_search(
-    model: Transformer,
+    model: Transformer | Sequence[Transformer],
     source_BS: Tensor,
     start: int | Sequence[int],
     settings: BeamSettings,
     limit: Sequence[int] | None = None,
     banned: Sequence[int] = (BOS, PAD),
     implementation: Literal["auto", "native", "torch"] = "auto",
-    continuations: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+    continuations: Continuations | None = None,
 ) -> list[list[Hypothesis]]:
     """Searches for translations of a batch of sentences.
 
     Args:
-        model: the model, in eval mode.
+        model: the model, in eval mode; of several the probabilities are averaged.
         source_BS: int64, framed sources, PAD on the right.
         start: the decoder's first input, a language tag or the end symbol; of several inputs all but the first count in
             a hypothesis's length and are no part of its tokens.
@@ -113,10 +120,15 @@ def beam_search(
     Returns:
         For each sentence at most ``settings.beam`` hypotheses, best first.
     """
-    use_native = implementation == "native" or (implementation == "auto" and native.is_supported(model))
-    step: ModuleType = native if use_native else incremental
+    models = [model] if isinstance(model, Transformer) else list(model)
+    use_native = implementation == "native" or (implementation == "auto" and all(map(native.is_supported, models)))
+    step: Any = native if use_native else incremental
+    positions = min(each.settings.max_positions for each in models)
+    model = models[0]
+    if len(models) > 1:
+        step, model = EnsembleStep(step), models
     inputs = [start] if isinstance(start, int) else list(start)
-    search = _start(model, source_BS, settings, limit, len(inputs) - 1)
+    search = _start(positions, source_BS, settings, limit, len(inputs) - 1)
     longest = int(search.limit_B.max()) if len(source_BS) else 0
     cache = step.start_cache(model, source_BS, settings.beam, longest)
     token_BW = torch.full((len(source_BS), 1), inputs[-1], device=source_BS.device)
@@ -126,16 +138,18 @@ def beam_search(
     result: list[list[Hypothesis]] = [[] for _ in range(len(source_BS))]
     while len(search.row_B):
         hidden_ND, cache = step.decode_step(model, cache, token_BW)
-        candidates = (continuations or step.top_continuations)(
-            model, hidden_ND, search.score_BW, 2 * settings.beam, banned
-        )
+        logits_NV = step.project(model, hidden_ND)
+        if continuations is None:
+            candidates = step.top_continuations(logits_NV, search.score_BW, 2 * settings.beam, banned)
+        else:
+            candidates = continuations(logits_NV, search, cache.steps, banned)
         search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings)
         cache = step.reorder_beams(cache, parent_BW)
         done_count = int(search.done_B.sum())
         if done_count * step.COMPACT_SHARE >= len(search.row_B) or step.needs_compaction(cache):
             _collect(search, result)
             stay_B = (~search.done_B).nonzero()[:, 0]
-            search = _RunningBeams(*(value[stay_B] for value in search))
+            search = RunningBeams(*(value[stay_B] for value in search))
             cache, token_BW = step.select_sentences(cache, stay_B), token_BW[stay_B]
     return result
 
@@ -156,17 +170,15 @@ def length_limits(source_BS: Tensor, settings: BeamSettings, positions: int) -> 
 
 
 def _start(
-    model: Transformer, source_BS: Tensor, settings: BeamSettings, limit: Sequence[int] | None, prefix_length: int
-) -> _RunningBeams:
+    positions: int, source_BS: Tensor, settings: BeamSettings, limit: Sequence[int] | None, prefix_length: int
+) -> RunningBeams:
     """The search before the first token; ``prefix_length`` tokens of every hypothesis count in lengths alone."""
     batch, device = len(source_BS), source_BS.device
     if limit is None:
-        limit_B = length_limits(source_BS, settings, model.settings.max_positions - prefix_length) + prefix_length
+        limit_B = length_limits(source_BS, settings, positions - prefix_length) + prefix_length
     else:
-        limit_B = (torch.tensor(limit, device=device) + prefix_length).clamp(
-            prefix_length + 1, model.settings.max_positions
-        )
-    return _RunningBeams(
+        limit_B = (torch.tensor(limit, device=device) + prefix_length).clamp(prefix_length + 1, positions)
+    return RunningBeams(
         row_B=torch.arange(batch, device=device),
         limit_B=limit_B,
         done_B=torch.zeros(batch, dtype=torch.bool, device=device),
@@ -178,8 +190,8 @@ def _start(
 
 
 def _advance(
-    search: _RunningBeams, candidates: tuple[Tensor, Tensor, Tensor], length: int, settings: BeamSettings
-) -> tuple[_RunningBeams, Tensor, Tensor]:
+    search: RunningBeams, candidates: Candidates, length: int, settings: BeamSettings
+) -> tuple[RunningBeams, Tensor, Tensor]:
     """One token further: the search, each new running beam's parent, and its token. ``length`` counts that token."""
     beam = settings.beam
     score_BC, parent_BC, token_BC = candidates
@@ -207,14 +219,14 @@ def _advance(
 
 
 def _finish(
-    search: _RunningBeams,
+    search: RunningBeams,
     score_BC: Tensor,
     parent_BC: Tensor,
     token_BC: Tensor,
     ends_BC: Tensor,
     length: int,
     settings: BeamSettings,
-) -> _RunningBeams:
+) -> RunningBeams:
     """Takes candidates that end, where they stand among the first ``beam``, into the finished hypotheses."""
     beam = settings.beam
     counts_BW = ends_BC[:, :beam] & ~search.done_B[:, None]
@@ -235,7 +247,7 @@ def _extend(tokens_BWT: Tensor, parent_BW: Tensor, token_BW: Tensor) -> Tensor:
     return torch.cat([past_BWT, token_BW[:, :, None]], 2)
 
 
-def _collect(search: _RunningBeams, result: list[list[Hypothesis]]) -> None:
+def _collect(search: RunningBeams, result: list[list[Hypothesis]]) -> None:
     """Writes the hypotheses of sentences that are done to their places."""
     done_B = search.done_B.nonzero()[:, 0]
     results = (search.row_B[done_B], search.final_score_BW[done_B], search.final_tokens_BWT[done_B])

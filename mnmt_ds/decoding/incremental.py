@@ -98,14 +98,26 @@ def decode_step(model: Transformer, cache: DecoderCache, token_BW: Tensor) -> tu
     return model.decoder_norm(x_ND), cache._replace(ancestors_BWP=ancestors_BWP, steps=cache.steps + 1)
 
 
-def top_continuations(
-    model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Picks the most probable continuations of each sentence over all its beams.
+def project(model: Transformer, hidden_ND: Tensor) -> Tensor:
+    """Computes the logits of the next tokens.
 
     Args:
         model: the model; its output projection is used.
         hidden_ND: decoder states of the newest tokens.
+
+    Returns:
+        float32 (N, V).
+    """
+    return F.linear(hidden_ND, model.head.weight).float()
+
+
+def top_continuations(
+    logits_NV: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Picks the most probable continuations of each sentence over all its beams.
+
+    Args:
+        logits_NV: of the next tokens; they are overwritten.
         score_BW: the beams' summed log-probabilities (nats).
         count: C, continuations wanted.
         banned: tokens that count in the normalisation but are not chosen.
@@ -113,7 +125,6 @@ def top_continuations(
     Returns:
         Summed log-probability (float32), beam and token (int64), each (B, C), best first.
     """
-    logits_NV = F.linear(hidden_ND, model.head.weight).float()
     log_prob_NV = torch.log_softmax(logits_NV, -1, out=logits_NV)
     log_prob_NV[:, list(banned)] = -torch.inf
     batch, vocabulary = len(score_BW), logits_NV.shape[1]

@@ -1,6 +1,7 @@
 """A trained model with the tokenizer that it was trained with."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,23 @@ class Translator(NamedTuple):
     description: dict[str, Any]
     """``model.json``."""
     tokenizer: Tokenizer
+    ensemble: "tuple[Translator, ...]" = ()
+    """Others of the same tokenizer and framing; the mean of all models' probabilities decides."""
+
+    @property
+    def models(self) -> tuple[Transformer, ...]:
+        """All models, this one first."""
+        return (self.model, *(other.model for other in self.ensemble))
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The directories of all models."""
+        return (self.directory, *(other.directory for other in self.ensemble))
+
+    @property
+    def max_positions(self) -> int:
+        """Positions that each of the models has."""
+        return min(model.settings.max_positions for model in self.models)
 
     def frame(self, pair: str) -> Frame:
         """Looks up the tags and end symbols that stand around a sentence.
@@ -124,6 +142,43 @@ def open_translator(
     tokenizer = find_tokenizer(directory, describe_model(directory)["tokenizer_hash"], data)
     model, description = load_model(directory, device)
     return Translator(directory, model.to(dtype), description, tokenizer)
+
+
+def join_ensemble(first: Translator, others: Sequence[Translator]) -> Translator:
+    """Makes several models one ensemble.
+
+    Args:
+        first: the model whose directory stands for all.
+        others: the other models; one with the weights of a model before it is left out.
+
+    Returns:
+        The ensemble; ``first`` itself where nothing is left of the others.
+
+    Raises:
+        UserError: where tokenizer or framing differ.
+    """
+    found = [first]
+    for other in others:
+        if other.description["tokenizer_hash"] != first.description["tokenizer_hash"]:
+            raise UserError(f"{other.directory}: another tokenizer than {first.directory}; an ensemble has one")
+        if other.description["framing"] != first.description["framing"]:
+            raise UserError(f"{other.directory}: another framing than {first.directory}; an ensemble has one")
+        if all(other.description.get("sha256") != one.description.get("sha256") for one in found):
+            found.append(other)
+    return first._replace(ensemble=tuple(found[1:]))
+
+
+def student_models(path: Path) -> list[Path]:
+    """Lists the models that a path means in an ensemble.
+
+    Args:
+        path: a model directory, or a run.
+
+    Returns:
+        Of a run with several students the best model of each, in order of their names; else the path itself.
+    """
+    students = [] if (path / "model.json").exists() else sorted(path.glob("students/*/best/model.json"))
+    return [model_file.parent for model_file in students] or [path]
 
 
 def find_tokenizer(directory: Path, expected_hash: str, data: Path | None = None) -> Tokenizer:

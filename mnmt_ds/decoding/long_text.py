@@ -45,7 +45,19 @@ def join_parts(parts: list[str], language: str) -> str:
     Returns:
         One line, with spaces between the parts where the language writes any.
     """
-    return ("" if canonical_language(language) in WITHOUT_SPACES else " ").join(part for part in parts if part)
+    return (" " if writes_spaces(language) else "").join(part for part in parts if part)
+
+
+def writes_spaces(language: str) -> bool:
+    """Returns whether a language writes spaces between words.
+
+    Args:
+        language: its code.
+
+    Returns:
+        False for Chinese, Japanese, Thai and the like.
+    """
+    return canonical_language(language) not in WITHOUT_SPACES
 
 
 def _sentences(text: str) -> list[str]:

@@ -131,14 +131,26 @@ def decode_step(model: Transformer, cache: NativeDecoderCache, token_BW: Tensor)
     return _norm(x_ND, model.decoder_norm), cache._replace(steps=cache.steps + 1)
 
 
-def top_continuations(
-    model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Picks the most probable continuations of each sentence over all its beams.
+def project(model: Transformer, hidden_ND: Tensor) -> Tensor:
+    """Computes the logits of the next tokens.
 
     Args:
         model: the model; its output projection is used.
         hidden_ND: decoder states of the newest tokens.
+
+    Returns:
+        float32 (N, V).
+    """
+    return onednn_linear(hidden_ND, model.head.weight)
+
+
+def top_continuations(
+    logits_NV: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Picks the most probable continuations of each sentence over all its beams.
+
+    Args:
+        logits_NV: of the next tokens.
         score_BW: the beams' summed log-probabilities (nats).
         count: C, continuations wanted.
         banned: tokens that count in the normalisation but are not chosen.
@@ -146,10 +158,8 @@ def top_continuations(
     Returns:
         Summed log-probability (float32), beam and token (int64), each (B, C), best first.
     """
-    weight_VD = model.head.weight
-    logits_NV = onednn_linear(hidden_ND, weight_VD)
-    (batch, beams), vocabulary = score_BW.shape, len(weight_VD)
-    count, score_BW = min(count, beams * vocabulary), score_BW.contiguous()
+    (batch, beams), vocabulary = score_BW.shape, logits_NV.shape[1]
+    count, score_BW, logits_NV = min(count, beams * vocabulary), score_BW.contiguous(), logits_NV.contiguous()
     value_BC = torch.empty(batch, count)
     beam_BC, word_BC = torch.empty(2, batch, count, dtype=torch.long)
     names = (ctypes.c_int64 * len(banned))(*banned)

@@ -1,21 +1,17 @@
 """Translations drawn from the model's distribution, in place of searched ones.
 
-Shape letters: B sentences, W beams (one), N = B·W, V vocabulary, D width.
+Shape letters: B sentences, W beams (one), N = B·W, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mnmt_ds.batch import EOS
-from mnmt_ds.decoding.beam_search import BeamSettings
-from mnmt_ds.models.transformer import Transformer
-
-Continuations = Callable[[Transformer, Tensor, Tensor, int, Sequence[int]], tuple[Tensor, Tensor, Tensor]]
-"""Chooses how each sentence goes on, as ``top_continuations`` of ``mnmt_ds.decoding.incremental`` does."""
+from mnmt_ds.decoding.beam_search import BeamSettings, Candidates, Continuations, RunningBeams
 
 LEAST_TEMPERATURE = 1e-6
 """Below it float32 would overflow; the most probable token is drawn from here on down."""
@@ -29,24 +25,21 @@ def sampler(settings: BeamSettings, name: str) -> Continuations:
         name: of the batch: with the seed it decides what is drawn, wherever and in which process.
 
     Returns:
-        A function from the model, its decoder states, the summed log-probabilities, a count (not heeded) and banned
-        tokens to the new sums under the model's own distribution, beams and tokens, each (B, 1).
+        Candidates of (B, 1): their scores are the new sums under the model's own distribution.
     """
     digest = hashlib.sha256(f"{settings.sample_seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
-    def draw(
-        model: Transformer, hidden_ND: Tensor, score_BW: Tensor, count: int, banned: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        log_prob_NV = torch.log_softmax(F.linear(hidden_ND, model.head.weight).float(), -1)
+    def draw(logits_NV: Tensor, search: RunningBeams, length: int, banned: Sequence[int]) -> Candidates:
+        log_prob_NV = torch.log_softmax(logits_NV, -1)
         scaled_NV = log_prob_NV / max(settings.sample_temperature, LEAST_TEMPERATURE)
         scaled_NV[:, list(banned)] = -torch.inf
         kept_NV = keep_likely(scaled_NV, settings.sample_top_k, settings.sample_top_p)
         prob_NV = torch.softmax(kept_NV.cpu(), -1)
         lost_N = prob_NV.isnan().any(-1)  # scores that are not finite: such a sentence ends, without a hypothesis
         prob_NV[lost_N] = F.one_hot(torch.tensor(EOS), prob_NV.shape[1]).float()
-        token_N1 = torch.multinomial(prob_NV, 1, generator=generator).to(hidden_ND.device)
-        return score_BW + log_prob_NV.gather(1, token_N1), torch.zeros_like(token_N1), token_N1
+        token_N1 = torch.multinomial(prob_NV, 1, generator=generator).to(logits_NV.device)
+        return search.score_BW + log_prob_NV.gather(1, token_N1), torch.zeros_like(token_N1), token_N1
 
     return draw
 

@@ -8,12 +8,13 @@ from mnmt_ds.errors import UserError
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
 
-def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+def decode_lines(lines: Iterable[bytes], name: str, keep_tabs: bool = False) -> Iterator[str]:
     """Decodes lines; what no model ever saw (control characters, line ends among them) becomes a space.
 
     Args:
         lines: raw lines, split at \\n bytes alone.
         name: what they are read from, for messages.
+        keep_tabs: lines have fields, between tabs.
 
     Yields:
         Each line's text.
@@ -28,4 +29,4 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
             raise UserError(
                 f"{name}:{number}: byte {error.start + 1} (0x{raw[error.start]:02x}) is not UTF-8; convert the file"
             ) from None
-        yield _CONTROL.sub(" ", text)
+        yield "\t".join(_CONTROL.sub(" ", field) for field in (text.split("\t") if keep_tabs else [text]))

@@ -6,7 +6,7 @@ Shape letters: B sentences, S source positions.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +22,17 @@ from mnmt_ds.data.framing import frame_source
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.data.worker_pool import end_with_parent
-from mnmt_ds.decoding.beam_search import BeamSettings, Hypothesis, beam_search
+from mnmt_ds.decoding.beam_search import BeamSettings, Hypothesis, beam_search, length_limits
+from mnmt_ds.decoding.constraints import Phrase, constrained
 from mnmt_ds.decoding.loading import Translator
+from mnmt_ds.decoding.long_text import writes_spaces
 from mnmt_ds.decoding.sampling import sampler
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.weights import describe_model, load_model
 
+SPACE = "▁"
+"""What a space before a word is among pieces."""
 Pieces = Sequence[int] | NDArray[np.integer]
 """Ids of a sentence's pieces, without tags and end symbol."""
 
@@ -44,6 +48,8 @@ class DecodingBatch(NamedTuple):
     """The decoder's first inputs."""
     forced: tuple[int, ...] = ()
     """Pieces with which every translation begins."""
+    phrases: Sequence[Sequence[Phrase]] = ()
+    """Of each sentence the pieces of phrases that its translation must hold; empty: no sentence has any."""
 
 
 class Decoder(Protocol):
@@ -53,8 +59,9 @@ class Decoder(Protocol):
 
 
 def make_batches(
-    translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int, prefix: str = ""
-) -> list[DecodingBatch]:
+    translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int, prefix: str = "",
+    phrases: Sequence[Sequence[Phrase]] = (),
+) -> list[DecodingBatch]:  # fmt: skip
     """Cuts a pair's sentences into batches, longest sentences first.
 
     Sentences without a piece are left out: their translation is empty. Sources beyond the model's positions are cut.
@@ -65,24 +72,30 @@ def make_batches(
         pieces: ids of each source sentence's pieces.
         batch_tokens: padded source tokens a batch at most; a batch has at least one sentence.
         prefix: text with which every translation begins.
+        phrases: of each sentence what its translation must hold; empty: nothing.
 
     Returns:
         The batches.
 
     Raises:
-        UserError: where the prefix leaves no room for a translation.
+        UserError: where prefix and phrases leave no room for a translation.
     """
     frame = translator.frame(pair)
     forced = tuple(translator.tokenizer.encode(prefix, split_pair(pair)[1])) if prefix else ()
-    if len(forced) + frame.target_extra >= translator.model.settings.max_positions:
-        raise UserError(f"prefix of {len(forced)} pieces: the model has {translator.model.settings.max_positions}")
-    room = translator.model.settings.max_positions - frame.source_extra
+    most = max((sum(map(len, set(each))) for each in phrases), default=0)
+    if len(forced) + most + frame.target_extra >= translator.max_positions:
+        what = f"prefix of {len(forced)} pieces" + (f" and phrases of {most}" if most else "")
+        raise UserError(f"{what}: the model has {translator.max_positions} positions")
+    room = translator.max_positions - frame.source_extra
     order = sorted((i for i in range(len(pieces)) if len(pieces[i])), key=lambda i: (-len(pieces[i]), i))
     batches: list[DecodingBatch] = []
     for position in order:
         source = frame_source(frame, [int(piece) for piece in pieces[position][:room]])
         if not batches or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > batch_tokens:
-            batches.append(DecodingBatch(pair, [], [], (frame.decoder_start, *frame.target_prefix), forced))
+            start = (frame.decoder_start, *frame.target_prefix)
+            batches.append(DecodingBatch(pair, [], [], start, forced, [] if phrases else ()))
+        if phrases:
+            batches[-1] = batches[-1]._replace(phrases=[*batches[-1].phrases, phrases[position]])
         batches[-1].positions.append(position)
         batches[-1].sources.append(source)
     return batches
@@ -122,13 +135,40 @@ def _ids_of(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:
     return [id_of[piece] for piece in pieces]
 
 
+def encode_phrase(tokenizer: Tokenizer, text: str, language: str, banned: Collection[int]) -> Phrase:
+    """Tokenises a phrase that translations must hold.
+
+    Args:
+        tokenizer: of the model.
+        text: the phrase, from a word's beginning.
+        language: its language.
+        banned: tokens that are never generated.
+
+    Returns:
+        Ids of its pieces; the space before it is one where the language writes any.
+
+    Raises:
+        UserError: where no translation could hold it.
+    """
+    ids = tokenizer.encode(text, language)
+    if not writes_spaces(language) and len(ids) > 1 and tokenizer.piece(ids[0]) == SPACE:
+        ids = ids[1:]
+    if not ids:
+        raise UserError("an empty phrase: give the text that translations must hold")
+    if UNK in ids:
+        raise UserError(f"phrase '{text}': holds what the vocabulary cannot write; leave it out")
+    if hit := [tokenizer.piece(i) for i in ids if i in banned]:
+        raise UserError(f"phrase '{text}': its piece {hit[0]} is banned; leave out one of both")
+    return tuple(ids)
+
+
 def decode_batch(
-    model: Transformer, batch: DecodingBatch, settings: BeamSettings, banned: Sequence[int]
+    model: Transformer | Sequence[Transformer], batch: DecodingBatch, settings: BeamSettings, banned: Sequence[int]
 ) -> list[list[Hypothesis]]:
     """Translates one batch on the model's device.
 
     Args:
-        model: the model, in eval mode.
+        model: the model, in eval mode, or those of an ensemble.
         batch: framed sources of one pair.
         settings: beam, length penalty and limits.
         banned: ids that are never generated.
@@ -136,13 +176,19 @@ def decode_batch(
     Returns:
         For each sentence of the batch its hypotheses, best first.
     """
-    device = model.embedding.weight.device
+    models = [model] if isinstance(model, Transformer) else model
+    device = models[0].embedding.weight.device
     source_BS = pad_sequence([torch.tensor(source) for source in batch.sources], batch_first=True, padding_value=PAD)
-    draw = (
-        sampler(settings, f"{batch.pair} {batch.positions} {batch.sources[0]}") if settings.sample_temperature else None
-    )
+    choose, limit = None, None
+    if settings.sample_temperature:
+        choose = sampler(settings, f"{batch.pair} {batch.positions} {batch.sources[0]}")
+    elif any(batch.phrases):
+        choose = constrained(batch.phrases, settings.beam, batch.forced)
+        positions = min(each.settings.max_positions for each in models) - len(batch.start) - len(batch.forced) + 1
+        limit_B = length_limits(source_BS, settings, positions)
+        limit = [least + sum(map(len, set(each))) for least, each in zip(limit_B.tolist(), batch.phrases, strict=True)]
     rows = beam_search(
-        model, source_BS.to(device), (*batch.start, *batch.forced), settings, banned=banned, continuations=draw
+        models, source_BS.to(device), (*batch.start, *batch.forced), settings, limit, banned, continuations=choose
     )
     if not batch.forced:
         return rows
@@ -178,18 +224,19 @@ def open_decoder(translator: Translator, settings: BeamSettings, processes: int 
     if processes <= 1:
         with _threads(useful_threads(translator.model)):
             yield lambda batches: (
-                (batch, decode_batch(translator.model, batch, settings, banned)) for batch in batches
+                (batch, decode_batch(translator.models, batch, settings, banned)) for batch in batches
             )
         return
-    if describe_model(translator.directory).get("sha256") != translator.description.get("sha256"):
-        raise UserError(f"{translator.directory}: was replaced since it was read; name a copy, or one of snapshots/")
+    for each in (translator, *translator.ensemble):
+        if describe_model(each.directory).get("sha256") != each.description.get("sha256"):
+            raise UserError(f"{each.directory}: was replaced since it was read; name a copy, or one of snapshots/")
     threads = min(useful_threads(translator.model), max(1, (os.cpu_count() or 1) // processes))
     dtype = translator.model.embedding.weight.dtype
     pool = ProcessPoolExecutor(
         processes,
         multiprocessing.get_context("spawn"),
         initializer=_open,
-        initargs=(translator.directory, dtype, settings, banned, threads, os.getpid()),
+        initargs=(translator.directories, dtype, settings, banned, threads, os.getpid()),
     )
 
     def in_pool(batches: Sequence[DecodingBatch]) -> Iterator[tuple[DecodingBatch, list[list[Hypothesis]]]]:
@@ -243,6 +290,7 @@ def translate_all(
     processes: int = 1,
     progress: Callable[[int], None] = lambda count: None,
     prefix: str = "",
+    phrases: Sequence[Sequence[Phrase]] = (),
 ) -> dict[str, list[list[Hypothesis]]]:
     """Translates all sentences of several pairs, long batches first.
 
@@ -254,6 +302,7 @@ def translate_all(
         processes: worker processes; 1: none.
         progress: called with the number of sentences done, batch by batch.
         prefix: text with which every translation begins.
+        phrases: of each sentence of each pair what its translation must hold; empty: nothing.
 
     Returns:
         For each pair the hypotheses of its sentences in input order; an empty list for an empty sentence.
@@ -264,7 +313,7 @@ def translate_all(
     batches = [
         batch
         for pair, sentences in pieces.items()
-        for batch in make_batches(translator, pair, sentences, batch_tokens, prefix)
+        for batch in make_batches(translator, pair, sentences, batch_tokens, prefix, phrases)
     ]
     batches.sort(key=lambda batch: -len(batch.sources[0]) * len(batch.sources))
     result: dict[str, list[list[Hypothesis]]] = {pair: [[] for _ in rows] for pair, rows in pieces.items()}
@@ -278,20 +327,21 @@ def translate_all(
     return result
 
 
-_worker: tuple[Transformer, BeamSettings, Sequence[int]] | None = None
+_worker: tuple[Sequence[Transformer], BeamSettings, Sequence[int]] | None = None
 
 
 def _open(
-    directory: Path, dtype: torch.dtype, settings: BeamSettings, banned: Sequence[int], threads: int, parent: int
-) -> None:
+    directories: Sequence[Path], dtype: torch.dtype, settings: BeamSettings, banned: Sequence[int], threads: int,
+    parent: int,
+) -> None:  # fmt: skip
     global _worker
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it, too, and ends the pool
     torch.set_num_threads(threads)
-    _worker = load_model(directory)[0].to(dtype), settings, banned
+    _worker = [load_model(directory)[0].to(dtype) for directory in directories], settings, banned
 
 
 def _decode(batch: DecodingBatch) -> list[list[Hypothesis]]:
     assert _worker is not None
-    model, settings, banned = _worker
-    return decode_batch(model, batch, settings, banned)
+    models, settings, banned = _worker
+    return decode_batch(models, batch, settings, banned)

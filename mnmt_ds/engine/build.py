@@ -33,7 +33,7 @@ from mnmt_ds.models.pretrained import WeightSource, expected_shapes
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.teachers.settings import TeacherSettings
 from mnmt_ds.teachers.teacher_pool import TeacherPool
-from mnmt_ds.tracking import Tracker
+from mnmt_ds.tracking import Tracker, run_and_student_settings
 
 
 def open_corpus(recipe: Recipe) -> tuple[Corpus, list[str]]:
@@ -185,7 +185,7 @@ def make_students(
         log, peers = tracker, None
         if student_recipe is not recipe:
             layout.ranks.on_main_first(student_recipe.directory.mkdir, 0o777, True, True)
-            settings = student_recipe.tracking.model_copy(update={"wandb": "off"})
+            _, settings = run_and_student_settings(student_recipe.tracking, recipe.name)
             log = Tracker(student_recipe.directory, settings, layout.is_main, student_recipe.name)
             peers = exchange.peers_of(name, last, run_trials)
         eval_states = engine.method_eval_states(student_recipe.data.pairs)

@@ -63,6 +63,11 @@ class TrainSettings(Settings):
     """Adam's epsilon."""
     weight_decay: float = Field(0.0, ge=0, le=100)
     """Decoupled weight decay; 0: none."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Above 0 a moving average of the weights is kept (``average = ema_decay * average + (1 - ema_decay) * weights``
+    behind each update): it is what is validated, kept as best and last model, and a teacher. 0: the weights are."""
+    ema_start: int = Field(default=0, ge=0)
+    """First update that is averaged; until then the average is the weights themselves. With ``ema_decay``."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of an update's gradient; 0: no clipping."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)

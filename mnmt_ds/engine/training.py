@@ -28,6 +28,7 @@ from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
+from mnmt_ds.engine.parallel.weight_average import averaged_weights
 from mnmt_ds.engine.recipe import Recipe, unused_sampler
 from mnmt_ds.engine.run_log import RunLog, dashboard_config, introduction
 from mnmt_ds.engine.start_faults import all_faults_listed
@@ -42,7 +43,7 @@ from mnmt_ds.methods import registry
 from mnmt_ds.methods.translation import translation_loss
 from mnmt_ds.models.transformer import Transformer, parameter_count
 from mnmt_ds.parallel_layout import ParallelLayout
-from mnmt_ds.tracking import Tracker
+from mnmt_ds.tracking import Tracker, run_and_student_settings
 
 
 class StartPoint(NamedTuple):
@@ -167,7 +168,10 @@ class Training:
         self.lock = _claim_on_main(self.recipe, job)
         if not resume:
             job.on_main_first(run_directory.refuse_used, self.directory)
-        return Tracker(self.directory, self.recipe.tracking, job.is_main, self.recipe.name)
+        tracking = self.recipe.tracking
+        if self.recipe.students:
+            tracking, _ = run_and_student_settings(tracking, self.recipe.name)
+        return Tracker(self.directory, tracking, job.is_main, self.recipe.name)
 
     def _describe(self, recipe: Recipe, config: ds_config.Json, ranks: RankGroup) -> None:
         """Writes what a run or a student is beside its results."""
@@ -290,7 +294,8 @@ class Training:
         self.flush_log()
         with torch.device("meta"):
             parameters = parameter_count(Transformer(self.recipe.model, self.corpus.tokenizer.size))
-        needed = 16 * parameters * len(self.peer_group.student_names)  # weights, fp32 masters and moments
+        bytes_each = 20 if self.recipe.train.ema_decay else 16  # weights, fp32 masters and moments, their average
+        needed = bytes_each * parameters * len(self.peer_group.student_names)
         path = checkpoint.save(self.directory, self._engines(), self.state(), needed, self.peer_group.barrier)
         self._remove_unused(path)
 
@@ -444,7 +449,8 @@ class Training:
         """
         self._check_weights()
         for student in self.students:
-            records.keep_last(self.corpus, student)
+            with averaged_weights(student.engine.average):
+                records.keep_last(self.corpus, student)
             records.keep_averages(student)
 
     def keep_averages_since_ended(self) -> None:

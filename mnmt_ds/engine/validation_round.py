@@ -1,6 +1,6 @@
 """What happens at a validation: dev losses of every student, and all that follows from them, in this order.
 
-1. dev losses of all students;
+1. dev losses of all students, of their averaged weights where ``train.ema_decay`` keeps some: up to 3.;
 2. dev BLEU and chrF, where ``validation.bleu_every`` asks for them;
 3. of each student: the bests, overall and of each pair; then the method's ``on_validation`` (teachers, switches); then
    the snapshot of its weights and the links to it;
@@ -15,11 +15,13 @@ is resumed in between validates first.
 
 import math
 import time
+from contextlib import ExitStack
 
 from mnmt_ds.engine.checkpointing.fingerprint import model_description
 from mnmt_ds.engine.monitoring.dev_scores import DevScores, dev_score_metrics, dev_scores
 from mnmt_ds.engine.monitoring.meter import memory
 from mnmt_ds.engine.monitoring.validation import PairValues, validate
+from mnmt_ds.engine.parallel.weight_average import averaged_weights
 from mnmt_ds.engine.students import records
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.engine.training import Training
@@ -40,26 +42,29 @@ def validate_students(training: Training) -> None:
         RunError: where a dev loss is not finite.
     """
     students = training.students
-    values = [
-        validate(student.engine, training.dev, training.pairs, training.plain_loss_function) for student in students
-    ]  # fmt: skip
-    watch = training.recipe.validation.watch
-    watched = [
-        validate(student.engine, training.watched_dev, watch, training.plain_loss_function)
-        if training.watched_dev
-        else {}
-        for student in students
-    ]
-    scores = {}
-    losses = _losses_of_all(training, values)
-    reports = []
-    for student in students:
-        scores[student.name] = _dev_scores(training, student)
-        reports.append(_report(training, student, losses, scores[student.name]))
-    for student, report in zip(students, reports, strict=True):
-        is_better, improved = student.best.update(report, scores[student.name])
-        student.method.on_validation(report)
-        records.keep_weights(training.corpus, student, report, is_better, improved)
+    with ExitStack() as validated:
+        for student in students:
+            validated.enter_context(averaged_weights(student.engine.average))
+        values = [
+            validate(student.engine, training.dev, training.pairs, training.plain_loss_function) for student in students
+        ]
+        watch = training.recipe.validation.watch
+        watched = [
+            validate(student.engine, training.watched_dev, watch, training.plain_loss_function)
+            if training.watched_dev
+            else {}
+            for student in students
+        ]
+        scores = {}
+        losses = _losses_of_all(training, values)
+        reports = []
+        for student in students:
+            scores[student.name] = _dev_scores(training, student)
+            reports.append(_report(training, student, losses, scores[student.name]))
+        for student, report in zip(students, reports, strict=True):
+            is_better, improved = student.best.update(report, scores[student.name])
+            student.method.on_validation(report)
+            records.keep_weights(training.corpus, student, report, is_better, improved)
     student_records = [
         records.validation_record(student, report, rows) | records.watched_record(watched_rows)
         for student, report, rows, watched_rows in zip(students, reports, values, watched, strict=True)

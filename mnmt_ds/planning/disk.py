@@ -41,7 +41,7 @@ def disk_use(
         Bytes at most.
     """
     has_masters = layout.zero_stage > 0 or layout.precision != "fp32"
-    state = layout.element_bytes + (3 if has_masters else 2) * FP32_BYTES
+    state = layout.element_bytes + ((3 if has_masters else 2) + layout.weight_average) * FP32_BYTES
     names_of_pairs = len(recipe.data.pairs) if recipe.validation.keep_best_per_pair else 0
     distinct = students.number * (max(names_of_pairs, teachers.versions) + 2)
     shards = teachers.versions * teachers.dtype_bytes * rank_parameters // layout.data_parallel_size

@@ -68,6 +68,7 @@ def recipe_layout(recipe: Recipe, ranks: int | None, on_cpu: bool) -> PlannedLay
         stages=stages,
         vocabulary_shards=vocabulary_shards,
         teams=teams,
+        weight_average=recipe.train.ema_decay > 0,
     )
 
 

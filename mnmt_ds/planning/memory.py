@@ -59,6 +59,8 @@ class PlannedLayout(NamedTuple):
     """Ranks that share every matrix over the vocabulary; 1: every rank holds all words."""
     teams: int = 1
     """Teams of ranks with a student each; 1: every rank holds all students."""
+    weight_average: bool = False
+    """A moving average of the weights is kept beside the optimizer's states."""
 
     @property
     def model_parallel_size(self) -> int:
@@ -151,7 +153,7 @@ class RankMemory(NamedTuple):
     live_gradients: int
     """Those of them that stand beside a micro-batch's activations, where an update has several."""
     optimizer: int
-    """Moments and fp32 masters."""
+    """Moments and fp32 masters, and the weights' moving average."""
     activations: int
     """What backward passes need of all micro-batches in flight."""
     loss: int
@@ -417,7 +419,7 @@ def stage_boundary_bytes(
 
 
 def state_bytes(n: int, layout: PlannedLayout, trained: int | None = None) -> tuple[int, int, int]:
-    """Counts the bytes of weights, gradients (with buffers) and optimizer states.
+    """Counts the bytes of weights, gradients (with buffers) and optimizer states with the weights' moving average.
 
     Args:
         n: N parameters of the student on this rank.
@@ -434,10 +436,11 @@ def state_bytes(n: int, layout: PlannedLayout, trained: int | None = None) -> tu
     whole, shard = e * n, e * n // r
     copy = e * min(n, layout.bucket)
     buffer = copy if layout.on_cpu else e * layout.bucket  # a CPU gives memory to what is written alone
-    masters_and_moments = 3 * FP32_BYTES * n // r
+    masters_and_moments = (4 if layout.weight_average else 3) * FP32_BYTES * n // r
     wide = 0 if is_fp32 else FP32_BYTES * n // r  # a step's gradients, as wide as the masters
     if layout.zero_stage == 0:  # fp32: no masters, gradients flattened to be reduced
-        return weights, whole + copy + (0 if is_fp32 else FP32_BYTES * n), (2 if is_fp32 else 3) * FP32_BYTES * n
+        copies = (2 if is_fp32 else 3) + layout.weight_average
+        return weights, whole + copy + (0 if is_fp32 else FP32_BYTES * n), copies * FP32_BYTES * n
     if layout.zero_stage == 1:
         return weights, whole + buffer + copy + wide, masters_and_moments
     if layout.zero_stage == 2:

@@ -206,7 +206,7 @@ def test_top_continuations_of_both_are_log_softmax_and_topk(
     log_prob[:, banned] = -torch.inf
     value, index = (log_prob.view(batch, beams, -1) + score_BW[:, :, None]).flatten(1).topk(count)
     for module in (incremental, native):
-        found = module.top_continuations(model, hidden_ND, score_BW, count, banned)
+        found = module.top_continuations(module.project(model, hidden_ND), score_BW, count, banned)
         torch.testing.assert_close(found[0], value, atol=2e-5, rtol=1e-5)
         assert torch.equal(found[1] * vocabulary + found[2], index)
 

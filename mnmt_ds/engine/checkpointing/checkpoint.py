@@ -151,7 +151,8 @@ def load(
         UserError: where a checkpoint cannot be moved from that layout to this one.
     """
     if _is_alike(written, present):
-        return _load(path, engines)
+        _load(path, engines)
+        return _load_averages(path, engines)
     if refusal := move_refusal(written, present):
         raise UserError(f"{path}: {refusal}")
     universal = path.with_name(path.name + ".universal")
@@ -159,6 +160,7 @@ def load(
     for name, engine in engines.items():
         engine.layout.ranks.on_main_first(_make_universal, path / name, universal / name)
     _load(universal, engines, universal=True)
+    _load_averages(path, engines)
     ranks = barrier_and_ranks()
     ranks.barrier()
     ranks.on_main_first(shutil.rmtree, universal)
@@ -213,6 +215,13 @@ def _load(path: Path, engines: Engines, universal: bool = False) -> None:
     for name, engine in engines.items():
         if not engine.load_checkpoint(path, name, universal):
             raise UserError(f"{path}: no student '{name}' in it; resume with the recipe that wrote it")
+
+
+def _load_averages(path: Path, engines: Engines) -> None:
+    """The averaged weights, which any layout picks its parts from."""
+    for name, engine in engines.items():
+        if engine.average is not None:
+            engine.average.load(path / name)
 
 
 def _make_universal(source: Path, target: Path) -> None:

@@ -16,7 +16,8 @@ def model_description(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     Returns:
         JSON values.
     """
-    return {
+    averaged = {"ema_decay": recipe.train.ema_decay} if recipe.train.ema_decay else {}
+    return averaged | {
         "model": recipe.model.model_dump(mode="json", exclude={"init"}),
         "vocabulary_size": corpus.tokenizer.size,
         "framing": recipe.framing.model_dump(mode="json"),

@@ -108,7 +108,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         NO_EFFECT: "workers save_every keep_checkpoints timeout_minutes",
         BUDGET: "max_epochs max_steps patience",
         FREE: "max_tokens gradient_accumulation_steps batches_per_update lr warmup_steps warmup_init_lr adam_betas"
-        " adam_eps weight_decay clip_norm loss_implementation deterministic",
+        " adam_eps weight_decay clip_norm ema_decay ema_start loss_implementation deterministic",
         NEW_METRIC: "label_smoothing",
         REFUSED: "precision seed",
     },
@@ -118,7 +118,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         FREE: "every max_tokens watch keep_best_per_pair bleu_every average_k",
         NEW_METRIC: "selection select_by bleu_sentences bleu_beam bleu_ban_unknown",
     },
-    "tracking": {NO_EFFECT: "wandb project entity group wandb_pairs tensorboard log_every"},
+    "tracking": {NO_EFFECT: "wandb project entity group wandb_runs wandb_pairs tensorboard log_every"},
 }
 """Keys by class, for every section of a recipe as ``config.sections`` lists them."""
 CHANGED_METRICS: Mapping[str, DevMetric] = {
@@ -156,6 +156,7 @@ NOTES: Mapping[str, str] = {
     "train.precision": "the optimizer's state has the former type",
     "train.seed": "dropout and the order of data follow from it",
     "students.seed": "dropout and the order of data follow from it",
+    "train.ema_decay": "from here on; an average that was not kept before begins with the present weights",
     "train.label_smoothing": "dev losses have other units; bests and patience begin anew",
     "validation.selection": "the overall dev loss is another mean; the overall best and patience begin anew",
     "validation.select_by": "the overall best and patience begin anew",

@@ -8,8 +8,9 @@ from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.engine import Engine
 from mnmt_ds.engine.parallel.first_weights import partition_at_zero_3, read_first_weights, without_draws
-from mnmt_ds.engine.parallel.pipeline_engine import make_pipeline_engine
-from mnmt_ds.engine.parallel.zero_engine import make_zero_engine
+from mnmt_ds.engine.parallel.pipeline_engine import PipelineEngine, make_pipeline_engine
+from mnmt_ds.engine.parallel.weight_average import WeightAverage
+from mnmt_ds.engine.parallel.zero_engine import ZeroEngine, make_zero_engine
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.frozen import freeze
@@ -23,7 +24,7 @@ def build_engine(
     recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float], layout: ParallelLayout,
     source: WeightSource | None = None,
 ) -> Engine:  # fmt: skip
-    """Builds a student's model, sets its first weights, and puts it on an engine.
+    """Builds a student's model, sets its first weights, and puts it on an engine, with its average where one is kept.
 
     Args:
         recipe: of the student.
@@ -39,6 +40,16 @@ def build_engine(
     Raises:
         UserError: where there are not enough words for all ranks of a split vocabulary.
     """
+    engine = _make_engine(recipe, config, vocabulary_size, costs, layout, source)
+    if decay := recipe.train.ema_decay:
+        engine.average = WeightAverage(engine.deepspeed_engine, engine.model, layout, decay, recipe.train.ema_start)
+    return engine
+
+
+def _make_engine(
+    recipe: Recipe, config: ds_config.Json, vocabulary_size: int, costs: Sequence[float], layout: ParallelLayout,
+    source: WeightSource | None,
+) -> PipelineEngine | ZeroEngine:  # fmt: skip
     vocab_shard = own_vocab_shard(vocabulary_size, layout)
     if recipe.pipeline is not None:
         return make_pipeline_engine(

@@ -18,6 +18,7 @@ from mnmt_ds.batch import Batch, MicroBatchContent, to_device
 from mnmt_ds.checkpoint_writer import WrittenFiles
 from mnmt_ds.distributed import RankGroup, seed_of
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
+from mnmt_ds.engine.parallel.weight_average import WeightAverage
 from mnmt_ds.methods.method import Method, ModelStates
 from mnmt_ds.models.layer_sequence import ModelChunk
 from mnmt_ds.models.settings import ModelSettings
@@ -157,6 +158,11 @@ class Engine(Protocol):
     @property
     def vocab_shard(self) -> VocabShard | None:
         """This rank's words; None: all."""
+        ...
+
+    @property
+    def average(self) -> WeightAverage | None:
+        """The moving average of the weights, which ``step`` updates; None: there is none."""
         ...
 
     def forward_backward(self, update: Update) -> list[Metrics]:
@@ -331,7 +337,7 @@ class Engine(Protocol):
         ...
 
     def capture_state(self) -> TrainingState:
-        """Copies the whole training state: weights, masters, moments, counters, random state.
+        """Copies the whole training state: weights, masters, their average, moments, counters, random state.
 
         Returns:
             The copy.
@@ -361,7 +367,7 @@ class Engine(Protocol):
         ...
 
     def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
-        """Writes DeepSpeed's files of the training state.
+        """Writes DeepSpeed's files of the training state, and the averaged weights'.
 
         Args:
             directory: of the checkpoint.
@@ -373,7 +379,7 @@ class Engine(Protocol):
         ...
 
     def load_checkpoint(self, directory: Path, tag: str, universal: bool = False) -> bool:
-        """Fills weights, optimizer, loss scale and counters from DeepSpeed's files.
+        """Fills weights, optimizer, loss scale and counters from DeepSpeed's files; the average is loaded by itself.
 
         Args:
             directory: of the checkpoint.

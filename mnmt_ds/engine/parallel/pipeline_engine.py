@@ -31,6 +31,7 @@ from mnmt_ds.engine.parallel.pipeline_module import (
 )
 from mnmt_ds.engine.parallel.pipeline_weights import gather_stages, initialise_stage
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
+from mnmt_ds.engine.parallel.weight_average import WeightAverage
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.layer_sequence import ModelChunk
 from mnmt_ds.models.pretrained import WeightSource
@@ -115,6 +116,7 @@ class PipelineEngine:
         self.zero_stage: int = deepspeed_engine.zero_optimization_stage()
         self.stage_bounds: Sequence[int] = tuple(self.module.parts)
         self.vocab_shard = self.module.vocab_shard
+        self.average: WeightAverage | None = None
         private_apis.wrap_pipeline_instructions(deepspeed_engine, {schedule.OptimizerStep: _postponed_step})
 
     @property
@@ -175,14 +177,15 @@ class PipelineEngine:
         """
         for group in self.deepspeed_engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self.zero_stage == 0:
+        norm, clips = 0.0, self.zero_stage == 0
+        if clips:
             model_group = self.deepspeed_engine.grid.get_model_parallel_group()
             norm = gradients.clip(self.module, self.layout, self._clip_norm, model_group)
-            if math.isfinite(norm):
-                private_apis.pipeline_optimizer_step(self.deepspeed_engine)
-            return norm
-        private_apis.pipeline_optimizer_step(self.deepspeed_engine)
-        return float(self.deepspeed_engine.get_global_grad_norm())
+        if math.isfinite(norm):
+            private_apis.pipeline_optimizer_step(self.deepspeed_engine)
+            if self.average is not None:
+                self.average.update()
+        return norm if clips else float(self.deepspeed_engine.get_global_grad_norm())
 
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
@@ -377,7 +380,7 @@ class PipelineEngine:
         Returns:
             The copy.
         """
-        return state_snapshot.capture_state(self.deepspeed_engine)
+        return state_snapshot.capture_state(self.deepspeed_engine, self.average)
 
     def restore_state(self, state: TrainingState) -> None:
         """Restores a captured training state, bit for bit.
@@ -385,7 +388,7 @@ class PipelineEngine:
         Args:
             state: of ``capture_state``.
         """
-        state_snapshot.restore_state(self.deepspeed_engine, state)
+        state_snapshot.restore_state(self.deepspeed_engine, state, self.average)
 
     def is_finite(self, whole_state: bool = False) -> bool:
         """Checks whether this stage's weights are finite.
@@ -399,7 +402,7 @@ class PipelineEngine:
         return state_snapshot.is_finite(self.deepspeed_engine, whole_state)
 
     def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
-        """Writes DeepSpeed's files of the training state.
+        """Writes DeepSpeed's files of the training state, and the averaged weights'.
 
         Args:
             directory: of the checkpoint.
@@ -408,7 +411,8 @@ class PipelineEngine:
         Returns:
             This rank's files, and the first error of them.
         """
-        return private_apis.save_checkpoint(self.deepspeed_engine, directory, tag)
+        files = self.average.files() if self.average is not None else {}
+        return private_apis.save_checkpoint(self.deepspeed_engine, directory, tag, files)
 
     def load_checkpoint(self, directory: Path, tag: str, universal: bool = False) -> bool:
         """Fills the training state from DeepSpeed's files.

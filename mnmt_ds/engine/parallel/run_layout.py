@@ -75,6 +75,10 @@ def check_run_layout(
     Raises:
         UserError: the first reason.
     """
+    zero = config.get("zero_optimization", {})
+    on_disk = [name for name in ("offload_optimizer", "offload_param") if zero.get(name, {}).get("device") == "nvme"]
+    if recipe.train.ema_decay and on_disk:
+        raise UserError(f"train.ema_decay: weights whose {on_disk[0]} is nvme are not averaged; offload to the cpu")
     layout = run_layout(recipe, config, world_size() if ranks is None else ranks)
     requirements.check_layout(requirements_of(recipe), layout, settings)
     if layout.ranks > 1 and uses_gpu() and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":

@@ -1,7 +1,8 @@
 """An engine's whole training state copied aside and put back, bit for bit, at any ZeRO stage.
 
-Copied: trained weights (at ZeRO-3 this rank's partitions), fp32 masters, the optimizer's moments and step counters, the
-loss scaler, the counters and rates of engine and optimizer, and the random states of torch. Tensors are written in
+Copied: trained weights (at ZeRO-3 this rank's partitions), fp32 masters and their moving average, the optimizer's
+moments and step counters, the loss scaler, the counters and rates of engine and optimizer, and the random states of
+torch. Tensors are written in
 place, since DeepSpeed's buffers are views of one another.
 """
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mnmt_ds import private_apis
 from mnmt_ds.distributed import uses_gpu
+from mnmt_ds.engine.parallel.weight_average import WeightAverage
 from mnmt_ds.errors import UserError
 from mnmt_ds.private_apis import Number
 
@@ -32,13 +34,16 @@ class TrainingState(NamedTuple):
     """State of torch's CPU generator."""
     cuda_random: list[Tensor]
     """State of each CUDA device's generator."""
+    average: list[Tensor]
+    """The averaged weights; empty where there are none."""
 
 
-def capture_state(deepspeed_engine: Any) -> TrainingState:
+def capture_state(deepspeed_engine: Any, average: WeightAverage | None = None) -> TrainingState:
     """Copies the present state, between two updates.
 
     Args:
         deepspeed_engine: a DeepSpeedEngine.
+        average: of its weights; None: there is none.
 
     Returns:
         The copy.
@@ -58,17 +63,21 @@ def capture_state(deepspeed_engine: Any) -> TrainingState:
         ],
         torch.get_rng_state(),
         torch.cuda.get_rng_state_all() if uses_gpu() else [],
+        [_copy(values) for values in average.values] if average is not None else [],
     )
 
 
 @torch.no_grad()
-def restore_state(deepspeed_engine: Any, snapshot: TrainingState) -> None:
+def restore_state(deepspeed_engine: Any, snapshot: TrainingState, average: WeightAverage | None = None) -> None:
     """Restores a captured state; called by all ranks together.
 
     Args:
         deepspeed_engine: the engine that it was copied from.
         snapshot: the copy.
+        average: of its weights; None: there is none.
     """
+    for averaged, kept in zip(average.values if average is not None else (), snapshot.average, strict=True):
+        averaged.copy_(kept)
     with private_apis.weights_written_in_place(deepspeed_engine):
         for tensor, value in zip(
             private_apis.weight_and_master_tensors(deepspeed_engine), snapshot.tensors, strict=True

@@ -23,6 +23,7 @@ from mnmt_ds.engine.parallel.method_eval_states import DirectEvalStates
 from mnmt_ds.engine.parallel.random_state import seed_random_state
 from mnmt_ds.engine.parallel.state_snapshot import TrainingState
 from mnmt_ds.engine.parallel.student_module import StudentModule
+from mnmt_ds.engine.parallel.weight_average import WeightAverage
 from mnmt_ds.methods.method import ModelStates
 from mnmt_ds.models.row_gradients import RowGradients
 from mnmt_ds.models.settings import ModelSettings
@@ -123,6 +124,7 @@ class ZeroEngine:
         self._clips = self.zero_stage == 0 and not deepspeed_engine.bfloat16_enabled()
         """In fp32 at ZeRO 0; elsewhere DeepSpeed clips, and updates nothing by a gradient that is not finite."""
         self._clip_norm = clip_norm
+        self.average: WeightAverage | None = None
         self.passes_are_collective = self.eval_states_gather_weights = self.zero_stage == 3
 
     @property
@@ -177,13 +179,12 @@ class ZeroEngine:
         """
         for group in self.deepspeed_engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._clips:
-            norm = gradients.clip(self.model, self.layout, self._clip_norm, self.layout.vocab_group)
-            if math.isfinite(norm):
-                self.deepspeed_engine.step()
-            return norm
-        self.deepspeed_engine.step()
-        return float(self.deepspeed_engine.get_global_grad_norm())
+        norm = gradients.clip(self.model, self.layout, self._clip_norm, self.layout.vocab_group) if self._clips else 0.0
+        if math.isfinite(norm):
+            self.deepspeed_engine.step()
+            if self.average is not None:
+                self.average.update()
+        return norm if self._clips else float(self.deepspeed_engine.get_global_grad_norm())
 
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
@@ -414,7 +415,7 @@ class ZeroEngine:
         Raises:
             UserError: where part of it lies on NVMe.
         """
-        return state_snapshot.capture_state(self.deepspeed_engine)
+        return state_snapshot.capture_state(self.deepspeed_engine, self.average)
 
     def restore_state(self, state: TrainingState) -> None:
         """Restores a captured training state, bit for bit.
@@ -422,7 +423,7 @@ class ZeroEngine:
         Args:
             state: of ``capture_state``.
         """
-        state_snapshot.restore_state(self.deepspeed_engine, state)
+        state_snapshot.restore_state(self.deepspeed_engine, state, self.average)
 
     def is_finite(self, whole_state: bool = False) -> bool:
         """Checks whether this rank's weights are finite.
@@ -436,7 +437,7 @@ class ZeroEngine:
         return state_snapshot.is_finite(self.deepspeed_engine, whole_state)
 
     def save_checkpoint(self, directory: Path, tag: str) -> WrittenFiles:
-        """Writes DeepSpeed's files of the training state.
+        """Writes DeepSpeed's files of the training state, and the averaged weights'.
 
         Args:
             directory: of the checkpoint.
@@ -445,7 +446,8 @@ class ZeroEngine:
         Returns:
             This rank's files, and the first error of them.
         """
-        return private_apis.save_checkpoint(self.deepspeed_engine, directory, tag)
+        files = self.average.files() if self.average is not None else {}
+        return private_apis.save_checkpoint(self.deepspeed_engine, directory, tag, files)
 
     def load_checkpoint(self, directory: Path, tag: str, universal: bool = False) -> bool:
         """Fills the training state from DeepSpeed's files.

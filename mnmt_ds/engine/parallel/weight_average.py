@@ -1,0 +1,141 @@
+"""An exponential moving average of an engine's trained weights (fairseq's ``--ema-decay``), in the shards of ZeRO.
+
+Each rank averages the fp32 masters that it holds itself, and nothing else: at ZeRO 1 to 3 its own shard, along a
+pipeline its stage's. Where the averaged weights are wanted, they take the masters' place for so long, and the weights
+are made from them as they are behind a step.
+
+In a checkpoint each rank writes its parts by parameter and position; a run on other ranks or at another stage of ZeRO
+picks its own parts out of them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnmt_ds.errors import UserError
+from mnmt_ds.parallel_layout import ParallelLayout
+from mnmt_ds.private_masters import MasterFragment, master_fragments, weights_from_masters
+
+BLOCK = 1 << 22
+"""Elements that are exchanged at once."""
+
+
+class WeightAverage:
+    """This rank's part of the average: after each update ``average = decay * average + (1 - decay) * weights``."""
+
+    def __init__(self, deepspeed_engine: Any, module: nn.Module, layout: ParallelLayout, decay: float, start: int):
+        """Begins with the present weights.
+
+        Args:
+            deepspeed_engine: a DeepSpeedEngine that has just been made.
+            module: with its parameters, by the plain model's names.
+            layout: the ranks.
+            decay: share that the average keeps at each update, in (0, 1).
+            start: the first update that is averaged; until then the average is the weights.
+        """
+        self._deepspeed_engine, self._module, self._layout = deepspeed_engine, module, layout
+        self._decay, self._start = decay, start
+        self.values = [fragment.values.clone() for fragment in self._fragments()]
+        """float32, of each fragment of this rank's masters."""
+
+    def _fragments(self) -> list[MasterFragment]:
+        return list(master_fragments(self._deepspeed_engine, self._module))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the weights of the update that the engine has just made; one that it left out counts for nothing."""
+        if not self._deepspeed_engine.was_step_applied():
+            return
+        weights = [fragment.values for fragment in self._fragments()]
+        if self._deepspeed_engine.global_steps < self._start:
+            torch._foreach_copy_(self.values, weights)
+        else:
+            torch._foreach_lerp_(self.values, weights, 1 - self._decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Puts the averaged weights in the trained ones' place for as long as the block runs; no update may fall in it.
+
+        All ranks of the engine enter and leave it together. Where the block fails nothing is put back, for that takes
+        all ranks: the run ends.
+
+        Returns:
+            Nothing: a context manager.
+        """
+        self._exchange()
+        yield
+        self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Masters and average change places; the weights follow the masters."""
+        for average, fragment in zip(self.values, self._fragments(), strict=True):
+            for kept, master in zip(average.split(BLOCK), fragment.values.split(BLOCK), strict=True):
+                before = master.clone()
+                master.copy_(kept)
+                kept.copy_(before)
+        weights_from_masters(self._deepspeed_engine, self._module)
+
+    def files(self) -> dict[str, dict[str, tuple[int, Tensor]]]:
+        """Returns what this rank writes into a checkpoint.
+
+        Returns:
+            Of each file, by its name, where a part begins in the flattened parameter and the part, by the parameter;
+            nothing where another rank has the same.
+        """
+        layout = self._layout
+        if self._deepspeed_engine.zero_optimization_stage() == 0 and layout.data_parallel_rank > 0:
+            return {}
+        parts = {
+            fragment.name: (fragment.start, average)
+            for fragment, average in zip(self._fragments(), self.values, strict=True)
+        }
+        return {f"average_{layout.vocab_parallel_rank}_{layout.ranks.rank:05d}.pt": parts}
+
+    @torch.no_grad()
+    def load(self, directory: Path) -> None:
+        """Takes this rank's parts from a checkpoint, whichever ranks have written it.
+
+        Where it has none, the average begins with the present weights.
+
+        Args:
+            directory: with the files of ``files``.
+
+        Raises:
+            UserError: where they lack a part.
+        """
+        files = sorted(directory.glob(f"average_{self._layout.vocab_parallel_rank}_*.pt"))
+        written = [torch.load(path, map_location="cpu", mmap=True, weights_only=True) for path in files]
+        for average, (name, start, values) in zip(self.values, self._fragments(), strict=True):
+            if not files:
+                average.copy_(values)
+                continue
+            filled = torch.zeros(len(average), dtype=torch.bool)
+            for begin, part in (parts[name] for parts in written if name in parts):
+                first, last = max(start, begin), min(start + len(average), begin + len(part))
+                if first < last:
+                    average[first - start : last - start].copy_(part[first - begin : last - begin])
+                    filled[first - start : last - start] = True
+            if not filled.all():
+                raise UserError(f"{directory}: lacks averaged weights of {name}; resume from another checkpoint")
+
+
+@contextmanager
+def averaged_weights(average: WeightAverage | None) -> Iterator[None]:
+    """Puts an engine's averaged weights in place for as long as the block runs, where it has any.
+
+    Args:
+        average: of the engine; None: it has none.
+
+    Returns:
+        Nothing: a context manager.
+    """
+    if average is None:
+        yield
+    else:
+        with average.in_place():
+            yield
