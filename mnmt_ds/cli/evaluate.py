@@ -8,6 +8,7 @@ from mnmt_ds.cli.translate import add_search_arguments, open_model, processes, s
 from mnmt_ds.config.paths import path_option
 
 if TYPE_CHECKING:
+    from mnmt_ds.evaluation.comet import CometModel
     from mnmt_ds.evaluation.scores import ScoreSettings
 
 HELP = "BLEU and chrF of a run, per language pair, also against another run"
@@ -82,6 +83,12 @@ def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=path_option, metavar="DIR",
                         help="with --test: write texts and translations")  # fmt: skip
     parser.add_argument("--metrics", default="", help="further metrics: chrf++, ter (default: none)")
+    parser.add_argument(
+        "--comet", type=path_option, metavar="MODEL", help="score by COMET, too: directory or .ckpt file of its model"
+    )
+    parser.add_argument(
+        "--comet-python", type=path_option, metavar="PYTHON", help="Python of an environment with unbabel-comet"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,9 +128,11 @@ def evaluate_model(args: argparse.Namespace) -> None:
     from mnmt_ds.data.worker_pool import ProgressBar
     from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.evaluation import report as reports
+    from mnmt_ds.evaluation.comet import open_comet
 
     search = search_settings(args)
     score = score_settings(args)
+    comet = open_comet(args.comet, args.comet_python) if args.comet is not None else None
     directory = _checkpoint(args.directory, args.checkpoint)
     other = _other_report(args) if args.against is not None else None
     translator = open_model(args, directory, args.data)
@@ -142,12 +151,27 @@ def evaluate_model(args: argparse.Namespace) -> None:
     )  # fmt: skip
     with ProgressBar(f"evaluate {args.directory.name} {args.checkpoint}", "sentences", sentences) as progress:
         report = reports.evaluate(task, translator, corpus, progress.add)
+    if comet is not None:
+        _add_comet(comet, report, path)
     if args.against is not None:
         report["against"] = reports.bootstrap_against(
             args.directory, args.against, args.checkpoint, args.split, score, args.against_checkpoint
         )
         reports.write_report(path, report)
     print(table(report, path))
+
+
+def _add_comet(comet: "CometModel", report: dict[str, Any], path: Path) -> None:
+    """Adds COMET's scores of the texts beside a report, and writes the report anew."""
+    from mnmt_ds.distributed import uses_gpu
+    from mnmt_ds.evaluation import report as reports
+    from mnmt_ds.evaluation.comet import comet_score
+
+    texts = {kind: reports.read_lines(path.with_suffix(""), kind) for kind in ("src", "hyp", "ref")}
+    for pair, facts in report["pairs"].items():
+        value = comet_score(comet, *(texts[kind][pair] for kind in ("src", "hyp", "ref")), gpus=int(uses_gpu()))
+        facts["other_scores"] = [*facts.get("other_scores", []), value._asdict()]
+    reports.write_report(path, report)
 
 
 def score_settings(args: argparse.Namespace) -> "ScoreSettings":

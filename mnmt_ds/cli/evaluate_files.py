@@ -28,8 +28,10 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
         UserError: where files or arguments do not fit together, or there is no such model.
     """
     from mnmt_ds.data.language_pairs import is_pair, split_pair
+    from mnmt_ds.distributed import uses_gpu
     from mnmt_ds.errors import UserError
     from mnmt_ds.evaluation import given_sets
+    from mnmt_ds.evaluation.comet import comet_score, open_comet
     from mnmt_ds.evaluation.scores import bleu_tokenizer
 
     if not args.pairs or not is_pair(args.pairs):
@@ -41,6 +43,7 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
     target = split_pair(args.pairs)[1]
     for name in score.tokenizers:  # before anything is translated
         bleu_tokenizer(name, target)
+    comet = open_comet(args.comet, args.comet_python) if args.comet is not None else None
     identify = given_sets.language_identifier() if args.off_target else None
     texts = given_sets.read_given_set([str(path) for path in args.test])
     if args.hypotheses:
@@ -48,6 +51,8 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
     else:
         hypotheses = _translations(args, texts[0])
     values = given_sets.metric_values(hypotheses, texts[1:], target, score)
+    if comet is not None:  # which takes one reference
+        values.append(comet_score(comet, texts[0], hypotheses, texts[1], gpus=int(uses_gpu())))
     print(f"{args.pairs}: {len(hypotheses):,} sentences, {len(texts) - 1} reference(s)")
     for value in values:
         print(f"{value.name:<8}{value.value:>8.2f}   {value.signature}")
