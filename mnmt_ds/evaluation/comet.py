@@ -1,6 +1,6 @@
 """COMET (Rei et al., doi:10.18653/v1/2020.emnlp-main.213) by its own package, in a Python environment of its own.
 
-unbabel-comet asks for older numpy, transformers and protobuf than this package; so its command is run there, over files.
+unbabel-comet asks for older numpy, transformers and protobuf than this package, so its command is run there on files.
 """
 
 import json
