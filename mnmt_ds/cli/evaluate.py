@@ -167,9 +167,11 @@ def _add_comet(comet: "CometModel", report: dict[str, Any], path: Path) -> None:
     from mnmt_ds.evaluation import report as reports
     from mnmt_ds.evaluation.comet import comet_score
 
-    texts = {kind: reports.read_lines(path.with_suffix(""), kind) for kind in ("src", "hyp", "ref")}
+    sources, hypotheses, references = (
+        reports.read_lines(path.with_suffix(""), kind) for kind in ("src", "hyp", "ref")
+    )  # fmt: skip
     for pair, facts in report["pairs"].items():
-        value = comet_score(comet, *(texts[kind][pair] for kind in ("src", "hyp", "ref")), gpus=int(uses_gpu()))
+        value = comet_score(comet, sources[pair], hypotheses[pair], references[pair], int(uses_gpu()))
         facts["other_scores"] = [*facts.get("other_scores", []), value._asdict()]
     reports.write_report(path, report)
 

@@ -300,6 +300,6 @@ def test_a_ban_leaves_scores_as_they_are(implementation: Any) -> None:
 def test_an_empty_source_has_no_translation() -> None:
     """CTranslate2 answers it with its prefix and a score of 0."""
     frame = Frame((), (EOS,), 59, ())
-    translator: Any = SimpleNamespace(model=make_model(60), tokenizer=None, frame=lambda pair: frame)
+    translator: Any = SimpleNamespace(max_positions=256, tokenizer=None, frame=lambda pair: frame)
     batches = make_batches(translator, "aa-bb", [[], [5, 6], []], 100)
     assert [batch.positions for batch in batches] == [[1]]

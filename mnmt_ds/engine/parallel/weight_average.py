@@ -50,11 +50,9 @@ class WeightAverage:
         """Takes in the weights of the update that the engine has just made; one that it left out counts for nothing."""
         if not self._deepspeed_engine.was_step_applied():
             return
-        weights = [fragment.values for fragment in self._fragments()]
-        if self._deepspeed_engine.global_steps < self._start:
-            torch._foreach_copy_(self.values, weights)
-        else:
-            torch._foreach_lerp_(self.values, weights, 1 - self._decay)
+        taken = 1.0 if self._deepspeed_engine.global_steps < self._start else 1 - self._decay
+        for average, fragment in zip(self.values, self._fragments(), strict=True):
+            average.lerp_(fragment.values, taken)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
