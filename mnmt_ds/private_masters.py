@@ -71,7 +71,7 @@ def weights_from_masters(deepspeed_engine: Any, module: nn.Module) -> None:
         return
     for parameter, master in _whole_masters(optimizer).values():
         parameter.data.copy_(master.view_as(parameter))
-    if deepspeed_engine.zero_optimization_stage() == 3:
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # ZeRO-3
         parameters = dict(module.named_parameters())
         with weights_written_in_place(deepspeed_engine):
             for fragment in master_fragments(deepspeed_engine, module):

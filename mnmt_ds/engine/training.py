@@ -460,7 +460,8 @@ class Training:
 
     def close(self) -> None:
         """Closes the logs and everything else that lasts as long as the run."""
-        self.tracker.close()
+        for tracker in self._trackers():
+            tracker.close()
         self._at_end.close()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from mnmt_ds.tracking import Tracker, TrackingSettings, read_records, run_and_student_settings
 from tests.spawn import on_ranks
@@ -32,6 +33,7 @@ def test_a_student_has_the_figures_of_a_single_run(tmp_path: Path) -> None:
             tracker.log("train", update, 0.5, {"train/loss": float(ord(name) + update)})
         for tracker in trackers.values():
             tracker.close()
+    wandb.teardown()  # of several runs the last one's file is written behind its end, at the latest here
     for name in ("a", "b"):
         first, second = wandb_runs(tmp_path / name)
         assert (first.name, first.group, first.project) == (f"pareto.{name}", "pareto", "mnmt_ds")
@@ -45,6 +47,7 @@ def train(corpus: str, run: str, sections: dict[str, Any]) -> None:
     from mnmt_ds.engine import loop
 
     loop.train(recipe(Path(corpus), Path(run), **sections))
+    wandb.teardown()  # ranks of tests end without what Python does at an end
 
 
 @pytest.mark.slow

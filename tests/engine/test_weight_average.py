@@ -49,12 +49,17 @@ def _averaged(precision: str, stage: int, start: int) -> dict[str, bool]:
         engine.step()
         average.update()
     before, weights = _masters(engine), _whole(engine)
+    other = WeightAverage(engine, engine.module, form_layout(), DECAY, start)
+    for values in other.values:
+        values.zero_()
+    other.load(Path("no such checkpoint"))
     with average.in_place():
         inside = _whole(engine)
         are_averages = _alike(fragments(), expected)
     again = _masters(engine)
     return {
         "averages": _alike(average.values, expected),
+        "begins with the weights": _alike(other.values, fragments()),
         "masters in place": are_averages,
         "weights in place": not _alike(inside, weights) and _rounded(fragments(), average, inside, precision, stage),
         "put back": all(torch.equal(a, b) for a, b in zip(before, again, strict=True)),
@@ -168,18 +173,25 @@ def test_a_run_goes_on_with_its_average_on_other_ranks(family: str, tiny_corpus:
         before = found["last"]
 
 
-def whole_run(corpus: str, run: str, layout: dict[str, Any], sections: dict[str, Any], until: int) -> dict[str, Any]:
-    """Trains to an update; then what the last validation would say of the averaged weights and of the trained ones."""
-    from mnmt_ds.engine.loop import stopping, train_epochs
+def whole_run(corpus: str, run: str, layout: dict[str, Any], sections: dict[str, Any], stop: int) -> dict[str, Any]:
+    """Trains to an update or the end; then what a validation says of the averaged weights and of the trained ones."""
+    from mnmt_ds.engine.loop import StopRequest, train_epochs
     from mnmt_ds.engine.monitoring.validation import validate
     from mnmt_ds.engine.parallel.weight_average import averaged_weights
     from mnmt_ds.engine.training import Training
 
     training = Training(
-        made(corpus, run, layout, **sections, train={"max_steps": until}, validation={"every": 3}), resume=True
+        made(corpus, run, layout, **sections, train={"max_steps": 6}, validation={"every": 3}), resume=True
     )
-    with stopping() as stop:
-        train_epochs(training, stop)
+
+    class StopAt(StopRequest):
+        """A request that comes within an update."""
+
+        @property
+        def is_requested(self) -> bool:  # type: ignore[override]
+            return training.update + 1 >= stop
+
+    train_epochs(training, StopAt())
     found: dict[str, Any] = {}
     for student in training.students:
         engine = student.engine
@@ -220,7 +232,7 @@ def test_averaged_weights_are_validated_and_kept(
     is resumed (and reads them from there) has the same records as one that never stopped."""
     from mnmt_ds.models.weights import describe_model, read_weights
 
-    arguments = (str(tiny_corpus), str(tmp_path / "whole"), layout, sections, 6)
+    arguments = (str(tiny_corpus), str(tmp_path / "whole"), layout, sections, 9)
     found = {name: value for each in on_ranks(ranks, whole_run, *arguments) for name, value in each.items()}
     for name, student in found.items():
         directory = tmp_path / "whole" / ("students" if "students" in sections else "") / (
@@ -232,8 +244,8 @@ def test_averaged_weights_are_validated_and_kept(
         assert all(np.array_equal(kept[name].numpy(), value) for name, value in student["averaged"].items())
         assert describe_model(directory / "last")["ema_decay"] == DECAY
     if sections:
-        for until in (3, 6):
-            on_ranks(ranks, whole_run, str(tiny_corpus), str(tmp_path / "resumed"), layout, sections, until)
+        for stop in (4, 9):
+            on_ranks(ranks, whole_run, str(tiny_corpus), str(tmp_path / "resumed"), layout, sections, stop)
         logs = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("metrics.jsonl"))
         for log in logs:
             whole, resumed = (_figures(tmp_path / name / log) for name in ("whole", "resumed"))
@@ -257,6 +269,9 @@ def test_what_is_on_nvme_is_not_averaged(tiny_corpus: Path, tmp_path: Path) -> N
         else:
             with pytest.raises(UserError, match=f"train.ema_decay: weights whose {offload} is nvme"):
                 check_run_layout(averaged, config, 1)
+    config = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu", "super_offload": True}}}
+    with pytest.raises(UserError, match="offload_optimizer is super_offload"):
+        check_run_layout(averaged, config, 1)
 
 
 def test_plans_count_the_average() -> None:

@@ -61,7 +61,7 @@ def test_files_go_there_and_the_mean_comes_back(
     texts = {"src": ["s"], "hyp": ["broken"], "ref": ["r"]}
     for kind, lines in texts.items():
         (tmp_path / kind).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    command = ["evaluate", "-", "--pairs", "bs-en", "--test", str(tmp_path / "src"), str(tmp_path / "ref"),
+    command = ["evaluate", ".", "--pairs", "bs-en", "--test", str(tmp_path / "src"), str(tmp_path / "ref"),
                "--hypotheses", str(tmp_path / "hyp"), "--comet"]  # fmt: skip
     cases = {
         (str(model), "--comet-python", str(python)): "COMET failed (CUDA is out of memory)",

@@ -76,9 +76,11 @@ def check_run_layout(
         UserError: the first reason.
     """
     zero = config.get("zero_optimization", {})
-    on_disk = [name for name in ("offload_optimizer", "offload_param") if zero.get(name, {}).get("device") == "nvme"]
-    if recipe.train.ema_decay and on_disk:
-        raise UserError(f"train.ema_decay: weights whose {on_disk[0]} is nvme are not averaged; offload to the cpu")
+    for name in ("offload_optimizer", "offload_param") if recipe.train.ema_decay else ():
+        offload = zero.get(name) or {}
+        if offload.get("device") == "nvme" or offload.get("super_offload"):
+            way = "nvme" if offload.get("device") == "nvme" else "super_offload"
+            raise UserError(f"train.ema_decay: weights whose {name} is {way} are not averaged; offload to the cpu")
     layout = run_layout(recipe, config, world_size() if ranks is None else ranks)
     requirements.check_layout(requirements_of(recipe), layout, settings)
     if layout.ranks > 1 and uses_gpu() and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":
