@@ -79,10 +79,11 @@ class EnsembleStep:
         """
         sum_NV: Tensor | None = None
         for model, hidden_ND in zip(models, hidden, strict=True):
-            log_prob_NV = torch.log_softmax(self._step.project(model, hidden_ND), -1)
-            sum_NV = log_prob_NV if sum_NV is None else torch.logaddexp(sum_NV, log_prob_NV)
+            logits_NV = self._step.project(model, hidden_ND)
+            log_prob_NV = torch.log_softmax(logits_NV, -1, out=logits_NV)
+            sum_NV = log_prob_NV if sum_NV is None else torch.logaddexp(sum_NV, log_prob_NV, out=sum_NV)
         assert sum_NV is not None
-        return sum_NV - math.log(len(models))
+        return sum_NV.sub_(math.log(len(models)))
 
     def reorder_beams(self, cache: EnsembleCache, parent_BW: Tensor) -> EnsembleCache:
         """Reorders the caches, so that each new beam continues from its parent beam.
