@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from torch.serialization import get_crc32_options, set_crc32_options
 from typing_extensions import Buffer
 
+from mnmt_ds.files import sha256 as sha256_of_file
 from mnmt_ds.files import sync
 
 IN_A_THREAD = 1 << 16
@@ -88,6 +89,21 @@ class CheckpointWriter:
                 function(*arguments, **named)
             except (OSError, RuntimeError) as error:
                 self._error = error
+
+    def write(self, save: Callable[[Path], None], path: Path) -> None:
+        """Writes a file in another way than DeepSpeed's, and hashes it behind that.
+
+        Args:
+            save: writes the file at the path that it is given.
+            path: of the file.
+        """
+
+        def write_and_hash() -> None:
+            save(path)
+            sync(path)
+            self._files[path] = WrittenFile(path.stat().st_size, sha256_of_file(path))
+
+        self.keep(write_and_hash)
 
     def finish(self) -> WrittenFiles:
         """Waits until the files are on the disk.

@@ -111,7 +111,7 @@ def universal_checkpoint(deepspeed_engine: Any) -> Iterator[None]:
 
 
 def save_checkpoint(
-    deepspeed_engine: Any, directory: Path, tag: str, others: Mapping[str, Any] | None = None
+    deepspeed_engine: Any, directory: Path, tag: str, others: Mapping[str, Callable[[Path], None]] | None = None
 ) -> WrittenFiles:
     """Writes an engine's checkpoint; an error of a file is returned and not raised, as the other ranks would wait.
 
@@ -119,7 +119,7 @@ def save_checkpoint(
         deepspeed_engine: a DeepSpeedEngine; all of its ranks call this together.
         directory: of the checkpoint.
         tag: the folder in it.
-        others: what this rank writes besides, by the files' names.
+        others: writers of further files of this rank, by the files' names.
 
     Returns:
         This rank's files, and the first error of them.
@@ -130,8 +130,8 @@ def save_checkpoint(
     deepspeed_engine._copy_recovery_script = partial(writer.keep, copy_script)
     try:
         deepspeed_engine.save_checkpoint(str(directory), tag=tag, save_latest=False, exclude_frozen_parameters=True)
-        for name, content in (others or {}).items():
-            writer.save(content, str(directory / tag / name))
+        for name, write in (others or {}).items():
+            writer.write(write, directory / tag / name)
     finally:
         deepspeed_engine.checkpoint_engine = inner
         del deepspeed_engine._copy_recovery_script

@@ -84,12 +84,12 @@ def _whole_masters(optimizer: Any) -> Mapping[int, tuple[nn.Parameter, Tensor]]:
 
     DeepSpeed's own Adam has one flat tensor a group, torch's one a weight.
     """
-    found: dict[int, tuple[nn.Parameter, Tensor]] = {}
+    masters_by_id: dict[int, tuple[nn.Parameter, Tensor]] = {}
     for number, flat in enumerate(getattr(optimizer, "fp32_groups_flat", ())):
         weights = optimizer.fp16_groups[number]
         masters = flat.data.split([weight.numel() for weight in weights])
-        found |= {id(weight): (weight, master) for weight, master in zip(weights, masters, strict=True)}
+        masters_by_id |= {id(weight): (weight, master) for weight, master in zip(weights, masters, strict=True)}
     for number, group in enumerate(getattr(optimizer, "fp32_groups", ())):
         pairs = zip(optimizer.fp16_groups[number], group, strict=True)
-        found |= {id(weight): (weight, master.data) for weight, master in pairs}
-    return found
+        masters_by_id |= {id(weight): (weight, master.data) for weight, master in pairs}
+    return masters_by_id

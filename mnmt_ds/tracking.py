@@ -52,18 +52,21 @@ class TrackingSettings(Settings):
     """Updates between two reports; a large number: none."""
 
 
-def run_and_student_settings(settings: TrackingSettings, run: str) -> tuple[TrackingSettings, TrackingSettings]:
+def run_and_student_settings(
+    settings: TrackingSettings, run: str, several: bool = True
+) -> tuple[TrackingSettings, TrackingSettings]:
     """Decides which dashboards of a run with several students are whose.
 
     Args:
         settings: the recipe's ``tracking`` section.
         run: the run's name.
+        several: whether it has several students.
 
     Returns:
         The settings of the run's own log, and those of each student's.
     """
     without_wandb = settings.model_copy(update={"wandb": "off"})
-    if settings.wandb_runs == "run":
+    if settings.wandb_runs == "run" or not several:
         return settings, without_wandb
     return without_wandb, settings.model_copy(update={"group": settings.group or run})
 

@@ -133,15 +133,15 @@ def constrained(phrases: Sequence[Sequence[Phrase]], beam: int, first: Sequence[
         score, parent, token = (torch.full((batch, 2 * beam), fill) for fill in (-torch.inf, 0, EOS))
         for b, (matcher, index, limit) in enumerate(zip(rows, index_B, search.limit_B.tolist(), strict=True)):
             scores = total_BX[b, torch.tensor(index, device=total_BX.device)].tolist()
-            found = [
+            candidates = [
                 _Candidate(value, place // vocabulary, place % vocabulary, _met(matcher, states[b], place, vocabulary))
                 for value, place in zip(scores, index, strict=True)
                 if value > -math.inf
             ]
-            ending, running = share_out(found, matcher.total, beam, at_limit=length >= limit)
-            for first_column, chosen in ((0, ending), (beam, running)):
-                for column, each in enumerate(chosen, start=first_column):
-                    score[b, column], parent[b, column], token[b, column] = each.score, each.beam, each.token
+            ending, running = share_out(candidates, matcher.total, beam, at_limit=length >= limit)
+            for first_slot, chosen in ((0, ending), (beam, running)):
+                for slot, each in enumerate(chosen, start=first_slot):
+                    score[b, slot], parent[b, slot], token[b, slot] = each.score, each.beam, each.token
         device = logits_NV.device
         return score.to(device), parent.to(device), token.to(device)
 
@@ -187,12 +187,12 @@ def _places(
     """Of each sentence the places of its candidates: the best of all, the best of each beam, and what phrases want."""
     best_BC = total_BX.topk(min(count, total_BX.shape[1]))[1].tolist()
     single_BW = total_BX.view(len(rows), -1, vocabulary).argmax(-1).tolist()
-    found = []
+    places = []
     for matcher, beams, best, single in zip(rows, states, best_BC, single_BW, strict=True):
         wanted = [w * vocabulary + token for w, state in enumerate(beams) for token in matcher.wanted(state)]
         own = [w * vocabulary + token for w, token in enumerate(single)]
-        found.append(sorted({*best, *own, *wanted}))
-    return found
+        places.append(sorted({*best, *own, *wanted}))
+    return places
 
 
 def _met(matcher: PhraseMatcher, states: Sequence[State], place: int, vocabulary: int) -> int:

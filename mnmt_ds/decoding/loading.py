@@ -157,15 +157,15 @@ def join_ensemble(first: Translator, others: Sequence[Translator]) -> Translator
     Raises:
         UserError: where tokenizer or framing differ.
     """
-    found = [first]
+    members = [first]
     for other in others:
         if other.description["tokenizer_hash"] != first.description["tokenizer_hash"]:
             raise UserError(f"{other.directory}: another tokenizer than {first.directory}; an ensemble has one")
         if other.description["framing"] != first.description["framing"]:
             raise UserError(f"{other.directory}: another framing than {first.directory}; an ensemble has one")
-        if all(other.description.get("sha256") != one.description.get("sha256") for one in found):
-            found.append(other)
-    return first._replace(ensemble=tuple(found[1:]))
+        if all(other.description.get("sha256") != member.description.get("sha256") for member in members):
+            members.append(other)
+    return first._replace(ensemble=tuple(members[1:]))
 
 
 def student_models(path: Path) -> list[Path]:

@@ -28,7 +28,6 @@ from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
-from mnmt_ds.engine.parallel.weight_average import averaged_weights
 from mnmt_ds.engine.recipe import Recipe, unused_sampler
 from mnmt_ds.engine.run_log import RunLog, dashboard_config, introduction
 from mnmt_ds.engine.start_faults import all_faults_listed
@@ -42,7 +41,6 @@ from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.methods.translation import translation_loss
 from mnmt_ds.models.transformer import Transformer, parameter_count
-from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.tracking import Tracker, run_and_student_settings
 
 
@@ -107,7 +105,8 @@ class Training:
             self.dev = dev({pair: tokens[pair] for pair in self.pairs})
             self.watched_dev = dev({pair: tokens[pair] for pair in watch}) if watch else None
             registry.check(recipe.method, run_facts(recipe, training_data))
-        implementation = "sharded" if layout.vocab_parallel_size > 1 else _loss_implementation(recipe, layout)
+        implementation = resolve_implementation(recipe.train.loss_implementation, layout.device)
+        implementation = "sharded" if layout.vocab_parallel_size > 1 else implementation
         self.tracker = self._open_directory(resume)
         self.description = description(recipe, config, self.corpus, layout.data_parallel_size)
         start = self._find_start(config) if resume else None
@@ -168,10 +167,9 @@ class Training:
         self.lock = _claim_on_main(self.recipe, job)
         if not resume:
             job.on_main_first(run_directory.refuse_used, self.directory)
-        tracking = self.recipe.tracking
-        if self.recipe.students:
-            tracking, _ = run_and_student_settings(tracking, self.recipe.name)
-        return Tracker(self.directory, tracking, job.is_main, self.recipe.name)
+        recipe = self.recipe
+        tracking, _ = run_and_student_settings(recipe.tracking, recipe.name, bool(recipe.students))
+        return Tracker(self.directory, tracking, job.is_main, recipe.name)
 
     def _describe(self, recipe: Recipe, config: ds_config.Json, ranks: RankGroup) -> None:
         """Writes what a run or a student is beside its results."""
@@ -449,8 +447,7 @@ class Training:
         """
         self._check_weights()
         for student in self.students:
-            with averaged_weights(student.engine.average):
-                records.keep_last(self.corpus, student)
+            records.keep_last(self.corpus, student)
             records.keep_averages(student)
 
     def keep_averages_since_ended(self) -> None:
@@ -480,10 +477,6 @@ def next_evaluation(student: Student, every: int, epoch_end: int) -> int:
     """
     ends = [(student.updates // interval + 1) * interval for interval in (every, student.sampler.every) if interval]
     return min(ends if every else [*ends, epoch_end])
-
-
-def _loss_implementation(recipe: Recipe, layout: ParallelLayout) -> str:
-    return resolve_implementation(recipe.train.loss_implementation, layout.device)
 
 
 def _comparison_over(ranks: RankGroup) -> Callable[[list[int]], None]:

@@ -43,8 +43,12 @@ def open_comet(model: Path, python: Path | None) -> CometModel:
     Raises:
         UserError: where model or package is missing.
     """
-    found = [model] if model.suffix == ".ckpt" else sorted(model.glob("checkpoints/*.ckpt"))
-    if len(found) != 1 or not found[0].is_file() or not (found[0].parents[1] / "hparams.yaml").is_file():
+    checkpoints = [model] if model.suffix == ".ckpt" else sorted(model.glob("checkpoints/*.ckpt"))
+    if (
+        len(checkpoints) != 1
+        or not checkpoints[0].is_file()
+        or not (checkpoints[0].parents[1] / "hparams.yaml").is_file()
+    ):
         raise UserError(
             f"--comet {model}: no COMET model; give a directory with hparams.yaml and checkpoints/NAME.ckpt"
         )
@@ -56,7 +60,7 @@ def open_comet(model: Path, python: Path | None) -> CometModel:
         raise UserError(f"--comet-python {python}: cannot be run ({error.strerror}); once: {INSTALL}") from None
     if done.returncode:
         raise UserError(f"--comet-python {python}: has no unbabel-comet; once: {INSTALL}")
-    return CometModel(found[0], found[0].absolute().parents[1].name, python, done.stdout.strip())
+    return CometModel(checkpoints[0], checkpoints[0].absolute().parents[1].name, python, done.stdout.strip())
 
 
 def comet_score(

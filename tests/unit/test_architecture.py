@@ -18,6 +18,7 @@ LAYERS = (
     ),
     ("checkpoint_writer",),
     ("private_apis", "private_block_step"),
+    ("private_masters",),
     ("config", "kernels", "requirements", "private_apis_page", "file_integrity", "packed_records"),
     ("record_lines",),
     ("run_files", "dashboards"),

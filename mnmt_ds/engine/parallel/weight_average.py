@@ -8,15 +8,17 @@ In a checkpoint each rank writes its parts by parameter and position; a run on o
 picks its own parts out of them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.weights import write_safetensors
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.private_masters import MasterFragment, master_fragments, weights_from_masters
 
@@ -78,21 +80,20 @@ class WeightAverage:
                 kept.copy_(before)
         weights_from_masters(self._deepspeed_engine, self._module)
 
-    def files(self) -> dict[str, dict[str, tuple[int, Tensor]]]:
-        """Returns what this rank writes into a checkpoint.
+    def files(self) -> dict[str, Callable[[Path], None]]:
+        """Returns what this rank writes into a checkpoint: safetensors, whose header says where each part begins.
 
         Returns:
-            Of each file, by its name, where a part begins in the flattened parameter and the part, by the parameter;
-            nothing where another rank has the same.
+            By the file's name, a function that writes it; nothing where another rank has the same.
         """
         layout = self._layout
         if self._deepspeed_engine.zero_optimization_stage() == 0 and layout.data_parallel_rank > 0:
             return {}
-        parts = {
-            fragment.name: (fragment.start, average)
-            for fragment, average in zip(self._fragments(), self.values, strict=True)
-        }
-        return {f"average_{layout.vocab_parallel_rank}_{layout.ranks.rank:05d}.pt": parts}
+        fragments = self._fragments()
+        parts = {fragment.name: average for fragment, average in zip(fragments, self.values, strict=True)}
+        starts = {fragment.name: str(fragment.start) for fragment in fragments}
+        name = f"average_{layout.vocab_parallel_rank}_{layout.ranks.rank:05d}.safetensors"
+        return {name: lambda path: write_safetensors(parts, path, starts)}
 
     @torch.no_grad()
     def load(self, directory: Path) -> None:
@@ -106,20 +107,28 @@ class WeightAverage:
         Raises:
             UserError: where they lack a part.
         """
-        files = sorted(directory.glob(f"average_{self._layout.vocab_parallel_rank}_*.pt"))
-        written = [torch.load(path, map_location="cpu", mmap=True, weights_only=True) for path in files]
-        for average, (name, start, values) in zip(self.values, self._fragments(), strict=True):
-            if not files:
-                average.copy_(values)
-                continue
-            filled = torch.zeros(len(average), dtype=torch.bool)
-            for begin, part in (parts[name] for parts in written if name in parts):
-                first, last = max(start, begin), min(start + len(average), begin + len(part))
-                if first < last:
-                    average[first - start : last - start].copy_(part[first - begin : last - begin])
-                    filled[first - start : last - start] = True
-            if not filled.all():
-                raise UserError(f"{directory}: lacks averaged weights of {name}; resume from another checkpoint")
+        with ExitStack() as opened:
+            paths = sorted(directory.glob(f"average_{self._layout.vocab_parallel_rank}_*.safetensors"))
+            files = [opened.enter_context(safe_open(path, "pt")) for path in paths]
+            starts = [file.metadata() or {} for file in files]
+            for average, (name, start, values) in zip(self.values, self._fragments(), strict=True):
+                written = [(int(begin[name]), file) for begin, file in zip(starts, files, strict=True) if name in begin]
+                if not files:
+                    average.copy_(values)
+                elif _fill(average, name, start, written) < len(average):
+                    raise UserError(f"{directory}: lacks averaged weights of {name}; resume from another checkpoint")
+
+
+def _fill(average: Tensor, name: str, start: int, written: Sequence[tuple[int, Any]]) -> int:
+    """Fills a part that begins at ``start`` from files whose parts begin at the given places; how far it got."""
+    filled = 0
+    for begin, file in sorted(written, key=lambda each: each[0]):
+        part = file.get_slice(name)
+        first, last = max(start + filled, begin), min(start + len(average), begin + part.get_shape()[0])
+        if first == start + filled < last:
+            average[filled : last - start] = part[first - begin : last - begin]
+            filled = last - start
+    return filled
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mnmt_ds.engine.checkpointing.resume_changes import CheckpointOrigin
 from mnmt_ds.engine.dataloading.data_iterator import position_from_updates
 from mnmt_ds.engine.dataloading.position import position_of
 from mnmt_ds.engine.monitoring.validation import PairValues
+from mnmt_ds.engine.parallel.weight_average import averaged_weights
 from mnmt_ds.engine.students.student import Student
 from mnmt_ds.methods.method import DevMetricState, ValidationReport
 from mnmt_ds.models.frozen import is_frozen
@@ -150,14 +151,15 @@ def keep_weights(
 
 
 def keep_last(corpus: Corpus, student: Student) -> None:
-    """Keeps the final weights as ``last``.
+    """Keeps the final weights, averaged where an average is kept, as ``last``.
 
     Args:
         corpus: that the student is trained on.
         student: all of its ranks call this together.
     """
     if student.updates not in snapshots_of(student):
-        _write_snapshot(corpus, student, {"epoch": float(student.data_iterator.epoch)})
+        with averaged_weights(student.engine.average):
+            _write_snapshot(corpus, student, {"epoch": float(student.data_iterator.epoch)})
     student.last = student.updates
     student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, ["last"], student.updates)
 
