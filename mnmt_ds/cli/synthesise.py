@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    from mnmt_ds.cli.translate import add_sampling_arguments, add_search_arguments
+    from mnmt_ds.cli.translate import add_ensemble_argument, add_sampling_arguments, add_search_arguments
     from mnmt_ds.config.ranges import number_option
 
     parser.add_argument("model", type=path_option, help="model directory (run/best, run/best_<pair>) or run")
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", type=path_option, nargs="+", metavar="TEXT",
         help="UTF-8 text, one sentence a line; .gz, .bz2, .xz, .zst and .zip are read as they are",
     )  # fmt: skip
+    add_ensemble_argument(parser)
     parser.add_argument("--pair", required=True, help="source-target of the corpus that is made, such as bs-en")
     parser.add_argument(
         "--direction", required=True, choices=("back", "forward"),
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: for faults of the arguments and of the text, before any work.
     """
-    from mnmt_ds.cli.translate import open_model, processes, search_settings
+    from mnmt_ds.cli.translate import open_ensemble, processes, search_settings
     from mnmt_ds.data.worker_pool import ProgressBar
     from mnmt_ds.decoding import synthesis
     from mnmt_ds.decoding.loading import warn_untrained_pair
@@ -93,12 +94,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.files[0]}: no line of text; give text in the language that is translated")
     if references and (lines := plan.references[0][2]) != plan.lines:
         raise UserError(f"{args.closest_to}: {lines:,} lines, the text has {plan.lines:,}; give them line for line")
-    translator = open_model(args, pair=plan.model_pair)
+    translator = open_ensemble(args, plan.model_pair)
     translator.frame(plan.model_pair)
-    warn_untrained_pair(translator, plan.model_pair)
+    for each in (translator, *translator.ensemble):
+        warn_untrained_pair(each, plan.model_pair)
     facts = {**search.model_dump(mode="json"), "dtype": args.dtype}
-    weights = translator.description.get("sha256") or sha256(translator.directory / "model.safetensors")
-    plan = plan._replace(model=weights, search=facts)
+    weights = [
+        each.description.get("sha256") or sha256(each.directory / "model.safetensors")
+        for each in (translator, *translator.ensemble)
+    ]
+    plan = plan._replace(model="+".join(weights), search=facts)
     if args.fresh:  # once all that may be wrong was looked at
         synthesis.start_anew(args.output, plan)
     record = synthesis.begin(args.output, plan)

@@ -56,11 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interactive", action="store_true", help="translate each line as it comes, and write it at once"
     )
     parser.add_argument("--pivot", metavar="LANG", help="translate into this language first, and from it on")
-    parser.add_argument(
-        "--ensemble", type=path_option, action="append", default=[], metavar="MODEL",
-        help="one more model, of whose and the first one's probabilities the mean is taken; of a run with several"
-        " students all of them; may be repeated",
-    )  # fmt: skip
+    add_ensemble_argument(parser)
     parser.add_argument(
         "--force", action="append", default=[], metavar="TEXT",
         help="text that every translation holds, somewhere; may be repeated",
@@ -83,6 +79,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling_arguments(parser)
     add_search_arguments(parser)
+
+
+def add_ensemble_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument that names an ensemble's further models.
+
+    Args:
+        parser: the command's parser.
+    """
+    parser.add_argument(
+        "--ensemble", type=path_option, action="append", default=[], metavar="MODEL",
+        help="one more model, of whose and the first one's probabilities the mean is taken; of a run with several"
+        " students all of them; may be repeated",
+    )  # fmt: skip
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         if path.is_dir() or not os.access(path, os.R_OK):
             raise UserError(f"{path}: cannot be read; give text files, or nothing for standard input")
     pairs = _steps(args)
-    translator = _open_ensemble(args, pairs[0])
+    translator = open_ensemble(args, pairs[0])
     for pair in pairs:
         translator.frame(pair)
         for each in (translator, *translator.ensemble):
@@ -203,8 +212,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open_ensemble(args: argparse.Namespace, pair: str) -> "Translator":
-    """The model, and those whose probabilities are averaged with its own."""
+def open_ensemble(args: argparse.Namespace, pair: str) -> "Translator":
+    """Opens the model, and those whose probabilities are averaged with its own.
+
+    Args:
+        args: the parsed arguments.
+        pair: what they are wanted for.
+
+    Returns:
+        The model with the others.
+
+    Raises:
+        UserError: where one of them is missing, or they do not fit together.
+    """
     from mnmt_ds.decoding.loading import join_ensemble, student_models
 
     others = [path for named in args.ensemble for path in student_models(named)]

@@ -83,7 +83,7 @@ class SynthesisPlan(NamedTuple):
     direction: Direction
     """back: the text is in the target language, and its sources are made. forward: the other way round."""
     model: str
-    """SHA-256 of the model's weights."""
+    """SHA-256 of the model's weights; of an ensemble those of all, with + between."""
     search: dict[str, Any]
     """``BeamSettings`` as JSON, and the weights' type."""
     inputs: list[list[Any]]
@@ -231,7 +231,7 @@ def translate_chunks(
         progress: called with the number of lines done.
     """
     source = split_pair(plan.model_pair)[0]
-    room = translator.model.settings.max_positions - translator.frame(plan.model_pair).source_extra
+    room = translator.max_positions - translator.frame(plan.model_pair).source_extra
     for number, lines, references in _chunks_of(plan, chunks):
         pieces = translator.tokenizer.encode_many(lines, source)
         fitting = [ids if len(ids) <= room else [] for ids in pieces]

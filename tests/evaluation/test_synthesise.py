@@ -60,6 +60,20 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
+def test_an_ensemble_gives_what_translate_gives(
+    run: Path, tiny_corpus: Path, text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And is another plan than the first model alone."""
+    other = model_run(tmp_path / "other", tiny_corpus, seed=5)
+    assert synthesise(run, text, tmp_path / "out", "--ensemble", other) == 0
+    made = lines_of(tmp_path / "out" / "bs-en.en")
+    assert made == translate(run, LINES, "--ensemble", other) and made != translate(run, LINES)
+    assert read_checked_json(tmp_path / "out" / RECORD)["model"].count("+") == 1
+    capfd.readouterr()
+    assert synthesise(run, text, tmp_path / "out") == 2
+    assert "model" in capfd.readouterr().err
+
+
 def test_both_directions_give_what_translate_gives(
     run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
