@@ -168,8 +168,7 @@ def share_out(
     """
     banks: list[list[_Candidate]] = [[] for _ in range(total + 1)]
     for each in sorted(candidates, key=lambda each: (-each.score, each.beam, each.token)):
-        if each.met == total or (each.token != EOS and not at_limit):
-            banks[each.met].append(each)
+        banks[each.met].append(each)
     room = beam // (total + 1) + beam % (total + 1)
     ending = [each for each in banks[total][:room] if each.token == EOS or at_limit]
     running: list[_Candidate] = []
