@@ -20,6 +20,8 @@ from mnmt_ds.data.split_assignment import concatenate_hashes, usable_rows
 from mnmt_ds.data.text_cleaning import cleaning_rules_for, is_dropped_domain, read_cleaned_blocks
 from mnmt_ds.data.worker_pool import process_pool
 
+MOST_DOMAINS = 20
+"""Domains whose languages are looked at one by one."""
 DROPPING = (*RULES, "duplicate", "domain cap")
 """What drops rows."""
 
@@ -35,8 +37,9 @@ class TextPreview(NamedTuple):
     """Rows by what became of them: "clean", the rules that drop, kinds of repair and of what is noticed."""
     examples: list[Example]
     """Some rows of each of these."""
-    languages: list[LanguageCounts | None] | None
-    """Which languages a sample of the rows that are kept seems to be in, a side each; None: py3langid is missing."""
+    languages: dict[str, list[LanguageCounts | None]] | None
+    """Which languages a sample of the kept rows seems to be in, by domain (under "" of all, where there are many), a
+    side each; None: py3langid is missing."""
 
 
 def describe(kind: str) -> str:
@@ -71,7 +74,7 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
     check_language_filter(settings)
     if settings.source == "auto" and not any(settings.files_of(pair).train for pair in settings.pairs):
         origin = "gettext"
-    previews = []
+    previews, is_checked = [], identifier_version() is not None
     with process_pool(processes) as pool:
         for name, role in [
             *((pair, "train") for pair in settings.pairs),
@@ -82,19 +85,21 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
             counts: Counter[str] = Counter()
             shown: list[Example] = []
             blocks = []
-            sample: list[tuple[int, str, str]] = []
+            domains = list(dict.fromkeys(part.domain for part in parts))
+            samples: dict[str, list[tuple[int, str, str]]] = {}
             for block in read_cleaned_blocks(pool, rules, parts, f"preview {name}"):
                 counts += block.counts
                 shown = lowest_examples([*shown, *block.examples], examples)
                 rows = zip(block.pair.tolist(), _lines(block.source), _lines(block.target), strict=True)
-                sample = heapq.nsmallest(SAMPLE, [*sample, *rows])
+                domain = domains[block.domain] if len(domains) <= MOST_DOMAINS else ""
+                samples[domain] = heapq.nsmallest(SAMPLE, [*samples.get(domain, ()), *rows])
                 blocks.append(block._replace(source=b"", target=b"", examples=[]))
             _, left_out = usable_rows(settings, concatenate_hashes(blocks))
             read = counts.pop("read", 0)
             counts["clean"] -= left_out.total()
             sides = split_pair(name) if role == "train" else (name,)
-            languages = _languages(sample, sides)
-            previews.append(TextPreview(name, read, {**counts, **left_out}, shown, languages))
+            languages = {domain: _languages(rows, sides) for domain, rows in samples.items() if is_checked}
+            previews.append(TextPreview(name, read, {**counts, **left_out}, shown, languages if is_checked else None))
     return previews
 
 
@@ -102,9 +107,7 @@ def _lines(text: bytes) -> list[str]:
     return text.decode().split("\n")[:-1]
 
 
-def _languages(rows: Sequence[tuple[int, str, str]], sides: Sequence[str]) -> list[LanguageCounts | None] | None:
+def _languages(rows: Sequence[tuple[int, str, str]], sides: Sequence[str]) -> list[LanguageCounts | None]:
     """What a sample of rows, each with its hash, is identified as."""
-    if identifier_version() is None:
-        return None
     texts = [[source for _, source, _ in rows], [target for _, _, target in rows]]
     return [count_languages(lines, side) for lines, side in zip(texts, sides, strict=False)]

@@ -52,15 +52,19 @@ def _order(kind: str) -> tuple[bool, bool, str]:
 
 def _languages(previews: Sequence[TextPreview]) -> list[Table]:
     """The table of languages; none where py3langid is missing."""
-    by_name = {preview.name: preview.languages for preview in previews if preview.languages is not None}
+    by_name = {
+        f"{preview.name} {domain}".strip(): counts
+        for preview in previews
+        for domain, counts in (preview.languages or {}).items()
+    }
     if not by_name:
         return []
     head, *rows = language_rows(by_name)
     return [Table(
         "languages", "Which languages the text seems to be in",
-        "By py3langid, of up to 1,000 rows that are kept and have 20 letters or more. Another language, for certain or"
-        " perhaps; close languages, which identifiers confuse, stand apart. clean.language: drop leaves out what is"
-        " certain", tuple(head), [tuple(row) for row in rows], is_text=True,
+        "By py3langid, of up to 1,000 rows a corpus that are kept and have 20 letters or more. Another language, for"
+        " certain or perhaps; close languages, which identifiers confuse, stand apart. clean.language: drop leaves out"
+        " what is certain", tuple(head), [tuple(row) for row in rows], is_text=True,
     )]  # fmt: skip
 
 

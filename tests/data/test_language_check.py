@@ -119,7 +119,7 @@ def test_dropping_is_on_demand_and_counted(corpus: Callable[..., Any], capsys: p
     settings = corpus(language="drop")
     (shown,) = preview(settings, 1)
     assert shown.counts["language"] == 20 and shown.languages is not None
-    assert [counts.other for counts in shown.languages if counts] == [0, 0]
+    assert [counts.other for counts in shown.languages["text.tsv"] if counts] == [0, 0]
     assert any(example.kind == "language" and example.source.startswith("Personne") for example in shown.examples)
     report = read_json(prepare(settings, processes=1).parent / "report.json")
     assert report["pairs"]["de-en"]["dropped"] == {"language": 20}
@@ -133,6 +133,7 @@ def test_the_preview_shows_languages(corpus: Callable[..., Any], tmp_path: Path)
     recipe.write_text(yaml.safe_dump({"data": corpus().model_dump(mode="json")}))
     assert main(["prepare", str(recipe), "--preview", str(page), "--processes", "1"]) == 0
     html = page.read_text(encoding="utf-8")
+    assert "de-en text.tsv" in html
     assert "Which languages the text seems to be in" in html and "fr 20" in html and "fr: Personne ne sait" in html
 
 
