@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mnmt_ds.data.language_groups import GROUPS, MACROLANGUAGES
+from mnmt_ds.data.language_groups import GROUPS, MACROLANGUAGES, SCRIPTS
 
 _GROUPS = {codes[0]: tuple(codes) for codes in map(str.split, GROUPS.split(";"))}
 _CANONICAL = {code: canonical for canonical, codes in _GROUPS.items() for code in codes}
@@ -42,6 +42,7 @@ SCRIPT_OF_REGION = {
 """The script that a country implies, where it is not the language's usual one or there are two."""
 _LIKE = {"Kore": "Hang", "Hani": "", "Hrkt": "Jpan", "Aran": "Arab"}
 """Scripts that count as another one; Hani leaves open which."""
+_SCRIPTS = frozenset(SCRIPTS.split())
 _SUBTAG = re.compile(r"[-_]")
 
 
@@ -63,7 +64,7 @@ class LanguageCode(NamedTuple):
         return self.script or SCRIPT_OF_REGION.get((self.language, self.region), "")
 
 
-@functools.cache
+@functools.lru_cache(1 << 14)
 def parse_code(code: str) -> LanguageCode:
     """Reads a language's code of any standard.
 
@@ -91,7 +92,7 @@ def parse_code(code: str) -> LanguageCode:
     for part in others:
         if len(part) == 1:  # what follows is an extension
             break
-        if part in _MODIFIERS or (len(part) == 4 and part.isalpha()):
+        if part in _MODIFIERS or part.title() in _SCRIPTS:
             script = script or _MODIFIERS.get(part, part.title())
         elif (len(part) == 2 and part.isalpha() and part != "xx") or (len(part) == 3 and part.isdecimal()):
             region = region or part.upper()
@@ -126,7 +127,7 @@ def same_language(first: str, second: str) -> bool:
     return canonical_language(first) == canonical_language(second)
 
 
-@functools.cache
+@functools.lru_cache(1 << 14)
 def possible_languages(code: str) -> frozenset[str]:
     """Lists the languages that a code may mean.
 

@@ -220,6 +220,30 @@ def test_two_columns_of_one_language_are_an_error(tmp_path: Path) -> None:
     assert [row[1] for row in READERS["csv"].read(request)] == ["un chat", "deux chats"]
 
 
+@pytest.mark.parametrize("field", ["en_id", "en_text", "en_score", "en-url", "english", "en_Text", "en.text", "EN_LEN"])
+def test_columns_about_a_language_are_not_its_text(tmp_path: Path, field: str) -> None:
+    _write(tmp_path / "text", "csv", ("fr", field))
+    with pytest.raises(UserError, match="no column 'en'; the columns are fr, "):
+        list(READERS["csv"].read(ReadRequest(pair="fr-en", paths=(str(tmp_path / "text"),))))
+
+
+@pytest.mark.parametrize("field", ["en_US", "eng_Latn", "en-GB", "en_XX", "EN", "eng", "en_us", "en_Latn_GB", "en-001"])
+def test_columns_of_a_language(tmp_path: Path, field: str) -> None:
+    _write(tmp_path / "text", "csv", ("fr", field))
+    rows = READERS["csv"].read(ReadRequest(pair="fr-en", paths=(str(tmp_path / "text"),)))
+    assert [row[2] for row in rows] == ["a cat", "two cats"]
+
+
+@pytest.mark.parametrize(
+    "code", ["", "-", "_", "@", "@latin", ".UTF-8", "a", "en-", "en--x", "-en", "é", "en@", "x-klingon", "日本"]
+)
+def test_any_text_is_some_code(code: str) -> None:
+    parsed = parse_code(code)
+    assert same_language(code, code) and may_be_same(code, code) and isinstance(parsed.script, str)
+    assert codes_for(code, [code], "x") == [code]
+    assert codes_for("en", [code, "en"], "x") == ["en"]
+
+
 def test_a_name_that_the_recipe_gives_is_taken_as_it_is(tmp_path: Path) -> None:
     _write(tmp_path / "text", "csv", ("eng", "fr"))
     for given in ({"codes": {"en": "english"}}, {"columns": ("fr", "english")}):

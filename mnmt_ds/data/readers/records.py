@@ -5,13 +5,20 @@ inner records), or a field ``translation`` has them: one text a language, parall
 ({"language": […], "translation": […]}), or a list with an element a language.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from mnmt_ds.data.language_choice import codes_for
+from mnmt_ds.data.language_codes import parse_code
 from mnmt_ds.data.readers.corpus_part import ReadRequest, Row
 from mnmt_ds.data.readers.scores import Thresholds
 from mnmt_ds.errors import UserError
+
+_CODE = re.compile(
+    r"[A-Za-z]{2,3}(?P<script>[-_][A-Za-z]{4})?(?:[-_](?:[A-Z]{2}|[0-9]{3}|cn|tw|hk|mo|sg|br|pt|ca|us|gb|mx|at|ch))?(?:@\w+)?"
+)
+"""What a column is called that is named by a language; en_id, en_text and en_score are other things."""
 
 
 def rows_of_records(path: str, records: Iterable[tuple[int, Mapping[str, Any]]], request: ReadRequest) -> Iterator[Row]:
@@ -82,13 +89,18 @@ def names_in(path: str, request: ReadRequest, fields: Collection[str]) -> tuple[
     Raises:
         UserError: where several fields are.
     """
-    names, distinct = [], list(dict.fromkeys(fields))
+    names, distinct = [], [field for field in dict.fromkeys(fields) if _is_code(field)]
     for language, name in zip((request.source, request.target), request.names, strict=True):
         matches = [] if request.columns or language in request.codes else codes_for(language, distinct, path)
         if len(matches) > 1:
             raise UserError(f"{path}: '{language}' may be {' or '.join(matches)}: say which in 'codes'")
         names.append(matches[0] if matches else name)
     return names[0], names[1]
+
+
+def _is_code(field: str) -> bool:
+    match = _CODE.fullmatch(field)
+    return match is not None and bool(parse_code(field).script or not match["script"])
 
 
 def names_in_record(path: str, request: ReadRequest, record: Mapping[str, Any]) -> tuple[str, str]:
