@@ -10,9 +10,11 @@ pytest.importorskip("py3langid")
 
 from mnmt_ds.cli.main import main
 from mnmt_ds.data import language_check
+from mnmt_ds.data.cleaning_rules import CleaningRules, first_failed_rule
 from mnmt_ds.data.language_check import are_close, check_languages, count_languages, judge, language_lines
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.preview import preview
+from mnmt_ds.data.settings import CleanSettings
 from mnmt_ds.data.validate import validate
 from mnmt_ds.errors import UserError
 from mnmt_ds.json_files import read_json
@@ -124,6 +126,20 @@ def test_dropping_is_on_demand_and_counted(corpus: Callable[..., Any], capsys: p
     report = read_json(prepare(settings, processes=1).parent / "report.json")
     assert report["pairs"]["de-en"]["dropped"] == {"language": 20}
     assert "languages: no text has 2% of lines that seem to be in another one (at most 0.0%)" in capsys.readouterr().out
+
+
+def test_what_drops_is_either_side_and_no_held_out_set() -> None:
+    clean = CleanSettings(language="drop", min_script=0)
+    rules = CleaningRules("de", "en", 1, clean, 1)
+    assert first_failed_rule(GERMAN[0], ENGLISH[0], rules) is None
+    assert first_failed_rule(FRENCH, ENGLISH[0], rules) == first_failed_rule(GERMAN[0], FRENCH, rules) == "language"
+    assert first_failed_rule(FRENCH, ENGLISH[0], rules._replace(is_held_out_set=True)) is None
+    assert first_failed_rule(FRENCH, ENGLISH[0], rules._replace(clean=CleanSettings(min_script=0))) is None
+    alone = rules._replace(target="de", monolingual=True)
+    assert (
+        first_failed_rule(FRENCH, FRENCH, alone) == "language"
+        and first_failed_rule(GERMAN[0], GERMAN[0], alone) is None
+    )
 
 
 def test_the_preview_shows_languages(corpus: Callable[..., Any], tmp_path: Path) -> None:
