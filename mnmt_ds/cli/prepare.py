@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     settings = load_recipe(args.recipe, args.overrides).data
     if args.preview:
-        from mnmt_ds.data.preview import preview
+        from mnmt_ds.data.language_check import language_lines
+        from mnmt_ds.data.preview import languages_by_text, preview
         from mnmt_ds.files import check_writable, write_text
         from mnmt_ds.reporting.preview_page import preview_page, preview_tables
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
         for cells in (head, *rows):
             print("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
-        print(f"written: {args.preview}")
+        print("\n".join([*language_lines(languages_by_text(previews)), f"written: {args.preview}"]))
         return 0
     prepare(settings, args.processes, args.fresh)
     return 0

@@ -255,7 +255,7 @@ def language_lines(languages: Mapping[str, Sequence[Any]] | None) -> list[str]:
     lines, most = [], 0.0
     unknown: dict[str, None] = {}
     for name, sides in languages.items():
-        names = name.partition(".")[0].split("-") if len(sides) == 2 else [name]
+        names = name.split()[0].partition(".")[0].split("-") if len(sides) == 2 else [name]
         for side, values in zip(names, sides, strict=True):
             if values is None:
                 unknown[side.removeprefix("mono.")] = None

@@ -103,6 +103,21 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
     return previews
 
 
+def languages_by_text(previews: Sequence[TextPreview]) -> dict[str, list[LanguageCounts | None]] | None:
+    """Collects which languages the texts seem to be in.
+
+    Args:
+        previews: from ``preview``.
+
+    Returns:
+        Counts by text and domain, a side each; None where py3langid is missing.
+    """
+    if any(text.languages is None for text in previews):
+        return None
+    texts = [(text.name, *item) for text in previews for item in (text.languages or {}).items()]
+    return {f"{name} {domain}".strip(): counts for name, domain, counts in texts}
+
+
 def _lines(text: bytes) -> list[str]:
     return text.decode().split("\n")[:-1]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mnmt_ds.data.language_check import language_rows
-from mnmt_ds.data.preview import DROPPING, TextPreview, describe
+from mnmt_ds.data.preview import DROPPING, TextPreview, describe, languages_by_text
 from mnmt_ds.reporting.page import render_page
 from mnmt_ds.reporting.tables import Table
 
@@ -52,11 +52,7 @@ def _order(kind: str) -> tuple[bool, bool, str]:
 
 def _languages(previews: Sequence[TextPreview]) -> list[Table]:
     """The table of languages; none where py3langid is missing."""
-    by_name = {
-        f"{preview.name} {domain}".strip(): counts
-        for preview in previews
-        for domain, counts in (preview.languages or {}).items()
-    }
+    by_name = languages_by_text(previews)
     if not by_name:
         return []
     head, *rows = language_rows(by_name)

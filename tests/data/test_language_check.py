@@ -142,7 +142,9 @@ def test_what_drops_is_either_side_and_no_held_out_set() -> None:
     )
 
 
-def test_the_preview_shows_languages(corpus: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_preview_shows_languages(
+    corpus: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import yaml
 
     recipe, page = tmp_path / "recipe.yaml", tmp_path / "preview.html"
@@ -150,6 +152,7 @@ def test_the_preview_shows_languages(corpus: Callable[..., Any], tmp_path: Path)
     assert main(["prepare", str(recipe), "--preview", str(page), "--processes", "1"]) == 0
     html = page.read_text(encoding="utf-8")
     assert "de-en text.tsv" in html
+    assert "de-en text.tsv, de: 20.0% of 100 lines seem to be in another language (fr 20;" in capsys.readouterr().out
     assert "Which languages the text seems to be in" in html and "fr 20" in html and "fr: Personne ne sait" in html
 
 
