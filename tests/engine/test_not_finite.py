@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -174,3 +175,20 @@ def test_a_checkpoint_that_is_not_finite_is_named(
         for name, refusal in zip(names, refusals, strict=True):
             assert f"{tmp_path}/run/checkpoints/step_2: NaN or Inf in its weights" in refusal, name
             assert "remove it" in refusal and "\n" not in refusal
+
+
+def test_a_dev_loss_that_is_not_finite_is_one_line() -> None:
+    """The checkpoint that was saved before the validation would meet it again: the line says to remove it."""
+    from mnmt_ds.engine.validation_round import _report
+    from mnmt_ds.errors import RunError
+
+    layout = SimpleNamespace(is_main=True)
+    student: Any = SimpleNamespace(name="student", engine=SimpleNamespace(layout=layout))
+    training: Any = SimpleNamespace(update=6, progress=SimpleNamespace(epochs=1.0), directory=Path("runs/x"))
+    losses = {"student": {"bs-en": float("inf"), "fr-en": 1.0, "hi-en": float("nan")}}
+    with pytest.raises(RunError) as caught:
+        _report(training, student, losses, {})
+    assert str(caught.value) == (
+        "update 6: the dev loss of bs-en, hi-en is not finite; remove runs/x/checkpoints/step_6 and resume from the one"
+        " before with a lower train.lr"
+    )
