@@ -1,6 +1,9 @@
 """Dev sets as batches: each rank makes its own alone, and all take equally many steps."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.engine.dataloading import training_data
 from mnmt_ds.engine.dataloading.training_data import dev_batches, dev_tokens
+from mnmt_ds.engine.monitoring.validation import validate
 from mnmt_ds.parallel_layout import ParallelLayout, RankGroup
 
 
@@ -53,3 +57,21 @@ def test_a_rank_without_a_batch_takes_part(tiny_corpus: Path) -> None:
     count = len(corpus.pairs)
     assert [len(rank.batches) for rank in ranks] == [1] * count + [0] * (16 - count)
     assert all(rank.steps == 1 and same(rank.empty, ranks[0].batches[0]) for rank in ranks[count:])
+
+
+def test_every_rank_runs_every_step_of_a_validation(tiny_corpus: Path) -> None:
+    """Also those that it does not count: an engine runs a batch when its figures are asked for."""
+    corpus = Corpus.open(tiny_corpus)
+    for rank in of_ranks(corpus, 16, max_tokens=1 << 20):
+        run = []
+
+        def eval_metrics(batches: list[Batch], compute_loss: Any, run: list[Batch] = run) -> Iterator[dict[str, Any]]:
+            for batch in batches:
+                run.append(batch)
+                yield {"ce": torch.ones(2), "nll": torch.ones(1)}
+
+        layout = SimpleNamespace(device="cpu", sum_over_ranks=lambda sums: sums + 1.0)
+        engine: Any = SimpleNamespace(layout=layout, eval_metrics=eval_metrics)
+        found = validate(engine, rank, corpus.pairs, lambda *_: {})
+        assert len(run) == rank.steps == 1
+        assert all(row["loss"] == row["nll"] == 1.0 for row in found.values())  # 1/1 or, of its own batch, 2/2

@@ -27,10 +27,11 @@ def validate(engine: Engine, dev: DevBatches, pairs: Sequence[str], compute_loss
     layout = engine.layout
     sums = torch.zeros(len(pairs), 3, dtype=torch.float64)
     filled = [*dev.batches, *[dev.empty] * (dev.steps - len(dev.batches))]
-    rank_metrics = engine.eval_metrics(filled, compute_loss)  # nothing on ranks that do not report
-    for batch, metrics in zip(dev.batches, rank_metrics, strict=False):
-        ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
-        sums[batch.pair] += torch.stack([ce[0], nll[0], ce[1]])
+    # each is run when it is asked for, those that are not counted, too: other ranks gather at ZeRO-3 meanwhile
+    for number, metrics in enumerate(engine.eval_metrics(filled, compute_loss)):  # nothing where nobody reports
+        if number < len(dev.batches):
+            ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
+            sums[dev.batches[number].pair] += torch.stack([ce[0], nll[0], ce[1]])
     sums = layout.sum_over_ranks(sums.to(layout.device)).cpu()
     values = {}
     for name, (ce_sum, nll_sum, tokens) in zip(pairs, sums.tolist(), strict=True):
