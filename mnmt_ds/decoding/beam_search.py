@@ -103,6 +103,7 @@ def beam_search(
     banned: Sequence[int] = (BOS, PAD),
     implementation: Literal["auto", "native", "torch"] = "auto",
     continuations: Continuations | None = None,
+    width: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Searches for translations of a batch of sentences.
 
@@ -116,6 +117,7 @@ def beam_search(
         banned: tokens that are never generated; their probability still counts in the normalisation.
         implementation: native (C++, float32 on a CPU), torch (any device and dtype), auto: native where it can run.
         continuations: chooses how sentences go on; None: the most probable continuations.
+        width: W, running beams of a sentence; None: as many as hypotheses are kept, ``settings.beam``.
 
     Returns:
         For each sentence at most ``settings.beam`` hypotheses, best first.
@@ -127,10 +129,11 @@ def beam_search(
     model = models[0]
     if len(models) > 1:
         step, model = EnsembleStep(step), models
+    width = width or settings.beam
     inputs = [start] if isinstance(start, int) else list(start)
     search = _start(positions, source_BS, settings, limit, len(inputs) - 1)
     longest = int(search.limit_B.max()) if len(source_BS) else 0
-    cache = step.start_cache(model, source_BS, settings.beam, longest)
+    cache = step.start_cache(model, source_BS, width, longest)
     token_BW = torch.full((len(source_BS), 1), inputs[-1], device=source_BS.device)
     for token in inputs[:-1]:
         _, cache = step.decode_step(model, cache, torch.full_like(token_BW, token))
@@ -140,10 +143,10 @@ def beam_search(
         hidden_ND, cache = step.decode_step(model, cache, token_BW)
         logits_NV = step.project(model, hidden_ND)
         if continuations is None:
-            candidates = step.top_continuations(logits_NV, search.score_BW, 2 * settings.beam, banned)
+            candidates = step.top_continuations(logits_NV, search.score_BW, 2 * width, banned)
         else:
             candidates = continuations(logits_NV, search, cache.steps, banned)
-        search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings)
+        search, parent_BW, token_BW = _advance(search, candidates, cache.steps, settings, width)
         cache = step.reorder_beams(cache, parent_BW)
         done_count = int(search.done_B.sum())
         if done_count * step.COMPACT_SHARE >= len(search.row_B) or step.needs_compaction(cache):
@@ -190,17 +193,16 @@ def _start(
 
 
 def _advance(
-    search: RunningBeams, candidates: Candidates, length: int, settings: BeamSettings
+    search: RunningBeams, candidates: Candidates, length: int, settings: BeamSettings, beam: int
 ) -> tuple[RunningBeams, Tensor, Tensor]:
     """One token further: the search, each new running beam's parent, and its token. ``length`` counts that token."""
-    beam = settings.beam
     score_BC, parent_BC, token_BC = candidates
     if (missing := beam - score_BC.shape[1]) > 0:  # a beam wider than the vocabulary, at the first step
         score_BC = F.pad(score_BC, (0, missing), value=-math.inf)
         parent_BC, token_BC = F.pad(parent_BC, (0, missing)), F.pad(token_BC, (0, missing))
     ends_BC = (token_BC == EOS) | (length >= search.limit_B)[:, None]
     if bool(ends_BC.any()):
-        search = _finish(search, score_BC, parent_BC, token_BC, ends_BC, length, settings)
+        search = _finish(search, score_BC, parent_BC, token_BC, ends_BC, length, settings, beam)
         score_BC, choice_BW = score_BC.masked_fill(ends_BC, -math.inf).topk(beam)
         parent_BC, token_BC = parent_BC.gather(1, choice_BW), token_BC.gather(1, choice_BW)
     score_BW, parent_BW, token_BW = score_BC[:, :beam], parent_BC[:, :beam], token_BC[:, :beam]
@@ -226,15 +228,15 @@ def _finish(
     ends_BC: Tensor,
     length: int,
     settings: BeamSettings,
+    beam: int,
 ) -> RunningBeams:
     """Takes candidates that end, where they stand among the first ``beam``, into the finished hypotheses."""
-    beam = settings.beam
     counts_BW = ends_BC[:, :beam] & ~search.done_B[:, None]
     new_BW = (score_BC[:, :beam] / length**settings.length_penalty).masked_fill(~counts_BW, NO_HYPOTHESIS)
     tokens_BWT = _extend(search.tokens_BWT, parent_BC[:, :beam], token_BC[:, :beam])
     missing = tokens_BWT.shape[2] - search.final_tokens_BWT.shape[2]
     merged_BXT = torch.cat([F.pad(search.final_tokens_BWT, (0, missing), value=FILLER), tokens_BWT], 1)
-    score_BW, choice_BW = torch.cat([search.final_score_BW, new_BW], 1).topk(beam)
+    score_BW, choice_BW = torch.cat([search.final_score_BW, new_BW], 1).topk(settings.beam)
     return search._replace(
         final_score_BW=score_BW,
         final_tokens_BWT=merged_BXT.gather(1, choice_BW[:, :, None].expand(-1, -1, tokens_BWT.shape[2])),

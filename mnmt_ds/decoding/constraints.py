@@ -24,6 +24,31 @@ State = tuple[int, ...]
 """Of each phrase, how many of its pieces the last ones of a hypothesis are; all of them once it has been met."""
 
 
+def piece_count(phrases: Sequence[Phrase]) -> int:
+    """Counts the pieces that a sentence's translation must hold.
+
+    Args:
+        phrases: of the sentence; one that stands there twice counts once.
+
+    Returns:
+        A number.
+    """
+    return sum(map(len, set(phrases)))
+
+
+def search_width(beam: int, pieces: int) -> int:
+    """Computes how many beams run, so that each bank has some and the last one still about as many as without phrases.
+
+    Args:
+        beam: hypotheses that are kept.
+        pieces: of a sentence's phrases.
+
+    Returns:
+        Two more for each piece.
+    """
+    return beam + 2 * pieces
+
+
 class _Candidate(NamedTuple):
     """A beam with one more token."""
 

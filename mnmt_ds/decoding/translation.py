@@ -23,7 +23,7 @@ from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.tokenizer import Tokenizer
 from mnmt_ds.data.worker_pool import end_with_parent
 from mnmt_ds.decoding.beam_search import BeamSettings, Hypothesis, beam_search, length_limits
-from mnmt_ds.decoding.constraints import Phrase, constrained
+from mnmt_ds.decoding.constraints import Phrase, constrained, piece_count, search_width
 from mnmt_ds.decoding.loading import Translator
 from mnmt_ds.decoding.long_text import writes_spaces
 from mnmt_ds.decoding.sampling import sampler
@@ -62,7 +62,7 @@ def make_batches(
     translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int, prefix: str = "",
     phrases: Sequence[Sequence[Phrase]] = (),
 ) -> list[DecodingBatch]:  # fmt: skip
-    """Cuts a pair's sentences into batches, longest sentences first.
+    """Cuts a pair's sentences into batches, longest sentences first; those of a batch have as many pieces forced.
 
     Sentences without a piece are left out: their translation is empty. Sources beyond the model's positions are cut.
 
@@ -82,16 +82,19 @@ def make_batches(
     """
     frame = translator.frame(pair)
     forced = tuple(translator.tokenizer.encode(prefix, split_pair(pair)[1])) if prefix else ()
-    most = max((sum(map(len, set(each))) for each in phrases), default=0)
+    forced_pieces = [piece_count(each) for each in phrases] or [0] * len(pieces)
+    most = max(forced_pieces, default=0)
     if len(forced) + most + frame.target_extra >= translator.max_positions:
         what = f"prefix of {len(forced)} pieces" + (f" and phrases of {most}" if most else "")
         raise UserError(f"{what}: the model has {translator.max_positions} positions")
     room = translator.max_positions - frame.source_extra
-    order = sorted((i for i in range(len(pieces)) if len(pieces[i])), key=lambda i: (-len(pieces[i]), i))
+    filled = (i for i in range(len(pieces)) if len(pieces[i]))
+    order = sorted(filled, key=lambda i: (-forced_pieces[i], -len(pieces[i]), i))
     batches: list[DecodingBatch] = []
     for position in order:
         source = frame_source(frame, [int(piece) for piece in pieces[position][:room]])
-        if not batches or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > batch_tokens:
+        is_other = bool(batches) and forced_pieces[batches[-1].positions[0]] != forced_pieces[position]
+        if not batches or is_other or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > batch_tokens:
             start = (frame.decoder_start, *frame.target_prefix)
             batches.append(DecodingBatch(pair, [], [], start, forced, [] if phrases else ()))
         if phrases:
@@ -179,16 +182,24 @@ def decode_batch(
     models = [model] if isinstance(model, Transformer) else model
     device = models[0].embedding.weight.device
     source_BS = pad_sequence([torch.tensor(source) for source in batch.sources], batch_first=True, padding_value=PAD)
-    choose, limit = None, None
+    choose, limit, width = None, None, settings.beam
     if settings.sample_temperature:
         choose = sampler(settings, f"{batch.pair} {batch.positions} {batch.sources[0]}")
     elif any(batch.phrases):
-        choose = constrained(batch.phrases, settings.beam, batch.forced)
+        forced_pieces = piece_count(batch.phrases[0])
+        width = search_width(settings.beam, forced_pieces)
+        choose = constrained(batch.phrases, width, batch.forced)
         positions = min(each.settings.max_positions for each in models) - len(batch.start) - len(batch.forced) + 1
-        limit_B = length_limits(source_BS, settings, positions)
-        limit = [least + sum(map(len, set(each))) for least, each in zip(limit_B.tolist(), batch.phrases, strict=True)]
+        limit = (length_limits(source_BS, settings, positions) + forced_pieces).tolist()
     rows = beam_search(
-        models, source_BS.to(device), (*batch.start, *batch.forced), settings, limit, banned, continuations=choose
+        models,
+        source_BS.to(device),
+        (*batch.start, *batch.forced),
+        settings,
+        limit,
+        banned,
+        continuations=choose,
+        width=width,
     )
     if not batch.forced:
         return rows

@@ -12,7 +12,7 @@ from mnmt_ds.batch import BOS, EOS, PAD
 from mnmt_ds.bench.decoding import random_sources
 from mnmt_ds.cli.main import main
 from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
-from mnmt_ds.decoding.constraints import PhraseMatcher, constrained
+from mnmt_ds.decoding.constraints import PhraseMatcher, constrained, piece_count, search_width
 from mnmt_ds.decoding.loading import open_translator
 from tests.evaluation.runs import model_run
 from tests.evaluation.test_beam_search import _log_prob
@@ -70,6 +70,22 @@ def test_every_hypothesis_holds_its_phrases(beam: int, implementation: Any) -> N
         if not phrases:
             assert [each.tokens for each in row] == [each.tokens for each in free]
             assert [each.score for each in row] == pytest.approx([each.score for each in free], abs=1e-5)
+
+
+def test_hypotheses_that_are_kept_are_fewer_than_beams() -> None:
+    """As ``translate`` searches: two beams more for each piece; the best is no worse than with the beams alone."""
+    model, source_BS = model_of(0), random_sources(3, 60)
+    phrases = [[(7, 8, 9), (20,)]] * 3
+    scores = []
+    for width in (2, search_width(2, piece_count(phrases[0]))):
+        rows = beam_search(
+            model, source_BS, START, BeamSettings(beam=2), [24] * 3, continuations=constrained(phrases, width),
+            width=width,
+        )  # fmt: skip
+        assert all(1 <= len(row) <= 2 for row in rows)
+        assert all(holds(each.tokens, phrase) for row in rows for each in row for phrase in phrases[0])
+        scores.append(sum(row[0].score for row in rows))
+    assert width == 10 and scores[1] > scores[0]
 
 
 def test_a_wide_search_finds_the_best_of_all() -> None:
