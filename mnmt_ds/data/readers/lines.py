@@ -53,7 +53,8 @@ def read_lines(path: str, max_bytes: int) -> Iterator[bytes | None]:
     number = 0
     try:
         with open_decompressed(path) as stream:
-            while line := stream.readline(max_bytes + 1):
+            readline = stream.readline
+            while line := readline(max_bytes + 1):
                 number += 1
                 if line.endswith(b"\n"):
                     yield line[:-1]
