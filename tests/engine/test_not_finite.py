@@ -141,7 +141,7 @@ def _spoilt(corpus: str, folder: str, case: Case, names: list[str]) -> list[str]
                 content = torch.load(file, weights_only=False)
                 found = [value for keys, value in _tensors(content) if name in keys]
                 if found:
-                    found[0].view(-1)[0] = float("nan") if number % 2 else float("inf")
+                    found[0].detach().view(-1)[0] = float("nan") if number % 2 else float("inf")
                     before = file.read_bytes()
                     torch.save(content, file)
                     break
