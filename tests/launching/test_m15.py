@@ -69,7 +69,7 @@ def test_the_m15_preset_learns_with_teachers_along_two_stages(large: Path) -> No
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     recipe = load_recipe(RECIPE, words)
     plan = make_plan(recipe, RECIPE, words, None, gpu=False, measure=True, calibrate=False)
-    assert plan.counted.total == sum(map(math.prod, shapes)) and round(plan.counted.total / 1e6, 1) == 418.3
+    assert plan.parameters.total == sum(map(math.prod, shapes)) and round(plan.parameters.total / 1e6, 1) == 418.3
     assert len(plan.memories) == 2
     for number, planned in enumerate(plan.memories):
         taken = max(one[f"memory/cpu/stage_{number}"] for one in [*steps, *dev])
