@@ -44,8 +44,13 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 def settings(corpus: str, directory: str, parts: str, stage: int = 1, updates: int = 8, **more: Any) -> Any:
     shape = {"dropout": 0.1, "encoder_layers": 2, "decoder_layers": 2, **MODELS[parts], **more.pop("model", {})}
     train = {"max_steps": updates, "lr": RATES[parts], "warmup_steps": 2, "clip_norm": 0.5, **more.pop("train", {})}
+    config = Path(zero(stage, directory))
+    if more.pop("offload", False):
+        values = json.loads(config.read_text())
+        values["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        config.write_text(json.dumps(values))
     return recipe(
-        Path(corpus), Path(directory), deepspeed=zero(stage, directory), train=train, model=shape,
+        Path(corpus), Path(directory), deepspeed=str(config), train=train, model=shape,
         method=more.pop("method", {"name": "lssd", "variant": "adaptive"}), validation={"every": 2}, **more,
     )  # fmt: skip
 
@@ -144,6 +149,36 @@ def test_resumed_runs_go_on_bit_for_bit(tiny_corpus: Path, tmp_path: Path) -> No
         assert values == again, name
         for file in ("frozen.safetensors", "last/model.safetensors", "best/model.safetensors"):
             assert (tmp_path / name / file).read_bytes() == (tmp_path / f"{name}-again" / file).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_halves_offload_samplers_and_students_go_on(tiny_corpus: Path, tmp_path: Path) -> None:
+    """What is frozen stays bit for bit in bf16 and fp16, too; each run resumed is the run in one go."""
+    kinds: dict[str, dict[str, Any]] = {
+        f"{precision}-{stage}": {"stage": stage, "train": {"precision": precision}}
+        for precision in ("bf16", "fp16") for stage in range(precision == "fp16", 4)
+    }  # fmt: skip
+    kinds |= {f"offload-{stage}": {"stage": stage, "offload": True} for stage in (1, 2, 3)}
+    kinds |= {name: {"sampler": {"name": name}} for name in ("multidds", "multiuat", "ccl_m")}
+    pareto = {
+        "name": "pareto",
+        "rule": "bi",
+    }  # a search is left out at a run's end, so that rule auto goes on otherwise
+    kinds["students"] = {"students": [{"name": "a"}, {"name": "b"}], "method": pareto}
+    runs = {f"{m}-{kind}": {"parts": m, **values} for m in MODELS for kind, values in kinds.items()}
+    on_ranks(1, go_on, str(tiny_corpus), str(tmp_path), runs)
+    for name in runs:
+        students = ("students/a", "students/b") if "students" in name else ("",)
+        for student in students:
+            run, again = tmp_path / name / student, tmp_path / f"{name}-again" / student
+            last, first = (
+                load_file(run / "last" / "model.safetensors"),
+                json.loads((run / "last/model.json").read_text()),
+            )
+            assert last.keys() == trained_shapes(name.partition("-")[0], first["vocabulary_size"]).keys(), name
+            assert all(bool(value.isfinite().all()) for value in last.values()), name
+            for file in ("frozen.safetensors", "last/model.safetensors", "best/model.safetensors"):
+                assert (run / file).read_bytes() == (again / file).read_bytes(), (name, student, file)
 
 
 def begin(corpus: str, folder: str, resume: bool, updates: int) -> list[list[str]]:
