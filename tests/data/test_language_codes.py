@@ -32,6 +32,8 @@ from mnmt_ds.errors import UserError
 OTHERWISE = {"cnr": "sr", "swc": "sw", "quz": "qu", "fuc": "ff", "pbu": "ps"}
 """Where CLDR folds a code into another language's: Montenegrin is one of its own here, and a macrolanguage's code
 stands for the member that NLLB-200 has (swh, quy, fuv, pbt)."""
+NO_LONGER = {"nbx", "mnk", "fat", "knn"}
+"""Codes that Babel 2.16 folds into others, and 2.19 does not, or into another one."""
 
 
 def test_table_names_each_code_once() -> None:
@@ -48,7 +50,7 @@ def test_table_names_each_code_once() -> None:
 def test_aliases_of_cldr_mean_the_same_here() -> None:
     aliases = {code: target.split("_")[0] for code, target in get_global("language_aliases").items()}
     unlike = {code: target for code, target in aliases.items() if not same_language(code, target)}
-    assert {code: target for code, target in unlike.items() if code not in OTHERWISE} == {}
+    assert {code: target for code, target in unlike.items() if code not in OTHERWISE.keys() | NO_LONGER} == {}
     assert [code for code, target in OTHERWISE.items() if not may_be_same(code, target)] == ["cnr"]
 
 
