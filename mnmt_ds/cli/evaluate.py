@@ -104,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.errors import UserError
     from mnmt_ds.reporting.runs import student_directories
 
+    if args.comet_python is not None and args.comet is None:
+        raise UserError(f"--comet-python {args.comet_python}: runs COMET; give its model, too: --comet MODEL")
     if args.test:
         return evaluate_files(args, score_settings(args))
     for option in ("hypotheses", "show", "off_target", "output"):

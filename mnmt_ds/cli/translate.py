@@ -182,6 +182,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--nbest {args.nbest}: a beam of {search.beam} has no more hypotheses; raise --beam")
     if args.nbest and args.split is not None:
         raise UserError("--nbest: parts of a line have no common hypotheses; leave out --nbest or --split")
+    if args.prefix and args.split is not None:
+        raise UserError("--prefix: it would begin every part of a line; leave out --prefix or --split")
     if args.force or args.constraints:
         for option, is_given in (("--sample", args.sample), ("--split", args.split is not None)):
             if is_given:
@@ -283,10 +285,19 @@ def search_settings(args: argparse.Namespace) -> "BeamSettings":
 
     Returns:
         The settings.
+
+    Raises:
+        UserError: where one of them would have no effect.
     """
     from mnmt_ds.decoding.beam_search import BeamSettings
+    from mnmt_ds.errors import UserError
 
     sample = getattr(args, "sample", 0.0)
+    if hasattr(args, "sample") and not sample:
+        given = {"--top-k": (args.top_k, 0), "--top-p": (args.top_p, 1), "--seed": (args.seed, 0)}
+        for option, (value, default) in given.items():
+            if value != default:
+                raise UserError(f"{option} {value}: says how translations are drawn; add --sample, or leave it out")
     drawn: dict[str, Any] = {}
     if sample:
         drawn = dict(sample_temperature=sample, sample_top_k=args.top_k, sample_top_p=args.top_p, sample_seed=args.seed)

@@ -153,6 +153,7 @@ def encode_phrase(tokenizer: Tokenizer, text: str, language: str, banned: Collec
     Raises:
         UserError: where no translation could hold it.
     """
+    text = text.strip()
     ids = tokenizer.encode(text, language)
     if not writes_spaces(language) and len(ids) > 1 and tokenizer.piece(ids[0]) == SPACE:
         ids = ids[1:]

@@ -3,7 +3,7 @@
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
 from mnmt_ds.decoding.loading import open_translator
 from mnmt_ds.decoding.long_text import join_parts, split_long
 from mnmt_ds.decoding.sampling import keep_likely, sampler
+from mnmt_ds.errors import UserError
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.weights import describe_model, read_weights, save_model
@@ -184,3 +185,47 @@ def test_a_pair_by_other_codes_of_its_languages(run: Path, capsys: pytest.Captur
     assert "not trained on" not in capsys.readouterr().err
     translate(run, ["derbo eulbbo"], pair="eng-bos")
     assert "not trained on eng-bos" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["translate", "none", "--top-k", "3"], "--top-k 3: says how translations are drawn; add --sample"),
+        (["translate", "none", "--top-p", "0.5"], "--top-p 0.5: says how translations are drawn; add --sample"),
+        (
+            ["synthesise", "none", "TEXT", "--direction", "back", "-o", "x", "--seed", "7"],
+            "--seed 7: says how",
+        ),
+        (["translate", "none", "--split", "--prefix", "The"], "--prefix: it would begin every part of a line"),
+        (["translate", "none", "--split", "9", "--prefix", "The"], "--prefix: it would begin every part of a line"),
+        (["evaluate", "none", "--comet-python", "python"], "--comet-python python: runs COMET; give its model"),
+        (
+            ["evaluate", ".", "--test", "TEXT", "gone"],
+            "gone: cannot be read (No such file or directory); mend",
+        ),
+    ],
+    ids=str,
+)
+def test_options_without_effect(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Said before any model is opened, in one line, with what is to be done."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "TEXT").write_text("a\n", encoding="utf-8")
+    assert main([*words, "--pairs" if words[0] == "evaluate" else "--pair", "bs-en"]) == 2
+    [error] = capfd.readouterr().err.strip().splitlines()
+    assert message in error and "recipe" not in error
+
+
+def test_a_phrase_is_named_without_the_lines_end() -> None:
+    from mnmt_ds.batch import UNK
+    from mnmt_ds.decoding.translation import encode_phrase
+
+    class Unknown:
+        """Knows no piece."""
+
+        def encode(self, text: str, language: str) -> list[int]:
+            return [UNK]
+
+    with pytest.raises(UserError, match=r"^phrase 'ab': "):
+        encode_phrase(cast(Any, Unknown()), " ab ", "en", ())

@@ -105,7 +105,7 @@ def unreadable_file(path: str, place: str, error: OSError) -> UserError:
     """
     if error.errno is None:  # what bz2 raises for its content
         return damaged_file(place, error)
-    return UserError(f"{path}: cannot be read ({error.strerror}); mend the path in the recipe")
+    return UserError(f"{path}: cannot be read ({error.strerror}); mend the path")
 
 
 def damaged_file(place: str, error: Exception) -> UserError:
