@@ -30,7 +30,7 @@ def translator(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(synthesis, "_choose", lambda translator, row, reference: " ".join(row))
     monkeypatch.setattr(files, "sync", lambda path: None)
     return SimpleNamespace(
-        model=SimpleNamespace(settings=SimpleNamespace(max_positions=99)),
+        max_positions=99,
         frame=lambda pair: SimpleNamespace(source_extra=1),
         tokenizer=SimpleNamespace(encode_many=encode),
     )

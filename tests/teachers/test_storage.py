@@ -8,11 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mnmt_ds.engine.checkpointing import snapshots
 from mnmt_ds.errors import UserError
 from mnmt_ds.kernels import deepspeed_ops
 from mnmt_ds.kernels.build import BuildError
-from mnmt_ds.models.weights import save_model
+from mnmt_ds.models.weights import read_elements, save_model
 from mnmt_ds.teachers.async_reader import ALIGNMENT, WINDOW, AsynchronousReader
 from mnmt_ds.teachers.shard_storage import ShardStorage
 from mnmt_ds.teachers.state_storage import BlockKey, StateStorage
@@ -168,12 +167,12 @@ def test_a_bad_teacher_is_refused_by_name(tmp_path: Path) -> None:
     described = {"model": {}, "vocabulary_size": 3, "framing": {}, "pairs": [], "tokenizer_hash": ""}
     save_model(tmp_path / "snapshots" / "7", state, described)
     with pytest.raises(UserError, match=r"snapshots/7/model.safetensors: NaN or Inf in b"):
-        snapshots.read(tmp_path, 7)
+        read_elements(tmp_path / "snapshots" / "7", {"a": (0, 3), "b": (0, 2)})
     save_model(tmp_path / "snapshots" / "8", {"a": torch.ones(3)}, described)
     file = tmp_path / "snapshots" / "8" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UserError, match=r"snapshots/8/model.safetensors: was altered"):
-        snapshots.read(tmp_path, 8)
+        read_elements(tmp_path / "snapshots" / "8", {"a": (0, 3), "b": (0, 2)})
     file.unlink()
     with pytest.raises(UserError, match=r"snapshots/8/model.safetensors: cannot be read"):
-        snapshots.read(tmp_path, 8)
+        read_elements(tmp_path / "snapshots" / "8", {"a": (0, 3), "b": (0, 2)})
