@@ -271,8 +271,8 @@ class Training:
         """Logs and links as they were when the checkpoint was written, or before a last validation of a shorter run."""
         if self.validated_at_end:
             self.tracker.warning(
-                f"the validation at update {self.validated_at_end}, made only because the run ended there, is undone, with"
-                " what was best by it, so that the run goes on as if it had not ended; to keep its weights, copy"
+                f"the validation at update {self.validated_at_end}, made only because the run ended there, is undone,"
+                " with what was best by it, so that the run goes on as if it had not ended; to keep its weights, copy"
                 f" snapshots/{self.validated_at_end} before the next checkpoint is saved"
             )
         self.validated_at_end = 0
