@@ -11,17 +11,9 @@ import torch
 from mnmt_ds import private_apis
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.engine.build import first_weights, make_students, open_corpus, open_training_data, run_facts
-from mnmt_ds.engine.checkpointing import checkpoint, run_directory
+from mnmt_ds.engine.checkpointing import checkpoint, resume_changes, run_directory
 from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, State
-from mnmt_ds.engine.checkpointing.resume_changes import (
-    CheckpointOrigin,
-    ResumeChange,
-    changes,
-    description,
-    measured_anew,
-    refuse,
-    written_by,
-)
+from mnmt_ds.engine.checkpointing.resume_changes import CheckpointOrigin, ResumeChange
 from mnmt_ds.engine.checkpointing.retention import CheckpointRetention
 from mnmt_ds.engine.dataloading.training_data import dev_batches, dev_tokens
 from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
@@ -108,7 +100,7 @@ class Training:
         implementation = resolve_implementation(recipe.train.loss_implementation, layout.device)
         implementation = "sharded" if layout.vocab_parallel_size > 1 else implementation
         self.tracker = self._open_directory(resume)
-        self.description = description(recipe, config, self.corpus, layout.data_parallel_size)
+        self.description = resume_changes.description(recipe, config, self.corpus, layout.data_parallel_size)
         start = self._find_start(config) if resume else None
         self.run_log = RunLog(self.tracker, self.peer_group)
         self.retention = CheckpointRetention(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
@@ -216,9 +208,9 @@ class Training:
         if newest is None:
             return None
         path, state = newest
-        written = written_by(state["fingerprint"], self.recipe, config)
-        listed = changes(written, self.recipe, config, self.corpus)
-        refuse(path, listed, checkpoint.move_refusal(*self._layouts(state["layout"], config)))
+        written = resume_changes.written_by(state["fingerprint"], self.recipe, config)
+        listed = resume_changes.changes(written, self.recipe, config, self.corpus)
+        resume_changes.refuse(path, listed, checkpoint.move_refusal(*self._layouts(state["layout"], config)))
         return StartPoint(path, state, written, listed)
 
     def _layouts(self, written: list[Any], config: ds_config.Json) -> tuple[JobLayout, JobLayout]:
@@ -245,7 +237,7 @@ class Training:
             )
         for student in self.students:
             own_state = checkpoint.student_state(state, student.name)
-            records.restore_state(student, own_state, start.written, measured_anew(start.changes))
+            records.restore_state(student, own_state, start.written, resume_changes.measured_anew(start.changes))
         self.sampler_updates.resumed()
         self.time_spent = TimeSpent(*state.get("seconds", ()))
         self.sync_progress()
@@ -270,11 +262,7 @@ class Training:
     def _truncate_logs_after(self, state: checkpoint.State) -> None:
         """Logs and links as they were when the checkpoint was written, or before a last validation of a shorter run."""
         if self.validated_at_end:
-            self.tracker.warning(
-                f"the validation at update {self.validated_at_end}, made only because the run ended there, is undone,"
-                " with what was best by it, so that the run goes on as if it had not ended; to keep its weights, copy"
-                f" snapshots/{self.validated_at_end} before the next checkpoint is saved"
-            )
+            self.tracker.warning(resume_changes.undone_validation(self.validated_at_end))
         self.validated_at_end = 0
         for tracker in self._trackers():
             tracker.rewind(self.update, state.get("records") if tracker is self.tracker else None)

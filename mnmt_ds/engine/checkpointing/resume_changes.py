@@ -273,3 +273,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def undone_validation(update: int) -> str:
+    """Formats that a run which had ended goes on as if it had not: its last validation does not count.
+
+    Args:
+        update: at which the run ended, between two validations.
+
+    Returns:
+        A line for the user.
+    """
+    return (
+        f"the validation at update {update}, made only because the run ended there, is undone, with what was best by"
+        " it, so that the run goes on as if it had not ended; to keep its weights, copy"
+        f" snapshots/{update} before the next checkpoint is saved"
+    )
