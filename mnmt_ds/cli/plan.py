@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    from mnmt_ds.data.corpus import Corpus
     from mnmt_ds.engine.recipe import load_recipe
+    from mnmt_ds.engine.unused_settings import start_warnings
     from mnmt_ds.planning import report
     from mnmt_ds.planning.layouts import fitting_layouts
     from mnmt_ds.planning.plan import make_plan, memory_estimator
@@ -59,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         recipe, args.recipe, args.overrides, args.devices, args.gpu, not args.no_probe, args.calibrate
     )
     print("\n".join(report.plan_lines(plan)))
+    for warning in start_warnings(recipe, Corpus.open(recipe.data.directory)):
+        print(f"warning: {warning}")
     if args.memory is not None:
         device_bytes = args.memory * 1e9
         estimate = memory_estimator(recipe, plan.memories[0].base, plan.layout.on_cpu)

@@ -1,9 +1,11 @@
 """Raw text to a cleaned, split, tokenised and binarised corpus, as the recipe's ``data:`` section says."""
 
 import argparse
+import logging
 
 from mnmt_ds.config.paths import path_option
 
+LOG = logging.getLogger(__name__)
 HELP = "read, clean, split, tokenise and binarise the text that a recipe names"
 
 
@@ -41,8 +43,13 @@ def run(args: argparse.Namespace) -> int:
     """
     from mnmt_ds.data.prepare import prepare
     from mnmt_ds.engine.recipe import load_recipe
+    from mnmt_ds.engine.unused_settings import settings_without_effect
 
-    settings = load_recipe(args.recipe, args.overrides).data
+    recipe = load_recipe(args.recipe, args.overrides)
+    settings = recipe.data
+    for line in settings_without_effect(recipe):
+        if line.startswith("data."):
+            LOG.warning("prepare: %s", line)
     if args.preview:
         from mnmt_ds.data.language_check import language_lines
         from mnmt_ds.data.preview import languages_by_text, preview

@@ -30,7 +30,9 @@ CONFIGURATION = """# Settings
 A recipe is a YAML file of the sections below; what it leaves out has its default. `extends: other.yaml` takes
 another recipe's values first, and `mnmt-ds train recipe.yaml train.lr=5e-4` replaces a value on the command line.
 `mnmt-ds train --help-config method.lssd` prints a section as YAML to copy, `--dump-config` a recipe with every value
-as it is used. Where a default depends on `profile: released`, both are named.
+as it is used. Where a default depends on `profile: released`, both are named. A setting that is given and has no effect
+because of another one (`train.ema_start` without `ema_decay`) is named by `validate`, `plan` and `train`, and by
+`prepare` where it is one of `data`.
 
 Editors that know `# yaml-language-server: $schema=...` complete and check recipes by
 [launchers/recipes/schema.json](../launchers/recipes/schema.json) and studies by

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.data.validate import validate
     from mnmt_ds.engine.recipe import load_recipe_with_faults
     from mnmt_ds.engine.start_faults import start_faults
+    from mnmt_ds.engine.unused_settings import settings_without_effect
     from mnmt_ds.log import set_up_deepspeed
 
     set_up_deepspeed()
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         if of_data <= {("tokenizer",)}:
             faults += validate(recipe.data, args.processes, checks_tokenizer=not of_data)
         faults += start_faults(recipe, at_fault, needs_corpus=False)
+        if not at_fault:
+            print("".join(f"warning: {line}\n" for line in settings_without_effect(recipe)), end="")
     faults = list(dict.fromkeys(faults))
     for fault in faults:
         print(fault)

@@ -7,8 +7,9 @@ from mnmt_ds.engine.build import first_weights, open_corpus, open_training_data,
 from mnmt_ds.engine.dataloading.training_data import dev_tokens
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, plan_parallel_layout, rank_multiple
-from mnmt_ds.engine.recipe import Recipe, students_of, unused_sampler
+from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.engine.start_faults import all_faults_listed
+from mnmt_ds.engine.unused_settings import start_warnings
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
 from mnmt_ds.models.transformer import Transformer, parameter_count
@@ -51,7 +52,7 @@ def check(recipe: Recipe) -> None:
             print(f"{pair:8} {size:10,} {share:12.4f} {count:10,} {tokens[pair]:11,}")
         for pair in recipe.validation.watch:
             print(f"{pair:8} {'watched':>10} {'':12} {'':10} {tokens[pair]:11,}")
-    if warning := unused_sampler(recipe):
+    for warning in start_warnings(recipe, corpus):
         print(f"warning: {warning}")
     if 0 < recipe.train.max_steps < recipe.train.warmup_steps:
         print(

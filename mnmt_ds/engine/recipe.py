@@ -193,24 +193,6 @@ def students_of(recipe: Recipe) -> list[tuple[str, Recipe]]:
     return result
 
 
-def unused_sampler(recipe: Recipe) -> str:
-    """Reports where a recipe sets a sampler that none of its students follows.
-
-    Args:
-        recipe: of the run.
-
-    Returns:
-        One line; empty where the sampler is used, or is the default.
-    """
-    samplers = [student.sampler for student in recipe.students]
-    if not samplers or recipe.sampler == TemperatureSettings() or recipe.sampler in samplers:
-        return ""
-    return (
-        f"sampler: {recipe.sampler.name} is not used, since each of the students has its own; set it in the entries of"
-        " 'students'"
-    )
-
-
 def load_recipe(path: Path | None, overrides: Sequence[str] = (), first_weights: bool = True) -> Recipe:
     """Reads, merges and checks a recipe.
 

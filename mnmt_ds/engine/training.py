@@ -20,7 +20,7 @@ from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
-from mnmt_ds.engine.recipe import Recipe, unused_sampler
+from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.engine.run_log import RunLog, dashboard_config, introduction
 from mnmt_ds.engine.start_faults import all_faults_listed
 from mnmt_ds.engine.students import records
@@ -28,6 +28,7 @@ from mnmt_ds.engine.students.peer_exchange import PeerExchange
 from mnmt_ds.engine.students.peer_group import PeerGroup
 from mnmt_ds.engine.students.sampler_updates import SamplerUpdates
 from mnmt_ds.engine.students.student import Student
+from mnmt_ds.engine.unused_settings import start_warnings
 from mnmt_ds.errors import RunError, UserError
 from mnmt_ds.kernels.implementations import resolve_implementation
 from mnmt_ds.methods import registry
@@ -131,7 +132,7 @@ class Training:
         self.tracker.info(line)
         if first_weights_line and not self.update:
             self.tracker.info(first_weights_line)
-        if warning := unused_sampler(recipe):
+        for warning in start_warnings(recipe, self.corpus):
             self.tracker.warning(warning)
         facts: dict[str, Any] = {"loss_implementation": implementation, "world_size": layout.job.size}
         if start is not None and start.changes:

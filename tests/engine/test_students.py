@@ -356,10 +356,10 @@ def test_refused_before_training(tiny_corpus: Path, tmp_path: Path, capfd: pytes
     path.write_text(dump(run_recipe(str(tiny_corpus), str(tmp_path / "run"), "auto", 0)))
     assert main(["train", str(path), "--dry-run"]) == 0
     out = capfd.readouterr().out
-    assert "student model_2" in out and "all is well" in out and "is not used" not in out
+    assert "student model_2" in out and "all is well" in out and "no effect" not in out
     assert main(["train", str(path), "--dry-run", "sampler.temperature=3.5"]) == 0
     out = capfd.readouterr().out
-    assert "warning: sampler: temperature is not used, since each of the students has its own; set it in" in out
+    assert "warning: sampler: no effect, since each of the students has its own; set it in" in out
 
     def refused(*overrides: str) -> str:
         assert main(["train", str(path), "--dry-run", *overrides]) == 2

@@ -36,6 +36,7 @@ LAYERS = (
 ENGINE_LAYERS = (
     ("settings",),
     ("recipe",),
+    ("unused_settings",),
     ("parallel",),
     ("dataloading",),
     ("checkpointing",),
