@@ -95,8 +95,11 @@ def _with_pieces(
     if not files:
         languages = ", ".join(dict.fromkeys(text.language for text in training))
         raise UserError(f"data.tokenizer.new_pieces.{language}: no training text in it; name one of {languages}")
-    pieces = learn_pieces(tokenizer, sample_sentences(files, settings), settings.new_pieces[language])
-    LOG.info("tokenizer: %s new pieces of %s", f"{len(pieces):,}", language)
+    count = settings.new_pieces[language]
+    pieces = learn_pieces(tokenizer, sample_sentences(files, settings), count)
+    reason = "no other two pieces of its text stand together twice"
+    fewer = f" instead of {count:,}: {reason}" if len(pieces) < count else ""
+    LOG.info("tokenizer: %s new pieces of %s%s", f"{len(pieces):,}", language, fewer)
     return add_pieces(tokenizer, pieces)
 
 
