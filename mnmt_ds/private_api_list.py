@@ -228,6 +228,20 @@ PRIVATE_APIS = (
         "torch.optim:Adam", ("_init_group",), "called: makes a group's state", "as above", "private_block_step.py",
     ),
     PrivateApi(
+        f"{ZERO}.stage_1_and_2:DeepSpeedZeroOptimizer",
+        (
+            "check_grad_overflow", "scaled_global_norm", "unscale_and_clip_grads", "averaged_gradients",
+            "params_in_partition", "bit16_groups", "model_parallel_rank", "dp_process_group",
+            "_model_parallel_all_reduce", "clip_grad", "compute_grad_norm", "has_moe_layers",
+        ),
+        "answered on the device, where torch's fused Adam steps there",
+        "a step waits for the device six times, so that the host never runs ahead of it", "private_late_checks.py",
+    ),
+    PrivateApi(
+        f"{ZERO}.stage_1_and_2", ("get_norm_dtype", "is_model_parallel_parameter"), "called", "as above",
+        "private_late_checks.py",
+    ),
+    PrivateApi(
         "torch._C", ("_current_graph_task_id",), "asked in a backward",
         "rows of a tied embedding's gradient belong to one pass", "private_apis.py",
     ),

@@ -3,7 +3,8 @@
 What is on the device: the storages that are named, what an operation makes of them, and what is made with an explicit
 ``device=``. Waits are the reads of a value (item, bool, float, tolist, numpy, cpu), operations whose result's size is
 in the data (nonzero, bincount, masks as indices), copies from the device to what is not there, and a tensor made of a
-Python number on the device, which is a copy that the host waits for.
+Python number on the device, which is a copy that the host waits for. A ``HostCopy`` that is read when a newer one is on
+its way is no such wait: what the device was given since goes on beside it.
 """
 
 import traceback
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from mnmt_ds.host_copy import HostCopy
 
 WAITS = {
     "aten._local_scalar_dense", "aten.nonzero", "aten.bincount", "aten.masked_select", "aten.equal", "aten._unique2",
@@ -34,6 +37,8 @@ class HostWaits(TorchDispatchMode):
     def __init__(self, on_device: Iterable[Tensor]) -> None:
         super().__init__()
         self.places: Counter[str] = Counter()
+        self.late_reads = 0
+        """Reads of numbers that the device has made before it came to what was launched last."""
         self._storages: dict[int, Any] = {}  # held, so that no address comes again
         for tensor in on_device:
             self.mark(tensor)
@@ -106,6 +111,20 @@ def host_waits(on_device: Iterable[Tensor]) -> Iterator[HostWaits]:
             waits.mark(made)
         return made
 
-    with reading("tolist"), reading("numpy"), reading("cpu"), mock.patch.object(Tensor, "new_tensor", copied), \
+    new_copy, read_list, copies = HostCopy.__init__, Tensor.tolist, [None]
+
+    def copy_made(copy: HostCopy, values: Tensor) -> None:
+        new_copy(copy, values)
+        copies.append(copy)
+
+    def copy_read(copy: HostCopy) -> Any:
+        if copy is copies[-1]:
+            waits.wait()
+        else:
+            waits.late_reads += 1
+        return read_list(copy._values)
+
+    with mock.patch.object(HostCopy, "__init__", copy_made), mock.patch.object(HostCopy, "read", copy_read), \
+            reading("tolist"), reading("numpy"), reading("cpu"), mock.patch.object(Tensor, "new_tensor", copied), \
             mock.patch.object(torch, "tensor", made_there), waits:  # fmt: skip
         yield waits

@@ -18,7 +18,7 @@ from common import DATA, DRY_RUN, device_is_lost, emit, fault_text, kernels, sec
 
 from mnmt_ds.distributed import job
 from mnmt_ds.engine.dataloading.position import Position
-from mnmt_ds.engine.loop import student_loops, train_update
+from mnmt_ds.engine.loop import finish_reading, forward_backward, step, student_loops
 from mnmt_ds.engine.monitoring.mfu import PEAK_FLOPS, training_flops
 from mnmt_ds.engine.recipe import load_recipe
 from mnmt_ds.engine.training import Training
@@ -77,12 +77,13 @@ class Bench:
         began = time.perf_counter()
         for _ in range(updates):
             micro_batches = data.next_update()
-            result = train_update(self.loop, micro_batches)
-            data.update_done(result.losses)
+            step(self.loop, forward_backward(self.loop, micro_batches), stop=False)
+            data.update_done()
             tokens += micro_batches[0].divisor
             padded += sum(batch.target_BT.numel() for batch in micro_batches)
             for batch in micro_batches:
                 flops += training_flops(self.recipe.model, self.training.corpus.tokenizer.size, batch)
+        finish_reading(self.loop)
         wait_for_device()
         seconds = time.perf_counter() - began
         return {"step_ms": seconds / updates * 1e3, "target_tokens_s": tokens / seconds, "padded_s": padded / seconds,

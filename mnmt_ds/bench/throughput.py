@@ -144,7 +144,7 @@ def _trainers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[dict[str, Train
     from mnmt_ds.batch import to_device
     from mnmt_ds.bench import plain_loop
     from mnmt_ds.distributed import device
-    from mnmt_ds.engine.loop import student_loops, train_update
+    from mnmt_ds.engine.loop import forward_backward, step, student_loops
     from mnmt_ds.engine.training import Training
     from mnmt_ds.methods.method import ValidationReport
     from mnmt_ds.teachers.teacher_bank import TeacherBank
@@ -160,7 +160,7 @@ def _trainers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[dict[str, Train
         def train(micro_batches: Update) -> None:
             for pair in training.pairs:
                 bank.switch[pair] = distilling
-            train_update(loop, list(micro_batches))
+            step(loop, forward_backward(loop, list(micro_batches)), stop=False)
 
         return train
 

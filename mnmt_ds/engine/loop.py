@@ -26,6 +26,7 @@ from mnmt_ds.engine.students.student import Student, check_gradient, stopped, tr
 from mnmt_ds.engine.students.teacher_prefetcher import TeacherPrefetcher
 from mnmt_ds.engine.training import Training
 from mnmt_ds.engine.validation_round import validate_students
+from mnmt_ds.host_copy import HostCopy
 from mnmt_ds.samplers.sampler import Losses
 from mnmt_ds.tracking import clock, progress_line
 from mnmt_ds.training_position import update_under_way
@@ -65,6 +66,10 @@ class StudentLoop:
     """Prefetches its teachers."""
     meter: Meter
     """Sums since the last report."""
+    under_way: "UpdateUnderWay | None" = None
+    """An update whose step is launched and whose numbers are not read yet."""
+    norm: float = 0.0
+    """Gradient norm of the last update whose numbers were read."""
 
 
 def student_loops(
@@ -104,11 +109,11 @@ def train_epochs(training: Training, stop: "StopRequest") -> None:
     finish_update(training, loops)
     while not training.finished():
         with update_under_way(training.update + 1):
-            norms, stopped = advance(training, loops, stop.is_requested)
+            stopped = advance(training, loops, stop.is_requested)
         training.log_samplers()
-        if training.update % training.recipe.tracking.log_every == 0:
-            for name, loop in loops.items():
-                _report(training, loop, norms[name])
+        if is_report_due(training):
+            for loop in loops.values():
+                _report(training, loop)
             training.flush_log()
         if stopped or training.is_save_due():
             training.save()
@@ -164,8 +169,11 @@ def end(training: Training) -> None:
         )
 
 
-def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> tuple[dict[str, float], bool]:
+def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) -> bool:
     """Makes one update of every student: draws batches, forward, backward, step (Algorithm 1, lines 3 to 7).
+
+    The host may be an update ahead of what it has read (``step``), but never where anything follows from it: a report,
+    a sampler's measurement, an epoch's end, a checkpoint, a validation.
 
     Args:
         training: the run; all ranks of the job call this together.
@@ -173,19 +181,58 @@ def advance(training: Training, loops: Mapping[str, StudentLoop], stop: bool) ->
         stop: this rank was asked to stop.
 
     Returns:
-        Each student's gradient norm, and whether any rank was asked to stop.
+        Whether any rank was asked to stop.
     """
-    norms = {}
     for names in training.students_at_once:
         at_once = [loop for name, loop in loops.items() if name in names]
         with training.peer_exchange.requests_served():
             gradients = [forward_backward(loop, loop.student.data_iterator.next_update()) for loop in at_once]
         for loop, gradient in zip(at_once, gradients, strict=True):
-            result = step(loop, gradient, stop)
-            loop.student.data_iterator.update_done(result.losses)
-            norms[loop.student.name], stop = result.norm, stop or result.stop
+            results = step(loop, gradient, stop)
+            loop.student.data_iterator.update_done()
+            stop = _note(loop, results) or stop
+    if stop or reads_losses(training):
+        for loop in loops.values():
+            stop = _note(loop, finish_reading(loop)) or stop
     training.measure()
-    return norms, training.sync_progress(stop)
+    return training.sync_progress(stop)
+
+
+def is_report_due(training: Training) -> bool:
+    """Returns whether the log gets a line of the last update.
+
+    Args:
+        training: the run.
+
+    Returns:
+        True every ``tracking.log_every`` updates.
+    """
+    return training.update % training.recipe.tracking.log_every == 0
+
+
+def reads_losses(training: Training) -> bool:
+    """Returns whether anything that follows the last update needs its losses, or that it was finite.
+
+    Args:
+        training: the run.
+
+    Returns:
+        True before reports, samplers' measurements, ends of epochs, checkpoints and validations.
+    """
+    return (
+        is_report_due(training)
+        or training.is_save_due()
+        or training.sampler_updates.is_measure_due(training.update)
+        or any(student.data_iterator.epoch_ended for student in training.students)
+    )
+
+
+def _note(loop: StudentLoop, results: list["UpdateResult"]) -> bool:
+    """Hands the losses of updates to the student's data; whether any rank was asked to stop in them."""
+    for result in results:
+        loop.student.data_iterator.add_losses(result.losses)
+        loop.norm = result.norm
+    return any(result.stop for result in results)
 
 
 class ReadyGradient(NamedTuple):
@@ -237,8 +284,20 @@ def forward_backward(loop: StudentLoop, micro_batches: list[Batch]) -> ReadyGrad
     return ReadyGradient(update, losses_P2, broken_M)
 
 
-def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult:
+class UpdateUnderWay(NamedTuple):
+    """An update whose step is launched, and whose numbers the device has not made yet."""
+
+    gradient: ReadyGradient
+    """Its losses."""
+    numbers: HostCopy
+    """(P + 2, 2): each pair's loss and tokens, requests to stop and micro-batches that are not finite, the norm."""
+
+
+def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> list[UpdateResult]:
     """Takes the optimizer's step; all ranks get the losses and any request to stop together.
+
+    Where the engine's step asks the device nothing, neither does this one: an update by numbers that are not finite is
+    left out on the device, and those after it, too; its numbers are read when the next update is launched.
 
     Args:
         loop: of the student; all of its ranks call this together.
@@ -246,24 +305,59 @@ def step(loop: StudentLoop, gradient: ReadyGradient, stop: bool) -> UpdateResult
         stop: this rank was asked to stop.
 
     Returns:
-        The update's norm and losses.
+        The update's norm and losses; where the host runs ahead those of the one before it, if there is one under way.
 
     Raises:
-        RunError: where a loss or the gradient is not finite; nothing was updated.
+        RunError: where a loss or the gradient is not finite; nothing was updated by it or since.
     """
     student, train = loop.student, loop.student.recipe.train
     update, number = gradient.update, gradient.update.number
     broken = gradient.broken_M.sum()
     flags = torch.stack([torch.full_like(broken, float(stop)), broken])
     sums = student.engine.layout.sum_over_ranks(torch.cat([gradient.losses_P2, flags.unsqueeze(0)]))
-    *losses, (stops, all_broken) = sums.tolist()
-    if all_broken:
-        names = ", ".join(_broken_pairs(student, gradient))
-        raise stopped(student, f"update {number}: the loss is not finite (pairs: {names})")
-    norm = student.engine.step(learning_rate(train, number))
-    check_gradient(student, update, norm, f"update {number}")
     loop.meter.tokens += update.micro_batches[0].divisor
+    if student.engine.step_unread is not None:
+        norm = student.engine.step_unread(learning_rate(train, number), sums[-1, 1])
+        before = loop.under_way
+        loop.under_way = UpdateUnderWay(gradient, HostCopy(torch.cat([sums, norm.to(sums.dtype).expand(1, 2)])))
+        return [] if before is None else [_read(student, before)]
+    *losses, (stops, all_broken) = sums.tolist()
+    _check_losses(student, gradient, all_broken)
+    value = student.engine.step(learning_rate(train, number))
+    check_gradient(student, update, value, f"update {number}")
+    return [UpdateResult(value, bool(stops), [(loss, tokens) for loss, tokens in losses])]
+
+
+def finish_reading(loop: StudentLoop) -> list[UpdateResult]:
+    """Reads the numbers of the update that is under way, if there is one.
+
+    Args:
+        loop: of the student; all of its ranks call this together.
+
+    Returns:
+        Its norm and losses.
+
+    Raises:
+        RunError: where they are not finite; nothing was updated by it.
+    """
+    under_way, loop.under_way = loop.under_way, None
+    return [] if under_way is None else [_read(loop.student, under_way)]
+
+
+def _read(student: Student, under_way: UpdateUnderWay) -> UpdateResult:
+    """Waits for an update and checks its numbers."""
+    *losses, (stops, all_broken), (norm, _) = under_way.numbers.read()
+    _check_losses(student, under_way.gradient, all_broken)
+    update = under_way.gradient.update
+    check_gradient(student, update, norm, f"update {update.number}")
     return UpdateResult(norm, bool(stops), [(loss, tokens) for loss, tokens in losses])
+
+
+def _check_losses(student: Student, gradient: ReadyGradient, broken: float) -> None:
+    """Raises a RunError where a loss of any rank is not finite; all of the student's ranks call this together."""
+    if broken:
+        names = ", ".join(_broken_pairs(student, gradient))
+        raise stopped(student, f"update {gradient.update.number}: the loss is not finite (pairs: {names})")
 
 
 def _broken_pairs(student: Student, gradient: ReadyGradient) -> list[str]:
@@ -274,7 +368,7 @@ def _broken_pairs(student: Student, gradient: ReadyGradient) -> list[str]:
 
 
 def train_update(loop: StudentLoop, micro_batches: list[Batch]) -> UpdateResult:
-    """Makes one whole update of a student that is trained alone; for benchmarks and tests.
+    """Makes one whole update of a student that is trained alone, and reads its numbers; for benchmarks and tests.
 
     Args:
         loop: of the student; all of its ranks call this together.
@@ -283,13 +377,14 @@ def train_update(loop: StudentLoop, micro_batches: list[Batch]) -> UpdateResult:
     Returns:
         The update's norm and losses.
     """
-    return step(loop, forward_backward(loop, micro_batches), stop=False)
+    results = step(loop, forward_backward(loop, micro_batches), stop=False) + finish_reading(loop)
+    return results[-1]
 
 
-def _report(training: Training, loop: StudentLoop, norm: float) -> None:
+def _report(training: Training, loop: StudentLoop) -> None:
     values: dict[str, Any] = {**loop.meter.report(), **memory(training.layout)}
     values[metric_keys.TRAIN_LR] = learning_rate(training.recipe.train, training.update)
-    values[metric_keys.TRAIN_GNORM] = norm
+    values[metric_keys.TRAIN_GNORM] = loop.norm
     used = values.get(metric_keys.MEMORY_GPU) or values[metric_keys.MEMORY_CPU]
     train, progress = training.recipe.train, training.progress
     last = train.max_steps or progress.epoch_length * train.max_epochs

@@ -22,7 +22,7 @@ class Case(NamedTuple):
     rank: int = 1
 
 
-EVERYDAY = [Case("fp32", 0), Case("bf16", 0), Case("fp32", 0, 1.0, "pipeline")]
+EVERYDAY = [Case("fp32", 0), Case("bf16", 0), Case("bf16", 1, 1.0), Case("fp32", 0, 1.0, "pipeline")]
 PLAIN = [Case(precision, stage, clip) for precision in ("fp32", "bf16") for stage in range(4) for clip in (0.0, 1.0)]
 LAYERED = [
     Case(precision, stage, clip, layout, rank)
@@ -110,6 +110,61 @@ def test_nothing_is_updated_or_kept(cases: list[Case], tiny_corpus: Path, tmp_pa
             assert result["refused"].startswith("update 2: weights are not finite; nothing was saved"), case
             assert not result["kept"], case
             assert all(norm > 0 for norm in result["norms"]), case
+
+
+def _late(corpus: str, folder: str, cases: list[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """The whole loop, in whose third update a loss or gradient breaks on the last rank; a checkpoint every so often."""
+    from mnmt_ds.distributed import rank, world_size
+    from mnmt_ds.engine.loop import advance, student_loops
+    from mnmt_ds.engine.training import Training
+    from mnmt_ds.errors import RunError
+    from mnmt_ds.private_apis import weight_and_master_tensors
+
+    results = []
+    for number, (what, precision, every) in enumerate(cases):
+        run = f"{folder}/{number}"
+        training = Training(
+            recipe(Path(corpus), Path(run), train={"precision": precision, "save_every": every, "clip_norm": 1.0},
+                   deepspeed=zero(1, run), tracking={"log_every": 1000}), resume=False,
+        )  # fmt: skip
+        loops, engine = student_loops(training), training.first.engine
+        tensors = lambda engine=engine: list(weight_and_master_tensors(engine.deepspeed_engine))  # noqa: E731
+        message, updates = "", 0
+        try:
+            for updates in range(1, 7):
+                if updates == 3:
+                    before = [tensor.clone() for tensor in tensors()]
+                    forward_backward = training.first.forward_backward
+
+                    def broken(update: Any, run: Any = forward_backward) -> Any:
+                        return [{**one, "loss": one["loss"] * float("nan")} for one in run(update)]
+
+                    if rank() == world_size() - 1 and what == "loss":
+                        training.first.forward_backward = broken
+                    elif rank() == world_size() - 1:
+                        next(iter(engine.model.parameters())).register_hook(lambda gradient: gradient * float("inf"))
+                advance(training, loops, stop=False)
+                if training.is_save_due():
+                    training.save()
+        except RunError as error:
+            message = str(error)
+        same = all(torch.equal(a, b) for a, b in zip(before, tensors(), strict=True))
+        training.close()
+        training.lock and training.lock.close()
+        kept = sorted(path.name for path in Path(run).glob("checkpoints/step_*"))
+        results.append({"message": message, "launched": updates, "same": same, "kept": kept})
+    return results
+
+
+def test_a_host_that_runs_ahead_hears_of_it_an_update_later(tiny_corpus: Path, tmp_path: Path) -> None:
+    """Nothing is updated by it or by the one that was launched meanwhile; a checkpoint that is due is not written."""
+    cases = [("gradient", "bf16", 0), ("loss", "fp32", 0), ("gradient", "fp32", 3), ("loss", "fp32", 1)]
+    for found in on_ranks(2, _late, str(tiny_corpus), str(tmp_path), cases):
+        for case, result in zip(cases, found, strict=True):
+            assert result["message"].startswith(f"update 3: the {case[0]} is not finite (pairs: "), (case, result)
+            assert result["same"], (case, "weights were updated")
+            assert result["launched"] == (3 if case[2] else 4), case
+            assert result["kept"] == (["step_1", "step_2"] if case[2] == 1 else []), case
 
 
 def _tensors(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:

@@ -178,14 +178,23 @@ class DataIterator:
         """Records that the update was done with what ``next_update`` gave.
 
         Args:
-            losses: of each pair: the sum of its cross-entropy in the update, and its target tokens.
+            losses: as of ``add_losses``; none where they are not known yet.
         """
         self.trained = [before + new for before, new in zip(self.trained, self.sentences(1), strict=True)]
+        self._updates_since += 1
+        if losses:
+            self.add_losses(losses)
+
+    def add_losses(self, losses: Losses) -> None:
+        """Adds the losses of an update that was done, also to what the sampler knows.
+
+        Args:
+            losses: of each pair: the sum of its cross-entropy in the update, and its target tokens.
+        """
         for sums, (loss, tokens) in zip(self.losses, losses, strict=False):
             sums[0] += loss
             sums[1] += tokens
         self.training_data.sampler.on_update(losses)
-        self._updates_since += 1
 
     def next_epoch(self) -> None:
         """Moves to the beginning of the next epoch, after calling the sampler's ``on_epoch_end``."""

@@ -188,6 +188,15 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def step_unread(self) -> Callable[[float, Tensor], Tensor] | None:
+        """As ``step``, but the host waits for nothing; None: this engine's step waits for the device anyway.
+
+        Called with the learning rate and a number (), equal on every rank, that is above 0 where a loss was not finite;
+        returns the norm (). An update by a loss or gradient that is not finite changes nothing, nor do those after it.
+        """
+        ...
+
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None
     ) -> Iterator[DecoderStates | None]:

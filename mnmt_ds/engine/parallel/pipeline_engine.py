@@ -100,6 +100,7 @@ class PipelineEngine:
 
     passes_are_collective = True
     eval_states_gather_weights = False
+    step_unread = None
 
     def __init__(self, deepspeed_engine: Any, layout: ParallelLayout, clip_norm: float) -> None:
         """Wraps DeepSpeed's engine.

@@ -31,6 +31,7 @@ from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, gather_vocabulary, is_vocab_sharded, shard_vocabulary
 from mnmt_ds.parallel_layout import ModelParallelUnit, ParallelLayout
 from mnmt_ds.private_block_step import step_in_blocks
+from mnmt_ds.private_late_checks import late_checks
 from mnmt_ds.teachers.shard_layout import ShardLayout, assemble_shard, extract_shard
 from mnmt_ds.teachers.sharded_teachers import ShardedTeachers
 from mnmt_ds.teachers.state_cache import StateCache
@@ -125,6 +126,8 @@ class ZeroEngine:
         """In fp32 at ZeRO 0; elsewhere DeepSpeed clips, and updates nothing by a gradient that is not finite."""
         self._clip_norm = clip_norm
         self.average: WeightAverage | None = None
+        self._late_checks = late_checks(deepspeed_engine)
+        self.step_unread = None if self._late_checks is None else self._step_unread
         self.passes_are_collective = self.eval_states_gather_weights = self.zero_stage == 3
 
     @property
@@ -177,6 +180,8 @@ class ZeroEngine:
         Returns:
             The gradient's norm before clipping; where it is not finite, nothing is updated.
         """
+        if self.step_unread is not None:
+            return float(self.step_unread(learning_rate, torch.zeros((), device=self.layout.device)))
         for group in self.deepspeed_engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = gradients.clip(self.model, self.layout, self._clip_norm, self.layout.vocab_group) if self._clips else 0.0
@@ -185,6 +190,17 @@ class ZeroEngine:
             if self.average is not None:
                 self.average.update()
         return norm if self._clips else float(self.deepspeed_engine.get_global_grad_norm())
+
+    def _step_unread(self, learning_rate: float, broken: Tensor) -> Tensor:
+        """See ``Engine.step_unread``."""
+        assert self._late_checks is not None
+        for group in self.deepspeed_engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._late_checks.note(broken)
+        self.deepspeed_engine.step()
+        if self.average is not None:
+            self.average.update()
+        return self._late_checks.norm
 
     def decoder_states(
         self, batches: Sequence[Batch], seeds: Sequence[int] | None = None

@@ -34,6 +34,17 @@ class SamplerUpdates:
         for student in self._students:
             self._logged_changes[student.name] = student.sampler.changes
 
+    def is_measure_due(self, update: int) -> bool:
+        """Returns whether any sampler measures at this update.
+
+        Args:
+            update: updates that every student has taken.
+
+        Returns:
+            Whether ``measure`` does anything.
+        """
+        return any(student.sampler.every and update % student.sampler.every == 0 for student in self._students)
+
     def measure(self, update: int) -> None:
         """Calls each sampler that measures at this update, and redraws the rest of its epoch.
 

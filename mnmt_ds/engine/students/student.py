@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mnmt_ds.batch import Batch
 from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
+from mnmt_ds.engine.dataloading.contents import update_contents
 from mnmt_ds.engine.dataloading.data_iterator import DataIterator
 from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.parallel.engine import Engine, MethodEvalStates, Metrics, Update
@@ -89,10 +91,10 @@ def training_update(student: Student, micro_batches: Sequence[Batch], prefetch: 
     Returns:
         What ``Student.forward_backward`` takes.
     """
-    number = student.updates + 1
+    number, data = student.updates + 1, student.data_iterator
     return Update(
         micro_batches,
-        student.data_iterator.next_contents,
+        partial(update_contents, data.plan, data.update_in_plan, data.training_data.layout),
         student.method,
         prefetch,
         student.recipe.train.seed,
