@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from mnmt_ds.errors import UserError, file_fault
     from mnmt_ds.files import new_directory, refuse_filled
     from mnmt_ds.models.averaging import average_models, distinct_models
-    from mnmt_ds.models.weights import write_model
+    from mnmt_ds.models.weights import describe_model, write_model
 
     refuse_filled(args.out)
     directories = []
@@ -48,6 +48,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             raise UserError(f"{path}: holds no model; give a run, or its best, best_<pair> or last directory")
     models = distinct_models(directories)
+    if len(models) == 1 < len(directories):
+        update = describe_model(models[0]).get("update", "unknown")
+        raise UserError(
+            f"{', '.join(map(str, directories))}: all are one snapshot, of update {update} ({models[0].resolve()});"
+            " name models of other updates or runs"
+        )
     weights, description = average_models(models)
     tokenizer = find_tokenizer(models[0], description["tokenizer_hash"])
     try:

@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnmt_ds.cli.translate import add_search_arguments, open_model, processes, search_settings
+from mnmt_ds.cli.translate import (
+    add_ensemble_argument,
+    add_search_arguments,
+    open_ensemble,
+    processes,
+    search_settings,
+)
 from mnmt_ds.config.paths import path_option
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_test_arguments(parser)
     parser.add_argument("--checkpoint", default="best", help="best, best_<pair>, last… (default: %(default)s)")
+    add_ensemble_argument(parser)
     parser.add_argument("--split", default="test", help="dev or test (default: %(default)s)")
     parser.add_argument("--pairs", help="bs-en,mr-en… (default: the run's)")
     parser.add_argument("--data", type=path_option, help="prepared corpus (default: the recipe's)")
@@ -101,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         The exit code.
     """
     from mnmt_ds.cli.evaluate_files import evaluate_files
+    from mnmt_ds.decoding.loading import model_directory
     from mnmt_ds.errors import UserError
     from mnmt_ds.reporting.runs import student_directories
 
@@ -112,7 +120,10 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, option):
             raise UserError(f"--{option.replace('_', '-')}: is for test files; give --test SOURCE REFERENCE")
     others = student_directories(args.against) if args.against is not None else [None]
-    for number, directory in enumerate(student_directories(args.directory)):
+    directories = student_directories(args.directory)
+    if args.ensemble and len(directories) > 1:  # as translate: the student with the lowest dev loss, and the others
+        directories = [model_directory(args.directory, args.pairs or "").parent]
+    for number, directory in enumerate(directories):
         other = others[number] if number < len(others) else others[0]
         evaluate_model(argparse.Namespace(**{**vars(args), "directory": directory, "against": other}))
     return 0
@@ -137,7 +148,11 @@ def evaluate_model(args: argparse.Namespace) -> None:
     comet = open_comet(args.comet, args.comet_python) if args.comet is not None else None
     directory = _checkpoint(args.directory, args.checkpoint)
     other = _other_report(args) if args.against is not None else None
-    translator = open_model(args, directory, args.data)
+    translator = open_ensemble(args, "", directory, args.data)
+    if args.ensemble:
+        name = reports.ensemble_checkpoint(args.checkpoint, translator)
+        before = args.against_checkpoint or args.checkpoint
+        args = argparse.Namespace(**{**vars(args), "checkpoint": name, "against_checkpoint": before})
     corpus = reports.open_evaluation_corpus(args.directory, args.data, translator)
     pairs = args.pairs.split(",") if args.pairs else list(translator.description["pairs"])
     for pair in pairs:

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnmt_ds.cli.translate import open_model, processes, search_settings
+from mnmt_ds.cli.translate import open_ensemble, processes, search_settings
 
 if TYPE_CHECKING:
     from mnmt_ds.decoding.loading import Translator
@@ -38,6 +38,8 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
         raise UserError("--test: needs --pairs with the one pair that the files are of, such as --pairs fr-en")
     if len(args.test) < 2:
         raise UserError(f"--test {args.test[0]}: needs a reference, too: --test SOURCE REFERENCE [REFERENCE ...]")
+    if args.ensemble and args.hypotheses is not None:
+        raise UserError("--ensemble: no model translates with --hypotheses; leave one of both out")
     if args.against is not None:
         raise UserError("--against: compares runs on their corpus; leave it out, or leave out --test")
     target = split_pair(args.pairs)[1]
@@ -76,8 +78,9 @@ def _translations(args: argparse.Namespace, sources: list[str]) -> list[str]:
     from mnmt_ds.decoding.loading import warn_untrained_pair
     from mnmt_ds.decoding.translation import hypothesis_text, translate_all
 
-    translator = open_model(args, _model(args.directory, args.checkpoint), args.data, args.pairs)
-    warn_untrained_pair(translator, args.pairs)
+    translator = open_ensemble(args, args.pairs, _model(args.directory, args.checkpoint), args.data)
+    for each in (translator, *translator.ensemble):
+        warn_untrained_pair(each, args.pairs)
     pieces = translator.tokenizer.encode_many(sources, split_pair(args.pairs)[0])
     _warn_of_cuts(args, translator, [len(ids) for ids in pieces])
     with ProgressBar(f"evaluate {args.pairs}", "sentences", len(sources)) as progress:
@@ -89,7 +92,7 @@ def _translations(args: argparse.Namespace, sources: list[str]) -> list[str]:
 
 
 def _warn_of_cuts(args: argparse.Namespace, translator: "Translator", lengths: list[int]) -> None:
-    room = translator.model.settings.max_positions - translator.frame(args.pairs).source_extra
+    room = translator.max_positions - translator.frame(args.pairs).source_extra
     cut = [number for number, length in enumerate(lengths, 1) if length > room]
     if cut:
         LOG.warning("%s: %d line(s) have more pieces than the model has positions, the first is line %d; their ends are"

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from mnmt_ds.decoding.beam_search import BeamSettings
     from mnmt_ds.decoding.constraints import Phrase
     from mnmt_ds.decoding.loading import Translator
+    from mnmt_ds.errors import UserError
 
 HELP = "translate files or standard input with a trained model"
 LOG = logging.getLogger(__name__)
 WINDOW = 20_000
 """Lines that are read, sorted and translated together; memory is bounded by these."""
+MANY_BEAMS = 8
+"""Times as many beams as asked for, from which on forced texts are said to be slow."""
 SENTENCES_A_PROCESS = 300
 """Below these, starting another process takes longer than it saves."""
 
@@ -171,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
         args: the parsed arguments.
 
     Returns:
-        The exit code.
+        The exit code: 2 where a line was refused that came while others were translated.
     """
     from mnmt_ds.data.worker_pool import ProgressBar
     from mnmt_ds.decoding.loading import warn_untrained_pair
@@ -204,22 +207,42 @@ def run(args: argparse.Namespace) -> int:
         for each in (translator, *translator.ensemble):
             warn_untrained_pair(each, pair)
     phrases = _Phrases(args, translator, search)
+    single = args.interactive or ((not args.files or None in args.files) and sys.stdin.isatty())
     cut: list[int] = []
+    refused = False
     with _output(args.output) as output, ProgressBar(f"translate {args.pair}", "lines") as progress:
-        for first, lines in _windows(args.files, args.interactive, args.constraints):
-            cut += _translate(translator, lines, first, args, search, phrases, output, progress)
+        for first, lines in _windows(args.files, 1 if single else WINDOW, args.constraints):
+            try:
+                if isinstance(lines, UserError):
+                    raise lines
+                cut += _translate(translator, lines, first, args, search, phrases, output, progress)
+            except UserError as error:
+                if not single:
+                    raise
+                refused = True
+                LOG.error("%s; line %d has no translation: %s", error, first + 1,
+                          "nothing is written" if args.nbest else "an empty line is written")  # fmt: skip
+                output.write(b"" if args.nbest else b"\n")
+                output.flush()
+            if cut and single:
+                LOG.warning("line %d has more pieces than the model has positions; its end was left out; take --split"
+                            " to translate it in parts", cut.pop() + 1)  # fmt: skip
     if cut:
         LOG.warning("%d line(s) had more pieces than the model has positions, the first is line %d; their ends were"
                     " left out; take --split to translate them in parts", len(cut), cut[0] + 1)  # fmt: skip
-    return 0
+    return 2 if refused else 0
 
 
-def open_ensemble(args: argparse.Namespace, pair: str) -> "Translator":
+def open_ensemble(
+    args: argparse.Namespace, pair: str, path: Path | None = None, data: Path | None = None
+) -> "Translator":
     """Opens the model, and those whose probabilities are averaged with its own.
 
     Args:
         args: the parsed arguments.
         pair: what they are wanted for.
+        path: the first model's directory or run; None: ``args.model``.
+        data: prepared corpus with the tokenizer; None: as the run's recipe says.
 
     Returns:
         The model with the others.
@@ -229,10 +252,12 @@ def open_ensemble(args: argparse.Namespace, pair: str) -> "Translator":
     """
     from mnmt_ds.decoding.loading import join_ensemble, student_models
 
-    others = [path for named in args.ensemble for path in student_models(named)]
-    translator = join_ensemble(
-        open_model(args, pair=pair), [open_model(args, path=path, pair=pair) for path in others]
-    )  # fmt: skip
+    first = open_model(args, path, data, pair)
+    others = []
+    for models in map(student_models, args.ensemble):
+        is_first = [model.resolve() == first.directory.resolve() for model in models]
+        others += [model for model, same in zip(models, is_first, strict=True) if not same or len(models) == 1]
+    translator = join_ensemble(first, [open_model(args, other, data, pair) for other in others])
     if args.ensemble:
         LOG.info("ensemble of %d: %s", len(translator.models), ", ".join(map(str, translator.directories)))
     return translator
@@ -248,11 +273,23 @@ class _Phrases:
         self._language = split_pair(args.pair)[1]
         self._banned = frozenset(untranslatable_ids(translator.tokenizer, search))
         self._of_all = [self._encode(text) for text in args.force]
+        self._beam, self._positions, self._warned = search.beam, translator.max_positions, False
+        self._warn(self._of_all, "--force")
 
     def _encode(self, text: str) -> "Phrase":
         from mnmt_ds.decoding.translation import encode_phrase
 
         return encode_phrase(self._tokenizer, text, self._language, self._banned)
+
+    def _warn(self, phrases: "list[Phrase]", place: str) -> None:
+        """Says once where forced texts take many times the work of a plain search."""
+        from mnmt_ds.decoding.constraints import piece_count, search_width
+
+        width = search_width(self._beam, pieces := piece_count(phrases))
+        if not self._warned and width >= MANY_BEAMS * self._beam and pieces < self._positions:  # more is refused
+            LOG.warning("%s: %d pieces are forced, for which %d beams run, not %d: %d times the time, or more;"
+                        " force shorter texts", place, pieces, width, self._beam, width // self._beam)  # fmt: skip
+            self._warned = True
 
     def split(self, lines: list[str], first: int) -> "tuple[list[str], list[list[Phrase]]]":
         """The lines' texts, and of each the phrases; no list at all where nothing is forced."""
@@ -268,6 +305,7 @@ class _Phrases:
                     phrases.append([*self._of_all, *(self._encode(field) for field in fields if field.strip())])
                 except UserError as error:
                     raise UserError(f"line {number}: {error}") from None
+                self._warn(phrases[-1], f"line {number}")
         return texts, phrases if any(phrases) else []
 
 
@@ -403,13 +441,23 @@ def _translate(
     return sorted(cut)
 
 
-def _windows(files: list[Path | None], interactive: bool, fields: bool) -> Iterator[tuple[int, list[str]]]:
-    """(index of the first line, lines), over all files; a line typed on a terminal is translated at once."""
-    reads_terminal = (not files or None in files) and sys.stdin.isatty()
-    size = 1 if interactive or reads_terminal else WINDOW
-    first, window = 0, []
-    for line in _lines(files, fields):
-        window.append(line)
+def _windows(files: list[Path | None], size: int, fields: bool) -> "Iterator[tuple[int, list[str] | UserError]]":
+    """(index of the first line, lines as text), over all files; or the fault of a window that is a single line.
+
+    What the model never saw (control characters) becomes a space, but for the tabs between fields.
+    """
+    from mnmt_ds.decoding.text_lines import decode_line
+    from mnmt_ds.errors import UserError
+
+    first, window = 0, list[str]()
+    for place, raw in _lines(files):
+        try:
+            window.append(decode_line(raw, place, fields))
+        except UserError as error:
+            if size > 1:
+                raise
+            yield first, error
+            first += 1
         if len(window) >= size:
             yield first, window
             first, window = first + len(window), []
@@ -417,17 +465,12 @@ def _windows(files: list[Path | None], interactive: bool, fields: bool) -> Itera
         yield first, window
 
 
-def _lines(files: list[Path | None], fields: bool) -> Iterator[str]:
-    """Lines as text, split at \\n bytes alone; what the model never saw (control characters) becomes a space, but for
-    the tabs between fields."""
-    from mnmt_ds.decoding.text_lines import decode_lines
-
+def _lines(files: list[Path | None]) -> Iterator[tuple[str, bytes]]:
+    """Lines, split at \\n bytes alone, and where each stands."""
     for path in files or [None]:
-        if path is None:
-            yield from decode_lines(sys.stdin.buffer, "standard input", fields)
-            continue
-        with path.open("rb") as file:
-            yield from decode_lines(file, str(path), fields)
+        with contextlib.nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                yield f"{path or 'standard input'}:{number}", raw
 
 
 @contextlib.contextmanager

@@ -43,6 +43,12 @@ class Translator(NamedTuple):
         return (self.directory, *(other.directory for other in self.ensemble))
 
     @property
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the weights, of an ensemble those of all models joined by +; None where a description has none."""
+        hashes = [each.description.get("sha256") for each in (self, *self.ensemble)]
+        return None if None in hashes else "+".join(map(str, hashes))
+
+    @property
     def max_positions(self) -> int:
         """Positions that each of the models has."""
         return min(model.settings.max_positions for model in self.models)
@@ -149,23 +155,40 @@ def join_ensemble(first: Translator, others: Sequence[Translator]) -> Translator
 
     Args:
         first: the model whose directory stands for all.
-        others: the other models; one with the weights of a model before it is left out.
+        others: the other models; one with the weights of a model before it is left out, with a warning.
 
     Returns:
-        The ensemble; ``first`` itself where nothing is left of the others.
+        The ensemble; ``first`` itself where there are no others.
 
     Raises:
-        UserError: where tokenizer or framing differ.
+        UserError: where tokenizer or framing differ, or all others have the first one's weights.
     """
-    members = [first]
+    members, repeated = [first], list[str]()
     for other in others:
         if other.description["tokenizer_hash"] != first.description["tokenizer_hash"]:
             raise UserError(f"{other.directory}: another tokenizer than {first.directory}; an ensemble has one")
         if other.description["framing"] != first.description["framing"]:
             raise UserError(f"{other.directory}: another framing than {first.directory}; an ensemble has one")
-        if all(other.description.get("sha256") != member.description.get("sha256") for member in members):
+        same = next((member for member in members if _same_weights(member, other)), None)
+        if same is None:
             members.append(other)
+        else:
+            repeated.append(f"{other.directory} has the weights of {same.directory}")
+    if repeated and len(members) == 1:
+        raise UserError(f"ensemble: {'; '.join(repeated)} ({_update(first)}); name models with other weights")
+    for line in repeated:
+        LOG.warning("ensemble: %s, and is left out", line)
     return first._replace(ensemble=tuple(members[1:]))
+
+
+def _same_weights(first: Translator, second: Translator) -> bool:
+    """Whether two models are one: by their hashes, or where there are none by their places."""
+    hashes = [each.description.get("sha256") for each in (first, second)]
+    return hashes[0] == hashes[1] if None not in hashes else first.directory.resolve() == second.directory.resolve()
+
+
+def _update(model: Translator) -> str:
+    return f"update {model.description.get('update', 'unknown')}"
 
 
 def student_models(path: Path) -> list[Path]:

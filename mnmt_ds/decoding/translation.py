@@ -60,11 +60,12 @@ class Decoder(Protocol):
 
 def make_batches(
     translator: Translator, pair: str, pieces: Sequence[Pieces], batch_tokens: int, prefix: str = "",
-    phrases: Sequence[Sequence[Phrase]] = (),
+    phrases: Sequence[Sequence[Phrase]] = (), beam: int = 1,
 ) -> list[DecodingBatch]:  # fmt: skip
     """Cuts a pair's sentences into batches, longest sentences first; those of a batch have as many pieces forced.
 
     Sentences without a piece are left out: their translation is empty. Sources beyond the model's positions are cut.
+    Where phrases let more beams run, a batch has fewer sentences, so that it is no larger.
 
     Args:
         translator: model and tokenizer.
@@ -73,6 +74,7 @@ def make_batches(
         batch_tokens: padded source tokens a batch at most; a batch has at least one sentence.
         prefix: text with which every translation begins.
         phrases: of each sentence what its translation must hold; empty: nothing.
+        beam: hypotheses that are kept of a sentence.
 
     Returns:
         The batches.
@@ -94,7 +96,8 @@ def make_batches(
     for position in order:
         source = frame_source(frame, [int(piece) for piece in pieces[position][:room]])
         is_other = bool(batches) and forced_pieces[batches[-1].positions[0]] != forced_pieces[position]
-        if not batches or is_other or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > batch_tokens:
+        most_tokens = batch_tokens * beam // search_width(beam, forced_pieces[position])
+        if not batches or is_other or (len(batches[-1].positions) + 1) * len(batches[-1].sources[0]) > most_tokens:
             start = (frame.decoder_start, *frame.target_prefix)
             batches.append(DecodingBatch(pair, [], [], start, forced, [] if phrases else ()))
         if phrases:
@@ -325,7 +328,7 @@ def translate_all(
     batches = [
         batch
         for pair, sentences in pieces.items()
-        for batch in make_batches(translator, pair, sentences, batch_tokens, prefix, phrases)
+        for batch in make_batches(translator, pair, sentences, batch_tokens, prefix, phrases, settings.beam)
     ]
     batches.sort(key=lambda batch: -len(batch.sources[0]) * len(batch.sources))
     result: dict[str, list[list[Hypothesis]]] = {pair: [[] for _ in rows] for pair, rows in pieces.items()}

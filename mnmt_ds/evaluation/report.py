@@ -110,7 +110,7 @@ def evaluate(
             scores.bleu_tokenizer(name, split_pair(pair)[1])
     texts = {pair: split.text() for pair, split in splits.items()}
     identity = {
-        "model": translator.description.get("sha256"),
+        "model": translator.weights_hash,
         "update": translator.description.get("update"),
         "data_hash": corpus.hash,
         **decoding_facts(task.search, translator),
@@ -330,6 +330,20 @@ def report_path(run: Path, checkpoint: str, split: str) -> Path:
         Path of the JSON file; texts are in the directory of the same name without its ending.
     """
     return run / "evaluation" / f"{checkpoint}.{split}.json"
+
+
+def ensemble_checkpoint(checkpoint: str, translator: Translator) -> str:
+    """Names the report of an ensemble, so that it stands beside that of the first model alone.
+
+    Args:
+        checkpoint: of the first model, such as ``best``.
+        translator: the ensemble.
+
+    Returns:
+        ``best.ensemble-`` and eight digits that depend on the models' weights, not on their order.
+    """
+    hashes = sorted(str(each.description.get("sha256")) for each in (translator, *translator.ensemble))
+    return f"{checkpoint}.ensemble-{hashlib.sha256('+'.join(hashes).encode()).hexdigest()[:8]}"
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def test_what_cannot_be_averaged(tiny_corpus: Path, tmp_path: Path, capfd: pytes
     (tmp_path / "none").mkdir()
     cases = {
         (tmp_path / "out", run): "one model has no mean; name several",
-        (tmp_path / "out", run, run / "best"): "one model has no mean; name several",
+        (tmp_path / "out", run, run / "best"): f"{run}/best, {run}/best: all are one snapshot, of update 7"
+        f" ({(run / 'best').resolve()}); name models of other updates or runs",
         (tmp_path / "out", run, tmp_path / "framed"): f"{tmp_path / 'framed'}: another framing than {run / 'best'}",
         (tmp_path / "full", run, other): "exists and is not empty",
         (tmp_path / "out", run, tmp_path / "none"): f"{tmp_path / 'none'}: holds no model",

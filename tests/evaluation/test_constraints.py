@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mnmt_ds.batch import BOS, EOS, PAD
 from mnmt_ds.bench.decoding import random_sources
 from mnmt_ds.cli.main import main
+from mnmt_ds.decoding import translation
 from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
 from mnmt_ds.decoding.constraints import PhraseMatcher, constrained, piece_count, search_width
 from mnmt_ds.decoding.loading import open_translator
@@ -148,6 +149,31 @@ def test_translate_with_forced_texts(run: Path, capfd: pytest.CaptureFixture[str
         assert main([*command, *options]) == 2, options
         [error] = capfd.readouterr().err.strip().splitlines()
         assert message in error
+
+
+def test_long_forced_texts_are_said_to_be_slow(
+    run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From eight times as many beams on, once; batches have fewer sentences, so that they are no larger."""
+    rows = list[int]()
+    search = translation.beam_search
+    monkeypatch.setattr(
+        translation, "beam_search", lambda *given, **named: rows.append(len(given[1])) or search(*given, **named)
+    )
+    translate(run, LINES, "--force", "tree")
+    assert "beams run" not in capfd.readouterr().err and rows == [3]
+    pieces = len(open_translator(run).tokenizer.encode(text := "old river stone tree house", "en"))
+    forced = translate(run, LINES[:1] * 9, "--force", text, "--beam", "1", "--batch-tokens", "180")
+    width = 1 + 2 * pieces
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "beams run" in line]
+    assert (
+        f"--force: {pieces} pieces are forced, for which {width} beams run, not 1: {width} times the time, or more"
+        in line
+    )
+    assert all(text in line for line in forced) and max(rows[1:]) < 9
+    translate(run, ["derbo", f"derbo\t{text}", f"derbo\t{text}"], "--constraints", "--beam", "1")
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "beams run" in line]
+    assert f"line 2: {pieces} pieces are forced" in line
 
 
 def test_languages_without_spaces_force_none() -> None:

@@ -1,5 +1,6 @@
 """Ensembles: the mean of the models' probabilities against a slow search in float64; one model is plain search."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from mnmt_ds.batch import BOS, EOS, PAD
 from mnmt_ds.bench.decoding import make_peaked, random_sources
 from mnmt_ds.cli.main import main
+from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.decoding.beam_search import BeamSettings, beam_search
 from mnmt_ds.decoding.loading import join_ensemble, open_translator
 from mnmt_ds.errors import UserError
@@ -18,6 +20,7 @@ from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.weights import describe_model, read_weights, save_model
 from tests.evaluation.runs import model_run
 from tests.evaluation.test_translate_options import LINES, translate
+from tests.tiny import write_corpus
 
 START = 59
 SHAPE = dict(d_model=32, heads=2, ffn=64, encoder_layers=1, decoder_layers=1)
@@ -113,9 +116,17 @@ def test_translate_by_an_ensemble(runs: tuple[Path, Path], tmp_path: Path, capfd
     one, two = runs
     b = two / "students" / "b"
     plain, other = translate(one, LINES), translate(b, LINES)
-    assert translate(one, LINES, "--ensemble", one) == plain, "the same weights count once"
     joined = translate(one, LINES, "--ensemble", two)
-    assert "ensemble of 2:" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    left_out = f"ensemble: {two}/students/a/best has the weights of {one}/best, and is left out"
+    assert "ensemble of 2:" in said and left_out in said, "the same weights count once"
+    command = ["translate", str(one), str(one.parent / "in"), "--pair", "bs-en"]
+    assert main([*command, "--ensemble", str(two / "students" / "a"), "--ensemble", str(one)]) == 2
+    [error] = capfd.readouterr().err.strip().splitlines()
+    assert f"ensemble: {two}/students/a/best has the weights of {one}/best; {one}/best has the weights of" in error
+    assert error.endswith("(update 7); name models with other weights")
+    translate(two, LINES, "--ensemble", two)
+    assert "left out" not in capfd.readouterr().err, "a run's student is one of its students"
     assert joined == translate(b, LINES, "--ensemble", one) and joined[2] == "" and joined not in (plain, other)
     assert translate(one, LINES, "--ensemble", b, "--jobs", "2") == joined
     best = translate(one, LINES, "--ensemble", b, "--nbest", "2", "--prefix", "river")
@@ -131,3 +142,45 @@ def test_translate_by_an_ensemble(runs: tuple[Path, Path], tmp_path: Path, capfd
         with pytest.raises(UserError, match=words):
             join_ensemble(translator, [translator._replace(description={**description, key: value})])
     assert main(["translate", str(one), "--pair", "bs-en", "--ensemble", str(tmp_path / "none")]) == 2
+
+
+def test_models_of_other_tokenizers_are_named(
+    runs: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Tokenizers that were trained apart, of other sizes: one line with both models, before anything is translated."""
+    corpus = write_corpus(tmp_path, seed=3)
+    other = model_run(tmp_path / "other", corpus)
+    assert Corpus.open(corpus).tokenizer.hash != open_translator(runs[0]).tokenizer.hash
+    capfd.readouterr()
+    assert main(["translate", str(runs[0]), "--pair", "bs-en", "--ensemble", str(other)]) == 2
+    [error] = capfd.readouterr().err.strip().splitlines()
+    assert error.endswith(f"{other}/best: another tokenizer than {runs[0]}/best; an ensemble has one")
+
+
+def test_evaluate_an_ensemble(runs: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On the run's sets and on files: translate's lines, in a report of its own beside that of the model alone."""
+    one, two = runs
+    b = two / "students" / "b"
+    assert main(["evaluate", str(one), "--pairs", "bs-en"]) == 0
+    alone = (one / "evaluation" / "best.test.json").read_bytes()
+    assert main(["evaluate", str(one), "--pairs", "bs-en", "--ensemble", str(b), "--against", str(one)]) == 0
+    assert (one / "evaluation" / "best.test.json").read_bytes() == alone
+    [report] = (one / "evaluation").glob("best.ensemble-*.test.json")
+    texts = report.with_suffix("")
+    sources = (texts / "bs-en.src").read_text().splitlines()
+    hypotheses = (texts / "bs-en.hyp").read_text().splitlines()
+    assert hypotheses == translate(one, sources, "--ensemble", b) != translate(one, sources)
+    facts = json.loads(report.read_text())
+    assert facts["model"].count("+") == 1 and facts["checkpoint"] == report.name.removesuffix(".test.json")
+    assert "bs-en" in facts["against"]["bleu"]
+    capfd.readouterr()
+    files = [str(texts / "bs-en.src"), str(texts / "bs-en.ref")]
+    out = tmp_path / "out"
+    words = ["evaluate", str(one), "--pairs", "bs-en", "--ensemble", str(b), "--test", *files]
+    assert main([*words, "-o", str(out)]) == 0
+    assert "ensemble of 2:" in capfd.readouterr().err
+    assert (out / "bs-en.hyp").read_text().splitlines() == hypotheses
+    assert main([*words, "--hypotheses", files[1]]) == 2
+    assert "--ensemble: no model translates with --hypotheses" in capfd.readouterr().err
+    assert main(["evaluate", str(one), "--pairs", "bs-en", "--ensemble", str(one)]) == 2
+    assert "has the weights of" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """What ``mnmt-ds translate`` can be asked for: line by line, pivots, prefixes, bans, parts of long lines, draws."""
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -53,6 +54,27 @@ def test_a_line_is_translated_before_the_next_one_comes(run: Path, monkeypatch: 
             assert answers.readline() == f"{wanted}\n"
     worker.join(60)
     assert codes == [0]
+
+
+def test_a_line_that_is_refused_ends_no_session(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong with it: an empty line in its place, and one line that says why; the exit code is 2 then."""
+    expected = translate(run, LINES)
+    good = expected[0].encode()
+    lines = [LINES[0].encode(), b"x\t\xe2\x98\x83", b"\xff", b"x\t" + b"tree " * 80, b"derbo " * 99, LINES[0].encode()]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines))))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out := io.BytesIO()))
+    command = ["translate", str(run), "--pair", "bs-en", "--interactive", "--constraints", "--device", "cpu"]
+    assert main(command) == 2
+    answers = out.getvalue().split(b"\n")
+    assert answers[0] == answers[5] == good and answers[1:4] == [b""] * 3 and answers[4] and answers[6:] == [b""]
+    said = [line for line in capfd.readouterr().err.splitlines() if "line" in line and "beams run" not in line]
+    assert len(said) == 4, said
+    assert "phrase '☃': holds what the vocabulary cannot write; leave it out; line 2 has no translation" in said[0]
+    assert "standard input:3: byte 1 (0xff) is not UTF-8" in said[1] and "line 3 has no translation" in said[1]
+    assert "phrases of " in said[2] and "line 4 has no translation: an empty line is written" in said[2]
+    assert "line 5 has more pieces than the model has positions" in said[3]
 
 
 def test_pivot(run: Path) -> None:
