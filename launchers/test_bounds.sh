@@ -16,7 +16,7 @@ if [ ! -f "$environment/.complete" ]; then
   export VIRTUAL_ENV=$PWD/$environment
   bounded() { "$environment/bin/uv" pip install --no-build-isolation --resolution "$resolution" "$@"; }
   bounded 'torch>=2.11,<2.14' 'numpy>=2.0' 'ninja>=1.11' # DeepSpeed is built from source against an installed torch
-  bounded -e '.[huggingface,parquet,langid,tensorboard,export,peers]'
+  bounded -e '.[huggingface,parquet,langid,lingua,tensorboard,export,peers]'
   "$environment/bin/uv" pip install --no-build-isolation -e '.[test]' # tools that only look at the code: as they come
   touch "$environment/.complete"
 fi

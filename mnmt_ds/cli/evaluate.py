@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of test files, and further metrics."""
     from mnmt_ds.config.ranges import number_option
+    from mnmt_ds.data.language_identifiers import IDENTIFIERS
 
     parser.add_argument(
         "--test", type=path_option, nargs="+", metavar="FILE",
@@ -85,8 +86,9 @@ def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
                         help="with --test: score these translations, load no model")  # fmt: skip
     parser.add_argument("--show", type=number_option(int, ge=0), default=0, metavar="N",
                         help="with --test: print N sentences, from the worst to the best")  # fmt: skip
-    parser.add_argument("--off-target", action="store_true",
-                        help="with --test: share of translations in another language, by py3langid")  # fmt: skip
+    parser.add_argument("--off-target", choices=IDENTIFIERS, nargs="?", const="py3langid", metavar="IDENTIFIER",
+                        help="with --test: share of translations in another language, by py3langid or lingua"
+                        " (default: %(const)s)")  # fmt: skip
     parser.add_argument("-o", "--output", type=path_option, metavar="DIR",
                         help="with --test: write texts and translations")  # fmt: skip
     parser.add_argument("--metrics", default="", help="further metrics: chrf++, ter (default: none)")

@@ -46,7 +46,7 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
     for name in score.tokenizers:  # before anything is translated
         bleu_tokenizer(name, target)
     comet = open_comet(args.comet, args.comet_python) if args.comet is not None else None
-    identify = given_sets.language_identifier() if args.off_target else None
+    identify = given_sets.language_identifier(args.off_target, target) if args.off_target else None
     texts = given_sets.read_given_set([str(path) for path in args.test])
     if args.hypotheses:
         hypotheses = given_sets.read_given_set([str(args.test[0]), str(args.hypotheses)])[1]
@@ -60,7 +60,7 @@ def evaluate_files(args: argparse.Namespace, score: "ScoreSettings") -> int:
         print(f"{value.name:<8}{value.value:>8.2f}   {value.signature}")
     if identify is not None:
         rates = [given_sets.off_target_rate(lines, target, identify) for lines in (hypotheses, texts[1])]
-        print(f"off-target {rates[0]:.2%} of the translations, {rates[1]:.2%} of the references, by py3langid")
+        print(f"off-target {rates[0]:.2%} of the translations, {rates[1]:.2%} of the references, by {args.off_target}")
     for chrf, line, *sides in given_sets.sample_rows(texts, hypotheses, args.show):
         print(f"\nline {line}, chrF {chrf:.1f}")
         for name, side in zip(("source", "reference", "translation"), sides, strict=True):

@@ -63,7 +63,14 @@ def run(args: argparse.Namespace) -> int:
         widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
         for cells in (head, *rows):
             print("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
-        print("\n".join([*language_lines(languages_by_text(previews)), f"written: {args.preview}"]))
+        print(
+            "\n".join(
+                [
+                    *language_lines(languages_by_text(previews), settings.clean.language_identifier),
+                    f"written: {args.preview}",
+                ]
+            )
+        )
         return 0
     prepare(settings, args.processes, args.fresh)
     return 0

@@ -269,7 +269,9 @@ def first_failed_rule(source: str, target: str, rules: CleaningRules) -> str | N
             return "script" if max(fractions) > 0 else "no letters"
     if clean.language == "drop":
         sides = ((source, rules.source), (target, rules.target))
-        if any(is_in_other_language(*side) for side in sides[: 1 if rules.monolingual else 2]):
+        if any(
+            is_in_other_language(*side, clean.language_identifier) for side in sides[: 1 if rules.monolingual else 2]
+        ):
             return "language"
     return None
 

@@ -1,14 +1,12 @@
-"""Whether text is in the language that it should be in, by py3langid: a report of samples, and the rule that drops.
+"""Whether text is in the language that it should be in, by an identifier: a report of samples, and the rule that drops.
 
 Identifiers confuse close languages and short texts. So a text counts as another language's only where it has
 ``MIN_LETTERS`` letters, the identifier is ``CONFIDENT``, and the two languages are not close; what is identified as a
-close language is counted apart. py3langid knows some 140 languages; text in others is not checked.
+close language is counted apart. Text in languages that the identifier does not know is not checked.
 """
 
 import functools
-import importlib.metadata
 import itertools
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 from mnmt_ds.data.held_out_overlap import LanguageFile
 from mnmt_ds.data.language_codes import canonical_language, may_be_same
+from mnmt_ds.data.language_identifiers import (
+    IDENTIFIERS,
+    Identifier,
+    check_installed,
+    identifier_version,
+    is_known,
+)
 from mnmt_ds.data.settings import DataSettings
-from mnmt_ds.errors import UserError
 
 MIN_LETTERS = 20
 """Letters of a text that is looked at."""
@@ -68,51 +72,6 @@ class LanguageCounts(NamedTuple):
     """Some lines in other languages."""
 
 
-def identify(text: str) -> tuple[str, float]:
-    """Identifies a text's language.
-
-    Args:
-        text: a sentence.
-
-    Returns:
-        The language's code, and its probability (py3langid's scores, scaled by the text's length, as its ``norm_probs``
-        does).
-    """
-    from py3langid import rank
-
-    scores = rank(text)
-    temperature = math.sqrt(len(text.encode()) or 1)
-    return str(scores[0][0]), 1 / sum(math.exp((score - scores[0][1]) / temperature) for _, score in scores)
-
-
-@functools.cache
-def identifier_version() -> str | None:
-    """Looks up py3langid's version.
-
-    Returns:
-        The version; None where it is not installed.
-    """
-    try:
-        return importlib.metadata.version("py3langid")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@functools.cache
-def is_known(language: str) -> bool:
-    """Returns whether the identifier knows a language.
-
-    Args:
-        language: any code of it.
-
-    Returns:
-        Whether one of its codes may mean it.
-    """
-    from py3langid import rank
-
-    return any(may_be_same(code, language) for code, _ in rank("text"))
-
-
 @functools.cache
 def are_close(first: str, second: str) -> bool:
     """Returns whether identifiers confuse two languages.
@@ -128,12 +87,13 @@ def are_close(first: str, second: str) -> bool:
     return any(codes <= set(group.split()) for group in _CLOSE)
 
 
-def judge(text: str, language: str) -> tuple[Verdict, str]:
+def judge(text: str, language: str, identifier: Identifier) -> tuple[Verdict, str]:
     """Judges whether a text is in a language that the identifier knows.
 
     Args:
         text: a sentence.
         language: any code of the language.
+        identifier: who is asked.
 
     Returns:
         The verdict, and the language that it is identified as; empty for a short text.
@@ -143,7 +103,7 @@ def judge(text: str, language: str) -> tuple[Verdict, str]:
         MIN_CHARACTERS if is_cjk else MIN_LETTERS
     ):
         return "short", ""
-    identified, probability = identify(text)
+    identified, probability = IDENTIFIERS[identifier].identify(text)
     if may_be_same(identified, language):
         return "same", identified
     if are_close(identified, language):
@@ -151,17 +111,19 @@ def judge(text: str, language: str) -> tuple[Verdict, str]:
     return "other" if probability >= CONFIDENT and identified not in _NO_LANGUAGE else "unsure", identified
 
 
-def is_in_other_language(text: str, language: str) -> bool:
+def is_in_other_language(text: str, language: str, identifier: Identifier) -> bool:
     """Returns whether a text is in another language for certain; what ``clean.language: drop`` drops.
 
     Args:
         text: a sentence.
         language: any code of its language.
+        identifier: who is asked.
 
     Returns:
-        False also where the identifier does not know the language.
+        False also where the identifier does not know the language, or is not installed (``check_language_filter``).
     """
-    return is_known(language) and judge(text, language)[0] == "other"
+    can_tell = identifier_version(identifier) is not None and is_known(language, identifier)
+    return can_tell and judge(text, language, identifier)[0] == "other"
 
 
 def check_language_filter(settings: DataSettings) -> None:
@@ -171,32 +133,33 @@ def check_language_filter(settings: DataSettings) -> None:
         settings: the recipe's ``data`` section.
 
     Raises:
-        UserError: where py3langid is not installed.
+        UserError: where the identifier is not installed.
     """
     corpora = [entry for files in settings.corpora.values() for entry in files.train]
     monolingual = [entry for files in settings.monolingual.values() for entry in files]
     asked = [settings.clean.language, *(entry.clean.language for entry in (*corpora, *monolingual) if entry.clean)]
-    if identifier_version() is None and "drop" in asked:
-        raise UserError("clean.language: drop needs the package 'py3langid'; pip install 'mnmt_ds[langid]'")
+    if "drop" in asked:
+        check_installed(settings.clean.language_identifier, "clean.language: drop")
 
 
-def count_languages(texts: Iterable[str], language: str) -> LanguageCounts | None:
+def count_languages(texts: Iterable[str], language: str, identifier: Identifier) -> LanguageCounts | None:
     """Counts what texts are identified as.
 
     Args:
         texts: sentences.
         language: the language in which they should be.
+        identifier: who is asked.
 
     Returns:
         Counts; None where the identifier does not know the language.
     """
-    if not is_known(language):
+    if not is_known(language, identifier):
         return None
     verdicts: Counter[str] = Counter()
     identified: Counter[str] = Counter()
     examples: list[str] = []
     for text in texts:
-        verdict, code = judge(text, language)
+        verdict, code = judge(text, language, identifier)
         verdicts[verdict] += 1
         identified.update([code] if verdict in ("other", "close") else [])
         if verdict == "other" and len(examples) < EXAMPLES:
@@ -223,35 +186,42 @@ def sampled_lines(path: Path, count: int = SAMPLE) -> list[str]:
         return [line.decode().rstrip("\n") for line in itertools.islice(stream, 0, None, max(1, -(-total // count)))]
 
 
-def check_languages(files: Mapping[str, Sequence[LanguageFile]]) -> dict[str, list[LanguageCounts | None]] | None:
+def check_languages(
+    files: Mapping[str, Sequence[LanguageFile]], identifier: Identifier
+) -> dict[str, list[LanguageCounts | None]] | None:
     """Looks at what languages the texts of a corpus are in.
 
     Args:
         files: by name, a file a side.
+        identifier: who is asked.
 
     Returns:
-        Counts by name, one a side (None: the identifier does not know the language); None where py3langid is missing.
+        Counts by name, one a side (None: the identifier does not know the language); None where the identifier is not
+        installed.
     """
-    if identifier_version() is None:
+    if identifier_version(identifier) is None:
         return None
     count = max(SMALLEST_SAMPLE, min(SAMPLE, ALL_SAMPLES // max(1, sum(map(len, files.values())))))
     return {
-        name: [count_languages(sampled_lines(file.path, count), file.language) for file in sides]
+        name: [count_languages(sampled_lines(file.path, count), file.language, identifier) for file in sides]
         for name, sides in files.items()
     }
 
 
-def language_lines(languages: Mapping[str, Sequence[Any]] | None) -> list[str]:
+def language_lines(languages: Mapping[str, Sequence[Any]] | None, identifier: Identifier) -> list[str]:
     """Formats which texts seem to be in another language.
 
     Args:
         languages: from ``check_languages``, also as JSON gives it back.
+        identifier: who was asked.
 
     Returns:
         A line for each such text and side; one line where there is none.
     """
     if languages is None:
-        return ["languages not checked; pip install 'mnmt_ds[langid]' (py3langid) checks them"]
+        return [
+            f"languages not checked; pip install 'mnmt_ds[{IDENTIFIERS[identifier].extra}]' ({identifier}) checks them"
+        ]
     lines, most = [], 0.0
     unknown: dict[str, None] = {}
     for name, sides in languages.items():
@@ -267,18 +237,18 @@ def language_lines(languages: Mapping[str, Sequence[Any]] | None) -> list[str]:
             if share >= NOTED_SHARE and counts.other >= NOTED_LINES:
                 lines.append(
                     f"{name}, {counts.language}: {share:.1%} of {counts.lines:,} lines seem to be in another language"
-                    f" ({identified}; such as '{counts.examples[0]}'); clean.language: drop leaves such pairs out"
+                    f" by {identifier} ({identified}; such as '{counts.examples[0]}'); clean.language: drop leaves"
+                    " such pairs out"
                 )
             elif close >= NOTED_CLOSE:
                 lines.append(
                     f"{name}, {counts.language}: {close:.1%} of {counts.lines:,} lines are taken for a close language"
-                    f" ({identified}), which identifiers confuse: look at some"
+                    f" by {identifier} ({identified}), which identifiers confuse: look at some"
                 )
     if not lines:
-        lines = [
-            f"languages: no text has {NOTED_SHARE:.0%} of lines that seem to be in another one (at most {most:.1%})"
-        ]
-    return lines + ([f"languages that py3langid does not know: {', '.join(unknown)}"] if unknown else [])
+        at_most = f"(at most {most:.1%}, by {identifier})"
+        lines = [f"languages: no text has {NOTED_SHARE:.0%} of lines that seem to be in another one {at_most}"]
+    return lines + ([f"languages that {identifier} does not know: {', '.join(unknown)}"] if unknown else [])
 
 
 def language_rows(languages: Mapping[str, Sequence[Any]]) -> list[list[str]]:

@@ -24,8 +24,9 @@ from mnmt_ds.data.build_cache import (
 from mnmt_ds.data.given_tokenizer import build_given_tokenizer, open_recipe_tokenizer
 from mnmt_ds.data.held_out_overlap import LanguageFile, count_overlap
 from mnmt_ds.data.held_out_text import held_out_text, join_held_out
-from mnmt_ds.data.language_check import check_language_filter, check_languages, identifier_version
+from mnmt_ds.data.language_check import check_language_filter, check_languages
 from mnmt_ds.data.language_choice import open_questions
+from mnmt_ds.data.language_identifiers import Identifier, identifier_version
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.manifest import BuiltCorpus, publish_corpus
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
@@ -129,7 +130,8 @@ def _build(settings: DataSettings, work: Path, pool: Executor) -> BuiltCorpus:
         for name, text in to_tokenise.items()
     }
     return BuiltCorpus(origin, clean, texts, tokenizer, binaries, _overlap(work, pool, texts),
-                       _coverage(work, pool, texts, tokenizer), _languages(work, texts))  # fmt: skip
+                       _coverage(work, pool, texts, tokenizer),
+                       _languages(work, texts, settings.clean.language_identifier))  # fmt: skip
 
 
 def _overlap(work: Path, pool: Executor, texts: dict[str, BuildOutput]) -> BuildOutput:
@@ -156,14 +158,14 @@ def _coverage(work: Path, pool: Executor, texts: dict[str, BuildOutput], tokeniz
     return finished_output(work, "coverage", fingerprint)
 
 
-def _languages(work: Path, texts: dict[str, BuildOutput]) -> BuildOutput:
+def _languages(work: Path, texts: dict[str, BuildOutput], identifier: Identifier) -> BuildOutput:
     """Gives the output whose record says which languages the texts seem to be in."""
     by_name = dict(_texts_to_tokenise(texts))
     hashes = {name: (text.hashes, text.languages) for name, text in by_name.items()}
-    fingerprint = fingerprint_of(hashes, identifier_version(), LANGUAGES_VERSION)
+    fingerprint = fingerprint_of(hashes, identifier, identifier_version(identifier), LANGUAGES_VERSION)
     if not load_output(work, "languages", fingerprint):
         with new_output(work, "languages", fingerprint) as (_, record):
-            record["languages"] = check_languages(_language_files(by_name))
+            record["languages"] = check_languages(_language_files(by_name), identifier)
     return finished_output(work, "languages", fingerprint)
 
 

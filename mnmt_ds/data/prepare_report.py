@@ -9,6 +9,7 @@ from mnmt_ds.config.markdown import escape
 from mnmt_ds.data.cleaning_rules import EMPTY_SIDE, NOTICED, RULES
 from mnmt_ds.data.held_out_overlap import Overlap, overlap_line
 from mnmt_ds.data.language_check import language_lines, language_rows
+from mnmt_ds.data.language_identifiers import Identifier
 from mnmt_ds.data.tokenizer_coverage import coverage_lines, coverage_rows, read_coverage
 
 SELECTION_RULES = (
@@ -63,7 +64,7 @@ def summary_table(path: Path) -> str:
     lines += [*_incomplete_rows(manifest), *_synthetic_text(manifest)]
     lines.append(f"{path.parent}: {overlap_line(_overlaps(manifest))}")
     lines += [f"{path.parent}: {line}" for line in coverage_lines(read_coverage(manifest["tokenizer_coverage"]))]
-    lines += [f"{path.parent}: {line}" for line in language_lines(manifest["language_check"])]
+    lines += [f"{path.parent}: {line}" for line in language_lines(manifest["language_check"], _identifier(manifest))]
     return "\n".join([*lines, f"{path.parent}: text from {manifest['origin']}, corpus {manifest['hash'][:12]}"])
 
 
@@ -103,7 +104,7 @@ def markdown_report(manifest: Mapping[str, Any]) -> str:
         "",
         *_markdown_table(coverage_rows(read_coverage(manifest["tokenizer_coverage"]))),
         "",
-        *_language_section(manifest["language_check"]),
+        *_language_section(manifest["language_check"], _identifier(manifest)),
     ]
     lines += [f"\n{line}." for line in (*_incomplete_rows(manifest), *_synthetic_text(manifest))]
     for pair, entry in [*manifest["pairs"].items(), *manifest["monolingual"].items()]:
@@ -130,12 +131,17 @@ def _markdown_table(rows: list[list[str]]) -> list[str]:
     return [head, "|" + "---|" * len(rows[0]), *body]
 
 
-def _language_section(languages: Mapping[str, Any] | None) -> list[str]:
+def _identifier(manifest: Mapping[str, Any]) -> Identifier:
+    """Who was asked for languages; manifests of earlier versions do not say."""
+    return manifest["settings"]["clean"].get("language_identifier", "py3langid")
+
+
+def _language_section(languages: Mapping[str, Any] | None, identifier: Identifier) -> list[str]:
     if languages is None:
-        return [f"{line.capitalize()}." for line in language_lines(languages)]
+        return [f"{line.capitalize()}." for line in language_lines(languages, identifier)]
     lines = [
-        "Languages by py3langid, of up to 1,000 lines a text that have 20 letters or more: lines that are in another",
-        "language for certain, perhaps, and in one that is close, which identifiers confuse.",
+        f"Languages by {identifier}, of up to 1,000 lines a text that have 20 letters or more: lines that are in",
+        "another language for certain, perhaps, and in one that is close, which identifiers confuse.",
         "",
     ]
     return lines + _markdown_table([[escape(cell) for cell in row] for row in language_rows(languages)])

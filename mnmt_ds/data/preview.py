@@ -11,8 +11,8 @@ from mnmt_ds.data.language_check import (
     LanguageCounts,
     check_language_filter,
     count_languages,
-    identifier_version,
 )
+from mnmt_ds.data.language_identifiers import Identifier, identifier_version
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.sources import Origin, corpus_parts
 from mnmt_ds.data.settings import DataSettings
@@ -39,7 +39,9 @@ class TextPreview(NamedTuple):
     """Some rows of each of these."""
     languages: dict[str, list[LanguageCounts | None]] | None
     """Which languages a sample of the kept rows seems to be in, by domain (under "" of all, where there are many), a
-    side each; None: py3langid is missing."""
+    side each; None: the identifier is not installed."""
+    identifier: Identifier
+    """Who was asked."""
 
 
 def describe(kind: str) -> str:
@@ -74,7 +76,8 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
     check_language_filter(settings)
     if settings.source == "auto" and not any(settings.files_of(pair).train for pair in settings.pairs):
         origin = "gettext"
-    previews, is_checked = [], identifier_version() is not None
+    identifier = settings.clean.language_identifier
+    previews, is_checked = [], identifier_version(identifier) is not None
     with process_pool(processes) as pool:
         for name, role in [
             *((pair, "train") for pair in settings.pairs),
@@ -98,8 +101,9 @@ def preview(settings: DataSettings, processes: int | None = None, examples: int 
             read = counts.pop("read", 0)
             counts["clean"] -= left_out.total()
             sides = split_pair(name) if role == "train" else (name,)
-            languages = {domain: _languages(rows, sides) for domain, rows in samples.items() if is_checked}
-            previews.append(TextPreview(name, read, {**counts, **left_out}, shown, languages if is_checked else None))
+            languages = {domain: _languages(rows, sides, identifier) for domain, rows in samples.items() if is_checked}
+            by_domain = languages if is_checked else None
+            previews.append(TextPreview(name, read, {**counts, **left_out}, shown, by_domain, identifier))
     return previews
 
 
@@ -110,7 +114,7 @@ def languages_by_text(previews: Sequence[TextPreview]) -> dict[str, list[Languag
         previews: from ``preview``.
 
     Returns:
-        Counts by text and domain, a side each; None where py3langid is missing.
+        Counts by text and domain, a side each; None where the identifier is not installed.
     """
     if any(text.languages is None for text in previews):
         return None
@@ -122,7 +126,9 @@ def _lines(text: bytes) -> list[str]:
     return text.decode().split("\n")[:-1]
 
 
-def _languages(rows: Sequence[tuple[int, str, str]], sides: Sequence[str]) -> list[LanguageCounts | None]:
+def _languages(
+    rows: Sequence[tuple[int, str, str]], sides: Sequence[str], identifier: Identifier
+) -> list[LanguageCounts | None]:
     """What a sample of rows, each with its hash, is identified as."""
     texts = [[source for _, source, _ in rows], [target for _, _, target in rows]]
-    return [count_languages(lines, side) for lines, side in zip(texts, sides, strict=False)]
+    return [count_languages(lines, side, identifier) for lines, side in zip(texts, sides, strict=False)]

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mnmt_ds.config import FilePath, FilledPathText, PathText, Settings
 from mnmt_ds.config.sections import ListedElsewhere
+from mnmt_ds.data.language_identifiers import Identifier
 from mnmt_ds.data.language_pairs import is_pair, reverse_pair, split_pair
 from mnmt_ds.data.readers.registry import READERS, describe_formats
 
@@ -155,7 +156,11 @@ class CleanSettings(Settings):
     """Drop pairs whose placeholders (%s, {name}, ...) differ, pairs with any, or none."""
     language: Literal["report", "drop"] = "report"
     """Pairs with a side that is for certain in another language (of 20 letters or more, and none that is close to its
-    own), by py3langid (``pip install 'mnmt_ds[langid]'``): count them in a sample, or drop them."""
+    own), by ``language_identifier``: count them in a sample, or drop them."""
+    language_identifier: Identifier = "py3langid"
+    """Who identifies languages: py3langid (``pip install 'mnmt_ds[langid]'``, some 140 languages) or lingua
+    (``'mnmt_ds[lingua]'``, 75 languages; ten times slower or more, with 1 GB of memory in every process that drops by
+    it). They disagree on close languages."""
     duplicates: Literal["drop", "keep"] = "drop"
     """Pairs that occurred before in the same pair's text."""
     drop_domains: tuple[str, ...] = ("iso_*",)

@@ -20,8 +20,8 @@ from mnmt_ds.data.build_cache import BuildOutput, fingerprint_of, finished_outpu
 from mnmt_ds.data.cleaning_rules import CleanedBlock, CleaningRules, RowBlock, clean_block
 from mnmt_ds.data.dedup_keys import hash64, normalise_key
 from mnmt_ds.data.holdout import RowHashes
-from mnmt_ds.data.language_check import identifier_version
 from mnmt_ds.data.language_codes import key_side
+from mnmt_ds.data.language_identifiers import identifier_version
 from mnmt_ds.data.language_pairs import split_pair
 from mnmt_ds.data.readers.corpus_part import CorpusPart
 from mnmt_ds.data.readers.sources import block_rows, files_of_part, parts_identity
@@ -34,7 +34,7 @@ LAYOUT = 1
 """Version of the output's files."""
 CODE = (
     "cleaning_rules.py", "text_cleaning.py", "dedup_keys.py", "language_codes.py", "language_groups.py",
-    "language_check.py", "language_choice.py", "scripts.py", "readers",
+    "language_check.py", "language_choice.py", "language_identifiers.py", "scripts.py", "readers",
 )  # fmt: skip
 """Files of this package that decide what is written."""
 
@@ -87,9 +87,12 @@ def build_clean_text(
         and whether it had to be made.
     """
     rules = cleaning_rules_for(settings, name, role in ("dev", "test"))
-    relevant = settings.clean.model_dump(mode="json", exclude={"duplicates", "domain_cap", "language"})
+    relevant = settings.clean.model_dump(
+        mode="json", exclude={"duplicates", "domain_cap", "language", "language_identifier"}
+    )
     if settings.clean.language == "drop" or any(part.clean and part.clean.language == "drop" for part in parts):
-        relevant["language"] = [settings.clean.language, identifier_version()]
+        identifier = settings.clean.language_identifier
+        relevant["language"] = [settings.clean.language, identifier, identifier_version(identifier)]
     files = parts_identity(parts)
     state = LAYOUT if frozen else [_hash_code(), files]
     fingerprint = fingerprint_of(state, name, role, rules.key_side, rules.seed, relevant)

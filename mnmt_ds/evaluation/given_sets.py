@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mnmt_ds.data.language_codes import may_be_same
+from mnmt_ds.data.language_identifiers import IDENTIFIERS, Identifier, check_installed, is_known
 from mnmt_ds.data.readers.lines import read_lines
 from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.scores import MORE_METRICS, ScoreSettings, bleu_tokenizer, make_metric, sentence_chrf
@@ -109,20 +110,25 @@ def off_target_rate(texts: Sequence[str], target: str, identify: Callable[[str],
     return is_target_language.count(False) / len(is_target_language) if is_target_language else 0.0
 
 
-def language_identifier() -> Callable[[str], str]:
-    """Loads py3langid's language identifier.
+def language_identifier(identifier: Identifier, target: str) -> Callable[[str], str]:
+    """Returns the function that identifies languages.
+
+    Args:
+        identifier: who is asked.
+        target: the language that texts should be in.
 
     Returns:
         A function from a text to its language's code.
 
     Raises:
-        UserError: where py3langid is not installed.
+        UserError: where the identifier is not installed, or does not know the language.
     """
-    try:
-        import py3langid
-    except ImportError:
-        raise UserError("--off-target: needs the package 'py3langid'; pip install 'mnmt_ds[langid]'") from None
-    return lambda text: str(py3langid.classify(text)[0])
+    check_installed(identifier, "--off-target:")
+    if not is_known(target, identifier):
+        raise UserError(
+            f"--off-target: {identifier} does not know {target}; take the other identifier, or leave it out"
+        )
+    return lambda text: IDENTIFIERS[identifier].identify(text)[0]
 
 
 def sample_rows(

@@ -51,16 +51,16 @@ def _order(kind: str) -> tuple[bool, bool, str]:
 
 
 def _languages(previews: Sequence[TextPreview]) -> list[Table]:
-    """The table of languages; none where py3langid is missing."""
+    """The table of languages; none where the identifier is not installed."""
     by_name = languages_by_text(previews)
     if not by_name:
         return []
     head, *rows = language_rows(by_name)
     return [Table(
         "languages", "Which languages the text seems to be in",
-        "By py3langid, of up to 1,000 rows a corpus that are kept and have 20 letters or more. Another language, for"
-        " certain or perhaps; close languages, which identifiers confuse, stand apart. clean.language: drop leaves out"
-        " what is certain", tuple(head), [tuple(row) for row in rows], is_text=True,
+        f"By {previews[0].identifier}, of up to 1,000 rows a corpus that are kept and have 20 letters or more. Another"
+        " language, for certain or perhaps; close languages, which identifiers confuse, stand apart. clean.language:"
+        " drop leaves out what is certain", tuple(head), [tuple(row) for row in rows], is_text=True,
     )]  # fmt: skip
 
 

@@ -7,11 +7,20 @@ from typing import Any
 import pytest
 
 pytest.importorskip("py3langid")
+pytest.importorskip("lingua")
 
 from mnmt_ds.cli.main import main
-from mnmt_ds.data import language_check
+from mnmt_ds.data import language_check, language_identifiers
 from mnmt_ds.data.cleaning_rules import CleaningRules, first_failed_rule
-from mnmt_ds.data.language_check import are_close, check_languages, count_languages, judge, language_lines
+from mnmt_ds.data.language_check import (
+    are_close,
+    check_languages,
+    count_languages,
+    is_in_other_language,
+    judge,
+    language_lines,
+)
+from mnmt_ds.data.language_identifiers import is_known
 from mnmt_ds.data.prepare import prepare
 from mnmt_ds.data.preview import preview
 from mnmt_ds.data.settings import CleanSettings
@@ -49,7 +58,7 @@ FRENCH = "Personne ne sait pourquoi le train est arrivé si tard aujourd'hui."
     ],
 )  # fmt: skip
 def test_verdicts(text: str, language: str, verdict: str) -> None:
-    assert judge(text, language)[0] == verdict
+    assert judge(text, language, "py3langid")[0] == verdict
 
 
 def test_close_languages_have_one_code_each() -> None:
@@ -61,12 +70,14 @@ def test_close_languages_have_one_code_each() -> None:
 
 
 def test_what_the_identifier_does_not_know_is_not_judged() -> None:
-    assert count_languages([FRENCH], "qaa") is None
-    assert "languages that py3langid does not know: qaa" in language_lines({"qaa-en.train": [None, [*_counts("en")]]})
+    assert count_languages([FRENCH], "qaa", "py3langid") is None
+    assert "languages that py3langid does not know: qaa" in language_lines(
+        {"qaa-en.train": [None, [*_counts("en")]]}, "py3langid"
+    )
 
 
 def _counts(language: str) -> language_check.LanguageCounts:
-    counts = count_languages([*ENGLISH, FRENCH, FRENCH, FRENCH], language)
+    counts = count_languages([*ENGLISH, FRENCH, FRENCH, FRENCH], language, "py3langid")
     assert counts is not None
     return counts
 
@@ -75,15 +86,17 @@ def test_counts_name_what_was_found() -> None:
     counts = _counts("en")
     assert (counts.lines, counts.other, counts.close, counts.unsure) == (7, 3, 0, 0)
     assert counts.identified == {"fr": 3} and counts.examples == [f"fr: {FRENCH}"] * 2
-    (line,) = language_lines({"mono.en": [counts]})
-    assert line.startswith("mono.en, en: 42.9% of 7 lines seem to be in another language (fr 3; such as 'fr: Personne")
-    close = counts._replace(language="hr", other=1, close=3, identified={"bs": 3, "en": 1})
-    (line,) = language_lines({"mono.hr": [close]})
+    (line,) = language_lines({"mono.en": [counts]}, "py3langid")
     assert line.startswith(
-        "mono.hr, hr: 42.9% of 7 lines are taken for a close language (bs 3, en 1), which identifiers"
+        "mono.en, en: 42.9% of 7 lines seem to be in another language by py3langid (fr 3; such as 'fr: Personne"
     )
-    (line,) = language_lines({"mono.hr": [close._replace(close=1)]})
-    assert line == "languages: no text has 2% of lines that seem to be in another one (at most 14.3%)"
+    close = counts._replace(language="hr", other=1, close=3, identified={"bs": 3, "en": 1})
+    (line,) = language_lines({"mono.hr": [close]}, "py3langid")
+    assert line.startswith(
+        "mono.hr, hr: 42.9% of 7 lines are taken for a close language by py3langid (bs 3, en 1), which"
+    )
+    (line,) = language_lines({"mono.hr": [close._replace(close=1)]}, "py3langid")
+    assert line == "languages: no text has 2% of lines that seem to be in another one (at most 14.3%, by py3langid)"
 
 
 @pytest.fixture
@@ -108,7 +121,7 @@ def _word(number: int) -> str:
 def test_prepare_reports_and_keeps(corpus: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     directory = prepare(corpus(), processes=1).parent
     output = capsys.readouterr().out
-    assert "de-en.train, de: " in output and "seem to be in another language (fr " in output
+    assert "de-en.train, de: " in output and "seem to be in another language by py3langid (fr " in output
     assert "de-en.train, en: " not in output
     report = read_json(directory / "report.json")
     assert "language" not in report["pairs"]["de-en"]["dropped"] and report["pairs"]["de-en"]["read"] == 100
@@ -125,7 +138,10 @@ def test_dropping_is_on_demand_and_counted(corpus: Callable[..., Any], capsys: p
     assert any(example.kind == "language" and example.source.startswith("Personne") for example in shown.examples)
     report = read_json(prepare(settings, processes=1).parent / "report.json")
     assert report["pairs"]["de-en"]["dropped"] == {"language": 20}
-    assert "languages: no text has 2% of lines that seem to be in another one (at most 0.0%)" in capsys.readouterr().out
+    assert (
+        "languages: no text has 2% of lines that seem to be in another one (at most 0.0%, by py3langid)"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_drops_is_either_side_and_no_held_out_set() -> None:
@@ -152,15 +168,77 @@ def test_the_preview_shows_languages(
     assert main(["prepare", str(recipe), "--preview", str(page), "--processes", "1"]) == 0
     html = page.read_text(encoding="utf-8")
     assert "de-en text.tsv" in html
-    assert "de-en text.tsv, de: 20.0% of 100 lines seem to be in another language (fr 20;" in capsys.readouterr().out
+    assert (
+        "de-en text.tsv, de: 20.0% of 100 lines seem to be in another language by py3langid (fr 20;"
+        in capsys.readouterr().out
+    )
     assert "Which languages the text seems to be in" in html and "fr 20" in html and "fr: Personne ne sait" in html
 
 
-def test_without_py3langid(corpus: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language_check, "identifier_version", lambda: None)
-    assert check_languages({}) is None
-    assert language_lines(None) == ["languages not checked; pip install 'mnmt_ds[langid]' (py3langid) checks them"]
-    message = "clean.language: drop needs the package 'py3langid'; pip install 'mnmt_ds.langid.'"
+@pytest.mark.parametrize(("identifier", "extra"), [("py3langid", "langid"), ("lingua", "lingua")])
+def test_without_the_identifier(
+    identifier: Any, extra: str, corpus: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (language_check, language_identifiers):
+        monkeypatch.setattr(module, "identifier_version", lambda identifier: None)
+    assert check_languages({}, identifier) is None
+    not_checked = f"languages not checked; pip install 'mnmt_ds[{extra}]' ({identifier}) checks them"
+    assert language_lines(None, identifier) == [not_checked]
+    settings = corpus(language="drop")
+    clean = settings.clean.model_copy(update={"language_identifier": identifier})
+    settings = settings.model_copy(update={"clean": clean})
+    message = f"clean.language: drop needs the package '{identifier}.*'; pip install 'mnmt_ds.{extra}.'"
     with pytest.raises(UserError, match=message):
-        prepare(corpus(language="drop"), processes=1)
-    assert any("py3langid" in fault for fault in validate(corpus(language="drop"), processes=1))
+        prepare(settings, processes=1)
+    assert any(identifier in fault for fault in validate(settings, processes=1))
+
+
+GREEK = "Τα παλιά σπίτια βρίσκονται στον ίδιο δρόμο εδώ και εκατό χρόνια."
+THAI = "บ้านเก่าเหล่านี้ตั้งอยู่บนถนนเดียวกันมาเป็นเวลาร้อยปีแล้ว"
+
+
+def test_lingua_reports_and_drops(
+    tmp_path: Path, settings_of: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Text whose letters alone say its language: lingua reads no model for it. Reports name who was asked."""
+    rows = [(f"{GREEK} {_word(i)}", f"{THAI} {_word(i)}") for i in range(80)]
+    rows += [(f"{THAI} {_word(i)} {_word(i)}", f"{THAI} {_word(i)} {_word(i)}.") for i in range(20)]
+    (tmp_path / "text.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in rows), encoding="utf-8")
+    corpora = {"el-th": {"train": [{"format": "tsv", "path": str(tmp_path / "text.tsv")}]}}
+    clean = {"min_script": 0, "language_identifier": "lingua"}
+    common = dict(pairs=["el-th"], corpora=corpora, split={"key_language": "el", "dev": 10, "test": 10})
+    directory = prepare(settings_of(**common, clean=clean), processes=1).parent
+    output = capsys.readouterr().out
+    assert "el-th.train, el: " in output and "lines seem to be in another language by lingua (th " in output
+    assert "Languages by lingua, of up to" in (directory / "report.md").read_text(encoding="utf-8")
+    report = read_json(
+        prepare(settings_of(**common, clean={**clean, "language": "drop"}), processes=1).parent / "report.json"
+    )
+    assert report["pairs"]["el-th"]["dropped"] == {"language": 20}
+    (shown,) = preview(settings_of(**common, clean={**clean, "language": "drop"}), 1)
+    assert shown.identifier == "lingua" and shown.counts["language"] == 20
+
+
+def test_what_lingua_does_not_know() -> None:
+    """Norwegian is one of its languages under any code; Galician and Amharic are not, and so are not judged."""
+    known = [code for code in ("nb", "no", "nn", "zh_Hant", "srp_Cyrl", "tl", "gl", "am") if is_known(code, "lingua")]
+    assert known == ["nb", "no", "nn", "zh_Hant", "srp_Cyrl", "tl"]
+    assert len(language_identifiers.IDENTIFIERS["lingua"].languages()) == 75
+    assert not is_in_other_language(GREEK, "gl", "lingua") and count_languages([GREEK], "am", "lingua") is None
+    line = language_lines({"gl-en.train": [None, None]}, "lingua")[-1]
+    assert line == "languages that lingua does not know: gl, en"
+
+
+@pytest.mark.slow
+def test_verdicts_of_lingua() -> None:
+    """Its models of all languages in Latin letters, 1 GB: close languages are close, and never others."""
+    cases = [
+        (GERMAN[0], "de", "same"), (GERMAN[0], "en", "other"), (FRENCH, "de", "other"), ("Die Datei", "en", "short"),
+        ("Ovo je mali primjer teksta na našem jeziku, koji nije dug.", "sr_Latn", "close"),
+        ("Det er ikke så lenge siden de gamle husene ble bygget her.", "nb", "same"),
+        ("Det er ikke så lenge siden de gamle husene ble bygget her.", "da", "close"),
+        ("Ini adalah contoh kalimat yang tidak terlalu panjang untuk dibaca.", "ms", "same"),
+        ("这些老房子在同一条街上已经有一百年了。", "zh_Hans", "same"),
+        ("1234 5678 9012 3456 7890 ---- 1234 5678", "en", "short"),
+    ]  # fmt: skip
+    assert [judge(text, language, "lingua")[0] for text, language, _ in cases] == [verdict for *_, verdict in cases]

@@ -53,7 +53,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     "data.corpora.train.synthetic": {FREE: "tag share"},
     "data.clean": {
         FREE: "bad_lines max_line_bytes max_words max_key_words max_characters max_ratio min_script copied placeholders"
-        " language duplicates drop_domains domain_cap unicode"
+        " language language_identifier duplicates drop_domains domain_cap unicode"
     },
     "data.split": {FREE: "key_language dev test seed"},
     "data.tokenizer": {
