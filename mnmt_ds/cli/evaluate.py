@@ -88,7 +88,7 @@ def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
                         help="with --test: print N sentences, from the worst to the best")  # fmt: skip
     parser.add_argument("--off-target", choices=IDENTIFIERS, nargs="?", const="py3langid", metavar="IDENTIFIER",
                         help="with --test: share of translations in another language, by py3langid or lingua"
-                        " (default: %(const)s)")  # fmt: skip
+                        " (default: py3langid)")  # fmt: skip
     parser.add_argument("-o", "--output", type=path_option, metavar="DIR",
                         help="with --test: write texts and translations")  # fmt: skip
     parser.add_argument("--metrics", default="", help="further metrics: chrf++, ter (default: none)")

@@ -32,6 +32,8 @@ class SplitAssignment(NamedTuple):
     """Rows held out as test set; none where a test set is given."""
     counts: Counter[str]
     """Rows that may not be used, by rule."""
+    keys: int
+    """Different keys of the rows from which sets are held out: of the usable ones that are no synthetic text."""
 
     @property
     def held_out(self) -> Rows:
@@ -95,7 +97,9 @@ def assign_splits(settings: DataSettings, hashes: Mapping[str, RowHashes]) -> Sp
     real_N = usable_N & ~hashes["train"].is_synthetic
     dev = 0 if "dev" in hashes else settings.split.dev
     test = 0 if "test" in hashes else settings.split.test
-    return SplitAssignment(usable_N, *holdout.choose_held_out_rows(hashes["train"].key, real_N, dev, test), counts)
+    key_N = hashes["train"].key
+    rows = holdout.choose_held_out_rows(key_N, real_N, dev, test)
+    return SplitAssignment(usable_N, *rows, counts, len(np.unique(key_N[real_N])))
 
 
 def pairs_without_key_language(settings: DataSettings) -> str | None:
@@ -188,6 +192,7 @@ def check_split_sizes(
     split_N: NDArray[np.uint8],
     held_out_sizes: Mapping[str, int],
     counts: Counter[str],
+    keys: int,
 ) -> None:
     """Checks that a pair has training, dev and (where wanted) test sentences.
 
@@ -197,21 +202,45 @@ def check_split_sizes(
         split_N: split of each row of its training text.
         held_out_sizes: complete sentence pairs of the given sets, by "dev" and "test".
         counts: rows of the training text by what became of them.
+        keys: different keys of the rows from which sets are held out.
 
     Raises:
-        UserError: when a set is empty.
+        UserError: when a set is empty: says where the rows went.
     """
-    for number, split in enumerate(holdout.SPLITS):
-        count = held_out_sizes[split] if split in held_out_sizes else int((split_N == number).sum())
-        if count or (split == "test" and not settings.split.test and split not in held_out_sizes):
-            continue
-        reasons = ", ".join(f"{kind} {n}" for kind, n in counts.items() if n)
-        is_synthetic = split not in held_out_sizes and any(entry.synthetic for entry in settings.files_of(pair).train)
-        place = f"data.corpora.{pair}.{split}" if split in held_out_sizes else f"pair {pair}"
-        raise UserError(
-            f"{place}: no {split} sentence is left ({reasons or 'nothing was read'}); give more text"
-            f"{' that is no synthetic one' if is_synthetic else ''}, or change data.clean, data.split or data.max_train"
+    sizes = {split: int((split_N == number).sum()) for number, split in enumerate(holdout.SPLITS)}
+    for split in holdout.SPLITS:
+        if split in held_out_sizes:
+            if not held_out_sizes[split]:
+                raise UserError(
+                    f"data.corpora.{pair}.{split}: no {split} sentence is left: no row of the set has both sides; give"
+                    f" its files, or leave {split} out, so that it is held out of the training text"
+                )
+        elif not sizes[split] and not (split == "test" and not settings.split.test):
+            became = {**counts, **{f"held out for {name}": sizes[name] for name in ("dev", "test")}}
+            became["trained on"] = sizes["train"]
+            reasons = ", ".join(f"{kind} {n}" for kind, n in became.items() if n)
+            raise UserError(f"pair {pair}: no {split} sentence is left ({reasons or 'nothing was read'})"
+                            f"{_remedy(settings, pair, split, keys)}")  # fmt: skip
+
+
+def _remedy(settings: DataSettings, pair: str, split: str, keys: int) -> str:
+    """Why a set that is made of the training text is empty where its rows were read, and what helps."""
+    has_synthetic = any(entry.synthetic for entry in settings.files_of(pair).train)
+    real = " that is no synthetic one" if has_synthetic else ""
+    if split == "train":
+        return f"; give more text{real}, or change data.clean, data.split or data.max_train"
+    languages = split_pair(pair)
+    side = languages[key_side(*languages, settings.split.key_language)]
+    if keys < 4:
+        return (
+            f": it is held out of {'real ' if has_synthetic else ''}rows with different texts in {side}, at most a"
+            f" quarter of them, and there are {keys}; give more text{real}, or a {split} set in"
+            f" data.corpora.{pair}.{split}"
         )
+    return (
+        f": by their hashes none of {keys} different texts in {side} is for {split}; give more text{real}, a {split}"
+        f" set in data.corpora.{pair}.{split}, or another data.split.seed"
+    )
 
 
 def check_script(lang: str, counts: Mapping[str, int]) -> None:

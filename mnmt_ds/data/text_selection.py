@@ -67,7 +67,8 @@ def build_selected_text(
     complete = {
         split: count - clean[split].record["counts"].get(EMPTY_SIDE, 0) for split, count in held_out_sizes.items()
     }
-    check_split_sizes(settings, pair, split_N, complete, Counter(clean["train"].record["counts"]) + counts)
+    all_counts = Counter(clean["train"].record["counts"]) + counts
+    check_split_sizes(settings, pair, split_N, complete, all_counts, assignment.keys)
     contents = {split: [output.sha256(side) for side, _ in SIDES] for split, output in clean.items()}
     tags = _tag_runs(hashes, split_N)
     fingerprint = fingerprint_of(contents, _digest(split_N), dict(counts), *tags)

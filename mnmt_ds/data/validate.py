@@ -109,7 +109,8 @@ def _source_faults(settings: DataSettings, pool: Executor, checks_tokenizer: boo
             role: complete_rows(texts, settings.split.seed) for role, texts in hashes[pair].items() if role != "train"
         }
         try:
-            check_split_sizes(settings, pair, split_N, held_out_sizes, counts[pair] + split_counts)
+            all_counts = counts[pair] + split_counts
+            check_split_sizes(settings, pair, split_N, held_out_sizes, all_counts, assignments[pair].keys)
         except UserError as fault:
             faults += fault.faults
     if checks_tokenizer and not faulty:

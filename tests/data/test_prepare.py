@@ -16,7 +16,7 @@ from mnmt_ds.data.settings import DataSettings
 from mnmt_ds.data.validate import validate
 from mnmt_ds.errors import UserError
 from mnmt_ds.file_integrity import read_checked_json
-from tests.data.conftest import ENGLISH, three_pairs, translated
+from tests.data.conftest import ENGLISH, sentences, three_pairs, translated
 
 Moses = Callable[..., dict[str, Any]]
 Make = Callable[..., DataSettings]
@@ -204,9 +204,43 @@ def test_a_pair_with_nothing_left(moses: Moses, settings_of: Make) -> None:
         pairs=["bs-en"],
         corpora={"bs-en": {"train": [moses("bs-en", ENGLISH)], "dev": [moses("bs-en", [""], "dev")]}},
     )
-    with pytest.raises(UserError, match=r"data.corpora.bs-en.dev: no dev sentence is left"):
+    with pytest.raises(UserError, match=r"data.corpora.bs-en.dev: no dev sentence is left: no row of the set has both"):
         prepare(settings)
     assert not (Path(settings.directory) / "manifest.json").exists()
+
+
+def test_an_empty_set_says_where_the_rows_went(moses: Moses, settings_of: Make, tmp_path: Path) -> None:
+    """Too few different texts, synthetic text alone, all of it held out; ``validate`` says the same."""
+    few = [f"{word} tree" for word in ("red", "blue", "red", "green") * 10]
+    many = sentences(9)
+
+    def said(**files: Any) -> str:
+        split = {"dev": 10, "test": 10, "seed": 3}
+        settings = settings_of(pairs=["bs-en"], corpora={"bs-en": files}, split=split, clean={"duplicates": "keep"})
+        with pytest.raises(UserError) as error:
+            prepare(settings)
+        assert [str(error.value)] == validate(settings)
+        return str(error.value)
+
+    assert said(train=[moses("bs-en", few)]) == (
+        "pair bs-en: no dev sentence is left (read 40, clean 40, trained on 40): it is held out of rows with different"
+        " texts in en, at most a quarter of them, and there are 3; give more text, or a dev set in"
+        " data.corpora.bs-en.dev"
+    )
+    tagged = {**moses("bs-en", many), "synthetic": {}}
+    assert "held out of real rows with different texts in en, at most a quarter of them, and there are 0; give" in said(
+        train=[tagged], test=[moses("bs-en", few[:3], "test")]
+    )
+    overlap = said(
+        train=[moses("bs-en", many)], dev=[moses("bs-en", many, "dev")], test=[moses("bs-en", few[:3], "test")]
+    )
+    assert overlap.startswith("pair bs-en: no train sentence is left (read 9, clean 9, held-out key 9); give more text")
+    by_chance = said(train=[moses("bs-en", sentences(4, seed=13))])
+    assert (
+        "(read 4, clean 4, held out for test 1, trained on 3): by their hashes none of 4 different texts in en is"
+        in by_chance
+    )
+    assert by_chance.endswith("a dev set in data.corpora.bs-en.dev, or another data.split.seed")
 
 
 def test_too_few_catalogs_fall_back_to_cldr_and_say_so(
