@@ -28,6 +28,8 @@ class Requirements(NamedTuple):
     """Frozen copies of the student's shape, held in shards over the ranks."""
     shared_teacher: bool = False
     """One frozen teacher for all pairs; else each pair has its own."""
+    pair_bests: bool = False
+    """These teachers are the pairs' best checkpoints, whose number ``validation.max_best_versions`` bounds."""
     layer_streaming: bool = False
     """Teachers pass through a device layer by layer (``teachers.on_device: layers``)."""
     top_k: int = 0

@@ -269,6 +269,7 @@ def make_context(
         request_eval_states=eval_states.request,
         partitioned=engine.eval_states_gather_weights,
         overall_loss=overall_loss,
+        max_best_versions=recipe.validation.max_best_versions,
         total_updates=lambda: last_update(recipe, training_data),
         group=vocab_shard.group if vocab_shard is not None else None,
         peers=peers,

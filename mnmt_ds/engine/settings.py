@@ -145,6 +145,9 @@ class ValidationSettings(Settings):
     dev losses are logged at each validation (``watch/<pair>/loss``), and select nothing."""
     keep_best_per_pair: bool = True
     """Keep the weights of every pair's best checkpoint (best_<pair>)."""
+    max_best_versions: int = Field(default=0, ge=0)
+    """Distinct models at most that the pairs' best checkpoints may be, LSSD's teachers among them; 0: one a pair. Where
+    a validation makes one more, that one is given up whose pairs' dev losses rise least under the others."""
     bleu_every: int = Field(default=0, ge=0)
     """Validations between two at which the dev sets are also translated, for BLEU and chrF; 0: never."""
     bleu_sentences: int = Field(default=0, ge=0)

@@ -162,7 +162,9 @@ def lssd(settings: LssdSettings, context: MethodContext) -> Method:
     alpha = settings.alpha
     pool = context.build_teacher_pool(settings.teachers)
     source: TeacherSource = (
-        TeacherBank(context.pairs, pool) if settings.teacher == "pair" else OverallBest(pool, context.overall_loss)
+        TeacherBank(context.pairs, pool, context.max_best_versions)
+        if settings.teacher == "pair"
+        else OverallBest(pool, context.overall_loss)
     )
     gate = Gate(
         settings.variant, settings.gate_level, settings.cap, settings.selective_below, settings.selective_strict
@@ -241,6 +243,7 @@ def requirements(settings: LssdSettings) -> Requirements:
     return Requirements(
         teachers=True,
         shared_teacher=settings.teacher == "overall",
+        pair_bests=settings.teacher == "pair",
         eval_states=settings.needs_eval_states,
         layer_streaming=settings.teachers.on_device == "layers",
     )

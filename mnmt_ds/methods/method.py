@@ -192,6 +192,8 @@ class MethodContext:
     """ZeRO-3: the student's passes gather its weights, so that all ranks must make them together."""
     overall_loss: Callable[[Mapping[str, float]], float] = mean_loss
     """From the pairs' dev losses to the one that the overall best checkpoint is selected by, nats a token."""
+    max_best_versions: int = 0
+    """Distinct models at most that pairs' bests, and teachers made of them, may be; 0: any number."""
     total_updates: Callable[[], int] = lambda: 0
     """Updates that the run's budget allows; schedules are fractions of it."""
     group: dist.ProcessGroup | None = None

@@ -55,6 +55,7 @@ WORDS: dict[str, str] = {
     "passes": "passes of each batch",
     "teachers": "frozen teachers",
     "shared_teacher": "one teacher for all pairs",
+    "pair_bests": "the pairs' best checkpoints",
     "layer_streaming": "teachers layer by layer",
     "top_k": "most probable words",
     "dev_bleu": "dev BLEU",

@@ -43,6 +43,7 @@ def disk_use(
     has_masters = layout.zero_stage > 0 or layout.precision != "fp32"
     state = layout.element_bytes + ((3 if has_masters else 2) + layout.weight_average) * FP32_BYTES
     names_of_pairs = len(recipe.data.pairs) if recipe.validation.keep_best_per_pair else 0
+    names_of_pairs = min(names_of_pairs, recipe.validation.max_best_versions or names_of_pairs)
     distinct = students.number * (max(names_of_pairs, teachers.versions) + 2)
     shards = teachers.versions * teachers.dtype_bytes * rank_parameters // layout.data_parallel_size
     students_here = students.number // layout.teams

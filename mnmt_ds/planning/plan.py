@@ -15,7 +15,7 @@ from mnmt_ds.models.layer_sequence import layer_entries
 from mnmt_ds.parallel_layout import ParallelLayout
 from mnmt_ds.planning.disk import disk_use
 from mnmt_ds.planning.layouts import EstimateMemory, recipe_layout
-from mnmt_ds.planning.memory import PlannedLayout, RankMemory, rank_memory
+from mnmt_ds.planning.memory import FrozenTeachers, PlannedLayout, RankMemory, rank_memory
 from mnmt_ds.planning.parameters import count_parameters, trained_parameters
 from mnmt_ds.planning.pipeline_stages import StageContents, plan_stages
 from mnmt_ds.planning.probe import MINIMAL_MODEL, run_probe
@@ -28,6 +28,7 @@ from mnmt_ds.planning.survey import (
     student_passes,
     survey,
 )
+from mnmt_ds.teachers.shard_exchange import FetchCost, fetch_cost
 
 CALIBRATION_UPDATES = 10
 """Updates that are trained to measure the speed."""
@@ -92,8 +93,19 @@ def make_plan(
         data_survey,
         disk_use(recipe, trained, layout, students, teachers, most, every - trained),
         base_measured=bool(base),
+        fetch=_fetch(recipe, corpus, layout, teachers, most),
         speed=speed,
     )
+
+
+def _fetch(
+    recipe: Recipe, corpus: Corpus, layout: PlannedLayout, teachers: FrozenTeachers, elements: int
+) -> FetchCost | None:
+    """What bringing a teacher, of so many elements a rank, takes; None where none is fetched whole by several ranks."""
+    if not teachers.versions or teachers.layer_streaming or layout.data_parallel_size == 1:
+        return None
+    projection = min(elements, recipe.model.d_model * corpus.tokenizer.size // layout.vocabulary_shards)
+    return fetch_cost(elements, projection, layout.data_parallel_size, teachers.dtype_bytes, teachers.versions)
 
 
 def process_bytes(path: Path, overrides: Sequence[str]) -> int:

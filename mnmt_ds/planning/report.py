@@ -10,6 +10,7 @@ from mnmt_ds.planning.memory import PlannedLayout, PlannedStudents, RankMemory
 from mnmt_ds.planning.parameters import ParameterCounts
 from mnmt_ds.planning.pipeline_stages import StageContents, bubble, slowdown
 from mnmt_ds.planning.survey import Survey, micro_batches_per_rank
+from mnmt_ds.teachers.shard_exchange import FetchCost
 
 DEVICE_LINES = (
     ("base", "the process itself"),
@@ -54,6 +55,8 @@ class RunPlan(NamedTuple):
     """Bytes on disk."""
     base_measured: bool
     """Whether the process's own memory was measured."""
+    fetch: FetchCost | None
+    """What it takes to bring each rank its teacher; None where none is fetched whole."""
     speed: float | None
     """Target tokens a second of one rank that holds everything, of all students together; None: not measured."""
 
@@ -84,7 +87,7 @@ def plan_lines(plan: RunPlan) -> list[str]:
     Returns:
         Lines.
     """
-    lines = [*model_lines(plan), "", *memory_lines(plan), "", *disk_lines(plan)]
+    lines = [*model_lines(plan), "", *memory_lines(plan), "", *fetch_lines(plan.fetch), *disk_lines(plan)]
     return [*lines, "", *data_lines(plan), "", *time_lines(plan)]
 
 
@@ -140,6 +143,25 @@ def memory_lines(plan: RunPlan) -> list[str]:
     for name, text in () if on_cpu else HOST_LINES:
         lines += row(f"on the host: {text}", [getattr(m, name) for m in plan.memories])
     return lines
+
+
+def fetch_lines(fetch: FetchCost | None) -> list[str]:
+    """Formats what a teacher's way to a rank takes.
+
+    Args:
+        fetch: the plan's.
+
+    Returns:
+        Lines; none where nothing is fetched.
+    """
+    if fetch is None:
+        return []
+    return [
+        "a teacher's weights for a micro-batch whose states are not cached, behind the step before it",
+        f"  {format_bytes(fetch.received)} received in {fetch.exchanges:,} all-to-all(s); {fetch.messages:,} messages"
+        f" and at most {fetch.copies:,} copies to the device a rank",
+        "",
+    ]
 
 
 def disk_lines(plan: RunPlan) -> list[str]:

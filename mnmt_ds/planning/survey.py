@@ -240,8 +240,12 @@ def frozen_teachers(recipe: Recipe, training_data: TrainingData, data_parallel_s
     if not settings:
         return FrozenTeachers()
     needs = [registry.entry_of(section).requires(section) for section in registry.all_sections(recipe.method)]
+    pairs = len(recipe.data.pairs)
+    bests = min(pairs, recipe.validation.max_best_versions or pairs)
     versions = sum(
-        1 if requirements.shared_teacher else len(recipe.data.pairs) for requirements in needs if requirements.teachers
+        1 if requirements.shared_teacher else bests if requirements.pair_bests else pairs
+        for requirements in needs
+        if requirements.teachers
     )
     layer_streaming = settings[0].on_device == "layers"
     plan = None if layer_streaming else cache_plan(recipe, settings[0], training_data, data_parallel_size)

@@ -6,7 +6,9 @@ another, the output projection's first.
 Letters: R ranks, L elements of a range of shards, P elements of a piece.
 """
 
+from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 import torch
@@ -43,13 +45,14 @@ class ShardLayout(NamedTuple):
         """Lists the pieces in a range of a shard.
 
         Args:
-            start: first element; a piece begins there.
-            stop: end of the range; a piece ends there.
+            start: first element.
+            stop: end of the range.
 
         Returns:
-            The pieces, in their order.
+            The pieces of which the range holds an element, in their order.
         """
-        return [piece for piece in self.pieces if start <= piece.start < stop]
+        first = bisect_right(self.pieces, start, key=lambda piece: piece.start + piece.length)
+        return list(takewhile(lambda piece: piece.start < stop, self.pieces[first:]))
 
 
 def shard_layout(
@@ -133,34 +136,48 @@ def assemble_shard(layout: ShardLayout, own_pieces: Mapping[str, Tensor], dtype:
 def fill_parameters(
     pieces: Iterable[ShardPiece], shards_RL: Tensor, offset: int, parameters: Mapping[str, Tensor]
 ) -> None:
-    """Writes whole parameters from all ranks' shards.
+    """Writes parameters, or parts of them, from a range of all ranks' shards; nothing is copied twice.
 
     Args:
-        pieces: the parameters to write.
-        shards_RL: a range of every rank's shard.
+        pieces: of the parameters to write; of a piece that is cut by the range's ends, the part in the range is.
+        shards_RL: the range of every rank's shard.
         offset: the shard's element at which the range begins.
-        parameters: where to write, by the pieces' names.
+        parameters: where to write, contiguous, by the pieces' names.
     """
+    end = offset + shards_RL.shape[1]
     for piece in pieces:
-        pieces_RP = shards_RL[:, piece.start - offset : piece.start - offset + piece.length]
-        parameters[piece.name].copy_(pieces_RP.reshape(-1)[: piece.shape.numel()].view(piece.shape))
+        first, last = max(offset, piece.start), min(end, piece.start + piece.length)
+        part_RP = shards_RL[:, first - offset : last - offset]
+        flat, at = parameters[piece.name].view(-1), first - piece.start
+        whole = max(0, min(len(part_RP), (len(flat) - at - part_RP.shape[1]) // piece.length + 1))
+        if whole:  # ranks whose part lies within the parameter
+            flat.as_strided((whole, part_RP.shape[1]), (piece.length, 1), flat.storage_offset() + at).copy_(
+                part_RP[:whole]
+            )
+        rest = flat[whole * piece.length + at :][: part_RP.shape[1]]
+        if whole < len(part_RP) and len(rest):  # the last rank that has some; behind it is padding
+            rest.copy_(part_RP[whole, : len(rest)])
 
 
 def buckets(pieces: Sequence[ShardPiece], max_elements: int) -> list[tuple[int, int]]:
-    """Cuts a sequence of pieces into ranges of a shard that are sent at once.
+    """Cuts a sequence of pieces into ranges of a shard that are sent at once, within pieces as well.
 
     Args:
         pieces: the pieces, in their order.
-        max_elements: largest length of a range; one piece alone may be longer.
+        max_elements: largest length of a range.
 
     Returns:
-        Ranges (start, stop) of whole pieces.
+        Ranges (start, stop), as few and as equal as can be.
     """
-    ranges: list[tuple[int, int]] = []
+    runs: list[tuple[int, int]] = []
     for piece in pieces:
-        stop = piece.start + piece.length
-        if ranges and piece.start == ranges[-1][1] and stop - ranges[-1][0] <= max_elements:
-            ranges[-1] = (ranges[-1][0], stop)
+        if runs and piece.start == runs[-1][1]:
+            runs[-1] = (runs[-1][0], piece.start + piece.length)
         else:
-            ranges.append((piece.start, stop))
+            runs.append((piece.start, piece.start + piece.length))
+    ranges = []
+    for start, stop in runs:
+        count = -(-(stop - start) // max(1, max_elements))
+        ends = [start + (stop - start) * i // count for i in range(count + 1)]
+        ranges += list(pairwise(ends))
     return ranges

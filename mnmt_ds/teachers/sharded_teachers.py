@@ -8,7 +8,7 @@ Letters: R ranks, C elements of a shard's range; B sentences, T target tokens, E
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mnmt_ds.batch import Batch
 from mnmt_ds.distributed import RankGroup
 from mnmt_ds.teachers.background import BackgroundWorker, Finished
-from mnmt_ds.teachers.shard_exchange import MAX_ELEMENTS_PER_EXCHANGE, all_to_all_shards
-from mnmt_ds.teachers.shard_layout import ShardLayout, buckets, fill_parameters
+from mnmt_ds.teachers.shard_exchange import all_to_all_shards, exchange_ranges
+from mnmt_ds.teachers.shard_layout import ShardLayout, fill_parameters
 from mnmt_ds.teachers.shard_storage import ShardStorage, Version
 
 ON_DEVICE = 2
@@ -111,6 +111,25 @@ class BufferTable:
         buffers[buffer] = (request.version, max(present, stop))
         buffers.move_to_end(buffer)
         return ShardTransfer(request.version, buffer, present, stop) if present < stop else None
+
+
+def planned_exchanges(
+    transfers: Sequence[ShardTransfer | None], layout: ShardLayout
+) -> Iterator[tuple[list[ShardTransfer | None], int, int]]:
+    """Lists the exchanges of a fetch, of which every rank takes part in each.
+
+    Args:
+        transfers: what each rank has to receive; None: nothing.
+        layout: the shards' layout.
+
+    Yields:
+        The transfers that an exchange serves, and the range (start, stop) of the shards that it moves.
+    """
+    for ranges in exchange_ranges(layout, len(transfers)):
+        for start, stop in ranges:
+            served = [t if t and t.start <= start < t.stop else None for t in transfers]
+            if any(served):
+                yield served, start, stop
 
 
 class ShardedTeachers:
@@ -220,11 +239,8 @@ class ShardedTeachers:
             The model of this rank's teacher; None where it needs none.
         """
         transfers = self._buffers.plan_transfers(requests, self.layout)
-        stop = max((transfer.stop for transfer in transfers if transfer), default=0)
-        projection_length = self.layout.projection_length
-        for pieces in (self.layout.between(0, projection_length), self.layout.between(projection_length, stop)):
-            for first, last in buckets(pieces, MAX_ELEMENTS_PER_EXCHANGE // self.ranks.size):
-                self._exchange([t if t and t.start <= first < t.stop else None for t in transfers], first, last)
+        for exchange, first, last in planned_exchanges(transfers, self.layout):
+            self._exchange(exchange, first, last)
         own_request = requests[self.ranks.rank]
         return (
             None if own_request is None else self._models[self._buffers.index_of(self.ranks.rank, own_request.version)]

@@ -12,6 +12,7 @@ from mnmt_ds.best_values import NO_UPDATE, BestValue, BestValues, DevMetric
 from mnmt_ds.errors import UserError
 from mnmt_ds.teachers.teacher_pool import TeacherPool
 from mnmt_ds.teachers.teacher_source import DevResults
+from mnmt_ds.version_limit import VersionLimit
 
 
 class TeacherBank:
@@ -20,16 +21,18 @@ class TeacherBank:
     dev_metrics = (DevMetric.DEV_LOSS,)
     """What it goes by."""
 
-    def __init__(self, pairs: Sequence[str], pool: TeacherPool) -> None:
+    def __init__(self, pairs: Sequence[str], pool: TeacherPool, max_versions: int = 0) -> None:
         """Starts without teachers.
 
         Args:
             pairs: names of the run's language pairs.
             pool: holds the teachers.
+            max_versions: distinct teachers at most; 0: one a pair.
         """
         self.pool = pool
         self.best = BestValues(pairs)
         """Lowest dev loss of each pair; its update is the version of the pair's teacher."""
+        self.limit = VersionLimit(max_versions)
         self.switch: dict[str, bool] = dict.fromkeys(pairs, False)
         """Whether the pair is distilled."""
 
@@ -53,6 +56,7 @@ class TeacherBank:
             report: the validation's results.
         """
         improved = self.best.update_lowest(report.dev, report.update)
+        self.limit.apply(self.best, report.dev, report.update)
         for pair in report.dev:
             self.switch[pair] = pair not in improved and self.best[pair].is_set
         self.pool.keep_only(self.snapshots())
@@ -86,15 +90,22 @@ class TeacherBank:
     def begin_anew(self) -> None:
         """Drops the lowest dev losses: teachers stay until the next validation replaces them."""
         self.best.forget_values()
+        self.limit.dev = {}
 
     def state(self) -> dict[str, Any]:
         """Returns the state for a checkpoint.
 
         Returns:
-            Of each pair: ``best`` (dev loss, nats a token), ``switch`` and ``version`` (None: no teacher).
+            Of each pair: ``best`` (dev loss, nats a token), ``switch`` and ``version`` (None: no teacher), and
+            ``dev``, its dev losses under the teachers in use by version, where their number is bounded.
         """
         return {
-            pair: {"best": best.value, "switch": self.switch[pair], "version": best.update if best.is_set else None}
+            pair: {
+                "best": best.value,
+                "switch": self.switch[pair],
+                "version": best.update if best.is_set else None,
+                "dev": [[version, losses[pair]] for version, losses in self.limit.dev.items() if pair in losses],
+            }
             for pair, best in self.best.items()
         }
 
@@ -113,4 +124,6 @@ class TeacherBank:
             version = values["version"]
             self.best[pair] = BestValue(values["best"], NO_UPDATE if version is None else version)
             self.switch[pair] = values["switch"]
+            for version, loss in values.get("dev", ()) if self.limit.most else ():
+                self.limit.dev.setdefault(version, {})[pair] = loss
         self.pool.restore(self.snapshots())

@@ -267,7 +267,7 @@ def test_a_model_without_its_frozen_weights_is_refused(tmp_path: Path) -> None:
                    "tokenizer_hash": "", "frozen": digest}  # fmt: skip
     rest = {name: value for name, value in weights.items() if name not in kept}
     snapshots.write(tmp_path, 5, rest, description)
-    snapshots.link(tmp_path, ["best"], 5)
+    snapshots.link(tmp_path, {"best": 5})
     best = tmp_path / "best"
     source, read = open_weights(best), dict(load_model(best)[0].named_parameters())
     name = "decoder.0.cross.kv.weight"

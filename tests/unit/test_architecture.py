@@ -17,7 +17,7 @@ LAYERS = (
         "private_api_list",
         "host_copy",
     ),
-    ("checkpoint_writer",),
+    ("checkpoint_writer", "version_limit"),
     ("private_apis", "private_block_step", "private_late_checks"),
     ("private_masters",),
     ("config", "kernels", "requirements", "private_apis_page", "file_integrity", "packed_records"),

@@ -7,6 +7,7 @@ from typing import Any
 from mnmt_ds.best_values import BestValue, BestValues, keep_lowest
 from mnmt_ds.engine.settings import ValidationSettings
 from mnmt_ds.methods.method import ValidationReport
+from mnmt_ds.version_limit import Moved, VersionLimit
 
 OVERALL = ""
 """Stands for the overall best among the names of pairs."""
@@ -28,6 +29,9 @@ class BestCheckpoints:
         self.overall = BestValue()
         self.dev_at_overall: dict[str, float] = {}
         self.pair = BestValues(pairs)
+        self.limit = VersionLimit(settings.max_best_versions)
+        self.moved: list[Moved] = []
+        """Pairs whose best was given up for another at the last validation."""
         self.since_better = 0
         """Validations since the overall best; where it goes by scores, those that took them."""
         self.lowest: dict[str, list[BestValue]] = {}
@@ -55,7 +59,9 @@ class BestCheckpoints:
             self.lowest[name] = keep_lowest(
                 self.lowest.get(name, []), BestValue(value, report.update), self.settings.average_k
             )
-        return is_better, self.pair.update_lowest(report.dev, report.update)
+        improved = self.pair.update_lowest(report.dev, report.update)
+        self.moved = self.limit.apply(self.pair, report.dev, report.update)
+        return is_better, improved
 
     def _overall_value(self, dev: Mapping[str, float], scores: Mapping[str, Mapping[str, float]]) -> float | None:
         """What the overall best goes by, the lower the better; None where it goes by scores that were not taken."""
@@ -97,7 +103,7 @@ class BestCheckpoints:
         self.overall, self.since_better = self.overall.without_value(), 0
         self.lowest = {} if pairs else {name: values for name, values in self.lowest.items() if name != OVERALL}
         if pairs:
-            self.dev_at_overall = {}
+            self.dev_at_overall, self.limit.dev = {}, {}
             self.pair.forget_values()
 
     def forget_weights_of_pairs(self) -> None:
@@ -142,6 +148,7 @@ class BestCheckpoints:
             "pair": {pair: list(best) for pair, best in self.pair.items()},
             "since_better": self.since_better,
             "lowest": {name: [list(best) for best in values] for name, values in self.lowest.items()},
+            "versions": self.limit.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -153,6 +160,7 @@ class BestCheckpoints:
         self.overall = BestValue(*state["overall"])
         self.dev_at_overall = dict(state["dev_at_overall"])
         self.pair = BestValues({pair: BestValue(*best) for pair, best in state["pair"].items()})
+        self.limit.restore(state.get("versions", ()))
         self.since_better = int(state["since_better"])
         if not self.settings.average_k:
             self.lowest = {}

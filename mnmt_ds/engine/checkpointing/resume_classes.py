@@ -115,7 +115,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
     "pipeline": {FREE: "stages balance"},
     "tensor": {FREE: "vocabulary"},
     "validation": {
-        FREE: "every max_tokens watch keep_best_per_pair bleu_every average_k",
+        FREE: "every max_tokens watch keep_best_per_pair max_best_versions bleu_every average_k",
         NEW_METRIC: "selection select_by bleu_sentences bleu_beam bleu_ban_unknown",
     },
     "tracking": {NO_EFFECT: "wandb project entity group wandb_runs wandb_pairs tensorboard log_every"},

@@ -106,15 +106,14 @@ def average(run: Path, updates: Mapping[str, Sequence[int]], replace: bool = Tru
         LOG.warning("%s: %s not written, for fewer than two checkpoints of each were kept", run, ", ".join(alone))
 
 
-def link(run: Path, names: Iterable[str], update: int) -> None:
-    """Points links ``run/NAME`` at a snapshot, each in one atomic step.
+def link(run: Path, updates: Mapping[str, int]) -> None:
+    """Points links ``run/NAME`` at snapshots, each in one atomic step.
 
     Args:
         run: the student's directory.
-        names: of the links, such as "best".
-        update: of the snapshot.
+        updates: of the snapshots, by the links' names, such as "best".
     """
-    for name in names:
+    for name, update in updates.items():
         replace_link(run / name, Path("snapshots") / str(update))
 
 
@@ -125,9 +124,7 @@ def restore_links(run: Path, updates: Mapping[str, int]) -> None:
         run: the student's directory.
         updates: of the snapshots, by the links' names.
     """
-    for name, update in updates.items():
-        if directory_of(run, update).is_dir():
-            link(run, [name], update)
+    link(run, {name: update for name, update in updates.items() if directory_of(run, update).is_dir()})
 
 
 def linked(run: Path) -> set[str]:

@@ -1,6 +1,6 @@
 """What a student leaves behind: the weights of its best checkpoints, its part of a checkpoint, its records."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mnmt_ds.engine.students.student import Student
 from mnmt_ds.methods.method import DevMetricState, ValidationReport
 from mnmt_ds.models.frozen import is_frozen
 from mnmt_ds.models.pretrained import expected_shapes
+from mnmt_ds.version_limit import Moved
 
 
 def state_of(student: Student) -> dict[str, Any]:
@@ -145,9 +146,32 @@ def keep_weights(
     """
     if report.update in snapshots_of(student):
         _write_snapshot(corpus, student, {"epoch": report.epoch, "dev": report.dev})
-    names = ["best"] if is_better else []
-    names += [f"best_{pair}" for pair in improved] if student.recipe.validation.keep_best_per_pair else []
-    student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, names, report.update)
+    links = dict.fromkeys(["best"] if is_better else [], report.update)
+    if student.recipe.validation.keep_best_per_pair:
+        links |= {f"best_{pair}": report.update for pair in improved}
+        links |= {f"best_{move.pair}": move.update for move in student.best.moved}
+    student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, links)
+    if student.best.moved:
+        student.tracker.info(given_up_line(report.update, student.best.moved))
+
+
+def given_up_line(update: int, moved: Sequence[Moved]) -> str:
+    """Says which models are given up, since pairs' bests are too many.
+
+    Args:
+        update: of the validation.
+        moved: pairs whose best was given up, at least one.
+
+    Returns:
+        A line for the log.
+    """
+    given_up, worst = sorted({move.given_up for move in moved}), max(moved, key=lambda move: move.rise)
+    others = sorted({move.update for move in moved})
+    return (
+        f"validation {update}: validation.max_best_versions gives up the model(s) of update(s)"
+        f" {', '.join(map(str, given_up))}; the bests of {len(moved)} pair(s) are now those of"
+        f" {', '.join(map(str, others))}, dev loss +{worst.rise:.4f} at most ({worst.pair})"
+    )
 
 
 def keep_last(corpus: Corpus, student: Student) -> None:
@@ -161,7 +185,7 @@ def keep_last(corpus: Corpus, student: Student) -> None:
         with averaged_weights(student.engine.average):
             _write_snapshot(corpus, student, {"epoch": float(student.data_iterator.epoch)})
     student.last = student.updates
-    student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, ["last"], student.updates)
+    student.engine.layout.ranks.on_main_first(snapshots.link, student.directory, {"last": student.updates})
 
 
 def keep_averages(student: Student, replace: bool = True) -> None:
