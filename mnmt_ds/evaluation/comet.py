@@ -14,7 +14,10 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.evaluation.given_sets import MetricValue
 
 INSTALL = "python -m venv comet && comet/bin/pip install unbabel-comet, then --comet-python comet/bin/python"
-VERSION = "import importlib.metadata as metadata; print(metadata.version('unbabel-comet'))"
+VERSION = (
+    "import importlib.metadata as metadata, importlib.util as util;"
+    " print(util.find_spec('comet') and metadata.version('unbabel-comet'))"
+)
 
 
 class CometModel(NamedTuple):
@@ -58,9 +61,10 @@ def open_comet(model: Path, python: Path | None) -> CometModel:
         done = subprocess.run([python, "-c", VERSION], capture_output=True, text=True)
     except OSError as error:
         raise UserError(f"--comet-python {python}: cannot be run ({error.strerror}); once: {INSTALL}") from None
-    if done.returncode:
+    version = done.stdout.strip()
+    if done.returncode or not version[:1].isdecimal():
         raise UserError(f"--comet-python {python}: has no unbabel-comet; once: {INSTALL}")
-    return CometModel(checkpoints[0], checkpoints[0].absolute().parents[1].name, python, done.stdout.strip())
+    return CometModel(checkpoints[0], checkpoints[0].absolute().parents[1].name, python, version)
 
 
 def comet_score(

@@ -69,6 +69,8 @@ def test_files_go_there_and_the_mean_comes_back(
         (str(tmp_path), "--comet-python", str(python)): "no COMET model; give a directory with hparams.yaml",
         (str(model), "--comet-python", str(tmp_path / "none")): "cannot be run (No such file or directory)",
         (str(model), "--comet-python", "/bin/false"): "has no unbabel-comet",
+        (str(model), "--comet-python", "/bin/true"): "has no unbabel-comet",
+        (str(model), "--comet-python", sys.executable): "has no unbabel-comet",
     }
     for options, message in cases.items():
         assert main([*command, *options]) == 2
