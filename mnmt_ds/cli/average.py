@@ -4,6 +4,8 @@ import argparse
 
 from mnmt_ds.config.paths import path_option
 
+OF_A_RUN = ("best", "best_*", "last", "last_model")
+"""Models of a run that are averaged; not its averages, which hold them already."""
 HELP = "average the weights of several checkpoints into one model"
 
 
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.models:
         if (path / "model.json").exists():
             directories.append(path)
-        elif inside := sorted(model.parent for model in path.glob("*/model.json")):
+        elif inside := [file.parent for name in OF_A_RUN for file in sorted(path.glob(f"{name}/model.json"))]:
             directories += inside
         else:
             raise UserError(f"{path}: holds no model; give a run, or its best, best_<pair> or last directory")
@@ -51,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if len(models) == 1 < len(directories):
         update = describe_model(models[0]).get("update", "unknown")
         raise UserError(
-            f"{', '.join(map(str, directories))}: all are one snapshot, of update {update} ({models[0].resolve()});"
-            " name models of other updates or runs"
+            f"{', '.join(map(str, args.models))}: all {len(directories)} models are one snapshot, of update {update}"
+            f" ({models[0].resolve()}); name models of other updates or runs"
         )
     weights, description = average_models(models)
     tokenizer = find_tokenizer(models[0], description["tokenizer_hash"])
@@ -64,5 +66,5 @@ def run(args: argparse.Namespace) -> int:
         raise file_fault(error, args.out) or error from None
     repeated = len(directories) - len(models)
     print(f"{args.out}: the mean of {len(models)} models: {', '.join(map(str, models))}"
-          + (f" ({repeated} named twice)" if repeated else ""))  # fmt: skip
+          + (f" ({repeated} more have the weights of one of these)" if repeated else ""))  # fmt: skip
     return 0

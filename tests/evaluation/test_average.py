@@ -19,14 +19,19 @@ def call(*arguments: Any) -> int:
 def test_average(tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     runs = [model_run(tmp_path / name, tiny_corpus, seed) for seed, name in enumerate(("a", "b", "c"))]
     (runs[0] / "best_bs-en").symlink_to("snapshots/7")
+    save_model(runs[0] / "average", read_weights(runs[1] / "best"), describe_model(runs[1] / "best"))
     out = tmp_path / "mean"
     assert call("average", out, runs[0], runs[1] / "best", runs[2]) == 0
-    assert "the mean of 3 models" in (said := capfd.readouterr().out) and "(1 named twice)" in said
+    assert (
+        "the mean of 3 models" in (said := capfd.readouterr().out)
+        and "(1 more have the weights of one of these)" in said
+    )
     single = [read_weights(run / "best") for run in runs]
     for name, value in read_weights(out).items():
         expected = torch.stack([weights[name].double() for weights in single]).mean(0)
         torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
     facts = describe_model(out)
+    assert [Path(each["model"]) for each in facts["averaged"]] == [run / "best" for run in runs], "no run's average"
     assert [each["update"] for each in facts["averaged"]] == [7, 7, 7] and facts["pairs"] == ["bs-en", "hi-en", "fr-en"]
     translator = open_translator(out)
     assert translator.tokenizer.hash == facts["tokenizer_hash"]
@@ -46,7 +51,7 @@ def test_what_cannot_be_averaged(tiny_corpus: Path, tmp_path: Path, capfd: pytes
     (tmp_path / "none").mkdir()
     cases = {
         (tmp_path / "out", run): "one model has no mean; name several",
-        (tmp_path / "out", run, run / "best"): f"{run}/best, {run}/best: all are one snapshot, of update 7"
+        (tmp_path / "out", run, run / "best"): f"{run}, {run}/best: all 2 models are one snapshot, of update 7"
         f" ({(run / 'best').resolve()}); name models of other updates or runs",
         (tmp_path / "out", run, tmp_path / "framed"): f"{tmp_path / 'framed'}: another framing than {run / 'best'}",
         (tmp_path / "full", run, other): "exists and is not empty",
