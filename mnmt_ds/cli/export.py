@@ -97,15 +97,18 @@ def write_transformers(translator: "Translator", pair: str, out: Path, restore: 
     Raises:
         UserError: where the vocabulary was trimmed and cannot be restored.
     """
+    from mnmt_ds.data.tokenizer import EXPORTED
     from mnmt_ds.decoding.hf_tokenizer import family_files, files_with_pieces, new_tags, write_tokenizer
     from mnmt_ds.decoding.pretrained import open_for_export
     from mnmt_ds.models.export import m2m100_config
-    from mnmt_ds.models.pretrained import write_as_m2m100
+    from mnmt_ds.models.pretrained import describe_export, write_as_m2m100
 
     source, tokenizer = open_for_export(translator.directory, translator.tokenizer, restore)
     config = m2m100_config(source.settings, source.vocabulary_size, decoder_start(translator, pair))
     config["dtype"] = str(source.dtype("embedding.weight")).removeprefix("torch.")
     write_as_m2m100(source, out / "model.safetensors")
+    describe_export(source, out / "model.safetensors", translator.description, tokenizer.hash)
+    tokenizer.save_to(out / EXPORTED)
     generation = {
         key: config[key] for key in ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
     }
@@ -167,6 +170,7 @@ def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[st
     Raises:
         UserError: when two tokens have the same text.
     """
+    from mnmt_ds.data.tokenizer import EXPORTED
     from mnmt_ds.errors import UserError
     from mnmt_ds.models.export import save_ctranslate2
 
@@ -179,7 +183,7 @@ def write_ctranslate2(translator: "Translator", pair: str, out: Path) -> list[st
     start = decoder_start(translator, pair)
     fixed = names[start] if start < tokenizer.piece_count else None
     save_ctranslate2(as_transformers(translator, pair), names, fixed, out)
-    tokenizer.save_to(out / "sentencepiece")
+    tokenizer.save_to(out / EXPORTED)
     return []
 
 

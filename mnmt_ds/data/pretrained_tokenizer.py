@@ -14,7 +14,7 @@ import sentencepiece
 from mnmt_ds.data import family_languages
 from mnmt_ds.data.framing import FramingSettings
 from mnmt_ds.data.sentencepiece_model import from_bpe_merges, has_all_parts
-from mnmt_ds.data.tokenizer import JOINT, MASK, SPECIALS, Tokenizer
+from mnmt_ds.data.tokenizer import EXPORTED, JOINT, MASK, SPECIALS, Tokenizer
 from mnmt_ds.errors import UserError
 from mnmt_ds.files import refuse_pointer
 from mnmt_ds.json_files import read_json
@@ -89,7 +89,7 @@ def own_places(path: Path) -> list[Path]:
         Directories, the likeliest first.
     """
     above = [path.absolute().parent, path.absolute().parent.parent] if (path / "model.json").exists() else []
-    return [path, *(parent / "tokenizer" for parent in (path, *above))]
+    return [path, path / EXPORTED, *(parent / "tokenizer" for parent in (path, *above))]
 
 
 def number_sentencepiece(path: Path, languages: Sequence[str]) -> Tokenizer:

@@ -33,6 +33,8 @@ ORIGINAL = "original."
 """What the name of a pretrained model's file begins with here."""
 DERIVATION = "derivation.json"
 """Name of the file that says which rows of a pretrained model the ids are."""
+EXPORTED = "sentencepiece"
+"""Directory of the tokenizer in an export."""
 VOCABULARY = "vocabulary.json"
 """Name of the file that lists the symbols of a given numbering."""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mnmt_ds.data.derived_tokenizer import new_piece_ids
 from mnmt_ds.data.framing import Frame
 from mnmt_ds.data.pretrained_tokenizer import FAST, M2M_VOCABULARY, SENTENCEPIECE
-from mnmt_ds.data.tokenizer import JOINT, UNK, Tokenizer
+from mnmt_ds.data.tokenizer import EXPORTED, JOINT, UNK, Tokenizer
 
 SPECIALS = {"bos_token": 0, "pad_token": 1, "eos_token": 2}
 """Symbols by transformers' names; the unknown piece is none of them there, since it is written, as ours, " ⁇ "."""
@@ -71,7 +71,7 @@ def write_tokenizer(tokenizer: Tokenizer, frame: Frame, samples: Sequence[str], 
     Returns:
         Notes for the user: why there is no tokenizer.json, or on which of ``HARD_STRINGS`` it differs from ours.
     """
-    model = out / "sentencepiece" / "spm.model"
+    model = out / EXPORTED / "spm.model"
     tokenizer.save_to(model.parent)
     end = "; sentencepiece/ holds the tokenizer as it is"
     if not model.exists():

@@ -10,10 +10,10 @@ import torch
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
 from mnmt_ds.data.language_codes import fits
 from mnmt_ds.data.language_pairs import split_pair
-from mnmt_ds.data.tokenizer import Tokenizer
+from mnmt_ds.data.tokenizer import EXPORTED, Tokenizer
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.transformer import Transformer
-from mnmt_ds.models.weights import describe_model, load_model
+from mnmt_ds.models.weights import describe_model, load_model, weights_identity
 from mnmt_ds.run_files import data_directory
 
 LOG = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ def join_ensemble(first: Translator, others: Sequence[Translator]) -> Translator
 
 def _same_weights(first: Translator, second: Translator) -> bool:
     """Whether two models are one: by their hashes, or where there are none by their places."""
-    hashes = [each.description.get("sha256") for each in (first, second)]
+    hashes = [weights_identity(each.description) for each in (first, second)]
     return hashes[0] == hashes[1] if None not in hashes else first.directory.resolve() == second.directory.resolve()
 
 
@@ -219,7 +219,7 @@ def find_tokenizer(directory: Path, expected_hash: str, data: Path | None = None
         UserError: where there is none, or only another one.
     """
     run = directory.absolute().parent
-    candidates = [directory / "tokenizer", run / "tokenizer", run.parent / "tokenizer"]
+    candidates = [directory / "tokenizer", directory / EXPORTED, run / "tokenizer", run.parent / "tokenizer"]
     corpora = [data, data_directory(run), data_directory(run.parent)]
     candidates += [corpus / "tokenizer" for corpus in corpora if corpus is not None]
     other = None

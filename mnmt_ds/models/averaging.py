@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.models.settings import ModelSettings
-from mnmt_ds.models.weights import describe_model, read_plain_weights
+from mnmt_ds.models.weights import describe_model, read_plain_weights, weights_identity
 
 SAME = ("vocabulary_size", "framing", "tokenizer_hash")
 """What descriptions of models that are averaged must have in common, beside the shape."""
@@ -29,7 +29,7 @@ def distinct_models(directories: Sequence[Path]) -> list[Path]:
     """
     by_weights: dict[str, Path] = {}
     for directory in directories:
-        by_weights.setdefault(str(describe_model(directory).get("sha256", directory.resolve())), directory)
+        by_weights.setdefault(weights_identity(describe_model(directory)) or str(directory.resolve()), directory)
     return list(by_weights.values())
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mnmt_ds.batch import BOS, EOS, PAD
 from mnmt_ds.errors import UserError
+from mnmt_ds.file_integrity import CHECKSUM, with_checksum
 from mnmt_ds.files import refuse_pointer, sha256, write_json
 from mnmt_ds.json_files import read_json, reason
 from mnmt_ds.models.export import m2m100_names, m2m100_tensors
@@ -25,7 +26,7 @@ from mnmt_ds.models.settings import LoraSettings, ModelSettings
 from mnmt_ds.models.transformer import Transformer
 from mnmt_ds.models.vocab_parallel import VocabShard, is_vocab_sharded
 from mnmt_ds.models.weight_files import NAMES, WeightFiles, write_weights
-from mnmt_ds.models.weights import describe_model
+from mnmt_ds.models.weights import describe_model, weights_identity
 
 SHAPE = (
     "d_model", "ffn", "heads", "encoder_layers", "decoder_layers", "share_embeddings", "scale_embedding",
@@ -347,6 +348,29 @@ def write_as_m2m100(source: WeightSource, path: Path) -> None:
     write_weights(path, list(written), [value.shape for value in values], [value.dtype for value in values], tensors())
 
 
+def describe_export(source: WeightSource, path: Path, description: Mapping[str, Any], tokenizer_hash: str) -> None:
+    """Writes the ``model.json`` by which our commands read an export, beside its weights.
+
+    Args:
+        source: the weights that were written.
+        path: their safetensors file, with transformers' names.
+        description: of the model that was exported.
+        tokenizer_hash: of the tokenizer that is exported.
+    """
+    shape = source.settings.model_copy(update={"encoder_projection": "shared"})  # whose own is left out
+    kept = {key: value for key, value in description.items() if key not in ("frozen", "sha256", CHECKSUM)}
+    of_export = {
+        "model": shape.model_dump(mode="json"),
+        "vocabulary_size": source.vocabulary_size,
+        "tokenizer_hash": tokenizer_hash,
+        "names": "m2m_100",
+        "sha256": sha256(path),
+    }
+    if source.words is None and "sha256" in description:
+        of_export["exported"] = weights_identity(description)
+    write_json(path.parent / "model.json", with_checksum({**kept, **of_export}))
+
+
 def expected_shapes(settings: ModelSettings, vocabulary_size: int) -> dict[str, torch.Size]:
     """Lists a model's weights.
 
@@ -368,9 +392,11 @@ def _open_own(directory: Path) -> WeightSource:
         settings, size = ModelSettings(**description["model"]), int(description["vocabulary_size"])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{directory / 'model.json'}: describes no model; take another checkpoint of the run") from None
-    names = {name: (name,) for name in expected_shapes(settings, size)}
-    source = WeightSource(directory, settings, size, WeightFiles(directory), names)
-    _check_tensors(source, tied_repeats=False)
+    files, is_export = WeightFiles(directory), "names" in description
+    own = expected_shapes(settings, size)
+    names = m2m100_names(settings, files.facts) if is_export else {name: (name,) for name in own}
+    source = WeightSource(directory, settings, size, files, names)
+    _check_tensors(source, tied_repeats=is_export and settings.share_embeddings != "none")
     plain = {name: parts for name, parts in names.items() if not is_adapter(name)}
     return source._replace(settings=settings.plain(), parts=plain, lora=settings.lora)
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from mnmt_ds.errors import UserError
 from mnmt_ds.file_integrity import first_altered, read_checked_json, with_checksum
 from mnmt_ds.files import replacing_directory, sha256
 from mnmt_ds.json_files import reason
+from mnmt_ds.models.export import m2m100_names
 from mnmt_ds.models.lora import is_adapter, merged
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer
@@ -118,6 +119,8 @@ class DescriptionJson(TypedDict):
     dev: NotRequired[dict[str, float]]
     frozen: NotRequired[str]
     sha256: NotRequired[str]
+    names: NotRequired[Literal["m2m_100"]]
+    exported: NotRequired[str]
 
 
 def describe_model(directory: Path) -> dict[str, Any]:
@@ -139,6 +142,18 @@ def describe_model(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no model there; give a run's best, best_<pair> or last_model directory") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); {REMEDY}") from None
+
+
+def weights_identity(description: Mapping[str, Any]) -> str | None:
+    """Returns what tells weights apart, also from their own export.
+
+    Args:
+        description: ``model.json``.
+
+    Returns:
+        SHA-256 of the weights' file, of an export that of the exported one; None where the description has none.
+    """
+    return description.get("exported", description.get("sha256"))
 
 
 def _settings(directory: Path, description: Mapping[str, Any]) -> ModelSettings:
@@ -164,9 +179,27 @@ def read_weights(directory: Path, names: Sequence[str] | None = None) -> dict[st
         UserError: where a file is missing or altered, or a weight is not finite.
     """
     path = _verified_file(directory)
-    return _finite(
-        path, lambda file: {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
-    )
+    parts = _parts(directory)
+
+    def read(file: Any) -> dict[str, Tensor]:
+        if parts is None:
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+        stored = parts(file.keys())
+        values = {
+            name: [file.get_tensor(part) for part in stored[name]] for name in (stored if names is None else names)
+        }
+        return {name: each[0] if len(each) == 1 else torch.cat(each) for name, each in values.items()}
+
+    return _finite(path, read)
+
+
+def _parts(directory: Path) -> Callable[[Sequence[str]], dict[str, tuple[str, ...]]] | None:
+    """Of an export: what of its file each of our weights consists of, by the names there; None: the names are ours."""
+    description = describe_model(directory)
+    if "names" not in description:
+        return None
+    settings = _settings(directory, description)
+    return lambda present: m2m100_names(settings, present)
 
 
 def read_elements(directory: Path, ranges: Ranges) -> dict[str, Tensor]:
@@ -182,6 +215,9 @@ def read_elements(directory: Path, ranges: Ranges) -> dict[str, Tensor]:
     Raises:
         UserError: where a file is missing or altered, or an element that is read is not finite.
     """
+    if _parts(directory) is not None:
+        weights = read_weights(directory, list(ranges))
+        return {name: weights[name].flatten()[slice(*ends)] for name, ends in ranges.items()}
     return _finite(
         _verified_file(directory), lambda file: {name: _elements(file, name, *ends) for name, ends in ranges.items()}
     )

@@ -3,18 +3,24 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from mnmt_ds.batch import PAD
 from mnmt_ds.cli.main import main
 from mnmt_ds.data.corpus import Corpus
 from mnmt_ds.data.framing import frame_source
+from mnmt_ds.data.pretrained_tokenizer import open_given_tokenizer
 from mnmt_ds.decoding.beam_search import BeamSettings
 from mnmt_ds.decoding.loading import open_translator
+from mnmt_ds.decoding.pretrained import with_pretrained
 from mnmt_ds.decoding.translation import translate_all
+from mnmt_ds.models.settings import ModelSettings
+from mnmt_ds.models.weights import describe_model, read_elements, read_weights, save_model
 from tests.evaluation.runs import model_run
 
 PAIR = "fr-en"
@@ -61,6 +67,61 @@ def test_transformers_directory(
     assert tokenizer.batch_decode(generated, skip_special_tokens=True) == [
         translator.tokenizer.decode(row[0].tokens) for row in found[PAIR]
     ]
+
+
+@pytest.mark.parametrize("share", ["all", "decoder", "none"])
+def test_every_command_reads_an_export(
+    share: str, tiny_corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The transformers directory of a run, as the run's own model: the same weights, hypotheses and files."""
+    trained = model_run(tmp_path / "run", tiny_corpus)
+    other, out = tmp_path / "other", tmp_path / "hf"
+    weights, facts = read_weights(trained / "best"), describe_model(trained / "best")
+    facts["model"]["share_embeddings"] = share
+    weights |= {"source_embedding.weight": weights["embedding.weight"] * 0.9} if share != "all" else {}
+    weights |= {"head.weight": weights["embedding.weight"] * 1.1} if share == "none" else {}
+    save_model((trained / "best").resolve(), weights, facts)
+    save_model(other, {name: value * 1.01 for name, value in weights.items()}, facts)
+    open_translator(trained).tokenizer.save_to(other / "tokenizer")
+    assert main(["export", str(trained), str(out)]) == 0
+    source, reference = tmp_path / "in", tmp_path / "ref"
+    source.write_text("derbo eulbbo\nhsifbo\n")
+    reference.write_text("red blue\nfish\n")
+
+    def lines(*words: Any) -> list[str]:
+        capfd.readouterr()
+        assert main([str(word) for word in words]) == 0, capfd.readouterr().err
+        return [line for line in capfd.readouterr().out.splitlines() if "decoded in" not in line]
+
+    command = [source, "--pair", "bs-en", "--device", "cpu"]
+    expected = lines("translate", trained, *command, "--nbest", 2)
+    assert lines("translate", out, *command, "--nbest", 2) == expected
+    assert lines("translate", out, *command, "--jobs", 2, "--nbest", 2) == expected
+    assert lines("translate", other, *command, "--ensemble", out) == lines(
+        "translate", other, *command, "--ensemble", trained
+    )
+    assert len(set(map(str, expected))) > 1
+    assert main(["translate", str(trained), *map(str, command), "--ensemble", str(out)]) == 2, "one model"
+    test = ["--pairs", "bs-en", "--test", source, reference]
+    assert lines("evaluate", out, *test) == lines("evaluate", trained, *test)
+    lines("import", out, tmp_path / "back")
+    lines("average", tmp_path / "mean", out, other)
+    lines("synthesise", out, reference, "--pair", "bs-en", "--direction", "back", "-o", tmp_path / "text")
+    lines("export", out, tmp_path / "again")
+    again, first = (load_file(path / "model.safetensors") for path in (tmp_path / "again", out))
+    assert again.keys() == first.keys() and all(torch.equal(again[name], value) for name, value in first.items())
+    read_back = read_weights(out)
+    for name, value in read_weights(tmp_path / "back").items():
+        assert torch.equal(value, weights[name]) and torch.equal(read_back[name], weights[name]), name
+    assert read_back.keys() == weights.keys()
+    half = read_elements(out, {"encoder.0.attention.qkv.weight": (5, 100)})["encoder.0.attention.qkv.weight"]
+    assert torch.equal(half, weights["encoder.0.attention.qkv.weight"].flatten()[5:100])
+    assert open_given_tokenizer(out, ["bs"]).hash == open_translator(trained).tokenizer.hash
+    shapes = [with_pretrained(ModelSettings(init=str(path)), None) for path in (out, trained)]
+    assert shapes[0][0].model_copy(update={"init": str(trained)}) == shapes[1][0] and shapes[0][1] == shapes[1][1]
+    (out / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes()[:-4] + b"abcd")
+    assert main(["translate", str(out), *map(str, command)]) == 2
+    assert "was altered" in capfd.readouterr().err
 
 
 def test_ctranslate2_directory(
