@@ -78,8 +78,11 @@ class TrainSettings(Settings):
     """Seed of initial weights, order of the data and dropout."""
     workers: int = Field(0, ge=0, le=1024)
     """Processes a rank that read batches ahead; 0: the training process reads."""
-    loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda"] = "auto"
-    """Which fused loss runs; auto: the fastest that this machine has."""
+    loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda", "triton"] = "auto"
+    """Which fused loss runs; auto: the fastest that this machine has, of those that were measured (not triton)."""
+    torch_compile: bool = False
+    """The student's layers run as code that ``torch.compile`` makes of them in the first updates and validations; equal
+    within rounding, but for dropout, which draws other random numbers."""
     deterministic: bool = False
     """On a GPU only algorithms that give the same bits each time, some of them slower; a CPU's always do."""
     save_every: int = Field(0, ge=0)

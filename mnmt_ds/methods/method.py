@@ -177,7 +177,7 @@ class MethodContext:
     smoothing: float
     """Label smoothing of the cross-entropy with gold."""
     implementation: str
-    """Name of the fused loss's implementation: auto, reference, chunked, cpu or cuda."""
+    """Name of the fused loss's implementation: auto, reference, chunked, cpu, cuda or triton."""
     build_teacher_pool: Callable[..., TeacherPool]
     """From ``TeacherSettings`` to room for former states of the student, sharded over the ranks, or, with True behind
     them, for other runs' models of its shape; called by all ranks together."""

@@ -47,7 +47,7 @@ def translation_loss(
 
     Args:
         smoothing: label smoothing, eps.
-        implementation: of the fused loss: auto, reference, chunked, cpu or cuda.
+        implementation: of the fused loss: auto, reference, chunked, cpu, cuda or triton.
         group: ranks over which the projection is split by words; None: it is whole.
 
     Returns:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.parallel import ds_config
@@ -13,7 +14,9 @@ from mnmt_ds.engine.parallel.weight_average import WeightAverage
 from mnmt_ds.engine.parallel.zero_engine import ZeroEngine, make_zero_engine
 from mnmt_ds.engine.recipe import Recipe
 from mnmt_ds.errors import UserError
+from mnmt_ds.models.compiled import compile_layers
 from mnmt_ds.models.frozen import freeze
+from mnmt_ds.models.layers import DecoderLayer, EncoderLayer
 from mnmt_ds.models.pretrained import WeightSource
 from mnmt_ds.models.transformer import Transformer, initialise
 from mnmt_ds.models.vocab_parallel import VocabShard, shard_vocabulary, vocab_shard_of
@@ -52,9 +55,12 @@ def _make_engine(
 ) -> PipelineEngine | ZeroEngine:  # fmt: skip
     vocab_shard = own_vocab_shard(vocabulary_size, layout)
     if recipe.pipeline is not None:
-        return make_pipeline_engine(
+        engine = make_pipeline_engine(
             recipe.model, vocabulary_size, costs, config, recipe.train.seed, layout, vocab_shard, source
         )  # fmt: skip
+        if recipe.train.torch_compile:
+            compile_layers(engine.module)
+        return engine
     torch.manual_seed(seed_of(recipe.train.seed, "weights"))
     if source is not None:
         with without_draws():
@@ -67,7 +73,22 @@ def _make_engine(
     if source is not None:
         partition = partition_at_zero_3(config, layout) if ds_config.zero_stage(config) == 3 else None
         read_first_weights(model, source, ds_config.dtype(config), vocab_shard, partition)
+    if recipe.train.torch_compile:
+        if ds_config.zero_stage(config) == 3:
+            gather_layers_whole(model)
+        compile_layers(model)
     return make_zero_engine(model, config, layout, vocab_shard)
+
+
+def gather_layers_whole(model: nn.Module) -> None:
+    """Makes ZeRO-3 gather a layer's weights together, before its forward: hooks within it cannot be compiled.
+
+    Args:
+        model: before DeepSpeed has it.
+    """
+    from deepspeed.utils import set_z3_leaf_modules
+
+    set_z3_leaf_modules(model, [EncoderLayer, DecoderLayer])
 
 
 def own_vocab_shard(vocabulary_size: int, layout: ParallelLayout) -> VocabShard | None:
