@@ -2,7 +2,7 @@
 # What needs a GPU, in one command: correctness first, then the ratios that matter. Each step has its own time limit, each
 # figure is written as soon as it is there, and a step that fails stops no other. The exit code tells whether one did.
 #
-#   launchers/gpu_checks.sh [STEP...]     default: all, about 13 minutes on one H100
+#   launchers/gpu_checks.sh [STEP...]     default: all, about 14 minutes on one H100
 #
 # Steps: build check pytest ceilings loss train ncu command_line resume decode memcheck racecheck
 # Wants: a GPU of sm_80 or later, nvcc, a CUDA build of torch 2.11 or later, and what train wants. Peers that are installed
@@ -52,16 +52,16 @@ if wanted loss; then # compilers' caches fill beside the steps that are not time
   warm=$!
 fi
 step 60 build $python $here/build.py
-step 45 check $python $here/check.py
+step 70 check $python $here/check.py
 step 60 pytest $python -m pytest -q -p no:cacheprovider tests/kernels/test_bounds.py -k "$([ -n "${DRY_RUN:-}" ] && echo huge || echo cuda)"
 [ -z "${warm:-}" ] || wait "$warm"
 step 20 ceilings $python $here/ceilings.py
-step 100 loss $python $here/loss.py
+step 120 loss $python $here/loss.py
 step 130 train $python $here/train.py
 if [ -z "${DRY_RUN:-}" ]; then
   step 40 ncu ncu --clock-control none --set basic --section SpeedOfLight --section MemoryWorkloadAnalysis \
     --section Occupancy --section WarpStateStats --section SchedulerStats --section InstructionStats \
-    -k regex:rows_kernel -c 10 -f -o "$OUT/rows" $python $here/ncu_target.py
+    -k 'regex:rows_kernel|logits_kernel|gradient_kernel' -c 12 -f -o "$OUT/rows" $python $here/ncu_target.py
   [ ! -f "$OUT/rows.ncu-rep" ] || timeout 20 ncu --import "$OUT/rows.ncu-rep" --page details > "$OUT/ncu.txt" 2>&1
 fi
 # the whole way by the command line: validation, snapshots, checkpoints, teachers; then a resumed run

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mnmt_ds.kernels.ce_with_teacher import Gate, LossSums, Teacher, ce_with_teacher
 
-OURS = "cpu" if DRY_RUN else "cuda"
+OURS = ("cpu",) if DRY_RUN else ("cuda", "triton")
 SHAPES = [(64, 16, 130)] if DRY_RUN else [
     (8192, 512, 32000), (16384, 512, 32000), (4096, 1024, 64000), (2048, 1024, 256206), (1000, 512, 32001), (37, 64, 7),
 ]  # fmt: skip
@@ -27,9 +27,12 @@ class Task(NamedTuple):
 TASKS = {
     "ce": Task(), "kd whole": Task((Gate(),)), "kd adaptive token": Task((Gate("adaptive", "token"),)),
     "kd adaptive sentence": Task((Gate("adaptive"),)), "kd T=2 masked": Task((Gate(),), temperature=2.0, masked=True),
+    "kd T=2": Task((Gate(),), temperature=2.0),
     "two teachers": Task((Gate(), Gate("selective", "token"))), "two passes": Task(passes=2),
     "two passes, teacher": Task((Gate(),), passes=2),
 }  # fmt: skip
+FOR_TRITON = ("ce", "kd whole", "kd adaptive token", "kd adaptive sentence", "kd T=2")
+"""What its kernels take; the rest they leave to others."""
 BOUNDS = {torch.bfloat16: 1.2e-2, torch.float16: 2e-3, torch.float32: 1e-4}
 
 
@@ -83,10 +86,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
-def errors(given: Problem) -> dict[str, list[float]]:
+def errors(given: Problem, implementation: str) -> dict[str, list[float]]:
     """Relative errors of the loss and both gradients, ours and the chunked path's; of all other sums ours."""
     exact = outcome(given, "chunked", torch.float64)
-    plain, ours = outcome(given, "chunked"), outcome(given, OURS)
+    plain, ours = outcome(given, "chunked"), outcome(given, implementation)
     found = {
         name: [error(o, e), error(p, e)]
         for name, e, p, o in zip(
@@ -103,15 +106,17 @@ def errors(given: Problem) -> dict[str, list[float]]:
 
 def main() -> int:
     bad = 0
-    for dtype, (task, settings), shape in itertools.product(BOUNDS, TASKS.items(), SHAPES):
+    for dtype, ours, (task, settings), shape in itertools.product(BOUNDS, OURS, TASKS.items(), SHAPES):
         if seconds_left() < 3:
             emit("check", what="out of time")
             break
         if dtype != torch.bfloat16 and shape not in SHAPES[:1] + SHAPES[-2:]:
             continue
-        name = f"{str(dtype)[6:]} {task} N {shape[0]} d {shape[1]} V {shape[2]}"
+        if ours == "triton" and (dtype == torch.float32 or task not in FOR_TRITON):
+            continue
+        name = f"{ours} {str(dtype)[6:]} {task} N {shape[0]} d {shape[1]} V {shape[2]}"
         try:
-            found = errors(problem(*shape, settings, dtype))
+            found = errors(problem(*shape, settings, dtype), ours)
             ok = all(found[key][0] <= BOUNDS[dtype] for key in ("loss", "dhidden", "dprojection"))
             bad += not ok
             emit("check", name=name, ok=ok, **{k: "/".join(f"{x:.1e}" for x in v) for k, v in found.items()})

@@ -70,23 +70,30 @@ def compare(shape: tuple[int, int, int], task: str, peers: Sequence[str]) -> Non
                 torch.cuda.empty_cache()
 
 
-def where_the_time_goes(shape: tuple[int, int, int], task: str) -> None:
-    """Ours by kernel."""
+def where_the_time_goes(shape: tuple[int, int, int], task: str, peer: str) -> None:
+    """One of ours by kernel: what decides between them."""
     x = given(shape, task)
 
     def step() -> None:
         x.hidden_ND.grad = x.projection_VD.grad = None
-        BASELINES["ours"](x).backward()  # type: ignore[no-untyped-call]
+        BASELINES[peer](x).backward()  # type: ignore[no-untyped-call]
 
-    step()
-    emit("loss kernels", task=task, shape=shape, **kernels(step))
+    try:
+        step()
+        emit("loss kernels", task=task, shape=shape, peer=peer, **kernels(step))
+    except Unsupported:
+        return
+    except Exception as fault:
+        emit("loss kernels", task=task, shape=shape, peer=peer, fault=fault_text(fault))
+        if device_is_lost(fault):
+            sys.exit(1)
 
 
 def main() -> None:
     if os.environ.get("WARM_ONLY"):
         for shape in BASE:
             for task in ("ce", "kd"):
-                for peer in ("compiled_whole", "liger_cross_entropy"):
+                for peer in ("triton", "compiled_whole", "liger_cross_entropy"):
                     try:
                         outcome(peer, given(shape, task))
                     except Exception as fault:
@@ -94,14 +101,15 @@ def main() -> None:
         return
     for shape in BASE:
         for task in ("ce", "kd"):
-            compare(shape, task, ("ours", "eager", "liger_cross_entropy"))
+            compare(shape, task, ("ours", "triton", "eager", "liger_cross_entropy"))
         for task in ("ce", "kd"):
-            where_the_time_goes(shape, task)
+            for peer in ("ours", "triton"):
+                where_the_time_goes(shape, task, peer)
     for shape in BASE:
         compare(shape, "ce-plain", ("ours", "cut_cross_entropy", "cut_cross_entropy_filtered", "quack"))
     for shape in MORE[:4]:
         for task in ("ce", "kd"):
-            compare(shape, task, ("ours", "eager"))
+            compare(shape, task, ("ours", "triton", "eager"))
     for shape in BASE:
         compare(shape, "kd-plain", ("ours", "trl"))
     for shape in [*BASE, *MORE[:1]]:  # late: a compilation that is not in the cache may take half a minute
@@ -110,7 +118,7 @@ def main() -> None:
     compare(BASE[0], "kd-plain", ("ours", "liger"))  # it compiles, too
     for shape in MORE[4:]:
         for task in ("ce", "kd"):
-            compare(shape, task, ("ours", "eager", "liger_cross_entropy"))
+            compare(shape, task, ("ours", "triton", "eager", "liger_cross_entropy"))
     emit("loss", what="done", seconds_left=seconds_left())
 
 

@@ -39,10 +39,13 @@ class Way(NamedTuple):
     extra: tuple[str, ...] = ()
 
 
-WAYS = [Way("base", 512, "zero1"), Way("base", 512, "zero2", "ram", 2)] if DRY_RUN else [
+COMPILED = ("train.torch_compile=true",)
+WAYS = [
+    Way("base", 512, "zero1"), Way("base", 512, "zero2", "ram", 2), Way("base", 512, "zero1", extra=COMPILED)
+] if DRY_RUN else [
     Way("base", 8192, "zero1", workers=0), Way("base", 8192, "zero1"), Way("base", 32768, "zero1"),
     Way("big", 16384, "zero1"), Way("base", 8192, "zero1", "ram"), Way("big", 16384, "zero2", "ram"),
-    Way("base", 8192, "zero2"), Way("big", 32768, "zero1"),
+    Way("base", 8192, "zero1", "ram", extra=COMPILED), Way("base", 8192, "zero2"), Way("big", 32768, "zero1"),
 ]  # fmt: skip
 
 
@@ -121,7 +124,8 @@ def measure(way: Way, folder: str) -> None:
     began = time.perf_counter()
     bench, name = (
         Bench(way, folder),
-        f"{way.preset} {way.max_tokens} {way.zero} cache {way.cache} workers {way.workers}",
+        f"{way.preset} {way.max_tokens} {way.zero} cache {way.cache} workers {way.workers}"
+        + "".join(f" {setting}" for setting in way.extra),
     )
     try:
         seconds = time.perf_counter() - began

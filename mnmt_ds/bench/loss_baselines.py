@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnmt_ds.kernels import triton_loss
 from mnmt_ds.kernels.ce_with_teacher import Teacher, ce_with_teacher
 
 
@@ -79,7 +80,7 @@ def ours(x: Inputs, implementation: str = "auto") -> Tensor:
 
     Args:
         x: the problem.
-        implementation: auto, reference, chunked, cpu or cuda.
+        implementation: auto, reference, chunked, cpu, cuda or triton.
 
     Returns:
         The loss, ().
@@ -94,6 +95,24 @@ def ours(x: Inputs, implementation: str = "auto") -> Tensor:
         split(x.hidden_ND), x.projection_VD, split(x.target_N), teachers, smoothing=x.smoothing,
         implementation=implementation, passes=x.passes, divergence_weight=1.0 if x.passes > 1 else 0.0,
     ).loss  # fmt: skip
+
+
+def ours_by_triton(x: Inputs) -> Tensor:
+    """Computes our fused loss by the Triton kernels.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: where they cannot run, or would leave the problem to other kernels.
+    """
+    reason = triton_loss.why_unavailable()
+    if reason or x.passes > 1 or x.projection_VD.dtype not in triton_loss.DTYPES:
+        raise Unsupported(reason or "one pass in bfloat16 or float16 alone")
+    return ours(x, "triton")
 
 
 def ours_without_divergence(x: Inputs) -> Tensor:
@@ -375,6 +394,7 @@ def teacher_entropy(x: Inputs) -> Tensor:
 BASELINES: dict[str, Loss] = {
     "ours": ours,
     "ours_without_divergence": ours_without_divergence,
+    "triton": ours_by_triton,
     "chunked": lambda x: ours(x, "chunked"),
     "eager": eager,
     "compiled_whole": compiled_whole,
@@ -388,7 +408,7 @@ BASELINES: dict[str, Loss] = {
     "trl": trl,
     "deepspeed_opsd": deepspeed_opsd,
 }
-OURS = ("ours", "ours_without_divergence", "chunked")
+OURS = ("ours", "ours_without_divergence", "triton", "chunked")
 """Our own implementations."""
 WITH_PASSES = (*OURS, "eager")
 """Peers that compute the divergence of passes."""

@@ -43,7 +43,7 @@ def compute_loss(
         target_BT: gold tokens.
         teachers: none to any number, without top_k.
         options: weights, smoothing, passes, padding.
-        implementation: auto, chunked, cpu or cuda.
+        implementation: auto, chunked, cpu, cuda or triton.
         want_hidden: whether to make the hidden states' gradient.
         want_projection: whether to make the projection's.
 

@@ -52,7 +52,7 @@ def ce_with_teacher(
         divergence_weight: weight of the X-divergence.
         pad: target id that never counts.
         target_rows: of ``target_BT``, where they are known already.
-        implementation: auto, reference, chunked, cpu or cuda.
+        implementation: auto, reference, chunked, cpu, cuda or triton.
         group: ranks over which every projection is split by words (vocab_parallel.py, whatever the implementation).
 
     Returns:

@@ -142,7 +142,28 @@ def gradients(
     if not saved.has_gradient:
         _launch(inputs, chunk, workspace, saved, gate_JKC.contiguous(), GRADIENT)
     dz_RV = saved.logits_RP[:, : inputs.vocabulary_size]
-    scale = 1 / _gradient_scale(inputs)
+    multiply_gradient(inputs, chunk, dz_RV, saved.hidden_RD, dhidden_KCD, dprojection_VD)
+
+
+def multiply_gradient(
+    inputs: LossInputs,
+    chunk: slice,
+    dz_RV: Tensor,
+    hidden_RD: Tensor,
+    dhidden_KCD: Tensor | None,
+    dprojection_VD: Tensor | None,
+) -> None:
+    """Multiplies the logits' gradient by the projection and by the hidden states: the two products that gradients are.
+
+    Args:
+        inputs: the loss's arguments as rows.
+        chunk: the tokens of the gradient; the first chunk's product is written, others are added.
+        dz_RV: the logits' gradient, times ``gradient_scale``.
+        hidden_RD: hidden states in the projection's type.
+        dhidden_KCD: written; None: not wanted.
+        dprojection_VD: added to; None: not wanted.
+    """
+    scale = 1 / gradient_scale(inputs)
     out_dtype = {} if dz_RV.dtype == torch.float32 else {"out_dtype": torch.float32}
     if dhidden_KCD is not None:
         dhidden_RD = dhidden_KCD.view(-1, dhidden_KCD.shape[2])
@@ -151,7 +172,7 @@ def gradients(
             dhidden_RD.mul_(scale)
     if dprojection_VD is not None:
         beta = 0 if chunk.start == 0 else 1  # the first chunk writes, and reads nothing
-        torch.addmm(dprojection_VD, dz_RV.t(), saved.hidden_RD, **out_dtype, beta=beta, alpha=scale, out=dprojection_VD)
+        torch.addmm(dprojection_VD, dz_RV.t(), hidden_RD, **out_dtype, beta=beta, alpha=scale, out=dprojection_VD)
 
 
 def _launch(
@@ -179,13 +200,20 @@ def _launch(
         rules,
         inputs.smoothing,
         inputs.divergence_weight,
-        _gradient_scale(inputs),
+        gradient_scale(inputs),
         steps,
     )
 
 
-def _gradient_scale(inputs: LossInputs) -> float:
-    """float16 cannot hold gradients of 1e-6; they are passed on 256 times as large."""
+def gradient_scale(inputs: LossInputs) -> float:
+    """Returns the factor of the logits' gradient: float16 cannot hold 1e-6, so it is passed on 256 times as large.
+
+    Args:
+        inputs: the loss's arguments as rows.
+
+    Returns:
+        1 but for float16.
+    """
     return 256.0 if inputs.projection_VD.dtype == torch.float16 else 1.0
 
 

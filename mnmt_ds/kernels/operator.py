@@ -52,7 +52,7 @@ def ce_with_teacher_op(
         passes: K.
         divergence_weight: weight of the X-divergence.
         pad: target id that never counts.
-        implementation: auto, chunked, cpu or cuda.
+        implementation: auto, chunked, cpu, cuda or triton.
         want_hidden: whether to make the hidden states' gradient.
         want_projection: whether to make the projection's.
 
@@ -131,7 +131,7 @@ def call(
         target_BT: gold tokens.
         teachers: none to any number, without top_k.
         options: weights, smoothing, passes, padding.
-        implementation: auto, chunked, cpu or cuda.
+        implementation: auto, chunked, cpu, cuda or triton.
 
     Returns:
         Sums over tokens; ``loss`` is differentiable.
