@@ -1,4 +1,4 @@
-"""Which implementation runs where."""
+"""Which implementation runs where. Letters: see types.py."""
 
 import functools
 import logging

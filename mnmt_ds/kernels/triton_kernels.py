@@ -84,7 +84,7 @@ def _finish_tile(sums, logits, parts, row, word, rows, words, temperature, TEMPE
 
 @triton.jit(do_not_specialize=["rows", "tiles"])
 def combine_kernel(
-    parts, logits, gold, found, rows, tiles, pitch, temperature, BLOCK: tl.constexpr, TEMPERED: tl.constexpr
+    parts, logits, gold, joined, rows, tiles, pitch, temperature, BLOCK: tl.constexpr, TEMPERED: tl.constexpr
 ):
     """Joins the tiles' statistics of each row and looks up the gold word's logit.
 
@@ -92,7 +92,7 @@ def combine_kernel(
         parts: float32 (4, S, R), of ``logits_kernel``.
         logits: (R, P).
         gold: int64 (R,).
-        found: float32 (5, R), written: MAX, logarithms of both sums, TOTAL, GOLD.
+        joined: float32 (5, R), written: MAX, logarithms of both sums, TOTAL, GOLD.
         rows: R.
         tiles: S.
         pitch: P.
@@ -118,7 +118,7 @@ def combine_kernel(
         most = larger
     word_R = tl.load(gold + row_R, mask=inside, other=0)
     gold_R = tl.load(logits + row_R.to(tl.int64) * pitch + word_R, mask=inside, other=0.0).to(tl.float32)
-    to = found + row_R
+    to = joined + row_R
     tl.store(to + MAX * rows, most, mask=inside)
     tl.store(to + SUM * rows, tl.log(sums), mask=inside)
     if TEMPERED:
@@ -129,7 +129,7 @@ def combine_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 def gradient_kernel(
-    logits, teacher_logits, found, teacher_found, gold, weight, teacher_weight, gate, kd, agree, rows, words,
+    logits, teacher_logits, joined, teacher_joined, gold, weight, teacher_weight, gate, kd, agree, rows, words,
     pitch, temperature, smoothing, scale,
     BLOCK: tl.constexpr, TEACHER: tl.constexpr, TEMPERED: tl.constexpr, WRITE: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
@@ -138,8 +138,8 @@ def gradient_kernel(
     Args:
         logits: (R, P), read; written where WRITE.
         teacher_logits: (R, P).
-        found: float32 (5, R), of ``combine_kernel``.
-        teacher_found: the same of the teacher.
+        joined: float32 (5, R), of ``combine_kernel``.
+        teacher_joined: the same of the teacher.
         gold: int64 (R,).
         weight: float32 (R,) of the gold term.
         teacher_weight: float32 (R,).
@@ -160,19 +160,19 @@ def gradient_kernel(
     """
     row = tl.program_id(0)
     start = row.to(tl.int64) * pitch
-    most, log_sum = tl.load(found + MAX * rows + row), tl.load(found + SUM * rows + row)
+    most, log_sum = tl.load(joined + MAX * rows + row), tl.load(joined + SUM * rows + row)
     log_sum_at_T = log_sum
     if TEMPERED:
-        log_sum_at_T = tl.load(found + TEMPERED_SUM * rows + row)
+        log_sum_at_T = tl.load(joined + TEMPERED_SUM * rows + row)
     gold_word = tl.load(gold + row)
     own = tl.load(weight + row) * scale
     teachers = 0.0
     if TEACHER:
-        teacher_most = tl.load(teacher_found + MAX * rows + row)
+        teacher_most = tl.load(teacher_joined + MAX * rows + row)
         if TEMPERED:
-            teacher_log_sum = tl.load(teacher_found + TEMPERED_SUM * rows + row)
+            teacher_log_sum = tl.load(teacher_joined + TEMPERED_SUM * rows + row)
         else:
-            teacher_log_sum = tl.load(teacher_found + SUM * rows + row)
+            teacher_log_sum = tl.load(teacher_joined + SUM * rows + row)
         if WRITE:
             teachers = tl.load(teacher_weight + row) * tl.load(gate + row) * scale * temperature
     cross = tl.zeros((BLOCK,), dtype=tl.float32)

@@ -39,8 +39,8 @@ class _Saved(NamedTuple):
     hidden_RD: Tensor
     logits_RP: Tensor
     teacher_logits_RP: Tensor
-    found_XR: Tensor
-    teacher_found_XR: Tensor
+    joined_XR: Tensor
+    teacher_joined_XR: Tensor
     kd_R: Tensor
     agree_R: Tensor
 
@@ -122,11 +122,11 @@ def statistics(inputs: LossInputs, chunk: slice, workspace: Workspace) -> Statis
     """
     tokens, words = chunk.stop - chunk.start, inputs.vocabulary_size
     temperature = inputs.teachers[0].temperature if inputs.teachers else 1.0
-    hidden_RD, logits_RP, found_XR = _logits(
+    hidden_RD, logits_RP, joined_XR = _logits(
         "logits", inputs.hidden_KND[0, chunk], inputs.projection_VD, inputs.gold_N[chunk], temperature, workspace
     )
-    most_R, log_sum_R, _, total_R, gold_R = found_XR
-    teacher_RP, teacher_XR = logits_RP, found_XR
+    most_R, log_sum_R, _, total_R, gold_R = joined_XR
+    teacher_RP, teacher_XR = logits_RP, joined_XR
     teacher_JC = workspace.new((0, tokens))
     for t in inputs.teachers:
         _, teacher_RP, teacher_XR = _logits(
@@ -135,7 +135,7 @@ def statistics(inputs: LossInputs, chunk: slice, workspace: Workspace) -> Statis
         teacher_JC = (teacher_XR[4] - teacher_XR[0] - teacher_XR[1]).exp()[None]
     kd_R = workspace.new((len(inputs.teachers) * tokens,))
     agree_R = torch.empty(len(kd_R), dtype=torch.bool, device=workspace.device)
-    saved = _Saved(hidden_RD, logits_RP, teacher_RP, found_XR, teacher_XR, kd_R, agree_R)
+    saved = _Saved(hidden_RD, logits_RP, teacher_RP, joined_XR, teacher_XR, kd_R, agree_R)
     workspace.saved = saved
     if inputs.teachers and not workspace.needs_gradients:
         _pass(inputs, chunk, saved, saved.kd_R, is_gradient=False)
@@ -200,12 +200,12 @@ def _logits(
         TILE_R=TILE_R, TILE_V=TILE_V, TILE_D=TILE_D, GROUP=GROUP, HALVES=HALVES, TEMPERED=tempered,
         num_warps=8, num_stages=3,
     )  # fmt: skip
-    found_XR = workspace.new((5, rows))
+    joined_XR = workspace.new((5, rows))
     combine_kernel: Any = triton_kernels.combine_kernel
     combine_kernel[(-(-rows // 32),)](
-        parts, logits_RP, gold_R, found_XR, rows, tiles, pitch, temperature, BLOCK=32, TEMPERED=tempered, num_warps=1
+        parts, logits_RP, gold_R, joined_XR, rows, tiles, pitch, temperature, BLOCK=32, TEMPERED=tempered, num_warps=1
     )
-    return hidden_RX, logits_RP, found_XR
+    return hidden_RX, logits_RP, joined_XR
 
 
 def _pass(inputs: LossInputs, chunk: slice, saved: _Saved, gate_R: Tensor, is_gradient: bool) -> None:
@@ -218,7 +218,7 @@ def _pass(inputs: LossInputs, chunk: slice, saved: _Saved, gate_R: Tensor, is_gr
     weight_R = inputs.weight_N[chunk]
     gradient_kernel: Any = triton_kernels.gradient_kernel
     gradient_kernel[(rows,)](
-        saved.logits_RP, saved.teacher_logits_RP, saved.found_XR, saved.teacher_found_XR, inputs.gold_N[chunk],
+        saved.logits_RP, saved.teacher_logits_RP, saved.joined_XR, saved.teacher_joined_XR, inputs.gold_N[chunk],
         weight_R, teacher.weight_N[chunk] if teacher else weight_R, gate_R, saved.kd_R,
         saved.agree_R.view(torch.uint8), rows, inputs.vocabulary_size, pitch, temperature, inputs.smoothing,
         cuda.gradient_scale(inputs),

@@ -80,11 +80,11 @@ def everything() -> dict[str, dict[str, int]]:
              "TEMPERED": tempered}, 8,
         ))  # fmt: skip
         found[f"combine{name}"] = figures(compiled(
-            triton_kernels.combine_kernel, {"parts": f32, "logits": "*bf16", "gold": "*i64", "found": f32},
+            triton_kernels.combine_kernel, {"parts": f32, "logits": "*bf16", "gold": "*i64", "joined": f32},
             {"BLOCK": 32, "TEMPERED": tempered}, 1,
         ))  # fmt: skip
     pointers = {"logits": "*bf16", "teacher_logits": "*bf16", "gold": "*i64", "agree": "*u8"} | dict.fromkeys(
-        ("found", "teacher_found", "weight", "teacher_weight", "gate", "kd"), f32
+        ("joined", "teacher_joined", "weight", "teacher_weight", "gate", "kd"), f32
     )
     for name, teacher, tempered in (("ce", False, False), ("kd", True, False), ("kd, T", True, True)):
         constants = {
