@@ -4,7 +4,7 @@ import torch
 
 from mnmt_ds.distributed import is_main, world_size
 from mnmt_ds.engine.build import first_weights, open_corpus, open_training_data, run_facts
-from mnmt_ds.engine.dataloading.training_data import dev_tokens
+from mnmt_ds.engine.dataloading.dev_batches import dev_tokens
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, plan_parallel_layout, rank_multiple
 from mnmt_ds.engine.recipe import Recipe, students_of

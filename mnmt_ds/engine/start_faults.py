@@ -9,7 +9,8 @@ from mnmt_ds.config.faults import KeyPath
 from mnmt_ds.data.corpus import MANIFEST, Corpus
 from mnmt_ds.distributed import choose_accelerator, world_size
 from mnmt_ds.engine.build import check_pairs, first_weights, open_training_data, run_facts
-from mnmt_ds.engine.dataloading.training_data import TrainingData, dev_tokens
+from mnmt_ds.engine.dataloading.dev_batches import dev_tokens
+from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, rank_multiple
 from mnmt_ds.engine.recipe import Recipe, load_recipe, load_recipe_with_faults

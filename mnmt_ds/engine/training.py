@@ -15,7 +15,7 @@ from mnmt_ds.engine.checkpointing import checkpoint, resume_changes, run_directo
 from mnmt_ds.engine.checkpointing.checkpoint import JobLayout, State
 from mnmt_ds.engine.checkpointing.resume_changes import CheckpointOrigin, ResumeChange
 from mnmt_ds.engine.checkpointing.retention import CheckpointRetention
-from mnmt_ds.engine.dataloading.training_data import dev_batches, dev_tokens
+from mnmt_ds.engine.dataloading.dev_batches import dev_batches, dev_tokens, mixes_pairs
 from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
 from mnmt_ds.engine.parallel import ds_config
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
@@ -106,7 +106,8 @@ class Training:
         self.run_log = RunLog(self.tracker, self.peer_group)
         self.retention = CheckpointRetention(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
         self.plain_loss_function = translation_loss(
-            recipe.train.label_smoothing, recipe.train.loss_implementation, layout.vocab_group
+            recipe.train.label_smoothing, recipe.train.loss_implementation, layout.vocab_group,
+            sentence_sums=mixes_pairs(max(len(self.pairs), len(watch))),
         )  # fmt: skip
         self.peer_exchange = PeerExchange(
             self.peer_group, training_data, self.dev, self.pairs, self.plain_loss_function

@@ -36,6 +36,7 @@ def ce_with_teacher(
     divergence_weight: float = 0.0,
     pad: int = 1,
     target_rows: TargetRows | None = None,
+    sentence_sums: bool = False,
     implementation: str = "auto",
     group: dist.ProcessGroup | None = None,
 ) -> LossSums:
@@ -46,12 +47,13 @@ def ce_with_teacher(
         projection_VD: output projection.
         target_BT: int64 or int32 gold tokens; positions equal to ``pad`` never count.
         teachers: none to any number.
-        smoothing: see ``LossOptions``, as for the following five.
+        smoothing: see ``LossOptions``, as for the following six.
         gold_weight: a number, (B,) or (B, T).
         passes: K.
         divergence_weight: weight of the X-divergence.
         pad: target id that never counts.
         target_rows: of ``target_BT``, where they are known already.
+        sentence_sums: whether ``ce_B`` and ``nll_B`` are wanted; not under torch.compile.
         implementation: auto, reference, chunked, cpu, cuda or triton.
         group: ranks over which every projection is split by words (vocab_parallel.py, whatever the implementation).
 
@@ -61,7 +63,7 @@ def ce_with_teacher(
     Raises:
         UserError: when shapes, dtypes, weights, targets or vocabularies do not fit, or the implementation cannot run.
     """
-    options = LossOptions(smoothing, gold_weight, passes, divergence_weight, pad, target_rows)
+    options = LossOptions(smoothing, gold_weight, passes, divergence_weight, pad, target_rows, sentence_sums)
     if group is not None:
         return vocab_parallel_ce_with_teacher(hidden_BTD, projection_VD, target_BT, teachers, options, group)
     if implementation == "reference" or not any(teacher.top_k for teacher in teachers):

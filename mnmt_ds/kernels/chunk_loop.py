@@ -192,4 +192,14 @@ def sum_results(inputs: LossInputs, results: LossResults) -> LossSums:
         teacher_probability=tuple(per_sentence(token.teacher_JC[j]) for j in teachers),
         agreement=tuple(per_sentence(token.agree_JKC[j]).mean(0) for j in teachers),
         divergence=divergence,
+        ce_B=_sentence_sums(inputs, ce_KN),
+        nll_B=_sentence_sums(inputs, -token.gold_KC),
     )
+
+
+def _sentence_sums(inputs: LossInputs, values_KN: Tensor) -> Tensor | None:
+    """(B,) sums over each sentence's tokens, means over passes; None where nobody asks."""
+    if not inputs.sentence_sums:
+        return None
+    sums_B = values_KN.new_zeros(len(inputs.tokens_B))
+    return sums_B.index_add_(0, inputs.sentence_N, values_KN.mean(0))

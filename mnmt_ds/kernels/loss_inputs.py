@@ -57,6 +57,8 @@ class LossInputs(NamedTuple):
     """Number of tokens that count, per sentence."""
     counts: tuple[int, ...]
     """The same as numbers."""
+    sentence_sums: bool = False
+    """Whether cross-entropies are also summed sentence by sentence."""
 
     @property
     def passes(self) -> int:
@@ -123,6 +125,7 @@ def flatten(
         divergence_weight=options.divergence_weight if options.passes > 1 else 0.0,
         tokens_B=rows.tokens_B,
         counts=rows.counts,
+        sentence_sums=options.sentence_sums,
     )
 
 

@@ -33,7 +33,7 @@ def ce_with_teacher(
     Returns:
         Sums over tokens; ``loss`` is differentiable.
     """
-    smoothing, gold_weight, passes, divergence_weight, pad, _ = options
+    smoothing, gold_weight, passes, divergence_weight, pad, *_ = options
     valid_BT = target_BT != pad
     gold_BT = target_BT.where(valid_BT, 0)
     logits_KBTV = _logits(hidden_BTD, projection_VD, valid_BT.repeat(passes, 1)).unflatten(0, (passes, -1))  # type: ignore[no-untyped-call]
@@ -85,6 +85,8 @@ def ce_with_teacher(
         teacher_probability=tuple(probabilities),
         agreement=tuple(agreements),
         divergence=divergence.detach(),
+        ce_B=per_token(ce_KBT).detach().sum(-1).mean(0) if options.sentence_sums else None,
+        nll_B=per_token(nll_KBT).detach().sum(-1).mean(0) if options.sentence_sums else None,
     )
 
 

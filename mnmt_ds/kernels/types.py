@@ -63,6 +63,8 @@ class LossOptions(NamedTuple):
     """Target id that never counts."""
     target_rows: TargetRows | None = None
     """Which targets count, where that is known already; it spares the waits for a GPU that finding it takes."""
+    sentence_sums: bool = False
+    """Whether cross-entropies are also summed sentence by sentence."""
 
 
 class LossSums(NamedTuple):
@@ -88,3 +90,7 @@ class LossSums(NamedTuple):
     """(B,) per teacher: share of tokens where student and teacher favour the same word."""
     divergence: Tensor
     """() X-divergence of the K passes, not weighted; 0 for one pass."""
+    ce_B: Tensor | None = None
+    """(B,) ``ce`` of each sentence, where ``sentence_sums`` asks for it."""
+    nll_B: Tensor | None = None
+    """(B,) ``nll`` of each sentence, likewise."""

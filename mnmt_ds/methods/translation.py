@@ -41,7 +41,7 @@ def translation(settings: TranslationSettings, context: MethodContext) -> Method
 
 
 def translation_loss(
-    smoothing: float, implementation: str, group: dist.ProcessGroup | None = None
+    smoothing: float, implementation: str, group: dist.ProcessGroup | None = None, sentence_sums: bool = False
 ) -> Callable[[ModelStates, Tensor, Batch], LossAndMetrics]:
     """Makes the loss function of methods without extra tasks: gold_weight * CE, plus what ``teach`` put into the batch.
 
@@ -49,6 +49,8 @@ def translation_loss(
         smoothing: label smoothing, eps.
         implementation: of the fused loss: auto, reference, chunked, cpu, cuda or triton.
         group: ranks over which the projection is split by words; None: it is whole.
+        sentence_sums: whether the metrics have ``ce_B`` and ``nll_B``, sums of each sentence, as batches that mix pairs
+            need them.
 
     Returns:
         A method's ``compute_loss``.
@@ -65,6 +67,7 @@ def translation_loss(
             passes=batch.passes,
             divergence_weight=batch.divergence_weight,
             target_rows=batch.target_rows,
+            sentence_sums=sentence_sums,
             implementation=implementation,
             group=group,
         )
@@ -80,7 +83,10 @@ def translation_loss(
             means[f"{name}_loss"] = (sums.kd[j], sums.tokens)
             means[f"{name}_gate"] = (sums.gate[j].sum(), sentences)
             means[f"{name}_agreement"] = (sums.agreement[j].sum(), sentences)
-        return LossAndMetrics(sums.loss, {name: torch.stack(mean) for name, mean in means.items()})
+        metrics = {name: torch.stack(mean) for name, mean in means.items()}
+        if sums.ce_B is not None and sums.nll_B is not None:
+            metrics |= {"ce_B": sums.ce_B, "nll_B": sums.nll_B}
+        return LossAndMetrics(sums.loss, metrics)
 
     return compute_loss
 

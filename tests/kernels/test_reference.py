@@ -74,3 +74,25 @@ def test_gates_at_their_boundaries(implementation: str) -> None:
         sums = ce_with_teacher(c.hidden, c.projection, c.target, [teacher], implementation=implementation)
         torch.testing.assert_close(sums.gate[0], torch.tensor([value]), rtol=1e-6, atol=0)
         assert sums.agreement[0].item() == 1.0
+
+
+@pytest.mark.parametrize("implementation", ["reference", "chunked", "cpu"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_sums_of_sentences_are_those_of_each_alone(implementation: str, passes: int) -> None:
+    """In a batch with padding and an empty sentence; not there where nobody asks."""
+    torch.manual_seed(4)
+    hidden, projection = torch.randn(passes * 5, 7, 16), torch.randn(53, 16)
+    target = torch.randint(2, 53, (5, 7))
+    for row, length in enumerate((7, 3, 0, 1, 5)):
+        target[row, length:] = 1
+    options = {"smoothing": 0.1, "passes": passes, "implementation": implementation}
+    sums = ce_with_teacher(hidden, projection, target, sentence_sums=True, **options)  # type: ignore[arg-type]
+    assert sums.ce_B is not None and sums.nll_B is not None
+    for row in range(5):
+        own = hidden.unflatten(0, (passes, 5))[:, row]
+        alone = ce_with_teacher(own, projection, target[row : row + 1], **options)  # type: ignore[arg-type]
+        torch.testing.assert_close(sums.ce_B[row], alone.ce, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(sums.nll_B[row], alone.nll, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(sums.ce_B.sum(), sums.ce)
+    assert float(sums.ce_B[2]) == 0
+    assert ce_with_teacher(hidden, projection, target, **options).ce_B is None  # type: ignore[arg-type]

@@ -1,11 +1,10 @@
-"""A student's training data: the corpus under its sampler, epoch by epoch; and the dev sets as fixed batches.
+"""A student's training data: the corpus under its sampler, epoch by epoch.
 
 Shape letters: V words.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from mnmt_ds.config import Settings
 from mnmt_ds.data.batching import (
     EpochPlan,
     PairLengths,
-    fixed_batches,
     interleave_plans,
     iterate_drawn_pairs,
     moved_offset,
@@ -30,7 +28,7 @@ from mnmt_ds.data.corpus import Corpus, Split
 from mnmt_ds.data.denoising import DenoisingSettings
 from mnmt_ds.data.framing import Frame, FramingSettings, frame_of
 from mnmt_ds.data.language_pairs import split_pair
-from mnmt_ds.data.loader import RankBatches, collate, iterate_updates
+from mnmt_ds.data.loader import RankBatches, iterate_updates
 from mnmt_ds.data.monolingual import DenoisingSources
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.dataloading.position import Cut, EpochSegment
@@ -409,76 +407,3 @@ def framed_lengths(split: Split, frame: Frame, longest: int) -> PairLengths:
         The sentences that are left, with their lengths in tokens.
     """
     return usable_lengths(split.source_lengths, split.target_lengths, frame.source_extra, frame.target_extra, longest)
-
-
-class DevBatches(NamedTuple):
-    """A rank's share of all pairs' dev sets; all take equally many steps, since they gather together at ZeRO-3."""
-
-    batches: list[Batch]
-    """Every data_parallel_size-th batch."""
-    steps: int
-    """Batches that each rank runs, ``empty`` included."""
-    empty: Batch
-    """A batch that a rank runs, without counting it, where others have one more; one of its own where it has any."""
-
-
-def dev_tokens(corpus: Corpus, pairs: Sequence[str], framing: FramingSettings, longest: int) -> dict[str, int]:
-    """Counts the tokens of all pairs' dev sets.
-
-    Args:
-        corpus: prepared.
-        pairs: names of language pairs.
-        framing: where tags stand.
-        longest: tokens that the model takes at most.
-
-    Returns:
-        Each pair's count of dev tokens, framed.
-
-    Raises:
-        UserError: that lists all pairs whose dev set is empty.
-    """
-    tokens: dict[str, int] = {}
-    faults = FaultList()
-    for pair in pairs:
-        lengths = framed_lengths(corpus.split(pair, "dev"), frame_of_pair(corpus, framing, pair), longest)
-        tokens[pair] = int(lengths.target.sum())
-        if not len(lengths.sentence):
-            faults.faults.append(
-                f"{corpus.directory}: the dev set of {pair} is empty;"
-                f" give data.corpora.{pair}.dev or a larger data.split.dev"
-            )
-    faults.raise_any()
-    return tokens
-
-
-def dev_batches(
-    corpus: Corpus, tokens: Mapping[str, int], framing: FramingSettings, max_tokens: int, longest: int,
-    layout: ParallelLayout,
-) -> DevBatches:  # fmt: skip
-    """Makes batches of all pairs' dev sets, and keeps those of this rank.
-
-    Args:
-        corpus: prepared.
-        tokens: of each pair, its count of dev tokens; one pair at least.
-        framing: where tags stand.
-        max_tokens: padded tokens of a batch.
-        longest: tokens that the model takes at most.
-        layout: of the ranks.
-
-    Returns:
-        The rank's batches.
-    """
-    own: list[Batch] = []
-    empty: Batch | None = None
-    count = 0
-    for number, pair in enumerate(tokens):
-        split, frame = corpus.split(pair, "dev"), frame_of_pair(corpus, framing, pair)
-        for sentences in fixed_batches(framed_lengths(split, frame, longest), max_tokens):
-            is_own = count % layout.data_parallel_size == layout.data_parallel_rank
-            if is_own or empty is None:
-                batch = collate(split, sentences, frame, number, tokens[pair])
-                empty = own[0] if own else batch
-                own += [batch] * is_own
-            count += 1
-    assert empty is not None, "no pair"
-    return DevBatches(own, -(-count // layout.data_parallel_size), empty)

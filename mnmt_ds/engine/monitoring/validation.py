@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from mnmt_ds.engine.dataloading.training_data import DevBatches
+from mnmt_ds.batch import PAD
+from mnmt_ds.engine.dataloading.dev_batches import DevBatches
 from mnmt_ds.engine.parallel.engine import Engine, LossFunction
 
 PairValues = dict[str, dict[str, float]]
@@ -19,7 +20,7 @@ def validate(engine: Engine, dev: DevBatches, pairs: Sequence[str], compute_loss
         engine: of the student; all of its ranks call this together.
         dev: this rank's batches of all pairs' dev sets.
         pairs: their names.
-        compute_loss: the plain cross-entropy.
+        compute_loss: the plain cross-entropy, with sums of sentences where batches mix pairs.
 
     Returns:
         Of each pair "loss" (label-smoothed cross-entropy) and "nll", in nats a token, and "ppl"; equal on all ranks.
@@ -29,9 +30,15 @@ def validate(engine: Engine, dev: DevBatches, pairs: Sequence[str], compute_loss
     filled = [*dev.batches, *[dev.empty] * (dev.steps - len(dev.batches))]
     # each is run when it is asked for, those that are not counted, too: other ranks gather at ZeRO-3 meanwhile
     for number, metrics in enumerate(engine.eval_metrics(filled, compute_loss)):  # nothing where nobody reports
-        if number < len(dev.batches):
+        if number >= len(dev.batches):
+            continue
+        if dev.pairs is None:
             ce, nll = metrics["ce"].double().cpu(), metrics["nll"].double().cpu()
             sums[dev.batches[number].pair] += torch.stack([ce[0], nll[0], ce[1]])
+        else:
+            tokens_B = (dev.batches[number].target_BT != PAD).sum(1)
+            rows_B3 = torch.stack([metrics[name].double().cpu() for name in ("ce_B", "nll_B")] + [tokens_B.double()], 1)
+            sums.index_add_(0, torch.from_numpy(dev.pairs[number]), rows_B3)
     sums = layout.sum_over_ranks(sums.to(layout.device)).cpu()
     values = {}
     for name, (ce_sum, nll_sum, tokens) in zip(pairs, sums.tolist(), strict=True):

@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnmt_ds.batch import Batch
-from mnmt_ds.engine.dataloading.training_data import DevBatches, TrainingData
+from mnmt_ds.engine.dataloading.dev_batches import DevBatches
+from mnmt_ds.engine.dataloading.training_data import TrainingData
 from mnmt_ds.engine.parallel.engine import DecoderStates, LossFunction, Update
 from mnmt_ds.engine.students.peer_group import PeerGroup, PeerMessageKind
 from mnmt_ds.engine.students.peer_requests import EVAL_MODE, WantedStates, decode_requests, encode_requests
