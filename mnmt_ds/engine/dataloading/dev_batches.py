@@ -1,4 +1,7 @@
-"""The dev sets as fixed batches, of which each rank makes its own; with many pairs a batch mixes them."""
+"""The dev sets as fixed batches, of which each rank makes its own; with many pairs a batch mixes them.
+
+Letters: B sentences of a batch, S and T its source and target positions, N sentences of several pairs.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -153,11 +156,11 @@ def _joined(pairs: Sequence[tuple[Split, Frame]], longest: int) -> Iterator[tupl
 
 def _collate_mixed(pairs: Sequence[tuple[Split, Frame]], chosen: Sequence[_Chosen]) -> list[Batch]:
     """Padded batches; each pair's sentences are read and framed at once."""
-    batch_N = np.repeat(np.arange(len(chosen)), [len(one.pair_B) for one in chosen])
-    row_N = np.concatenate([np.arange(len(one.pair_B)) for one in chosen])
-    pair_N = np.concatenate([one.pair_B for one in chosen])
-    sentence_N = np.concatenate([one.sentence_B for one in chosen])
-    rows: list[list[tuple[Tensor, Tensor, Tensor]]] = [[()] * len(one.pair_B) for one in chosen]  # type: ignore[list-item]
+    batch_N = np.repeat(np.arange(len(chosen)), [len(batch.pair_B) for batch in chosen])
+    row_N = np.concatenate([np.arange(len(batch.pair_B)) for batch in chosen])
+    pair_N = np.concatenate([batch.pair_B for batch in chosen])
+    sentence_N = np.concatenate([batch.sentence_B for batch in chosen])
+    rows: list[list[tuple[Tensor, Tensor, Tensor]]] = [[()] * len(batch.pair_B) for batch in chosen]  # type: ignore[list-item]
     order = np.argsort(pair_N, kind="stable")
     for places in np.split(order, np.flatnonzero(np.diff(pair_N[order])) + 1):
         split, frame = pairs[pair_N[places[0]]]
@@ -167,7 +170,7 @@ def _collate_mixed(pairs: Sequence[tuple[Split, Frame]], chosen: Sequence[_Chose
         for i, place in enumerate(places):
             source, decoder, target = (tensor[i, : size[i]] for tensor, size in zip(tensors, sizes, strict=True))
             rows[batch_N[place]][row_N[place]] = source, decoder, target
-    return [_padded(one, own_rows) for one, own_rows in zip(chosen, rows, strict=True)]
+    return [_padded(*batch) for batch in zip(chosen, rows, strict=True)]
 
 
 def _padded(chosen: _Chosen, rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:

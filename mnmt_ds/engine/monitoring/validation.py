@@ -1,4 +1,7 @@
-"""Dev losses of every pair, summed over ranks in float64, so that every rank decides the same."""
+"""Dev losses of every pair, summed over ranks in float64, so that every rank decides the same.
+
+Letters: B sentences of a batch.
+"""
 
 import math
 from collections.abc import Sequence
