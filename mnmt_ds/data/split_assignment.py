@@ -233,13 +233,13 @@ def _remedy(settings: DataSettings, pair: str, split: str, keys: int) -> str:
     side = languages[key_side(*languages, settings.split.key_language)]
     if keys < 4:
         return (
-            f": it is held out of {'real ' if has_synthetic else ''}rows with different texts in {side}, at most a"
-            f" quarter of them, and there are {keys}; give more text{real}, or a {split} set in"
+            f": it is held out of {'real ' if has_synthetic else ''}rows with different texts in {side} (letters"
+            f" alone count), at most a quarter of them, and there are {keys}; give more text{real}, or a {split} set in"
             f" data.corpora.{pair}.{split}"
         )
     return (
-        f": by their hashes none of {keys} different texts in {side} is for {split}; give more text{real}, a {split}"
-        f" set in data.corpora.{pair}.{split}, or another data.split.seed"
+        f": by their hashes none of {keys} different texts in {side} (letters alone count) is for {split}; give more"
+        f" text{real}, a {split} set in data.corpora.{pair}.{split}, or another data.split.seed"
     )
 
 

@@ -211,7 +211,7 @@ def test_a_pair_with_nothing_left(moses: Moses, settings_of: Make) -> None:
 
 def test_an_empty_set_says_where_the_rows_went(moses: Moses, settings_of: Make, tmp_path: Path) -> None:
     """Too few different texts, synthetic text alone, all of it held out; ``validate`` says the same."""
-    few = [f"{word} tree" for word in ("red", "blue", "red", "green") * 10]
+    few = [f"{word} tree {n}" for n in range(10) for word in ("red", "blue", "red", "green")]
     many = sentences(9)
 
     def said(**files: Any) -> str:
@@ -224,12 +224,13 @@ def test_an_empty_set_says_where_the_rows_went(moses: Moses, settings_of: Make, 
 
     assert said(train=[moses("bs-en", few)]) == (
         "pair bs-en: no dev sentence is left (read 40, clean 40, trained on 40): it is held out of rows with different"
-        " texts in en, at most a quarter of them, and there are 3; give more text, or a dev set in"
-        " data.corpora.bs-en.dev"
+        " texts in en (letters alone count), at most a quarter of them, and there are 3; give more text, or a dev set"
+        " in data.corpora.bs-en.dev"
     )
     tagged = {**moses("bs-en", many), "synthetic": {}}
-    assert "held out of real rows with different texts in en, at most a quarter of them, and there are 0; give" in said(
-        train=[tagged], test=[moses("bs-en", few[:3], "test")]
+    assert (
+        "of real rows with different texts in en (letters alone count), at most a quarter of them, and there are 0; give"
+        in said(train=[tagged], test=[moses("bs-en", few[:3], "test")])
     )
     overlap = said(
         train=[moses("bs-en", many)], dev=[moses("bs-en", many, "dev")], test=[moses("bs-en", few[:3], "test")]
@@ -237,7 +238,7 @@ def test_an_empty_set_says_where_the_rows_went(moses: Moses, settings_of: Make, 
     assert overlap.startswith("pair bs-en: no train sentence is left (read 9, clean 9, held-out key 9); give more text")
     by_chance = said(train=[moses("bs-en", sentences(4, seed=13))])
     assert (
-        "(read 4, clean 4, held out for test 1, trained on 3): by their hashes none of 4 different texts in en is"
+        "(read 4, clean 4, held out for test 1, trained on 3): by their hashes none of 4 different texts in en (letters"
         in by_chance
     )
     assert by_chance.endswith("a dev set in data.corpora.bs-en.dev, or another data.split.seed")
