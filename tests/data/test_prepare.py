@@ -229,7 +229,7 @@ def test_an_empty_set_says_where_the_rows_went(moses: Moses, settings_of: Make, 
     )
     tagged = {**moses("bs-en", many), "synthetic": {}}
     assert (
-        "of real rows with different texts in en (letters alone count), at most a quarter of them, and there are 0; give"
+        "real rows with different texts in en (letters alone count), at most a quarter of them, and there are 0; give"
         in said(train=[tagged], test=[moses("bs-en", few[:3], "test")])
     )
     overlap = said(
