@@ -116,6 +116,9 @@ def main() -> None:
         for task in ("ce", "kd"):
             compare(shape, task, ("ours", "compiled_whole"))
     compare(BASE[0], "kd-plain", ("ours", "liger"))  # it compiles, too
+    for shape in (*BASE, *MORE[1:2]):  # late: were a copy never to arrive, the step would end here
+        for task in ("ce", "kd"):
+            compare(shape, task, ("ours", "bulk_copies"))
     for shape in MORE[4:]:
         for task in ("ce", "kd"):
             compare(shape, task, ("ours", "triton", "eager", "liger_cross_entropy"))

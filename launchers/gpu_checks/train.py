@@ -63,7 +63,7 @@ class Bench:
         self.training = Training(self.recipe, resume=False)
         self.student = self.training.first
         self.bank = self.student.method.state["teachers"]
-        self.loop = student_loops(self.training, next_change=lambda student: 1 << 60)[self.student.name]
+        self.loop = student_loops(self.training, next_evaluation=lambda student: 1 << 60)[self.student.name]
 
     def give_each_pair_a_teacher(self) -> None:
         for number in range(len(self.training.pairs) + 1):

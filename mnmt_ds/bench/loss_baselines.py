@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnmt_ds.kernels import triton_loss
+from mnmt_ds.kernels import cuda, triton_loss
 from mnmt_ds.kernels.ce_with_teacher import Teacher, ce_with_teacher
 
 
@@ -113,6 +113,27 @@ def ours_by_triton(x: Inputs) -> Tensor:
     if reason or x.passes > 1 or x.projection_VD.dtype not in triton_loss.DTYPES:
         raise Unsupported(reason or "one pass in bfloat16 or float16 alone")
     return ours(x, "triton")
+
+
+def ours_with_bulk_copies(x: Inputs) -> Tensor:
+    """Computes our fused loss by the CUDA kernels, whose rows come into shared memory by bulk copies.
+
+    Args:
+        x: the problem.
+
+    Returns:
+        The loss, ().
+
+    Raises:
+        Unsupported: where there are none.
+    """
+    if not x.hidden_ND.is_cuda or torch.cuda.get_device_capability(x.hidden_ND.device)[0] < 9:
+        raise Unsupported("bulk copies want a GPU of compute capability 9.0")
+    cuda.HAS_BULK_COPIES = True
+    try:
+        return ours(x, "cuda")
+    finally:
+        cuda.HAS_BULK_COPIES = False
 
 
 def ours_without_divergence(x: Inputs) -> Tensor:
@@ -395,6 +416,7 @@ BASELINES: dict[str, Loss] = {
     "ours": ours,
     "ours_without_divergence": ours_without_divergence,
     "triton": ours_by_triton,
+    "bulk_copies": ours_with_bulk_copies,
     "chunked": lambda x: ours(x, "chunked"),
     "eager": eager,
     "compiled_whole": compiled_whole,
@@ -408,7 +430,7 @@ BASELINES: dict[str, Loss] = {
     "trl": trl,
     "deepspeed_opsd": deepspeed_opsd,
 }
-OURS = ("ours", "ours_without_divergence", "triton", "chunked")
+OURS = ("ours", "ours_without_divergence", "triton", "bulk_copies", "chunked")
 """Our own implementations."""
 WITH_PASSES = (*OURS, "eager")
 """Peers that compute the divergence of passes."""

@@ -23,8 +23,10 @@ MAX_PASSES, MAX_TEACHERS = 2, 2
 MAX_VOCABULARY = 1 << 24
 """Words up to here are exact as float32."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-STATISTICS, DIVERGENCE, GRADIENT = 1, 2, 4
+STATISTICS, DIVERGENCE, GRADIENT, BULK_COPIES = 1, 2, 4, 8
 """Steps of a launch, as in csrc/cuda.h."""
+HAS_BULK_COPIES = False
+"""Whether rows come into shared memory by bulk copies (compute capability 9.0); to be measured."""
 
 
 class _Saved(NamedTuple):
@@ -113,7 +115,7 @@ def statistics(inputs: LossInputs, chunk: slice, workspace: Workspace) -> Statis
     gates_by_token = all(t.gate.kind == "whole" or t.gate.level == "token" for t in inputs.teachers)
     steps = STATISTICS | (DIVERGENCE if passes > 1 else 0)
     if workspace.needs_gradients and fits_on_chip and gates_by_token:
-        steps |= GRADIENT
+        steps |= GRADIENT | (BULK_COPIES if HAS_BULK_COPIES else 0)
     saved = _Saved(hidden_RD, logits_RP, teacher_RP, packed_RC, divergence_RC, bool(steps & GRADIENT))
     workspace.saved = saved
     _launch(inputs, chunk, workspace, saved, workspace.new((0,)), steps)

@@ -3,7 +3,7 @@
 // Fibers change only where threads wait for one another (__syncthreads, shuffles), in a new random order each time, and
 // one warp sleeps until the others cannot go on, so that a forgotten barrier shows. Threads that wait for ever are an
 // error; shared memory holds NaN before a block starts; arrays end at a page that cannot be touched, so that a read or
-// write behind them is a crash.
+// write behind them is a crash. Bulk copies arrive one by one in a random order, none before somebody waits for one.
 #pragma once
 
 #include <setjmp.h>
@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#define GPU_ON_CPU
 #define __device__
 #define __global__
 #define __forceinline__ inline
@@ -67,6 +68,17 @@ struct Meeting {
   int64_t round = 0;
 };
 
+struct Barrier {
+  int arrivals, bytes;  // that are still to come
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  unsigned bytes;
+  Barrier* barrier;
+};
+
 struct Fiber {
   ucontext_t start;
   jmp_buf at;
@@ -82,6 +94,7 @@ struct Block {
   Meeting all;
   std::vector<Meeting> warps;
   std::vector<float> lanes[2];
+  std::vector<Copy> copies;
   bool moved;
   std::mt19937 random{1};
 };
@@ -128,6 +141,7 @@ inline void launch(std::function<void()> kernel, unsigned blocks, unsigned threa
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
     std::fill(block.memory.begin(), block.memory.end(), char(0xff));
     block.all = {};
+    block.copies.clear();
     block.warps.assign(threads / 32, {});
     for (unsigned t = 0; t < threads; ++t) {
       Fiber& f = block.fibers[t];
@@ -152,6 +166,7 @@ inline void launch(std::function<void()> kernel, unsigned blocks, unsigned threa
     }
     for (const Fiber& f : block.fibers)
       if (!f.done) last = cudaErrorStuck;
+    if (!block.copies.empty()) last = cudaErrorStuck;  // a block may not end before what it asked for is there
     if (last != cudaSuccess) return;
   }
 }
@@ -192,6 +207,32 @@ inline float __shfl_down_sync(unsigned, float x, int by) {
   lanes[thread] = x;
   gpu::meet(gpu::block.warps[thread / 32], 32);
   return thread % 32 + by < 32 ? lanes[thread + by] : x;
+}
+
+using gpu::Barrier;
+inline void init_barriers(Barrier* barriers, int count) { std::fill_n(barriers, count, Barrier{1, 0}); }
+inline void expect_bytes(Barrier* barrier, unsigned bytes) {
+  --barrier->arrivals;
+  barrier->bytes += int(bytes);
+}
+inline void bulk_load(void* to, const void* from, unsigned bytes, Barrier* barrier) {
+  const auto all = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes;
+  if (all % 16) gpu::last = cudaErrorStuck;
+  gpu::block.copies.push_back({to, from, bytes, barrier});
+}
+inline void wait_for(Barrier* barrier) {
+  auto& copies = gpu::block.copies;
+  while (barrier->arrivals || barrier->bytes) {
+    if (!copies.empty()) {
+      std::swap(copies[gpu::block.random() % copies.size()], copies.back());
+      const gpu::Copy copy = copies.back();
+      copies.pop_back();
+      std::memcpy(copy.to, copy.from, copy.bytes);
+      copy.barrier->bytes -= int(copy.bytes);
+      gpu::block.moved = true;
+    }
+    gpu::leave();
+  }
 }
 
 inline cudaError_t cudaDeviceGetAttribute(int* to, int, int) {

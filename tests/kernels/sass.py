@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);")
-KERNEL = re.compile(r"rows_kernelI(f|6__half|13__nv_bfloat16)Li(\d)ELi(\d)ELb(\d)E")
+KERNEL = re.compile(r"rows_kernelI(f|6__half|13__nv_bfloat16)Li(\d)ELi(\d)ELNS\d?_\S*?7StagingE(\d)E")
+
+SHORT = 40
+"""Loops that wait for a copy, or ask for some, are shorter."""
 
 
 def cuobjdump() -> str | None:
@@ -22,14 +25,14 @@ def cuobjdump() -> str | None:
     return found
 
 
-def loops(library: Path, target: str = "90") -> dict[tuple[str, int, int, bool], list[int]]:
-    """Lengths of each kernel's innermost loops in order of their code, by (type, passes, teachers, on chip)."""
+def loops(library: Path, target: str = "90") -> dict[tuple[str, int, int, str], list[int]]:
+    """Lengths of innermost loops over packs in order of their code, by (type, passes, teachers, staging)."""
     tool = cuobjdump()
     assert tool is not None
     text = subprocess.run(
         [tool, "-sass", "-arch", f"sm_{target}", str(library)], check=True, capture_output=True, text=True
     )
-    lengths: dict[tuple[str, int, int, bool], list[int]] = {}
+    lengths: dict[tuple[str, int, int, str], list[int]] = {}
     for function in text.stdout.split("Function : ")[1:]:
         match = KERNEL.search(function.split("\n", 1)[0])
         if match is None:
@@ -39,8 +42,9 @@ def loops(library: Path, target: str = "90") -> dict[tuple[str, int, int, bool],
         branches = [(at, int(m[1], 16)) for at, what in code if (m := re.search(r"\bBRA\b.*?0x([0-9a-f]+)", what))]
         backward = sorted({(to, at) for at, to in branches if to < at})
         inner = [(a, b) for a, b in backward if not any((c, d) != (a, b) and a <= c and d <= b for c, d in backward)]
-        key = (name, int(match[2]), int(match[3]), match[4] == "1")
-        lengths[key] = [sum(a <= at <= b for at, _ in code) for a, b in inner]
+        key = (name, int(match[2]), int(match[3]), ("none", "threads", "bulk")[int(match[4])])
+        counts = [sum(a <= at <= b for at, _ in code) for a, b in inner]
+        lengths[key] = [count for count in counts if count > SHORT]
     return lengths
 
 

@@ -104,11 +104,13 @@ def test_nvcc_compiles_all_targets_without_spills() -> None:
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", report)]
     assert {f"sm_{t}" for t in re.findall(r"for 'sm_(\d+)'", report)} == {"sm_80", "sm_90", "sm_100"}
-    assert len(registers) == len(spills) >= 3 * 26
+    assert len(registers) == len(spills) >= 3 * 34
     assert set(spills) == {("0", "0")}
     assert max(registers) <= 128
     if cuobjdump() is not None:
         # instructions of the loops over a pack of 8 words: statistics, then gradient; bf16, rows on the chip
         found = loops(library)
-        assert sum(found["bf16", 1, 0, True]) <= 8 * 18, "cross-entropy"
-        assert found["bf16", 1, 1, True][1] + found["bf16", 1, 1, True][-1] <= 8 * 36, "one teacher, all words, T = 1"
+        for staging, more in (("threads", 0), ("bulk", 8)):  # for the waits
+            ce, kd = found["bf16", 1, 0, staging], found["bf16", 1, 1, staging]
+            assert sum(ce) <= 8 * 18 + more, "cross-entropy"
+            assert kd[1] + kd[-1] <= 8 * 36 + more, "one teacher, all words, T = 1"

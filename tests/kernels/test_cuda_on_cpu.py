@@ -110,9 +110,12 @@ def gpu(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
     return library
 
 
-@pytest.mark.parametrize("on_chip", [True, False])
+@pytest.mark.parametrize("on_chip", [True, False, "bulk"])
 @pytest.mark.parametrize("dtype", list(HALF))
-def test_error_bound(gpu: ctypes.CDLL, dtype: torch.dtype, on_chip: bool) -> None:
+def test_error_bound(
+    gpu: ctypes.CDLL, dtype: torch.dtype, on_chip: bool | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "HAS_BULK_COPIES", on_chip == "bulk")
     gpu.most_shared(232448 if on_chip else 0)
     token_gates = {"gates": (Gate("adaptive", "token", 1.5),)}, {"passes": 2, "gates": (Gate("selective", "token"),)}
     few = [mix for mix in MIXES if mix.get("passes", 1) <= cuda.MAX_PASSES]

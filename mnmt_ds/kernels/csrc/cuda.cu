@@ -28,6 +28,52 @@ struct alignas(16) Pack {
   T at[SIZE];
 };
 
+// Whether a token's rows are in shared memory, and who brings them: each thread what it reads, or bulk copies of THREADS
+// packs each, all of which are on their way at once (from sm_90 on; before, threads bring them all the same).
+enum class Staging { none, threads, bulk };
+#if (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900) || defined(GPU_ON_CPU)
+constexpr bool HAS_BULK = true;
+#else
+constexpr bool HAS_BULK = false;
+#endif
+constexpr int MOST_PARTS = 28;  // of a row that fits into shared memory
+
+#ifndef GPU_ON_CPU
+// Counts the bytes of a part that have arrived.
+using Barrier = unsigned long long;
+
+__device__ __forceinline__ unsigned shared_address(const void* at) { return unsigned(__cvta_generic_to_shared(at)); }
+__device__ __forceinline__ void init_barriers(Barrier* barriers, int count) {
+#if __CUDA_ARCH__ >= 900
+  for (int i = 0; i < count; ++i)
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barriers + i)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void expect_bytes(Barrier* barrier, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void bulk_load(void* to, const void* from, unsigned bytes, Barrier* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for(Barrier* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .pred here;\nAGAIN_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 here, [%0], 0;\n@!here bra AGAIN_%=;\n}" ::"r"(shared_address(barrier))
+      : "memory");
+#endif
+}
+#endif
+
 // A whole struct from the lane that is `by` further on.
 template <class S>
 __device__ __forceinline__ S shuffle_down(const S& s, int by) {
@@ -78,27 +124,51 @@ struct Shared {
   GradientCoefficients<float, K, J> coefficients;
   LogNormalizer<float> teacher_at_one[J + 1];
   float gold_logit[K], teacher_gold[J + 1], gold;
+  Barrier arrived[MOST_PARTS];
 };
 
-// A token's rows of logits. STAGED: STATISTICS copies each pack into shared memory, where later steps find it; every
-// thread reads back only what it wrote itself, so no barrier is needed.
-template <class T, int K, int J, bool STAGED>
+// A token's rows of logits. Staged ones are copied into shared memory, where all steps find them: by `begin_copies`, or
+// each pack by the thread that first reads it, which alone reads it again, so no barrier is needed.
+template <class T, int K, int J, Staging S>
 struct TokenRows {
   using P = Pack<T>;
+  static constexpr bool STAGED = S != Staging::none, BULK = S == Staging::bulk && HAS_BULK;
   T* student;
   const T* teacher;
   int64_t pass_step, teacher_step;  // in T
   P* stage;
   int packs;
 
+  // Asks for all rows, by one thread; `wait_for_part` is then called before a pack is read first.
+  __device__ void begin_copies(Barrier* arrived) const {
+    const int parts = (packs + THREADS - 1) / THREADS;
+    init_barriers(arrived, parts);
+#pragma unroll 1
+    for (int part = 0; part < parts; ++part) {
+      const int first = part * THREADS, count = packs - first < THREADS ? packs - first : THREADS;
+      const unsigned bytes = count * sizeof(P);
+      expect_bytes(arrived + part, (K + J) * bytes);
+#pragma unroll
+      for (int k = 0; k < K; ++k)
+        bulk_load(stage + k * packs + first, reinterpret_cast<const P*>(student + k * pass_step) + first, bytes,
+                  arrived + part);
+#pragma unroll
+      for (int j = 0; j < J; ++j)
+        bulk_load(stage + (K + j) * packs + first, reinterpret_cast<const P*>(teacher + j * teacher_step) + first,
+                  bytes, arrived + part);
+    }
+  }
+  __device__ void wait_for_part(Barrier* arrived, int i) const {
+    if constexpr (BULK) wait_for(arrived + i / THREADS);
+  }
   __device__ P student_pack(int k, int i, bool is_first_read) const {
-    if (STAGED && !is_first_read) return stage[k * packs + i];
+    if (STAGED && (BULK || !is_first_read)) return stage[k * packs + i];
     const P p = reinterpret_cast<const P*>(student + k * pass_step)[i];
     if (STAGED) stage[k * packs + i] = p;
     return p;
   }
   __device__ P teacher_pack(int j, int i, bool is_first_read) const {
-    if (STAGED && !is_first_read) return stage[(K + j) * packs + i];
+    if (STAGED && (BULK || !is_first_read)) return stage[(K + j) * packs + i];
     const P p = reinterpret_cast<const P*>(teacher + j * teacher_step)[i];
     if (STAGED) stage[(K + j) * packs + i] = p;
     return p;
@@ -127,8 +197,8 @@ __device__ __forceinline__ bool is_plain(const RowArguments& a) {
 }
 
 // The gold word's logits, by one thread.
-template <class T, int K, int J, bool STAGED>
-__device__ void read_gold(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
+template <class T, int K, int J, Staging S>
+__device__ void read_gold(const RowArguments& a, const TokenRows<T, K, J, S>& rows, int64_t token,
                           Shared<K, J>& shared) {
   const int64_t gold = a.gold[token];
 #pragma unroll
@@ -141,8 +211,8 @@ __device__ void read_gold(const RowArguments& a, const TokenRows<T, K, J, STAGED
 }
 
 // From the pack that holds a thread's most probable word to that word: of equal ones the first.
-template <class T, int K, int J, bool STAGED>
-__device__ void find_argmax(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows,
+template <class T, int K, int J, Staging S>
+__device__ void find_argmax(const RowArguments& a, const TokenRows<T, K, J, S>& rows,
                             StudentStatistics<float> (&student)[K], TeacherStatistics<float, K> (&teacher)[J + 1]) {
   constexpr int SIZE = Pack<T>::SIZE;
   const auto word_of = [&](const float (&x)[SIZE], float scale, float max, float first) {
@@ -172,8 +242,8 @@ __device__ void find_argmax(const RowArguments& a, const TokenRows<T, K, J, STAG
 }
 
 // Reads the rows once and writes a token's packed statistics.
-template <class T, int K, int J, bool STAGED>
-__device__ void compute_statistics(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
+template <class T, int K, int J, Staging S>
+__device__ void compute_statistics(const RowArguments& a, const TokenRows<T, K, J, S>& rows, int64_t token,
                                 Shared<K, J>& shared) {
   constexpr int SIZE = Pack<T>::SIZE;
   StudentStatistics<float> student[K];
@@ -188,10 +258,15 @@ __device__ void compute_statistics(const RowArguments& a, const TokenRows<T, K, 
 #pragma unroll
     for (int k = 0; k < K; ++k) student_at_temperature[j][k] = LogSumExp<float>::empty();
   }
+  if constexpr (TokenRows<T, K, J, S>::BULK) {
+    if (threadIdx.x == 0) rows.begin_copies(shared.arrived);
+    __syncthreads();
+  }
   if (threadIdx.x == 0) read_gold(a, rows, token, shared);
   const auto add_pack = [&]<bool FULL, bool PLAIN>(int p) {  // a row's last pack may hold fewer words
     const int first = p * SIZE, words = int(a.vocab_size);
     float z[K][SIZE], y[J + 1][SIZE];
+    rows.wait_for_part(shared.arrived, p);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const Pack<T> pack = rows.student_pack(k, p, true);
@@ -305,8 +380,8 @@ __device__ void load_statistics(const RowArguments& a, int64_t token, Shared<K, 
 }
 
 // Writes a token's X-divergence.
-template <class T, int K, int J, bool STAGED>
-__device__ void compute_divergence(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
+template <class T, int K, int J, Staging S>
+__device__ void compute_divergence(const RowArguments& a, const TokenRows<T, K, J, S>& rows, int64_t token,
                                 Shared<K, J>& shared) {
   constexpr int SIZE = Pack<T>::SIZE;
   LogNormalizer<float> normalizer[K];
@@ -337,8 +412,8 @@ __device__ void compute_divergence(const RowArguments& a, const TokenRows<T, K, 
 }
 
 // Replaces a token's logits by their gradient.
-template <class T, int K, int J, bool STAGED>
-__device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, STAGED>& rows, int64_t token,
+template <class T, int K, int J, Staging S>
+__device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, S>& rows, int64_t token,
                                Shared<K, J>& shared) {
   constexpr int SIZE = Pack<T>::SIZE;
   if (threadIdx.x == 0) {
@@ -402,19 +477,19 @@ __device__ void write_gradient(const RowArguments& a, const TokenRows<T, K, J, S
 }
 
 // One token: the steps that the launch asks for.
-template <class T, int K, int J, bool STAGED>
-__global__ void __launch_bounds__(THREADS, K + J > (STAGED ? 1 : 2) ? 1 : 2)
+template <class T, int K, int J, Staging S>
+__global__ void __launch_bounds__(THREADS, K + J > (S != Staging::none ? 1 : 2) ? 1 : 2)
     rows_kernel(const __grid_constant__ RowArguments a) {
   extern __shared__ __align__(16) unsigned char stage[];
   __shared__ Shared<K, J> shared;
   const int64_t token = blockIdx.x;
-  TokenRows<T, K, J, STAGED> rows;
+  TokenRows<T, K, J, S> rows;
   rows.student = static_cast<T*>(a.logits) + token * a.pitch;
   rows.teacher = J ? static_cast<const T*>(a.teacher_logits) + token * a.pitch : nullptr;
   rows.pass_step = rows.teacher_step = a.tokens * a.pitch;
   rows.stage = reinterpret_cast<Pack<T>*>(stage);
   rows.packs = int((a.vocab_size + Pack<T>::SIZE - 1) / Pack<T>::SIZE);
-  if (STAGED || a.steps & STATISTICS) compute_statistics(a, rows, token, shared);
+  if (S != Staging::none || a.steps & STATISTICS) compute_statistics(a, rows, token, shared);
   else load_statistics(a, token, shared);
   if (K > 1 && a.steps & DIVERGENCE) compute_divergence(a, rows, token, shared);
   if (a.steps & GRADIENT) write_gradient(a, rows, token, shared);
@@ -430,9 +505,10 @@ constexpr bool stageable(int bytes, int teachers) { return bytes == 2 && teacher
 template <class T, int K, int J>
 cudaError_t launch(const RowArguments& a, bool staged, cudaStream_t stream) {
   const size_t bytes = staged ? staged_bytes(K + J, a.pitch, a.dtype) : 0;
-  auto kernel = rows_kernel<T, K, J, false>;
+  auto kernel = rows_kernel<T, K, J, Staging::none>;
   if constexpr (stageable(sizeof(T), J))
-    if (staged) kernel = rows_kernel<T, K, J, true>;
+    if (staged)
+      kernel = a.steps & BULK_COPIES ? rows_kernel<T, K, J, Staging::bulk> : rows_kernel<T, K, J, Staging::threads>;
   if (bytes) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
     if (error != cudaSuccess) return error;

@@ -9,7 +9,8 @@
 namespace mnmt {
 
 // Which steps a launch takes. All three at once read the logits once, where a token's rows fit in shared memory.
-constexpr int STATISTICS = 1, DIVERGENCE = 2, GRADIENT = 4;
+// BULK_COPIES: rows then come there by bulk copies, where the device has them.
+constexpr int STATISTICS = 1, DIVERGENCE = 2, GRADIENT = 4, BULK_COPIES = 8;
 
 // The arguments of a launch.
 struct RowArguments {
