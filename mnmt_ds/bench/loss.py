@@ -10,7 +10,6 @@ Letters: N tokens, D width, V vocabulary.
 import argparse
 import datetime
 import os
-import platform
 import subprocess
 import sys
 import warnings
@@ -31,7 +30,7 @@ from mnmt_ds.bench.loss_baselines import (
     make_inputs,
     teacher_entropy,
 )
-from mnmt_ds.bench.measuring import seconds_of_device
+from mnmt_ds.bench.measuring import processor, seconds_of_device
 from mnmt_ds.config.paths import path_option
 from mnmt_ds.config.ranges import number_option
 from mnmt_ds.distributed import uses_gpu
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     result = {
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "command": "mnmt-ds bench loss " + " ".join(sys.argv[3:]),
-        "machine": _machine(args.device),
+        "machine": torch.cuda.get_device_name() if args.device == "cuda" else processor(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "dtype": dtype,
@@ -271,14 +270,6 @@ def _measured_flops(device: str, dtype: str) -> float:
     a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     best = min(seconds_of_device(lambda: a @ a, device) for _ in range(6))
     return 2 * size**3 / best / 1e12
-
-
-def _machine(device: str) -> str:
-    """Name of the GPU or the processor."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.machine())
 
 
 def _page(result: dict[str, Any]) -> str:

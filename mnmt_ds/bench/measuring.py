@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mnmt_ds import metric_keys
@@ -66,6 +68,31 @@ def seconds_of_device(work: Callable[[], Any], device: str) -> float:
     ended.record()
     torch.cuda.synchronize()
     return began.elapsed_time(ended) / 1e3  # type: ignore[no-any-return, no-untyped-call]
+
+
+def cpu_seconds_of(work: Callable[[], Any]) -> float:
+    """Times some work by the processor time of this process: others on a shared machine do not count.
+
+    Args:
+        work: the function to run.
+
+    Returns:
+        Seconds, of all threads together.
+    """
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def processor() -> str:
+    """Returns the processor's name.
+
+    Returns:
+        As the kernel has it; the architecture where it has none.
+    """
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def rotated(names: list[str], round_number: int) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from mnmt_ds.files import write_text
 
 RESULTS = Path(__file__).with_name("results")
-BENCHMARKS = ("throughput", "methods", "teachers", "loss", "pipeline", "staged", "placement", "finetune")
+BENCHMARKS = ("throughput", "methods", "teachers", "loss", "pipeline", "staged", "placement", "finetune", "linear")
 SECTION = re.compile(r"(<!-- tables: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Result = Mapping[str, Any]
 
@@ -101,7 +101,7 @@ def table(benchmark: str, result: Result) -> str:
     if benchmark == "loss":
         return loss_table(result["rows"])
     module = importlib.import_module(f"mnmt_ds.bench.{benchmark}")
-    return str(module.table(result if benchmark == "throughput" else result["rows"]))
+    return str(module.table(result if benchmark in ("throughput", "linear") else result["rows"]))
 
 
 def loss_table(rows: Sequence[Result]) -> str:

@@ -14,6 +14,7 @@ BENCHMARKS = (
     "pipeline",
     "staged",
     "finetune",
+    "linear",
     "checks",
     "scale",
 )

@@ -80,6 +80,9 @@ class TrainSettings(Settings):
     """Processes a rank that read batches ahead; 0: the training process reads."""
     loss_implementation: Literal["auto", "reference", "chunked", "cpu", "cuda", "triton"] = "auto"
     """Which fused loss runs; auto: the fastest that this machine has, of those that were measured (not triton)."""
+    linear_implementation: Literal["auto", "torch", "cpu"] = "auto"
+    """Whose products the linear layers use in fp32 on a CPU: torch's, or the C++ kernels'; auto: whichever this machine
+    ran faster when it was measured, and throughout a run what it began with."""
     torch_compile: bool = False
     """The student's layers run as code that ``torch.compile`` makes of them in the first updates and validations; equal
     within rounding, but for dropout, which draws other random numbers."""

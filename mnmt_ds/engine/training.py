@@ -17,7 +17,7 @@ from mnmt_ds.engine.checkpointing.resume_changes import CheckpointOrigin, Resume
 from mnmt_ds.engine.checkpointing.retention import CheckpointRetention
 from mnmt_ds.engine.dataloading.dev_batches import dev_batches, dev_tokens, mixes_pairs
 from mnmt_ds.engine.monitoring.progress import EpochProgress, TimeSpent
-from mnmt_ds.engine.parallel import ds_config
+from mnmt_ds.engine.parallel import ds_config, linear_products
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout, form_parallel_layout
 from mnmt_ds.engine.recipe import Recipe
@@ -103,6 +103,8 @@ class Training:
         self.tracker = self._open_directory(resume)
         self.description = resume_changes.description(recipe, config, self.corpus, layout.data_parallel_size)
         start = self._find_start(config) if resume else None
+        state = start.state if start else None
+        self.linear_products, linear_line = linear_products.settle(recipe.train, layout.device, state, layout.job)
         self.run_log = RunLog(self.tracker, self.peer_group)
         self.retention = CheckpointRetention(self.directory, recipe.train.keep_checkpoints, self.tracker.warning)
         self.plain_loss_function = translation_loss(
@@ -130,9 +132,9 @@ class Training:
         if recipe.students:
             self._describe(recipe, config, self.peer_group.barrier())
         line = introduction(recipe, self.corpus, self.peer_group, self.first, self.job_layout, implementation)
-        self.tracker.info(line)
-        if first_weights_line and not self.update:
-            self.tracker.info(first_weights_line)
+        for said in (line, linear_line, "" if self.update else first_weights_line):
+            if said:
+                self.tracker.info(said)
         for warning in start_warnings(recipe, self.corpus):
             self.tracker.warning(warning)
         facts: dict[str, Any] = {"loss_implementation": implementation, "world_size": layout.job.size}
@@ -304,6 +306,7 @@ class Training:
         state = {
             "update": self.update, **by_student, "records": self.tracker.records, "validated": self.validated,
             "validated_at_end": self.validated_at_end, "fingerprint": self.description, "layout": list(self.job_layout),
+            linear_products.STATE: self.linear_products,
         }  # fmt: skip
         return state | ({"seconds": self.time_spent.state()} if self.recipe.students else {})
 

@@ -276,7 +276,7 @@ class FeedForward(nn.Module):
         Returns:
             (B, T, D).
         """
-        return self.outer(dropout(F.relu(self.inner(x_BTD), inplace=True), self.dropout, self.training))
+        return self.outer(dropout(self.inner(x_BTD, relu=True), self.dropout, self.training))
 
 
 class EncoderLayer(nn.Module):

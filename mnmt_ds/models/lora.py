@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnmt_ds.kernels.linear import Linear
 from mnmt_ds.models.dropout import dropout
 from mnmt_ds.models.settings import LoraSettings, ModelSettings
 
@@ -26,7 +27,7 @@ PARTS = {
 """Of each of our maps, by the last part of its name, M2M-100's maps that it consists of, stacked by rows."""
 
 
-class LoraLinear(nn.Linear):
+class LoraLinear(Linear):
     """A linear map with an adapter for some of its parts.
 
     Args:
@@ -44,11 +45,12 @@ class LoraLinear(nn.Linear):
         self.lora_A = nn.Parameter(torch.empty(len(self.adapted) * lora.rank, inputs))
         self.lora_B = nn.Parameter(torch.empty(len(self.adapted) * self.size, lora.rank))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """Applies map and adapters.
 
         Args:
             x: (..., I).
+            relu: whether negative results become 0.
 
         Returns:
             (..., outputs).
@@ -58,10 +60,10 @@ class LoraLinear(nn.Linear):
         pairs = zip(low.split(self.rank, -1), self.lora_B.split(self.size), strict=True)
         for part, (low_R, up_OR) in zip(self.adapted, pairs, strict=True):
             y.narrow(-1, part * self.size, self.size).add_(F.linear(low_R, up_OR), alpha=self.scale)
-        return y
+        return F.relu(y, inplace=True) if relu else y
 
 
-def linear(settings: ModelSettings, name: str, inputs: int, outputs: int) -> nn.Linear:
+def linear(settings: ModelSettings, name: str, inputs: int, outputs: int) -> Linear:
     """Makes one of a layer's maps, with adapters where the settings ask for them.
 
     Args:
@@ -75,7 +77,7 @@ def linear(settings: ModelSettings, name: str, inputs: int, outputs: int) -> nn.
     """
     lora = settings.lora
     if lora is None or not adapted_parts(PARTS[name], lora):
-        return nn.Linear(inputs, outputs)
+        return Linear(inputs, outputs)
     return LoraLinear(inputs, outputs, PARTS[name], lora)
 
 

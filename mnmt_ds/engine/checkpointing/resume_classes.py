@@ -108,7 +108,7 @@ CLASSES: Mapping[str, Mapping[ResumeClass, str]] = {
         NO_EFFECT: "workers save_every keep_checkpoints timeout_minutes",
         BUDGET: "max_epochs max_steps patience",
         FREE: "max_tokens gradient_accumulation_steps batches_per_update lr warmup_steps warmup_init_lr adam_betas"
-        " adam_eps weight_decay clip_norm ema_decay ema_start loss_implementation torch_compile"
+        " adam_eps weight_decay clip_norm ema_decay ema_start loss_implementation linear_implementation torch_compile"
         " deterministic",
         NEW_METRIC: "label_smoothing",
         REFUSED: "precision seed",

@@ -5,6 +5,7 @@
 
 #include "amx.h"
 #include "cpu.h"
+#include "products.h"
 #include "rows.h"
 
 namespace {
@@ -162,6 +163,38 @@ void gate(Tensor teacher, Tensor student, int64_t kind, bool strict, double cap,
   for (int64_t i = 0; i < teacher.numel(); ++i) out[i] = mnmt::gate(rule, t[i], s[i]);
 }
 
+// A linear layer's shape; `rows`: its input or its output's gradient, `width` numbers a row.
+mnmt::LinearShape linear_shape(const Tensor& rows, int64_t width, const Tensor& weight, int64_t threads) {
+  int64_t count = 1;
+  for (int64_t i = 0; i + 1 < rows.dim(); ++i) count *= rows.size(i);
+  STD_TORCH_CHECK(rows.dim() > 0 && rows.size(rows.dim() - 1) == width, "rows of ", width, " numbers expected");
+  return {count, weight.size(1), weight.size(0), int(threads)};
+}
+
+// The numbers of a float32 tensor; null where it is empty, which stands for none.
+float* floats_or_null(const Tensor& t, int64_t size) { return t.numel() ? floats(t, size) : nullptr; }
+
+// mnmt::linear.
+void linear(Tensor x, Tensor weight, Tensor bias, bool relu, int64_t threads, Tensor y) {
+  const auto s = linear_shape(x, weight.size(1), weight, threads);
+  mnmt::linear(s, floats(x, s.rows * s.inputs), floats(weight, s.inputs * s.outputs), floats_or_null(bias, s.outputs),
+               relu, floats(y, s.rows * s.outputs));
+}
+
+// Both gradients of mnmt::linear; an empty tensor stands for one that is not wanted, and for `y` where there was no
+// ReLU. `weight` is read for dx; `x` for dweight.
+void linear_gradients(Tensor dy, Tensor y, Tensor x, Tensor weight, int64_t threads, Tensor dx, Tensor dweight,
+                      Tensor dbias) {
+  const auto s = linear_shape(dy, weight.size(0), weight, threads);
+  const float *dys = floats(dy, s.rows * s.outputs), *ys = floats_or_null(y, s.rows * s.outputs);
+  if (dx.numel())
+    mnmt::linear_input_gradient(s, dys, ys, floats(weight, s.inputs * s.outputs), floats(dx, s.rows * s.inputs));
+  mnmt::linear_weight_gradient(s, dys, ys, dweight.numel() ? floats(x, s.rows * s.inputs) : nullptr,
+                               floats_or_null(dweight, s.inputs * s.outputs), floats_or_null(dbias, s.outputs));
+}
+
+int64_t fill_registers(int64_t repeats) { return mnmt::fill_registers(repeats); }
+
 bool has_tiles() { return mnmt::has_tiles(); }
 
 // Floats that the logits of one pass (or teacher) take.
@@ -187,18 +220,26 @@ STABLE_TORCH_LIBRARY(mnmt_ds_cpu, m) {
   m.def(
       "tile_gradients(Tensor hidden, Tensor projection, Tensor gold, int group, int threads, Tensor packed, "
       "Tensor weight, float smoothing, bool overwrite, float scale, Tensor(a!) dhidden, Tensor(b!) dprojection) -> ()");
+  m.def("linear(Tensor x, Tensor weight, Tensor bias, bool relu, int threads, Tensor(a!) y) -> ()");
+  m.def(
+      "linear_gradients(Tensor dy, Tensor y, Tensor x, Tensor weight, int threads, Tensor(a!) dx, Tensor(b!) dweight, "
+      "Tensor(c!) dbias) -> ()");
+  m.def("fill_registers(int repeats) -> int");
   m.def("gate(Tensor teacher, Tensor student, int kind, bool strict, float cap, float below, Tensor(a!) to) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CompositeExplicitAutograd, m) {
   m.impl("plane_size", TORCH_BOX(&plane_size));
   m.impl("has_tiles", TORCH_BOX(&has_tiles));
+  m.impl("fill_registers", TORCH_BOX(&fill_registers));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CPU, m) {
   m.impl("statistics", TORCH_BOX(&statistics));
   m.impl("gradients", TORCH_BOX(&gradients));
   m.impl("gate", TORCH_BOX(&gate));
+  m.impl("linear", TORCH_BOX(&linear));
+  m.impl("linear_gradients", TORCH_BOX(&linear_gradients));
   m.impl("tile_statistics", TORCH_BOX(&tile_statistics));
   m.impl("tile_gradients", TORCH_BOX(&tile_gradients));
 }

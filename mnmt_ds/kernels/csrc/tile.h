@@ -1,4 +1,4 @@
-// The one matrix kernel of the CPU build: TILE_ROWS x GROUP sums of products, held in registers.
+// The one matrix kernel of the CPU build: ROWS x GROUP sums of products, held in registers; TILE_ROWS fill them.
 #pragma once
 
 #include "lanes.h"
@@ -13,19 +13,20 @@ constexpr int ROWS_FROM_MEMORY = 8;
 constexpr int ROWS_FROM_MEMORY = 0;
 #endif
 
-struct Tile {
-  Lanes sum[TILE_ROWS][2];
+template <int ROWS>
+struct TileOf {
+  Lanes sum[ROWS][2];
 
   // Sets all sums to 0.
   INLINE void clear() {
 #pragma GCC unroll 16
-    for (int i = 0; i < TILE_ROWS; ++i) sum[i][0] = sum[i][1] = Lanes{};
+    for (int i = 0; i < ROWS; ++i) sum[i][0] = sum[i][1] = Lanes{};
   }
 
   // Reads the sums; `stride`: numbers from row to row.
   INLINE void read(const float* from, int64_t stride) {
 #pragma GCC unroll 16
-    for (int i = 0; i < TILE_ROWS; ++i) {
+    for (int i = 0; i < ROWS; ++i) {
       sum[i][0] = load(from + i * stride);
       sum[i][1] = load(from + i * stride + LANES);
     }
@@ -34,7 +35,7 @@ struct Tile {
   // Writes the sums of the first `rows` rows.
   INLINE void write(float* to, int64_t stride, int64_t rows) const {
 #pragma GCC unroll 16
-    for (int i = 0; i < TILE_ROWS; ++i) {
+    for (int i = 0; i < ROWS; ++i) {
       if (i >= rows) break;
       store(to + i * stride, sum[i][0]);
       store(to + i * stride + LANES, sum[i][1]);
@@ -50,12 +51,14 @@ struct Tile {
     for (int k = 0; k < n; ++k, a += COLUMN_STRIDE, a_copy += COLUMN_STRIDE, b += GROUP) {
       const Lanes left = load(b), right = load(b + LANES);
 #pragma GCC unroll 16
-      for (int i = 0; i < TILE_ROWS; ++i) {
+      for (int i = 0; i < ROWS; ++i) {
         sum[i][0] += Ops<Lanes>::broadcast(a[i * ROW_STRIDE]) * left;
         sum[i][1] += Ops<Lanes>::broadcast((i < ROWS_FROM_MEMORY ? a_copy : a)[i * ROW_STRIDE]) * right;
       }
     }
   }
 };
+
+using Tile = TileOf<TILE_ROWS>;
 
 }  // namespace mnmt
