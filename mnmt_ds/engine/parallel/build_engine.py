@@ -1,9 +1,10 @@
 """From a recipe to the engine that it asks for."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mnmt_ds.distributed import seed_of
 from mnmt_ds.engine.parallel import ds_config
@@ -80,8 +81,11 @@ def _make_engine(
     return make_zero_engine(model, config, layout, vocab_shard)
 
 
-def gather_layers_whole(model: nn.Module) -> None:
+def gather_layers_whole(model: Transformer) -> None:
     """Makes ZeRO-3 gather a layer's weights together, before its forward: hooks within it cannot be compiled.
+
+    DeepSpeed takes such a layer's weights away before its backward pass where none of its inputs wants a gradient, so
+    states of frozen embeddings want one, which nobody uses.
 
     Args:
         model: before DeepSpeed has it.
@@ -89,6 +93,12 @@ def gather_layers_whole(model: nn.Module) -> None:
     from deepspeed.utils import set_z3_leaf_modules
 
     set_z3_leaf_modules(model, [EncoderLayer, DecoderLayer])
+    for embedding in {model.embedding, model.source_embedding}:
+        embedding.register_forward_hook(_want_gradient)
+
+
+def _want_gradient(module: nn.Module, inputs: Any, states: Tensor) -> Tensor:
+    return states if states.requires_grad or not torch.is_grad_enabled() else states.requires_grad_()
 
 
 def own_vocab_shard(vocabulary_size: int, layout: ParallelLayout) -> VocabShard | None:

@@ -11,7 +11,7 @@ from mnmt_ds.engine.recipe import Recipe, students_of
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods import registry as methods
 from mnmt_ds.models.layer_sequence import layer_entries, possible_cuts, trained_entries
-from mnmt_ds.models.settings import FreezeSettings, ModelSettings
+from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.parallel_layout import ParallelLayout, form_layout, plan_layout
 from mnmt_ds.requirements import PIPELINE, PLACEMENT, PRECISION, VOCABULARY, Requirements, RunLayout
 from mnmt_ds.samplers import registry as samplers
@@ -81,11 +81,6 @@ def check_run_layout(
         if offload.get("device") == "nvme" or offload.get("super_offload"):
             way = "nvme" if offload.get("device") == "nvme" else "super_offload"
             raise UserError(f"train.ema_decay: weights whose {name} is {way} are not averaged; offload to the cpu")
-    is_trained_whole = recipe.model.lora is None and recipe.model.freeze == FreezeSettings()
-    if recipe.train.torch_compile and ds_config.zero_stage(config) == 3 and not is_trained_whole:
-        raise UserError(
-            "train.torch_compile: at ZeRO-3 it takes no adapters and no frozen weights; use ds_configs/zero2.json"
-        )
     layout = run_layout(recipe, config, world_size() if ranks is None else ranks)
     requirements.check_layout(requirements_of(recipe), layout, settings)
     if layout.ranks > 1 and uses_gpu() and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":
