@@ -63,6 +63,7 @@ def cpu_recipe() -> LibraryRecipe:
             (compiler, *common, *speed, "-c", str(SOURCES / "cpu.cpp"), "-o", "{out}/cpu.o"),
             (compiler, *common, *speed, "-c", str(SOURCES / "amx.cpp"), "-o", "{out}/amx.o"),
             (compiler, *common, *speed, "-c", str(SOURCES / "products.cpp"), "-o", "{out}/products.o"),
+            (compiler, *common, *speed, "-c", str(SOURCES / "dropout.cpp"), "-o", "{out}/dropout.o"),
             (compiler, *common, "-O2", *stable_abi(), "-c", str(SOURCES / "cpu_ops.cpp"), "-o", "{out}/ops.o"),
         ),
         (
@@ -72,6 +73,7 @@ def cpu_recipe() -> LibraryRecipe:
             "{out}/cpu.o",
             "{out}/amx.o",
             "{out}/products.o",
+            "{out}/dropout.o",
             "{out}/ops.o",
             *torch_libraries(),
             "-o",

@@ -5,6 +5,7 @@
 
 #include "amx.h"
 #include "cpu.h"
+#include "dropout.h"
 #include "products.h"
 #include "rows.h"
 
@@ -193,6 +194,14 @@ void linear_gradients(Tensor dy, Tensor y, Tensor x, Tensor weight, int64_t thre
                                floats_or_null(dweight, s.inputs * s.outputs), floats_or_null(dbias, s.outputs));
 }
 
+// mnmt::dropout; `bits`: int16, as many as x has elements.
+void dropout(Tensor x, Tensor bits, int64_t threshold, double scale, int64_t threads, Tensor y) {
+  STD_TORCH_CHECK(bits.is_contiguous() && bits.scalar_type() == ScalarType::Short && bits.numel() >= x.numel(),
+                  "contiguous int16, one an element, expected");
+  mnmt::dropout(x.numel(), int(threads), floats(x, 0), static_cast<const uint16_t*>(bits.const_data_ptr()),
+                int(threshold), float(scale), floats(y, x.numel()));
+}
+
 int64_t fill_registers(int64_t repeats) { return mnmt::fill_registers(repeats); }
 
 bool has_tiles() { return mnmt::has_tiles(); }
@@ -224,6 +233,7 @@ STABLE_TORCH_LIBRARY(mnmt_ds_cpu, m) {
   m.def(
       "linear_gradients(Tensor dy, Tensor y, Tensor x, Tensor weight, int threads, Tensor(a!) dx, Tensor(b!) dweight, "
       "Tensor(c!) dbias) -> ()");
+  m.def("dropout(Tensor x, Tensor bits, int threshold, float scale, int threads, Tensor(a!) y) -> ()");
   m.def("fill_registers(int repeats) -> int");
   m.def("gate(Tensor teacher, Tensor student, int kind, bool strict, float cap, float below, Tensor(a!) to) -> ()");
 }
@@ -238,6 +248,7 @@ STABLE_TORCH_LIBRARY_IMPL(mnmt_ds_cpu, CPU, m) {
   m.impl("statistics", TORCH_BOX(&statistics));
   m.impl("gradients", TORCH_BOX(&gradients));
   m.impl("gate", TORCH_BOX(&gate));
+  m.impl("dropout", TORCH_BOX(&dropout));
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("linear_gradients", TORCH_BOX(&linear_gradients));
   m.impl("tile_statistics", TORCH_BOX(&tile_statistics));
