@@ -109,9 +109,10 @@ def ours_by_triton(x: Inputs) -> Tensor:
     Raises:
         Unsupported: where they cannot run, or would leave the problem to other kernels.
     """
-    reason = triton_loss.why_unavailable()
-    if reason or x.passes > 1 or x.projection_VD.dtype not in triton_loss.DTYPES:
-        raise Unsupported(reason or "one pass in bfloat16 or float16 alone")
+    if not x.hidden_ND.is_cuda or x.passes > 1 or x.projection_VD.dtype not in triton_loss.DTYPES:
+        raise Unsupported("one pass in bfloat16 or float16 on a GPU alone")
+    if reason := triton_loss.why_unavailable():
+        raise Unsupported(reason)
     return ours(x, "triton")
 
 

@@ -99,9 +99,11 @@ def outcome(c: Case, implementation: str) -> tuple[LossSums, Tensor, Tensor]:
 
 
 def numbers(sums: LossSums) -> dict[str, Tensor]:
-    """Every field as one flat tensor."""
+    """Every field that is there as one flat tensor."""
     values = {}
     for name, value in sums._asdict().items():
+        if value is None:
+            continue
         tensors = value if isinstance(value, tuple) else (value,)
         values[name] = (
             torch.cat([tensor.detach().cpu().double().reshape(-1) for tensor in tensors])
