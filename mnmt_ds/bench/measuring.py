@@ -70,6 +70,20 @@ def seconds_of_device(work: Callable[[], Any], device: str) -> float:
     return began.elapsed_time(ended) / 1e3  # type: ignore[no-any-return, no-untyped-call]
 
 
+def times_of(work: Callable[[], Any]) -> tuple[float, float]:
+    """Times some work by the clock and by the processor.
+
+    Args:
+        work: the function to run.
+
+    Returns:
+        Wall-clock seconds as of ``seconds_of``, and processor seconds of this process's threads together.
+    """
+    began = time.process_time()
+    seconds = seconds_of(work)
+    return seconds, time.process_time() - began
+
+
 def cpu_seconds_of(work: Callable[[], Any]) -> float:
     """Times some work by the processor time of this process: others on a shared machine do not count.
 

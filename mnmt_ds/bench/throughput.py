@@ -1,8 +1,9 @@
 """Training and decoding speed: ours under DeepSpeed, plain and distilling, against a plain PyTorch loop, taking turns.
 
 All trainers step through the same batches, some updates each in turn, so that whatever else the machine does affects
-all alike; ratios are medians over rounds. Peak memory is that of a process of its own a trainer. On a GPU all train and
-decode there, in bf16.
+all alike; ratios are medians over rounds. Tokens a CPU second are by the processor time of the process: others on the
+machine count little there. *torch's products*: linear layers with torch's products, whatever the run would use. Peak
+memory is that of a process of its own a trainer. On a GPU all train and decode there, in bf16.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnmt_ds.bench.arguments import add_output, add_recipe, add_rounds, device_overrides
-from mnmt_ds.bench.measuring import peak_mib, peak_mib_in_child, rotated, seconds_of, set_threads
+from mnmt_ds.bench.measuring import peak_mib, peak_mib_in_child, rotated, set_threads, times_of
 from mnmt_ds.bench.publish import publish
 from mnmt_ds.config.ranges import number_option
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:  # imported when the benchmark runs: DeepSpeed takes seconds
     from mnmt_ds.engine.recipe import Recipe
 
 HELP = "training tokens/s, peak memory and decoding sentences/s, plain and distilling"
-TRAINERS = ("plain loop", "plain", "lssd")
+TORCH_PRODUCTS = "plain, torch's products"
+TRAINERS = ("plain loop", "plain", TORCH_PRODUCTS, "lssd")
 FIXED = ("tracking.wandb=off", "method.teachers.cache=off")
 """Settings of every training here; ``bench teachers`` measures what cached states save."""
 Update = Sequence["Batch"]
@@ -88,13 +90,17 @@ def table(result: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
+    training = result["training"]
+    has_cpu_seconds = all("tokens_per_cpu_sec" in row for row in training.values())
+    more = " tokens/CPU s | ratio by CPU s |" if has_cpu_seconds else ""
     lines = [
-        "| trainer | target tokens/s | ratio to the plain loop | step / plain step | peak MiB |",
-        "|---|---|---|---|---|",
+        f"| trainer | target tokens/s | ratio to the plain loop | step / plain step |{more} peak MiB |",
+        f"|---|---|---|---|{'---|---|' if has_cpu_seconds else ''}---|",
     ]
-    for name, row in result["training"].items():
+    for name, row in training.items():
+        more = f" {row['tokens_per_cpu_sec']:.0f} | {row['cpu_ratio']:.2f} |" if has_cpu_seconds else ""
         lines.append(
-            f"| {name} | {row['tokens_per_sec']:.0f} | {row['ratio']:.2f} | {row['step_ratio']:.2f} |"
+            f"| {name} | {row['tokens_per_sec']:.0f} | {row['ratio']:.2f} | {row['step_ratio']:.2f} |{more}"
             f" {row['peak_mib']:.0f} |"
         )
     if "decoding" in result:
@@ -107,28 +113,30 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _measure_training(recipe: "Recipe", rounds: int, updates: int) -> dict[str, dict[str, float]]:
-    """Target tokens a second of each trainer, and ratios of them."""
+    """Target tokens a second of each trainer, by the clock and by the processor, and ratios of them."""
     from mnmt_ds.distributed import job
     from mnmt_ds.log import set_up_deepspeed
 
     set_up_deepspeed()
     with job():
         trainers, epoch = _trainers(recipe, TRAINERS)
-        speeds: list[dict[str, float]] = []
+        speeds: list[dict[str, list[float]]] = []
         for round_number in range(rounds + 1):
             turn = [epoch[(round_number * updates + k) % len(epoch)] for k in range(updates)]
             tokens = sum(micro_batches[0].divisor for micro_batches in turn)
             speed = {
-                name: tokens / seconds_of(partial(_train, trainers[name], turn))
+                name: [tokens / seconds for seconds in times_of(partial(_train, trainers[name], turn))]
                 for name in rotated(list(TRAINERS), round_number)
             }
             if round_number:  # the first round warms up
                 speeds.append(speed)
     return {
         name: {
-            "tokens_per_sec": statistics.median(speed[name] for speed in speeds),
-            "ratio": statistics.median(speed[name] / speed["plain loop"] for speed in speeds),
-            "step_ratio": statistics.median(speed["plain"] / speed[name] for speed in speeds),
+            "tokens_per_sec": statistics.median(speed[name][0] for speed in speeds),
+            "ratio": statistics.median(speed[name][0] / speed["plain loop"][0] for speed in speeds),
+            "step_ratio": statistics.median(speed["plain"][0] / speed[name][0] for speed in speeds),
+            "tokens_per_cpu_sec": statistics.median(speed[name][1] for speed in speeds),
+            "cpu_ratio": statistics.median(speed[name][1] / speed["plain loop"][1] for speed in speeds),
         }
         for name in TRAINERS
     }
@@ -146,6 +154,7 @@ def _trainers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[dict[str, Train
     from mnmt_ds.distributed import device
     from mnmt_ds.engine.loop import forward_backward, step, student_loops
     from mnmt_ds.engine.training import Training
+    from mnmt_ds.kernels import linear
     from mnmt_ds.methods.method import ValidationReport
     from mnmt_ds.teachers.teacher_bank import TeacherBank
 
@@ -156,8 +165,9 @@ def _trainers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[dict[str, Train
     bank = method.state["teachers"]
     assert isinstance(bank, TeacherBank)
 
-    def engine_trainer(distilling: bool) -> Trainer:
+    def engine_trainer(distilling: bool, products: str) -> Trainer:
         def train(micro_batches: Update) -> None:
+            linear.use(products)
             for pair in training.pairs:
                 bank.switch[pair] = distilling
             step(loop, forward_backward(loop, list(micro_batches)), stop=False)
@@ -174,7 +184,12 @@ def _trainers(recipe: "Recipe", names: tuple[str, ...]) -> tuple[dict[str, Train
         for batch in micro_batches:
             plain_step(to_device(batch, device()))
 
-    return {"plain loop": plain_trainer, "plain": engine_trainer(False), "lssd": engine_trainer(True)}, epoch
+    own = training.linear_products
+    engines = {
+        "plain": engine_trainer(False, own), TORCH_PRODUCTS: engine_trainer(False, "torch"),
+        "lssd": engine_trainer(True, own),
+    }  # fmt: skip
+    return {"plain loop": plain_trainer, **engines}, epoch
 
 
 def _peak_mib(recipe: "Recipe", name: str, updates: int) -> float:
