@@ -42,7 +42,7 @@ def use(name: str) -> str:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """Computes x W' + b, then ReLU where asked for; differentiable once.
+    """Computes x W' + b, then ReLU where asked for; differentiable once. Compiled code has torch's products.
 
     Args:
         x: (..., I).
@@ -53,7 +53,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
     Returns:
         (..., O).
     """
-    if _CHOSEN["linear"] == "torch" or not _is_supported(x, weight):
+    if torch.compiler.is_compiling() or _CHOSEN["linear"] == "torch" or not _is_supported(x, weight):
         y = F.linear(x, weight, bias)
         return F.relu(y, inplace=True) if relu else y
     if torch.is_grad_enabled():

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mnmt_ds.kernels import linear
 from mnmt_ds.models import compiled
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.transformer import Transformer, initialise
@@ -37,6 +38,7 @@ def _run(corpus: str, run: str, stage: int, backend: str, is_compiled: bool, sec
     model = {"encoder_layers": 2, "decoder_layers": 2, **sections.pop("model", NONE)}
     made = {"train": train, "model": model, "deepspeed": zero(stage, run), "method": LSSD, **sections}
     training = Training(recipe(Path(corpus), Path(run), **made), resume=False)
+    linear.use("cpu" if is_compiled else "torch")  # which compiled layers leave alone
     student, (loop,) = training.first, student_loops(training, next_evaluation=lambda student: 1 << 60).values()
     for number, value in enumerate((1.0, 2.0), start=1):  # a teacher each, then all are taught
         student.method.on_validation(ValidationReport(number, 0.0, dict.fromkeys(training.pairs, value)))
