@@ -32,6 +32,7 @@ def check(recipe: Recipe) -> None:
         layout = plan_parallel_layout(recipe)
         config = ds_config.resolve(written, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
         ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
+        ds_config.check_device(config)
         corpus, pairs = open_corpus(recipe)
         _, line = first_weights(recipe, corpus)
         training_data = open_training_data(recipe, corpus, layout)

@@ -85,6 +85,7 @@ class Training:
         with all_faults_listed(recipe):
             config = ds_config.resolve(config, recipe.train, layout.data_parallel_size, str(recipe.deepspeed))
             ds_config.check_by_deepspeed(config, str(recipe.deepspeed))
+            ds_config.check_device(config)
             self.peer_group.barrier()
             self.corpus, self.pairs = open_corpus(recipe)
             source, first_weights_line = first_weights(recipe, self.corpus)

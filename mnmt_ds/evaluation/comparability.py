@@ -4,7 +4,7 @@ Each function takes what two sides say of themselves and gives reasons, short te
 figures are comparable. What a side does not say (an older report) is not held against it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mnmt_ds.decoding.beam_search import BeamSettings
@@ -32,7 +32,7 @@ class DevLossFacts(NamedTuple):
     """Hash of the prepared corpus."""
     data_settings: Mapping[str, Any]
     """The recipe's ``data`` section."""
-    pairs: Sequence[str]
+    pairs: Collection[str]
     """Pairs that have a dev loss."""
 
 
@@ -166,9 +166,8 @@ def unlike_dev_losses(candidate: DevLossFacts, baseline: DevLossFacts, pairs: Se
     reasons = [*unlike_tokens(candidate, baseline)]
     if _differ(candidate.label_smoothing, baseline.label_smoothing):
         reasons.append(f"label smoothing {candidate.label_smoothing:g}, not {baseline.label_smoothing:g}")
-    requested_pairs = None if pairs is None else set(pairs)
     validated = [
-        {pair: None for pair in side.pairs if requested_pairs is None or pair in requested_pairs}
+        dict.fromkeys(side.pairs if pairs is None else [pair for pair in pairs if pair in side.pairs])
         for side in (candidate, baseline)
     ]
     if all(validated) and validated[0].keys() != validated[1].keys():

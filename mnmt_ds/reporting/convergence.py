@@ -152,7 +152,7 @@ def excess_maps(compared_runs: ComparedRuns) -> str | None:
         )  # fmt: skip
         for row, pair in enumerate(pairs):
             if pair in run.dev_losses:
-                best_epoch = run.epoch_V[run.best_validation_of(pair)]
+                best_epoch = run.epoch_V[run.own_best[pair]]
                 ax.plot(best_epoch, row + 0.5, "o", ms=5, mfc="white", mec="#ee6677", mew=1.6)
         ax.axvline(run.epoch_V[run.best_validation], color=TEXT_COLOUR, lw=1.2, ls=(0, (1, 1.5)))
         _set_axes_of_map(ax, group_run, pairs, compared_runs.sizes, _last_epoch(validated_runs))

@@ -5,7 +5,7 @@ Shape letters: V validations, R training reports, S changes of a dynamic sampler
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ class Run(NamedTuple):
     update_V: Series
     dev_losses: Mapping[str, Series]
     """Dev loss (label-smoothed cross-entropy, nats a token) by pair, (V,)."""
+    own_best: Mapping[str, int]
+    """Of each pair in ``dev_losses``, the index of the validation where its dev loss is lowest."""
     mean_dev_loss_V: Series
     """The mean over pairs."""
     best_validation: int
@@ -97,17 +99,6 @@ class Run(NamedTuple):
     outdated: str = ""
     """Why its evaluation is not of the checkpoint as it is now; empty where it is."""
 
-    def best_validation_of(self, pair: str) -> int:
-        """Finds the validation where a pair's own dev loss is lowest.
-
-        Args:
-            pair: a pair in ``dev_losses``.
-
-        Returns:
-            Its index among the V validations.
-        """
-        return int(np.nanargmin(self.dev_losses[pair]))
-
     def deficits(self) -> dict[str, float]:
         """Computes the performance deficit by pair (paper 1): dev loss at the overall best minus that at the pair's.
 
@@ -117,7 +108,7 @@ class Run(NamedTuple):
         if self.best_validation < 0:
             return {}
         return {
-            pair: float(losses_V[self.best_validation] - losses_V[self.best_validation_of(pair)])
+            pair: float(losses_V[self.best_validation] - losses_V[self.own_best[pair]])
             for pair, losses_V in self.dev_losses.items()
         }
 
@@ -225,7 +216,8 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         LOG.warning(fault)
     valid = [record for record in records if record.get("kind") == "valid"]
     train = [record for record in records if record.get("kind") == "train"]
-    pairs = _pairs(valid, recipe)
+    logged = {key for record in valid for key in record}
+    pairs = _pairs(logged, recipe)
     dev_losses = {pair: _series(valid, metric_keys.VALID_LOSS.of(pair)) for pair in pairs}
     search_shares = [float(share) for share in _series(valid, metric_keys.SEARCH_SHARE) if np.isfinite(share)]
     dev_losses = {pair: series for pair, series in dev_losses.items() if np.isfinite(series).any()}
@@ -244,10 +236,11 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         epoch_V=_series(valid, "epoch"),
         update_V=_series(valid, "update"),
         dev_losses=dev_losses,
+        own_best={pair: int(np.nanargmin(series)) for pair, series in dev_losses.items()},
         mean_dev_loss_V=_series(valid, metric_keys.VALID_MACRO),
         best_validation=_best_validation(valid),
         deficit_V=_series(valid, metric_keys.VALID_DEFICIT),
-        pair_metrics={pair: _pair_metrics(valid, pair) for pair in pairs},
+        pair_metrics={pair: _pair_metrics(valid, pair, logged) for pair in pairs},
         step_size_V=_series(valid, metric_keys.SEARCH_MU),
         sampling=_sampling(records, pairs),
         train={
@@ -263,7 +256,7 @@ def read_run(directory: Path, checkpoint: str = "best", split: str = "test") -> 
         status=_status(directory),
         report=evaluated,
         translations=report.with_suffix("") if report.exists() else None,
-        dev_loss_facts=_dev_loss_facts(directory, recipe, tuple(dev_losses)),
+        dev_loss_facts=_dev_loss_facts(directory, recipe, dev_losses.keys()),
         changes=read_changes(records),
         ranks=_ranks(records),
         outdated=outdated(evaluated or {}, _json(directory / checkpoint / "model.json")),
@@ -277,7 +270,7 @@ def _ranks(records: Sequence[Record]) -> tuple[int, ...]:
     return tuple(size for i, size in enumerate(sizes) if i == 0 or size != sizes[i - 1])
 
 
-def _dev_loss_facts(directory: Path, recipe: Mapping[str, Any], pairs: tuple[str, ...]) -> DevLossFacts:
+def _dev_loss_facts(directory: Path, recipe: Mapping[str, Any], pairs: Collection[str]) -> DevLossFacts:
     """What the run's models and recipe say; of models of single pairs, put together, what all of them say."""
     models = [path for path in (directory / "best" / "model.json", *sorted(directory.glob("best_*/model.json")))]
     written = [values for path in models if (values := _json(path))]
@@ -367,14 +360,13 @@ def _manifest_size(pairs: Mapping[str, Any], pair: str) -> int:
         return 0
 
 
-def _pairs(valid: Sequence[Record], recipe: Mapping[str, Any]) -> tuple[str, ...]:
+def _pairs(logged: Iterable[str], recipe: Mapping[str, Any]) -> tuple[str, ...]:
     """The recipe's pairs, then any others that were validated."""
     in_recipe = (recipe.get("data") or {}).get("pairs") or []
-    keys = {key for record in valid for key in record}
-    names = {metric_keys.VALID_LOSS.name_in(key) for key in keys}
-    logged = {name for name in names if name is not None and "-" in name}
+    names = {metric_keys.VALID_LOSS.name_in(key) for key in logged}
+    validated = {name for name in names if name is not None and "-" in name}
     named = [pair for pair in (in_recipe if isinstance(in_recipe, list) else []) if isinstance(pair, str)]
-    return tuple(dict.fromkeys([*named, *sorted(logged)]))
+    return tuple(dict.fromkeys([*named, *sorted(validated)]))
 
 
 def _series(records: Sequence[Record], key: str) -> Series:
@@ -394,9 +386,10 @@ def _best_validation(valid: Sequence[Record]) -> int:
     return int(np.nanargmin(mean_V)) if np.isfinite(mean_V).any() else -1
 
 
-def _pair_metrics(valid: Sequence[Record], pair: str) -> dict[str, Series]:
+def _pair_metrics(valid: Sequence[Record], pair: str, logged: Container[str]) -> dict[str, Series]:
     """What validations logged of a pair, by the names in ``PAIR_METRICS``."""
-    series = {name: _series(valid, key.of(pair)) for name, key in PAIR_METRICS.items()}
+    keys = {name: key.of(pair) for name, key in PAIR_METRICS.items()}
+    series = {name: _series(valid, key) for name, key in keys.items() if key in logged}
     return {name: values_V for name, values_V in series.items() if np.isfinite(values_V).any()}
 
 

@@ -127,7 +127,7 @@ def pair_rows(runs: Sequence[Run], sizes: Mapping[str, int]) -> list[Row]:
             row: Row = {"run": str(run.directory), "label": run.label, "seed": run.seed, "pair": pair}
             row["train_sentences"] = sizes[pair] or ""
             if pair in deficits:
-                best = run.best_validation_of(pair)
+                best = run.own_best[pair]
                 row["best_epoch"] = run.epoch_V[best]
                 row["dev_at_own_best"] = run.dev_losses[pair][best]
                 row["dev_at_overall_best"] = run.dev_losses[pair][run.best_validation]

@@ -42,13 +42,15 @@ def unlike_runs(runs: Sequence[Run], others: Sequence[Run], metric: str, pairs: 
         Reasons against comparing, each once; empty: comparable, or nothing to compare.
     """
     figure = FIGURES.get(metric)
-    having = [run for run in others if figure is not None and _has(run, figure)]
+    first = None if figure is None else next((run for run in others if _has(run, figure)), None)
+    if figure is None or first is None:
+        return ()
     reasons: dict[str, None] = {}
-    for run in runs if having else ():
+    for run in runs:
         if run.outdated and figure in ("bleu", "chrf", *CLASSES):
             reasons[f"{run.label} was {run.outdated}: evaluate it again"] = None
-        if run is not having[0] and figure is not None and _has(run, figure):
-            reasons |= dict.fromkeys(_reasons(run, having[0], figure, pairs))
+        if run is not first and _has(run, figure):
+            reasons |= dict.fromkeys(_reasons(run, first, figure, pairs))
     return tuple(reasons)
 
 

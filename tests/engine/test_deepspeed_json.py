@@ -185,3 +185,18 @@ def weights_are_alike() -> float:
 def test_gradients_that_are_larger_than_the_buffer() -> None:
     """The same weights, bit for bit, after updates of several micro-batches."""
     assert on_ranks(1, weights_are_alike) == [0.0]
+
+
+def test_a_type_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's accelerators say it with False or nothing at all."""
+    from deepspeed.accelerator import get_accelerator
+
+    device, config = get_accelerator(), {"fp16": {"enabled": True}, "bf16": {"enabled": False}}
+    for answer in (False, None):
+        monkeypatch.setattr(device, "is_fp16_supported", lambda answer=answer: answer, raising=False)
+        monkeypatch.setattr(device, "is_bf16_supported", lambda: True, raising=False)
+        with pytest.raises(UserError, match="fp16 is not supported on this machine's cpu; take bf16 or fp32"):
+            ds_config.check_device(config)
+        ds_config.check_device({"bf16": {"enabled": True}})
+    monkeypatch.setattr(device, "is_fp16_supported", lambda: True, raising=False)
+    ds_config.check_device(config)

@@ -17,6 +17,7 @@ from mnmt_ds.models.pretrained import expected_shapes, open_weights
 from mnmt_ds.models.settings import ModelSettings
 from mnmt_ds.models.weights import load_model
 from mnmt_ds.tracking import read_records
+from tests.fp16 import FP16
 from tests.spawn import on_ranks
 from tests.tiny import recipe, zero
 
@@ -156,7 +157,7 @@ def test_halves_offload_samplers_and_students_go_on(tiny_corpus: Path, tmp_path:
     """What is frozen stays bit for bit in bf16 and fp16, too; each run resumed is the run in one go."""
     kinds: dict[str, dict[str, Any]] = {
         f"{precision}-{stage}": {"stage": stage, "train": {"precision": precision}}
-        for precision in ("bf16", "fp16") for stage in range(precision == "fp16", 4)
+        for precision in ("bf16", *["fp16"] * FP16) for stage in range(precision == "fp16", 4)
     }  # fmt: skip
     kinds |= {f"offload-{stage}": {"stage": stage, "offload": True} for stage in (1, 2, 3)}
     kinds |= {name: {"sampler": {"name": name}} for name in ("multidds", "multiuat", "ccl_m")}

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.fp16 import needs_fp16
 from tests.spawn import on_ranks
 from tests.tiny import ROOT
 
-CASES = [case for case in product(("fp32", "bf16", "fp16"), range(4)) if case != ("fp16", 0)]
+CASES, FP16_CASES = list(product(("fp32", "bf16"), range(4))), [("fp16", stage) for stage in (1, 2, 3)]
 """Precisions and ZeRO stages that are not refused."""
 
 
@@ -145,6 +146,8 @@ def _all_copied(precision: str, stage: int) -> bool:
         (1, [("fp32", 1), ("bf16", 1), ("bf16", 0)]),
         pytest.param(1, CASES, marks=pytest.mark.slow),
         pytest.param(2, CASES, marks=pytest.mark.slow),
+        pytest.param(1, FP16_CASES, marks=[pytest.mark.slow, needs_fp16]),
+        pytest.param(2, FP16_CASES, marks=[pytest.mark.slow, needs_fp16]),
     ],
 )
 def test_trials_leave_no_trace_and_the_first_update_is_the_first_step(ranks: int, cases: list[tuple[str, int]]) -> None:
@@ -198,8 +201,10 @@ def _both_ways(cases: list[tuple[str, int]]) -> list[str]:
 @pytest.mark.parametrize(
     ("ranks", "cases"),
     [
-        (1, [("bf16", 1), ("fp16", 2), ("fp32", 1)]),
-        pytest.param(2, list(product(("bf16", "fp16", "fp32"), (1, 2))), marks=pytest.mark.slow),
+        (1, [("bf16", 1), ("fp32", 1)]),
+        pytest.param(1, [("fp16", 2)], marks=needs_fp16),
+        pytest.param(2, list(product(("bf16", "fp32"), (1, 2))), marks=pytest.mark.slow),
+        pytest.param(2, [("fp16", 1), ("fp16", 2)], marks=[pytest.mark.slow, needs_fp16]),
     ],
 )
 def test_a_step_in_blocks_is_deepspeeds_own(ranks: int, cases: list[tuple[str, int]]) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from mnmt_ds.tracking import read_records
 from tests.engine.test_pipeline import keys
+from tests.fp16 import needs_fp16
 from tests.spawn import on_ranks
 from tests.tiny import PAIRS, recipe, zero
 
@@ -276,7 +277,7 @@ def _traces(corpus: str, directory: str, precision: str, stages: list[int]) -> l
     [
         ("fp32", [0, 1, 2, 3]),
         pytest.param("bf16", [0, 1, 2, 3], marks=pytest.mark.slow),
-        pytest.param("fp16", [1, 2, 3], marks=pytest.mark.slow),
+        pytest.param("fp16", [1, 2, 3], marks=[pytest.mark.slow, needs_fp16]),
     ],
 )
 def test_a_search_leaves_no_trace(precision: str, stages: list[int], tiny_corpus: Path, tmp_path: Path) -> None:

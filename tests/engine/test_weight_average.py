@@ -11,7 +11,8 @@ import torch
 
 from mnmt_ds.errors import UserError
 from mnmt_ds.tracking import read_records
-from tests.engine.test_optimizer_states import CASES, Chain, _engine, _masters, _update
+from tests.engine.test_optimizer_states import CASES, FP16_CASES, Chain, _engine, _masters, _update
+from tests.fp16 import needs_fp16
 from tests.spawn import on_ranks
 from tests.tiny import recipe, zero
 
@@ -102,9 +103,11 @@ def _sweep(cases: list[tuple[str, int]], starts: list[int]) -> list[str]:
 @pytest.mark.parametrize(
     ("ranks", "cases", "starts"),
     [
-        (1, [("fp32", 0), ("fp16", 1), ("fp32", 3)], [3]),
+        (1, [("fp32", 0), ("bf16", 1), ("fp32", 3)], [3]),
+        pytest.param(1, [("fp16", 1)], [3], marks=needs_fp16),
         pytest.param(1, CASES, [0, 3], marks=pytest.mark.slow),
         pytest.param(2, CASES, [0, 3], marks=pytest.mark.slow),
+        pytest.param(2, FP16_CASES, [0, 3], marks=[pytest.mark.slow, needs_fp16]),
     ],
 )
 def test_averages_are_those_of_float64(ranks: int, cases: list[tuple[str, int]], starts: list[int]) -> None:

@@ -47,7 +47,7 @@ def test_best_checkpoints_and_deficit_by_hand(tmp_path: Path) -> None:
     """Means 4.0, 3.0, 3.2: best is the second; a's own best is the first (0.5 lower), b's the third (0.7 lower)."""
     records = [valid(10, 5, a_en=2.5, b_en=5.5), valid(20, 6, a_en=3.0, b_en=3.0), valid(30, 7, a_en=4.1, b_en=2.3)]
     run = read_run(write(tmp_path / "r", records))
-    assert (run.best_validation, run.best_validation_of("a-en"), run.best_validation_of("b-en")) == (1, 0, 2)
+    assert run.best_validation == 1 and run.own_best == {"a-en": 0, "b-en": 2}
     assert run.deficits() == pytest.approx({"a-en": 0.5, "b-en": 0.7})
     row = metrics_of_run(run)
     assert (row["best_epoch"], row["dev"], row["epochs"]) == (2.0, 3.0, 3.0)

@@ -261,6 +261,28 @@ def check_by_deepspeed(config: Json, where: str) -> None:
         raise UserError(f"{where}: DeepSpeed does not take it: {str(error).splitlines()[0]}; mend that key") from None
 
 
+def check_device(config: Json) -> None:
+    """Refuses a type that DeepSpeed does not take on this machine's device, such as fp16 on most processors.
+
+    Args:
+        config: resolved.
+
+    Raises:
+        UserError: names the device's own types.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    device = get_accelerator()
+    takes = {"fp16": device.is_fp16_supported, "bf16": device.is_bf16_supported}
+    for name, is_supported in takes.items():
+        if config.get(name, {}).get("enabled") and not is_supported():
+            others = [other for other, supported in takes.items() if supported()]
+            raise UserError(
+                f"train.precision: {name} is not supported on this machine's {device.device_name()};"
+                f" take {' or '.join([*others, 'fp32'])}, or another device"
+            )
+
+
 def zero_stage(config: Json) -> int:
     """Reads the ZeRO stage of a configuration.
 
