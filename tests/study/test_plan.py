@@ -8,6 +8,7 @@ from mnmt_ds.cli.main import main
 from mnmt_ds.cli.study import device_names, runnable_post_commands, select_entries
 from mnmt_ds.config import dump
 from mnmt_ds.engine.recipe import students_of
+from mnmt_ds.engine.unused_settings import settings_without_effect
 from mnmt_ds.errors import UserError
 from mnmt_ds.methods import registry
 from mnmt_ds.methods.entry import RunFacts
@@ -229,7 +230,7 @@ STUDIES = ROOT / "launchers" / "studies"
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in STUDIES.glob("*.yaml")))
 def test_shipped_studies_are_well_formed(name: str) -> None:
-    """Every recipe is whole, and its method takes the students and pairs that it would get."""
+    """Every recipe is whole, has no setting without effect, and its method takes the students and pairs it would get."""
     study = read_study(STUDIES / f"{name}.yaml")
     assert study.entries and study.settings.title != "Study"
     for command in study.settings.after:
@@ -237,6 +238,7 @@ def test_shipped_studies_are_well_formed(name: str) -> None:
     for entry in study.entries:
         for job in entry.jobs:
             made, students = job.recipe, students_of(job.recipe)
+            assert settings_without_effect(made) == []
             names, samplers = [student for student, _ in students], [own.sampler for _, own in students]
             facts = RunFacts(
                 made.data.pairs, dict.fromkeys(made.data.pairs, 5000), names, samplers, made.validation.bleu_every
