@@ -24,7 +24,8 @@ class Moved(NamedTuple):
     update: int
     """The update whose weights stand in."""
     rise: float
-    """By how much its dev loss is higher under these, in nats a token."""
+    """By how much its dev loss is higher under these, in nats a token; negative where they are better than others that
+    stood in before."""
 
 
 class VersionLimit:
@@ -59,7 +60,9 @@ class VersionLimit:
             for move in moves:
                 best[move.pair] = best[move.pair]._replace(update=move.update)
                 earlier = moved.get(move.pair)
-                moved[move.pair] = move if earlier is None else move._replace(given_up=earlier.given_up)
+                if earlier is not None:
+                    move = move._replace(given_up=earlier.given_up, rise=earlier.rise + move.rise)
+                moved[move.pair] = move
         self.forget(best)
         return [moved[pair] for pair in best if pair in moved]
 

@@ -9,6 +9,7 @@ import pytest
 from mnmt_ds.best_values import BestValues
 from mnmt_ds.engine.checkpointing.best_checkpoints import BestCheckpoints
 from mnmt_ds.engine.settings import ValidationSettings
+from mnmt_ds.engine.students.records import given_up_line
 from mnmt_ds.methods.method import ValidationReport
 from mnmt_ds.version_limit import Moved, VersionLimit
 
@@ -68,6 +69,20 @@ def test_the_choice_is_the_best_one(most: int) -> None:
         ]  # fmt: skip
         now = sum(known[value.update][pair] for pair, value in best.items())
         assert now == pytest.approx(min(sums))
+
+
+def test_what_is_said_of_models_that_are_given_up() -> None:
+    """A pair that moves twice at one validation has risen by both; the dev loss under a later model may be lower."""
+    best, limit = BestValues(PAIRS), VersionLimit(3)
+    for update, dev in enumerate(((1.0, 4.0, 4.0), (2.0, 1.0, 14.0), (3.0, 3.0, 1.0)), start=1):
+        assert validate(limit, best, update, *dev) == []
+    limit.most = 1  # as on resume with another value
+    moved = validate(limit, best, 4, 5.0, 6.0, 0.5)
+    assert moved == [Moved("a-en", 1, 4, pytest.approx(4.0)), Moved("b-en", 2, 4, pytest.approx(5.0))]
+    assert given_up_line(4, moved).endswith("the bests of 2 pair(s) are now those of 4, dev loss +5.0000 at most (b-en)")
+    moved = validate(limit, best, 5, 4.5, 5.5, 0.4)
+    assert [(move.pair, move.given_up, move.update) for move in moved] == [("a-en", 4, 5), ("b-en", 4, 5)]
+    assert given_up_line(5, moved).endswith("dev loss -0.5000 at most (a-en)")
 
 
 def test_without_a_bound_and_with_one_that_comes_later() -> None:

@@ -170,7 +170,7 @@ def given_up_line(update: int, moved: Sequence[Moved]) -> str:
     return (
         f"validation {update}: validation.max_best_versions gives up the model(s) of update(s)"
         f" {', '.join(map(str, given_up))}; the bests of {len(moved)} pair(s) are now those of"
-        f" {', '.join(map(str, others))}, dev loss +{worst.rise:.4f} at most ({worst.pair})"
+        f" {', '.join(map(str, others))}, dev loss {worst.rise:+.4f} at most ({worst.pair})"
     )
 
 
