@@ -124,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
     others = student_directories(args.against) if args.against is not None else [None]
     directories = student_directories(args.directory)
     if args.ensemble and len(directories) > 1:  # as translate: the student with the lowest dev loss, and the others
-        directories = [model_directory(args.directory, args.pairs or "").parent]
+        pairs = (args.pairs or "").split(",")
+        directories = [model_directory(args.directory, pairs[0] if len(pairs) == 1 else "").parent]
     for number, directory in enumerate(directories):
         other = others[number] if number < len(others) else others[0]
         evaluate_model(argparse.Namespace(**{**vars(args), "directory": directory, "against": other}))

@@ -47,7 +47,7 @@ def resolve_implementation(implementation: str, device: torch.device) -> str:
     elif native == "triton" and (device.type == "cuda" or triton_loss.is_interpreted()):
         reason = triton_loss.why_unavailable()
     else:
-        reason = f"no native kernels for {device.type}"
+        reason = f"no native kernels for {device.type}" if implementation == "auto" else "not its device; take auto"
     if not reason:
         return native
     if implementation != "auto":

@@ -184,3 +184,5 @@ def test_evaluate_an_ensemble(runs: tuple[Path, Path], tmp_path: Path, capfd: py
     assert "--ensemble: no model translates with --hypotheses" in capfd.readouterr().err
     assert main(["evaluate", str(one), "--pairs", "bs-en", "--ensemble", str(one)]) == 2
     assert "has the weights of" in capfd.readouterr().err
+    assert main(["evaluate", str(two), "--pairs", "hi-en,bs-en", "--ensemble", str(one)]) == 2
+    assert "student a, whose dev loss is the lowest" in capfd.readouterr().err, "the mean over pairs"

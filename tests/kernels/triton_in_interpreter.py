@@ -160,5 +160,5 @@ def test_it_is_never_chosen_by_itself_and_says_why_it_cannot_run(monkeypatch: py
     monkeypatch.delenv("TRITON_INTERPRET")
     implementations.resolve_implementation.cache_clear()
     triton_loss.why_unavailable.cache_clear()
-    with pytest.raises(UserError, match="implementation 'triton' cannot run on cpu: no native kernels for cpu"):
+    with pytest.raises(UserError, match="implementation 'triton' cannot run on cpu: not its device; take auto"):
         implementations.resolve_implementation("triton", torch.device("cpu"))

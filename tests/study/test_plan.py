@@ -230,7 +230,7 @@ STUDIES = ROOT / "launchers" / "studies"
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in STUDIES.glob("*.yaml")))
 def test_shipped_studies_are_well_formed(name: str) -> None:
-    """Every recipe is whole, has no setting without effect, and its method takes the students and pairs it would get."""
+    """Every recipe is whole, has no setting without effect, and its method takes the students that it would get."""
     study = read_study(STUDIES / f"{name}.yaml")
     assert study.entries and study.settings.title != "Study"
     for command in study.settings.after:

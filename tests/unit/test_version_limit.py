@@ -79,7 +79,7 @@ def test_what_is_said_of_models_that_are_given_up() -> None:
     limit.most = 1  # as on resume with another value
     moved = validate(limit, best, 4, 5.0, 6.0, 0.5)
     assert moved == [Moved("a-en", 1, 4, pytest.approx(4.0)), Moved("b-en", 2, 4, pytest.approx(5.0))]
-    assert given_up_line(4, moved).endswith("the bests of 2 pair(s) are now those of 4, dev loss +5.0000 at most (b-en)")
+    assert given_up_line(4, moved).endswith("of 2 pair(s) are now those of 4, dev loss +5.0000 at most (b-en)")
     moved = validate(limit, best, 5, 4.5, 5.5, 0.4)
     assert [(move.pair, move.given_up, move.update) for move in moved] == [("a-en", 4, 5), ("b-en", 4, 5)]
     assert given_up_line(5, moved).endswith("dev loss -0.5000 at most (a-en)")
