@@ -145,6 +145,10 @@ def _caches_nothing(teachers: TeacherSettings) -> bool:
     return teachers.on_device == "layers" or teachers.cache == "off"
 
 
+def _has_pair_bests(recipe: Recipe) -> bool:
+    return any(isinstance(s, LssdSettings) and s.teacher == "pair" for s in all_sections(recipe.method))
+
+
 def _has_overall_teacher(recipe: Recipe) -> bool:
     return any(getattr(method, "teacher", "") == "overall" for method in all_sections(recipe.method))
 
@@ -292,6 +296,11 @@ TABLE: Mapping[type[Settings], Sequence[Unused]] = {
             "selection",
             "validation.select_by goes by dev scores",
             lambda s, recipe: s.select_by != "loss" and not _has_overall_teacher(recipe),
+        ),
+        Unused(
+            "max_best_versions",
+            "pairs' bests are not kept (validation.keep_best_per_pair is false) and teach nothing",
+            lambda s, recipe: not s.keep_best_per_pair and not _has_pair_bests(recipe),
         ),
     ],
     TrackingSettings: [

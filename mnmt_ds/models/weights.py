@@ -139,7 +139,7 @@ def describe_model(directory: Path) -> dict[str, Any]:
     try:
         return read_checked_json(path, DescriptionJson)
     except FileNotFoundError:
-        raise UserError(f"{path}: no model there; give a run's best, best_<pair> or last_model directory") from None
+        raise UserError(f"{path}: no model there; give a run's best, best_<pair> or last directory") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); {REMEDY}") from None
 

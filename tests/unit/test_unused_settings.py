@@ -195,6 +195,11 @@ CASES: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
         {"validation": {"bleu_beam": 2, "bleu_sentences": 9, "bleu_every": 1}},
     ),
     (
+        {"validation": {"max_best_versions": 2, "keep_best_per_pair": False}},
+        "validation.max_best_versions",
+        {"validation": {"max_best_versions": 2, "keep_best_per_pair": False}, "method": {"name": "lssd"}},
+    ),
+    (
         {"validation": {"selection": "tokens", "select_by": "bleu", "bleu_every": 1}},
         "validation.selection",
         {"validation": {"selection": "tokens", "select_by": "bleu", "bleu_every": 1}, **lssd(teacher="overall")},
