@@ -37,18 +37,17 @@ class BatchShape(NamedTuple):
         return self.sentences * self.target
 
 
-def mask_bytes(probability: float, e: int, on_cpu: bool) -> int:
+def mask_bytes(probability: float, on_cpu: bool) -> int:
     """Counts the bytes of one element of a dropout mask.
 
     Args:
         probability: of dropout.
-        e: bytes of an element of the weights' type.
-        on_cpu: on a CPU a mask is of the weights' type (models/dropout.py), on a GPU a byte.
+        on_cpu: on a CPU a mask is 16 random bits, or a number of a 16-bit type (models/dropout.py), on a GPU a byte.
 
     Returns:
         Bytes; 0 without dropout.
     """
-    return 0 if probability == 0 else e if on_cpu else 1
+    return 0 if probability == 0 else 2 if on_cpu else 1
 
 
 def attention_bytes(m: ModelSettings, sentences: int, queries: int, keys: int, e: int, on_cpu: bool) -> int:
@@ -88,9 +87,9 @@ def encoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -
     Returns:
         Bytes of one layer.
     """
-    d, drop = m.d_model, mask_bytes(m.dropout, e, on_cpu)
+    d, drop = m.d_model, mask_bytes(m.dropout, on_cpu)
     position = 8 * d * e + m.ffn * e + 2 * 2 * FP32_BYTES + 2 * d * drop
-    position += m.ffn * (mask_bytes(m.activation_dropout, e, on_cpu) + (e if m.activation_dropout else 0))
+    position += m.ffn * (mask_bytes(m.activation_dropout, on_cpu) + (e if m.activation_dropout else 0))
     return x.source_tokens * position + attention_bytes(m, x.sentences, x.source, x.source, e, on_cpu)
 
 
@@ -110,27 +109,26 @@ def decoder_layer_bytes(m: ModelSettings, x: BatchShape, e: int, on_cpu: bool) -
     Returns:
         Bytes of one layer.
     """
-    d, drop = m.d_model, mask_bytes(m.dropout, e, on_cpu)
+    d, drop = m.d_model, mask_bytes(m.dropout, on_cpu)
     position = 12 * d * e + m.ffn * e + 3 * 2 * FP32_BYTES + 3 * d * drop
-    position += m.ffn * (mask_bytes(m.activation_dropout, e, on_cpu) + (e if m.activation_dropout else 0))
+    position += m.ffn * (mask_bytes(m.activation_dropout, on_cpu) + (e if m.activation_dropout else 0))
     self_attention = attention_bytes(m, x.sentences, x.target, x.target, e, on_cpu)
     cross_attention = attention_bytes(m, x.sentences, x.target, x.source, e, on_cpu)
     return x.target_tokens * position + x.source_tokens * 2 * d * e + self_attention + cross_attention
 
 
-def embedding_bytes(m: ModelSettings, tokens: int, e: int, on_cpu: bool) -> int:
+def embedding_bytes(m: ModelSettings, tokens: int, on_cpu: bool) -> int:
     """Counts the bytes that an embedding keeps: token numbers (int64) and dropout's mask.
 
     Args:
         m: the model.
         tokens: padded positions of one side.
-        e: bytes of an element of the weights' type.
         on_cpu: whether it runs on a CPU.
 
     Returns:
         Bytes of one side.
     """
-    return tokens * (8 + m.d_model * mask_bytes(m.dropout, e, on_cpu))
+    return tokens * (8 + m.d_model * mask_bytes(m.dropout, on_cpu))
 
 
 def final_norm_bytes(m: ModelSettings, tokens: int, e: int) -> int:
@@ -169,9 +167,9 @@ def forward_bytes(
     x = x._replace(sentences=passes * x.sentences)
     layers = {"encoder": encoder_layer_bytes(m, x, e, on_cpu), "decoder": decoder_layer_bytes(m, x, e, on_cpu)}
     kept_by_kind = layers | {
-        "source": embedding_bytes(m, x.source_tokens, e, on_cpu),
+        "source": embedding_bytes(m, x.source_tokens, on_cpu),
         "encoder_norm": final_norm_bytes(m, x.source_tokens, e),
-        "target": embedding_bytes(m, x.target_tokens, e, on_cpu),
+        "target": embedding_bytes(m, x.target_tokens, on_cpu),
         "decoder_norm": final_norm_bytes(m, x.target_tokens, e),
     }
     if m.activation_checkpointing:

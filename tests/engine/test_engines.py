@@ -55,7 +55,7 @@ def one_update(corpus: str, directory: str, zero_stage: int, stages: int | None)
     """Which parts of an update move weights, and what it reports."""
     import torch
 
-    from mnmt_ds.engine.loop import forward_backward, step, student_loops
+    from mnmt_ds.engine.loop import finish_reading, forward_backward, step, student_loops
     from mnmt_ds.engine.training import Training
 
     pipeline = {} if stages is None else {"pipeline": {"stages": stages}}
@@ -70,7 +70,7 @@ def one_update(corpus: str, directory: str, zero_stage: int, stages: int | None)
     before = engine.gather_weights()
     gradient = forward_backward(loop, loop.student.data_iterator.next_update())
     between = engine.gather_weights()
-    result = step(loop, gradient, stop=False)
+    [result] = step(loop, gradient, stop=False) + finish_reading(loop)
     after = engine.gather_weights()
     training.close()
 

@@ -174,7 +174,7 @@ def _run(root: Path, corpus: Path) -> Iterator[tuple[str, Target]]:
     yield "mark of a study's run", Target(root / MARK, JSON, lambda: read_mark(root))
     text = root / "input.txt"
     text.write_text("the red cat\n\nein \u00e9t\u00e9 \u2028 \n", encoding="utf-8")
-    yield "text to translate", Target(text, (*TEXT, *BINARY), lambda: list(translate._lines([text], fields=False)))
+    yield "text to translate", Target(text, (*TEXT, *BINARY), lambda: list(translate._windows([text], 9, False)))
 
 
 def _finished_runs(root: Path) -> Iterator[tuple[str, Target]]:
