@@ -4,13 +4,16 @@
 over them is a ``parallel_layout.ParallelLayout``, which is handed to whatever needs it.
 """
 
+import contextlib
 import datetime
 import hashlib
 import os
+import random
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -327,14 +330,23 @@ def _environment() -> None:
 
 
 def free_port() -> int:
-    """Finds a port that nothing on this machine listens on now.
+    """Finds a port that nothing on this machine listens on now, nor is given in the seconds until it is used.
 
     Returns:
-        A port number.
+        A port number below those that the system gives to connections and to whoever asks for any port, where one of
+        some is free; else any.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    try:
+        first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        first_given = 0
+    own = range(max(10_000, first_given - 10_000), first_given)
+    chosen = random.SystemRandom().sample(own, min(20, len(own)))  # takes nothing from seeded draws
+    for port in [*chosen, 0]:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise OSError("no port of this machine is free")
 
 
 def same_everywhere(values: Mapping[str, str]) -> None:

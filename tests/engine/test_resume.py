@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mnmt_ds.config import dump
+from mnmt_ds.distributed import free_port
 from mnmt_ds.engine.checkpointing import checkpoint
 from mnmt_ds.engine.checkpointing.verification import fault_of
 from mnmt_ds.file_integrity import read_checked_json
@@ -45,14 +46,6 @@ def command(path: Path, *extra: str, ranks: int = 2, script: str = "launchers/tr
         str(free_port()),
     ]
     return [*launcher, str(ROOT / script), str(path), *extra]
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(path: Path, *extra: str) -> "subprocess.Popen[str]":

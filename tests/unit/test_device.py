@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 import mnmt_ds
-from mnmt_ds.distributed import choose_accelerator, device, job, uses_gpu
+from mnmt_ds.distributed import choose_accelerator, device, free_port, job, uses_gpu
 from mnmt_ds.engine.parallel.ds_config import resolve
 from mnmt_ds.engine.parallel.random_state import use_deterministic_algorithms
 from mnmt_ds.engine.parallel.run_layout import check_run_layout
@@ -139,3 +139,14 @@ def test_a_port_that_another_job_has_is_named_with_a_free_one() -> None:
         line = _join(port, 0, 1)
     assert line.startswith(f"127.0.0.1:{port}: another job of this machine has the port; name a free one")
     assert int(line.split("--master_port ")[1].split(",")[0]) not in (0, port)
+
+
+def test_a_free_port_is_not_one_that_connections_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives no such port to others meanwhile; one that is taken is passed over."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = [free_port() for _ in range(5)]
+    assert all(10_000 <= port < first_given for port in ports) and len(set(ports)) > 1
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports[0]))
+        monkeypatch.setattr("random.SystemRandom.sample", lambda self, own, count: [ports[0]])
+        assert free_port() not in (ports[0], 0)
