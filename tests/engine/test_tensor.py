@@ -98,8 +98,9 @@ def same(folder: str, case: Case) -> dict[str, list[float]]:
     for name, tensor in weights.items():
         apart = (others[name] - tensor).abs().masked_fill(keys(name, tensor), 0)
         far = apart > 1e-5 + 1e-5 * tensor.abs()
-        # Adam magnifies rounding where a gradient is all but 0: seen in single elements, by torch's version and kernels
-        few = -(-tensor.numel() // 1000)
+        # Adam magnifies rounding where a gradient is all but 0: seen in single elements of one method, and in one
+        # element of plain training with torch 2.11
+        few = len(tensor.flatten()) // 1000 if case.run == "id_cd" else 1
         assert float(apart.max()) < 5e-5 and far.sum() <= few, (case, name, int(far.sum()))
     return values
 
